@@ -1,0 +1,218 @@
+"""One file is a model: the description, its arrays, labels, preprocessing and provenance in one `.safetensors`.
+
+The arrays have torchvision's names. The file's header holds, as JSON, `architecture`, `labels`, `preprocessing` and
+`provenance`, and a checksum over all of it. Nothing executable is ever read.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import zlib
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from .architecture import Architecture, Layer, array_shapes, layers
+from .errors import ModelFileError, UserError
+from .images import Preprocessing
+
+FORMAT = "mobilenetv2"
+VERSION = "1"
+FloatArray = NDArray[np.float32]
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """A model as data: `architecture`, its `arrays` (float32, torchvision's names), and what belongs to them.
+
+    Attributes:
+        architecture: Which network.
+        arrays: Every array that `array_shapes(architecture)` names, and no other.
+        labels: One name a class, or none.
+        preprocessing: What the weights expect of a picture.
+        provenance: Free facts as JSON: where the weights came from, licence, accuracy.
+
+    Raises:
+        ModelFileError: Arrays are missing, extra, misshapen, not float32 or not finite, or labels are too many or few.
+    """
+
+    architecture: Architecture
+    arrays: Mapping[str, FloatArray]
+    labels: tuple[str, ...] = ()
+    preprocessing: Preprocessing = field(default_factory=Preprocessing)
+    provenance: dict[str, Any] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        check_arrays(self.arrays, array_shapes(self.architecture))
+        a = self.architecture
+        if self.labels and len(self.labels) != a.classes:
+            raise ModelFileError(f"{len(self.labels)} labels for {a.classes} classes")
+        if self.preprocessing.channels != a.in_channels:
+            raise ModelFileError(
+                f"the preprocessing gives {self.preprocessing.channels} channels, the network takes {a.in_channels}"
+            )
+
+    def save(self, path: str | os.PathLike[str]) -> None:
+        """Writes the file, under a temporary name until it is complete.
+
+        Raises:
+            ModelFileError: The file cannot be written; what was there before is untouched.
+        """
+        from safetensors.numpy import save
+
+        header = {
+            "architecture": self.architecture.to_json(),
+            "labels": json.dumps(self.labels, ensure_ascii=False),
+            "preprocessing": self.preprocessing.to_json(),
+            "provenance": json.dumps(self.provenance, ensure_ascii=False),
+        }
+        header |= {"format": FORMAT, "version": VERSION, "checksum": _checksum(header, self.arrays)}
+        content = save({name: np.ascontiguousarray(array) for name, array in self.arrays.items()}, header)
+        write_atomically(Path(path), content)
+
+    @classmethod
+    def load(cls, path: str | os.PathLike[str]) -> Checkpoint:
+        """Reads a file that `save` wrote.
+
+        Raises:
+            ModelFileError: Not such a file, or damaged; the message names the file and what is wrong.
+        """
+        header, arrays = read_safetensors(Path(path))
+        if header.get("format") != FORMAT:
+            raise ModelFileError(
+                f"{path}: a safetensors file, but not a mobilenetv2 model; weights of other libraries go through "
+                "`mobilenetv2 convert` first"
+            )
+        if header.get("version") != VERSION:
+            raise ModelFileError(f"{path}: file version {header.get('version')!r}, this release reads {VERSION!r}")
+        missing = sorted({"architecture", "labels", "preprocessing", "provenance", "checksum"} - header.keys())
+        if missing:
+            raise ModelFileError(f"{path}: the header lacks {', '.join(missing)}")
+        described = {name: header[name] for name in ("architecture", "labels", "preprocessing", "provenance")}
+        if _checksum(described, arrays) != header["checksum"]:
+            raise ModelFileError(f"{path}: damaged: the checksum does not fit; get the file again")
+        try:
+            labels, provenance = json.loads(header["labels"]), json.loads(header["provenance"])
+            return cls(
+                Architecture.from_json(header["architecture"]),
+                arrays,
+                tuple(str(label) for label in labels),
+                Preprocessing.from_json(header["preprocessing"]),
+                dict(provenance),
+            )
+        except (UserError, ValueError, TypeError) as error:
+            raise ModelFileError(f"{path}: {error}") from None
+
+
+def check_arrays(arrays: Mapping[str, NDArray[Any]], wanted: Mapping[str, tuple[int, ...]]) -> None:
+    """Refuses arrays that are missing, extra, misshapen, of the wrong type or not finite, naming them."""
+    missing = [name for name in wanted if name not in arrays]
+    extra = [name for name in arrays if name not in wanted]
+    wrong = [
+        f"{name} is {arrays[name].shape}, not {shape}" for name, shape in wanted.items() if name in arrays and arrays[name].shape != shape
+    ]
+    typed = [f"{name} is {array.dtype}, not float32" for name, array in arrays.items() if array.dtype != np.float32]
+    problems = [
+        f"{what}: {_some(names)}"
+        for what, names in (("missing", missing), ("not part of the network", extra), ("wrong shape", wrong), ("wrong type", typed))
+        if names
+    ]  # fmt: skip
+    if not problems:
+        broken = [name for name, array in arrays.items() if not np.isfinite(array).all()]
+        broken += [name for name in arrays if name.endswith("running_var") and (arrays[name] < 0).any()]
+        if broken:
+            problems = [f"values that are not finite, or a negative variance: {_some(broken)}"]
+    if problems:
+        raise ModelFileError("arrays do not fit the network: " + "; ".join(problems))
+
+
+def fold(checkpoint: Checkpoint, layer: Layer) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Kernel and bias of one layer with its batch norm folded in, computed in float64.
+
+    w' = w * gamma / sqrt(var + epsilon), b' = beta - mean * gamma / sqrt(var + epsilon).
+
+    Returns:
+        The kernel, shaped as in the checkpoint, and a bias (out,).
+    """
+    assert layer.weight is not None
+    weight = checkpoint.arrays[layer.weight].astype(np.float64)
+    if layer.norm is None:
+        bias = checkpoint.arrays[layer.bias] if layer.bias else np.zeros(layer.out_shape[0])
+        return weight, bias.astype(np.float64)
+    gamma, beta, mean, variance = (
+        checkpoint.arrays[f"{layer.norm}.{name}"].astype(np.float64) for name in ("weight", "bias", "running_mean", "running_var")
+    )
+    scale = gamma / np.sqrt(variance + layer.bn_epsilon)
+    return weight * scale.reshape(-1, *[1] * (weight.ndim - 1)), beta - mean * scale
+
+
+def unfolded(layer: Layer, weight: NDArray[Any], bias: NDArray[Any]) -> dict[str, FloatArray]:
+    """The arrays of a layer whose batch norm was folded away elsewhere: an identity that adds the bias."""
+    assert layer.weight is not None
+    arrays = {layer.weight: np.ascontiguousarray(weight, np.float32)}
+    if layer.norm is None:
+        assert layer.bias is not None
+        return arrays | {layer.bias: np.ascontiguousarray(bias, np.float32)}
+    count = layer.out_shape[0]
+    identity = (np.ones(count), bias, np.zeros(count), np.full(count, 1 - layer.bn_epsilon))
+    names = ("weight", "bias", "running_mean", "running_var")
+    return arrays | {f"{layer.norm}.{name}": np.asarray(a, np.float32) for name, a in zip(names, identity, strict=True)}
+
+
+def read_safetensors(path: Path) -> tuple[dict[str, str], dict[str, NDArray[Any]]]:
+    """Header and arrays of any safetensors file.
+
+    Raises:
+        ModelFileError: The file is absent, truncated or not safetensors.
+    """
+    from safetensors import safe_open
+
+    if not path.is_file():
+        raise ModelFileError(f"{path}: no such file")
+    try:
+        with safe_open(path, framework="np") as file:
+            names = file.keys()
+            return dict(file.metadata() or {}), {name: file.get_tensor(name) for name in names}
+    except Exception as error:  # SafetensorError, OSError, and NumPy's TypeError for types it does not have
+        raise ModelFileError(f"{path}: not a readable safetensors file: {error}") from None
+
+
+def write_atomically(path: Path, content: bytes) -> None:
+    """Writes a file under a temporary name beside it, then renames it over `path`.
+
+    Raises:
+        ModelFileError: The folder is absent or cannot be written to.
+    """
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.part")
+    try:
+        with open(temporary, "xb") as file:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(temporary, path)
+    except OSError as error:
+        temporary.unlink(missing_ok=True)
+        raise ModelFileError(f"{path}: cannot be written: {error.strerror or error}") from None
+    except BaseException:
+        temporary.unlink(missing_ok=True)
+        raise
+
+
+def _checksum(header: Mapping[str, str], arrays: Mapping[str, NDArray[Any]]) -> str:
+    """CRC-32 over the header's texts and all arrays: against damage, not against forgery."""
+    crc = zlib.crc32(json.dumps([header[name] for name in sorted(header)]).encode())
+    for name in sorted(arrays):
+        array = np.ascontiguousarray(arrays[name])
+        crc = zlib.crc32(f"{name} {array.dtype} {array.shape}".encode(), crc)
+        crc = zlib.crc32(array.reshape(-1).view(np.uint8), crc)
+    return f"crc32:{crc:08x}"
+
+
+def _some(names: list[str], most: int = 4) -> str:
+    more = f" and {len(names) - most} more" if len(names) > most else ""
+    return ", ".join(names[:most]) + more

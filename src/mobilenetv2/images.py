@@ -1,0 +1,287 @@
+"""Pictures in: any file Pillow opens becomes upright 8-bit RGB, and `Preprocessing` makes it what the weights expect.
+
+The same decoding and the same `Preprocessing` serve prediction, evaluation, calibration and training.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import threading
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass, fields
+from pathlib import Path
+from typing import IO, TYPE_CHECKING, Any
+
+from .errors import ImageError, UserError
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+    from PIL.Image import Image
+
+SUFFIXES = frozenset(
+    ".jpg .jpeg .jpe .jfif .png .apng .webp .gif .bmp .dib .tif .tiff .ppm .pgm .pbm .pnm .avif .heic .heif .jp2 .tga "
+    ".ico .pcx .sgi .mpo".split()
+)
+MAX_RESIZED_PIXELS = 1 << 25  # a resized picture larger than this is resized only where the crop lies
+PILLOW_LIMIT_FACTOR = 2  # Pillow refuses pictures of more than twice Image.MAX_IMAGE_PIXELS
+
+_pillow_limit = threading.Lock()
+
+
+def decode(source: str | os.PathLike[str] | IO[bytes], *, max_pixels: int | None = None) -> Image:
+    """Reads one picture as upright 8-bit RGB.
+
+    The stored orientation is applied, alpha is dropped, palettes, grey, 1 bit and CMYK become RGB, 16-bit values keep
+    their high byte, floats from 0 to 1 are scaled to 0..255, and of an animation the first frame is taken. The content
+    decides, not the file's name. Colour profiles are ignored.
+
+    Args:
+        source: A file name or an open binary file.
+        max_pixels: Refuse pictures of more pixels than this. Default: Pillow's own limit (about 179 million).
+
+    Returns:
+        A `PIL.Image.Image` of mode "RGB"; `numpy.asarray` of it is (height, width, 3) uint8.
+
+    Raises:
+        ImageError: Not a picture, damaged, or too large; the message names the file.
+    """
+    from PIL import Image, ImageOps
+
+    name = os.fspath(source) if isinstance(source, str | os.PathLike) else getattr(source, "name", "<stream>")
+    try:
+        with _open(source, max_pixels) as image:
+            if max_pixels is not None and image.width * image.height > max_pixels:
+                raise Image.DecompressionBombError
+            image.load()
+            ImageOps.exif_transpose(image, in_place=True)
+            return _to_rgb(image)
+    except Image.DecompressionBombError:
+        limit = max_pixels or PILLOW_LIMIT_FACTOR * (Image.MAX_IMAGE_PIXELS or 0)
+        raise ImageError(
+            f"{name}: more than {limit} pixels; raise the limit with max_pixels (--max-pixels) if that is right"
+        ) from None
+    except Image.UnidentifiedImageError:
+        raise ImageError(f"{name}: not a picture, or of a kind that Pillow cannot read") from None
+    except FileNotFoundError:
+        raise ImageError(f"{name}: no such file") from None
+    except MemoryError:
+        raise ImageError(f"{name}: too large for this machine's memory") from None
+    except Exception as error:  # Pillow's plugins raise nearly anything on damaged files
+        raise ImageError(f"{name}: cannot be decoded: {error or type(error).__name__}") from error
+
+
+def _open(source: str | os.PathLike[str] | IO[bytes], max_pixels: int | None) -> Image:
+    """`Image.open`, with Pillow's process-wide limit lifted for the moment of opening if the caller has set one."""
+    from PIL import Image
+
+    if max_pixels is None:
+        return Image.open(source)
+    with _pillow_limit:
+        before, Image.MAX_IMAGE_PIXELS = Image.MAX_IMAGE_PIXELS, None
+        try:
+            return Image.open(source)
+        finally:
+            Image.MAX_IMAGE_PIXELS = before
+
+
+def _to_rgb(image: Image) -> Image:
+    if image.mode == "F" or image.mode.startswith("I"):
+        return _deep_to_rgb(image)
+    if "transparency" in image.info and image.mode == "P":
+        image = image.convert("RGBA")
+    return image if image.mode == "RGB" else image.convert("RGB")
+
+
+def _deep_to_rgb(image: Image) -> Image:
+    """More than 8 bits a channel, one channel: the range decides the scale, since the file does not say it."""
+    import numpy as np
+    from PIL import Image
+
+    values = np.asarray(image)
+    low, high = float(values.min()), float(values.max())
+    if not (low >= 0 and high <= 65535):
+        raise ValueError(f"values from {low:g} to {high:g} are neither 0..1, 8 bit nor 16 bit")
+    if image.mode == "F" and high <= 1:
+        grey = np.rint(values * 255)
+    elif image.mode.startswith("I;16") or high > 255:
+        grey = values.astype(np.uint16) >> 8
+    else:
+        grey = np.rint(values)
+    return Image.fromarray(grey.astype(np.uint8)).convert("RGB")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Preprocessing:
+    """What the weights expect of a picture. Belongs to the weights and travels in their file.
+
+    Attributes:
+        size: (height, width) of the result.
+        resize: "short_side": scale until the crop divided by `crop_fraction` is just covered, then cut the centre;
+            "stretch": the whole picture to `size`, its aspect not kept.
+        crop_fraction: Side of the crop over side of the resized picture: 0.875 is 224 out of 256.
+        interpolation: Pillow's filter, which averages when it shrinks: "nearest", "bilinear", "bicubic", "lanczos".
+        mean: Subtracted from each channel after scaling to 0..1. One number means a grey picture.
+        std: Then divided by. Mean and std of 0.5 give -1..1.
+
+    Raises:
+        UserError: A value is out of range; the message names it.
+    """
+
+    size: tuple[int, int] = (224, 224)
+    resize: str = "short_side"
+    crop_fraction: float = 0.875
+    interpolation: str = "bilinear"
+    mean: tuple[float, ...] = (0.5, 0.5, 0.5)
+    std: tuple[float, ...] = (0.5, 0.5, 0.5)
+
+    def __post_init__(self) -> None:
+        sides = isinstance(self.size, tuple) and len(self.size) == 2
+        if not sides or not all(type(side) is int and 1 <= side <= 65536 for side in self.size):
+            raise UserError(f"preprocessing size must be (height, width) from 1 to 65536, not {self.size!r}")
+        if self.resize not in ("short_side", "stretch"):
+            raise UserError(f"preprocessing resize must be 'short_side' or 'stretch', not {self.resize!r}")
+        if self.interpolation not in ("nearest", "bilinear", "bicubic", "lanczos"):
+            raise UserError(f"preprocessing interpolation {self.interpolation!r} is not a filter of Pillow's")
+        if not isinstance(self.crop_fraction, int | float) or not 0.1 <= self.crop_fraction <= 1:
+            raise UserError(f"preprocessing crop_fraction must be from 0.1 to 1, not {self.crop_fraction!r}")
+        for name in ("mean", "std"):
+            values = getattr(self, name)
+            numbers = isinstance(values, tuple) and len(values) in (1, 3)
+            if not numbers or not all(isinstance(v, int | float) and -1e6 < v < 1e6 for v in values):
+                raise UserError(f"preprocessing {name} must be one or three numbers, not {values!r}")
+        if len(self.mean) != len(self.std) or min(self.std) <= 0:
+            raise UserError("preprocessing std must be positive, and as many numbers as mean")
+
+    @property
+    def channels(self) -> int:
+        """3 for RGB, 1 for grey."""
+        return len(self.mean)
+
+    def __call__(self, image: Image | NDArray[np.uint8]) -> NDArray[np.uint8]:
+        """One picture -> pixels (height, width, channels) uint8, not yet normalised.
+
+        Args:
+            image: What `decode` gives, or (H, W, 3) uint8 RGB.
+        """
+        import numpy as np
+        from PIL import Image
+
+        if isinstance(image, np.ndarray):
+            image = _from_array(image)
+        image = image.convert("L" if self.channels == 1 else "RGB")
+        filter_ = Image.Resampling[self.interpolation.upper()]
+        height, width = self.size
+        if self.resize == "stretch":
+            image = image.resize((width, height), filter_)
+        else:
+            rows, columns = self.resized(image.height, image.width)
+            if rows * columns <= MAX_RESIZED_PIXELS:
+                if (rows, columns) != (image.height, image.width):
+                    image = image.resize((columns, rows), filter_)
+                image = center_crop(image, height, width)
+            else:  # needle-shaped: the same picture, computed only inside the crop
+                top, left = crop_offset(rows, height), crop_offset(columns, width)
+                y, x = image.height / rows, image.width / columns
+                box = (left * x, top * y, (left + width) * x, (top + height) * y)
+                image = image.resize((width, height), filter_, box=box)
+        pixels: NDArray[np.uint8] = np.asarray(image)
+        return pixels.reshape(height, width, self.channels)
+
+    def resized(self, height: int, width: int) -> tuple[int, int]:
+        """Size of the picture before the crop: torchvision's `Resize`, extended to crops that are not square."""
+        rows, columns = (round(side / self.crop_fraction) for side in self.size)
+        if rows / height >= columns / width:
+            return rows, int(rows * width / height)
+        return int(columns * height / width), columns
+
+    def scale_offset(self) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+        """Normalisation as pixel * scale + offset, one of each a channel, in float64."""
+        import numpy as np
+
+        mean, std = np.array(self.mean, np.float64), np.array(self.std, np.float64)
+        return 1 / (255 * std), -mean / std
+
+    def normalize(self, pixels: NDArray[np.uint8]) -> NDArray[np.float32]:
+        """(..., channels) uint8 -> float32 of the range the weights want."""
+        import numpy as np
+
+        mean, std = np.array(self.mean, np.float64), np.array(self.std, np.float64)
+        table = ((np.arange(256)[:, None] / 255 - mean) / std).astype(np.float32)  # (256, channels)
+        normal: NDArray[np.float32] = table[pixels, np.arange(self.channels)]
+        return normal
+
+    def to_json(self) -> str:
+        """As JSON text; `from_json` gives an equal Preprocessing back."""
+        return json.dumps(asdict(self))
+
+    @classmethod
+    def from_json(cls, text: str) -> Preprocessing:
+        """Reads what `to_json` wrote.
+
+        Raises:
+            UserError: Not JSON, an unknown field, or a value out of range.
+        """
+        try:
+            values: Any = json.loads(text)
+        except (ValueError, RecursionError) as error:
+            raise UserError(f"the preprocessing is not JSON: {error}") from None
+        if not isinstance(values, dict):
+            raise UserError(f"the preprocessing must be a JSON object, not {type(values).__name__}")
+        unknown = sorted(set(values) - {field.name for field in fields(cls)})
+        if unknown:
+            raise UserError(f"the preprocessing has unknown fields: {', '.join(unknown)}")
+        return cls(**{name: tuple(v) if isinstance(v, list) else v for name, v in values.items()})
+
+
+def crop_offset(size: int, crop: int) -> int:
+    """First row of the middle `crop` of `size` rows, halves rounded to even; negative where the crop is larger.
+
+    torchvision's `center_crop`: what lies outside the picture is black.
+    """
+    return round((size - crop) / 2) if crop <= size else -((crop - size) // 2)
+
+
+def center_crop(image: Image, height: int, width: int) -> Image:
+    """The middle (height, width) of a picture, with black where it is smaller; torchvision's rule to the pixel."""
+    top, left = crop_offset(image.height, height), crop_offset(image.width, width)
+    return image.crop((left, top, left + width, top + height))
+
+
+def find_images(folder: Path) -> tuple[list[Path], list[Path]]:
+    """Pictures below a folder by the ending of their names, and the other files, both sorted by path.
+
+    Hidden files and folders (a leading dot, `__MACOSX`, `@eaDir`) are left out of both.
+    """
+    pictures: list[Path] = []
+    others: list[Path] = []
+    for path in _walk(folder):
+        (pictures if path.suffix.lower() in SUFFIXES else others).append(path)
+    return pictures, others
+
+
+def _walk(folder: Path) -> Iterator[Path]:
+    seen: set[str] = set()
+    for parent, folders, files in os.walk(folder, followlinks=True):
+        real = os.path.realpath(parent)
+        folders[:] = sorted(name for name in folders if not _hidden(name)) if real not in seen else []
+        if real in seen:  # a link back up the tree
+            continue
+        seen.add(real)
+        yield from (Path(parent, name) for name in sorted(files) if not _hidden(name))
+
+
+def _hidden(name: str) -> bool:
+    return name.startswith(".") or name in ("__MACOSX", "@eaDir", "Thumbs.db")
+
+
+def _from_array(array: NDArray[np.uint8]) -> Image:
+    import numpy as np
+    from PIL import Image
+
+    if array.dtype != np.uint8 or array.ndim != 3 or array.shape[2] != 3 or array.size == 0:
+        raise ImageError(f"a picture as an array must be (H, W, 3) uint8 RGB, not {array.shape} {array.dtype}")
+    return Image.fromarray(array)
+
+

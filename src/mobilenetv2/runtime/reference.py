@@ -1,0 +1,144 @@
+"""The network in plain NumPy: slow, obvious, the oracle for everything faster.
+
+One loop over `layers()`; tensors are (N, H, W, C). Batch norms are folded in float64 first.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ..architecture import Layer, layers
+from ..checkpoint import Checkpoint, fold
+from ..errors import UserError
+
+Tensor = NDArray[Any]
+LIMITS = {"relu6": (0, 6), "relu": (0, None)}
+
+
+class Reference:
+    """Runs a checkpoint layer by layer.
+
+    Args:
+        checkpoint: The model.
+        dtype: numpy.float32, or numpy.float64 to know the rounding of the former.
+    """
+
+    def __init__(self, checkpoint: Checkpoint, dtype: Any = np.float32) -> None:
+        self.checkpoint = checkpoint
+        self.dtype = np.dtype(dtype)
+
+    def __call__(self, images: Tensor) -> Tensor:
+        """uint8 (N, H, W, C) pixels -> the last layer's output: (N, classes) logits of a classifier, else (N, H, W, C).
+
+        float32 images are taken as normalised already.
+
+        Raises:
+            UserError: Not a batch of pictures of the network's channels, an empty batch, or NaN.
+        """
+        last = layers(self.checkpoint.architecture)[-1]
+        out = self.run(images, (last.name,))[last.name]
+        return out.reshape(len(out), -1) if last.kind == "linear" else out
+
+    def run(self, images: Tensor, wanted: Collection[str]) -> dict[str, Tensor]:
+        """The outputs (N, H, W, C) of the named layers; `images` as for the call."""
+        x = self._normalised(images)
+        steps = layers(self.checkpoint.architecture, x.shape[1], x.shape[2])
+        unknown = sorted(set(wanted) - {layer.name for layer in steps})
+        if unknown:
+            raise UserError(f"no layer named {', '.join(unknown)}; `mobilenetv2 cost` lists them")
+        last_use = {source: index for index, layer in enumerate(steps) for source in layer.sources}
+        values = {"image": x}
+        for index, layer in enumerate(steps):
+            values[layer.name] = self._step(layer, [values[source] for source in layer.sources])
+            for source in layer.sources:
+                if last_use[source] == index and source not in wanted:
+                    values.pop(source, None)
+        return {name: values[name] for name in wanted}
+
+    @cached_property
+    def _weights(self) -> dict[str, tuple[Tensor, Tensor]]:
+        return {
+            layer.name: tuple(array.astype(self.dtype) for array in fold(self.checkpoint, layer))  # type: ignore[misc]
+            for layer in layers(self.checkpoint.architecture)
+            if layer.weight
+        }
+
+    def _normalised(self, images: Tensor) -> Tensor:
+        channels = self.checkpoint.architecture.in_channels
+        if images.ndim != 4 or images.shape[3] != channels or 0 in images.shape:
+            raise UserError(f"images must be (N, H, W, {channels}) with N, H and W at least 1, not {images.shape}")
+        if images.dtype == np.uint8:
+            return self.checkpoint.preprocessing.normalize(images).astype(self.dtype)
+        if images.dtype not in (np.float32, np.float64):
+            raise UserError(f"images must be uint8 pixels or normalised float32, not {images.dtype}")
+        if not np.isfinite(images).all():
+            raise UserError("images hold NaN or infinity")
+        if np.abs(images).max() > 16:
+            raise UserError("float images must be normalised (about -3..3), not 0..255: pass pixels as uint8")
+        return images.astype(self.dtype)
+
+    def _step(self, layer: Layer, inputs: list[Tensor]) -> Tensor:
+        x = inputs[0]
+        if layer.kind == "add":
+            return inputs[0] + inputs[1]
+        if layer.kind == "concat":
+            return np.concatenate(inputs, axis=3)
+        if layer.kind == "pool":
+            return x.mean(axis=(1, 2), keepdims=True)  # (N, 1, 1, C)
+        if layer.kind == "resize":
+            return resize_corners(x, layer.out_shape[1], layer.out_shape[2])
+        weight, bias = self._weights[layer.name]
+        if layer.kind == "depthwise":
+            out = _depthwise(x, weight, layer)
+        else:
+            out = _convolution(x, weight.reshape(layer.out_shape[0], -1, layer.kernel, layer.kernel), layer)
+        out += bias
+        if layer.activation != "linear":
+            low, high = LIMITS[layer.activation]
+            np.clip(out, low, high, out=out)
+        return out
+
+
+def _taps(x: Tensor, layer: Layer) -> list[tuple[int, int, Tensor]]:
+    """For each place in the kernel, the input values under it: row, column, (N, out H, out W, C)."""
+    top, bottom, left, right = layer.padding
+    padded = np.pad(x, ((0, 0), (top, bottom), (left, right), (0, 0))) if any(layer.padding) else x
+    rows, columns = ((size - 1) * layer.stride + 1 for size in layer.out_shape[1:])
+    places = [(i, j) for i in range(layer.kernel) for j in range(layer.kernel)]
+    return [
+        (i, j, padded[:, i * d : i * d + rows : layer.stride, j * d : j * d + columns : layer.stride])
+        for d in (layer.dilation,)
+        for i, j in places
+    ]
+
+
+def _convolution(x: Tensor, weight: Tensor, layer: Layer) -> Tensor:
+    """(N, H, W, in) with weight (out, in, k, k) -> (N, out H, out W, out), one matrix product a tap."""
+    first, *rest = (under @ weight[:, :, i, j].T for i, j, under in _taps(x, layer))
+    for product in rest:
+        first += product
+    return first
+
+
+def _depthwise(x: Tensor, weight: Tensor, layer: Layer) -> Tensor:
+    """(N, H, W, C) with weight (C, 1, 3, 3) -> (N, out H, out W, C)."""
+    out = np.zeros((x.shape[0], *layer.out_shape[1:], x.shape[3]), x.dtype)
+    for i, j, under in _taps(x, layer):
+        out += under * weight[:, 0, i, j]
+    return out
+
+
+def resize_corners(x: Tensor, height: int, width: int) -> Tensor:
+    """Bilinear resize (N, H, W, C) -> (N, height, width, C) with the corner pixels' centres aligned."""
+    for axis, size in ((1, height), (2, width)):
+        have = x.shape[axis]
+        place = np.linspace(0, have - 1, size) if size > 1 else np.zeros(1)
+        low = np.minimum(place.astype(int), have - 1)
+        share = (place - low).astype(x.dtype).reshape([-1 if i == axis else 1 for i in range(4)])
+        x = np.take(x, low, axis) * (1 - share) + np.take(x, np.minimum(low + 1, have - 1), axis) * share
+    return x
