@@ -1,0 +1,49 @@
+"""MobileNetV2, complete: the network as data, published weights in, pictures classified, without PyTorch.
+
+The names below are loaded when they are first used, so that importing the package costs nothing.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from . import nn as nn
+    from .architecture import Architecture as Architecture
+    from .architecture import layers as layers
+    from .checkpoint import Checkpoint as Checkpoint
+    from .errors import UserError as UserError
+    from .images import Preprocessing as Preprocessing
+    from .images import decode as decode
+    from .model import Model as Model
+    from .model import Prediction as Prediction
+    from .model import load as load
+    from .zoo import models as models
+
+_HOMES = {
+    "Architecture": "architecture",
+    "Checkpoint": "checkpoint",
+    "Model": "model",
+    "Prediction": "model",
+    "Preprocessing": "images",
+    "UserError": "errors",
+    "decode": "images",
+    "layers": "architecture",
+    "load": "model",
+    "models": "zoo",
+}
+__version__ = "0.1.0"
+__all__ = [*sorted(_HOMES), "nn"]
+
+
+def __getattr__(name: str) -> Any:
+    if name == "nn":
+        return import_module(".nn", __name__)
+    if name in _HOMES:
+        return getattr(import_module(f".{_HOMES[name]}", __name__), name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

@@ -10,7 +10,7 @@ import json
 import os
 import zlib
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +20,7 @@ from numpy.typing import NDArray
 from .architecture import Architecture, Layer, array_shapes, layers
 from .errors import ModelFileError, UserError
 from .images import Preprocessing
+from .labels import BACKGROUND
 
 FORMAT = "mobilenetv2"
 VERSION = "1"
@@ -109,6 +110,21 @@ class Checkpoint:
             raise ModelFileError(f"{path}: {error}") from None
 
 
+def without_background(checkpoint: Checkpoint) -> Checkpoint:
+    """The same classifier without its class 0, TensorFlow's background: 1001 classes become 1000.
+
+    Raises:
+        ModelFileError: Class 0 is not named "background".
+    """
+    if checkpoint.labels[:1] != (BACKGROUND,):
+        raise ModelFileError("class 0 is not the background; there is nothing to drop")
+    head = {name: checkpoint.arrays[name][1:] for name in ("classifier.1.weight", "classifier.1.bias")}
+    architecture = replace(checkpoint.architecture, classes=checkpoint.architecture.classes - 1)
+    return replace(
+        checkpoint, architecture=architecture, arrays={**checkpoint.arrays, **head}, labels=checkpoint.labels[1:]
+    )
+
+
 def check_arrays(arrays: Mapping[str, NDArray[Any]], wanted: Mapping[str, tuple[int, ...]]) -> None:
     """Refuses arrays that are missing, extra, misshapen, of the wrong type or not finite, naming them."""
     missing = [name for name in wanted if name not in arrays]
@@ -162,6 +178,21 @@ def unfolded(layer: Layer, weight: NDArray[Any], bias: NDArray[Any]) -> dict[str
     identity = (np.ones(count), bias, np.zeros(count), np.full(count, 1 - layer.bn_epsilon))
     names = ("weight", "bias", "running_mean", "running_var")
     return arrays | {f"{layer.norm}.{name}": np.asarray(a, np.float32) for name, a in zip(names, identity, strict=True)}
+
+
+def read_safetensors_header(path: Path) -> dict[str, str]:
+    """The free-form header of any safetensors file, without its arrays.
+
+    Raises:
+        ModelFileError: The file is absent, truncated or not safetensors.
+    """
+    from safetensors import safe_open
+
+    try:
+        with safe_open(path, framework="np") as file:
+            return dict(file.metadata() or {})
+    except Exception as error:  # SafetensorError and OSError
+        raise ModelFileError(f"{path}: not a readable safetensors file: {error}") from None
 
 
 def read_safetensors(path: Path) -> tuple[dict[str, str], dict[str, NDArray[Any]]]:

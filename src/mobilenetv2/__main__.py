@@ -1,0 +1,5 @@
+"""`python -m mobilenetv2`."""
+
+from .cli import run
+
+raise SystemExit(run())

@@ -1,0 +1,48 @@
+"""The command line: one file a command, each parses, calls the library and prints. Entry point: `run`."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Sequence
+
+import click
+
+from ..errors import UserError
+from .classify import classify
+from .convert import convert
+from .cost import cost
+from .inspect import inspect
+from .models import models
+
+
+@click.group(context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(package_name="mobilenetv2")
+def main() -> None:
+    """MobileNetV2, complete: count it, convert published weights, classify pictures.
+
+    Results go to stdout, progress and complaints to stderr. Exit codes: 0 done; 1 it ran, but a check failed or some
+    inputs could not be read; 2 wrong usage, a missing file or a missing extra; 130 interrupted.
+    """
+
+
+for command in (classify, convert, cost, inspect, models):
+    main.add_command(command)
+
+
+def run(arguments: Sequence[str] | None = None) -> int:
+    """Runs the command line and returns its exit code; a user's mistake is one line on stderr, never a traceback."""
+    try:
+        return int(main.main(arguments, prog_name="mobilenetv2", standalone_mode=False) or 0)
+    except click.ClickException as error:
+        error.show()
+        return 2
+    except UserError as error:
+        click.echo(f"error: {error}", err=True)
+        return 2
+    except BrokenPipeError:  # the reader of our output has gone, as `head` does
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 1
+    except (KeyboardInterrupt, click.Abort):
+        click.echo("interrupted", err=True)
+        return 130

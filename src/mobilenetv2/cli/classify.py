@@ -1,0 +1,129 @@
+"""`mobilenetv2 classify`: pictures in, classes out."""
+
+from __future__ import annotations
+
+import glob
+import sys
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from .output import format_option, write_json, write_rows
+
+if TYPE_CHECKING:
+    from ..model import Prediction
+
+COLUMNS = ("file", "rank", "index", "label", "probability")
+
+
+@dataclass
+class _Inputs:
+    files: list[Path] = field(default_factory=list)
+    ignored: Counter[str] = field(default_factory=Counter)
+    problems: list[str] = field(default_factory=list)
+
+
+@click.command()
+@click.argument("paths", nargs=-1, required=True, metavar="PATH...")
+@click.option("--model", "model_name", default="cifar10", show_default=True, help="Model file, or a name from `models`.")
+@click.option("--top", default=5, show_default=True, type=click.IntRange(min=1), help="Classes a picture.")
+@click.option("--max-pixels", type=click.IntRange(min=1), help="Refuse larger pictures.  [default: about 179 million]")
+@format_option
+def classify(paths: Sequence[str], model_name: str, top: int, max_pixels: int | None, format_: str) -> int:
+    """Say what is on pictures.
+
+    PATH is a picture, a folder (searched with its subfolders), a pattern such as 'photos/*.jpg', or - for a list of
+    files on stdin, one a line. Pictures that cannot be read are named on stderr, the others are answered, and the exit
+    code is 1.
+    """
+    import warnings
+
+    from PIL.Image import DecompressionBombWarning
+
+    from ..errors import ImageError
+    from ..model import load
+
+    warnings.simplefilter("ignore", DecompressionBombWarning)  # large pictures are fine; beyond the limit is an error
+    inputs = _collect(paths)
+    for problem in inputs.problems:
+        click.echo(problem, err=True)
+    if inputs.ignored:
+        kinds = ", ".join(f"{suffix or 'no ending'} ({count})" for suffix, count in sorted(inputs.ignored.items()))
+        click.echo(f"ignored {inputs.ignored.total()} files that are not pictures by name: {kinds}", err=True)
+    if not inputs.files:
+        raise click.UsageError("no pictures to classify")
+    model = load(model_name)
+    failed = len(inputs.problems)
+
+    def answers() -> Iterator[tuple[Path, list[Prediction]]]:
+        nonlocal failed
+        with _progress(len(inputs.files)) as advance:
+            for path, answer in model.classify_files(inputs.files, top, max_pixels=max_pixels):
+                advance()
+                if isinstance(answer, ImageError):
+                    failed += 1
+                    click.echo(str(answer), err=True)
+                else:
+                    yield path, answer
+
+    _write(answers(), format_)
+    if failed:
+        click.echo(f"{failed} of {len(inputs.files) + len(inputs.problems)} could not be read", err=True)
+    return 1 if failed else 0
+
+
+def _write(answers: Iterator[tuple[Path, list[Prediction]]], format_: str) -> None:
+    if format_ == "json":
+        write_json({"file": str(path), "predictions": [_row(*p) for p in enumerate(found, 1)]} for path, found in answers)
+        return
+    rows = ({"file": str(path), **_row(*p)} for path, found in answers for p in enumerate(found, 1))
+    write_rows(rows, COLUMNS, format_)
+
+
+def _row(rank: int, prediction: Prediction) -> dict[str, Any]:
+    chance = round(prediction.probability, 6)
+    return {"rank": rank, "index": prediction.index, "label": prediction.label, "probability": chance}
+
+
+def _collect(paths: Sequence[str]) -> _Inputs:
+    """The files that the arguments mean, each once, in the order given; folders and patterns sorted."""
+    from ..images import find_images
+
+    inputs = _Inputs()
+    for name in paths:
+        if name == "-":
+            inputs.files += [Path(line.rstrip("\r\n")) for line in sys.stdin if line.strip()]
+        elif Path(name).is_dir():
+            pictures, others = find_images(Path(name))
+            inputs.files += pictures
+            inputs.ignored.update(path.suffix.lower() for path in others)
+            if not pictures:
+                inputs.problems.append(f"{name}: no pictures in this folder")
+        elif Path(name).exists():
+            inputs.files.append(Path(name))
+        elif matches := [Path(match) for match in sorted(glob.glob(name, recursive=True))]:
+            inputs.files += [match for match in matches if match.is_file()]
+        else:
+            inputs.problems.append(f"{name}: no such file or folder")
+    inputs.files = list(dict.fromkeys(inputs.files))
+    return inputs
+
+
+@contextmanager
+def _progress(total: int) -> Iterator[Any]:
+    """A bar on stderr if that is a terminal and there is something to wait for; yields the step function."""
+    if total < 2 or not sys.stderr.isatty():
+        yield lambda: None
+        return
+    from rich.console import Console
+    from rich.progress import MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+    columns = (TextColumn("classifying"), MofNCompleteColumn(), TimeRemainingColumn())
+    with Progress(*columns, console=Console(stderr=True), transient=True) as bar:
+        task = bar.add_task("", total=total)
+        yield lambda: bar.advance(task)

@@ -1,0 +1,92 @@
+"""Other people's model files, and ours: recognised by content, read into a `Checkpoint`."""
+
+from __future__ import annotations
+
+import zipfile
+from collections.abc import Callable
+from pathlib import Path
+
+from ..checkpoint import FORMAT, Checkpoint, read_safetensors_header
+from ..errors import ModelFileError
+
+KINDS = ("mobilenetv2", "safetensors", "tflite", "tgz", "keras", "hdf5", "pytorch")
+
+
+def recognise(path: Path) -> str:
+    """The kind of a model file by its content, one of `KINDS`.
+
+    Raises:
+        ModelFileError: No such file, or none of the kinds.
+    """
+    try:
+        with open(path, "rb") as file:
+            head = file.read(512)
+    except OSError as error:
+        raise ModelFileError(f"{path}: cannot be read: {error.strerror}") from None
+    if head[4:8] == b"TFL3":
+        return "tflite"
+    if head.startswith(b"\x1f\x8b"):
+        return "tgz"
+    if head.startswith(b"\x89HDF\r\n\x1a\n"):
+        return "hdf5"
+    if head[8:9] == b"{":
+        return "mobilenetv2" if read_safetensors_header(path).get("format") == FORMAT else "safetensors"
+    if head.startswith(b"PK\x03\x04"):
+        try:
+            with zipfile.ZipFile(path) as archive:
+                return "keras" if "model.weights.h5" in archive.namelist() else "pytorch"
+        except (zipfile.BadZipFile, NotImplementedError, UnicodeDecodeError, ValueError):
+            raise ModelFileError(f"{path}: a damaged archive (.pth or .keras)") from None
+    if head[:1] == b"\x80" or head[257:262] == b"ustar":  # a bare pickle, or the tar archives of PyTorch before 0.4
+        return "pytorch"
+    raise ModelFileError(
+        f"{path}: not a model file of a known kind (mobilenetv2 or other .safetensors, .pth, .tflite, .tgz, .h5, .keras)"
+    )
+
+
+def read(path: Path) -> Checkpoint:
+    """Reads any model file into a checkpoint; float weights, whatever the file stores.
+
+    Raises:
+        ModelFileError: Unknown, damaged or not a MobileNetV2; the message names the file and the array at fault.
+        MissingExtraError: A library that this kind needs is not installed.
+    """
+    return _reader(recognise(path))(path)
+
+
+def _reader(kind: str) -> Callable[[Path], Checkpoint]:
+    if kind == "mobilenetv2":
+        return Checkpoint.load
+    if kind == "tflite":
+        from .tflite import read_tflite
+
+        return read_tflite
+    if kind == "tgz":
+        from .published import read_tgz
+
+        return read_tgz
+    if kind in ("keras", "hdf5"):
+        from .keras import read_h5, read_keras
+
+        return read_keras if kind == "keras" else read_h5
+    from .pytorch import read_foreign_safetensors, read_pth
+
+    return read_pth if kind == "pytorch" else read_foreign_safetensors
+
+
+def open_checkpoint(name: str | Path, width_mult: float | None = None) -> Checkpoint:
+    """A checkpoint by file or by name: a path, or a name of `zoo.models()`, fetched and converted once.
+
+    Args:
+        name: A path, a published name such as "slim-1.0-224", or "imagenet" (TF-slim's at 224 of that width).
+        width_mult: For "imagenet"; default 1.0.
+
+    Raises:
+        ModelFileError: Neither a file nor a known name, or the file cannot be read.
+        DownloadError: A published file could not be fetched or verified.
+    """
+    if Path(name).exists():
+        return read(Path(name))
+    from .published import open_published
+
+    return open_published(str(name), width_mult)

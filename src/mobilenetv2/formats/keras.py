@@ -1,0 +1,192 @@
+"""Reads Keras's MobileNetV2: legacy `.h5` (weights or whole model), `.weights.h5` and `.keras` of Keras 3.
+
+Legacy files name arrays by layer, today's way (`block_1_expand/kernel:0`) or as when the published weights were made
+(`mobl1_conv_1_expand/kernel:0`); Keras 3 numbers layers of a kind in the order of the network (`layers/conv2d_3/vars/0`).
+Padding is TensorFlow's, epsilon 1e-3, pictures -1..1.
+"""
+
+from __future__ import annotations
+
+import io
+import json
+import re
+import zipfile
+from collections.abc import Iterator
+from pathlib import Path
+from typing import IO, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ..checkpoint import Checkpoint
+from ..errors import MissingExtraError, ModelFileError, UserError
+from ..images import Preprocessing
+from .assemble import Rules, assemble
+
+BN_EPSILON = 1e-3
+OIHW_FROM_HWIO, C1HW_FROM_HWC1 = (3, 2, 0, 1), (2, 3, 0, 1)
+NORM_ARRAYS = {"gamma": "weight", "beta": "bias", "moving_mean": "running_mean", "moving_variance": "running_var"}
+VARS = {  # Keras 3 writes a layer's variables by number
+    "conv2d": ("kernel",),
+    "depthwise_conv2d": ("depthwise_kernel",),
+    "batch_normalization": ("gamma", "beta", "moving_mean", "moving_variance"),
+    "dense": ("kernel", "bias"),
+}
+MAX_MEMBER_BYTES = 1 << 28
+
+
+def read_h5(path: Path) -> Checkpoint:
+    """A checkpoint of `.h5` or `.weights.h5`.
+
+    Raises:
+        ModelFileError: Damaged, or not a MobileNetV2; arrays that do not fit are named.
+        MissingExtraError: The package `h5py` is not installed.
+    """
+    return _read(path, path, None)
+
+
+def read_keras(path: Path) -> Checkpoint:
+    """A checkpoint of a `.keras` archive; of its configuration only the input size is used."""
+    try:
+        with zipfile.ZipFile(path) as archive:
+            sizes = {entry.filename: entry.file_size for entry in archive.infolist()}
+            if max(sizes.get("model.weights.h5", 0), sizes.get("config.json", 0)) > MAX_MEMBER_BYTES:
+                raise ModelFileError(f"{path}: its weights are larger than any MobileNetV2")
+            weights, config = archive.read("model.weights.h5"), archive.read("config.json")
+    except UserError:
+        raise
+    except Exception as error:  # zipfile raises nearly anything on damaged archives
+        raise ModelFileError(f"{path}: damaged, or not a .keras archive: {error}") from None
+    return _read(path, io.BytesIO(weights), config)
+
+
+def _read(path: Path, content: Path | IO[bytes], config: bytes | None) -> Checkpoint:
+    try:
+        import h5py
+    except ImportError:
+        raise MissingExtraError("reading Keras files needs h5py: pip install 'mobilenetv2[formats]'") from None
+    try:
+        with h5py.File(content, "r") as file:
+            stored: dict[str, NDArray[Any]] = {}
+            file.visititems(lambda name, item: stored.update({name: item[()]}) if isinstance(item, h5py.Dataset) else None)
+            config = config or _bytes(file.attrs.get("model_config"))
+    except Exception as error:  # HDF5 raises nearly anything on damaged files
+        raise ModelFileError(f"{path}: damaged, or not a Keras weights file: {error}") from None
+    stored = {name: array for name, array in stored.items() if not name.startswith(("optimizer", "_optimizer"))}
+    try:
+        named = list(_numbered(stored) if any("/vars/" in name for name in stored) else _by_layer(stored))
+        arrays: dict[str, NDArray[Any]] = {}
+        for name, array in named:
+            if name in arrays:
+                raise ModelFileError(f"two arrays would be {name}")
+            arrays[name] = array
+    except ModelFileError as error:
+        raise ModelFileError(f"{path}: not Keras's MobileNetV2: {error}") from None
+    side = _side(path, config)
+    return assemble(path, arrays, Rules("Keras", "same", BN_EPSILON, Preprocessing(size=side)))
+
+
+def _by_layer(stored: dict[str, NDArray[Any]]) -> Iterator[tuple[str, NDArray[Any]]]:
+    """Legacy names: .../LAYER/ARRAY:0."""
+    layers = {path: path.split(":")[0].split("/")[-2:] for path in stored}
+    depth = sum(len(parts) == 2 and parts[0].endswith("_depthwise") and stored[path].ndim == 4 for path, parts in layers.items())
+    for path, array in stored.items():
+        layer, kind = layers[path] if len(layers[path]) == 2 else ("", path)
+        name = _torchvision_name(layer, depth)
+        if name is None:
+            raise ModelFileError(f"it has no layer {layer!r} (array {path})")
+        yield _converted(name, kind, array, path)
+
+
+def _torchvision_name(layer: str, depth: int) -> str | None:
+    """`block_3_project_BN` -> `features.4.conv.3`; None for a layer that Keras's MobileNetV2 does not have."""
+    top = {"Conv1": "features.0.0", "bn_Conv1": "features.0.1", "predictions": "classifier.1", "Logits": "classifier.1"}
+    top |= {"Conv_1": f"features.{depth + 1}.0", "Conv_1_bn": f"features.{depth + 1}.1"}
+    if layer in top:
+        return top[layer]
+    match = re.fullmatch(r"(?:expanded_conv|block_(\d+))_(expand|depthwise|project)(_BN)?", layer)
+    if match:
+        number, part, norm = int(match.group(1) or 0), match.group(2), bool(match.group(3))
+    else:
+        match = re.fullmatch(r"(mobl|bn)(\d+)_conv_(?:\d+_)?(?:bn_)?(expand|depthwise|project)", layer)
+        if not match:
+            return None
+        number, part, norm = int(match.group(2)), match.group(3), match.group(1) == "bn"
+    place = ("expand", "depthwise", "project").index(part) - (number == 0)
+    inner = f"{place + norm}" if part == "project" else f"{place}.{int(norm)}"
+    return None if place < 0 else f"features.{number + 1}.conv.{inner}"
+
+
+def _numbered(stored: dict[str, NDArray[Any]]) -> Iterator[tuple[str, NDArray[Any]]]:
+    """Keras 3 names: .../KIND_NUMBER/vars/INDEX, numbered by kind in the order of the network."""
+    found: dict[str, dict[int, dict[int, tuple[str, NDArray[Any]]]]] = {kind: {} for kind in VARS}
+    for path, array in stored.items():
+        match = re.search(r"(?:^|/)([a-z0-9_]*?[a-z0-9])(?:_(\d+))?/vars/(\d+)$", path)
+        if not match or match.group(1) not in VARS:
+            raise ModelFileError(f"its array {path} is of a layer that the network does not have")
+        kind, number, index = match.groups()
+        found[kind].setdefault(int(number or 0), {})[int(index)] = (path, array)
+    places = _places(len(found["depthwise_conv2d"]), len(found["conv2d"]), bool(found["dense"]))
+    for kind, names in places.items():
+        if sorted(found[kind]) != list(range(len(names))):
+            raise ModelFileError(f"it has {len(found[kind])} layers of the kind {kind}, the network {len(names)}")
+        for name, (_, variables) in zip(names, sorted(found[kind].items()), strict=True):
+            for index, (path, array) in sorted(variables.items()):
+                if index >= len(VARS[kind]):
+                    raise ModelFileError(f"its array {path} is one too many")
+                yield _converted(name, VARS[kind][index], array, path)
+
+
+def _places(depth: int, convolutions: int, dense: bool) -> dict[str, list[str]]:
+    """Our names of the layers of each kind, in the order in which Keras numbers them."""
+    blocks = [(f"features.{block}.conv", block > 1) for block in range(1, depth + 1)]
+    kernels, depthwise, norms = ["features.0.0"], [], ["features.0.1"]
+    for path, expands in blocks:
+        kernels += [f"{path}.0.0"] * expands + [f"{path}.{1 + expands}"]
+        depthwise.append(f"{path}.{int(expands)}.0")
+        norms += [f"{path}.0.1"] * expands + [f"{path}.{int(expands)}.1", f"{path}.{2 + expands}"]
+    if convolutions > len(kernels):
+        kernels.append(f"features.{depth + 1}.0")
+        norms.append(f"features.{depth + 1}.1")
+    return {
+        "conv2d": kernels,
+        "depthwise_conv2d": depthwise,
+        "batch_normalization": norms,
+        "dense": ["classifier.1"] if dense else [],
+    }
+
+
+def _converted(name: str, kind: str, array: NDArray[Any], path: str) -> tuple[str, NDArray[Any]]:
+    """One array under its new name, its axes in PyTorch's order."""
+    array = np.asarray(array)
+    if array.dtype.kind != "f":
+        raise ModelFileError(f"its array {path} is of the type {array.dtype}")
+    if kind in ("kernel", "depthwise_kernel") and array.ndim == 4:  # Keras 3 calls both so, and a depthwise one is HWC1
+        depthwise = re.fullmatch(r"features\.(1\.conv\.0|\d+\.conv\.1)\.0", name)
+        return f"{name}.weight", array.transpose(C1HW_FROM_HWC1 if depthwise else OIHW_FROM_HWIO)
+    if kind == "kernel" and array.ndim == 2:
+        return f"{name}.weight", array.T
+    if kind == "bias" and name == "classifier.1":
+        return f"{name}.bias", array
+    if kind in NORM_ARRAYS:
+        return f"{name}.{NORM_ARRAYS[kind]}", array
+    raise ModelFileError(f"its array {path} {array.shape} has no place in the network")
+
+
+def _side(path: Path, config: bytes | None) -> tuple[int, int]:
+    """Input size from the model's configuration, else from the published file's name, else 224."""
+    if config:
+        try:
+            first = json.loads(config)["config"]["layers"][0]["config"]
+            height, width = (first.get("batch_shape") or first["batch_input_shape"])[1:3]
+            if isinstance(height, int) and isinstance(width, int):
+                return height, width
+        except (ValueError, KeyError, TypeError, IndexError, AttributeError):
+            pass  # a configuration of another shape; the size is advice, the arrays are what is checked
+    match = re.search(r"tf_kernels_[\d.]+_(\d+)", path.name)
+    side = int(match.group(1)) if match else 224
+    return side, side
+
+
+def _bytes(value: Any) -> bytes | None:
+    return value.encode() if isinstance(value, str) else value

@@ -1,0 +1,76 @@
+"""Published models by name, converted once and kept; and TF-slim's `.tgz` archives, of which the .tflite is read."""
+
+from __future__ import annotations
+
+import tarfile
+import tempfile
+from dataclasses import replace
+from pathlib import Path
+
+from .. import zoo
+from ..checkpoint import Checkpoint
+from ..errors import ModelFileError
+
+
+def open_published(name: str, width_mult: float | None = None) -> Checkpoint:
+    """The model of that name: the bundled one, or a published one fetched and converted at first use.
+
+    Raises:
+        ModelFileError: No such name, or the published file is not what it should be.
+        DownloadError: It could not be fetched or verified.
+    """
+    if name == "imagenet":
+        model = zoo.find_imagenet(1.0 if width_mult is None else float(width_mult))
+    else:
+        model = zoo.find(name)
+    if not model.url:
+        return Checkpoint.load(zoo.bundled_path(model))
+    converted = zoo.cache_folder() / f"{model.name}.safetensors"
+    if converted.is_file():
+        try:
+            return Checkpoint.load(converted)
+        except ModelFileError:  # damaged, or of another release: made again below
+            converted.unlink()
+    from . import read
+
+    checkpoint = read(zoo.fetch(model))
+    if checkpoint.architecture.width_mult != model.width_mult:
+        raise ModelFileError(f"{name}: the file is width {checkpoint.architecture.width_mult:g}, not {model.width_mult:g}")
+    preprocessing = model.preprocessing or replace(checkpoint.preprocessing, size=(model.resolution, model.resolution))
+    stated = {"name": model.name, "url": model.url, "licence": model.licence, "top1": model.top1, "top5": model.top5}
+    checkpoint = replace(
+        checkpoint,
+        architecture=replace(checkpoint.architecture, resolution=preprocessing.size),
+        preprocessing=preprocessing,
+        provenance=checkpoint.provenance | stated,
+    )
+    checkpoint.save(converted)
+    return checkpoint
+
+
+def read_tgz(path: Path) -> Checkpoint:
+    """The one .tflite inside a `.tgz`, as TF-slim publishes its checkpoints.
+
+    Raises:
+        ModelFileError: Damaged, or not exactly one .tflite in it.
+    """
+    from .tflite import read_tflite
+
+    try:
+        with tarfile.open(path, "r:*") as archive:
+            members = [member for member in archive.getmembers() if member.isfile() and member.name.endswith(".tflite")]
+            if len(members) != 1:
+                raise ModelFileError(f"{path}: holds {len(members)} .tflite files, not one")
+            file = archive.extractfile(members[0])
+            content = file.read() if file else b""
+    except (tarfile.TarError, OSError, EOFError, ValueError) as error:
+        if isinstance(error, ModelFileError):
+            raise
+        raise ModelFileError(f"{path}: a damaged archive: {error}") from None
+    with tempfile.TemporaryDirectory() as folder:
+        inner = Path(folder, Path(members[0].name).name)
+        inner.write_bytes(content)
+        try:
+            return read_tflite(inner)
+        except ModelFileError as error:
+            raise ModelFileError(f"{path}: {error}") from None

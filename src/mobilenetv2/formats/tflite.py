@@ -1,0 +1,313 @@
+"""Reads MobileNetV2 classifiers from TensorFlow Lite: float32, float16, uint8 per tensor and int8 per channel.
+
+Quantised kernels are dequantised here (real = scale * (q - zero point)); the batch norms were folded by the converter,
+so ours become identities. The graph is held against `layers()`: kernels, strides, padding amounts, activations and
+connections must all be those of the network, or the file is refused.
+"""
+
+from __future__ import annotations
+
+import io
+import zipfile
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ..architecture import Architecture, Layer, conv_padding, layers
+from ..checkpoint import Checkpoint, unfolded
+from ..errors import MissingExtraError, ModelFileError, UserError
+from ..images import Preprocessing
+from .assemble import Rules, assemble, infer_architecture
+
+MAX_LABEL_BYTES = 1 << 20
+BN_EPSILON = 1e-3  # TF-slim and Keras
+TYPES = {0: np.float32, 1: np.float16, 2: np.int32, 3: np.uint8, 4: np.int64, 9: np.int8}
+ACTIVATIONS = {0: "linear", 1: "relu", 3: "relu6"}
+KERNEL_OPS = {"CONV_2D": "C", "DEPTHWISE_CONV_2D": "D", "FULLY_CONNECTED": "F"}
+TRANSPARENT = ("QUANTIZE", "DEQUANTIZE", "RESHAPE", "SQUEEZE", "SOFTMAX", "PAD")
+
+
+@dataclass(frozen=True)
+class _Tensor:
+    name: str
+    shape: tuple[int, ...]
+    dtype: Any
+    data: bytes
+    scale: NDArray[np.float64]
+    zero_point: NDArray[np.float64]
+    axis: int
+
+    def real(self) -> NDArray[np.float64]:
+        """The values as real numbers, shaped as stored."""
+        values = np.frombuffer(self.data, self.dtype).reshape(self.shape).astype(np.float64)
+        if self.scale.size == 0:
+            return values
+        shape = [1] * values.ndim
+        if self.scale.size > 1:
+            shape[self.axis] = self.scale.size
+        zero = np.broadcast_to(self.zero_point, self.scale.shape)
+        return (values - zero.reshape(shape)) * self.scale.reshape(shape)
+
+
+@dataclass(frozen=True)
+class _Op:
+    code: str
+    inputs: tuple[int, ...]
+    outputs: tuple[int, ...]
+    options: dict[str, int]
+
+
+@dataclass(frozen=True)
+class _Graph:
+    tensors: tuple[_Tensor, ...]
+    ops: tuple[_Op, ...]
+    inputs: tuple[int, ...]
+
+    def stored(self, index: int) -> _Tensor:
+        """The tensor that holds a constant; one stored as float16 stands behind a DEQUANTIZE."""
+        for op in self.ops:
+            if op.code == "DEQUANTIZE" and index in op.outputs:
+                index = op.inputs[0]
+        return self.tensors[index]
+
+    def constant(self, index: int) -> NDArray[np.float64]:
+        """The values of a weight or bias as real numbers."""
+        tensor = self.stored(index)
+        if not tensor.data:
+            raise ModelFileError(f"the tensor {tensor.name!r} has no values: weights made at run time are not supported")
+        return tensor.real()
+
+
+def read_tflite(path: Path) -> Checkpoint:
+    """A checkpoint of a .tflite classifier, with the labels attached to the file if there are any.
+
+    Raises:
+        ModelFileError: Damaged, or not a MobileNetV2 classifier; the message says which operator or tensor differs.
+        MissingExtraError: The package `tflite` is not installed.
+    """
+    content = path.read_bytes()
+    try:
+        graph = _parse(content)
+        arrays, order = _named_kernels(graph)
+        architecture = _matched(graph, order, arrays)
+    except UserError as error:
+        raise type(error)(f"{path}: {error}") from None
+    except Exception as error:  # damaged offsets make the reader raise nearly anything
+        raise ModelFileError(f"{path}: damaged or not a TensorFlow Lite model: {error or type(error).__name__}") from None
+    kinds = {np.dtype(graph.stored(op.inputs[1]).dtype).name for op in order.values()}
+    rules = Rules(
+        source=f"TensorFlow Lite ({', '.join(sorted(kinds))})",
+        padding=architecture.padding,
+        bn_epsilon=BN_EPSILON,
+        preprocessing=_preprocessing(graph.tensors[graph.inputs[0]]),
+        labels=_attached_labels(content, architecture.classes),
+    )
+    return assemble(path, arrays, rules)
+
+
+def _parse(content: bytes) -> _Graph:
+    try:
+        import tflite
+    except ImportError:
+        raise MissingExtraError("reading .tflite needs: pip install 'mobilenetv2[formats]'") from None
+    model = tflite.Model.GetRootAs(content, 0)
+    if model.SubgraphsLength() != 1:
+        raise ModelFileError(f"{model.SubgraphsLength()} subgraphs; a classifier has one")
+    names = {value: name for name, value in vars(tflite.BuiltinOperator).items() if isinstance(value, int)}
+    codes = []
+    for i in range(model.OperatorCodesLength()):
+        code = model.OperatorCodes(i)
+        codes.append(names.get(max(code.DeprecatedBuiltinCode(), code.BuiltinCode()), "unknown operator"))
+    subgraph = model.Subgraphs(0)
+    return _Graph(
+        tuple(_tensor(model, subgraph.Tensors(i)) for i in range(subgraph.TensorsLength())),
+        tuple(_op(tflite, subgraph.Operators(i), codes) for i in range(subgraph.OperatorsLength())),
+        tuple(int(i) for i in subgraph.InputsAsNumpy()),
+    )
+
+
+def _tensor(model: Any, tensor: Any) -> _Tensor:
+    buffer = model.Buffers(tensor.Buffer())
+    data = buffer.DataAsNumpy().tobytes() if buffer.DataLength() else b""
+    quantization = tensor.Quantization()
+    scale = zero = np.zeros(0)
+    if quantization is not None and quantization.ScaleLength():
+        scale, zero = quantization.ScaleAsNumpy().astype(float), quantization.ZeroPointAsNumpy().astype(float)
+    shape = tuple(int(n) for n in tensor.ShapeAsNumpy()) if tensor.ShapeLength() else ()
+    name = (tensor.Name() or b"").decode("utf-8", "replace")
+    axis = quantization.QuantizedDimension() if quantization is not None else 0
+    return _Tensor(name, shape, TYPES.get(tensor.Type(), np.void), data, scale, zero, axis)
+
+
+def _op(tflite: Any, op: Any, codes: list[str]) -> _Op:
+    """One operator with the options that matter, as plain integers."""
+    code = codes[op.OpcodeIndex()]
+    kinds = {
+        "CONV_2D": (tflite.Conv2DOptions, ("StrideW", "StrideH", "DilationWFactor", "DilationHFactor", "Padding")),
+        "DEPTHWISE_CONV_2D": (
+            tflite.DepthwiseConv2DOptions,
+            ("StrideW", "StrideH", "DilationWFactor", "DilationHFactor", "Padding"),
+        ),
+        "FULLY_CONNECTED": (tflite.FullyConnectedOptions, ()),
+        "ADD": (tflite.AddOptions, ()),
+    }
+    options: dict[str, int] = {}
+    if code in kinds:
+        kind, fields = kinds[code]
+        table, union = kind(), op.BuiltinOptions()
+        if union is not None:
+            table.Init(union.Bytes, union.Pos)
+            options = {name: int(getattr(table, name)()) for name in (*fields, "FusedActivationFunction")}
+    inputs = tuple(int(i) for i in op.InputsAsNumpy()) if op.InputsLength() else ()
+    return _Op(code, inputs, tuple(int(i) for i in op.OutputsAsNumpy()), options)
+
+
+def _named_kernels(graph: _Graph) -> tuple[dict[str, NDArray[Any]], dict[str, _Op]]:
+    """Arrays with torchvision's names, and the operator of each layer, from the order expand, depthwise, project."""
+    ops = [op for op in graph.ops if op.code in KERNEL_OPS]
+    kinds = "".join(KERNEL_OPS[op.code] for op in ops)
+    names, at, block = ["features.0.0"], 1, 0
+    while "D" in kinds[at:]:
+        block += 1
+        path = f"features.{block}.conv"
+        if kinds.startswith("DC", at):
+            names += [f"{path}.0.0", f"{path}.1"]
+        elif kinds.startswith("CDC", at):
+            names += [f"{path}.0.0", f"{path}.1.0", f"{path}.2"]
+        else:
+            raise ModelFileError(f"not a MobileNetV2: after block {block - 1} its kernels are not expand, depthwise, project")
+        at = len(names)
+    tail = kinds[at:]
+    if not kinds.startswith("C") or block == 0 or tail not in ("CC", "CF", "C"):
+        raise ModelFileError(
+            f"not a MobileNetV2 classifier: after {block} blocks it has {len(tail)} more convolutions or dense layers, "
+            "not a last convolution and a classifier (detectors and segmenters are not read yet)"
+        )
+    names += [f"features.{block + 1}.0", "classifier.1"][: len(tail)]
+    order = dict(zip(names, ops, strict=True))
+    kernels = {f"{name}.weight": _kernel(graph, op, name) for name, op in order.items()}
+    architecture = replace(infer_architecture({name: a.shape for name, a in kernels.items()}), bn_epsilon=BN_EPSILON)
+    arrays: dict[str, NDArray[Any]] = {}
+    for layer in layers(architecture):
+        if layer.weight and layer.name in order:
+            arrays |= unfolded(layer, kernels[layer.weight], _bias(graph, order[layer.name], layer))
+    return arrays, order
+
+
+def _kernel(graph: _Graph, op: _Op, name: str) -> NDArray[np.float64]:
+    """The kernel in PyTorch's axes: OHWI -> OIHW, depthwise 1HWC -> C1HW, a 1x1 classifier -> (out, in)."""
+    weight = graph.constant(op.inputs[1])
+    if op.code == "FULLY_CONNECTED":
+        return weight
+    weight = weight.transpose(3, 0, 1, 2) if op.code == "DEPTHWISE_CONV_2D" else weight.transpose(0, 3, 1, 2)
+    return weight.reshape(weight.shape[:2]) if name == "classifier.1" else weight
+
+
+def _bias(graph: _Graph, op: _Op, layer: Layer) -> NDArray[np.float64]:
+    if len(op.inputs) < 3 or op.inputs[2] < 0:
+        return np.zeros(layer.out_shape[0])
+    bias = graph.constant(op.inputs[2])
+    if bias.shape != layer.out_shape[:1]:
+        raise ModelFileError(f"the bias of {layer.name} is {bias.shape}, not {layer.out_shape[:1]}")
+    return bias
+
+
+def _matched(graph: _Graph, order: dict[str, _Op], arrays: dict[str, NDArray[Any]]) -> Architecture:
+    """The architecture, after every operator was held against its layer under one of the two padding rules."""
+    base = infer_architecture({name: array.shape for name, array in arrays.items()})
+    shape = graph.tensors[graph.inputs[0]].shape
+    if len(graph.inputs) != 1 or len(shape) != 4:
+        raise ModelFileError(f"the input must be one batch of pictures (N, H, W, C), not {shape}")
+    complaints = []
+    for padding in ("same", "symmetric"):
+        architecture = replace(base, padding=padding, bn_epsilon=BN_EPSILON, resolution=(shape[1], shape[2]))
+        complaint = _compare(graph, order, layers(architecture))
+        if complaint is None:
+            return architecture
+        complaints.append(complaint)
+    raise ModelFileError(f"not the MobileNetV2 graph: {complaints[0]}")
+
+
+def _compare(graph: _Graph, order: dict[str, _Op], steps: tuple[Layer, ...]) -> str | None:
+    """The first way in which the graph is not these layers, or None."""
+    by_output = {id(op): layer for layer in steps if (op := order.get(layer.name))}
+    adds = iter(layer for layer in steps if layer.kind == "add")
+    made: dict[int, str] = {graph.inputs[0]: "image"}  # tensor -> the layer that made it
+    padded: dict[int, tuple[int, ...]] = {}
+    for op in graph.ops:
+        source = made.get(op.inputs[0]) if op.inputs else None
+        if op.code in TRANSPARENT:
+            if source is not None:
+                made[op.outputs[0]] = source
+                if op.code == "PAD":
+                    padded[op.outputs[0]] = tuple(graph.constant(op.inputs[1])[1:3].astype(int).ravel().tolist())
+            continue
+        if op.code in ("AVERAGE_POOL_2D", "MEAN"):
+            layer = next((layer for layer in steps if layer.kind == "pool"), None)
+        elif op.code == "ADD":
+            layer = next(adds, None)
+        else:
+            layer = by_output.get(id(op))
+        if layer is None:
+            return f"the operator {op.code} has no place in it"
+        if {made.get(i) for i in op.inputs if i in made} != set(layer.sources):
+            return f"{layer.name} ({op.code}) does not read what it should"
+        if layer.kind == "pool" and int(np.prod(graph.tensors[op.outputs[0]].shape[1:])) != layer.out_shape[0]:
+            return f"{op.code} does not average the whole map"
+        complaint = _compare_options(graph, op, layer, padded)
+        if complaint:
+            return complaint
+        made[op.outputs[0]] = layer.name
+    return None if steps[-1].name in made.values() else "it ends early"
+
+
+def _compare_options(graph: _Graph, op: _Op, layer: Layer, padded: dict[int, tuple[int, ...]]) -> str | None:
+    options = op.options
+    if "FusedActivationFunction" in options:
+        activation = ACTIVATIONS.get(options["FusedActivationFunction"], "another activation")
+        if activation != layer.activation:
+            return f"{layer.name} has the activation {activation}, not {layer.activation}"
+    if "StrideH" not in options or layer.kind == "linear":
+        return None
+    if {options["StrideH"], options["StrideW"]} != {layer.stride}:
+        return f"{layer.name} has stride {options['StrideH']}, not {layer.stride}"
+    if layer.kernel > 1 and {options["DilationHFactor"], options["DilationWFactor"]} != {layer.dilation}:
+        return f"{layer.name} has dilation {options['DilationHFactor']}, not {layer.dilation}"
+    amounts = padded.get(op.inputs[0], (0, 0, 0, 0))
+    if options["Padding"] == 0:  # SAME
+        sides = (conv_padding("same", n, layer.kernel, layer.stride, layer.dilation) for n in layer.in_shape[1:])
+        amounts = tuple(amount for side in sides for amount in side)
+    if amounts != layer.padding:
+        return f"{layer.name} is padded {amounts} (top, bottom, left, right), not {layer.padding}"
+    return None
+
+
+def _preprocessing(tensor: _Tensor) -> Preprocessing:
+    """Float inputs want -1..1; quantised ones say their range by scale and zero point.
+
+    A scale of 2/255 is the same -1..1 with its zero point rounded to a whole number.
+    """
+    size = (tensor.shape[1], tensor.shape[2])
+    if tensor.scale.size != 1 or abs(tensor.scale[0] - 2 / 255) < 1e-6:
+        return Preprocessing(size=size)
+    lowest = int(np.iinfo(tensor.dtype).min)
+    mean, std = (tensor.zero_point[0] - lowest) / 255, 1 / (255 * tensor.scale[0])
+    return Preprocessing(size=size, mean=(float(mean),) * 3, std=(float(std),) * 3)
+
+
+def _attached_labels(content: bytes, classes: int) -> tuple[str, ...]:
+    """Labels that travel with the file as TFLite metadata: a zip archive appended to the model."""
+    try:
+        with zipfile.ZipFile(io.BytesIO(content)) as archive:
+            for name in (entry.filename for entry in archive.infolist() if entry.file_size < MAX_LABEL_BYTES):
+                labels = tuple(archive.read(name).decode("utf-8").rstrip("\n").splitlines())
+                if len(labels) == classes:
+                    return labels
+    except (zipfile.BadZipFile, UnicodeDecodeError, RuntimeError, NotImplementedError):
+        pass  # no archive, or none that can be read: the model itself is whole without it
+    return ()
+
+

@@ -1,0 +1,131 @@
+"""The public face: `load` a model by file or name, then classify pictures with it. No PyTorch."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from itertools import islice
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+from numpy.typing import NDArray
+
+from .checkpoint import Checkpoint
+from .errors import ImageError, UserError
+from .images import decode
+from .runtime import Reference
+
+if TYPE_CHECKING:
+    from PIL.Image import Image
+
+BATCH = 8
+
+
+@dataclass(frozen=True)
+class Prediction:
+    """One class and its probability; `index` counts the model's own classes from 0."""
+
+    label: str
+    index: int
+    probability: float
+
+
+class Model:
+    """A checkpoint ready to run.
+
+    Attributes:
+        checkpoint: Everything that was in the file.
+    """
+
+    def __init__(self, checkpoint: Checkpoint) -> None:
+        self.checkpoint = checkpoint
+        self._run = Reference(checkpoint)
+
+    def __call__(self, images: NDArray[np.uint8]) -> NDArray[np.float32]:
+        """Pixels (N, H, W, 3) uint8 RGB, cropped to any size -> logits (N, classes) float32.
+
+        Raises:
+            UserError: Another type, rank or number of channels, or an empty batch.
+        """
+        if not isinstance(images, np.ndarray):
+            raise UserError(f"images must be a NumPy array (N, H, W, 3) uint8, not {type(images).__name__}")
+        logits: NDArray[np.float32] = self._run(images)
+        return logits
+
+    def classify(self, picture: str | os.PathLike[str] | Image | NDArray[np.uint8], top: int = 5) -> list[Prediction]:
+        """The `top` most probable classes of one picture, best first; all of them where there are fewer.
+
+        Args:
+            picture: A file name, a PIL picture, or (H, W, 3) uint8 RGB.
+            top: How many, at least 1.
+
+        Raises:
+            ImageError: The picture cannot be decoded.
+            UserError: The model is not a classifier, or `top` is below 1.
+        """
+        self._check(top)
+        image = decode(picture) if isinstance(picture, str | os.PathLike) else picture
+        pixels = self.checkpoint.preprocessing(image)
+        return self._best(self(pixels[None])[0], top)
+
+    def classify_files(
+        self, paths: Iterable[Path], top: int = 5, *, max_pixels: int | None = None
+    ) -> Iterator[tuple[Path, list[Prediction] | ImageError]]:
+        """Classifies many files, decoding in threads ahead of the network; one that cannot be read yields its error.
+
+        Args:
+            paths: The files, in the order of the answers.
+            top: Classes a file.
+            max_pixels: As for `images.decode`.
+        """
+        self._check(top)
+        waiting = iter(paths)
+
+        def prepared(path: Path) -> NDArray[np.uint8] | ImageError:
+            try:
+                return self.checkpoint.preprocessing(decode(path, max_pixels=max_pixels))
+            except ImageError as error:
+                return error
+
+        with ThreadPoolExecutor(max_workers=os.cpu_count()) as pool:
+            ahead = [(path, pool.submit(prepared, path)) for path in islice(waiting, BATCH)]
+            while ahead:
+                batch = [(path, future.result()) for path, future in ahead]
+                ahead = [(path, pool.submit(prepared, path)) for path in islice(waiting, BATCH)]
+                yield from self._batch(batch, top)
+
+    def _batch(
+        self, batch: list[tuple[Path, NDArray[np.uint8] | ImageError]], top: int
+    ) -> Iterator[tuple[Path, list[Prediction] | ImageError]]:
+        pixels = [picture for _, picture in batch if isinstance(picture, np.ndarray)]
+        logits = iter(self(np.stack(pixels)) if pixels else ())
+        for path, picture in batch:
+            yield path, picture if isinstance(picture, ImageError) else self._best(next(logits), top)
+
+    def _check(self, top: int) -> None:
+        if self.checkpoint.architecture.head != "classifier":
+            raise UserError(f"the model's head is {self.checkpoint.architecture.head!r}: it does not classify")
+        if top < 1:
+            raise UserError(f"top must be at least 1, not {top}")
+
+    def _best(self, logits: NDArray[np.float32], top: int) -> list[Prediction]:
+        chances = np.exp(logits.astype(np.float64) - logits.max())
+        chances /= chances.sum()
+        order = np.argsort(-chances, kind="stable")[:top]
+        labels = self.checkpoint.labels
+        return [Prediction(labels[i] if labels else f"class {i}", int(i), float(chances[i])) for i in order]
+
+
+def load(name: str | os.PathLike[str]) -> Model:
+    """A model by file (any format that `formats.read` knows) or by a name of `mobilenetv2.models()`.
+
+    Raises:
+        ModelFileError: Neither a readable model file nor a known name.
+        DownloadError: A published model could not be fetched.
+    """
+    from .formats import open_checkpoint
+
+    return Model(open_checkpoint(Path(name) if isinstance(name, os.PathLike) else name))

@@ -1,0 +1,57 @@
+#include "cpu.hpp"
+
+#if defined(__x86_64__)
+#include <cpuid.h>
+#elif defined(__aarch64__) && defined(__linux__)
+#include <asm/hwcap.h>
+#include <sys/auxv.h>
+#endif
+
+namespace mobilenetv2 {
+
+#if defined(__x86_64__)
+namespace {
+
+// AVX-VNNI (the 256-bit form without AVX-512): CPUID leaf 7, subleaf 1, EAX bit 4. GCC 12's __builtin_cpu_supports does
+// not know its name.
+bool has_avxvnni() {
+  unsigned eax = 0, ebx = 0, ecx = 0, edx = 0;
+  return __get_cpuid_count(7, 1, &eax, &ebx, &ecx, &edx) != 0 && (eax & (1u << 4)) != 0;
+}
+
+}  // namespace
+
+std::vector<std::string> instruction_sets() {
+  // __builtin_cpu_supports also asks whether the operating system saves the wide registers.
+  __builtin_cpu_init();
+  std::vector<std::string> found;
+  const bool avx2 = __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma");
+  if (avx2) found.push_back("avx2");
+  if (avx2 && has_avxvnni()) found.push_back("avxvnni");
+  const bool avx512 = __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
+                      __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512vl");
+  if (avx512) found.push_back("avx512");
+  if (avx512 && __builtin_cpu_supports("avx512vnni")) found.push_back("avx512vnni");
+  if (avx512 && __builtin_cpu_supports("avx512bf16")) found.push_back("avx512bf16");
+  return found;
+}
+
+#elif defined(__aarch64__)
+
+std::vector<std::string> instruction_sets() {
+  std::vector<std::string> found{"neon"};
+#if defined(__linux__)
+  if (getauxval(AT_HWCAP) & HWCAP_ASIMDDP) found.push_back("dotprod");
+#elif defined(__APPLE__)
+  found.push_back("dotprod");  // every Apple processor that runs macOS on Arm has it
+#endif
+  return found;
+}
+
+#else
+
+std::vector<std::string> instruction_sets() { return {}; }
+
+#endif
+
+}  // namespace mobilenetv2

@@ -1,0 +1,200 @@
+"""Models by name: the one that ships with the package, and published ones, fetched with pooch and verified.
+
+`MOBILENETV2_CACHE` names the cache folder. `MOBILENETV2_MIRROR` names a server that holds the same files under
+HOST/PATH, for machines that may not reach the publishers. Numbers and addresses are those the publishers state.
+"""
+
+from __future__ import annotations
+
+import difflib
+import hashlib
+import os
+from dataclasses import dataclass
+from importlib.resources import files
+from pathlib import Path
+from urllib.parse import urlsplit
+
+from .errors import DownloadError, ModelFileError
+from .images import Preprocessing
+
+SLIM_ACCURACY = (  # width, resolution, ImageNet top-1, top-5; TF-slim mobilenet README. Keras's files are the same weights
+    (1.4, 224, 75.0, 92.5), (1.3, 224, 74.4, 92.1),
+    (1.0, 224, 71.8, 91.0), (1.0, 192, 70.7, 90.1), (1.0, 160, 68.8, 89.0), (1.0, 128, 65.3, 86.9), (1.0, 96, 60.3, 83.2),
+    (0.75, 224, 69.8, 89.6), (0.75, 192, 68.7, 88.9), (0.75, 160, 66.4, 87.3), (0.75, 128, 63.2, 85.3),
+    (0.75, 96, 58.8, 81.6),
+    (0.5, 224, 65.4, 86.4), (0.5, 192, 63.9, 85.4), (0.5, 160, 61.0, 83.2), (0.5, 128, 57.7, 80.8), (0.5, 96, 51.2, 75.8),
+    (0.35, 224, 60.3, 82.9), (0.35, 192, 58.2, 81.2), (0.35, 160, 55.7, 79.1), (0.35, 128, 50.8, 75.0),
+    (0.35, 96, 45.5, 70.4),
+)  # fmt: skip
+IMAGENET = {"mean": (0.485, 0.456, 0.406), "std": (0.229, 0.224, 0.225)}
+TORCHVISION = (  # name, file (the digits end its sha256's first eight), top-1, top-5, side the crop of 224 is cut from
+    ("torchvision-v1", "mobilenet_v2-b0353104.pth", 71.878, 90.286, 256),
+    ("torchvision-v2", "mobilenet_v2-7ebf99e0.pth", 72.154, 90.822, 232),
+)
+TIMM = (  # name, file, width, top-1, top-5
+    ("timm-050", "mobilenetv2_050-3d30d450.pth", 0.5, 65.928, 86.114),
+    ("timm-100", "mobilenetv2_100_ra-b33bc2c4.pth", 1.0, 72.910, 91.000),
+    ("timm-110d", "mobilenetv2_110d_ra-77090ade.pth", 1.1, 75.056, 92.186),
+    ("timm-120d", "mobilenetv2_120d_ra-5987e2ed.pth", 1.2, 77.300, 93.516),
+    ("timm-140", "mobilenetv2_140_ra-21a4e913.pth", 1.4, 76.528, 93.008),
+)
+HUGGING_FACE = ((1.4, 224), (1.0, 224), (0.75, 160), (0.35, 96))  # converted from TF-slim's
+
+
+@dataclass(frozen=True)
+class Published:
+    """A model by name. Accuracies are percent of the publisher's validation set; None where none is stated.
+
+    `sha256` is what the publisher states, often the first eight digits alone, "" where nothing is. `preprocessing` is
+    set where it differs from what the file's kind usually wants. A model without a URL ships with the package.
+    """
+
+    name: str
+    source: str
+    url: str
+    licence: str
+    width_mult: float
+    resolution: int
+    top1: float | None
+    top5: float | None
+    sha256: str = ""
+    preprocessing: Preprocessing | None = None
+
+
+BUNDLED = Published(
+    "cifar10", "this package", "", "Apache-2.0", 0.5, 32, None, None
+)  # ten classes; its measured accuracy stands in the file
+
+
+def models() -> tuple[Published, ...]:
+    """All models that have a name, the one that ships first."""
+    return (BUNDLED, *_torchvision(), *_timm(), *_hugging_face(), *_keras(), *_slim())
+
+
+def _torchvision() -> list[Published]:
+    base = "https://download.pytorch.org/models/"
+    return [
+        Published(
+            name, "torchvision", base + file, "BSD-3-Clause", 1.0, 224, top1, top5, _digits(file),
+            Preprocessing(crop_fraction=224 / side, **IMAGENET),
+        )
+        for name, file, top1, top5, side in TORCHVISION
+    ]  # fmt: skip
+
+
+def _timm() -> list[Published]:
+    base = "https://github.com/rwightman/pytorch-image-models/releases/download/v0.1-weights/"
+    return [
+        Published(name, "timm", base + file, "Apache-2.0", width, 224, top1, top5, _digits(file))
+        for name, file, width, top1, top5 in TIMM
+    ]
+
+
+def _hugging_face() -> list[Published]:
+    accuracy = {(width, side): (top1, top5) for width, side, top1, top5 in SLIM_ACCURACY}
+    base = "https://huggingface.co/google/mobilenet_v2_{}_{}/resolve/main/model.safetensors"
+    return [
+        Published(
+            f"hf-{width}-{side}", "Hugging Face", base.format(width, side), "other", width, side, *accuracy[width, side],
+            preprocessing=Preprocessing(size=(side, side), crop_fraction=side / (side + 32)),
+        )
+        for width, side in HUGGING_FACE
+    ]  # fmt: skip
+
+
+def _keras() -> list[Published]:
+    base = "https://storage.googleapis.com/tensorflow/keras-applications/mobilenet_v2/"
+    file = "mobilenet_v2_weights_tf_dim_ordering_tf_kernels_{}_{}.h5"
+    return [
+        Published(f"keras-{w}-{side}", "Keras", base + file.format(w, side), "Apache-2.0", w, side, top1, top5)
+        for w, side, top1, top5 in SLIM_ACCURACY
+    ]
+
+
+def _slim() -> list[Published]:
+    base = "https://storage.googleapis.com/mobilenet_v2/checkpoints/mobilenet_v2_{}_{}.tgz"
+    return [
+        Published(f"slim-{w}-{side}", "TF-slim", base.format(w, side), "Apache-2.0", w, side, top1, top5)
+        for w, side, top1, top5 in SLIM_ACCURACY
+    ]
+
+
+def _digits(file: str) -> str:
+    return file.removesuffix(".pth").rpartition("-")[2]
+
+
+def find(name: str) -> Published:
+    """The model of that name.
+
+    Raises:
+        ModelFileError: There is none; the message has names that are close.
+    """
+    known = {model.name: model for model in models()}
+    if name in known:
+        return known[name]
+    close = difflib.get_close_matches(name, known, n=3, cutoff=0.4)
+    hint = f"; did you mean {', '.join(close)}?" if close else ""
+    raise ModelFileError(f"{name}: no such file, and no model of that name{hint} (`mobilenetv2 models` lists them)")
+
+
+def find_imagenet(width_mult: float) -> Published:
+    """TF-slim's ImageNet weights of that width at 224.
+
+    Raises:
+        ModelFileError: None are published; the message lists the widths that are.
+    """
+    found = {width: f"slim-{width}-{side}" for width, side, *_ in SLIM_ACCURACY if side == 224}
+    if width_mult not in found:
+        listed = ", ".join(str(width) for width in sorted(found))
+        raise ModelFileError(f"no ImageNet weights of width {width_mult:g} are published; there are {listed}")
+    return find(found[width_mult])
+
+
+def bundled_path(model: Published) -> Path:
+    """The file of a model that ships with the package."""
+    return Path(str(files("mobilenetv2").joinpath("bundled", f"{model.name}.safetensors")))
+
+
+def cache_folder() -> Path:
+    """Where fetched and converted files are kept: `MOBILENETV2_CACHE`, or the system's cache folder."""
+    import pooch
+
+    return Path(os.environ.get("MOBILENETV2_CACHE") or pooch.os_cache("mobilenetv2"))
+
+
+def fetch(model: Published) -> Path:
+    """The published file itself, from the cache or from its address, verified where the publisher states a checksum.
+
+    Raises:
+        DownloadError: No connection, no such file, or a wrong checksum (the file is then removed).
+    """
+    import pooch
+
+    url = _mirrored(model.url)
+    file = f"{model.name}-{urlsplit(model.url).path.rpartition('/')[2]}"
+    pooch.get_logger().setLevel("WARNING")
+    try:
+        downloader = pooch.HTTPDownloader(timeout=60)
+        path = Path(pooch.retrieve(url, None, fname=file, path=cache_folder(), downloader=downloader))
+    except Exception as error:  # requests', urllib3's and the file system's
+        raise DownloadError(
+            f"{model.name} could not be fetched from {url}: {error}. Fetch that file by other means and pass it "
+            "instead of the name (--model FILE), or name a mirror in MOBILENETV2_MIRROR"
+        ) from None
+    with open(path, "rb") as content:
+        found = hashlib.file_digest(content, "sha256").hexdigest()
+    if not found.startswith(model.sha256):
+        path.unlink()
+        raise DownloadError(
+            f"{model.name}: what came from {url} has the sha256 {found}, which should begin with {model.sha256}; it was "
+            "removed. Try again, or fetch the file by other means and pass it instead of the name (--model FILE)"
+        )
+    return path
+
+
+def _mirrored(url: str) -> str:
+    mirror = os.environ.get("MOBILENETV2_MIRROR")
+    if not mirror:
+        return url
+    parts = urlsplit(url)
+    return f"{mirror.rstrip('/')}/{parts.netloc}{parts.path}"
