@@ -167,7 +167,7 @@ def receptive_fields(found: Sequence[Layer]) -> dict[str, int]:
 def operator_memory(
     architecture: Architecture, height: int | None = None, width: int | None = None, bytes_per_element: int = 4
 ) -> tuple[MemoryStep, ...]:
-    """Activation memory when one layer runs after another, each tensor freed after its last reader (Eq. 2, Section 5.1).
+    """Activation memory when one layer runs after another and a tensor is freed after its last reader (Section 5.1).
 
     Args:
         architecture: Which network.

@@ -24,6 +24,15 @@ SUFFIXES = frozenset(
     ".jpg .jpeg .jpe .jfif .png .apng .webp .gif .bmp .dib .tif .tiff .ppm .pgm .pbm .pnm .avif .heic .heif .jp2 .tga "
     ".ico .pcx .sgi .mpo".split()
 )
+TURNS = {  # EXIF orientation -> what puts the stored pixels upright, a member of Image.Transpose
+    2: "FLIP_LEFT_RIGHT",
+    3: "ROTATE_180",
+    4: "FLIP_TOP_BOTTOM",
+    5: "TRANSPOSE",
+    6: "ROTATE_270",
+    7: "TRANSVERSE",
+    8: "ROTATE_90",
+}
 MAX_RESIZED_PIXELS = 1 << 25  # a resized picture larger than this is resized only where the crop lies
 PILLOW_LIMIT_FACTOR = 2  # Pillow refuses pictures of more than twice Image.MAX_IMAGE_PIXELS
 
@@ -47,16 +56,14 @@ def decode(source: str | os.PathLike[str] | IO[bytes], *, max_pixels: int | None
     Raises:
         ImageError: Not a picture, damaged, or too large; the message names the file.
     """
-    from PIL import Image, ImageOps
+    from PIL import Image
 
     name = os.fspath(source) if isinstance(source, str | os.PathLike) else getattr(source, "name", "<stream>")
     try:
         with _open(source, max_pixels) as image:
             if max_pixels is not None and image.width * image.height > max_pixels:
                 raise Image.DecompressionBombError
-            image.load()
-            ImageOps.exif_transpose(image, in_place=True)
-            return _to_rgb(image)
+            return _upright_rgb(image)
     except Image.DecompressionBombError:
         limit = max_pixels or PILLOW_LIMIT_FACTOR * (Image.MAX_IMAGE_PIXELS or 0)
         raise ImageError(
@@ -77,7 +84,10 @@ def _open(source: str | os.PathLike[str] | IO[bytes], max_pixels: int | None) ->
     from PIL import Image
 
     if max_pixels is None:
-        return Image.open(source)
+        try:
+            return Image.open(source)
+        except Image.DecompressionBombWarning:  # made an error by a filter of the caller's: large, but not too large
+            pass
     with _pillow_limit:
         before, Image.MAX_IMAGE_PIXELS = Image.MAX_IMAGE_PIXELS, None
         try:
@@ -86,11 +96,35 @@ def _open(source: str | os.PathLike[str] | IO[bytes], max_pixels: int | None) ->
             Image.MAX_IMAGE_PIXELS = before
 
 
+def _upright_rgb(image: Image) -> Image:
+    """Any picture of Pillow's as `decode` promises it; what has passed once passes unchanged."""
+    from PIL import Image
+
+    if 0 in image.size:
+        raise ImageError(f"a picture of {image.width}x{image.height} has no pixels")
+    image.load()
+    turn = TURNS.get(_orientation(image))
+    image = _to_rgb(image)
+    if turn:
+        image = image.transpose(Image.Transpose[turn])
+        image.info = {}  # the orientation is in it, and would turn the picture again
+    return image
+
+
+def _orientation(image: Image) -> Any:
+    try:
+        return image.getexif().get(0x0112)
+    except Exception:  # damaged EXIF says nothing about the pixels, and Pillow raises nearly anything on it
+        return None
+
+
 def _to_rgb(image: Image) -> Image:
     if image.mode == "F" or image.mode.startswith("I"):
         return _deep_to_rgb(image)
     if "transparency" in image.info and image.mode == "P":
         image = image.convert("RGBA")
+    if image.mode == "La":  # colours multiplied by alpha; Pillow divides only on the way to LA
+        image = image.convert("LA")
     return image if image.mode == "RGB" else image.convert("RGB")
 
 
@@ -102,7 +136,7 @@ def _deep_to_rgb(image: Image) -> Image:
     values = np.asarray(image)
     low, high = float(values.min()), float(values.max())
     if not (low >= 0 and high <= 65535):
-        raise ValueError(f"values from {low:g} to {high:g} are neither 0..1, 8 bit nor 16 bit")
+        raise ImageError(f"values from {low:g} to {high:g} are neither 0..1, 8 bit nor 16 bit")
     if image.mode == "F" and high <= 1:
         grey = np.rint(values * 255)
     elif image.mode.startswith("I;16") or high > 255:
@@ -151,8 +185,8 @@ class Preprocessing:
             numbers = isinstance(values, tuple) and len(values) in (1, 3)
             if not numbers or not all(isinstance(v, int | float) and -1e6 < v < 1e6 for v in values):
                 raise UserError(f"preprocessing {name} must be one or three numbers, not {values!r}")
-        if len(self.mean) != len(self.std) or min(self.std) <= 0:
-            raise UserError("preprocessing std must be positive, and as many numbers as mean")
+        if len(self.mean) != len(self.std) or min(self.std) < 1e-6:
+            raise UserError("preprocessing std must be at least 1e-6, and as many numbers as mean")
 
     @property
     def channels(self) -> int:
@@ -163,14 +197,19 @@ class Preprocessing:
         """One picture -> pixels (height, width, channels) uint8, not yet normalised.
 
         Args:
-            image: What `decode` gives, or (H, W, 3) uint8 RGB.
+            image: What `decode` gives, another picture of Pillow's, which is treated alike, or (H, W, 3) uint8 RGB.
+
+        Raises:
+            ImageError: An array of another shape or type, no pixels at all, or values of no known range.
         """
         import numpy as np
         from PIL import Image
 
         if isinstance(image, np.ndarray):
             image = _from_array(image)
-        image = image.convert("L" if self.channels == 1 else "RGB")
+        image = _upright_rgb(image)
+        if self.channels == 1:
+            image = image.convert("L")
         filter_ = Image.Resampling[self.interpolation.upper()]
         height, width = self.size
         if self.resize == "stretch":
@@ -256,7 +295,7 @@ def find_images(folder: Path) -> tuple[list[Path], list[Path]]:
     """
     pictures: list[Path] = []
     others: list[Path] = []
-    for path in _walk(folder):
+    for path in sorted(_walk(folder)):
         (pictures if path.suffix.lower() in SUFFIXES else others).append(path)
     return pictures, others
 
@@ -269,7 +308,7 @@ def _walk(folder: Path) -> Iterator[Path]:
         if real in seen:  # a link back up the tree
             continue
         seen.add(real)
-        yield from (Path(parent, name) for name in sorted(files) if not _hidden(name))
+        yield from (Path(parent, name) for name in files if not _hidden(name))
 
 
 def _hidden(name: str) -> bool:

@@ -36,11 +36,11 @@ def _facts(file: str, checkpoint: Checkpoint) -> dict[str, Any]:
     import json
     from pathlib import Path
 
-    from ..cost import total
+    from ..cost import network_cost
     from ..formats import recognise
 
     a = checkpoint.architecture
-    sums = total(a)
+    sums = network_cost(a)
     labels = checkpoint.labels
     return {
         "file": file,

@@ -119,17 +119,20 @@ def _taps(x: Tensor, layer: Layer) -> list[tuple[int, int, Tensor]]:
 
 def _convolution(x: Tensor, weight: Tensor, layer: Layer) -> Tensor:
     """(N, H, W, in) with weight (out, in, k, k) -> (N, out H, out W, out), one matrix product a tap."""
-    first, *rest = (under @ weight[:, :, i, j].T for i, j, under in _taps(x, layer))
-    for product in rest:
-        first += product
-    return first
+    shape = (x.shape[0], *layer.out_shape[1:], layer.out_shape[0])
+    products = (under.reshape(-1, x.shape[3]) @ weight[:, :, i, j].T for i, j, under in _taps(x, layer))
+    out = next(products)
+    for product in products:
+        out += product
+    return out.reshape(shape)
 
 
 def _depthwise(x: Tensor, weight: Tensor, layer: Layer) -> Tensor:
     """(N, H, W, C) with weight (C, 1, 3, 3) -> (N, out H, out W, C)."""
     out = np.zeros((x.shape[0], *layer.out_shape[1:], x.shape[3]), x.dtype)
+    product = np.empty_like(out)
     for i, j, under in _taps(x, layer):
-        out += under * weight[:, 0, i, j]
+        out += np.multiply(under, weight[:, 0, i, j], out=product)
     return out
 
 
