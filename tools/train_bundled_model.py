@@ -93,10 +93,14 @@ def main() -> None:
     plain = [p for p in net.parameters() if p.ndim <= 1]
     batch, steps = 128, options.epochs * (len(train) // 128)
     optimizer = torch.optim.SGD(
-        [{"params": decayed, "weight_decay": 5e-4}, {"params": plain, "weight_decay": 0.0}], lr=0.2, momentum=0.9, nesterov=True
+        [{"params": decayed, "weight_decay": 5e-4}, {"params": plain, "weight_decay": 0.0}],
+        lr=0.2,
+        momentum=0.9,
+        nesterov=True,
     )
     schedule = torch.optim.lr_scheduler.LambdaLR(
-        optimizer, lambda step: min(step / (0.15 * steps), 0.5 + 0.5 * math.cos(math.pi * max(0, step / steps - 0.15) / 0.85))
+        optimizer,
+        lambda step: min(step / (0.15 * steps), 0.5 + 0.5 * math.cos(math.pi * max(0, step / steps - 0.15) / 0.85)),
     )
     loss_of = nn.CrossEntropyLoss(label_smoothing=0.1)
     started, log = time.time(), []

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import json
 import math
+import operator
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass, fields, replace
 from typing import Any
@@ -71,20 +72,36 @@ DEEPLAB_BN_EPSILON = 1e-5
 ASPP_RATES_AT_16 = (6, 12, 18)  # doubled at output stride 8; TF models, research/deeplab
 
 
-def _integer(name: str, value: object, low: int, high: int) -> int:
-    if isinstance(value, bool) or not isinstance(value, int) or not low <= value <= high:
-        raise ArchitectureError(f"{name} must be a whole number from {low} to {high}, not {value!r}")
-    return value
-
-
-def _number(name: str, value: object, low: float, high: float) -> float:
+def _integer(name: str, value: Any, low: int, high: int) -> int:
     try:
-        number = float(value)  # type: ignore[arg-type]
-    except (TypeError, ValueError):
+        number = math.nan if isinstance(value, bool) else operator.index(value)
+    except TypeError:
         number = math.nan
-    if isinstance(value, bool) or not low <= number <= high:
-        raise ArchitectureError(f"{name} must be a number from {low} to {high}, not {value!r}")
+    if not low <= number <= high:
+        raise ArchitectureError(f"{name} must be a whole number from {low} to {high}, not {value!r:.80}")
+    return int(number)
+
+
+def _number(name: str, value: Any, low: float, high: float) -> float:
+    try:
+        number = math.nan if isinstance(value, bool) else float(value)
+    except (TypeError, ValueError, OverflowError):
+        number = math.nan
+    if not low <= number <= high:
+        raise ArchitectureError(f"{name} must be a number from {low} to {high}, not {value!r:.80}")
     return number
+
+
+def _stage(stage: Stage) -> Stage:
+    if not isinstance(stage, Stage):
+        raise ArchitectureError(f"stages must be Stage rows, not {stage!r:.80}")
+    expansion = _number("expansion", stage.expansion, 0.1, 64)
+    return Stage(
+        int(expansion) if expansion.is_integer() else expansion,
+        _integer("channels", stage.channels, 1, MAX_SIDE),
+        _integer("repeats", stage.repeats, 1, 64),
+        _integer("stride", stage.stride, 1, 2),
+    )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -135,32 +152,32 @@ class Architecture:
     min_channels: int = 8
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "width_mult", _number("width_mult", self.width_mult, 0.001, 16))
-        object.__setattr__(self, "bn_epsilon", _number("bn_epsilon", self.bn_epsilon, 1e-12, 1))
+        checked: dict[str, Any] = {
+            "width_mult": _number("width_mult", self.width_mult, 0.001, 16),
+            "bn_epsilon": _number("bn_epsilon", self.bn_epsilon, 1e-12, 1),
+            "stem_stride": _integer("stem_stride", self.stem_stride, 1, 2),
+            "output_stride": _integer("output_stride", self.output_stride, 8, 32),
+        }
         for name in ("in_channels", "stem_channels", "classes", "divisor", "min_channels"):
-            _integer(name, getattr(self, name), 1, MAX_SIDE)
-        _integer("stem_stride", self.stem_stride, 1, 2)
+            checked[name] = _integer(name, getattr(self, name), 1, MAX_SIDE)
         if self.last_channels is not None:
-            _integer("last_channels", self.last_channels, 1, MAX_SIDE)
+            checked["last_channels"] = _integer("last_channels", self.last_channels, 1, MAX_SIDE)
+        if not isinstance(self.resolution, tuple) or len(self.resolution) != 2:
+            raise ArchitectureError(f"resolution must be (height, width), not {self.resolution!r:.80}")
+        checked["resolution"] = tuple(_integer("resolution", side, 1, MAX_SIDE) for side in self.resolution)
+        if not isinstance(self.stages, tuple) or not 1 <= len(self.stages) <= 64:
+            raise ArchitectureError("stages must be a tuple of 1 to 64 Stage rows")
+        checked["stages"] = tuple(_stage(stage) for stage in self.stages)
+        for name, value in checked.items():  # as plain int and float, whatever kind of number was given
+            object.__setattr__(self, name, value)
         if not isinstance(self.scale_ends, bool):
-            raise ArchitectureError(f"scale_ends must be true or false, not {self.scale_ends!r}")
+            raise ArchitectureError(f"scale_ends must be true or false, not {self.scale_ends!r:.80}")
         for name, allowed in CHOICES.items():
             if getattr(self, name) not in allowed:
                 listed = ", ".join(map(repr, allowed))
-                raise ArchitectureError(f"{name} must be one of {listed}, not {getattr(self, name)!r}")
+                raise ArchitectureError(f"{name} must be one of {listed}, not {getattr(self, name)!r:.80}")
         if self.head == "deeplabv3_aspp" and self.output_stride == 32:
             raise ArchitectureError("head 'deeplabv3_aspp' has atrous rates for output_stride 8 and 16 only, not 32")
-        if not isinstance(self.resolution, tuple) or len(self.resolution) != 2:
-            raise ArchitectureError(f"resolution must be (height, width), not {self.resolution!r}")
-        for side in self.resolution:
-            _integer("resolution", side, 1, MAX_SIDE)
-        if not isinstance(self.stages, tuple) or not 1 <= len(self.stages) <= 64:
-            raise ArchitectureError("stages must be a tuple of 1 to 64 Stage rows")
-        for stage in self.stages:
-            _number("expansion", stage.expansion, 0.1, 64)
-            _integer("channels", stage.channels, 1, MAX_SIDE)
-            _integer("repeats", stage.repeats, 1, 64)
-            _integer("stride", stage.stride, 1, 2)
 
     def to_json(self) -> str:
         """The description as JSON text; `from_json` gives an equal Architecture back."""
@@ -371,7 +388,9 @@ class _Walk:
     def layers(self) -> Iterator[Layer]:
         a = self.a
         resolved = blocks(a)
-        yield self._conv("features.0.0", "stem", None, stem_channels(a), kernel=3, stride=a.stem_stride, norm="features.0.1")
+        yield self._conv(
+            "features.0.0", "stem", None, stem_channels(a), kernel=3, stride=a.stem_stride, norm="features.0.1"
+        )
         before: tuple[Block, str] | None = None
         for block in resolved:
             wide = ""
@@ -420,9 +439,7 @@ class _Walk:
         """The head of TF models' research/deeplab: pooled branch first, ReLU (not ReLU6), corners aligned."""
         a, backbone, shape = self.a, self.at, self.shape
         grid = shape[1:]
-        yield self._step(
-            Layer("pool", "head.image_pooling.pool", "pool", None, (backbone,), shape, (shape[0], 1, 1))
-        )
+        yield self._step(Layer("pool", "head.image_pooling.pool", "pool", None, (backbone,), shape, (shape[0], 1, 1)))
         yield self._head_conv("image_pooling")
         yield self._resize("head.image_pooling.resize", grid)
         branches = [self.at]
@@ -435,7 +452,16 @@ class _Walk:
         yield self._step(Layer("concat", "head.concat", "concat", None, tuple(branches), self.shape, stacked))
         yield self._head_conv("concat_projection")
         yield self._step(
-            Layer("conv", "head.logits", "logits", None, (self.at,), self.shape, (a.classes, *grid), bias="head.logits.bias")
+            Layer(
+                "conv",
+                "head.logits",
+                "logits",
+                None,
+                (self.at,),
+                self.shape,
+                (a.classes, *grid),
+                bias="head.logits.bias",
+            )
         )
         yield self._resize("head.resize", self.picture)
 

@@ -8,8 +8,10 @@ from __future__ import annotations
 
 import json
 import os
+import threading
 import zlib
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -130,7 +132,9 @@ def check_arrays(arrays: Mapping[str, NDArray[Any]], wanted: Mapping[str, tuple[
     missing = [name for name in wanted if name not in arrays]
     extra = [name for name in arrays if name not in wanted]
     wrong = [
-        f"{name} is {arrays[name].shape}, not {shape}" for name, shape in wanted.items() if name in arrays and arrays[name].shape != shape
+        f"{name} is {arrays[name].shape}, not {shape}"
+        for name, shape in wanted.items()
+        if name in arrays and arrays[name].shape != shape
     ]
     typed = [f"{name} is {array.dtype}, not float32" for name, array in arrays.items() if array.dtype != np.float32]
     problems = [
@@ -161,7 +165,8 @@ def fold(checkpoint: Checkpoint, layer: Layer) -> tuple[NDArray[np.float64], NDA
         bias = checkpoint.arrays[layer.bias] if layer.bias else np.zeros(layer.out_shape[0])
         return weight, bias.astype(np.float64)
     gamma, beta, mean, variance = (
-        checkpoint.arrays[f"{layer.norm}.{name}"].astype(np.float64) for name in ("weight", "bias", "running_mean", "running_var")
+        checkpoint.arrays[f"{layer.norm}.{name}"].astype(np.float64)
+        for name in ("weight", "bias", "running_mean", "running_var")
     )
     scale = gamma / np.sqrt(variance + layer.bn_epsilon)
     return weight * scale.reshape(-1, *[1] * (weight.ndim - 1)), beta - mean * scale
@@ -209,7 +214,11 @@ def read_safetensors(path: Path) -> tuple[dict[str, str], dict[str, NDArray[Any]
         with safe_open(path, framework="np") as file:
             names = file.keys()
             return dict(file.metadata() or {}), {name: file.get_tensor(name) for name in names}
-    except Exception as error:  # SafetensorError, OSError, and NumPy's TypeError for types it does not have
+    except (TypeError, AttributeError):
+        raise ModelFileError(
+            f"{path}: holds arrays of a type that NumPy lacks, such as bfloat16: save them as float32"
+        ) from None
+    except Exception as error:  # SafetensorError and OSError
         raise ModelFileError(f"{path}: not a readable safetensors file: {error}") from None
 
 
@@ -219,19 +228,18 @@ def write_atomically(path: Path, content: bytes) -> None:
     Raises:
         ModelFileError: The folder is absent or cannot be written to.
     """
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.part")
+    temporary = path.with_name(f".{path.name}.{os.getpid()}-{threading.get_ident()}.part")
     try:
-        with open(temporary, "xb") as file:
+        with open(temporary, "wb") as file:
             file.write(content)
             file.flush()
             os.fsync(file.fileno())
         os.replace(temporary, path)
     except OSError as error:
-        temporary.unlink(missing_ok=True)
         raise ModelFileError(f"{path}: cannot be written: {error.strerror or error}") from None
-    except BaseException:
-        temporary.unlink(missing_ok=True)
-        raise
+    finally:
+        with suppress(OSError):  # gone, being `path` now, or never made
+            temporary.unlink()
 
 
 def _checksum(header: Mapping[str, str], arrays: Mapping[str, NDArray[Any]]) -> str:

@@ -20,10 +20,10 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
     from PIL.Image import Image
 
-SUFFIXES = frozenset(
-    ".jpg .jpeg .jpe .jfif .png .apng .webp .gif .bmp .dib .tif .tiff .ppm .pgm .pbm .pnm .avif .heic .heif .jp2 .tga "
-    ".ico .pcx .sgi .mpo".split()
+ENDINGS = (
+    "jpg jpeg jpe jfif png apng webp gif bmp dib tif tiff ppm pgm pbm pnm avif avifs heic heif jp2 tga ico pcx sgi mpo"
 )
+SUFFIXES = frozenset(f".{ending}" for ending in ENDINGS.split())
 TURNS = {  # EXIF orientation -> what puts the stored pixels upright, a member of Image.Transpose
     2: "FLIP_LEFT_RIGHT",
     3: "ROTATE_180",
@@ -56,7 +56,7 @@ def decode(source: str | os.PathLike[str] | IO[bytes], *, max_pixels: int | None
     Raises:
         ImageError: Not a picture, damaged, or too large; the message names the file.
     """
-    from PIL import Image
+    from PIL import Image, UnidentifiedImageError
 
     name = os.fspath(source) if isinstance(source, str | os.PathLike) else getattr(source, "name", "<stream>")
     try:
@@ -69,7 +69,7 @@ def decode(source: str | os.PathLike[str] | IO[bytes], *, max_pixels: int | None
         raise ImageError(
             f"{name}: more than {limit} pixels; raise the limit with max_pixels (--max-pixels) if that is right"
         ) from None
-    except Image.UnidentifiedImageError:
+    except UnidentifiedImageError:
         raise ImageError(f"{name}: not a picture, or of a kind that Pillow cannot read") from None
     except FileNotFoundError:
         raise ImageError(f"{name}: no such file") from None
@@ -271,7 +271,8 @@ class Preprocessing:
         unknown = sorted(set(values) - {field.name for field in fields(cls)})
         if unknown:
             raise UserError(f"the preprocessing has unknown fields: {', '.join(unknown)}")
-        return cls(**{name: tuple(v) if isinstance(v, list) else v for name, v in values.items()})
+        tuples: dict[str, Any] = {name: tuple(v) if isinstance(v, list) else v for name, v in values.items()}
+        return cls(**tuples)
 
 
 def crop_offset(size: int, crop: int) -> int:
@@ -291,21 +292,22 @@ def center_crop(image: Image, height: int, width: int) -> Image:
 def find_images(folder: Path) -> tuple[list[Path], list[Path]]:
     """Pictures below a folder by the ending of their names, and the other files, both sorted by path.
 
-    Hidden files and folders (a leading dot, `__MACOSX`, `@eaDir`) are left out of both.
+    Hidden files and folders (a leading dot, `__MACOSX`, `@eaDir`) are left out of both. A folder that may not be
+    searched stands among the pictures, so that whoever decodes them is told.
     """
-    pictures: list[Path] = []
-    others: list[Path] = []
-    for path in sorted(_walk(folder)):
-        (pictures if path.suffix.lower() in SUFFIXES else others).append(path)
-    return pictures, others
+    closed: list[OSError] = []
+    found = sorted(_walk(folder, closed))
+    pictures = [path for path in found if path.suffix.lower() in SUFFIXES]
+    others = [path for path in found if path.suffix.lower() not in SUFFIXES]
+    return sorted(pictures + [Path(error.filename) for error in closed]), others
 
 
-def _walk(folder: Path) -> Iterator[Path]:
+def _walk(folder: Path, closed: list[OSError]) -> Iterator[Path]:
     seen: set[str] = set()
-    for parent, folders, files in os.walk(folder, followlinks=True):
+    for parent, folders, files in os.walk(folder, followlinks=True, onerror=closed.append):
         real = os.path.realpath(parent)
         folders[:] = sorted(name for name in folders if not _hidden(name)) if real not in seen else []
-        if real in seen:  # a link back up the tree
+        if real in seen:  # a link to where we have been
             continue
         seen.add(real)
         yield from (Path(parent, name) for name in files if not _hidden(name))
@@ -322,5 +324,3 @@ def _from_array(array: NDArray[np.uint8]) -> Image:
     if array.dtype != np.uint8 or array.ndim != 3 or array.shape[2] != 3 or array.size == 0:
         raise ImageError(f"a picture as an array must be (H, W, 3) uint8 RGB, not {array.shape} {array.dtype}")
     return Image.fromarray(array)
-
-

@@ -227,18 +227,24 @@ def _widest_bytes(architecture: Architecture) -> dict[str, int]:
 
 def _table_4() -> Iterator[Comparison]:
     for row in TABLE_4:
-        cost = network_cost(NETWORKS[row.network]) if row.network in NETWORKS else None
-        yield _cell("Table 4", row.network, "params", row.parameters, cost and cost.parameters_without_batch_norm)
-        yield _cell("Table 4", row.network, "MAdds", row.macs, cost and cost.macs)
+        parameters = macs = None
+        if row.network in NETWORKS:
+            cost = network_cost(NETWORKS[row.network])
+            parameters, macs = cost.parameters_without_batch_norm, cost.macs
+        yield _cell("Table 4", row.network, "params", row.parameters, parameters)
+        yield _cell("Table 4", row.network, "MAdds", row.macs, macs)
 
 
 def _table_7() -> Iterator[Comparison]:
     for row in TABLE_7:
         name = f"{row.network}, OS {row.output_stride}{', ASPP' * row.aspp}{', MF' * row.multi_scale}"
         architecture = _segmenter(row)
-        cost = network_cost(architecture) if architecture else None
-        macs = multi_scale_macs(architecture) if architecture and row.multi_scale else cost and cost.macs
-        yield _cell("Table 7", name, "params", row.parameters, cost and cost.parameters)
+        parameters = macs = None
+        if architecture:
+            cost = network_cost(architecture)
+            parameters = cost.parameters
+            macs = multi_scale_macs(architecture) if row.multi_scale else cost.macs
+        yield _cell("Table 7", name, "params", row.parameters, parameters)
         yield _cell("Table 7", name, "MAdds", row.macs, macs)
 
 

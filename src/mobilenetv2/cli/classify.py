@@ -30,7 +30,9 @@ class _Inputs:
 
 @click.command()
 @click.argument("paths", nargs=-1, required=True, metavar="PATH...")
-@click.option("--model", "model_name", default="cifar10", show_default=True, help="Model file, or a name from `models`.")
+@click.option(
+    "--model", "model_name", default="cifar10", show_default=True, help="Model file, or a name from `models`."
+)
 @click.option("--top", default=5, show_default=True, type=click.IntRange(min=1), help="Classes a picture.")
 @click.option("--max-pixels", type=click.IntRange(min=1), help="Refuse larger pictures.  [default: about 179 million]")
 @format_option
@@ -79,7 +81,9 @@ def classify(paths: Sequence[str], model_name: str, top: int, max_pixels: int | 
 
 def _write(answers: Iterator[tuple[Path, list[Prediction]]], format_: str) -> None:
     if format_ == "json":
-        write_json({"file": str(path), "predictions": [_row(*p) for p in enumerate(found, 1)]} for path, found in answers)
+        write_json(
+            {"file": str(path), "predictions": [_row(*p) for p in enumerate(found, 1)]} for path, found in answers
+        )
         return
     rows = ({"file": str(path), **_row(*p)} for path, found in answers for p in enumerate(found, 1))
     write_rows(rows, COLUMNS, format_)

@@ -61,13 +61,24 @@ def _flat(facts: dict[str, Any]) -> list[tuple[str, Any]]:
     rows: list[tuple[str, Any]] = []
     for name, value in facts.items():
         inner = value if isinstance(value, dict) else None
-        rows += [(f"{name}.{key}", v) for key, v in inner.items() if key != "stages"] if inner is not None else [(name, value)]
+        rows += (
+            [(f"{name}.{key}", v) for key, v in inner.items() if key != "stages"]
+            if inner is not None
+            else [(name, value)]
+        )
         if inner and "stages" in inner:
-            rows += [(f"{name}.stages[{i}]", ", ".join(f"{k} {v}" for k, v in s.items())) for i, s in enumerate(inner["stages"])]
+            rows += [
+                (f"{name}.stages[{i}]", ", ".join(f"{k} {v}" for k, v in s.items()))
+                for i, s in enumerate(inner["stages"])
+            ]
     return rows
 
 
 def _arrays(checkpoint: Checkpoint) -> list[dict[str, Any]]:
+    """Every array in the order of the network."""
+    from ..architecture import array_shapes
+
+    in_order = [(name, checkpoint.arrays[name]) for name in array_shapes(checkpoint.architecture)]
     return [
         {
             "name": name,
@@ -76,5 +87,5 @@ def _arrays(checkpoint: Checkpoint) -> list[dict[str, Any]]:
             "minimum": float(array.min()),
             "maximum": float(array.max()),
         }
-        for name, array in checkpoint.arrays.items()
+        for name, array in in_order
     ]

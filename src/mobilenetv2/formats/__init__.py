@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import zipfile
 from collections.abc import Callable
 from pathlib import Path
@@ -35,7 +36,7 @@ def recognise(path: Path) -> str:
         try:
             with zipfile.ZipFile(path) as archive:
                 return "keras" if "model.weights.h5" in archive.namelist() else "pytorch"
-        except (zipfile.BadZipFile, NotImplementedError, UnicodeDecodeError, ValueError):
+        except Exception:  # zipfile raises nearly anything on damaged archives
             raise ModelFileError(f"{path}: a damaged archive (.pth or .keras)") from None
     if head[:1] == b"\x80" or head[257:262] == b"ustar":  # a bare pickle, or the tar archives of PyTorch before 0.4
         return "pytorch"
@@ -85,7 +86,7 @@ def open_checkpoint(name: str | Path, width_mult: float | None = None) -> Checkp
         ModelFileError: Neither a file nor a known name, or the file cannot be read.
         DownloadError: A published file could not be fetched or verified.
     """
-    if Path(name).exists():
+    if os.path.exists(name):  # unlike Path.exists, False for names that no file can have
         return read(Path(name))
     from .published import open_published
 

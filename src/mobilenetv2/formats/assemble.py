@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+import re
+from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +25,7 @@ REPEATS = (  # blocks a stage; strides cannot be read from arrays, so only known
     (1, 3, 4, 5, 4, 4, 1),  # timm's 110d
     (1, 3, 5, 6, 5, 5, 1),  # timm's 120d
 )
+IN_BLOCK = re.compile(r"features\.(\d{1,3})\.conv\.")
 
 
 @dataclass(frozen=True)
@@ -52,12 +55,14 @@ def assemble(path: Path, arrays: Mapping[str, NDArray[Any]], rules: Rules) -> Ch
             resolution=rules.preprocessing.size,
         )
         order = array_shapes(architecture)
-        check_arrays({name: np.zeros(shape, np.float32) for name, shape in shapes.items()}, order)
-        labels = rules.labels or (imagenet_labels(architecture.classes) if architecture.head == "classifier" else ())
+        check_arrays({name: _stand_in(array) for name, array in arrays.items()}, order)
+        with np.errstate(over="ignore"):  # what float32 cannot hold becomes infinite, and is refused as such
+            floats = {name: np.ascontiguousarray(arrays[name], dtype=np.float32) for name in order}
+        labels = rules.labels or imagenet_labels(architecture.classes)
         return Checkpoint(
             architecture,
-            {name: np.ascontiguousarray(arrays[name], dtype=np.float32) for name in order},
-            labels,
+            floats,
+            labels if architecture.head == "classifier" else (),
             rules.preprocessing,
             {"source": rules.source, "file": path.name, **rules.provenance},
         )
@@ -65,39 +70,56 @@ def assemble(path: Path, arrays: Mapping[str, NDArray[Any]], rules: Rules) -> Ch
         raise ModelFileError(f"{path}: read as {rules.source}: {error}") from None
 
 
+def _stand_in(array: NDArray[Any]) -> NDArray[Any]:
+    """An array of that shape which takes no memory: float32 for any float type, else of its own type."""
+    zero = np.zeros((), np.float32 if array.dtype.kind == "f" else array.dtype)
+    return np.broadcast_to(zero, array.shape)
+
+
 def infer_architecture(shapes: Mapping[str, tuple[int, ...]]) -> Architecture:
     """The description whose arrays have these shapes (width, depth, last convolution, classes and channels).
+
+    One layer may have other channels than the description found: holding the shapes against it then names that layer.
 
     Raises:
         ModelFileError: No known table at any width gives these channels.
     """
-    depth = max((int(name.split(".")[1]) for name in shapes if name.startswith("features.") and ".conv." in name), default=0)
-    stem = _out(shapes, "features.0.0.weight")
-    widths = [_project_width(shapes, index) for index in range(1, depth + 1)]
-    base = Architecture(
+    depth = max((int(match.group(1)) for match in map(IN_BLOCK.match, shapes) if match), default=0)
+    found = [_kernel_outputs(shapes, "features.0.0.weight")]
+    found += [_kernel_outputs(shapes, _projection(shapes, index)) for index in range(1, depth + 1)]
+    last = _first_side(shapes, f"features.{depth + 1}.0.weight", f"features.{depth + 1}.1.weight")
+
+    def agreement(candidate: tuple[Architecture, tuple[int, ...]]) -> tuple[int, bool]:
+        architecture, channels = candidate
+        return sum(a == b for a, b in zip(channels, found, strict=True)), last_channels(architecture) == last
+
+    best = max(_candidates(depth), key=agreement, default=None)
+    if best is None or agreement(best)[0] < depth:
+        raise ModelFileError(
+            f"no width multiplier gives these channels: stem {found[0]}, then {found[1:]} in {depth} blocks; "
+            "at width 1 they are 32, then 16 24 24 32 32 32 64 64 64 64 96 96 96 160 160 160 320 in 17"
+        )
+    return replace(
+        _with_last(best[0], last),
         in_channels=shapes["features.0.0.weight"][1],
-        head="classifier" if "classifier.1.weight" in shapes else "features",
-        classes=shapes["classifier.1.weight"][0] if "classifier.1.weight" in shapes else 1000,
-    )
-    last = shapes.get(f"features.{depth + 1}.0.weight", (None,))[0]
-    for candidate in _candidates(base, depth):
-        if stem_channels(candidate) == stem and [block.out_channels for block in blocks(candidate)] == widths:
-            return _with_last(candidate, last)
-    raise ModelFileError(
-        f"no width multiplier gives these channels: stem {stem}, then {widths} in {depth} blocks; "
-        "at width 1 they are 32, then 16 24 24 32 32 32 64 64 64 64 96 96 96 160 160 160 320 in 17"
+        head="classifier" if any(name.startswith("classifier.") for name in shapes) else "features",
+        classes=_first_side(shapes, "classifier.1.weight", "classifier.1.bias") or 1000,
     )
 
 
-def _candidates(base: Architecture, depth: int) -> Iterator[Architecture]:
-    """Known tables of that many blocks, the published widths first, then every hundredth."""
+@cache
+def _candidates(depth: int) -> tuple[tuple[Architecture, tuple[int, ...]], ...]:
+    """Known tables of that many blocks with their channels, the published widths first, then every hundredth."""
     hundredths = sorted((i / 100 for i in range(5, 401)), key=lambda width: (round(width * 100) % 5 != 0, width))
-    tables = [repeats for repeats in REPEATS if sum(repeats) == depth]
-    for repeats in tables:
+    found = []
+    for repeats in (repeats for repeats in REPEATS if sum(repeats) == depth):
         stages = tuple(replace(stage, repeats=n) for stage, n in zip(MOBILENET_V2, repeats, strict=True))
         for scale_ends in (True, False):
             for width in (*PUBLISHED_WIDTHS, *hundredths):
-                yield replace(base, stages=stages, scale_ends=scale_ends, width_mult=width)
+                architecture = Architecture(stages=stages, scale_ends=scale_ends, width_mult=width)
+                channels = (stem_channels(architecture), *(block.out_channels for block in blocks(architecture)))
+                found.append((architecture, channels))
+    return tuple(found)
 
 
 def _with_last(architecture: Architecture, last: int | None) -> Architecture:
@@ -108,12 +130,18 @@ def _with_last(architecture: Architecture, last: int | None) -> Architecture:
     return replace(architecture, last_channels=round(last / scale))
 
 
-def _project_width(shapes: Mapping[str, tuple[int, ...]], index: int) -> int:
+def _projection(shapes: Mapping[str, tuple[int, ...]], index: int) -> str:
+    """Name of a block's projection: the first block has no expansion before it."""
     path = f"features.{index}.conv"
-    return _out(shapes, f"{path}.2.weight" if f"{path}.1.0.weight" in shapes else f"{path}.1.weight")
+    return f"{path}.2.weight" if f"{path}.1.0.weight" in shapes else f"{path}.1.weight"
 
 
-def _out(shapes: Mapping[str, tuple[int, ...]], name: str) -> int:
-    if name not in shapes or len(shapes[name]) != 4:
+def _kernel_outputs(shapes: Mapping[str, tuple[int, ...]], name: str) -> int:
+    if len(shapes.get(name, ())) != 4:
         raise ModelFileError(f"not a MobileNetV2: it has no convolution that would be {name}")
     return shapes[name][0]
+
+
+def _first_side(shapes: Mapping[str, tuple[int, ...]], *names: str) -> int | None:
+    """The first number of the shape of the first of these arrays that there is."""
+    return next((shapes[name][0] for name in names if shapes.get(name)), None)

@@ -1,7 +1,7 @@
 """Reads Keras's MobileNetV2: legacy `.h5` (weights or whole model), `.weights.h5` and `.keras` of Keras 3.
 
 Legacy files name arrays by layer, today's way (`block_1_expand/kernel:0`) or as when the published weights were made
-(`mobl1_conv_1_expand/kernel:0`); Keras 3 numbers layers of a kind in the order of the network (`layers/conv2d_3/vars/0`).
+(`mobl1_conv_1_expand/kernel:0`); Keras 3 numbers layers of a kind in their order (`layers/conv2d_3/vars/0`).
 Padding is TensorFlow's, epsilon 1e-3, pictures -1..1.
 """
 
@@ -65,31 +65,36 @@ def _read(path: Path, content: Path | IO[bytes], config: bytes | None) -> Checkp
         import h5py
     except ImportError:
         raise MissingExtraError("reading Keras files needs h5py: pip install 'mobilenetv2[formats]'") from None
+    stored: dict[str, NDArray[Any]] = {}
+
+    def take(name: str, item: Any) -> None:
+        if isinstance(item, h5py.Dataset) and not name.startswith(("optimizer", "_optimizer")):
+            if item.is_virtual or item.external or item.nbytes > MAX_MEMBER_BYTES:
+                raise ModelFileError(f"its array {name} lies in another file, or is larger than any of MobileNetV2's")
+            stored[name] = np.asarray(item[()])
+
     try:
         with h5py.File(content, "r") as file:
-            stored: dict[str, NDArray[Any]] = {}
-            file.visititems(lambda name, item: stored.update({name: item[()]}) if isinstance(item, h5py.Dataset) else None)
+            file.visititems(take)
             config = config or _bytes(file.attrs.get("model_config"))
-    except Exception as error:  # HDF5 raises nearly anything on damaged files
-        raise ModelFileError(f"{path}: damaged, or not a Keras weights file: {error}") from None
-    stored = {name: array for name, array in stored.items() if not name.startswith(("optimizer", "_optimizer"))}
-    try:
-        named = list(_numbered(stored) if any("/vars/" in name for name in stored) else _by_layer(stored))
+        named = _numbered(stored) if any("/vars/" in name for name in stored) else _by_layer(stored)
         arrays: dict[str, NDArray[Any]] = {}
         for name, array in named:
             if name in arrays:
                 raise ModelFileError(f"two arrays would be {name}")
             arrays[name] = array
-    except ModelFileError as error:
+        preprocessing = Preprocessing(size=_side(path, config))
+    except UserError as error:
         raise ModelFileError(f"{path}: not Keras's MobileNetV2: {error}") from None
-    side = _side(path, config)
-    return assemble(path, arrays, Rules("Keras", "same", BN_EPSILON, Preprocessing(size=side)))
+    except Exception as error:  # HDF5 raises nearly anything on damaged files
+        raise ModelFileError(f"{path}: damaged, or not a Keras weights file: {error}") from None
+    return assemble(path, arrays, Rules("Keras", "same", BN_EPSILON, preprocessing))
 
 
 def _by_layer(stored: dict[str, NDArray[Any]]) -> Iterator[tuple[str, NDArray[Any]]]:
     """Legacy names: .../LAYER/ARRAY:0."""
-    layers = {path: path.split(":")[0].split("/")[-2:] for path in stored}
-    depth = sum(len(parts) == 2 and parts[0].endswith("_depthwise") and stored[path].ndim == 4 for path, parts in layers.items())
+    layers = {path: tuple(path.split(":")[0].split("/")[-2:]) for path in stored}
+    depth = sum(layer[0].endswith("_depthwise") and stored[path].ndim == 4 for path, layer in layers.items())
     for path, array in stored.items():
         layer, kind = layers[path] if len(layers[path]) == 2 else ("", path)
         name = _torchvision_name(layer, depth)
@@ -102,13 +107,13 @@ def _torchvision_name(layer: str, depth: int) -> str | None:
     """`block_3_project_BN` -> `features.4.conv.3`; None for a layer that Keras's MobileNetV2 does not have."""
     top = {"Conv1": "features.0.0", "bn_Conv1": "features.0.1", "predictions": "classifier.1", "Logits": "classifier.1"}
     top |= {"Conv_1": f"features.{depth + 1}.0", "Conv_1_bn": f"features.{depth + 1}.1"}
-    if layer in top:
-        return top[layer]
-    match = re.fullmatch(r"(?:expanded_conv|block_(\d+))_(expand|depthwise|project)(_BN)?", layer)
+    if layer in top or re.fullmatch(r"dense(_\d+)?", layer):  # the latter: a classifier that a user put on top
+        return top.get(layer, "classifier.1")
+    match = re.fullmatch(r"(?:expanded_conv|block_(\d{1,3}))_(expand|depthwise|project)(_BN)?", layer)
     if match:
         number, part, norm = int(match.group(1) or 0), match.group(2), bool(match.group(3))
     else:
-        match = re.fullmatch(r"(mobl|bn)(\d+)_conv_(?:\d+_)?(?:bn_)?(expand|depthwise|project)", layer)
+        match = re.fullmatch(r"(mobl|bn)(\d{1,3})_conv_(?:\d+_)?(?:bn_)?(expand|depthwise|project)", layer)
         if not match:
             return None
         number, part, norm = int(match.group(2)), match.group(3), match.group(1) == "bn"
@@ -121,11 +126,14 @@ def _numbered(stored: dict[str, NDArray[Any]]) -> Iterator[tuple[str, NDArray[An
     """Keras 3 names: .../KIND_NUMBER/vars/INDEX, numbered by kind in the order of the network."""
     found: dict[str, dict[int, dict[int, tuple[str, NDArray[Any]]]]] = {kind: {} for kind in VARS}
     for path, array in stored.items():
-        match = re.search(r"(?:^|/)([a-z0-9_]*?[a-z0-9])(?:_(\d+))?/vars/(\d+)$", path)
+        match = re.search(r"(?:^|/)([a-z0-9_]*?[a-z0-9])(?:_(\d{1,3}))?/vars/(\d{1,3})$", path)
         if not match or match.group(1) not in VARS:
             raise ModelFileError(f"its array {path} is of a layer that the network does not have")
         kind, number, index = match.groups()
-        found[kind].setdefault(int(number or 0), {})[int(index)] = (path, array)
+        variables = found[kind].setdefault(int(number or 0), {})
+        if int(index) in variables:
+            raise ModelFileError(f"its arrays {variables[int(index)][0]} and {path} are the same variable")
+        variables[int(index)] = (path, array)
     places = _places(len(found["depthwise_conv2d"]), len(found["conv2d"]), bool(found["dense"]))
     for kind, names in places.items():
         if sorted(found[kind]) != list(range(len(names))):
@@ -189,4 +197,5 @@ def _side(path: Path, config: bytes | None) -> tuple[int, int]:
 
 
 def _bytes(value: Any) -> bytes | None:
-    return value.encode() if isinstance(value, str) else value
+    """Text of an attribute; None where it is absent or of another type."""
+    return value.encode() if isinstance(value, str) else value if isinstance(value, bytes) else None

@@ -35,7 +35,9 @@ def open_published(name: str, width_mult: float | None = None) -> Checkpoint:
 
     checkpoint = read(zoo.fetch(model))
     if checkpoint.architecture.width_mult != model.width_mult:
-        raise ModelFileError(f"{name}: the file is width {checkpoint.architecture.width_mult:g}, not {model.width_mult:g}")
+        raise ModelFileError(
+            f"{name}: the file is width {checkpoint.architecture.width_mult:g}, not {model.width_mult:g}"
+        )
     preprocessing = model.preprocessing or replace(checkpoint.preprocessing, size=(model.resolution, model.resolution))
     stated = {"name": model.name, "url": model.url, "licence": model.licence, "top1": model.top1, "top5": model.top5}
     checkpoint = replace(

@@ -9,7 +9,8 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Callable, Mapping
+import warnings
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +20,7 @@ from numpy.typing import NDArray
 from ..checkpoint import Checkpoint, read_safetensors
 from ..errors import MissingExtraError, ModelFileError, UserError
 from ..images import Preprocessing
-from .assemble import IMAGENET_MEAN, IMAGENET_STD, Rules, assemble
+from .assemble import IN_BLOCK, IMAGENET_MEAN, IMAGENET_STD, Rules, assemble
 
 Arrays = Mapping[str, NDArray[Any]]
 Rename = Callable[[str], "str | None"]
@@ -36,6 +37,17 @@ def read_pth(path: Path) -> Checkpoint:
         ModelFileError: Damaged, holding more than arrays, or not a MobileNetV2.
         MissingExtraError: PyTorch, which alone reads these files, is not installed.
     """
+    content = _unpickled(path)
+    for _ in WRAPPERS:  # a dictionary may hold itself, so not for ever
+        inner = [content[name] for name in WRAPPERS if isinstance(content, Mapping) and isinstance(content.get(name), Mapping)]
+        content = inner[0] if inner else content
+    if not isinstance(content, Mapping) or not content:
+        raise ModelFileError(f"{path}: holds a {type(content).__name__}, not a state dict")
+    _refuse_quantised(path, map(str, content))
+    return read_state_dict(path, {str(name): _array(path, name, value) for name, value in content.items()})
+
+
+def _unpickled(path: Path) -> Any:
     try:
         import torch
     except ImportError:
@@ -43,33 +55,37 @@ def read_pth(path: Path) -> Checkpoint:
     import pickle
 
     try:
-        content = torch.load(path, map_location="cpu", weights_only=True)
+        with warnings.catch_warnings(action="ignore"):  # of old pickles and old kinds of storage
+            return torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
-        reason = str(error).splitlines()[0] if str(error) else "unpickling failed"
+        found = re.search(r"GLOBAL (\S+)", str(error))
+        reason = f"it holds a {found.group(1)} beside arrays" if found else "it is damaged, or holds more than arrays"
         raise ModelFileError(
-            f"{path}: refused: damaged, or it holds more than arrays, and unpickling that can run code ({reason}). "
+            f"{path}: refused: {reason}, and unpickling that can run code. "
             "If you trust it, save its state_dict alone and convert that"
         ) from None
     except Exception as error:  # a damaged archive makes torch raise nearly anything
-        raise ModelFileError(f"{path}: not a readable .pth file: {error or type(error).__name__}") from None
-    while isinstance(content, Mapping) and (wrapper := next((k for k in WRAPPERS if isinstance(content.get(k), Mapping)), None)):
-        content = content[wrapper]
-    if not isinstance(content, Mapping) or not content:
-        raise ModelFileError(f"{path}: holds a {type(content).__name__}, not a state dict")
-    strange = [str(name) for name, value in content.items() if not isinstance(value, torch.Tensor)]
-    if strange:
-        raise ModelFileError(_quantised(path, content) or f"{path}: not a state dict: {strange[0]!r} is not an array")
-    arrays = {}
-    for name, tensor in content.items():
-        if tensor.is_quantized or tensor.is_sparse:
-            raise ModelFileError(_quantised(path, content) or f"{path}: {name} is not a dense float array")
-        arrays[str(name)] = tensor.float().numpy() if tensor.is_floating_point() else tensor.numpy()
-    return read_state_dict(path, arrays)
+        reason = re.split(r"\.\s|\n", str(error))[0]  # what follows is advice to unpickle without safety
+        raise ModelFileError(f"{path}: not a readable .pth file: {reason or type(error).__name__}") from None
+
+
+def _array(path: Path, name: object, value: Any) -> NDArray[Any]:
+    import torch
+
+    if not isinstance(value, torch.Tensor):
+        raise ModelFileError(f"{path}: not a state dict: {name!r} is not an array")
+    try:
+        array: NDArray[Any] = (value.float() if value.is_floating_point() else value).detach().numpy()
+    except Exception:  # sparse, quantised, or without values
+        raise ModelFileError(f"{path}: {name} is not a dense array") from None
+    return array
 
 
 def read_foreign_safetensors(path: Path) -> Checkpoint:
     """A checkpoint of another library's `.safetensors` file."""
-    return read_state_dict(path, read_safetensors(path)[1])
+    arrays = read_safetensors(path)[1]
+    _refuse_quantised(path, arrays)
+    return read_state_dict(path, arrays)
 
 
 def read_state_dict(path: Path, arrays: Arrays) -> Checkpoint:
@@ -78,38 +94,37 @@ def read_state_dict(path: Path, arrays: Arrays) -> Checkpoint:
     Raises:
         ModelFileError: None of them, or arrays are missing, extra or misshapen.
     """
-    for name in arrays:
-        if name.endswith(("_packed_params._packed_params", ".scale", ".zero_point")):
-            raise ModelFileError(_quantised(path, arrays))
     arrays = _without_prefix(arrays)
     renaming = _renaming(arrays)
     if renaming is None:
-        first = ", ".join(sorted(arrays)[:3])
-        raise ModelFileError(f"{path}: not a MobileNetV2 of torchvision, timm or Hugging Face; its arrays are {first}, ...")
+        first = ", ".join(sorted(arrays)[:3]) or "none"
+        raise ModelFileError(f"{path}: not a MobileNetV2 of torchvision, timm or Hugging Face; its first arrays: {first}")
     rename, rules = renaming
     renamed: dict[str, NDArray[Any]] = {}
     for name, array in arrays.items():
-        if name.endswith("num_batches_tracked"):
+        norm = name.removesuffix("num_batches_tracked")
+        if norm != name and f"{norm}running_var" in arrays:
             continue
         new = rename(name) or name
         if new in renamed:
             raise ModelFileError(f"{path}: two arrays would be {new}")
-        renamed[new] = array.astype(np.float32) if array.dtype.kind == "f" else array
+        renamed[new] = array
     if rules.source.startswith("Hugging Face"):
         rules = _with_config(path, rules)
     return assemble(path, renamed, rules)
 
 
-def _quantised(path: Path, content: Mapping[Any, Any]) -> str:
-    """The refusal of torchvision's quantised weights, or "" where the content is something else."""
-    if not any(str(name).endswith(("_packed_params", ".scale", ".zero_point")) for name in content):
-        return ""
-    return f"{path}: quantised PyTorch weights are not read: take the float weights and quantise those"
+def _refuse_quantised(path: Path, names: Iterable[str]) -> None:
+    """torchvision's quantised weights: their scales belong to a network that ours is not."""
+    if any(name.endswith(("_packed_params", ".scale", ".zero_point")) for name in names):
+        raise ModelFileError(
+            f"{path}: quantised PyTorch weights are not read: take the float weights and quantise those"
+        )
 
 
 def _without_prefix(arrays: Arrays) -> Arrays:
     """Takes off what DataParallel, torch.compile and Lightning put before every name."""
-    while prefix := next((p for p in PREFIXES if all(name.startswith(p) for name in arrays)), None):
+    while arrays and (prefix := next((p for p in PREFIXES if all(name.startswith(p) for name in arrays)), None)):
         arrays = {name[len(prefix) :]: array for name, array in arrays.items()}
     return arrays
 
@@ -128,7 +143,7 @@ def _renaming(arrays: Arrays) -> tuple[Rename, Rules] | None:
 
 def _from_timm(arrays: Arrays) -> Rename:
     """blocks.STAGE.INDEX.{conv_pw, bn1, ...}; the first block's conv_pw is its projection."""
-    places = {m.group(1): None for name in arrays if (m := re.match(r"blocks\.(\d+\.\d+)\.", name))}
+    places = {m.group(1): None for name in arrays if (m := re.match(r"blocks\.(\d{1,3}\.\d{1,3})\.", name))}
     ordered = sorted(places, key=lambda place: tuple(map(int, place.split("."))))
     index = {place: i + 1 for i, place in enumerate(ordered)}
     first = {"conv_dw": "0.0", "bn1": "0.1", "conv_pw": "1", "bn2": "2"}
@@ -138,7 +153,7 @@ def _from_timm(arrays: Arrays) -> Rename:
     top["classifier"] = "classifier.1"
 
     def rename(name: str) -> str | None:
-        if match := re.fullmatch(r"blocks\.(\d+\.\d+)\.(\w+)\.(\w+)", name):
+        if match := re.fullmatch(r"blocks\.(\d{1,3}\.\d{1,3})\.(\w+)\.(\w+)", name):
             place, part, array = match.groups()
             inner = (first if place == "0.0" else others).get(part)
             return inner and f"features.{index[place]}.conv.{inner}.{array}"
@@ -152,7 +167,10 @@ def _from_hugging_face(arrays: Arrays) -> Rename:
     """mobilenet_v2.{conv_stem, layer.I, conv_1x1}.PART.{convolution, normalization}; stem and first block are one."""
     depth = sum(name.endswith("expand_1x1.convolution.weight") for name in arrays) + 1
     stem = {"first_conv": ("features.0.0", "features.0.1")}
-    stem |= {"conv_3x3": ("features.1.conv.0.0", "features.1.conv.0.1"), "reduce_1x1": ("features.1.conv.1", "features.1.conv.2")}
+    stem |= {
+        "conv_3x3": ("features.1.conv.0.0", "features.1.conv.0.1"),
+        "reduce_1x1": ("features.1.conv.1", "features.1.conv.2"),
+    }
     block = {"expand_1x1": ("0.0", "0.1"), "conv_3x3": ("1.0", "1.1"), "reduce_1x1": ("2", "3")}
     last = (f"features.{depth + 1}.0", f"features.{depth + 1}.1")
 
@@ -160,7 +178,7 @@ def _from_hugging_face(arrays: Arrays) -> Rename:
         name = name.removeprefix("mobilenet_v2.")
         if name.startswith("classifier."):
             return _classifier_moved(name)
-        match = re.fullmatch(r"(?:(conv_stem|layer\.(\d+))\.(\w+)|conv_1x1)\.(convolution|normalization)\.(\w+)", name)
+        match = re.fullmatch(r"(?:(conv_stem|layer\.(\d{1,3}))\.(\w+)|conv_1x1)\.(convolution|normalization)\.(\w+)", name)
         if not match:
             return None
         place, number, part, kind, array = match.groups()
@@ -177,13 +195,13 @@ def _from_hugging_face(arrays: Arrays) -> Rename:
 
 
 def _from_flat(arrays: Arrays) -> Rename:
-    """d-li14 and tonylins: a block is one flat Sequential with activations counted; the last convolution may be `conv`."""
-    depth = max(int(name.split(".")[1]) for name in arrays if re.match(r"features\.\d+\.conv\.", name))
+    """d-li14 and tonylins: a block is one flat Sequential, activations counted; the last convolution may be `conv`."""
+    depth = max(int(match.group(1)) for match in map(IN_BLOCK.match, arrays) if match)
     short = {"0": "0.0", "1": "0.1", "3": "1", "4": "2"}
     long = {"0": "0.0", "1": "0.1", "3": "1.0", "4": "1.1", "6": "2", "7": "3"}
 
     def rename(name: str) -> str | None:
-        if match := re.fullmatch(r"features\.(\d+)\.conv\.(\d+)\.(\w+)", name):
+        if match := re.fullmatch(r"features\.(\d{1,3})\.conv\.(\d)\.(\w+)", name):
             number, place, array = match.groups()
             inner = (long if f"features.{number}.conv.6.weight" in arrays else short).get(place)
             return inner and f"features.{number}.conv.{inner}.{array}"
@@ -206,15 +224,20 @@ def _with_config(path: Path, rules: Rules) -> Rules:
         return rules
     try:
         config = json.loads(file.read_text(encoding="utf-8"))
-        side = int(config.get("image_size", 224))
-        labels = {int(index): str(label) for index, label in config.get("id2label", {}).items()}
+        size = config.get("image_size", 224)
+        height, width = (size, size) if isinstance(size, int) else size
+        labels = {int(index): str(label) for index, label in (config.get("id2label") or {}).items()}
         named = [labels[index] for index in range(len(labels))]
-        return Rules(
+        read = Rules(
             rules.source,
             "same" if config.get("tf_padding", True) else "symmetric",
             float(config.get("layer_norm_eps", rules.bn_epsilon)),
-            Preprocessing(size=(side, side), crop_fraction=side / (side + 32)),
+            Preprocessing(size=(height, width), crop_fraction=height / (height + 32)),
             () if all(label.startswith("LABEL_") for label in named) else tuple(named),
         )
     except (OSError, ValueError, TypeError, KeyError, AttributeError, UserError) as error:
         raise ModelFileError(f"{file}: not a Hugging Face config: {error or type(error).__name__}") from None
+    for name, wanted in (("output_stride", 32), ("hidden_act", "relu6")):
+        if config.get(name, wanted) != wanted:
+            raise ModelFileError(f"{file}: {name} is {config[name]!r}; only models with {wanted!r} are read")
+    return read

@@ -77,7 +77,9 @@ class _Graph:
         """The values of a weight or bias as real numbers."""
         tensor = self.stored(index)
         if not tensor.data:
-            raise ModelFileError(f"the tensor {tensor.name!r} has no values: weights made at run time are not supported")
+            raise ModelFileError(
+                f"the tensor {tensor.name!r} has no values: weights made at run time are not supported"
+            )
         return tensor.real()
 
 
@@ -96,7 +98,9 @@ def read_tflite(path: Path) -> Checkpoint:
     except UserError as error:
         raise type(error)(f"{path}: {error}") from None
     except Exception as error:  # damaged offsets make the reader raise nearly anything
-        raise ModelFileError(f"{path}: damaged or not a TensorFlow Lite model: {error or type(error).__name__}") from None
+        raise ModelFileError(
+            f"{path}: damaged or not a TensorFlow Lite model: {error or type(error).__name__}"
+        ) from None
     kinds = {np.dtype(graph.stored(op.inputs[1]).dtype).name for op in order.values()}
     rules = Rules(
         source=f"TensorFlow Lite ({', '.join(sorted(kinds))})",
@@ -178,7 +182,9 @@ def _named_kernels(graph: _Graph) -> tuple[dict[str, NDArray[Any]], dict[str, _O
         elif kinds.startswith("CDC", at):
             names += [f"{path}.0.0", f"{path}.1.0", f"{path}.2"]
         else:
-            raise ModelFileError(f"not a MobileNetV2: after block {block - 1} its kernels are not expand, depthwise, project")
+            raise ModelFileError(
+                f"not a MobileNetV2: after block {block - 1} its kernels are not expand, depthwise, project"
+            )
         at = len(names)
     tail = kinds[at:]
     if not kinds.startswith("C") or block == 0 or tail not in ("CC", "CF", "C"):
@@ -309,5 +315,3 @@ def _attached_labels(content: bytes, classes: int) -> tuple[str, ...]:
     except (zipfile.BadZipFile, UnicodeDecodeError, RuntimeError, NotImplementedError):
         pass  # no archive, or none that can be read: the model itself is whole without it
     return ()
-
-

@@ -9,7 +9,9 @@ from itertools import groupby
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn import functional
 
@@ -188,18 +190,23 @@ class MobileNetV2(nn.Module):
             yield index, x
 
     def load_checkpoint(self, checkpoint: Checkpoint) -> None:
-        """Copies the arrays of a checkpoint of the same architecture into the module.
+        """Copies the arrays of a checkpoint of the same shapes into the module.
 
         Raises:
             ModelFileError: An array is missing, extra or of another shape; the first is named.
         """
+        self.load_arrays(checkpoint.arrays)
+
+    def load_arrays(self, arrays: Mapping[str, NDArray[np.float32]]) -> None:
+        """As `load_checkpoint`, for bare arrays under torchvision's names."""
         shapes = array_shapes(self.architecture)
-        for name in sorted(shapes.keys() | checkpoint.arrays.keys()):
-            have = checkpoint.arrays[name].shape if name in checkpoint.arrays else "nothing"
+        for name in sorted(shapes.keys() | arrays.keys()):
+            have = arrays[name].shape if name in arrays else "nothing"
             if have != shapes.get(name, "nothing"):
-                raise ModelFileError(f"{name}: the network wants {shapes.get(name, 'nothing')}, the checkpoint has {have}")
-        state = {name: torch.from_numpy(array.copy()) for name, array in checkpoint.arrays.items()}
-        self.load_state_dict(state, strict=True)
+                raise ModelFileError(
+                    f"{name}: the network wants {shapes.get(name, 'nothing')}, the checkpoint has {have}"
+                )
+        self.load_state_dict({name: torch.from_numpy(array.copy()) for name, array in arrays.items()}, strict=True)
 
     def to_checkpoint(
         self,
@@ -211,7 +218,8 @@ class MobileNetV2(nn.Module):
         """The module's arrays as a `Checkpoint`, ready to save and to run without PyTorch."""
         state = self.state_dict()
         arrays = {name: state[name].detach().cpu().float().numpy() for name in array_shapes(self.architecture)}
-        preprocessing = preprocessing or Preprocessing(size=self.architecture.resolution)
+        half = (0.5,) * self.architecture.in_channels
+        preprocessing = preprocessing or Preprocessing(size=self.architecture.resolution, mean=half, std=half)
         return Checkpoint(self.architecture, arrays, tuple(labels), preprocessing, dict(provenance or {}))
 
 
@@ -253,7 +261,9 @@ def mobilenet_v2(
     wanted = source.architecture if source else (architecture or Architecture())
     if width_mult is not None and float(width_mult) != wanted.width_mult:
         if source:
-            raise ArchitectureError(f"the weights are of width {wanted.width_mult:g}; width_mult={width_mult} does not fit")
+            raise ArchitectureError(
+                f"the weights are of width {wanted.width_mult:g}; width_mult={width_mult} does not fit"
+            )
         wanted = replace(wanted, width_mult=float(width_mult))
     if source and wanted.head == "features" and num_classes is not None:
         wanted = replace(wanted, head="classifier")
@@ -275,13 +285,15 @@ def _fill(net: MobileNetV2, source: Checkpoint, fresh_head: bool) -> None:
     arrays = dict(source.arrays)
     if a.in_channels != theirs.in_channels:
         if a.in_channels != 1:
-            raise ArchitectureError(f"weights for {theirs.in_channels} channels can serve 1 or {theirs.in_channels}, not {a.in_channels}")
+            raise ArchitectureError(
+                f"weights for {theirs.in_channels} channels can serve 1 or {theirs.in_channels}, not {a.in_channels}"
+            )
         arrays["features.0.0.weight"] = arrays["features.0.0.weight"].sum(axis=1, keepdims=True)
     if a.head == "classifier" and (fresh_head or a.classes != theirs.classes or theirs.head != "classifier"):
         warnings.warn(f"new head: {a.classes} classes, not trained; the weights' own head is left out", stacklevel=3)
         head = net.classifier[1]
         arrays |= {"classifier.1.weight": head.weight.detach().numpy(), "classifier.1.bias": head.bias.detach().numpy()}
-    net.load_checkpoint(replace(source, architecture=a, arrays=arrays, labels=()))
+    net.load_arrays(arrays)
 
 
 def _checkpoint(weights: str | Path | Checkpoint, width_mult: float | None) -> Checkpoint:

@@ -62,11 +62,13 @@ class Reference:
 
     @cached_property
     def _weights(self) -> dict[str, tuple[Tensor, Tensor]]:
-        return {
-            layer.name: tuple(array.astype(self.dtype) for array in fold(self.checkpoint, layer))  # type: ignore[misc]
-            for layer in layers(self.checkpoint.architecture)
-            if layer.weight
-        }
+        """Kernel and bias of each layer that has them, batch norms folded in."""
+        found: dict[str, tuple[Tensor, Tensor]] = {}
+        for layer in layers(self.checkpoint.architecture):
+            if layer.weight:
+                weight, bias = fold(self.checkpoint, layer)
+                found[layer.name] = weight.astype(self.dtype), bias.astype(self.dtype)
+        return found
 
     def _normalised(self, images: Tensor) -> Tensor:
         channels = self.checkpoint.architecture.in_channels
@@ -83,20 +85,27 @@ class Reference:
         return images.astype(self.dtype)
 
     def _step(self, layer: Layer, inputs: list[Tensor]) -> Tensor:
-        x = inputs[0]
+        out: Tensor
         if layer.kind == "add":
-            return inputs[0] + inputs[1]
-        if layer.kind == "concat":
-            return np.concatenate(inputs, axis=3)
-        if layer.kind == "pool":
-            return x.mean(axis=(1, 2), keepdims=True)  # (N, 1, 1, C)
-        if layer.kind == "resize":
-            return resize_corners(x, layer.out_shape[1], layer.out_shape[2])
+            out = inputs[0] + inputs[1]
+        elif layer.kind == "concat":
+            out = np.concatenate(inputs, axis=3)
+        elif layer.kind == "pool":
+            out = inputs[0].mean(axis=(1, 2), keepdims=True)  # (N, 1, 1, C)
+        elif layer.kind == "resize":
+            out = resize_corners(inputs[0], layer.out_shape[1], layer.out_shape[2])
+        else:
+            out = self._weighted(layer, inputs[0])
+        return out
+
+    def _weighted(self, layer: Layer, x: Tensor) -> Tensor:
+        """A convolution, depthwise convolution or linear layer, its bias and its activation."""
         weight, bias = self._weights[layer.name]
         if layer.kind == "depthwise":
             out = _depthwise(x, weight, layer)
         else:
-            out = _convolution(x, weight.reshape(layer.out_shape[0], -1, layer.kernel, layer.kernel), layer)
+            weight = weight.reshape(layer.out_shape[0], -1, layer.kernel, layer.kernel)
+            out = _convolution(x, weight, layer)
         out += bias
         if layer.activation != "linear":
             low, high = LIMITS[layer.activation]

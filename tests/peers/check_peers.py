@@ -1,0 +1,77 @@
+"""Checks the importers against the real packages: torchvision, timm, transformers and Keras.
+
+    python tests/peers/check_peers.py [--only torchvision] [--output tests/peers/last_output.txt]
+
+Each package builds its own model, fills it with seeded random weights and batch-norm statistics, and saves it with its
+own saver. The file is read by `mobilenetv2.formats.read` and run by the NumPy reference; the logits must be the
+package's own. Needs an environment of its own: see README.md. Exits with 1 if anything differs.
+"""
+
+from __future__ import annotations
+
+import argparse
+import importlib.metadata
+import os
+import platform
+import sys
+import tempfile
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+os.environ["HF_HUB_OFFLINE"] = "1"  # nothing is fetched
+
+import torch
+from comparing import COLUMNS, TOLERANCE, Row
+from keras_peer import check_keras
+from picture_peers import check_pictures
+from pytorch_peers import check_timm, check_torchvision, check_transformers
+
+PACKAGES = ("torch", "torchvision", "timm", "transformers", "keras", "h5py", "safetensors", "numpy", "pillow")
+CHECKS: dict[str, Callable[[Path], Iterator[Row]]] = {
+    "torchvision": check_torchvision,
+    "timm": check_timm,
+    "transformers": check_transformers,
+    "keras": check_keras,
+    "pictures": check_pictures,
+}
+
+
+def main() -> int:
+    """Runs the checks, prints the table, returns the exit status."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--only", choices=CHECKS, help="one group of checks")
+    parser.add_argument("--output", type=Path, help="write the table to this file as well")
+    arguments = parser.parse_args()
+    torch.set_grad_enabled(False)
+    lines = heading()
+    print("\n".join(lines))
+    rows = []
+    for name in [arguments.only] if arguments.only else CHECKS:
+        with tempfile.TemporaryDirectory() as folder:
+            for row in CHECKS[name](Path(folder)):
+                rows.append(row)
+                lines.append(str(row).replace(folder, "...").rstrip())
+                print(lines[-1], flush=True)
+    failures = sum(row.failed for row in rows)
+    lines += ["", f"{len(rows) - failures} passed, {failures} failed"]
+    print("\n".join(lines[-2:]))
+    if arguments.output:
+        arguments.output.write_text("\n".join(lines) + "\n", encoding="utf-8")
+    return int(failures > 0)
+
+
+def heading() -> list[str]:
+    """Versions, what equal means, and the table's head."""
+    versions = ", ".join(f"{name} {importlib.metadata.version(name)}" for name in PACKAGES)
+    return [
+        f"Python {platform.python_version()}, {versions}",
+        f"equal: the answers differ by at most {TOLERANCE:g} * max(1, largest answer)",
+        "refused: not promised, and the reader says so rather than give a wrong answer",
+        "",
+        COLUMNS,
+        "-" * len(COLUMNS),
+    ]
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,181 @@
+"""The command line as a user meets it: output formats, exit codes, and what happens to inputs that are no good."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from mobilenetv2.cli import run
+
+from .conftest import REPOSITORY, random_checkpoint
+
+PHOTO = REPOSITORY / "examples" / "cat.jpg"
+
+
+@pytest.fixture
+def folder(tmp_path) -> Path:
+    """Three pictures (one deeper down, one with upper-case ending), a broken one, and a text file."""
+    rng = np.random.default_rng(0)
+    (tmp_path / "deeper").mkdir()
+    for name in ("a.png", "b.JPG", "deeper/c.png"):
+        Image.fromarray(rng.integers(0, 256, (40, 50, 3), dtype=np.uint8)).save(tmp_path / name)
+    (tmp_path / "broken.jpg").write_bytes((tmp_path / "b.JPG").read_bytes()[:200])
+    (tmp_path / "notes.txt").write_text("no picture")
+    return tmp_path
+
+
+def test_classify_csv(folder, capsys) -> None:
+    assert run(["classify", str(folder), "--format", "csv", "--top", "3"]) == 1
+    out, err = capsys.readouterr()
+    rows = list(csv.DictReader(io.StringIO(out)))
+    assert list(rows[0]) == ["file", "rank", "index", "label", "probability"]
+    assert [row["file"] for row in rows[::3]] == [str(folder / name) for name in ("a.png", "b.JPG", "deeper/c.png")]
+    assert [row["rank"] for row in rows] == ["1", "2", "3"] * 3
+    chances = [float(row["probability"]) for row in rows[:3]]
+    assert chances == sorted(chances, reverse=True)
+    assert f"{folder / 'broken.jpg'}: cannot be decoded" in err
+    assert "ignored 1 files that are not pictures by name: .txt (1)" in err
+    assert "1 of 4 could not be read" in err
+
+
+def test_classify_json_is_one_object_a_file(folder, capsys) -> None:
+    assert run(["classify", str(folder / "a.png"), str(folder / "b.JPG"), "--format", "json", "--top", "2"]) == 0
+    found = json.loads(capsys.readouterr().out)
+    assert [Path(entry["file"]).name for entry in found] == ["a.png", "b.JPG"]
+    assert list(found[0]["predictions"][0]) == ["rank", "index", "label", "probability"]
+    assert len(found[0]["predictions"]) == 2
+
+
+def test_classify_the_picture_that_ships(capsys) -> None:
+    assert run(["classify", str(PHOTO)]) == 0
+    out = capsys.readouterr().out
+    assert "cat" in out.splitlines()[3], out
+
+
+def test_top_beyond_the_classes(capsys) -> None:
+    assert run(["classify", str(PHOTO), "--top", "50", "--format", "csv"]) == 0
+    rows = list(csv.DictReader(io.StringIO(capsys.readouterr().out)))
+    assert len(rows) == 10
+    assert sum(float(row["probability"]) for row in rows) == pytest.approx(1, abs=1e-4)
+
+
+def test_patterns_and_lists(folder, capsys, monkeypatch) -> None:
+    monkeypatch.setattr("sys.stdin", io.StringIO(f"{folder / 'a.png'}\n\n{folder / 'gone.png'}\n"))
+    assert run(["classify", str(folder / "**" / "*.png"), "-", "--format", "csv", "--top", "1"]) == 1
+    out, err = capsys.readouterr()
+    assert [Path(row["file"]).name for row in csv.DictReader(io.StringIO(out))] == ["a.png", "c.png"]
+    assert "gone.png: no such file" in err
+
+
+@pytest.mark.parametrize(
+    ("arguments", "complaint"),
+    [
+        (["classify", "gone.jpg"], "gone.jpg: no such file or folder"),
+        (["classify", str(PHOTO), "--model", "gone.safetensors"], "gone.safetensors: no such file, and no model"),
+        (["classify", str(PHOTO), "--model", "slim-1.0-22"], "did you mean slim-1.0-224"),
+        (["classify", str(PHOTO), "--top", "0"], "--top"),
+        (["classify", str(PHOTO), "--model", str(PHOTO)], "cat.jpg: not a model file"),
+        (["classify"], "PATH"),
+        (["nonsense"], "nonsense"),
+        (["convert", "cifar10", "out.onnx"], "must end in .safetensors"),
+        (["convert", "cifar10", "no/such/folder/out.safetensors"], "does not exist"),
+        (["inspect", "gone.tflite"], "gone.tflite"),
+        (["cost", "gone.tflite"], "gone.tflite"),
+    ],
+)
+def test_wrong_usage_is_one_line_and_exit_2(arguments, complaint, capsys) -> None:
+    assert run(arguments) == 2
+    out, err = capsys.readouterr()
+    assert complaint in err
+    assert "Traceback" not in out + err
+
+
+def test_a_missing_picture_among_others(folder, capsys) -> None:
+    assert run(["classify", str(folder / "gone.png"), str(folder / "a.png"), "--format", "csv"]) == 1
+    out, err = capsys.readouterr()
+    assert "gone.png: no such file" in err
+    assert "a.png" in out
+
+
+def test_convert_and_inspect(tmp_path, capsys) -> None:
+    random_checkpoint(width_mult=0.35, classes=3).save(tmp_path / "in.safetensors")
+    (tmp_path / "names.txt").write_text("rose\ntulip\nfern with, comma\n", encoding="utf-8")
+    out = tmp_path / "out.safetensors"
+    assert run(["convert", str(tmp_path / "in.safetensors"), str(out), "--labels", str(tmp_path / "names.txt")]) == 0
+    assert "width 0.35, 224 x 224, 3 classes with labels" in capsys.readouterr().err
+    assert run(["inspect", str(out), "--format", "json"]) == 0
+    (facts,) = json.loads(capsys.readouterr().out)
+    assert facts["kind"] == "mobilenetv2"
+    assert facts["labels"] == "3: rose, ..., fern with, comma"
+    assert facts["architecture"]["width_mult"] == 0.35
+    assert run(["inspect", str(out), "--arrays", "--format", "csv"]) == 0
+    rows = list(csv.DictReader(io.StringIO(capsys.readouterr().out)))
+    assert rows[0]["shape"] == "16x3x3x3"
+    assert len(rows) == 262
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["in.safetensors", "names.txt", "out.safetensors"]
+
+
+def test_convert_can_drop_the_background(tmp_path, shared, capsys) -> None:
+    source, out = shared("models/tf2_mobilenet_v2_1.0_224_ptq.tflite"), tmp_path / "a.safetensors"
+    assert run(["convert", str(source), str(out), "--drop-background"]) == 0
+    assert "1000 classes with labels" in capsys.readouterr().err
+    assert run(["classify", str(PHOTO), "--model", str(out), "--format", "json", "--top", "1"]) == 0
+    (best,) = json.loads(capsys.readouterr().out)[0]["predictions"]
+    from mobilenetv2.labels import imagenet_labels
+
+    assert imagenet_labels(1000)[best["index"]] == best["label"]
+    assert run(["convert", str(out), str(out), "--drop-background"]) == 2
+    assert "not the background" in capsys.readouterr().err
+
+
+def test_models_lists_the_bundled_one_first(capsys) -> None:
+    assert run(["models", "--format", "csv"]) == 0
+    rows = list(csv.DictReader(io.StringIO(capsys.readouterr().out)))
+    assert rows[0]["name"] == "cifar10"
+    assert len(rows) == 56
+
+
+@pytest.mark.parametrize("arguments", [["models"], ["cost"], ["cost", "cifar10"], ["inspect", "cifar10"], ["--help"]])
+def test_tables_print(arguments, capsys) -> None:
+    assert run(arguments) == 0
+    assert len(capsys.readouterr().out.splitlines()) > 10
+
+
+def test_a_reader_that_leaves_is_no_error(tmp_path) -> None:
+    command = f"{sys.executable} -m mobilenetv2 models --format csv | head -1"
+    done = subprocess.run(["bash", "-c", command], capture_output=True, text=True)
+    assert done.stdout.startswith("name,")
+    assert "Traceback" not in done.stderr
+
+
+def test_interrupting_exits_130(monkeypatch) -> None:
+    def interrupted(*_: object, **__: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("mobilenetv2.model.load", interrupted)
+    assert run(["classify", str(PHOTO)]) == 130
+
+
+@pytest.mark.parametrize(
+    ("name", "top1", "top5"), [("tf2_mobilenet_v2_1.0_224_ptq", 875, 979), ("mobilenet_v2_1.0_224_quant", 873, 980)]
+)
+def test_a_thousand_photos(shared, tmp_path, capsys, name, top1, top5) -> None:
+    """The published counts of right answers, through convert and classify; about 780 would mean wrong padding."""
+    model = tmp_path / "model.safetensors"
+    assert run(["convert", str(shared(f"models/{name}.tflite")), str(model)]) == 0
+    photos = shared("data/imagenet-sample")
+    assert run(["classify", str(photos), "--model", str(model), "--format", "csv"]) == 0
+    rows = list(csv.DictReader(io.StringIO(capsys.readouterr().out)))
+    with open(photos / "labels.csv", encoding="utf-8", newline="") as file:
+        wanted = {row["file"]: (int(row["index"]) + 1, row["label"]) for row in csv.DictReader(file)}
+    right = [row for row in rows if (int(row["index"]), row["label"]) == wanted[Path(row["file"]).name]]
+    assert len(rows) == 5000
+    assert (sum(row["rank"] == "1" for row in right), len(right)) == (top1, top5)
