@@ -530,6 +530,8 @@ def test_the_default_is_short_side_then_centre_crop() -> None:
     squashed = Preprocessing(resize="stretch")(picture)
     assert np.array_equal(squashed, array(picture.resize((224, 224), Image.Resampling.BILINEAR)))
     assert not np.array_equal(squashed, array(want))
+    wide = Preprocessing(size=(30, 70), resize="stretch")(picture)
+    assert np.array_equal(wide, array(picture.resize((70, 30), Image.Resampling.BILINEAR)))
 
 
 @pytest.mark.parametrize("interpolation", ["bilinear", "bicubic", "lanczos"])

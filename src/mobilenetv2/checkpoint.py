@@ -19,7 +19,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from .architecture import Architecture, Layer, array_shapes, layers
+from .architecture import Architecture, Layer, array_shapes
 from .errors import ModelFileError, UserError
 from .images import Preprocessing
 from .labels import BACKGROUND
@@ -137,11 +137,8 @@ def check_arrays(arrays: Mapping[str, NDArray[Any]], wanted: Mapping[str, tuple[
         if name in arrays and arrays[name].shape != shape
     ]
     typed = [f"{name} is {array.dtype}, not float32" for name, array in arrays.items() if array.dtype != np.float32]
-    problems = [
-        f"{what}: {_some(names)}"
-        for what, names in (("missing", missing), ("not part of the network", extra), ("wrong shape", wrong), ("wrong type", typed))
-        if names
-    ]  # fmt: skip
+    found = {"missing": missing, "not part of the network": extra, "wrong shape": wrong, "wrong type": typed}
+    problems = [f"{what}: {_some(names)}" for what, names in found.items() if names]
     if not problems:
         broken = [name for name, array in arrays.items() if not np.isfinite(array).all()]
         broken += [name for name in arrays if name.endswith("running_var") and (arrays[name] < 0).any()]
@@ -248,7 +245,7 @@ def _checksum(header: Mapping[str, str], arrays: Mapping[str, NDArray[Any]]) -> 
     for name in sorted(arrays):
         array = np.ascontiguousarray(arrays[name])
         crc = zlib.crc32(f"{name} {array.dtype} {array.shape}".encode(), crc)
-        crc = zlib.crc32(array.reshape(-1).view(np.uint8), crc)
+        crc = zlib.crc32(array.tobytes(), crc)
     return f"crc32:{crc:08x}"
 
 

@@ -225,7 +225,7 @@ class Preprocessing:
                 y, x = image.height / rows, image.width / columns
                 box = (left * x, top * y, (left + width) * x, (top + height) * y)
                 image = image.resize((width, height), filter_, box=box)
-        pixels: NDArray[np.uint8] = np.asarray(image)
+        pixels: NDArray[np.uint8] = np.array(image)  # a copy: a view of Pillow's memory is read-only
         return pixels.reshape(height, width, self.channels)
 
     def resized(self, height: int, width: int) -> tuple[int, int]:

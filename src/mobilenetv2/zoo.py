@@ -17,16 +17,18 @@ from urllib.parse import urlsplit
 from .errors import DownloadError, ModelFileError
 from .images import Preprocessing
 
-SLIM_ACCURACY = (  # width, resolution, ImageNet top-1, top-5; TF-slim mobilenet README. Keras's files are the same weights
+SLIM_ACCURACY = (  # width, resolution, ImageNet top-1, top-5; TF-slim mobilenet README. Keras's are the same weights
     (1.4, 224, 75.0, 92.5), (1.3, 224, 74.4, 92.1),
-    (1.0, 224, 71.8, 91.0), (1.0, 192, 70.7, 90.1), (1.0, 160, 68.8, 89.0), (1.0, 128, 65.3, 86.9), (1.0, 96, 60.3, 83.2),
+    (1.0, 224, 71.8, 91.0), (1.0, 192, 70.7, 90.1), (1.0, 160, 68.8, 89.0), (1.0, 128, 65.3, 86.9),
+    (1.0, 96, 60.3, 83.2),
     (0.75, 224, 69.8, 89.6), (0.75, 192, 68.7, 88.9), (0.75, 160, 66.4, 87.3), (0.75, 128, 63.2, 85.3),
     (0.75, 96, 58.8, 81.6),
-    (0.5, 224, 65.4, 86.4), (0.5, 192, 63.9, 85.4), (0.5, 160, 61.0, 83.2), (0.5, 128, 57.7, 80.8), (0.5, 96, 51.2, 75.8),
+    (0.5, 224, 65.4, 86.4), (0.5, 192, 63.9, 85.4), (0.5, 160, 61.0, 83.2), (0.5, 128, 57.7, 80.8),
+    (0.5, 96, 51.2, 75.8),
     (0.35, 224, 60.3, 82.9), (0.35, 192, 58.2, 81.2), (0.35, 160, 55.7, 79.1), (0.35, 128, 50.8, 75.0),
     (0.35, 96, 45.5, 70.4),
 )  # fmt: skip
-IMAGENET = {"mean": (0.485, 0.456, 0.406), "std": (0.229, 0.224, 0.225)}
+IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)  # of red, green, blue in 0..1
 TORCHVISION = (  # name, file (the digits end its sha256's first eight), top-1, top-5, side the crop of 224 is cut from
     ("torchvision-v1", "mobilenet_v2-b0353104.pth", 71.878, 90.286, 256),
     ("torchvision-v2", "mobilenet_v2-7ebf99e0.pth", 72.154, 90.822, 232),
@@ -76,7 +78,7 @@ def _torchvision() -> list[Published]:
     return [
         Published(
             name, "torchvision", base + file, "BSD-3-Clause", 1.0, 224, top1, top5, _digits(file),
-            Preprocessing(crop_fraction=224 / side, **IMAGENET),
+            Preprocessing(crop_fraction=224 / side, mean=IMAGENET_MEAN, std=IMAGENET_STD),
         )
         for name, file, top1, top5, side in TORCHVISION
     ]  # fmt: skip
@@ -95,7 +97,8 @@ def _hugging_face() -> list[Published]:
     base = "https://huggingface.co/google/mobilenet_v2_{}_{}/resolve/main/model.safetensors"
     return [
         Published(
-            f"hf-{width}-{side}", "Hugging Face", base.format(width, side), "other", width, side, *accuracy[width, side],
+            f"hf-{width}-{side}", "Hugging Face", base.format(width, side), "other", width, side,
+            *accuracy[width, side],
             preprocessing=Preprocessing(size=(side, side), crop_fraction=side / (side + 32)),
         )
         for width, side in HUGGING_FACE
@@ -181,13 +184,12 @@ def fetch(model: Published) -> Path:
             f"{model.name} could not be fetched from {url}: {error}. Fetch that file by other means and pass it "
             "instead of the name (--model FILE), or name a mirror in MOBILENETV2_MIRROR"
         ) from None
-    with open(path, "rb") as content:
-        found = hashlib.file_digest(content, "sha256").hexdigest()
+    found = hashlib.sha256(path.read_bytes()).hexdigest()
     if not found.startswith(model.sha256):
         path.unlink()
         raise DownloadError(
-            f"{model.name}: what came from {url} has the sha256 {found}, which should begin with {model.sha256}; it was "
-            "removed. Try again, or fetch the file by other means and pass it instead of the name (--model FILE)"
+            f"{model.name}: what came from {url} has the sha256 {found}, which should begin with {model.sha256}; "
+            "it was removed. Try again, or fetch the file by other means and pass it instead of the name (--model FILE)"
         )
     return path
 

@@ -45,12 +45,10 @@ def classify(paths: Sequence[str], model_name: str, top: int, max_pixels: int | 
     """
     import warnings
 
-    from PIL.Image import DecompressionBombWarning
-
     from ..errors import ImageError
     from ..model import load
 
-    warnings.simplefilter("ignore", DecompressionBombWarning)  # large pictures are fine; beyond the limit is an error
+    warnings.filterwarnings("ignore", module="PIL")  # of large pictures and odd EXIF; what fails is an error
     inputs = _collect(paths)
     for problem in inputs.problems:
         click.echo(problem, err=True)
@@ -82,16 +80,21 @@ def classify(paths: Sequence[str], model_name: str, top: int, max_pixels: int | 
 def _write(answers: Iterator[tuple[Path, list[Prediction]]], format_: str) -> None:
     if format_ == "json":
         write_json(
-            {"file": str(path), "predictions": [_row(*p) for p in enumerate(found, 1)]} for path, found in answers
+            {"file": _shown(path), "predictions": [_row(*p) for p in enumerate(found, 1)]} for path, found in answers
         )
         return
-    rows = ({"file": str(path), **_row(*p)} for path, found in answers for p in enumerate(found, 1))
+    rows = ({"file": _shown(path), **_row(*p)} for path, found in answers for p in enumerate(found, 1))
     write_rows(rows, COLUMNS, format_)
 
 
 def _row(rank: int, prediction: Prediction) -> dict[str, Any]:
     chance = round(prediction.probability, 6)
     return {"rank": rank, "index": prediction.index, "label": prediction.label, "probability": chance}
+
+
+def _shown(path: Path) -> str:
+    """The name as text, also where its bytes are not UTF-8."""
+    return str(path).encode("utf-8", "backslashreplace").decode()
 
 
 def _collect(paths: Sequence[str]) -> _Inputs:

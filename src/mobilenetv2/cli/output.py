@@ -10,6 +10,7 @@ from typing import Any, TypeVar
 
 import click
 
+PIPE_WIDTH = 1000  # a pipe has no width; nothing that goes into it is cut
 Command = TypeVar("Command", bound=Callable[..., Any])
 
 
@@ -56,9 +57,13 @@ def _write_table(rows: Iterable[Mapping[str, Any]], columns: Sequence[str], titl
     for row in held:
         table.add_row(*(Text(_cell(row[name])) for name in columns))
     console = Console()
-    if not console.is_terminal:  # a pipe has no width; do not cut what goes into it
-        console = Console(width=1000)
-    console.print(table)
+    if console.is_terminal:
+        console.print(table)
+        return
+    console = Console(width=PIPE_WIDTH)
+    with console.capture() as captured:
+        console.print(table)
+    click.echo("\n".join(line.rstrip() for line in captured.get().splitlines()))
 
 
 def _cell(value: Any) -> str:

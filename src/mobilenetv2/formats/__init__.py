@@ -41,7 +41,7 @@ def recognise(path: Path) -> str:
     if head[:1] == b"\x80" or head[257:262] == b"ustar":  # a bare pickle, or the tar archives of PyTorch before 0.4
         return "pytorch"
     raise ModelFileError(
-        f"{path}: not a model file of a known kind (mobilenetv2 or other .safetensors, .pth, .tflite, .tgz, .h5, .keras)"
+        f"{path}: not a model file of a known kind (.safetensors of ours or others, .pth, .tflite, .tgz, .h5, .keras)"
     )
 
 

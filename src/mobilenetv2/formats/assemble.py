@@ -18,7 +18,6 @@ from ..errors import ArchitectureError, ModelFileError
 from ..images import Preprocessing
 from ..labels import imagenet_labels
 
-IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 PUBLISHED_WIDTHS = (1.0, 0.35, 0.5, 0.75, 1.3, 1.4, 1.1, 1.2)
 REPEATS = (  # blocks a stage; strides cannot be read from arrays, so only known tables are taken
     (1, 2, 3, 4, 3, 3, 1),  # Table 2
@@ -86,7 +85,7 @@ def infer_architecture(shapes: Mapping[str, tuple[int, ...]]) -> Architecture:
     """
     depth = max((int(match.group(1)) for match in map(IN_BLOCK.match, shapes) if match), default=0)
     found = [_kernel_outputs(shapes, "features.0.0.weight")]
-    found += [_kernel_outputs(shapes, _projection(shapes, index)) for index in range(1, depth + 1)]
+    found += [_kernel_outputs(shapes, f"features.{i}.conv.{1 if i == 1 else 2}.weight") for i in range(1, depth + 1)]
     last = _first_side(shapes, f"features.{depth + 1}.0.weight", f"features.{depth + 1}.1.weight")
 
     def agreement(candidate: tuple[Architecture, tuple[int, ...]]) -> tuple[int, bool]:
@@ -128,12 +127,6 @@ def _with_last(architecture: Architecture, last: int | None) -> Architecture:
         return replace(architecture, last_channels=1280 if last else None)
     scale = max(1.0, architecture.width_mult) if architecture.scale_ends else 1.0
     return replace(architecture, last_channels=round(last / scale))
-
-
-def _projection(shapes: Mapping[str, tuple[int, ...]], index: int) -> str:
-    """Name of a block's projection: the first block has no expansion before it."""
-    path = f"features.{index}.conv"
-    return f"{path}.2.weight" if f"{path}.1.0.weight" in shapes else f"{path}.1.weight"
 
 
 def _kernel_outputs(shapes: Mapping[str, tuple[int, ...]], name: str) -> int:

@@ -134,10 +134,11 @@ def _numbered(stored: dict[str, NDArray[Any]]) -> Iterator[tuple[str, NDArray[An
         if int(index) in variables:
             raise ModelFileError(f"its arrays {variables[int(index)][0]} and {path} are the same variable")
         variables[int(index)] = (path, array)
-    places = _places(len(found["depthwise_conv2d"]), len(found["conv2d"]), bool(found["dense"]))
-    for kind, names in places.items():
-        if sorted(found[kind]) != list(range(len(names))):
-            raise ModelFileError(f"it has {len(found[kind])} layers of the kind {kind}, the network {len(names)}")
+    for kind, names in _places({kind: max(numbers, default=-1) + 1 for kind, numbers in found.items()}).items():
+        wrong = sorted(set(found[kind]) ^ set(range(len(names))))
+        if wrong:
+            problem = "one too many" if wrong[0] in found[kind] else "missing"
+            raise ModelFileError(f"its {kind} number {wrong[0]} is {problem}: the network has {len(names)} of the kind")
         for name, (_, variables) in zip(names, sorted(found[kind].items()), strict=True):
             for index, (path, array) in sorted(variables.items()):
                 if index >= len(VARS[kind]):
@@ -145,22 +146,23 @@ def _numbered(stored: dict[str, NDArray[Any]]) -> Iterator[tuple[str, NDArray[An
                 yield _converted(name, VARS[kind][index], array, path)
 
 
-def _places(depth: int, convolutions: int, dense: bool) -> dict[str, list[str]]:
-    """Our names of the layers of each kind, in the order in which Keras numbers them."""
+def _places(count: dict[str, int]) -> dict[str, list[str]]:
+    """Our names of the layers of each kind, in the order in which Keras numbers them, for that many of each."""
+    depth = count["depthwise_conv2d"]
     blocks = [(f"features.{block}.conv", block > 1) for block in range(1, depth + 1)]
     kernels, depthwise, norms = ["features.0.0"], [], ["features.0.1"]
     for path, expands in blocks:
         kernels += [f"{path}.0.0"] * expands + [f"{path}.{1 + expands}"]
         depthwise.append(f"{path}.{int(expands)}.0")
         norms += [f"{path}.0.1"] * expands + [f"{path}.{int(expands)}.1", f"{path}.{2 + expands}"]
-    if convolutions > len(kernels):
+    if count["conv2d"] > len(kernels) or count["batch_normalization"] > len(norms):
         kernels.append(f"features.{depth + 1}.0")
         norms.append(f"features.{depth + 1}.1")
     return {
         "conv2d": kernels,
         "depthwise_conv2d": depthwise,
         "batch_normalization": norms,
-        "dense": ["classifier.1"] if dense else [],
+        "dense": ["classifier.1"] if count["dense"] else [],
     }
 
 

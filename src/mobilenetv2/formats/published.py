@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import tarfile
-import tempfile
 from dataclasses import replace
 from pathlib import Path
 
 from .. import zoo
 from ..checkpoint import Checkpoint
 from ..errors import ModelFileError
+
+MAX_TFLITE_BYTES = 1 << 28
 
 
 def open_published(name: str, width_mult: float | None = None) -> Checkpoint:
@@ -31,13 +32,7 @@ def open_published(name: str, width_mult: float | None = None) -> Checkpoint:
             return Checkpoint.load(converted)
         except ModelFileError:  # damaged, or of another release: made again below
             converted.unlink()
-    from . import read
-
-    checkpoint = read(zoo.fetch(model))
-    if checkpoint.architecture.width_mult != model.width_mult:
-        raise ModelFileError(
-            f"{name}: the file is width {checkpoint.architecture.width_mult:g}, not {model.width_mult:g}"
-        )
+    checkpoint = _fetched(model)
     preprocessing = model.preprocessing or replace(checkpoint.preprocessing, size=(model.resolution, model.resolution))
     stated = {"name": model.name, "url": model.url, "licence": model.licence, "top1": model.top1, "top5": model.top5}
     checkpoint = replace(
@@ -50,29 +45,41 @@ def open_published(name: str, width_mult: float | None = None) -> Checkpoint:
     return checkpoint
 
 
+def _fetched(model: zoo.Published) -> Checkpoint:
+    """What the published file holds; a file that cannot be read does not stay in the cache."""
+    from . import read
+
+    file = zoo.fetch(model)
+    try:
+        checkpoint = read(file)
+        found = checkpoint.architecture.width_mult
+        if found != model.width_mult:
+            raise ModelFileError(f"{file}: the file is width {found:g}, not {model.width_mult:g}")
+    except ModelFileError as error:
+        file.unlink()
+        raise ModelFileError(f"{model.name}: what came from {model.url} was removed: {error}") from None
+    return checkpoint
+
+
 def read_tgz(path: Path) -> Checkpoint:
     """The one .tflite inside a `.tgz`, as TF-slim publishes its checkpoints.
 
     Raises:
         ModelFileError: Damaged, or not exactly one .tflite in it.
     """
-    from .tflite import read_tflite
+    from .tflite import checkpoint_from
 
     try:
-        with tarfile.open(path, "r:*") as archive:
+        with tarfile.open(path, "r:gz") as archive:
             members = [member for member in archive.getmembers() if member.isfile() and member.name.endswith(".tflite")]
             if len(members) != 1:
                 raise ModelFileError(f"{path}: holds {len(members)} .tflite files, not one")
+            if members[0].size > MAX_TFLITE_BYTES:
+                raise ModelFileError(f"{path}: the .tflite in it is larger than any MobileNetV2")
             file = archive.extractfile(members[0])
             content = file.read() if file else b""
-    except (tarfile.TarError, OSError, EOFError, ValueError) as error:
-        if isinstance(error, ModelFileError):
-            raise
+    except ModelFileError:
+        raise
+    except Exception as error:  # tarfile and zlib raise nearly anything on damaged archives
         raise ModelFileError(f"{path}: a damaged archive: {error}") from None
-    with tempfile.TemporaryDirectory() as folder:
-        inner = Path(folder, Path(members[0].name).name)
-        inner.write_bytes(content)
-        try:
-            return read_tflite(inner)
-        except ModelFileError as error:
-            raise ModelFileError(f"{path}: {error}") from None
+    return checkpoint_from(path, content)

@@ -14,13 +14,13 @@ from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 from numpy.typing import NDArray
 
 from ..checkpoint import Checkpoint, read_safetensors
 from ..errors import MissingExtraError, ModelFileError, UserError
 from ..images import Preprocessing
-from .assemble import IN_BLOCK, IMAGENET_MEAN, IMAGENET_STD, Rules, assemble
+from ..zoo import IMAGENET_MEAN, IMAGENET_STD
+from .assemble import IN_BLOCK, Rules, assemble
 
 Arrays = Mapping[str, NDArray[Any]]
 Rename = Callable[[str], "str | None"]
@@ -39,7 +39,11 @@ def read_pth(path: Path) -> Checkpoint:
     """
     content = _unpickled(path)
     for _ in WRAPPERS:  # a dictionary may hold itself, so not for ever
-        inner = [content[name] for name in WRAPPERS if isinstance(content, Mapping) and isinstance(content.get(name), Mapping)]
+        inner = [
+            content[name]
+            for name in WRAPPERS
+            if isinstance(content, Mapping) and isinstance(content.get(name), Mapping)
+        ]
         content = inner[0] if inner else content
     if not isinstance(content, Mapping) or not content:
         raise ModelFileError(f"{path}: holds a {type(content).__name__}, not a state dict")
@@ -55,11 +59,12 @@ def _unpickled(path: Path) -> Any:
     import pickle
 
     try:
-        with warnings.catch_warnings(action="ignore"):  # of old pickles and old kinds of storage
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # of old pickles and old kinds of storage
             return torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
         found = re.search(r"GLOBAL (\S+)", str(error))
-        reason = f"it holds a {found.group(1)} beside arrays" if found else "it is damaged, or holds more than arrays"
+        reason = f"it holds {found.group(1)} beside arrays" if found else "it is damaged, or holds more than arrays"
         raise ModelFileError(
             f"{path}: refused: {reason}, and unpickling that can run code. "
             "If you trust it, save its state_dict alone and convert that"
@@ -98,7 +103,9 @@ def read_state_dict(path: Path, arrays: Arrays) -> Checkpoint:
     renaming = _renaming(arrays)
     if renaming is None:
         first = ", ".join(sorted(arrays)[:3]) or "none"
-        raise ModelFileError(f"{path}: not a MobileNetV2 of torchvision, timm or Hugging Face; its first arrays: {first}")
+        raise ModelFileError(
+            f"{path}: not a MobileNetV2 of torchvision, timm or Hugging Face; its first arrays: {first}"
+        )
     rename, rules = renaming
     renamed: dict[str, NDArray[Any]] = {}
     for name, array in arrays.items():
@@ -130,14 +137,14 @@ def _without_prefix(arrays: Arrays) -> Arrays:
 
 
 def _renaming(arrays: Arrays) -> tuple[Rename, Rules] | None:
-    if "conv_stem.weight" in arrays:
+    if any(name.startswith("blocks.0.0.") for name in arrays):
         return _from_timm(arrays), Rules("timm", "symmetric", 1e-5, TIMM)
     if any("conv_stem.first_conv." in name for name in arrays):
         return _from_hugging_face(arrays), Rules("Hugging Face", "same", 1e-3)
-    if "features.0.0.weight" in arrays and "features.1.conv.0.weight" in arrays:
-        return _from_flat(arrays), Rules("PyTorch (flat blocks)", "symmetric", 1e-5, TORCHVISION)
-    if "features.0.0.weight" in arrays:
+    if any(re.match(r"features\.\d+\.conv\.\d\.\d\.", name) for name in arrays):
         return _classifier_moved, Rules("torchvision", "symmetric", 1e-5, TORCHVISION)
+    if any(IN_BLOCK.match(name) for name in arrays):
+        return _from_flat(arrays), Rules("PyTorch (flat blocks)", "symmetric", 1e-5, TORCHVISION)
     return None
 
 
@@ -157,7 +164,7 @@ def _from_timm(arrays: Arrays) -> Rename:
             place, part, array = match.groups()
             inner = (first if place == "0.0" else others).get(part)
             return inner and f"features.{index[place]}.conv.{inner}.{array}"
-        part, _, array = name.partition(".")
+        part, _, array = name.rpartition(".")
         return f"{top[part]}.{array}" if part in top else None
 
     return rename
@@ -178,7 +185,9 @@ def _from_hugging_face(arrays: Arrays) -> Rename:
         name = name.removeprefix("mobilenet_v2.")
         if name.startswith("classifier."):
             return _classifier_moved(name)
-        match = re.fullmatch(r"(?:(conv_stem|layer\.(\d{1,3}))\.(\w+)|conv_1x1)\.(convolution|normalization)\.(\w+)", name)
+        match = re.fullmatch(
+            r"(?:(conv_stem|layer\.(\d{1,3}))\.(\w+)|conv_1x1)\.(convolution|normalization)\.(\w+)", name
+        )
         if not match:
             return None
         place, number, part, kind, array = match.groups()

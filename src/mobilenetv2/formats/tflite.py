@@ -27,7 +27,7 @@ BN_EPSILON = 1e-3  # TF-slim and Keras
 TYPES = {0: np.float32, 1: np.float16, 2: np.int32, 3: np.uint8, 4: np.int64, 9: np.int8}
 ACTIVATIONS = {0: "linear", 1: "relu", 3: "relu6"}
 KERNEL_OPS = {"CONV_2D": "C", "DEPTHWISE_CONV_2D": "D", "FULLY_CONNECTED": "F"}
-TRANSPARENT = ("QUANTIZE", "DEQUANTIZE", "RESHAPE", "SQUEEZE", "SOFTMAX", "PAD")
+TRANSPARENT = ("QUANTIZE", "DEQUANTIZE", "RESHAPE", "SQUEEZE", "SOFTMAX", "PAD")  # they leave every value as it is
 
 
 @dataclass(frozen=True)
@@ -65,6 +65,7 @@ class _Graph:
     tensors: tuple[_Tensor, ...]
     ops: tuple[_Op, ...]
     inputs: tuple[int, ...]
+    outputs: tuple[int, ...]
 
     def stored(self, index: int) -> _Tensor:
         """The tensor that holds a constant; one stored as float16 stands behind a DEQUANTIZE."""
@@ -77,9 +78,9 @@ class _Graph:
         """The values of a weight or bias as real numbers."""
         tensor = self.stored(index)
         if not tensor.data:
-            raise ModelFileError(
-                f"the tensor {tensor.name!r} has no values: weights made at run time are not supported"
-            )
+            raise ModelFileError(f"the tensor {tensor.name!r} has no values: weights made at run time are not read")
+        if tensor.dtype is np.void:
+            raise ModelFileError(f"the tensor {tensor.name!r} is of a type that is not read")
         return tensor.real()
 
 
@@ -90,25 +91,29 @@ def read_tflite(path: Path) -> Checkpoint:
         ModelFileError: Damaged, or not a MobileNetV2 classifier; the message says which operator or tensor differs.
         MissingExtraError: The package `tflite` is not installed.
     """
-    content = path.read_bytes()
+    return checkpoint_from(path, path.read_bytes())
+
+
+def checkpoint_from(path: Path, content: bytes) -> Checkpoint:
+    """`read_tflite` of what is in memory already; `path` is what messages call it."""
     try:
         graph = _parse(content)
+        _refuse_other_tasks(graph)
         arrays, order = _named_kernels(graph)
         architecture = _matched(graph, order, arrays)
+        kinds = {np.dtype(graph.stored(op.inputs[1]).dtype).name for op in order.values()}
+        rules = Rules(
+            source=f"TensorFlow Lite ({', '.join(sorted(kinds))})",
+            padding=architecture.padding,
+            bn_epsilon=BN_EPSILON,
+            preprocessing=_preprocessing(graph.tensors[graph.inputs[0]]),
+            labels=_attached_labels(content, architecture.classes),
+        )
     except UserError as error:
         raise type(error)(f"{path}: {error}") from None
     except Exception as error:  # damaged offsets make the reader raise nearly anything
-        raise ModelFileError(
-            f"{path}: damaged or not a TensorFlow Lite model: {error or type(error).__name__}"
-        ) from None
-    kinds = {np.dtype(graph.stored(op.inputs[1]).dtype).name for op in order.values()}
-    rules = Rules(
-        source=f"TensorFlow Lite ({', '.join(sorted(kinds))})",
-        padding=architecture.padding,
-        bn_epsilon=BN_EPSILON,
-        preprocessing=_preprocessing(graph.tensors[graph.inputs[0]]),
-        labels=_attached_labels(content, architecture.classes),
-    )
+        reason = error or type(error).__name__
+        raise ModelFileError(f"{path}: damaged or not a TensorFlow Lite model: {reason}") from None
     return assemble(path, arrays, rules)
 
 
@@ -130,6 +135,7 @@ def _parse(content: bytes) -> _Graph:
         tuple(_tensor(model, subgraph.Tensors(i)) for i in range(subgraph.TensorsLength())),
         tuple(_op(tflite, subgraph.Operators(i), codes) for i in range(subgraph.OperatorsLength())),
         tuple(int(i) for i in subgraph.InputsAsNumpy()),
+        tuple(int(i) for i in subgraph.OutputsAsNumpy()),
     )
 
 
@@ -139,7 +145,8 @@ def _tensor(model: Any, tensor: Any) -> _Tensor:
     quantization = tensor.Quantization()
     scale = zero = np.zeros(0)
     if quantization is not None and quantization.ScaleLength():
-        scale, zero = quantization.ScaleAsNumpy().astype(float), quantization.ZeroPointAsNumpy().astype(float)
+        scale = quantization.ScaleAsNumpy().astype(float)
+        zero = quantization.ZeroPointAsNumpy().astype(float) if quantization.ZeroPointLength() else np.zeros(1)
     shape = tuple(int(n) for n in tensor.ShapeAsNumpy()) if tensor.ShapeLength() else ()
     name = (tensor.Name() or b"").decode("utf-8", "replace")
     axis = quantization.QuantizedDimension() if quantization is not None else 0
@@ -149,14 +156,13 @@ def _tensor(model: Any, tensor: Any) -> _Tensor:
 def _op(tflite: Any, op: Any, codes: list[str]) -> _Op:
     """One operator with the options that matter, as plain integers."""
     code = codes[op.OpcodeIndex()]
+    convolution = ("StrideW", "StrideH", "DilationWFactor", "DilationHFactor", "Padding", "FusedActivationFunction")
     kinds = {
-        "CONV_2D": (tflite.Conv2DOptions, ("StrideW", "StrideH", "DilationWFactor", "DilationHFactor", "Padding")),
-        "DEPTHWISE_CONV_2D": (
-            tflite.DepthwiseConv2DOptions,
-            ("StrideW", "StrideH", "DilationWFactor", "DilationHFactor", "Padding"),
-        ),
-        "FULLY_CONNECTED": (tflite.FullyConnectedOptions, ()),
-        "ADD": (tflite.AddOptions, ()),
+        "CONV_2D": (tflite.Conv2DOptions, convolution),
+        "DEPTHWISE_CONV_2D": (tflite.DepthwiseConv2DOptions, convolution),
+        "FULLY_CONNECTED": (tflite.FullyConnectedOptions, ("FusedActivationFunction",)),
+        "AVERAGE_POOL_2D": (tflite.Pool2DOptions, ("FilterHeight", "FilterWidth", "FusedActivationFunction")),
+        "ADD": (tflite.AddOptions, ("FusedActivationFunction",)),
     }
     options: dict[str, int] = {}
     if code in kinds:
@@ -164,9 +170,18 @@ def _op(tflite: Any, op: Any, codes: list[str]) -> _Op:
         table, union = kind(), op.BuiltinOptions()
         if union is not None:
             table.Init(union.Bytes, union.Pos)
-            options = {name: int(getattr(table, name)()) for name in (*fields, "FusedActivationFunction")}
+        options = {name: int(getattr(table, name)()) if union is not None else 0 for name in fields}
     inputs = tuple(int(i) for i in op.InputsAsNumpy()) if op.InputsLength() else ()
     return _Op(code, inputs, tuple(int(i) for i in op.OutputsAsNumpy()), options)
+
+
+def _refuse_other_tasks(graph: _Graph) -> None:
+    codes = {op.code for op in graph.ops}
+    if len(graph.outputs) > 1:
+        names = ", ".join(graph.tensors[index].name for index in graph.outputs[:3])
+        raise ModelFileError(f"its outputs are {names}: it is a detector, or another model that is not a classifier")
+    if codes & {"RESIZE_BILINEAR", "RESIZE_NEAREST_NEIGHBOR"}:
+        raise ModelFileError("it resizes maps: it is a segmenter, not a classifier")
 
 
 def _named_kernels(graph: _Graph) -> tuple[dict[str, NDArray[Any]], dict[str, _Op]]:
@@ -190,7 +205,7 @@ def _named_kernels(graph: _Graph) -> tuple[dict[str, NDArray[Any]], dict[str, _O
     if not kinds.startswith("C") or block == 0 or tail not in ("CC", "CF", "C"):
         raise ModelFileError(
             f"not a MobileNetV2 classifier: after {block} blocks it has {len(tail)} more convolutions or dense layers, "
-            "not a last convolution and a classifier (detectors and segmenters are not read yet)"
+            "not a last convolution and a classifier"
         )
     names += [f"features.{block + 1}.0", "classifier.1"][: len(tail)]
     order = dict(zip(names, ops, strict=True))
@@ -241,54 +256,71 @@ def _compare(graph: _Graph, order: dict[str, _Op], steps: tuple[Layer, ...]) -> 
     """The first way in which the graph is not these layers, or None."""
     by_output = {id(op): layer for layer in steps if (op := order.get(layer.name))}
     adds = iter(layer for layer in steps if layer.kind == "add")
+    flat = {layer.name for layer in steps if layer.kind in ("pool", "linear")}
+    pool = next((layer for layer in steps if layer.kind == "pool"), None)
     made: dict[int, str] = {graph.inputs[0]: "image"}  # tensor -> the layer that made it
     padded: dict[int, tuple[int, ...]] = {}
     for op in graph.ops:
-        source = made.get(op.inputs[0]) if op.inputs else None
+        sources = {made[i] for i in op.inputs if i in made}
+        if any(i in padded for i in op.inputs) and op.code not in ("CONV_2D", "DEPTHWISE_CONV_2D"):
+            return f"a PAD before {op.code} has no place in it"
         if op.code in TRANSPARENT:
-            if source is not None:
-                made[op.outputs[0]] = source
+            if sources:
+                (made[op.outputs[0]],) = sources
                 if op.code == "PAD":
-                    padded[op.outputs[0]] = tuple(graph.constant(op.inputs[1])[1:3].astype(int).ravel().tolist())
+                    padded[op.outputs[0]] = tuple(graph.constant(op.inputs[1]).astype(int).ravel().tolist())
+                elif sources - ({steps[-1].name} if op.code == "SOFTMAX" else flat) and not op.code.endswith(
+                    "QUANTIZE"
+                ):
+                    return f"a {op.code} after {sources.pop()} has no place in it"
             continue
-        if op.code in ("AVERAGE_POOL_2D", "MEAN"):
-            layer = next((layer for layer in steps if layer.kind == "pool"), None)
-        elif op.code == "ADD":
-            layer = next(adds, None)
-        else:
-            layer = by_output.get(id(op))
+        is_pool = op.code in ("AVERAGE_POOL_2D", "MEAN")
+        layer = pool if is_pool else next(adds, None) if op.code == "ADD" else by_output.get(id(op))
         if layer is None:
             return f"the operator {op.code} has no place in it"
-        if {made.get(i) for i in op.inputs if i in made} != set(layer.sources):
+        if sources != set(layer.sources):
             return f"{layer.name} ({op.code}) does not read what it should"
-        if layer.kind == "pool" and int(np.prod(graph.tensors[op.outputs[0]].shape[1:])) != layer.out_shape[0]:
-            return f"{op.code} does not average the whole map"
         complaint = _compare_options(graph, op, layer, padded)
         if complaint:
             return complaint
         made[op.outputs[0]] = layer.name
-    return None if steps[-1].name in made.values() else "it ends early"
+    answers = {made.get(i) for i in graph.outputs}
+    return None if answers == {steps[-1].name} else f"its output is not that of {steps[-1].name}"
 
 
 def _compare_options(graph: _Graph, op: _Op, layer: Layer, padded: dict[int, tuple[int, ...]]) -> str | None:
+    """The first way in which an operator's options are not its layer's, or None."""
     options = op.options
     if "FusedActivationFunction" in options:
         activation = ACTIVATIONS.get(options["FusedActivationFunction"], "another activation")
         if activation != layer.activation:
             return f"{layer.name} has the activation {activation}, not {layer.activation}"
+    if layer.kind == "pool":
+        return _compare_pool(graph, op, layer)
     if "StrideH" not in options or layer.kind == "linear":
         return None
     if {options["StrideH"], options["StrideW"]} != {layer.stride}:
         return f"{layer.name} has stride {options['StrideH']}, not {layer.stride}"
     if layer.kernel > 1 and {options["DilationHFactor"], options["DilationWFactor"]} != {layer.dilation}:
         return f"{layer.name} has dilation {options['DilationHFactor']}, not {layer.dilation}"
-    amounts = padded.get(op.inputs[0], (0, 0, 0, 0))
+    amounts = padded.get(op.inputs[0], (0,) * 8)  # before and after, of each axis of (N, H, W, C)
     if options["Padding"] == 0:  # SAME
+        if any(amounts):
+            return f"{layer.name} is padded twice"
         sides = (conv_padding("same", n, layer.kernel, layer.stride, layer.dilation) for n in layer.in_shape[1:])
-        amounts = tuple(amount for side in sides for amount in side)
-    if amounts != layer.padding:
-        return f"{layer.name} is padded {amounts} (top, bottom, left, right), not {layer.padding}"
+        amounts = (0, 0, *(amount for side in sides for amount in side), 0, 0)
+    if amounts != (0, 0, *layer.padding, 0, 0):
+        return f"{layer.name} is padded {amounts[2:6]} (top, bottom, left, right), not {layer.padding}"
     return None
+
+
+def _compare_pool(graph: _Graph, op: _Op, layer: Layer) -> str | None:
+    """Averages are global: over both sides of the map, or with a window as large as it."""
+    if op.code == "MEAN":
+        whole = sorted(graph.constant(op.inputs[1]).ravel() % 4) == [1, 2]
+    else:
+        whole = (op.options["FilterHeight"], op.options["FilterWidth"]) == layer.in_shape[1:]
+    return None if whole else f"{op.code} does not average the whole map"
 
 
 def _preprocessing(tensor: _Tensor) -> Preprocessing:
@@ -297,21 +329,22 @@ def _preprocessing(tensor: _Tensor) -> Preprocessing:
     A scale of 2/255 is the same -1..1 with its zero point rounded to a whole number.
     """
     size = (tensor.shape[1], tensor.shape[2])
-    if tensor.scale.size != 1 or abs(tensor.scale[0] - 2 / 255) < 1e-6:
+    if tensor.scale.size != 1 or not np.issubdtype(tensor.dtype, np.integer):
         return Preprocessing(size=size)
-    lowest = int(np.iinfo(tensor.dtype).min)
-    mean, std = (tensor.zero_point[0] - lowest) / 255, 1 / (255 * tensor.scale[0])
-    return Preprocessing(size=size, mean=(float(mean),) * 3, std=(float(std),) * 3)
+    scale, zero = float(tensor.scale[0]), float(tensor.zero_point[0] - np.iinfo(tensor.dtype).min)
+    if not 1e-6 < scale < 1:
+        raise ModelFileError(f"the input has the scale {scale:g}: pictures cannot be that")
+    if abs(scale - 2 / 255) < 1e-6 and zero in (127, 128):
+        return Preprocessing(size=size)
+    return Preprocessing(size=size, mean=(zero / 255,) * 3, std=(1 / (255 * scale),) * 3)
 
 
 def _attached_labels(content: bytes, classes: int) -> tuple[str, ...]:
     """Labels that travel with the file as TFLite metadata: a zip archive appended to the model."""
     try:
         with zipfile.ZipFile(io.BytesIO(content)) as archive:
-            for name in (entry.filename for entry in archive.infolist() if entry.file_size < MAX_LABEL_BYTES):
-                labels = tuple(archive.read(name).decode("utf-8").rstrip("\n").splitlines())
-                if len(labels) == classes:
-                    return labels
-    except (zipfile.BadZipFile, UnicodeDecodeError, RuntimeError, NotImplementedError):
-        pass  # no archive, or none that can be read: the model itself is whole without it
-    return ()
+            members = [archive.read(entry) for entry in archive.infolist() if entry.file_size < MAX_LABEL_BYTES]
+        found = (tuple(member.decode("utf-8", "replace").rstrip("\n").splitlines()) for member in members)
+        return next((labels for labels in found if len(labels) == classes), ())
+    except Exception:  # no archive, or none that can be read: the model itself is whole without it
+        return ()

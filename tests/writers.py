@@ -1,0 +1,442 @@
+"""Writes a checkpoint as other people's files: their names, axes and containers, spelt out here a second time.
+
+PyTorch layouts are dictionaries of arrays, to be put into a file by `save_pth` or `save_safetensors`; Keras and
+TensorFlow Lite files are written whole. Layouts were measured on files of torchvision 0.29, timm 1.0, transformers
+5.24, Keras 3.15 and, for the published Keras weights, read from converters that name every array in them.
+"""
+
+from __future__ import annotations
+
+import io
+import json
+import zipfile
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from mobilenetv2.architecture import Architecture, Layer, layers
+from mobilenetv2.checkpoint import Checkpoint, fold
+from mobilenetv2.runtime import Reference
+
+Arrays = dict[str, np.ndarray]
+Place = Callable[[Layer], tuple[str, str]]  # a layer -> the names of its kernel and of its batch norm
+NORM = ("weight", "bias", "running_mean", "running_var")
+CLASSIFIER = "classifier"
+
+
+def weighted(checkpoint: Checkpoint) -> Iterator[Layer]:
+    """The layers that own arrays, in order."""
+    return (layer for layer in layers(checkpoint.architecture) if layer.weight)
+
+
+# --- PyTorch: dictionaries -------------------------------------------------------------------------------------------
+
+
+def state_dict(checkpoint: Checkpoint, place: Place) -> Arrays:
+    """All arrays under the names that `place` gives, each batch norm with its counter of batches."""
+    arrays: Arrays = {}
+    for layer in weighted(checkpoint):
+        kernel, norm = place(layer)
+        arrays[f"{kernel}.weight"] = checkpoint.arrays[layer.weight]
+        if layer.bias:
+            arrays[f"{kernel}.bias"] = checkpoint.arrays[layer.bias]
+        if layer.norm:
+            arrays |= {f"{norm}.{name}": checkpoint.arrays[f"{layer.norm}.{name}"] for name in NORM}
+            arrays[f"{norm}.num_batches_tracked"] = np.array(7, np.int64)
+    return arrays
+
+
+def torchvision(checkpoint: Checkpoint) -> Arrays:
+    return state_dict(checkpoint, lambda layer: (layer.name, str(layer.norm)))
+
+
+def timm(checkpoint: Checkpoint) -> Arrays:
+    repeats = [stage.repeats for stage in checkpoint.architecture.stages]
+    where = [f"blocks.{stage}.{index}" for stage, count in enumerate(repeats) for index in range(count)]
+    first = {"depthwise": ("conv_dw", "bn1"), "project": ("conv_pw", "bn2")}
+    others = {"expand": ("conv_pw", "bn1"), "depthwise": ("conv_dw", "bn2"), "project": ("conv_pwl", "bn3")}
+    ends = {"stem": ("conv_stem", "bn1"), "last": ("conv_head", "bn2"), CLASSIFIER: ("classifier", "")}
+
+    def place(layer: Layer) -> tuple[str, str]:
+        if layer.block is None:
+            return ends[layer.role]
+        kernel, norm = (first if layer.block == 1 else others)[layer.role]
+        return f"{where[layer.block - 1]}.{kernel}", f"{where[layer.block - 1]}.{norm}"
+
+    return state_dict(checkpoint, place)
+
+
+def hugging_face(checkpoint: Checkpoint, prefix: str = "mobilenet_v2.") -> Arrays:
+    parts = {"stem": "first_conv", "expand": "expand_1x1", "depthwise": "conv_3x3", "project": "reduce_1x1"}
+
+    def place(layer: Layer) -> tuple[str, str]:
+        if layer.role == CLASSIFIER:
+            return "classifier", ""
+        if layer.role == "last":
+            path = f"{prefix}conv_1x1"
+        elif layer.block is None or layer.block == 1:
+            path = f"{prefix}conv_stem.{parts[layer.role]}"
+        else:
+            path = f"{prefix}layer.{layer.block - 2}.{parts[layer.role]}"
+        return f"{path}.convolution", f"{path}.normalization"
+
+    return state_dict(checkpoint, place)
+
+
+def flat(checkpoint: Checkpoint, last: str = "", classifier: str = "classifier") -> Arrays:
+    """Blocks as one Sequential with its activations counted: tonylins; with `last="conv"` d-li14."""
+
+    def place(layer: Layer) -> tuple[str, str]:
+        if layer.role == CLASSIFIER:
+            return classifier, ""
+        if layer.block is None:
+            path = last if last and layer.role == "last" else layer.name.rpartition(".")[0]
+            return f"{path}.0", f"{path}.1"
+        at = {"expand": 0, "depthwise": 3, "project": 6}[layer.role] - (3 if layer.block == 1 else 0)
+        return f"features.{layer.block}.conv.{at}", f"features.{layer.block}.conv.{at + 1}"
+
+    return state_dict(checkpoint, place)
+
+
+LAYOUTS: dict[str, Callable[[Checkpoint], Arrays]] = {
+    "torchvision": torchvision,
+    "timm": timm,
+    "hugging_face": hugging_face,
+    "hugging_face_bare": lambda checkpoint: hugging_face(checkpoint, ""),
+    "tonylins": lambda checkpoint: flat(checkpoint, classifier="classifier.1"),
+    "d-li14": lambda checkpoint: flat(checkpoint, "conv"),
+}
+
+
+def prefixed(arrays: Mapping[str, np.ndarray], prefix: str) -> Arrays:
+    """What DataParallel, torch.compile and Lightning make of the names."""
+    return {prefix + name: array for name, array in arrays.items()}
+
+
+def tensors(arrays: Mapping[str, np.ndarray]) -> dict[str, Any]:
+    import torch
+
+    return {name: torch.from_numpy(np.array(array)) for name, array in arrays.items()}
+
+
+def save_pth(path: Path, content: Any, *, legacy: bool = False) -> Path:
+    """`torch.save`, in the container of today (zip) or of PyTorch before 1.6."""
+    import torch
+
+    torch.save(content, path, _use_new_zipfile_serialization=not legacy)
+    return path
+
+
+def save_safetensors(path: Path, arrays: Mapping[str, np.ndarray]) -> Path:
+    from safetensors.numpy import save_file
+
+    save_file({name: np.ascontiguousarray(array) for name, array in arrays.items()}, path, {"format": "pt"})
+    return path
+
+
+def hugging_face_config(architecture: Architecture, **changes: object) -> dict[str, object]:
+    """config.json as transformers writes it, with the fields that describe this network."""
+    config: dict[str, object] = {
+        "architectures": ["MobileNetV2ForImageClassification"], "classifier_dropout_prob": 0.8, "depth_divisible_by": 8,
+        "depth_multiplier": architecture.width_mult, "dtype": "float32", "expand_ratio": 6.0,
+        "finegrained_output": True, "first_layer_is_expansion": True, "hidden_act": "relu6",
+        "image_size": architecture.resolution[0],
+        "initializer_range": 0.02, "layer_norm_eps": architecture.bn_epsilon, "min_depth": 8,
+        "model_type": "mobilenet_v2", "num_channels": 3, "output_stride": 32, "semantic_loss_ignore_index": 255,
+        "tf_padding": architecture.padding == "same", "transformers_version": "5.24.0",
+    }  # fmt: skip
+    return config | changes
+
+
+# --- Keras -----------------------------------------------------------------------------------------------------------
+
+KERAS_NORM = {"gamma": "weight", "beta": "bias", "moving_mean": "running_mean", "moving_variance": "running_var"}
+
+
+def keras_names(layer: Layer, style: str = "today") -> tuple[str, str]:
+    """Names of a layer and of its batch norm: as today, as in the "published" weights, or as in Keras "2.2.0"."""
+    if layer.role == CLASSIFIER:
+        return ("predictions" if style == "today" else "Logits"), ""
+    if layer.block is None:
+        return ("Conv1", "bn_Conv1") if layer.role == "stem" else ("Conv_1", "Conv_1_bn")
+    number = layer.block - 1
+    if style == "today":
+        path = f"block_{number}_{layer.role}" if number else f"expanded_conv_{layer.role}"
+        return path, f"{path}_BN"
+    if style == "published":
+        return f"mobl{number}_conv_{number}_{layer.role}", f"bn{number}_conv_{number}_bn_{layer.role}"
+    norm = layer.role if layer.role == "depthwise" or number == 0 else f"bn_{layer.role}"
+    return f"mobl{number}_conv_{layer.role}", f"bn{number}_conv_{norm}"
+
+
+def keras_axes(layer: Layer, kernel: np.ndarray) -> np.ndarray:
+    """(out, in, h, w) -> (h, w, in, out); depthwise (c, 1, h, w) -> (h, w, c, 1); dense (out, in) -> (in, out)."""
+    if layer.role == CLASSIFIER:
+        return kernel.T
+    return np.moveaxis(kernel, (0, 1), (2, 3) if layer.kind == "depthwise" else (3, 2))
+
+
+def keras_layers(checkpoint: Checkpoint, style: str, kernel_of_depthwise: str) -> Iterator[tuple[str, Arrays]]:
+    """Every layer that Keras lists, with its arrays, in order; those of activations, pads and sums have none."""
+    yield "input_1", {}
+    for layer in weighted(checkpoint):
+        name, norm = keras_names(layer, style)
+        kernel = kernel_of_depthwise if layer.kind == "depthwise" else "kernel"
+        arrays = {kernel: keras_axes(layer, checkpoint.arrays[layer.weight])}
+        if layer.bias:
+            arrays["bias"] = checkpoint.arrays[layer.bias]
+        if layer.kind == "depthwise" and layer.stride == 2:
+            yield name.replace("depthwise", "pad"), {}
+        yield name, arrays
+        if layer.norm:
+            yield norm, {theirs: checkpoint.arrays[f"{layer.norm}.{ours}"] for theirs, ours in KERAS_NORM.items()}
+        if layer.activation != "linear":
+            yield f"{name}_relu", {}
+
+
+def write_keras_legacy(
+    path: Path, checkpoint: Checkpoint, style: str = "today", *, keras: int = 2, whole: bool = False, scope: str = ""
+) -> Path:
+    """A legacy `.h5`: weights alone at the root, or a `whole` model; as Keras 2 wrote it, or Keras 3.
+
+    `scope` is the name of the model where it was a layer of another: all of its layers are then in one group.
+    """
+    import h5py
+
+    suffix, depthwise = ("", "kernel") if keras == 3 else (":0", "depthwise_kernel")
+    with h5py.File(path, "w") as file:
+        root = file.create_group("model_weights") if whole else file
+        if whole:
+            file.attrs["model_config"] = json.dumps(keras_config(checkpoint, keras))
+            file.create_group("optimizer_weights")["iteration"] = np.int64(3)
+        order = []
+        for layer, arrays in keras_layers(checkpoint, style, depthwise):
+            group = root.create_group(layer) if not scope else root.require_group(scope)
+            names = [f"{layer}/{name}{suffix}" for name in arrays]
+            group.attrs["weight_names"] = [name.encode() for name in names]
+            for name, array in zip(names, arrays.values(), strict=True):
+                group[name] = array
+            order.append(layer.encode())
+        root.attrs["layer_names"] = order
+        root.attrs["backend"], root.attrs["keras_version"] = "tensorflow", "2.2.4" if keras == 2 else "3.15.1"
+        if keras == 3:
+            root.create_group("top_level_model_weights").attrs["weight_names"] = np.zeros(0)
+    return path
+
+
+def keras_config(checkpoint: Checkpoint, keras: int = 3) -> dict[str, object]:
+    """A model's configuration as far as its first layer goes."""
+    key = "batch_shape" if keras == 3 else "batch_input_shape"
+    first = {key: [None, *checkpoint.architecture.resolution, 3], "dtype": "float32", "name": "input_layer"}
+    return {
+        "class_name": "Functional" if keras == 3 else "Model",
+        "config": {"name": "mobilenetv2", "layers": [{"class_name": "InputLayer", "config": first}]},
+    }
+
+
+def write_keras_weights(file: Any, checkpoint: Checkpoint, *, named: bool = True, scope: str = "") -> None:
+    """`.weights.h5` of Keras 3: a counter for each class of layer, in the order of the network."""
+    import h5py
+
+    counts: dict[str, int] = {}
+    with h5py.File(file, "w") as root:
+
+        def add(kind: str, name: str, *arrays: np.ndarray, inside: str = scope) -> None:
+            number = counts[kind] = counts.get(kind, -1) + 1
+            group = root.create_group(f"{inside}layers/{kind}{f'_{number}' if number else ''}/vars")
+            if named:
+                group.attrs["name"] = name
+            for index, array in enumerate(arrays):
+                group[str(index)] = array
+
+        add("input_layer", "input_layer")
+        for layer in weighted(checkpoint):
+            kernel, norm = keras_names(layer)
+            weight = keras_axes(layer, checkpoint.arrays[layer.weight])
+            if layer.role == CLASSIFIER:
+                add("dense", kernel, weight, checkpoint.arrays[layer.bias], inside="")
+                continue
+            add("depthwise_conv2d" if layer.kind == "depthwise" else "conv2d", kernel, weight)
+            add("batch_normalization", norm, *(checkpoint.arrays[f"{layer.norm}.{name}"] for name in NORM))
+            if layer.activation != "linear":
+                add("re_lu", f"{kernel}_relu")
+        root["optimizer/vars/0"] = np.int64(3)
+
+
+def write_keras_archive(path: Path, checkpoint: Checkpoint) -> Path:
+    """A `.keras` archive."""
+    weights = io.BytesIO()
+    write_keras_weights(weights, checkpoint)
+    with zipfile.ZipFile(path, "w") as archive:
+        archive.writestr("metadata.json", json.dumps({"keras_version": "3.15.1"}))
+        archive.writestr("config.json", json.dumps(keras_config(checkpoint)))
+        archive.writestr("model.weights.h5", weights.getvalue())
+    return path
+
+
+# --- TensorFlow Lite -------------------------------------------------------------------------------------------------
+
+FLOAT32, FLOAT16, INT32, NO_ACTIVATION, RELU6, SAME, VALID = 0, 1, 2, 0, 3, 0, 1
+CODES = {
+    "ADD": 0, "AVERAGE_POOL_2D": 1, "CONV_2D": 3, "DEPTHWISE_CONV_2D": 4, "DEQUANTIZE": 6, "FULLY_CONNECTED": 9,
+    "RESHAPE": 22, "SOFTMAX": 25, "PAD": 34, "MEAN": 40,
+}  # fmt: skip
+
+
+class TFLiteWriter:
+    """Builds a `.tflite` classifier the way a converter does: batch norms folded, ReLU6 fused, one batch, NHWC.
+
+    Args:
+        checkpoint: The model. Symmetric padding becomes explicit PAD operators where SAME pads differently.
+        half: Store weights as float16, each behind a DEQUANTIZE.
+        pool: "MEAN" or "AVERAGE_POOL_2D".
+        dense: The classifier as FULLY_CONNECTED, not as CONV_2D.
+    """
+
+    def __init__(self, checkpoint: Checkpoint, *, half: bool = False, pool: str = "MEAN", dense: bool = True) -> None:
+        import ai_edge_litert.schema_py_generated as schema
+
+        self.schema, self.half, self.pool, self.dense = schema, half, pool, dense
+        self.checkpoint = checkpoint
+        self.graph = schema.SubGraphT()
+        self.graph.tensors, self.graph.operators, self.graph.name = [], [], "main"
+        self.model = schema.ModelT()
+        self.model.version, self.model.description, self.model.subgraphs = 3, "test", [self.graph]
+        self.model.buffers, self.model.operatorCodes = [schema.BufferT()], []
+        self.codes: dict[str, int] = {}
+        self._build()
+
+    def _build(self) -> None:
+        made = {"image": self.tensor("image", (1, *self.checkpoint.architecture.resolution, 3))}
+        self.graph.inputs = [made["image"]]
+        for layer in layers(self.checkpoint.architecture):
+            made[layer.name] = self._layer(layer, [made[source] for source in layer.sources])
+        out = made[layer.name]
+        if layer.kind == "linear":
+            if not self.dense:
+                shape = self.constant("shape", np.array([1, layer.out_shape[0]], np.int32))
+                out = self.op("RESHAPE", [out, shape], (1, layer.out_shape[0]), self.schema.ReshapeOptionsT())
+            options = self.schema.SoftmaxOptionsT()
+            options.beta = 1.0
+            out = self.op("SOFTMAX", [out], (1, layer.out_shape[0]), options)
+        self.graph.outputs = [out]
+
+    def _layer(self, layer: Layer, sources: list[int]) -> int:
+        channels, height, width = layer.out_shape
+        shape = (1, height, width, channels)
+        if layer.kind == "add":
+            return self.op("ADD", sources, shape, self.schema.AddOptionsT())
+        if layer.kind == "pool":
+            return self._pool(layer, sources[0])
+        weight, bias = fold(self.checkpoint, layer)
+        if layer.kind == "linear" and self.dense:
+            constants = [self.weight(f"{layer.name}/w", weight), self.weight(f"{layer.name}/b", bias)]
+            return self.op("FULLY_CONNECTED", sources + constants, (1, channels), self.schema.FullyConnectedOptionsT())
+        weight = weight.reshape(*weight.shape[:2], layer.kernel, layer.kernel)
+        depthwise = layer.kind == "depthwise"
+        weight = weight.transpose(1, 2, 3, 0) if depthwise else weight.transpose(0, 2, 3, 1)
+        constants = [self.weight(f"{layer.name}/w", weight), self.weight(f"{layer.name}/b", bias)]
+        options = self.schema.DepthwiseConv2DOptionsT() if depthwise else self.schema.Conv2DOptionsT()
+        options.strideH = options.strideW = layer.stride
+        options.dilationHFactor = options.dilationWFactor = layer.dilation
+        options.fusedActivationFunction = RELU6 if layer.activation == "relu6" else NO_ACTIVATION
+        if depthwise:
+            options.depthMultiplier = 1
+        explicit = self.checkpoint.architecture.padding == "symmetric" and layer.stride == 2
+        options.padding = VALID if explicit else SAME
+        if explicit:
+            sources = [self.pad(sources[0], layer)]
+        return self.op("DEPTHWISE_CONV_2D" if depthwise else "CONV_2D", sources + constants, shape, options)
+
+    def _pool(self, layer: Layer, source: int) -> int:
+        channels, height, width = layer.in_shape
+        if self.pool == "MEAN":
+            options = self.schema.ReducerOptionsT()
+            options.keepDims = not self.dense
+            shape = (1, channels) if self.dense else (1, 1, 1, channels)
+            return self.op("MEAN", [source, self.constant("axes", np.array([1, 2], np.int32))], shape, options)
+        options = self.schema.Pool2DOptionsT()
+        options.padding, options.strideH, options.strideW = VALID, 1, 1
+        options.filterHeight, options.filterWidth = height, width
+        return self.op("AVERAGE_POOL_2D", [source], (1, 1, 1, channels), options)
+
+    def pad(self, source: int, layer: Layer) -> int:
+        """A PAD operator with the layer's amounts."""
+        top, bottom, left, right = layer.padding
+        amounts = self.constant("pads", np.array([[0, 0], [top, bottom], [left, right], [0, 0]], np.int32))
+        channels, height, width = layer.in_shape
+        return self.op(
+            "PAD", [source, amounts], (1, height + top + bottom, width + left + right, channels),
+            self.schema.PadOptionsT(),
+        )  # fmt: skip
+
+    def weight(self, name: str, values: np.ndarray) -> int:
+        """A float constant, or a float16 one behind a DEQUANTIZE."""
+        if not self.half:
+            return self.constant(name, values.astype(np.float32))
+        stored = self.constant(f"{name}/half", values.astype(np.float16))
+        return self.op("DEQUANTIZE", [stored], values.shape, self.schema.DequantizeOptionsT())
+
+    def constant(self, name: str, values: np.ndarray) -> int:
+        buffer = self.schema.BufferT()
+        buffer.data = np.frombuffer(np.ascontiguousarray(values).tobytes(), np.uint8)
+        self.model.buffers.append(buffer)
+        kind = {"float32": FLOAT32, "float16": FLOAT16, "int32": INT32}[values.dtype.name]
+        return self.tensor(name, values.shape, kind, len(self.model.buffers) - 1)
+
+    def tensor(self, name: str, shape: tuple[int, ...], kind: int = FLOAT32, buffer: int = 0) -> int:
+        made = self.schema.TensorT()
+        made.name, made.shape, made.type, made.buffer = name.encode(), list(shape), kind, buffer
+        self.graph.tensors.append(made)
+        return len(self.graph.tensors) - 1
+
+    def op(self, code: str, inputs: list[int], shape: tuple[int, ...], options: Any) -> int:
+        """Adds an operator and returns its output."""
+        if code not in self.codes:
+            made = self.schema.OperatorCodeT()
+            made.builtinCode = made.deprecatedBuiltinCode = CODES[code]
+            made.version = 1
+            self.codes[code] = len(self.model.operatorCodes)
+            self.model.operatorCodes.append(made)
+        operator = self.schema.OperatorT()
+        operator.opcodeIndex, operator.inputs = self.codes[code], list(inputs)
+        operator.outputs = [self.tensor(code, shape)]
+        operator.builtinOptions = options
+        operator.builtinOptionsType = getattr(self.schema.BuiltinOptions, type(options).__name__.removesuffix("T"))
+        self.graph.operators.append(operator)
+        return int(operator.outputs[0])
+
+    def operators(self, code: str) -> list[Any]:
+        """Those of that kind, in order, to be changed before `save`."""
+        return [operator for operator in self.graph.operators if operator.opcodeIndex == self.codes.get(code)]
+
+    def save(self, path: Path) -> Path:
+        import flatbuffers
+
+        builder = flatbuffers.Builder(1 << 20)
+        builder.Finish(self.model.Pack(builder), b"TFL3")
+        path.write_bytes(bytes(builder.Output()))
+        return path
+
+
+# --- comparing -------------------------------------------------------------------------------------------------------
+
+
+def difference(checkpoint: Checkpoint, other: Checkpoint, side: int = 64) -> float:
+    """Largest difference of what two models say of a random picture, relative to the largest answer."""
+    picture = np.random.default_rng(5).uniform(-1, 1, (1, side, side, 3)).astype(np.float32)
+    wanted, found = Reference(checkpoint)(picture), Reference(other)(picture)
+    return float(np.abs(wanted - found).max() / np.abs(wanted).max())
+
+
+def edged(checkpoint: Checkpoint) -> Checkpoint:
+    """The same with channels whose batch norm is at the edge: no variance, hardly any, no scale, a negative scale."""
+    arrays = {name: array.copy() for name, array in checkpoint.arrays.items()}
+    for layer in weighted(checkpoint):
+        if layer.norm:
+            arrays[f"{layer.norm}.running_var"][:2] = 0, 1e-14
+            arrays[f"{layer.norm}.weight"][:5] = 1e-3, 1e-3, 0, -1, 1e-30
+    return replace(checkpoint, arrays=arrays)
