@@ -242,7 +242,7 @@ def test_hugging_face_config_that_does_not_fit(tmp_path, text, complaint) -> Non
 
 @pytest.mark.parametrize("layout", LAYOUTS)
 def test_every_array_counts(tmp_path, layout) -> None:
-    """Each left out or cut by one, in turn (one in five; all of timm's): refused, with our name of it and the file's."""
+    """Each left out or cut by one, in turn (one in five; all of timm's): refused, with our name and the file's."""
     checkpoint = random_checkpoint(width_mult=0.35, classes=2)
     arrays = LAYOUTS[layout](checkpoint)
     theirs = [name for name in arrays if not name.endswith("num_batches_tracked")]

@@ -37,6 +37,7 @@ class Rules:
     preprocessing: Preprocessing = field(default_factory=Preprocessing)
     labels: tuple[str, ...] = ()
     provenance: Mapping[str, Any] = field(default_factory=dict)
+    output_stride: int = 32
 
 
 def assemble(path: Path, arrays: Mapping[str, NDArray[Any]], rules: Rules) -> Checkpoint:
@@ -52,6 +53,7 @@ def assemble(path: Path, arrays: Mapping[str, NDArray[Any]], rules: Rules) -> Ch
             padding=rules.padding,
             bn_epsilon=rules.bn_epsilon,
             resolution=rules.preprocessing.size,
+            output_stride=rules.output_stride,
         )
         order = array_shapes(architecture)
         check_arrays({name: _stand_in(array) for name, array in arrays.items()}, order)

@@ -8,7 +8,6 @@ Padding is TensorFlow's, epsilon 1e-3, pictures -1..1.
 from __future__ import annotations
 
 import io
-import json
 import re
 import zipfile
 from collections.abc import Iterator
@@ -42,7 +41,7 @@ def read_h5(path: Path) -> Checkpoint:
         ModelFileError: Damaged, or not a MobileNetV2; arrays that do not fit are named.
         MissingExtraError: The package `h5py` is not installed.
     """
-    return _read(path, path, None)
+    return _read(path, path, path.read_bytes())
 
 
 def read_keras(path: Path) -> Checkpoint:
@@ -60,7 +59,7 @@ def read_keras(path: Path) -> Checkpoint:
     return _read(path, io.BytesIO(weights), config)
 
 
-def _read(path: Path, content: Path | IO[bytes], config: bytes | None) -> Checkpoint:
+def _read(path: Path, content: Path | IO[bytes], config: bytes) -> Checkpoint:
     try:
         import h5py
     except ImportError:
@@ -71,19 +70,20 @@ def _read(path: Path, content: Path | IO[bytes], config: bytes | None) -> Checkp
         if isinstance(item, h5py.Dataset) and not name.startswith(("optimizer", "_optimizer")):
             if item.is_virtual or item.external or item.nbytes > MAX_MEMBER_BYTES:
                 raise ModelFileError(f"its array {name} lies in another file, or is larger than any of MobileNetV2's")
+            if item.dtype.kind != "f":
+                raise ModelFileError(f"its array {name} is of the type {item.dtype}")
             stored[name] = np.asarray(item[()])
 
     try:
         with h5py.File(content, "r") as file:
             file.visititems(take)
-            config = config or _bytes(file.attrs.get("model_config"))
         named = _numbered(stored) if any("/vars/" in name for name in stored) else _by_layer(stored)
         arrays: dict[str, NDArray[Any]] = {}
         for name, array in named:
             if name in arrays:
                 raise ModelFileError(f"two arrays would be {name}")
             arrays[name] = array
-        preprocessing = Preprocessing(size=_side(path, config))
+        preprocessing = Preprocessing(size=_size(path, config))
     except UserError as error:
         raise ModelFileError(f"{path}: not Keras's MobileNetV2: {error}") from None
     except Exception as error:  # HDF5 raises nearly anything on damaged files
@@ -93,14 +93,13 @@ def _read(path: Path, content: Path | IO[bytes], config: bytes | None) -> Checkp
 
 def _by_layer(stored: dict[str, NDArray[Any]]) -> Iterator[tuple[str, NDArray[Any]]]:
     """Legacy names: .../LAYER/ARRAY:0."""
-    layers = {path: tuple(path.split(":")[0].split("/")[-2:]) for path in stored}
-    depth = sum(layer[0].endswith("_depthwise") and stored[path].ndim == 4 for path, layer in layers.items())
+    layers = {path: path.split(":")[0].split("/")[-2] if "/" in path else "" for path in stored}
+    depth = max((block[0] + 1 for block in map(_in_block, layers.values()) if block), default=0)
     for path, array in stored.items():
-        layer, kind = layers[path] if len(layers[path]) == 2 else ("", path)
-        name = _torchvision_name(layer, depth)
+        name = _torchvision_name(layers[path], depth)
         if name is None:
-            raise ModelFileError(f"it has no layer {layer!r} (array {path})")
-        yield _converted(name, kind, array, path)
+            raise ModelFileError(f"it has no layer {layers[path]!r} (array {path})")
+        yield _converted(name, path.split(":")[0].rpartition("/")[2], array, path)
 
 
 def _torchvision_name(layer: str, depth: int) -> str | None:
@@ -109,17 +108,22 @@ def _torchvision_name(layer: str, depth: int) -> str | None:
     top |= {"Conv_1": f"features.{depth + 1}.0", "Conv_1_bn": f"features.{depth + 1}.1"}
     if layer in top or re.fullmatch(r"dense(_\d+)?", layer):  # the latter: a classifier that a user put on top
         return top.get(layer, "classifier.1")
-    match = re.fullmatch(r"(?:expanded_conv|block_(\d{1,3}))_(expand|depthwise|project)(_BN)?", layer)
-    if match:
-        number, part, norm = int(match.group(1) or 0), match.group(2), bool(match.group(3))
-    else:
-        match = re.fullmatch(r"(mobl|bn)(\d{1,3})_conv_(?:\d+_)?(?:bn_)?(expand|depthwise|project)", layer)
-        if not match:
-            return None
-        number, part, norm = int(match.group(2)), match.group(3), match.group(1) == "bn"
+    block = _in_block(layer)
+    if block is None:
+        return None
+    number, part, norm = block
     place = ("expand", "depthwise", "project").index(part) - (number == 0)
     inner = f"{place + norm}" if part == "project" else f"{place}.{int(norm)}"
     return None if place < 0 else f"features.{number + 1}.conv.{inner}"
+
+
+def _in_block(layer: str) -> tuple[int, str, bool] | None:
+    """Keras's number of the block, the part of it, and whether the layer is a batch norm; None for layers elsewhere."""
+    if match := re.fullmatch(r"(?:expanded_conv|block_(\d{1,3}))_(expand|depthwise|project)(_BN)?", layer):
+        return int(match.group(1) or 0), match.group(2), bool(match.group(3))
+    if match := re.fullmatch(r"(mobl|bn)(\d{1,3})_conv_(?:\d+_)?(?:bn_)?(expand|depthwise|project)", layer):
+        return int(match.group(2)), match.group(3), match.group(1) == "bn"
+    return None
 
 
 def _numbered(stored: dict[str, NDArray[Any]]) -> Iterator[tuple[str, NDArray[Any]]]:
@@ -168,9 +172,6 @@ def _places(count: dict[str, int]) -> dict[str, list[str]]:
 
 def _converted(name: str, kind: str, array: NDArray[Any], path: str) -> tuple[str, NDArray[Any]]:
     """One array under its new name, its axes in PyTorch's order."""
-    array = np.asarray(array)
-    if array.dtype.kind != "f":
-        raise ModelFileError(f"its array {path} is of the type {array.dtype}")
     if kind in ("kernel", "depthwise_kernel") and array.ndim == 4:  # Keras 3 calls both so, and a depthwise one is HWC1
         depthwise = re.fullmatch(r"features\.(1\.conv\.0|\d+\.conv\.1)\.0", name)
         return f"{name}.weight", array.transpose(C1HW_FROM_HWC1 if depthwise else OIHW_FROM_HWIO)
@@ -183,21 +184,13 @@ def _converted(name: str, kind: str, array: NDArray[Any], path: str) -> tuple[st
     raise ModelFileError(f"its array {path} {array.shape} has no place in the network")
 
 
-def _side(path: Path, config: bytes | None) -> tuple[int, int]:
-    """Input size from the model's configuration, else from the published file's name, else 224."""
-    if config:
-        try:
-            first = json.loads(config)["config"]["layers"][0]["config"]
-            height, width = (first.get("batch_shape") or first["batch_input_shape"])[1:3]
-            if isinstance(height, int) and isinstance(width, int):
-                return height, width
-        except (ValueError, KeyError, TypeError, IndexError, AttributeError):
-            pass  # a configuration of another shape; the size is advice, the arrays are what is checked
-    match = re.search(r"tf_kernels_[\d.]+_(\d+)", path.name)
-    side = int(match.group(1)) if match else 224
-    return side, side
+def _size(path: Path, config: bytes) -> tuple[int, int]:
+    """Input size from the model's configuration, else from the published file's name, else 224.
 
-
-def _bytes(value: Any) -> bytes | None:
-    """Text of an attribute; None where it is absent or of another type."""
-    return value.encode() if isinstance(value, str) else value if isinstance(value, bytes) else None
+    Looked for in the raw bytes: HDF5 reads attributes by ways that do not return from a damaged file.
+    """
+    match = re.search(rb'"batch_(?:input_)?shape": ?\[null, ?(\d{1,5}), ?(\d{1,5}), ?\d\]', config)
+    if match:
+        return int(match.group(1)), int(match.group(2))
+    named = re.search(r"tf_kernels_[\d.]+_(\d{2,3})\D", path.name)
+    return (int(named.group(1)),) * 2 if named else (224, 224)

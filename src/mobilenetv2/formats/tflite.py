@@ -214,6 +214,9 @@ def _named_kernels(graph: _Graph) -> tuple[dict[str, NDArray[Any]], dict[str, _O
     arrays: dict[str, NDArray[Any]] = {}
     for layer in layers(architecture):
         if layer.weight and layer.name in order:
+            shape = kernels[layer.weight].shape
+            if shape != layer.weight_shape:
+                raise ModelFileError(f"not a MobileNetV2: {layer.weight} is {shape}, not {layer.weight_shape}")
             arrays |= unfolded(layer, kernels[layer.weight], _bias(graph, order[layer.name], layer))
     return arrays, order
 
@@ -242,23 +245,24 @@ def _matched(graph: _Graph, order: dict[str, _Op], arrays: dict[str, NDArray[Any
     shape = graph.tensors[graph.inputs[0]].shape
     if len(graph.inputs) != 1 or len(shape) != 4:
         raise ModelFileError(f"the input must be one batch of pictures (N, H, W, C), not {shape}")
-    complaints = []
+    complaints: list[tuple[int, str]] = []
     for padding in ("same", "symmetric"):
         architecture = replace(base, padding=padding, bn_epsilon=BN_EPSILON, resolution=(shape[1], shape[2]))
-        complaint = _compare(graph, order, layers(architecture))
+        made = {graph.inputs[0]: "image"}
+        complaint = _compare(graph, order, layers(architecture), made)
         if complaint is None:
             return architecture
-        complaints.append(complaint)
-    raise ModelFileError(f"not the MobileNetV2 graph: {complaints[0]}")
+        complaints.append((len(made), complaint))
+    furthest = max(complaints, key=lambda found: found[0])
+    raise ModelFileError(f"not the MobileNetV2 graph: {furthest[1]}")
 
 
-def _compare(graph: _Graph, order: dict[str, _Op], steps: tuple[Layer, ...]) -> str | None:
-    """The first way in which the graph is not these layers, or None."""
+def _compare(graph: _Graph, order: dict[str, _Op], steps: tuple[Layer, ...], made: dict[int, str]) -> str | None:
+    """The first way in which the graph is not these layers, or None; `made` gathers which layer made which tensor."""
     by_output = {id(op): layer for layer in steps if (op := order.get(layer.name))}
     adds = iter(layer for layer in steps if layer.kind == "add")
     flat = {layer.name for layer in steps if layer.kind in ("pool", "linear")}
     pool = next((layer for layer in steps if layer.kind == "pool"), None)
-    made: dict[int, str] = {graph.inputs[0]: "image"}  # tensor -> the layer that made it
     padded: dict[int, tuple[int, ...]] = {}
     for op in graph.ops:
         sources = {made[i] for i in op.inputs if i in made}
