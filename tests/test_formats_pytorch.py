@@ -225,7 +225,7 @@ def test_hugging_face_config_of_other_kinds(tmp_path) -> None:
         ('{"image_size": 0}', "preprocessing size"),
         ('{"id2label": {"0": "a", "2": "c"}}', "not a Hugging Face config"),
         ('{"id2label": {"0": "a", "1": "b"}}', "2 labels for 3 classes"),
-        ('{"output_stride": 16}', "output_stride is 16"),
+        ('{"output_stride": 7}', "output_stride"),
         ('{"hidden_act": "silu"}', "hidden_act is 'silu'"),
         ('{"layer_norm_eps": -1}', "bn_epsilon"),
     ],
@@ -235,6 +235,15 @@ def test_hugging_face_config_that_does_not_fit(tmp_path, text, complaint) -> Non
     with pytest.raises(ModelFileError, match=complaint) as caught:
         read(path)
     assert str(tmp_path) in str(caught.value)
+
+
+def test_hugging_face_output_stride_becomes_dilation(tmp_path) -> None:
+    checkpoint = random_checkpoint(width_mult=0.35, classes=3, output_stride=8, padding="same", bn_epsilon=1e-3)
+    path = folder_of(tmp_path, checkpoint, '{"output_stride": 8}')
+    again = read(path)
+    assert again.architecture.output_stride == 8
+    x = np.random.default_rng(0).uniform(-1, 1, (1, 64, 64, 3)).astype(np.float32)
+    assert np.abs(Reference(again)(x) - Reference(checkpoint)(x)).max() < 1e-5
 
 
 # --- arrays that do not fit ------------------------------------------------------------------------------------------

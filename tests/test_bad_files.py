@@ -1,0 +1,317 @@
+"""Damaged and wrong files: refused with the file's name, whatever the damage, and nothing is left behind."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+import tarfile
+import zipfile
+from collections import Counter
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from mobilenetv2.checkpoint import Checkpoint
+from mobilenetv2.cli import run
+from mobilenetv2.errors import ModelFileError
+from mobilenetv2.formats import KINDS, read, recognise
+from mobilenetv2.labels import read_labels
+
+from .conftest import random_checkpoint
+from .writers import (
+    TFLiteWriter,
+    save_pth,
+    save_safetensors,
+    tensors,
+    timm,
+    torchvision,
+    write_keras_archive,
+    write_keras_legacy,
+    write_keras_weights,
+)
+
+READER = """
+import json, sys, warnings
+from pathlib import Path
+from mobilenetv2.errors import ModelFileError
+from mobilenetv2.formats import read
+warnings.simplefilter("error")
+for name in sys.argv[1:]:
+    print(json.dumps(name), end=" ", flush=True)
+    try:
+        read(Path(name))
+        answer = "read"
+    except ModelFileError as error:
+        answer = "refused" if name in str(error) and str(error).isprintable() else f"unclear: {error}"
+    except BaseException as error:
+        answer = f"{type(error).__name__}: {error}"
+    print(json.dumps(answer), flush=True)
+"""  # in a process of its own: libhdf5 is C, and a damaged file may crash it or never come back
+
+
+def small(**changes: object) -> Checkpoint:
+    return random_checkpoint(**{"width_mult": 0.35, "classes": 2, "resolution": (64, 64), **changes})
+
+
+def write_ours(path: Path, checkpoint: Checkpoint) -> None:
+    checkpoint.save(path)
+
+
+def write_tgz(path: Path, checkpoint: Checkpoint) -> None:
+    inner = TFLiteWriter(checkpoint).save(path.with_name("inner.tflite"))
+    with tarfile.open(path, "w:gz") as archive:
+        archive.add(inner, "./mobilenet_v2_0.35_64.tflite")
+
+
+WRITERS: dict[str, Callable[[Path, Checkpoint], object]] = {
+    "ours.safetensors": write_ours,
+    "theirs.safetensors": lambda path, checkpoint: save_safetensors(path, timm(checkpoint)),
+    "zip.pth": lambda path, checkpoint: save_pth(path, tensors(torchvision(checkpoint))),
+    "legacy.pth": lambda path, checkpoint: save_pth(path, tensors(timm(checkpoint)), legacy=True),
+    "float.tflite": lambda path, checkpoint: TFLiteWriter(checkpoint).save(path),
+    "half.tflite": lambda path, checkpoint: TFLiteWriter(checkpoint, half=True, dense=False).save(path),
+    "slim.tgz": write_tgz,
+    "weights.h5": partial(write_keras_legacy, style="published"),
+    "model.h5": partial(write_keras_legacy, whole=True),
+    "model.weights.h5": lambda path, checkpoint: write_keras_weights(path, checkpoint),
+    "model.keras": write_keras_archive,
+}
+SEEDS = 20  # of each of the eleven
+
+
+def mutated(content: bytes, seed: int) -> bytes:
+    """Bytes flipped, the file cut, a range zeroed or a range doubled; mostly near the ends, where the structure is."""
+    rng = np.random.default_rng(seed)
+    changed, reach = bytearray(content), min(len(content), int(10 ** rng.uniform(2, 6)))
+    place = int(rng.integers(0, reach))
+    place = place if rng.random() < 0.5 else len(content) - 1 - place
+    length = int(10 ** rng.uniform(0, 3.5))
+    how = seed % 4
+    if how == 0:
+        for offset in rng.integers(0, reach, 8):
+            changed[(place + int(offset)) % len(changed)] ^= int(rng.integers(1, 256))
+    elif how == 1:
+        del changed[place:]
+    elif how == 2:
+        changed[place : place + length] = bytes(len(changed[place : place + length]))
+    else:
+        changed[place:place] = changed[place : place + length]
+    return bytes(changed)
+
+
+@pytest.mark.parametrize("name", WRITERS)
+def test_damaged_files(tmp_path, name) -> None:
+    """220 in all. Ours has a checksum: none gets through. Others may be read, where the damage hit only numbers."""
+    WRITERS[name](tmp_path / name, small())
+    content = (tmp_path / name).read_bytes()
+    paths = []
+    for seed in range(SEEDS):
+        damaged = mutated(content, seed)
+        if damaged != content:
+            paths.append(tmp_path / f"{seed}-{name}")
+            paths[-1].write_bytes(damaged)
+    done = subprocess.run(
+        [sys.executable, "-c", READER, str(tmp_path / name), *map(str, paths)],
+        capture_output=True,
+        text=True,
+        timeout=120,
+    )
+    answers = {Path(file).name: answer for file, answer in map(decoded, done.stdout.splitlines())}
+    assert done.returncode == 0, f"crashed at {done.stdout.splitlines()[-1]}: {done.stderr}"
+    assert answers.pop(name) == "read"  # the undamaged one
+    assert len(answers) == len(paths)
+    strange = {file: answer for file, answer in answers.items() if answer not in ("read", "refused")}
+    assert not strange
+    counts = Counter(answers.values())
+    assert counts["refused"] == len(paths) if name == "ours.safetensors" else counts["refused"] > len(paths) // 3, (
+        counts
+    )
+    assert not done.stderr
+
+
+def decoded(line: str) -> tuple[str, str]:
+    decoder = json.JSONDecoder()
+    file, end = decoder.raw_decode(line)
+    return file, json.loads(line[end:])
+
+
+def test_every_kind_is_recognised_by_content(tmp_path) -> None:
+    kinds = {}
+    for name, write in WRITERS.items():
+        write(tmp_path / name, small())
+        bare = tmp_path / "no ending"
+        bare.write_bytes((tmp_path / name).read_bytes())
+        kinds[name] = recognise(bare)
+    assert set(kinds.values()) == set(KINDS)
+    assert kinds["legacy.pth"] == kinds["zip.pth"] == "pytorch"
+    assert kinds["theirs.safetensors"] == "safetensors"
+    assert kinds["model.weights.h5"] == kinds["weights.h5"] == "hdf5"
+
+
+def test_every_bit_of_our_header_counts(tmp_path) -> None:
+    """The checksum covers names, shapes and every text; a space that becomes a tab in the padding changes nothing."""
+    path = tmp_path / "model.safetensors"
+    checkpoint = small(width_mult=0.05, stages=small().architecture.stages[:1], last_channels=8)
+    checkpoint.save(path)
+    content = path.read_bytes()
+    length = int.from_bytes(content[:8], "little") + 8
+    end = length - (len(content[:length]) - len(content[:length].rstrip(b" ")))
+    rng = np.random.default_rng(0)
+    for place in range(end):
+        damaged = bytearray(content)
+        damaged[place] ^= 1 << int(rng.integers(0, 8))
+        path.write_bytes(damaged)
+        with pytest.raises(ModelFileError, match=r"model\.safetensors"):
+            read(path)
+
+
+# --- files of the wrong kind -----------------------------------------------------------------------------------------
+
+
+def wrong_files(folder: Path) -> list[Path]:
+    """A text, a picture, archives, nothing, a folder, and what is not there."""
+    (folder / "notes.txt").write_text("dear model")
+    Image.new("RGB", (8, 8)).save(folder / "photo.jpg")
+    with zipfile.ZipFile(folder / "stuff.zip", "w") as archive:
+        archive.writestr("a.txt", "a")
+    with tarfile.open(folder / "stuff.tgz", "w:gz") as archive:
+        archive.add(folder / "notes.txt", "notes.txt")
+    (folder / "empty.tflite").write_bytes(b"")
+    (folder / "one.pth").write_bytes(b"\x80")
+    (folder / "short.h5").write_bytes(b"\x89HDF\r\n\x1a\n")
+    (folder / "short.tflite").write_bytes(b"\x1c\0\0\0TFL3")
+    (folder / "short.tgz").write_bytes(b"\x1f\x8b")
+    (folder / "json.safetensors").write_text('12345678{"a": 1}')
+    (folder / "huge.safetensors").write_bytes(b"\xff" * 7 + b'\x7f{"a": 1}')
+    (folder / "model.safetensors").mkdir()
+    return [*sorted(folder.iterdir()), folder / "absent.safetensors", folder / ("long" * 100)]
+
+
+def test_wrong_files_are_refused_by_name(tmp_path) -> None:
+    for path in wrong_files(tmp_path):
+        with pytest.raises(ModelFileError) as caught:
+            read(path)
+        assert str(path) in str(caught.value)
+
+
+def test_two_models_in_an_archive(tmp_path) -> None:
+    inner = TFLiteWriter(small()).save(tmp_path / "inner.tflite")
+    with tarfile.open(tmp_path / "two.tgz", "w:gz") as archive:
+        archive.add(inner, "a.tflite")
+        archive.add(inner, "b.tflite")
+    with pytest.raises(ModelFileError, match=r"two\.tgz: holds 2 \.tflite files, not one"):
+        read(tmp_path / "two.tgz")
+
+
+def test_archive_whose_model_is_damaged_names_the_archive(tmp_path) -> None:
+    (tmp_path / "x.tflite").write_bytes(b"\x1c\0\0\0TFL3" + bytes(100))
+    with tarfile.open(tmp_path / "bad.tgz", "w:gz") as archive:
+        archive.add(tmp_path / "x.tflite", "x.tflite")
+    with pytest.raises(ModelFileError, match=r"bad\.tgz: (damaged|0 subgraphs)"):
+        read(tmp_path / "bad.tgz")
+
+
+def test_members_of_archives_are_never_unpacked(tmp_path) -> None:
+    """A name that climbs out of the folder is only a name."""
+    inner = TFLiteWriter(small()).save(tmp_path / "inner.tflite")
+    with tarfile.open(tmp_path / "climbing.tgz", "w:gz") as archive:
+        archive.add(inner, "../../escaped.tflite")
+    before = sorted(tmp_path.parent.iterdir())
+    assert read(tmp_path / "climbing.tgz").provenance["file"] == "climbing.tgz"
+    assert sorted(tmp_path.parent.iterdir()) == before
+
+
+def test_convert_leaves_nothing_behind(tmp_path, capsys) -> None:
+    """Exit code 2, one line that begins with "error:" and names the file, OUT as it was."""
+    (tmp_path / "in").mkdir()
+    (tmp_path / "out").mkdir()
+    out = tmp_path / "out" / "model.safetensors"
+    damaged = tmp_path / "in" / "damaged.safetensors"
+    files = wrong_files(tmp_path / "in")
+    small().save(damaged)
+    damaged.write_bytes(damaged.read_bytes()[:-1])
+    for existing in (None, b"precious"):
+        if existing:
+            out.write_bytes(existing)
+        for path in [*files, damaged]:
+            assert run(["convert", str(path), str(out)]) == 2
+            printed, complaint = capsys.readouterr()
+            assert printed == ""
+            assert complaint.startswith("error: ")
+            assert complaint.count("\n") == 1
+            assert str(path) in complaint
+            left = {file.name: file.read_bytes() for file in out.parent.iterdir()}
+            assert left == ({out.name: existing} if existing else {})
+
+
+def test_convert_to_places_that_cannot_be_written(tmp_path, capsys) -> None:
+    small().save(tmp_path / "in.safetensors")
+    (tmp_path / "file").write_bytes(b"")
+    (tmp_path / "folder.safetensors").mkdir()
+    for out in ("absent/out.safetensors", "file/out.safetensors", "folder.safetensors", "x" * 250 + ".safetensors"):
+        assert run(["convert", str(tmp_path / "in.safetensors"), str(tmp_path / out)]) == 2
+        printed, complaint = capsys.readouterr()
+        assert printed == ""
+        assert "Traceback" not in complaint
+        assert out in complaint
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["file", "folder.safetensors", "in.safetensors"]
+
+
+def test_saving_to_places_that_cannot_be_written(tmp_path) -> None:
+    (tmp_path / "file").write_bytes(b"")
+    for out in ("absent/out.safetensors", "file/out.safetensors", ".", "x" * 250 + ".safetensors"):
+        with pytest.raises(ModelFileError, match="cannot be written"):
+            small().save(tmp_path / out)
+    assert [path.name for path in tmp_path.iterdir()] == ["file"]
+
+
+def test_interrupted_saving_leaves_the_old_file(tmp_path, monkeypatch) -> None:
+    path = tmp_path / "model.safetensors"
+    small(seed=1).save(path)
+    before = path.read_bytes()
+
+    def interrupted(*arguments: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("os.replace", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        small(seed=2).save(path)
+    assert [file.name for file in tmp_path.iterdir()] == [path.name]
+    assert path.read_bytes() == before
+
+
+# --- labels ----------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("content", "complaint"),
+    [
+        (b"a\nb\nc\n", "3 labels, but the model has 2 classes: is it with or without the background class"),
+        (b"a\n", "1 labels, but the model has 2 classes: is it with or without the background class"),
+        (b"a\nb\nc\nd\n", r"4 labels, but the model has 2 classes$"),
+        (b"", r"0 labels, but the model has 2 classes$"),
+        (b"\xff\xfea\0\n\0b\0", "not a text file in UTF-8"),
+        (None, "cannot be read"),
+    ],
+)
+def test_label_files_that_do_not_fit(tmp_path, content, complaint, capsys) -> None:
+    names, out = tmp_path / "names.txt", tmp_path / "out.safetensors"
+    if content is not None:
+        names.write_bytes(content)
+    with pytest.raises(ModelFileError, match=rf"names\.txt: {complaint}"):
+        read_labels(names, 2)
+    small().save(tmp_path / "in.safetensors")
+    assert run(["convert", str(tmp_path / "in.safetensors"), str(out), "--labels", str(names)]) == 2
+    assert f"error: {names}: " in capsys.readouterr().err
+    assert not out.exists()
+
+
+@pytest.mark.parametrize("content", ["rose\ntulip\n", "rose\r\ntulip", "\ufeffrose\ntulip\n\n\n", " rose \n tulip"])
+def test_label_files_as_people_write_them(tmp_path, content) -> None:
+    (tmp_path / "names.txt").write_bytes(content.encode())
+    assert read_labels(tmp_path / "names.txt", 2) == ("rose", "tulip")
