@@ -1,4 +1,6 @@
-"""What tests share: the material beside the repository, random models, and the command line in this process."""
+"""What tests share: the material beside the repository, random models, and the command line in this
+process.
+"""
 
 from __future__ import annotations
 
@@ -19,7 +21,9 @@ REPOSITORY = Path(__file__).parents[1]
 
 @pytest.fixture(scope="session")
 def shared() -> Callable[[str], Path]:
-    """Real weights, photos and reference answers by path; absent, the test is skipped, but fails under CI=true."""
+    """Real weights, photos and reference answers by path; absent, the test is skipped, but fails
+    under CI=true.
+    """
     root = Path(os.environ.get("MOBILENETV2_SHARED", REPOSITORY.parent / "shared"))
 
     def find(path: str) -> Path:
@@ -33,8 +37,12 @@ def shared() -> Callable[[str], Path]:
     return find
 
 
-def random_checkpoint(architecture: Architecture | None = None, seed: int = 0, **changes: object) -> Checkpoint:
-    """A model with random weights and batch-norm statistics whose activations stay in a sensible range."""
+def random_checkpoint(
+    architecture: Architecture | None = None, seed: int = 0, **changes: object
+) -> Checkpoint:
+    """A model with random weights and batch-norm statistics whose activations stay in a sensible
+    range.
+    """
     architecture = replace(architecture or Architecture(), **changes)  # type: ignore[arg-type]
     rng = np.random.default_rng(seed)
     arrays = {}
@@ -49,11 +57,15 @@ def random_checkpoint(architecture: Architecture | None = None, seed: int = 0, *
             array = rng.normal(0, (2 / np.prod(shape[1:])) ** 0.5, shape)
         arrays[name] = array.astype(np.float32)
     channels = architecture.in_channels
-    preprocessing = Preprocessing(size=architecture.resolution, mean=(0.5,) * channels, std=(0.5,) * channels)
+    preprocessing = Preprocessing(
+        size=architecture.resolution, mean=(0.5,) * channels, std=(0.5,) * channels
+    )
     return Checkpoint(architecture, arrays, (), preprocessing, {"source": "random"})
 
 
 @pytest.fixture
 def pixels() -> Callable[..., np.ndarray]:
     """Random pictures (N, H, W, 3) uint8."""
-    return lambda *shape, seed=0: np.random.default_rng(seed).integers(0, 256, shape, dtype=np.uint8)
+    return lambda *shape, seed=0: np.random.default_rng(seed).integers(
+        0, 256, shape, dtype=np.uint8
+    )

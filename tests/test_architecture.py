@@ -1,4 +1,6 @@
-"""The network as data: widths, strides, padding, shortcuts and names, against the paper and the reference code."""
+"""The network as data: widths, strides, padding, shortcuts and names, against the paper and the
+reference code.
+"""
 
 from __future__ import annotations
 
@@ -95,7 +97,9 @@ def test_channels_of_the_published_widths(width: float) -> None:
         (19.9, 24),
     ],
 )
-def test_rounding_goes_to_the_nearest_multiple_but_never_far_down(value: float, rounded: int) -> None:
+def test_rounding_goes_to_the_nearest_multiple_but_never_far_down(
+    value: float, rounded: int
+) -> None:
     assert make_divisible(value) == rounded
 
 
@@ -147,7 +151,9 @@ def test_slim_output_stride(output_stride: int, last: int) -> None:
 
 
 def test_deeplab_at_half_width_does_not_round() -> None:
-    a = Architecture(width_mult=0.5, divisor=1, min_channels=1, head="deeplabv3", output_stride=16, classes=21)
+    a = Architecture(
+        width_mult=0.5, divisor=1, min_channels=1, head="deeplabv3", output_stride=16, classes=21
+    )
     assert (stem_channels(a), *stage_channels(a)) == (16, 8, 12, 16, 32, 48, 80, 160)
     assert sorted({b.inner_channels for b in blocks(a)[1:]}) == [48, 72, 96, 192, 288, 480]
     assert of_role(a, "aspp0", 513, 513)[0].out_shape == (256, 33, 33)
@@ -164,7 +170,15 @@ def test_the_blocks_of_table_2() -> None:
     assert [b.expands for b in found] == [False] + [True] * 16
     assert [b.index - 1 for b in found if b.keeps_shape] == [2, 4, 5, 7, 8, 9, 11, 12, 14, 15]
     sides = [of_role(NETWORK, "project")[i].out_shape[1] for i in (0, 2, 5, 9, 12, 15, 16)]
-    assert sides == [112, 56, 28, 14, 14, 7, 7]  # not those of the paper's first version (pitfalls AR-03)
+    assert sides == [
+        112,
+        56,
+        28,
+        14,
+        14,
+        7,
+        7,
+    ]  # not those of the paper's first version (pitfalls AR-03)
 
 
 def test_block_0_has_no_expansion() -> None:
@@ -231,7 +245,9 @@ def test_the_two_paddings_agree_where_every_input_is_odd(side: int, output_strid
         (8, [1, 3], dict.fromkeys(range(7, 14), 2) | {14: 4, 15: 4, 16: 4}),
     ],
 )
-def test_dilation_replaces_strides(output_stride: int, strided: list[int], dilations: dict[int, int]) -> None:
+def test_dilation_replaces_strides(
+    output_stride: int, strided: list[int], dilations: dict[int, int]
+) -> None:
     a = replace(NETWORK, output_stride=output_stride)
     found = blocks(a)
     assert [b.index - 1 for b in found if b.stride == 2] == strided
@@ -245,7 +261,8 @@ def test_dilation_replaces_strides(output_stride: int, strided: list[int], dilat
 
 @pytest.mark.parametrize("padding", ["same", "symmetric"])
 @pytest.mark.parametrize(
-    "size", [(1, 1), (33, 17), (97, 225), (2, 300), (224, 448), (200, 200), (97, 130), (33, 31), (32, 32)]
+    "size",
+    [(1, 1), (33, 17), (97, 225), (2, 300), (224, 448), (200, 200), (97, 130), (33, 31), (32, 32)],
 )
 def test_every_size_works_and_shapes_follow(size: tuple[int, int], padding: str) -> None:
     found = layers(replace(NETWORK, padding=padding), *size)
@@ -270,7 +287,9 @@ def test_the_list_is_consistent(variant: str, size: tuple[int, int]) -> None:
         assert len(layer.sources) == {"add": 2, "concat": len(layer.sources)}.get(layer.kind, 1)
         if layer.kind in ("conv", "depthwise"):
             top, bottom, left, right = layer.padding
-            for given, padded, out in zip(layer.in_shape[1:], (top + bottom, left + right), layer.out_shape[1:]):
+            for given, padded, out in zip(
+                layer.in_shape[1:], (top + bottom, left + right), layer.out_shape[1:]
+            ):
                 reach = layer.dilation * (layer.kernel - 1)
                 assert (given + padded - reach - 1) // layer.stride + 1 == out
         shapes[layer.name] = layer.out_shape
@@ -279,7 +298,9 @@ def test_the_list_is_consistent(variant: str, size: tuple[int, int]) -> None:
 # Options of the paper
 
 
-@pytest.mark.parametrize(("shortcut", "count"), [("bottleneck", 10), ("expansion", 10), ("none", 0)])
+@pytest.mark.parametrize(
+    ("shortcut", "count"), [("bottleneck", 10), ("expansion", 10), ("none", 0)]
+)
 def test_number_of_shortcuts(shortcut: str, count: int) -> None:
     a = replace(NETWORK, shortcut=shortcut)
     assert sum(layer.kind == "add" for layer in layers(a)) == count
@@ -295,11 +316,15 @@ def test_shortcuts_between_bottlenecks_join_the_ends_of_a_block() -> None:
 
 
 def test_shortcuts_between_expansions_join_wide_tensors() -> None:
-    adds = [layer for layer in layers(replace(NETWORK, shortcut="expansion")) if layer.kind == "add"]
+    adds = [
+        layer for layer in layers(replace(NETWORK, shortcut="expansion")) if layer.kind == "add"
+    ]
     assert adds[0].name == "features.4.add"
     assert adds[0].sources == ("features.4.conv.0.0", "features.3.conv.1.0")
     assert {layer.in_shape[0] for layer in adds} == {144, 192, 384, 576, 960}
-    readers = {layer.sources[0]: layer.name for layer in layers(replace(NETWORK, shortcut="expansion"))}
+    readers = {
+        layer.sources[0]: layer.name for layer in layers(replace(NETWORK, shortcut="expansion"))
+    }
     assert readers["features.4.add"] == "features.4.conv.1.0"
 
 
@@ -307,15 +332,31 @@ def test_activations() -> None:
     for bottleneck, projection in (("linear", "linear"), ("relu6", "relu6")):
         found = layers(replace(NETWORK, bottleneck=bottleneck))
         assert {layer.activation for layer in found if layer.role == "project"} == {projection}
-        assert {layer.activation for layer in found if layer.role in ("stem", "expand", "depthwise", "last")} == {
-            "relu6"
-        }
+        assert {
+            layer.activation
+            for layer in found
+            if layer.role in ("stem", "expand", "depthwise", "last")
+        } == {"relu6"}
     assert sum(layer.activation == "relu6" for layer in layers(NETWORK)) == 35
 
 
 def test_mobilenet_v1() -> None:
     found = layers(V1)
-    assert [layer.stride for layer in found if layer.kind == "depthwise"] == [1, 2, 1, 2, 1, 2, 1, 1, 1, 1, 1, 2, 1]
+    assert [layer.stride for layer in found if layer.kind == "depthwise"] == [
+        1,
+        2,
+        1,
+        2,
+        1,
+        2,
+        1,
+        1,
+        1,
+        1,
+        1,
+        2,
+        1,
+    ]
     assert [layer.out_shape[0] for layer in found if layer.role == "project"] == [
         64, 128, 128, 256, 256, 512, 512, 512, 512, 512, 512, 1024, 1024,
     ]  # fmt: skip
@@ -333,23 +374,43 @@ def test_small_images_keep_a_map() -> None:
 def test_the_light_segmentation_head() -> None:
     a = VARIANTS["deeplab-16"]
     head = [layer for layer in layers(a, 513, 513) if layer.name.startswith("head.")]
-    assert [layer.kind for layer in head] == ["pool", "conv", "resize", "conv", "concat", "conv", "conv", "resize"]
+    assert [layer.kind for layer in head] == [
+        "pool",
+        "conv",
+        "resize",
+        "conv",
+        "concat",
+        "conv",
+        "conv",
+        "resize",
+    ]
     assert head[4].sources == ("head.image_pooling.resize", "head.aspp0.0")  # pooling first
-    assert [layer.out_shape for layer in head[4:]] == [(512, 33, 33), (256, 33, 33), (21, 33, 33), (21, 513, 513)]
+    assert [layer.out_shape for layer in head[4:]] == [
+        (512, 33, 33),
+        (256, 33, 33),
+        (21, 33, 33),
+        (21, 513, 513),
+    ]
     assert {layer.activation for layer in head if layer.norm} == {"relu"}
     assert {layer.bn_epsilon for layer in head if layer.norm} == {1e-5}
     assert head[0].in_shape == (320, 33, 33)  # no 1280-channel convolution before it
     assert not of_role(a, "last")
 
 
-@pytest.mark.parametrize(("output_stride", "rates", "side"), [(16, [6, 12, 18], 33), (8, [12, 24, 36], 65)])
+@pytest.mark.parametrize(
+    ("output_stride", "rates", "side"), [(16, [6, 12, 18], 33), (8, [12, 24, 36], 65)]
+)
 def test_atrous_rates(output_stride: int, rates: list[int], side: int) -> None:
     a = replace(NETWORK, head="deeplabv3_aspp", output_stride=output_stride, classes=21)
     branches = [layer for layer in layers(a, 513, 513) if layer.role.startswith("aspp")]
     assert [layer.dilation for layer in branches] == [1, *rates]
     assert [layer.kernel for layer in branches] == [1, 3, 3, 3]
     assert {layer.out_shape for layer in branches} == {(256, side, side)}
-    assert next(layer for layer in layers(a, 513, 513) if layer.kind == "concat").out_shape == (1280, side, side)
+    assert next(layer for layer in layers(a, 513, 513) if layer.kind == "concat").out_shape == (
+        1280,
+        side,
+        side,
+    )
 
 
 # Names
@@ -454,7 +515,14 @@ def test_an_argument_out_of_range_is_named(name: str, values: list[object]) -> N
 
 @pytest.mark.parametrize(
     ("field", "value"),
-    [("expansion", 0), ("expansion", 65), ("channels", 0), ("repeats", 0), ("repeats", 65), ("stride", 0)],
+    [
+        ("expansion", 0),
+        ("expansion", 65),
+        ("channels", 0),
+        ("repeats", 0),
+        ("repeats", 65),
+        ("stride", 0),
+    ],
 )
 def test_a_stage_out_of_range_is_named(field: str, value: int) -> None:
     row = Stage(**(asdict(MOBILENET_V2[1]) | {field: value}))
@@ -463,9 +531,13 @@ def test_a_stage_out_of_range_is_named(field: str, value: int) -> None:
 
 
 def test_a_refusal_says_what_is_allowed() -> None:
-    with pytest.raises(ArchitectureError, match=r"padding must be one of 'same', 'symmetric', not 'valid'"):
+    with pytest.raises(
+        ArchitectureError, match=r"padding must be one of 'same', 'symmetric', not 'valid'"
+    ):
         Architecture(padding="valid")
-    with pytest.raises(ArchitectureError, match=r"width_mult must be a number from 0\.001 to 16, not 0"):
+    with pytest.raises(
+        ArchitectureError, match=r"width_mult must be a number from 0\.001 to 16, not 0"
+    ):
         Architecture(width_mult=0)
 
 
@@ -474,7 +546,9 @@ def test_atrous_branches_need_an_output_stride_they_know() -> None:
         Architecture(head="deeplabv3_aspp")
 
 
-@pytest.mark.parametrize("size", [(0, 224), (224, 0), (-1, 1), (224, 1 << 17), (224.0, 224), ("224", 224)])
+@pytest.mark.parametrize(
+    "size", [(0, 224), (224, 0), (-1, 1), (224, 1 << 17), (224.0, 224), ("224", 224)]
+)
 def test_a_picture_out_of_range_is_refused(size: tuple[int, int]) -> None:
     with pytest.raises(ArchitectureError, match=r"height|width"):
         layers(NETWORK, *size)

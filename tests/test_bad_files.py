@@ -1,4 +1,6 @@
-"""Damaged and wrong files: refused with the file's name, whatever the damage, and nothing is left behind."""
+"""Damaged and wrong files: refused with the file's name, whatever the damage, and nothing is left
+behind.
+"""
 
 from __future__ import annotations
 
@@ -55,7 +57,9 @@ for name in sys.argv[1:]:
 
 
 def small(**changes: object) -> Checkpoint:
-    return random_checkpoint(**{"width_mult": 0.35, "classes": 2, "resolution": (64, 64), **changes})
+    return random_checkpoint(
+        **{"width_mult": 0.35, "classes": 2, "resolution": (64, 64), **changes}
+    )
 
 
 def write_ours(path: Path, checkpoint: Checkpoint) -> None:
@@ -74,7 +78,9 @@ WRITERS: dict[str, Callable[[Path, Checkpoint], object]] = {
     "zip.pth": lambda path, checkpoint: save_pth(path, tensors(torchvision(checkpoint))),
     "legacy.pth": lambda path, checkpoint: save_pth(path, tensors(timm(checkpoint)), legacy=True),
     "float.tflite": lambda path, checkpoint: TFLiteWriter(checkpoint).save(path),
-    "half.tflite": lambda path, checkpoint: TFLiteWriter(checkpoint, half=True, dense=False).save(path),
+    "half.tflite": lambda path, checkpoint: TFLiteWriter(checkpoint, half=True, dense=False).save(
+        path
+    ),
     "slim.tgz": write_tgz,
     "weights.h5": partial(write_keras_legacy, style="published"),
     "model.h5": partial(write_keras_legacy, whole=True),
@@ -85,7 +91,9 @@ SEEDS = 20  # of each of the eleven
 
 
 def mutated(content: bytes, seed: int) -> bytes:
-    """Bytes flipped, the file cut, a range zeroed or a range doubled; mostly near the ends, where the structure is."""
+    """Bytes flipped, the file cut, a range zeroed or a range doubled; mostly near the ends, where
+    the structure is.
+    """
     rng = np.random.default_rng(seed)
     changed, reach = bytearray(content), min(len(content), int(10 ** rng.uniform(2, 6)))
     place = int(rng.integers(0, reach))
@@ -106,7 +114,9 @@ def mutated(content: bytes, seed: int) -> bytes:
 
 @pytest.mark.parametrize("name", WRITERS)
 def test_damaged_files(tmp_path, name) -> None:
-    """220 in all. Ours has a checksum: none gets through. Others may be read, where the damage hit only numbers."""
+    """220 in all. Ours has a checksum: none gets through. Others may be read, where the damage hit
+    only numbers.
+    """
     WRITERS[name](tmp_path / name, small())
     content = (tmp_path / name).read_bytes()
     paths = []
@@ -125,12 +135,16 @@ def test_damaged_files(tmp_path, name) -> None:
     assert done.returncode == 0, f"crashed at {done.stdout.splitlines()[-1]}: {done.stderr}"
     assert answers.pop(name) == "read"  # the undamaged one
     assert len(answers) == len(paths)
-    strange = {file: answer for file, answer in answers.items() if answer not in ("read", "refused")}
+    strange = {
+        file: answer for file, answer in answers.items() if answer not in ("read", "refused")
+    }
     assert not strange
     counts = Counter(answers.values())
-    assert counts["refused"] == len(paths) if name == "ours.safetensors" else counts["refused"] > len(paths) // 3, (
-        counts
-    )
+    assert (
+        counts["refused"] == len(paths)
+        if name == "ours.safetensors"
+        else counts["refused"] > len(paths) // 3
+    ), counts
     assert not done.stderr
 
 
@@ -154,7 +168,9 @@ def test_every_kind_is_recognised_by_content(tmp_path) -> None:
 
 
 def test_every_bit_of_our_header_counts(tmp_path) -> None:
-    """The checksum covers names, shapes and every text; a space that becomes a tab in the padding changes nothing."""
+    """The checksum covers names, shapes and every text; a space that becomes a tab in the padding
+    changes nothing.
+    """
     path = tmp_path / "model.safetensors"
     checkpoint = small(width_mult=0.05, stages=small().architecture.stages[:1], last_channels=8)
     checkpoint.save(path)
@@ -170,7 +186,8 @@ def test_every_bit_of_our_header_counts(tmp_path) -> None:
             read(path)
 
 
-# --- files of the wrong kind -----------------------------------------------------------------------------------------
+# --- files of the wrong kind
+# -----------------------------------------------------------------------------------------
 
 
 def wrong_files(folder: Path) -> list[Path]:
@@ -253,13 +270,22 @@ def test_convert_to_places_that_cannot_be_written(tmp_path, capsys) -> None:
     small().save(tmp_path / "in.safetensors")
     (tmp_path / "file").write_bytes(b"")
     (tmp_path / "folder.safetensors").mkdir()
-    for out in ("absent/out.safetensors", "file/out.safetensors", "folder.safetensors", "x" * 250 + ".safetensors"):
+    for out in (
+        "absent/out.safetensors",
+        "file/out.safetensors",
+        "folder.safetensors",
+        "x" * 250 + ".safetensors",
+    ):
         assert run(["convert", str(tmp_path / "in.safetensors"), str(tmp_path / out)]) == 2
         printed, complaint = capsys.readouterr()
         assert printed == ""
         assert "Traceback" not in complaint
         assert out in complaint
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["file", "folder.safetensors", "in.safetensors"]
+    assert sorted(path.name for path in tmp_path.iterdir()) == [
+        "file",
+        "folder.safetensors",
+        "in.safetensors",
+    ]
 
 
 def test_saving_to_places_that_cannot_be_written(tmp_path) -> None:
@@ -285,14 +311,21 @@ def test_interrupted_saving_leaves_the_old_file(tmp_path, monkeypatch) -> None:
     assert path.read_bytes() == before
 
 
-# --- labels ----------------------------------------------------------------------------------------------------------
+# --- labels
+# ----------------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
     ("content", "complaint"),
     [
-        (b"a\nb\nc\n", "3 labels, but the model has 2 classes: is it with or without the background class"),
-        (b"a\n", "1 labels, but the model has 2 classes: is it with or without the background class"),
+        (
+            b"a\nb\nc\n",
+            "3 labels, but the model has 2 classes: is it with or without the background class",
+        ),
+        (
+            b"a\n",
+            "1 labels, but the model has 2 classes: is it with or without the background class",
+        ),
         (b"a\nb\nc\nd\n", r"4 labels, but the model has 2 classes$"),
         (b"", r"0 labels, but the model has 2 classes$"),
         (b"\xff\xfea\0\n\0b\0", "not a text file in UTF-8"),
@@ -311,7 +344,9 @@ def test_label_files_that_do_not_fit(tmp_path, content, complaint, capsys) -> No
     assert not out.exists()
 
 
-@pytest.mark.parametrize("content", ["rose\ntulip\n", "rose\r\ntulip", "\ufeffrose\ntulip\n\n\n", " rose \n tulip"])
+@pytest.mark.parametrize(
+    "content", ["rose\ntulip\n", "rose\r\ntulip", "\ufeffrose\ntulip\n\n\n", " rose \n tulip"]
+)
 def test_label_files_as_people_write_them(tmp_path, content) -> None:
     (tmp_path / "names.txt").write_bytes(content.encode())
     assert read_labels(tmp_path / "names.txt", 2) == ("rose", "tulip")

@@ -1,4 +1,6 @@
-"""The PyTorch module: torchvision's keys, the options, and what happens to weights that only partly fit."""
+"""The PyTorch module: torchvision's keys, the options, and what happens to weights that only partly
+fit.
+"""
 
 from __future__ import annotations
 
@@ -15,7 +17,9 @@ from .conftest import random_checkpoint
 
 
 def torchvision_keys() -> dict[str, tuple[int, ...]]:
-    """torchvision 0.29's state dict of mobilenet_v2, written down from its documented layout, not from our code."""
+    """torchvision 0.29's state dict of mobilenet_v2, written down from its documented layout, not
+    from our code.
+    """
     keys: dict[str, tuple[int, ...]] = {}
 
     def conv_norm(conv: str, norm: str, shape: tuple[int, ...]) -> None:
@@ -50,13 +54,17 @@ def test_a_torchvision_state_dict_loads_strictly() -> None:
         name: torch.zeros(shape, dtype=torch.long if shape == () else None)
         for name, shape in torchvision_keys().items()
     }
-    assert str(mobilenet_v2().load_state_dict(state, strict=True)) == "<All keys matched successfully>"
+    assert (
+        str(mobilenet_v2().load_state_dict(state, strict=True)) == "<All keys matched successfully>"
+    )
 
 
 def test_our_files_arrays_load_strictly_without_batch_counters() -> None:
     checkpoint = random_checkpoint()
     net = mobilenet_v2()
-    net.load_state_dict({name: torch.from_numpy(array) for name, array in checkpoint.arrays.items()}, strict=True)
+    net.load_state_dict(
+        {name: torch.from_numpy(array) for name, array in checkpoint.arrays.items()}, strict=True
+    )
 
 
 def test_constants_are_the_papers_release() -> None:
@@ -65,21 +73,29 @@ def test_constants_are_the_papers_release() -> None:
     assert len(norms) == 52
     assert {round(norm.momentum, 6) for norm in norms} == {0.003}  # 1 - bn_decay 0.997
     assert {norm.eps for norm in norms} == {1e-5}
-    assert {n.eps for n in mobilenet_v2(architecture=Architecture(bn_epsilon=1e-3)).modules() if hasattr(n, "eps")} == {
-        1e-3
-    }
+    assert {
+        n.eps
+        for n in mobilenet_v2(architecture=Architecture(bn_epsilon=1e-3)).modules()
+        if hasattr(n, "eps")
+    } == {1e-3}
     kernel = net.features[18][0].weight
-    assert kernel.std().item() == pytest.approx(0.09 * 0.88, rel=0.02)  # cutting at two deviations shrinks the spread
+    assert kernel.std().item() == pytest.approx(
+        0.09 * 0.88, rel=0.02
+    )  # cutting at two deviations shrinks the spread
     assert kernel.abs().max().item() <= 0.18
     assert net.classifier[0].p == 0.2
 
 
 @pytest.mark.parametrize("shortcut", ["bottleneck", "expansion", "none"])
 def test_every_parameter_gets_a_gradient(shortcut) -> None:
-    net = MobileNetV2(Architecture(width_mult=0.35, classes=3, shortcut=shortcut), drop_path_rate=0.1)
+    net = MobileNetV2(
+        Architecture(width_mult=0.35, classes=3, shortcut=shortcut), drop_path_rate=0.1
+    )
     torch.manual_seed(0)
     net(torch.randn(8, 3, 64, 64)).square().sum().backward()
-    assert [name for name, p in net.named_parameters() if p.grad is None or not p.grad.abs().sum() > 0] == []
+    assert [
+        name for name, p in net.named_parameters() if p.grad is None or not p.grad.abs().sum() > 0
+    ] == []
 
 
 def test_the_shortcut_options_differ_and_count_ten() -> None:
@@ -99,8 +115,16 @@ def test_the_shortcut_options_differ_and_count_ten() -> None:
 def test_pyramid_taps_say_what_comes_out() -> None:
     net = mobilenet_v2().eval()
     maps = net.forward_pyramid(torch.zeros(1, 3, 96, 160))
-    assert [(tap.channels, tap.stride) for tap in net.taps] == [(16, 2), (24, 4), (32, 8), (96, 16), (320, 32)]
-    assert [tuple(m.shape) for m in maps] == [(1, t.channels, 96 // t.stride, 160 // t.stride) for t in net.taps]
+    assert [(tap.channels, tap.stride) for tap in net.taps] == [
+        (16, 2),
+        (24, 4),
+        (32, 8),
+        (96, 16),
+        (320, 32),
+    ]
+    assert [tuple(m.shape) for m in maps] == [
+        (1, t.channels, 96 // t.stride, 160 // t.stride) for t in net.taps
+    ]
     assert torch.equal(net.features[18](maps[-1]), net.forward_features(torch.zeros(1, 3, 96, 160)))
     assert mobilenet_v2(output_stride=8).taps[-1] == FeatureTap(17, 320, 8)
 
@@ -113,7 +137,12 @@ def test_output_stride_and_the_weights_still_fit(stride, side) -> None:
 
 
 def test_small_pictures_keep_a_map() -> None:
-    assert MobileNetV2(SMALL_IMAGES).eval().forward_features(torch.zeros(1, 3, 32, 32)).shape == (1, 1280, 4, 4)
+    assert MobileNetV2(SMALL_IMAGES).eval().forward_features(torch.zeros(1, 3, 32, 32)).shape == (
+        1,
+        1280,
+        4,
+        4,
+    )
 
 
 def test_drop_path_leaves_evaluation_alone_and_training_unbiased() -> None:
@@ -136,12 +165,18 @@ def test_another_number_of_classes_gets_a_new_head_and_says_so() -> None:
     with pytest.warns(UserWarning, match="new head: 4 classes"):
         net = mobilenet_v2(weights=checkpoint, num_classes=4)
     assert net.classifier[1].weight.shape == (4, 1280)
-    assert np.array_equal(net.features[0][0].weight.detach(), checkpoint.arrays["features.0.0.weight"])
+    assert np.array_equal(
+        net.features[0][0].weight.detach(), checkpoint.arrays["features.0.0.weight"]
+    )
     with pytest.warns(UserWarning, match="new head: 1000"):
         fresh = mobilenet_v2(weights=checkpoint, num_classes=1000, fresh_head=True)
-    assert not np.array_equal(fresh.classifier[1].weight.detach(), checkpoint.arrays["classifier.1.weight"])
+    assert not np.array_equal(
+        fresh.classifier[1].weight.detach(), checkpoint.arrays["classifier.1.weight"]
+    )
     same = mobilenet_v2(weights=checkpoint, num_classes=1000)
-    assert np.array_equal(same.classifier[1].weight.detach(), checkpoint.arrays["classifier.1.weight"])
+    assert np.array_equal(
+        same.classifier[1].weight.detach(), checkpoint.arrays["classifier.1.weight"]
+    )
 
 
 def test_grey_pictures_from_colour_weights() -> None:
@@ -171,7 +206,9 @@ def test_arguments_that_contradict_are_refused() -> None:
 
 
 def test_width_may_be_written_in_any_way() -> None:
-    widths = [mobilenet_v2(width_mult=w).architecture for w in (1, 1.0, "1.0", "1.00", np.float32(1))]
+    widths = [
+        mobilenet_v2(width_mult=w).architecture for w in (1, 1.0, "1.0", "1.00", np.float32(1))
+    ]
     assert all(width == Architecture() for width in widths)
 
 
@@ -184,14 +221,16 @@ def test_weights_from_a_file_and_back(tmp_path) -> None:
     again = Checkpoint.load(tmp_path / "b.safetensors")
     assert again.architecture == checkpoint.architecture
     assert all(
-        np.array_equal(again.arrays[name], checkpoint.arrays[name]) for name in array_shapes(checkpoint.architecture)
+        np.array_equal(again.arrays[name], checkpoint.arrays[name])
+        for name in array_shapes(checkpoint.architecture)
     )
 
 
 def test_arrays_that_do_not_fit_are_named() -> None:
     net = mobilenet_v2(width_mult=0.35)
     with pytest.raises(
-        ModelFileError, match=r"classifier.1.bias: the network wants \(1000,\), the checkpoint has \(5,\)"
+        ModelFileError,
+        match=r"classifier.1.bias: the network wants \(1000,\), the checkpoint has \(5,\)",
     ):
         net.load_checkpoint(random_checkpoint(width_mult=0.35, classes=5))
 
@@ -201,8 +240,12 @@ def test_published_weights_in_the_module(shared) -> None:
 
     checkpoint = read(shared("models/tf2_mobilenet_v2_1.0_224_ptq.tflite"))
     pixels = np.load(shared("reference/imagenet/inputs.first32.npz"))["images"][:8]
-    wanted = np.load(shared("reference/imagenet/tf2_mobilenet_v2_1.0_224_ptq.first32.npz"))["float_logits"][:8]
+    wanted = np.load(shared("reference/imagenet/tf2_mobilenet_v2_1.0_224_ptq.first32.npz"))[
+        "float_logits"
+    ][:8]
     net = mobilenet_v2(weights=checkpoint).eval()
     with torch.no_grad():
-        found = net(torch.from_numpy(checkpoint.preprocessing.normalize(pixels)).permute(0, 3, 1, 2)).numpy()
+        found = net(
+            torch.from_numpy(checkpoint.preprocessing.normalize(pixels)).permute(0, 3, 1, 2)
+        ).numpy()
     assert np.abs(found - wanted).max() < 1e-4

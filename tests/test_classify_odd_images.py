@@ -1,4 +1,6 @@
-"""`mobilenetv2 classify` on a folder of odd files, in a process of its own: all that can be read is answered."""
+"""`mobilenetv2 classify` on a folder of odd files, in a process of its own: all that can be read is
+answered.
+"""
 
 from __future__ import annotations
 
@@ -16,7 +18,8 @@ import mobilenetv2
 from .conftest import random_checkpoint
 
 MEGABYTE = 1 << 20
-# In between, so that the memory measured is of the command alone: a child's peak begins with that of its parent.
+# In between, so that the memory measured is of the command alone: a child's peak begins with that
+# of its parent.
 MEASURE = """
 import resource, subprocess, sys
 code = subprocess.run(sys.argv[2:]).returncode
@@ -27,7 +30,11 @@ open(sys.argv[1], "w").write(f"{code} {peak}")
 
 def expected(folder: Path) -> tuple[set[str], set[str]]:
     """Names from the table of expected.md: those that decode, and those that do not."""
-    lines = [line for line in (folder / "expected.md").read_text(encoding="utf-8").splitlines() if line[:1] == "|"]
+    lines = [
+        line
+        for line in (folder / "expected.md").read_text(encoding="utf-8").splitlines()
+        if line[:1] == "|"
+    ]
     rows = [line.strip("| ").split(" | ") for line in lines[2:]]
     bad = {row[0] for row in rows if "fails" in row[2] + row[4]}
     return {row[0] for row in rows} - bad, bad
@@ -47,8 +54,22 @@ def test_classify_answers_every_picture_and_names_every_other(
         random_checkpoint(width_mult=0.35).save(tmp_path / "random.safetensors")
         model, classes = str(tmp_path / "random.safetensors"), 1000
 
-    command = [sys.executable, "-m", "mobilenetv2", "classify", str(folder), "--model", model, "--format", "json"]
-    environment = {**os.environ, "PYTHONPATH": str(Path(mobilenetv2.__file__).parents[1]), "PYTHONIOENCODING": "utf-8"}
+    command = [
+        sys.executable,
+        "-m",
+        "mobilenetv2",
+        "classify",
+        str(folder),
+        "--model",
+        model,
+        "--format",
+        "json",
+    ]
+    environment = {
+        **os.environ,
+        "PYTHONPATH": str(Path(mobilenetv2.__file__).parents[1]),
+        "PYTHONIOENCODING": "utf-8",
+    }
     done = subprocess.run(
         [sys.executable, "-c", MEASURE, str(tmp_path / "measured"), *command],
         env=environment,
@@ -69,7 +90,9 @@ def test_classify_answers_every_picture_and_names_every_other(
         assert chances == sorted(chances, reverse=True)
         assert 0 < sum(chances) < 1.0001
         assert all(0 <= found["index"] < classes for found in answer["predictions"])
-    upright = [answer["predictions"][0] for answer in answers if "exif_orientation" in answer["file"]]
+    upright = [
+        answer["predictions"][0] for answer in answers if "exif_orientation" in answer["file"]
+    ]
     assert len(upright) == 8
     assert len({found["index"] for found in upright}) == 1  # [IN-04]
 
@@ -82,5 +105,6 @@ def test_classify_answers_every_picture_and_names_every_other(
     assert "ignored 1 files that are not pictures by name: .md (1)" in lines
     assert "5 of 35 could not be read" in lines
     assert len(lines) == 7, done.stderr  # and nothing else: no warnings of libraries
-    # About 125 MB; 395 if the needle of 3x4000 were resized whole, over 1000 if the bomb were decoded.
+    # About 125 MB; 395 if the needle of 3x4000 were resized whole, over 1000 if the bomb were
+    # decoded.
     assert peak_bytes < 300 * MEGABYTE, f"{peak_bytes / MEGABYTE:.0f} MB"

@@ -1,4 +1,6 @@
-"""The command line as a user meets it: output formats, exit codes, and what happens to inputs that are no good."""
+"""The command line as a user meets it: output formats, exit codes, and what happens to inputs that
+are no good.
+"""
 
 from __future__ import annotations
 
@@ -37,7 +39,9 @@ def test_classify_csv(folder, capsys) -> None:
     out, err = capsys.readouterr()
     rows = list(csv.DictReader(io.StringIO(out)))
     assert list(rows[0]) == ["file", "rank", "index", "label", "probability"]
-    assert [row["file"] for row in rows[::3]] == [str(folder / name) for name in ("a.png", "b.JPG", "deeper/c.png")]
+    assert [row["file"] for row in rows[::3]] == [
+        str(folder / name) for name in ("a.png", "b.JPG", "deeper/c.png")
+    ]
     assert [row["rank"] for row in rows] == ["1", "2", "3"] * 3
     chances = [float(row["probability"]) for row in rows[:3]]
     assert chances == sorted(chances, reverse=True)
@@ -47,7 +51,20 @@ def test_classify_csv(folder, capsys) -> None:
 
 
 def test_classify_json_is_one_object_a_file(folder, capsys) -> None:
-    assert run(["classify", str(folder / "a.png"), str(folder / "b.JPG"), "--format", "json", "--top", "2"]) == 0
+    assert (
+        run(
+            [
+                "classify",
+                str(folder / "a.png"),
+                str(folder / "b.JPG"),
+                "--format",
+                "json",
+                "--top",
+                "2",
+            ]
+        )
+        == 0
+    )
     found = json.loads(capsys.readouterr().out)
     assert [Path(entry["file"]).name for entry in found] == ["a.png", "b.JPG"]
     assert list(found[0]["predictions"][0]) == ["rank", "index", "label", "probability"]
@@ -69,9 +86,14 @@ def test_top_beyond_the_classes(capsys) -> None:
 
 def test_patterns_and_lists(folder, capsys, monkeypatch) -> None:
     monkeypatch.setattr("sys.stdin", io.StringIO(f"{folder / 'a.png'}\n\n{folder / 'gone.png'}\n"))
-    assert run(["classify", str(folder / "**" / "*.png"), "-", "--format", "csv", "--top", "1"]) == 1
+    assert (
+        run(["classify", str(folder / "**" / "*.png"), "-", "--format", "csv", "--top", "1"]) == 1
+    )
     out, err = capsys.readouterr()
-    assert [Path(row["file"]).name for row in csv.DictReader(io.StringIO(out))] == ["a.png", "c.png"]
+    assert [Path(row["file"]).name for row in csv.DictReader(io.StringIO(out))] == [
+        "a.png",
+        "c.png",
+    ]
     assert "gone.png: no such file" in err
 
 
@@ -79,7 +101,10 @@ def test_patterns_and_lists(folder, capsys, monkeypatch) -> None:
     ("arguments", "complaint"),
     [
         (["classify", "gone.jpg"], "gone.jpg: no such file or folder"),
-        (["classify", str(PHOTO), "--model", "gone.safetensors"], "gone.safetensors: no such file, and no model"),
+        (
+            ["classify", str(PHOTO), "--model", "gone.safetensors"],
+            "gone.safetensors: no such file, and no model",
+        ),
         (["classify", str(PHOTO), "--model", "slim-1.0-22"], "did you mean slim-1.0-224"),
         (["classify", str(PHOTO), "--top", "0"], "--top"),
         (["classify", str(PHOTO), "--model", str(PHOTO)], "cat.jpg: not a model file"),
@@ -99,7 +124,9 @@ def test_wrong_usage_is_one_line_and_exit_2(arguments, complaint, capsys) -> Non
 
 
 def test_a_missing_picture_among_others(folder, capsys) -> None:
-    assert run(["classify", str(folder / "gone.png"), str(folder / "a.png"), "--format", "csv"]) == 1
+    assert (
+        run(["classify", str(folder / "gone.png"), str(folder / "a.png"), "--format", "csv"]) == 1
+    )
     out, err = capsys.readouterr()
     assert "gone.png: no such file" in err
     assert "a.png" in out
@@ -109,7 +136,18 @@ def test_convert_and_inspect(tmp_path, capsys) -> None:
     random_checkpoint(width_mult=0.35, classes=3).save(tmp_path / "in.safetensors")
     (tmp_path / "names.txt").write_text("rose\ntulip\nfern with, comma\n", encoding="utf-8")
     out = tmp_path / "out.safetensors"
-    assert run(["convert", str(tmp_path / "in.safetensors"), str(out), "--labels", str(tmp_path / "names.txt")]) == 0
+    assert (
+        run(
+            [
+                "convert",
+                str(tmp_path / "in.safetensors"),
+                str(out),
+                "--labels",
+                str(tmp_path / "names.txt"),
+            ]
+        )
+        == 0
+    )
     assert "width 0.35, 224 x 224, 3 classes with labels" in capsys.readouterr().err
     assert run(["inspect", str(out), "--format", "json"]) == 0
     (facts,) = json.loads(capsys.readouterr().out)
@@ -120,7 +158,11 @@ def test_convert_and_inspect(tmp_path, capsys) -> None:
     rows = list(csv.DictReader(io.StringIO(capsys.readouterr().out)))
     assert rows[0]["shape"] == "16x3x3x3"
     assert len(rows) == 262
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["in.safetensors", "names.txt", "out.safetensors"]
+    assert sorted(path.name for path in tmp_path.iterdir()) == [
+        "in.safetensors",
+        "names.txt",
+        "out.safetensors",
+    ]
 
 
 def test_convert_can_drop_the_background(tmp_path, shared, capsys) -> None:
@@ -143,7 +185,9 @@ def test_models_lists_the_bundled_one_first(capsys) -> None:
     assert len(rows) == 56
 
 
-@pytest.mark.parametrize("arguments", [["models"], ["cost"], ["cost", "cifar10"], ["inspect", "cifar10"], ["--help"]])
+@pytest.mark.parametrize(
+    "arguments", [["models"], ["cost"], ["cost", "cifar10"], ["inspect", "cifar10"], ["--help"]]
+)
 def test_tables_print(arguments, capsys) -> None:
     assert run(arguments) == 0
     assert len(capsys.readouterr().out.splitlines()) > 10
@@ -165,17 +209,24 @@ def test_interrupting_exits_130(monkeypatch) -> None:
 
 
 @pytest.mark.parametrize(
-    ("name", "top1", "top5"), [("tf2_mobilenet_v2_1.0_224_ptq", 875, 979), ("mobilenet_v2_1.0_224_quant", 873, 980)]
+    ("name", "top1", "top5"),
+    [("tf2_mobilenet_v2_1.0_224_ptq", 875, 979), ("mobilenet_v2_1.0_224_quant", 873, 980)],
 )
 def test_a_thousand_photos(shared, tmp_path, capsys, name, top1, top5) -> None:
-    """The published counts of right answers, through convert and classify; about 780 would mean wrong padding."""
+    """The published counts of right answers, through convert and classify; about 780 would mean
+    wrong padding.
+    """
     model = tmp_path / "model.safetensors"
     assert run(["convert", str(shared(f"models/{name}.tflite")), str(model)]) == 0
     photos = shared("data/imagenet-sample")
     assert run(["classify", str(photos), "--model", str(model), "--format", "csv"]) == 0
     rows = list(csv.DictReader(io.StringIO(capsys.readouterr().out)))
     with open(photos / "labels.csv", encoding="utf-8", newline="") as file:
-        wanted = {row["file"]: (int(row["index"]) + 1, row["label"]) for row in csv.DictReader(file)}
-    right = [row for row in rows if (int(row["index"]), row["label"]) == wanted[Path(row["file"]).name]]
+        wanted = {
+            row["file"]: (int(row["index"]) + 1, row["label"]) for row in csv.DictReader(file)
+        }
+    right = [
+        row for row in rows if (int(row["index"]), row["label"]) == wanted[Path(row["file"]).name]
+    ]
     assert len(rows) == 5000
     assert (sum(row["rank"] == "1" for row in right), len(right)) == (top1, top5)

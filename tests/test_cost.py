@@ -1,4 +1,6 @@
-"""Costs against every published figure: TF-slim's 22 networks, the paper's tables, and its memory arithmetic."""
+"""Costs against every published figure: TF-slim's 22 networks, the paper's tables, and its memory
+arithmetic.
+"""
 
 from __future__ import annotations
 
@@ -16,7 +18,16 @@ import pytest
 from click.testing import CliRunner, Result
 
 from mobilenetv2 import paper
-from mobilenetv2.architecture import CHOICES, MOBILENET_V2, SMALL_IMAGES, V1, Architecture, Layer, Stage, layers
+from mobilenetv2.architecture import (
+    CHOICES,
+    MOBILENET_V2,
+    SMALL_IMAGES,
+    V1,
+    Architecture,
+    Layer,
+    Stage,
+    layers,
+)
 from mobilenetv2.cost import (
     MemoryStep,
     bottleneck_memory,
@@ -40,7 +51,12 @@ TOTALS = {  # shared/facts/pitfalls.md: multiply-adds (exact with 1000 classes) 
     1.4: (582_195_824, 6_108_776),
 }
 MILLIONS = {0.35: 59.29, 0.5: 97.13, 0.75: 209.07, 1.0: 300.774272, 1.3: 509.37, 1.4: 582.20}
-WRONG_MACS = (416.27, 416.3, 313.6, 562.2)  # first arXiv version, spurious expand in block 0, widths not rounded
+WRONG_MACS = (
+    416.27,
+    416.3,
+    313.6,
+    562.2,
+)  # first arXiv version, spurious expand in block 0, widths not rounded
 SLIM_MACS = {  # computed_macs of shared/facts/slim_checkpoints.csv, 1001 classes
     (1.4, 224): 582_197_616, (1.3, 224): 509_376_224,
     (1.0, 224): 300_775_552, (1.0, 192): 221_317_888, (1.0, 160): 154_084_480, (1.0, 128): 99_075_328,
@@ -81,7 +97,14 @@ IRREPRODUCIBLE = {
 
 
 def segmenter(base: Architecture, head: str, output_stride: int) -> Architecture:
-    return replace(base, head=head, output_stride=output_stride, classes=21, padding="same", resolution=(513, 513))
+    return replace(
+        base,
+        head=head,
+        output_stride=output_stride,
+        classes=21,
+        padding="same",
+        resolution=(513, 513),
+    )
 
 
 # Multiply-adds and parameters
@@ -94,7 +117,9 @@ def test_totals_of_the_published_widths(width: float) -> None:
     assert cost.macs / 1e6 == pytest.approx(MILLIONS[width], abs=0.005)
 
 
-@pytest.mark.parametrize(("side", "millions"), [(96, 56.29), (128, 99.07), (160, 154.08), (192, 221.32), (256, 392.46)])
+@pytest.mark.parametrize(
+    ("side", "millions"), [(96, 56.29), (128, 99.07), (160, 154.08), (192, 221.32), (256, 392.46)]
+)
 def test_totals_at_other_sizes(side: int, millions: float) -> None:
     cost = network_cost(NETWORK, side, side)
     assert cost.macs / 1e6 == pytest.approx(millions, abs=0.005)
@@ -110,9 +135,12 @@ def test_known_wrong_totals_do_not_appear() -> None:
 
 def test_where_the_known_wrong_totals_come_from() -> None:
     first_version = tuple(
-        replace(stage, stride={64: 1, 96: 2}.get(stage.channels, stage.stride)) for stage in MOBILENET_V2
+        replace(stage, stride={64: 1, 96: 2}.get(stage.channels, stage.stride))
+        for stage in MOBILENET_V2
     )
-    assert network_cost(replace(NETWORK, stages=first_version)).macs / 1e6 == pytest.approx(416.27, abs=0.01)
+    assert network_cost(replace(NETWORK, stages=first_version)).macs / 1e6 == pytest.approx(
+        416.27, abs=0.01
+    )
     assert network_cost(Architecture(width_mult=0.5, last_channels=640)).parameters == 1_225_000
     spurious_expansion = 32 * 32 * 112 * 112
     assert (network_cost(NETWORK).macs + spurious_expansion) / 1e6 == pytest.approx(313.6, abs=0.05)
@@ -138,10 +166,14 @@ def test_the_papers_closed_form_of_a_block() -> None:
 
 def test_parameters_by_kind() -> None:
     cost = network_cost(NETWORK)
-    assert cost.parameters == 2_189_760 + 34_112 + 1_281_000  # convolutions, gamma and beta, classifier
+    assert (
+        cost.parameters == 2_189_760 + 34_112 + 1_281_000
+    )  # convolutions, gamma and beta, classifier
     assert cost.parameters_without_batch_norm == 2_189_760 + 1_281_000
     for row in cost.layers:
-        trained = {name: shape for name, shape in row.layer.arrays().items() if "running" not in name}
+        trained = {
+            name: shape for name, shape in row.layer.arrays().items() if "running" not in name
+        }
         assert row.parameters == sum(map(math.prod, trained.values()))
         assert row.parameters - row.parameters_without_batch_norm == (
             2 * row.layer.out_shape[0] if row.layer.norm else 0
@@ -160,7 +192,12 @@ def test_adds_and_pools_cost_no_multiply_adds() -> None:
 
 def test_cost_does_not_depend_on_what_only_moves_values() -> None:
     wanted = network_cost(NETWORK)
-    for changes in ({"padding": "same"}, {"bottleneck": "relu6"}, {"shortcut": "none"}, {"shortcut": "expansion"}):
+    for changes in (
+        {"padding": "same"},
+        {"bottleneck": "relu6"},
+        {"shortcut": "none"},
+        {"shortcut": "expansion"},
+    ):
         changed = network_cost(replace(NETWORK, **changes))  # type: ignore[arg-type]
         assert (changed.macs, changed.parameters) == (wanted.macs, wanted.parameters)
 
@@ -179,7 +216,15 @@ def test_slims_published_networks_against_the_fact_sheet(shared: Callable[[str],
         facts = list(csv.DictReader(file))
     assert len(facts) == len(paper.SLIM) == 22
     for fact, row in zip(facts, paper.SLIM):
-        printed = (row.width_mult, row.resolution, row.macs, row.parameters, row.top1, row.top5, row.pixel1_ms)
+        printed = (
+            row.width_mult,
+            row.resolution,
+            row.macs,
+            row.parameters,
+            row.top1,
+            row.top5,
+            row.pixel1_ms,
+        )
         assert printed == (
             float(fact["width"]), int(fact["resolution"]), fact["macs_m"] + "M", fact["params_m"] + "M",
             float(fact["top1"]), float(fact["top5"]), float(fact["pixel1_ms"]),
@@ -239,10 +284,16 @@ def test_saving_of_the_whole_of_mobilenet_v1() -> None:
 
 def test_regular_convolutions_keep_the_expansions() -> None:
     a = Architecture(
-        stages=(Stage(6, 16, 1, 1),), last_channels=None, head="features", resolution=(2, 2), stem_stride=1
+        stages=(Stage(6, 16, 1, 1),),
+        last_channels=None,
+        head="features",
+        resolution=(2, 2),
+        stem_stride=1,
     )
     stem, expand, _, project = layers(a)
-    assert regular_convolution_macs(a) == layer_macs(stem) + layer_macs(expand) + 9 * layer_macs(project)
+    assert regular_convolution_macs(a) == layer_macs(stem) + layer_macs(expand) + 9 * layer_macs(
+        project
+    )
 
 
 # Activations and receptive fields
@@ -253,11 +304,16 @@ def test_activation_bytes(bytes_per_element: int) -> None:
     cost = network_cost(NETWORK, bytes_per_element=bytes_per_element)
     assert cost.layers[0].activation_bytes == 32 * 112 * 112 * bytes_per_element
     assert cost.layers[-1].activation_bytes == 1000 * bytes_per_element
-    assert cost.activation_bytes == sum(math.prod(layer.out_shape) for layer in layers(NETWORK)) * bytes_per_element
+    assert (
+        cost.activation_bytes
+        == sum(math.prod(layer.out_shape) for layer in layers(NETWORK)) * bytes_per_element
+    )
 
 
 def test_receptive_fields_by_hand() -> None:
-    a = Architecture(stages=(Stage(1, 16, 1, 1), Stage(6, 24, 2, 2), Stage(6, 32, 2, 2)), output_stride=8)
+    a = Architecture(
+        stages=(Stage(1, 16, 1, 1), Stage(6, 24, 2, 2), Stage(6, 32, 2, 2)), output_stride=8
+    )
     fields = receptive_fields(layers(a, 224, 224))
     assert fields["features.0.0"] == 3
     assert fields["features.1.conv.0.0"] == 3 + 2 * 2  # a step of 2 pixels after the stem
@@ -271,7 +327,9 @@ def test_receptive_fields_by_hand() -> None:
 
 
 def test_receptive_field_of_a_dilated_convolution() -> None:
-    a = Architecture(stages=(Stage(1, 16, 1, 2), Stage(1, 16, 2, 2), Stage(1, 16, 1, 2)), output_stride=8)
+    a = Architecture(
+        stages=(Stage(1, 16, 1, 2), Stage(1, 16, 2, 2), Stage(1, 16, 1, 2)), output_stride=8
+    )
     fields = receptive_fields(layers(a))
     assert [fields[f"features.{i}.conv.0.0"] for i in (1, 2, 3, 4)] == [
         7,
@@ -284,13 +342,17 @@ def test_receptive_field_of_a_dilated_convolution() -> None:
 
 
 def test_receptive_field_of_the_network() -> None:
-    assert receptive_fields(layers(NETWORK))["features.18.0"] == 491  # as Araujo et al. 2019 (distill.pub) compute it
+    assert (
+        receptive_fields(layers(NETWORK))["features.18.0"] == 491
+    )  # as Araujo et al. 2019 (distill.pub) compute it
     assert receptive_fields(layers(V1))["features.13.conv.1"] == 315
     assert receptive_fields(layers(NETWORK))["pool"] == 491 + 6 * 32
     assert receptive_fields(layers(NETWORK, 224, 448))["pool"] == 491 + 13 * 32
 
 
-@pytest.mark.parametrize("a", [NETWORK, V1, segmenter(NETWORK, "deeplabv3", 8)], ids=["v2", "v1", "deeplab-8"])
+@pytest.mark.parametrize(
+    "a", [NETWORK, V1, segmenter(NETWORK, "deeplabv3", 8)], ids=["v2", "v1", "deeplab-8"]
+)
 def test_receptive_fields_by_walking_back(a: Architecture) -> None:
     found = [layer for layer in layers(a, 4097, 4097) if layer.block or layer.role == "stem"]
     fields = receptive_fields(found)
@@ -308,7 +370,9 @@ def test_receptive_fields_of_the_segmentation_head() -> None:
     assert fields["head.aspp0.0"] == backbone
     assert fields["head.image_pooling.resize"] == backbone + 32 * 16
     assert fields["head.concat"] == fields["head.image_pooling.pool"]
-    assert fields["head.resize"] == fields["head.logits"] + 16  # bilinear: two neighbours of the grid of 16 pixels
+    assert (
+        fields["head.resize"] == fields["head.logits"] + 16
+    )  # bilinear: two neighbours of the grid of 16 pixels
 
 
 # Memory
@@ -316,7 +380,9 @@ def test_receptive_fields_of_the_segmentation_head() -> None:
 
 def of_block(steps: tuple[MemoryStep, ...], block: int) -> list[MemoryStep]:
     return [
-        step for step in steps if step.name == f"features.{block}" or step.name.startswith(f"features.{block}.conv")
+        step
+        for step in steps
+        if step.name == f"features.{block}" or step.name.startswith(f"features.{block}.conv")
     ]
 
 
@@ -328,14 +394,18 @@ def test_the_papers_memory_arithmetic(block: int) -> None:
         max(step.total_bytes for step in unfused),
     ]
     for splits in (None, 2, 3, 5, 960):
-        (step,) = of_block(bottleneck_memory(NETWORK, bytes_per_element=2, splits=splits), block + 1)
+        (step,) = of_block(
+            bottleneck_memory(NETWORK, bytes_per_element=2, splits=splits), block + 1
+        )
         found.append(step.total_bytes)
         assert step.inner_bytes or splits is None
     unfused_bytes, with_shortcut, whole, *split = found
     assert (whole, unfused_bytes, with_shortcut, *split) == MEMORY[block]
 
 
-@pytest.mark.parametrize(("bytes_per_element", "peak"), [(1, 1_505_280), (2, 3_010_560), (4, 6_021_120)])
+@pytest.mark.parametrize(
+    ("bytes_per_element", "peak"), [(1, 1_505_280), (2, 3_010_560), (4, 6_021_120)]
+)
 def test_peak_of_one_layer_after_another(bytes_per_element: int, peak: int) -> None:
     step = peak_memory(operator_memory(NETWORK, bytes_per_element=bytes_per_element))
     assert step.total_bytes == peak
@@ -354,9 +424,14 @@ def test_a_shortcut_is_held_while_the_block_runs() -> None:
 
 
 def test_shortcuts_between_expansions_hold_wide_tensors() -> None:
-    """The paper's argument for shortcuts between bottlenecks: the wide tensor of a block has to wait for the next."""
+    """The paper's argument for shortcuts between bottlenecks: the wide tensor of a block has to
+    wait for the next.
+    """
     a = replace(NETWORK, shortcut="expansion")
-    assert peak_memory(operator_memory(a)).total_bytes == peak_memory(operator_memory(NETWORK)).total_bytes
+    assert (
+        peak_memory(operator_memory(a)).total_bytes
+        == peak_memory(operator_memory(NETWORK)).total_bytes
+    )
     unfused = {step.name: step for step in operator_memory(a, bytes_per_element=2)}
     assert unfused["features.3.conv.2"].held_bytes == 0
     assert unfused["features.4.conv.0.0"].held_bytes == 144 * 56 * 56 * 2
@@ -386,7 +461,14 @@ def test_more_splits_never_need_more() -> None:
 
 @pytest.mark.parametrize("size", [(1, 1), (33, 17), (97, 225)])
 @pytest.mark.parametrize(
-    "a", [NETWORK, V1, SMALL_IMAGES, segmenter(NETWORK, "deeplabv3_aspp", 8), replace(NETWORK, shortcut="expansion")]
+    "a",
+    [
+        NETWORK,
+        V1,
+        SMALL_IMAGES,
+        segmenter(NETWORK, "deeplabv3_aspp", 8),
+        replace(NETWORK, shortcut="expansion"),
+    ],
 )
 def test_nothing_is_left_over_at_the_end(a: Architecture, size: tuple[int, int]) -> None:
     found = layers(a, *size)
@@ -420,7 +502,9 @@ def test_wrong_arguments_are_named() -> None:
 def test_every_printed_figure_is_accounted_for() -> None:
     found = paper.compare()
     assert [row for row in found if row.verdict == "off"] == []
-    assert {(row.table, row.row, row.column) for row in found if row.verdict == "irreproducible"} == IRREPRODUCIBLE
+    assert {
+        (row.table, row.row, row.column) for row in found if row.verdict == "irreproducible"
+    } == IRREPRODUCIBLE
     assert paper.IRREPRODUCIBLE.keys() == IRREPRODUCIBLE
     assert {row.row.split(", OS")[0] for row in found if row.verdict == "quoted"} == {
         "ShuffleNet (2x, g=3)", "ShuffleNet (1.5)", "ShuffleNet (x2)", "NasNet-A", "ResNet-101",
@@ -468,15 +552,21 @@ def test_channels_of_table_3_give_its_kilobytes() -> None:
         for channels, printed in (row.mobilenet_v1, row.mobilenet_v2):
             assert channels is not None
             if (channels, side) != (1024, 7):  # 199 (sic)
-                assert float(paper.printed_value(printed)) == pytest.approx(2 * channels * side**2, rel=0.025, abs=600)
+                assert float(paper.printed_value(printed)) == pytest.approx(
+                    2 * channels * side**2, rel=0.025, abs=600
+                )
 
 
 def padded_macs(layer: Layer) -> int:
-    """Multiply-adds as TensorFlow runs an atrous convolution: SpaceToBatch pads the map to a multiple of the rate."""
+    """Multiply-adds as TensorFlow runs an atrous convolution: SpaceToBatch pads the map to a
+    multiple of the rate.
+    """
     if layer.dilation == 1:
         return layer_macs(layer)
     rate = layer.dilation
-    rows, columns = (math.ceil((side + 2 * rate) / rate) * rate - 2 * rate for side in layer.out_shape[1:])
+    rows, columns = (
+        math.ceil((side + 2 * rate) / rate) * rate - 2 * rate for side in layer.out_shape[1:]
+    )
     return math.prod(layer.weight_shape) * rows * columns
 
 
@@ -493,12 +583,15 @@ def test_padding_explains_three_of_the_atrous_figures(
     base: Architecture, output_stride: int, sides: list[int], printed: str
 ) -> None:
     a = segmenter(base, "deeplabv3_aspp", output_stride)
-    macs = sum(padded_macs(layer) for side in sides for layer in layers(a, side, side) if layer.weight)
+    macs = sum(
+        padded_macs(layer) for side in sides for layer in layers(a, side, side) if layer.weight
+    )
     assert macs == pytest.approx(float(paper.printed_value(printed)), rel=0.005)
 
 
 @pytest.mark.parametrize(
-    ("printed", "value"), [("14.25B", 14_250_000_000), ("3.47M", 3_470_000), ("1600K", 1_600_000), ("8", 8)]
+    ("printed", "value"),
+    [("14.25B", 14_250_000_000), ("3.47M", 3_470_000), ("1600K", 1_600_000), ("8", 8)],
 )
 def test_printed_figures_are_read(printed: str, value: int) -> None:
     assert paper.printed_value(printed) == value
@@ -644,7 +737,9 @@ def test_command_compares_with_the_paper() -> None:
 
 
 def test_command_fails_when_a_printed_figure_is_off(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(paper, "TABLE_4", (replace(paper.TABLE_4[0], macs="600M"), *paper.TABLE_4[1:]))
+    monkeypatch.setattr(
+        paper, "TABLE_4", (replace(paper.TABLE_4[0], macs="600M"), *paper.TABLE_4[1:])
+    )
     result = invoke("--paper")
     assert result.return_value == 1
     assert result.stderr.endswith("1 off\n")
@@ -663,7 +758,10 @@ def test_command_fails_when_a_printed_figure_is_off(monkeypatch: pytest.MonkeyPa
         (["--bytes", "0"], "--bytes"),
         (["--network", "v3"], "--network"),
         (["--head", "deeplabv3_aspp"], "output_stride 8 and 16 only"),
-        (["model.safetensors", "--width", "1.4", "--output-stride", "8"], "leave out --width, --output-stride"),
+        (
+            ["model.safetensors", "--width", "1.4", "--output-stride", "8"],
+            "leave out --width, --output-stride",
+        ),
         (["model.safetensors", "--paper"], "leave out MODEL"),
         (["--paper", "--bytes", "2", "--no-layers"], "leave out --bytes, --layers"),
         (["no-such-model.safetensors"], "no-such-model.safetensors"),
@@ -681,7 +779,9 @@ def test_command_mistakes_are_one_line_and_exit_code_2(
     assert "Traceback" not in shown.err
 
 
-def test_exit_codes_through_the_program(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+def test_exit_codes_through_the_program(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     from mobilenetv2.cli import run
 
     assert run(["cost", "--no-layers"]) == 0

@@ -1,4 +1,6 @@
-"""Keras's files, of three generations of names and two of containers: read right, or refused with what is at fault."""
+"""Keras's files, of three generations of names and two of containers: read right, or refused with
+what is at fault.
+"""
 
 from __future__ import annotations
 
@@ -41,7 +43,10 @@ KINDS: dict[str, tuple[str, Callable[[Path, Checkpoint], Path]]] = {
     "weights, today's names": ("model.h5", write_keras_legacy),
     "model of Keras 2": ("model.h5", partial(write_keras_legacy, whole=True)),
     "model of Keras 3": ("model.h5", partial(write_keras_legacy, whole=True, keras=3)),
-    "model inside a model": ("model.h5", partial(write_keras_legacy, keras=3, scope="mobilenetv2_0.35_224")),
+    "model inside a model": (
+        "model.h5",
+        partial(write_keras_legacy, keras=3, scope="mobilenetv2_0.35_224"),
+    ),
     "Keras 3 weights": ("model.weights.h5", weights),
     "Keras 2.12 weights": ("model.weights.h5", partial(weights, named=False)),
     "Keras 3 weights, nested": ("model.weights.h5", partial(weights, scope="layers/functional/")),
@@ -92,14 +97,24 @@ def test_size_from_the_configuration(tmp_path, kind, size) -> None:
 
 def test_size_from_the_published_name(tmp_path) -> None:
     for side in (96, 224):
-        path = write_keras_legacy(tmp_path / PUBLISHED.format(0.35, side), keras_checkpoint(classes=1000), "published")
+        path = write_keras_legacy(
+            tmp_path / PUBLISHED.format(0.35, side), keras_checkpoint(classes=1000), "published"
+        )
         found = read(path)
         assert found.preprocessing.size == (side, side)
         assert found.labels[0] == "tench, Tinca tinca"  # Keras dropped the background class
 
 
 @pytest.mark.parametrize(
-    "config", [b"{", b"[]", b'{"config": {"layers": []}}', b'{"config": {"layers": [{"config": {}}]}}', 7, [1.0, 2.0]]
+    "config",
+    [
+        b"{",
+        b"[]",
+        b'{"config": {"layers": []}}',
+        b'{"config": {"layers": [{"config": {}}]}}',
+        7,
+        [1.0, 2.0],
+    ],
 )
 def test_size_without_a_readable_configuration(tmp_path, config) -> None:
     """The size is advice; the arrays are what is checked."""
@@ -112,55 +127,82 @@ def test_size_without_a_readable_configuration(tmp_path, config) -> None:
 def test_classifier_that_a_user_put_on_top(tmp_path) -> None:
     """A Sequential of the network without its top, and a Dense layer."""
     checkpoint = keras_checkpoint()
-    path = write_keras_legacy(tmp_path / "mine.h5", checkpoint, keras=3, whole=True, scope="mobilenetv2_0.35_64")
+    path = write_keras_legacy(
+        tmp_path / "mine.h5", checkpoint, keras=3, whole=True, scope="mobilenetv2_0.35_64"
+    )
     with h5py.File(path, "r+") as file:
         group = file["model_weights"]
         for array in ("kernel", "bias"):
-            group[f"dense_1/sequential/dense_1/{array}"] = group[f"mobilenetv2_0.35_64/predictions/{array}"][()]
+            group[f"dense_1/sequential/dense_1/{array}"] = group[
+                f"mobilenetv2_0.35_64/predictions/{array}"
+            ][()]
         del group["mobilenetv2_0.35_64/predictions"]
     assert difference(checkpoint, read(path)) < 1e-5
     with h5py.File(path, "r+") as file:
         file["model_weights/dense_2/dense_2/kernel"] = np.zeros((1280, 5), np.float32)
     with pytest.raises(
-        ModelFileError, match=r"mine\.h5: not Keras's MobileNetV2: two arrays would be classifier\.1\.w"
+        ModelFileError,
+        match=r"mine\.h5: not Keras's MobileNetV2: two arrays would be classifier\.1\.w",
     ):
         read(path)
 
 
 def test_axes_of_kernels(tmp_path) -> None:
-    """IM-10: single ones at known places, by Keras's documented axes; the answer is arithmetic, not our writer's."""
+    """IM-10: single ones at known places, by Keras's documented axes; the answer is arithmetic, not
+    our writer's.
+    """
     path = write_keras_legacy(tmp_path / "model.h5", keras_checkpoint(), "published")
     with h5py.File(path, "r+") as file:
-        file.visititems(lambda name, item: item.write_direct(np.zeros_like(item)) if "kernel" in name else None)
         file.visititems(
-            lambda name, item: item.write_direct(np.zeros_like(item)) if name[-6:] in ("beta:0", "mean:0") else None
+            lambda name, item: item.write_direct(np.zeros_like(item)) if "kernel" in name else None
+        )
+        file.visititems(
+            lambda name, item: (
+                item.write_direct(np.zeros_like(item))
+                if name[-6:] in ("beta:0", "mean:0")
+                else None
+            )
         )
         for name in ("bn_Conv1", "bn0_conv_0_bn_depthwise", "bn0_conv_0_bn_project"):
             file[f"{name}/{name}/gamma:0"][:] = 1
             file[f"{name}/{name}/moving_variance:0"][:] = 1 - 1e-3
         file["Conv1/Conv1/kernel:0"][2, 1, 0, 5] = 1  # row, column, in, out
-        file["mobl0_conv_0_depthwise/mobl0_conv_0_depthwise/depthwise_kernel:0"][0, 2, 5, 0] = 1  # row, column, channel
+        file["mobl0_conv_0_depthwise/mobl0_conv_0_depthwise/depthwise_kernel:0"][0, 2, 5, 0] = (
+            1  # row, column, channel
+        )
         file["mobl0_conv_0_project/mobl0_conv_0_project/kernel:0"][0, 0, 5, 3] = 1
     picture = np.random.default_rng(0).uniform(0, 1, (1, 16, 20, 3)).astype(np.float32)
     found = Reference(read(path)).run(picture, ["features.1.conv.1"])["features.1.conv.1"]
     before = conv_padding("same", 16, 3, 2, 1)[0]
     assert before == 0
-    stem = np.pad(picture[0, :, :, 0], ((0, 2), (0, 2)))[2::2, 1::2][:8, :10]  # row 2i + 2, column 2j + 1
+    stem = np.pad(picture[0, :, :, 0], ((0, 2), (0, 2)))[2::2, 1::2][
+        :8, :10
+    ]  # row 2i + 2, column 2j + 1
     wanted = np.pad(stem, 1)[0:8, 2:12]  # row i - 1, column j + 1
     np.testing.assert_allclose(found[0, :, :, 3], wanted, atol=1e-6)
     assert not found[..., [0, 1, 2, 4, 5, 6, 7]].any()
 
 
-# --- refused ---------------------------------------------------------------------------------------------------------
+# --- refused
+# ---------------------------------------------------------------------------------------------------------
 
 DAMAGED_ARRAYS = [  # path in the published weights, our name
     ("Conv1/Conv1/kernel:0", "features.0.0.weight"),
     ("bn_Conv1/bn_Conv1/gamma:0", "features.0.1.weight"),
-    ("mobl0_conv_0_depthwise/mobl0_conv_0_depthwise/depthwise_kernel:0", "features.1.conv.0.0.weight"),
-    ("mobl7_conv_7_depthwise/mobl7_conv_7_depthwise/depthwise_kernel:0", "features.8.conv.1.0.weight"),
+    (
+        "mobl0_conv_0_depthwise/mobl0_conv_0_depthwise/depthwise_kernel:0",
+        "features.1.conv.0.0.weight",
+    ),
+    (
+        "mobl7_conv_7_depthwise/mobl7_conv_7_depthwise/depthwise_kernel:0",
+        "features.8.conv.1.0.weight",
+    ),
     ("mobl7_conv_7_expand/mobl7_conv_7_expand/kernel:0", "features.8.conv.0.0.weight"),
     ("mobl7_conv_7_project/mobl7_conv_7_project/kernel:0", "features.8.conv.2.weight"),
-    ("bn16_conv_16_bn_project/bn16_conv_16_bn_project/moving_variance:0", "features.17.conv.3.running_var"),
+    (
+        "bn16_conv_16_bn_project/bn16_conv_16_bn_project/moving_variance:0",
+        "features.17.conv.3.running_var",
+    ),
     ("Conv_1/Conv_1/kernel:0", "features.18.0.weight"),
     ("Conv_1_bn/Conv_1_bn/beta:0", "features.18.1.bias"),
     ("Logits/Logits/kernel:0", "classifier.1.weight"),
@@ -169,7 +211,9 @@ DAMAGED_ARRAYS = [  # path in the published weights, our name
 
 
 @pytest.mark.parametrize("cut", [False, True], ids=["missing", "misshapen"])
-@pytest.mark.parametrize(("theirs", "ours"), DAMAGED_ARRAYS, ids=[ours for _, ours in DAMAGED_ARRAYS])
+@pytest.mark.parametrize(
+    ("theirs", "ours"), DAMAGED_ARRAYS, ids=[ours for _, ours in DAMAGED_ARRAYS]
+)
 def test_an_array_missing_or_misshapen(tmp_path, theirs, ours, cut) -> None:
     path = write_keras_legacy(tmp_path / "model.h5", keras_checkpoint(), "published")
     with h5py.File(path, "r+") as file:
@@ -209,7 +253,9 @@ def test_two_arrays_for_one_place(tmp_path) -> None:
     path = write_keras_legacy(tmp_path / "model.h5", keras_checkpoint())
     with h5py.File(path, "r+") as file:
         file["copy/Conv1/kernel:0"] = file["Conv1/Conv1/kernel:0"][()]
-    with pytest.raises(ModelFileError, match=r"model\.h5: .*two arrays would be features\.0\.0\.weight"):
+    with pytest.raises(
+        ModelFileError, match=r"model\.h5: .*two arrays would be features\.0\.0\.weight"
+    ):
         read(path)
 
 
@@ -238,9 +284,18 @@ def test_numbered_layers_that_are_missing(tmp_path, lost, complaint) -> None:
         ("layers/conv2d_35/vars/0", "conv2d number 35 is one too many"),
         ("layers/dense_1/vars/0", "dense number 1 is one too many"),
         ("layers/conv2d_3/vars/1", r"its array layers/conv2d_3/vars/1 is one too many"),
-        ("layers/p_re_lu/vars/0", r"its array layers/p_re_lu/vars/0 is of a layer that the network does not have"),
-        ("layers/conv2d_0/vars/0", r"layers/conv2d/vars/0 and layers/conv2d_0/vars/0 are the same variable"),
-        ("layers/functional/layers/conv2d/vars/0", r"layers/functional/layers/conv2d/vars/0 are the same variable"),
+        (
+            "layers/p_re_lu/vars/0",
+            r"its array layers/p_re_lu/vars/0 is of a layer that the network does not have",
+        ),
+        (
+            "layers/conv2d_0/vars/0",
+            r"layers/conv2d/vars/0 and layers/conv2d_0/vars/0 are the same variable",
+        ),
+        (
+            "layers/functional/layers/conv2d/vars/0",
+            r"layers/functional/layers/conv2d/vars/0 are the same variable",
+        ),
         ("seed_generator", "its array seed_generator is of a layer"),
     ],
 )
@@ -252,7 +307,9 @@ def test_numbered_layers_that_are_too_many(tmp_path, extra, complaint) -> None:
         read(path)
 
 
-@pytest.mark.parametrize("value", ["text", np.int32([1, 2]), h5py.Empty("f"), np.complex64(1)], ids=repr)
+@pytest.mark.parametrize(
+    "value", ["text", np.int32([1, 2]), h5py.Empty("f"), np.complex64(1)], ids=repr
+)
 def test_arrays_of_another_type(tmp_path, value) -> None:
     path = write_keras_legacy(tmp_path / "model.h5", keras_checkpoint())
     theirs = "block_3_depthwise/block_3_depthwise/depthwise_kernel:0"
@@ -272,21 +329,28 @@ def test_arrays_that_lie_in_other_files_are_not_followed(tmp_path) -> None:
         with h5py.File(path, "r+") as file:
             del file[theirs]
             if how == "external":
-                file.create_dataset(theirs, (5,), np.float32, external=[(str(tmp_path / "secret"), 0, 20)])
+                file.create_dataset(
+                    theirs, (5,), np.float32, external=[(str(tmp_path / "secret"), 0, 20)]
+                )
             elif how == "virtual":
                 layout = h5py.VirtualLayout((5,), np.float32)
                 layout[:] = h5py.VirtualSource(str(tmp_path / "external.h5"), theirs, shape=(5,))
                 file.create_virtual_dataset(theirs, layout)
             else:
                 file[theirs] = h5py.ExternalLink(str(tmp_path / "external.h5"), theirs)
-        with pytest.raises(ModelFileError, match=rf"{how}\.h5: .*(lies in another file|missing: classifier\.1\.bias)"):
+        with pytest.raises(
+            ModelFileError,
+            match=rf"{how}\.h5: .*(lies in another file|missing: classifier\.1\.bias)",
+        ):
             read(path)
 
 
 def test_an_array_that_claims_to_be_huge(tmp_path) -> None:
     path = write_keras_legacy(tmp_path / "model.h5", keras_checkpoint())
     with h5py.File(path, "r+") as file:
-        file.create_dataset("huge/Conv9/kernel:0", (1 << 40,), np.float32, chunks=(1 << 20,))  # takes no room
+        file.create_dataset(
+            "huge/Conv9/kernel:0", (1 << 40,), np.float32, chunks=(1 << 20,)
+        )  # takes no room
     with pytest.raises(ModelFileError, match=r"model\.h5: .*huge/Conv9/kernel:0 .* larger"):
         read(path)
 
@@ -302,7 +366,9 @@ def test_damaged_archives(tmp_path) -> None:
         with zipfile.ZipFile(path, "w") as archive:
             archive.writestr("config.json", "{}")
             archive.writestr("model.weights.h5", weights_file)
-        with pytest.raises(ModelFileError, match=r"model\.keras: damaged, or not a Keras weights file"):
+        with pytest.raises(
+            ModelFileError, match=r"model\.keras: damaged, or not a Keras weights file"
+        ):
             read(path)
     with zipfile.ZipFile(path, "w") as archive:
         archive.writestr("model.weights.h5", b"")

@@ -1,4 +1,6 @@
-"""torchvision, timm, Hugging Face and older state dicts: read right, or refused with the array at fault; never run."""
+"""torchvision, timm, Hugging Face and older state dicts: read right, or refused with the array at
+fault; never run.
+"""
 
 from __future__ import annotations
 
@@ -48,7 +50,9 @@ def rules_of(layout: str) -> dict[str, object]:
 
 def deeper(width: float, *repeats: int) -> Architecture:
     """timm's 110d and 120d."""
-    stages = tuple(replace(stage, repeats=n) for stage, n in zip(MOBILENET_V2, repeats, strict=True))
+    stages = tuple(
+        replace(stage, repeats=n) for stage, n in zip(MOBILENET_V2, repeats, strict=True)
+    )
     return Architecture(width_mult=width, stages=stages, scale_ends=False, classes=5)
 
 
@@ -72,7 +76,15 @@ def test_every_layout_at_every_width(tmp_path, layout, width) -> None:
         Architecture(width_mult=0.75, classes=1000),
         Architecture(width_mult=0.85, classes=2),
     ],
-    ids=["110d", "120d", "640 last", "unscaled last", "no classifier", "1000 classes", "unpublished width"],
+    ids=[
+        "110d",
+        "120d",
+        "640 last",
+        "unscaled last",
+        "no classifier",
+        "1000 classes",
+        "unpublished width",
+    ],
 )
 def test_other_shapes_are_read_from_the_arrays(tmp_path, architecture) -> None:
     checkpoint = random_checkpoint(architecture)
@@ -102,7 +114,9 @@ def test_padding_and_epsilon_of_the_source_matter(tmp_path) -> None:
         ("d-li14", (0.485, 0.456, 0.406), "bilinear", "PyTorch (flat blocks)"),
     ],
 )
-def test_preprocessing_and_provenance_are_the_sources(tmp_path, layout, mean, interpolation, source) -> None:
+def test_preprocessing_and_provenance_are_the_sources(
+    tmp_path, layout, mean, interpolation, source
+) -> None:
     arrays = LAYOUTS[layout](random_checkpoint(width_mult=0.35, classes=5))
     found = read(save_safetensors(tmp_path / "theirs.safetensors", arrays))
     assert (found.preprocessing.mean, found.preprocessing.interpolation) == (mean, interpolation)
@@ -110,7 +124,9 @@ def test_preprocessing_and_provenance_are_the_sources(tmp_path, layout, mean, in
     assert found.provenance == {"source": source, "file": "theirs.safetensors"}
 
 
-@pytest.mark.parametrize("prefix", ["module.", "model.", "_orig_mod.", "module._orig_mod.", "model.module."])
+@pytest.mark.parametrize(
+    "prefix", ["module.", "model.", "_orig_mod.", "module._orig_mod.", "model.module."]
+)
 @pytest.mark.parametrize("layout", LAYOUTS)
 def test_prefixes_of_wrappers(tmp_path, layout, prefix) -> None:
     checkpoint = random_checkpoint(width_mult=0.35, classes=2, **rules_of(layout))
@@ -123,7 +139,12 @@ def test_prefixes_of_wrappers(tmp_path, layout, prefix) -> None:
 def test_training_checkpoints(tmp_path, key, legacy) -> None:
     checkpoint = random_checkpoint(width_mult=0.35, classes=2)
     arrays = tensors(prefixed(torchvision(checkpoint), "module."))
-    content = {key: arrays, "epoch": 3, "best": 71.8, "optimizer": {"state": {}, "param_groups": [{"lr": 0.1}]}}
+    content = {
+        key: arrays,
+        "epoch": 3,
+        "best": 71.8,
+        "optimizer": {"state": {}, "param_groups": [{"lr": 0.1}]},
+    }
     path = save_pth(tmp_path / "best.pth.tar", content, legacy=legacy)
     assert recognise(path) == "pytorch"
     assert_same(read(path), checkpoint)
@@ -132,13 +153,23 @@ def test_training_checkpoints(tmp_path, key, legacy) -> None:
 def test_parameters_half_precision_and_double(tmp_path) -> None:
     checkpoint = random_checkpoint(width_mult=0.35, classes=2)
     arrays = tensors(torchvision(checkpoint))
-    parameters = {n: torch.nn.Parameter(t) if t.is_floating_point() else t for n, t in arrays.items()}
+    parameters = {
+        n: torch.nn.Parameter(t) if t.is_floating_point() else t for n, t in arrays.items()
+    }
     assert_same(read(save_pth(tmp_path / "parameters.pth", parameters)), checkpoint)
-    assert_same(read(save_pth(tmp_path / "double.pth", {n: t.double() for n, t in arrays.items()})), checkpoint)
+    assert_same(
+        read(save_pth(tmp_path / "double.pth", {n: t.double() for n, t in arrays.items()})),
+        checkpoint,
+    )
     for kind in (torch.float16, torch.bfloat16):
-        rounded = {name: torch.from_numpy(array).to(kind).float().numpy() for name, array in checkpoint.arrays.items()}
+        rounded = {
+            name: torch.from_numpy(array).to(kind).float().numpy()
+            for name, array in checkpoint.arrays.items()
+        }
         content = {n: t.to(kind) if t.is_floating_point() else t for n, t in arrays.items()}
-        assert_same(read(save_pth(tmp_path / "half.pth", content)), replace(checkpoint, arrays=rounded))
+        assert_same(
+            read(save_pth(tmp_path / "half.pth", content)), replace(checkpoint, arrays=rounded)
+        )
 
 
 def test_edges_of_batch_norm_survive(tmp_path) -> None:
@@ -149,19 +180,26 @@ def test_edges_of_batch_norm_survive(tmp_path) -> None:
 
 
 def test_our_own_arrays_are_torchvisions(tmp_path) -> None:
-    """A checkpoint of ours loads as torchvision's, and theirs lacks nothing of ours but the counters."""
+    """A checkpoint of ours loads as torchvision's, and theirs lacks nothing of ours but the
+    counters.
+    """
     checkpoint = random_checkpoint(width_mult=0.35, classes=2)
     names = {name for name in torchvision(checkpoint) if not name.endswith("num_batches_tracked")}
     assert names == set(checkpoint.arrays)
 
 
-# --- classes and labels ----------------------------------------------------------------------------------------------
+# --- classes and labels
+# ----------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
     ("layout", "classes", "ends"),
     [
-        ("torchvision", 1000, ("tench, Tinca tinca", "toilet tissue, toilet paper, bathroom tissue")),
+        (
+            "torchvision",
+            1000,
+            ("tench, Tinca tinca", "toilet tissue, toilet paper, bathroom tissue"),
+        ),
         ("hugging_face", 1001, ("background", "toilet tissue, toilet paper, bathroom tissue")),
         ("timm", 999, ()),
     ],
@@ -179,7 +217,9 @@ def test_without_background_keeps_the_other_logits(tmp_path) -> None:
     short = without_background(full)
     picture = np.random.default_rng(0).uniform(-1, 1, (1, 64, 64, 3)).astype(np.float32)
     assert short.labels == imagenet_labels(1000)
-    np.testing.assert_allclose(Reference(short)(picture), Reference(full)(picture)[:, 1:], atol=1e-6)
+    np.testing.assert_allclose(
+        Reference(short)(picture), Reference(full)(picture)[:, 1:], atol=1e-6
+    )
     with pytest.raises(ModelFileError, match="class 0 is not the background"):
         without_background(short)
 
@@ -192,14 +232,18 @@ def folder_of(tmp_path: Path, checkpoint: Checkpoint, text: str) -> Path:
 @pytest.mark.parametrize("padding", ["same", "symmetric"])
 @pytest.mark.parametrize("epsilon", [1e-3, 2e-5])
 def test_hugging_face_config(tmp_path, padding, epsilon) -> None:
-    checkpoint = random_checkpoint(width_mult=0.35, classes=3, resolution=(96, 96), padding=padding, bn_epsilon=epsilon)
+    checkpoint = random_checkpoint(
+        width_mult=0.35, classes=3, resolution=(96, 96), padding=padding, bn_epsilon=epsilon
+    )
     names = {"0": "rose", "2": "tulip", "1": "daisy"}
     config = hugging_face_config(checkpoint.architecture, id2label=names)
     found = read(folder_of(tmp_path, checkpoint, json.dumps(config)))
     assert found.architecture == checkpoint.architecture
     assert found.labels == ("rose", "daisy", "tulip")
     assert found.preprocessing.size == (96, 96)
-    assert found.preprocessing.crop_fraction == 96 / 128  # the image processor resizes the short side to crop + 32
+    assert (
+        found.preprocessing.crop_fraction == 96 / 128
+    )  # the image processor resizes the short side to crop + 32
     assert difference(checkpoint, found) < 1e-5
 
 
@@ -211,7 +255,9 @@ def test_hugging_face_config_of_other_kinds(tmp_path) -> None:
     assert found.preprocessing.size == found.architecture.resolution == (96, 128)
     assert found.labels[0] == "background"
     features = random_checkpoint(width_mult=0.35, head="features", **TENSORFLOW)
-    named = {str(i): f"class {i}" for i in range(1001)}  # the base model's config keeps the classifier's labels
+    named = {
+        str(i): f"class {i}" for i in range(1001)
+    }  # the base model's config keeps the classifier's labels
     config = hugging_face_config(features.architecture, id2label=named)
     assert read(folder_of(tmp_path, features, json.dumps(config))).labels == ()
 
@@ -238,7 +284,9 @@ def test_hugging_face_config_that_does_not_fit(tmp_path, text, complaint) -> Non
 
 
 def test_hugging_face_output_stride_becomes_dilation(tmp_path) -> None:
-    checkpoint = random_checkpoint(width_mult=0.35, classes=3, output_stride=8, padding="same", bn_epsilon=1e-3)
+    checkpoint = random_checkpoint(
+        width_mult=0.35, classes=3, output_stride=8, padding="same", bn_epsilon=1e-3
+    )
     path = folder_of(tmp_path, checkpoint, '{"output_stride": 8}')
     again = read(path)
     assert again.architecture.output_stride == 8
@@ -246,20 +294,29 @@ def test_hugging_face_output_stride_becomes_dilation(tmp_path) -> None:
     assert np.abs(Reference(again)(x) - Reference(checkpoint)(x)).max() < 1e-5
 
 
-# --- arrays that do not fit ------------------------------------------------------------------------------------------
+# --- arrays that do not fit
+# ------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("layout", LAYOUTS)
 def test_every_array_counts(tmp_path, layout) -> None:
-    """Each left out or cut by one, in turn (one in five; all of timm's): refused, with our name and the file's."""
+    """Each left out or cut by one, in turn (one in five; all of timm's): refused, with our name and
+    the file's.
+    """
     checkpoint = random_checkpoint(width_mult=0.35, classes=2)
     arrays = LAYOUTS[layout](checkpoint)
     theirs = [name for name in arrays if not name.endswith("num_batches_tracked")]
     pairs = list(zip(theirs, checkpoint.arrays, strict=True))
     for name, ours in pairs if layout == "timm" else pairs[::5] + pairs[-2:]:
         without = {other: array for other, array in arrays.items() if other != name}
-        wanted = "classifier.1" if ours.startswith("classifier") else ours  # which of its two is wrong, who knows
-        for changed in (without, arrays | {name: arrays[name][:-1]}, arrays | {name: arrays[name][..., :-1]}):
+        wanted = (
+            "classifier.1" if ours.startswith("classifier") else ours
+        )  # which of its two is wrong, who knows
+        for changed in (
+            without,
+            arrays | {name: arrays[name][:-1]},
+            arrays | {name: arrays[name][..., :-1]},
+        ):
             with pytest.raises(ModelFileError) as caught:
                 read_state_dict(tmp_path / "model.pth", changed)
             assert "model.pth" in str(caught.value)
@@ -272,7 +329,9 @@ def test_every_array_counts(tmp_path, layout) -> None:
 )
 def test_an_extra_array(tmp_path, layout, name) -> None:
     arrays = LAYOUTS[layout](random_checkpoint(width_mult=0.35, classes=2))
-    path = save_safetensors(tmp_path / "model.safetensors", arrays | {name: np.zeros(3, np.float32)})
+    path = save_safetensors(
+        tmp_path / "model.safetensors", arrays | {name: np.zeros(3, np.float32)}
+    )
     with pytest.raises(ModelFileError, match=f"model.safetensors.*not part of the network: {name}"):
         read(path)
 
@@ -297,7 +356,9 @@ def test_two_arrays_for_one_place(tmp_path, layout, twice) -> None:
 def test_a_width_that_does_not_exist(tmp_path) -> None:
     """Channels that were not rounded to multiples of 8."""
     arrays = torchvision(random_checkpoint(width_mult=1.4, classes=2, divisor=1))
-    with pytest.raises(ModelFileError, match=r"no width multiplier gives these channels: stem 45, then .22, 34"):
+    with pytest.raises(
+        ModelFileError, match=r"no width multiplier gives these channels: stem 45, then .22, 34"
+    ):
         read_state_dict(tmp_path / "model.pth", arrays)
 
 
@@ -305,17 +366,22 @@ def test_a_width_that_does_not_exist(tmp_path) -> None:
 def test_arrays_of_another_type(tmp_path, kind) -> None:
     arrays = torchvision(random_checkpoint(width_mult=0.35, classes=2))
     arrays["features.3.conv.2.weight"] = arrays["features.3.conv.2.weight"].astype(kind)
-    with pytest.raises(ModelFileError, match=r"model.pth.*wrong type: features\.3\.conv\.2\.weight"):
+    with pytest.raises(
+        ModelFileError, match=r"model.pth.*wrong type: features\.3\.conv\.2\.weight"
+    ):
         read_state_dict(tmp_path / "model.pth", arrays)
 
 
 @pytest.mark.parametrize(
-    ("name", "value"), [("running_mean", np.nan), ("weight", np.inf), ("running_var", -1.0), ("bias", 1e39)]
+    ("name", "value"),
+    [("running_mean", np.nan), ("weight", np.inf), ("running_var", -1.0), ("bias", 1e39)],
 )
 def test_values_that_cannot_be(tmp_path, name, value) -> None:
     arrays = torchvision(random_checkpoint(width_mult=0.35, classes=2))
     arrays[f"features.18.1.{name}"] = np.full(1280, value)
-    with pytest.raises(ModelFileError, match=rf"not finite, or a negative variance: features\.18\.1\.{name}"):
+    with pytest.raises(
+        ModelFileError, match=rf"not finite, or a negative variance: features\.18\.1\.{name}"
+    ):
         read_state_dict(tmp_path / "model.pth", arrays)
 
 
@@ -336,8 +402,12 @@ def test_values_that_cannot_be(tmp_path, name, value) -> None:
 )
 def test_other_networks(tmp_path, names) -> None:
     for shape in ((), (4,), (32, 3, 3, 3)):
-        path = save_safetensors(tmp_path / "other.safetensors", {name: np.zeros(shape, np.float32) for name in names})
-        with pytest.raises(ModelFileError, match=r"other\.safetensors.*(not a MobileNetV2|no width multiplier)"):
+        path = save_safetensors(
+            tmp_path / "other.safetensors", {name: np.zeros(shape, np.float32) for name in names}
+        )
+        with pytest.raises(
+            ModelFileError, match=r"other\.safetensors.*(not a MobileNetV2|no width multiplier)"
+        ):
             read(path)
 
 
@@ -348,7 +418,8 @@ def test_classifier_without_a_shape(tmp_path) -> None:
             read_state_dict(tmp_path / "model.pth", arrays | {name: np.float32(1) * np.ones(())})
 
 
-# --- pickles ---------------------------------------------------------------------------------------------------------
+# --- pickles
+# ---------------------------------------------------------------------------------------------------------
 
 
 class Trap:
@@ -367,10 +438,18 @@ def test_a_pickle_that_would_run_code_does_not(tmp_path, how) -> None:
     if how == "bare pickle":
         path.write_bytes(pickle.dumps(Trap(trap), protocol=2))
     else:
-        arrays: dict[str, object] = dict(tensors(torchvision(random_checkpoint(width_mult=0.35, classes=2))))
-        content = {"state_dict": arrays, "hook": Trap(trap)} if how == "inside" else arrays | {"x": Trap(trap)}
+        arrays: dict[str, object] = dict(
+            tensors(torchvision(random_checkpoint(width_mult=0.35, classes=2)))
+        )
+        content = (
+            {"state_dict": arrays, "hook": Trap(trap)}
+            if how == "inside"
+            else arrays | {"x": Trap(trap)}
+        )
         save_pth(path, content, legacy=how == "legacy")
-    with pytest.raises(ModelFileError, match=r"model\.pth: refused: it holds \w+\.mkdir beside arrays") as caught:
+    with pytest.raises(
+        ModelFileError, match=r"model\.pth: refused: it holds \w+\.mkdir beside arrays"
+    ) as caught:
         read(path)
     assert not trap.exists()
     assert "weights_only" not in str(caught.value)  # torch's advice is to switch the protection off
@@ -380,14 +459,21 @@ def test_a_pickle_that_would_run_code_does_not(tmp_path, how) -> None:
 
 def test_training_arguments_beside_the_arrays(tmp_path) -> None:
     arrays = tensors(torchvision(random_checkpoint(width_mult=0.35, classes=2)))
-    path = save_pth(tmp_path / "run.pth", {"state_dict": arrays, "args": argparse.Namespace(lr=0.1)})
-    with pytest.raises(ModelFileError, match=r"run\.pth: refused: it holds argparse\.Namespace.*save its state_dict"):
+    path = save_pth(
+        tmp_path / "run.pth", {"state_dict": arrays, "args": argparse.Namespace(lr=0.1)}
+    )
+    with pytest.raises(
+        ModelFileError,
+        match=r"run\.pth: refused: it holds argparse\.Namespace.*save its state_dict",
+    ):
         read(path)
 
 
 def test_a_whole_module(tmp_path) -> None:
     path = save_pth(tmp_path / "module.pth", torch.nn.Linear(2, 2))
-    with pytest.raises(ModelFileError, match=r"module\.pth: refused: it holds torch\.nn\S* beside arrays"):
+    with pytest.raises(
+        ModelFileError, match=r"module\.pth: refused: it holds torch\.nn\S* beside arrays"
+    ):
         read(path)
 
 
@@ -419,7 +505,16 @@ def test_tar_archives_of_old(tmp_path) -> None:
 
 @pytest.mark.parametrize(
     "content",
-    [{}, [], 7, torch.zeros(3), {"epoch": 3}, {"features.0.0.weight": 3}, {"state_dict": {}, "epoch": 1}, {1: 2}],
+    [
+        {},
+        [],
+        7,
+        torch.zeros(3),
+        {"epoch": 3},
+        {"features.0.0.weight": 3},
+        {"state_dict": {}, "epoch": 1},
+        {1: 2},
+    ],
     ids=repr,
 )
 def test_not_a_state_dict(tmp_path, content) -> None:
@@ -447,7 +542,9 @@ def test_a_dictionary_that_holds_itself(tmp_path) -> None:
 )
 def test_arrays_that_are_not_dense(tmp_path, make) -> None:
     path = save_pth(tmp_path / "model.pth", {"features.0.0.weight": make()})
-    with pytest.raises(ModelFileError, match=r"model\.pth: features\.0\.0\.weight is not a dense array"):
+    with pytest.raises(
+        ModelFileError, match=r"model\.pth: features\.0\.0\.weight is not a dense array"
+    ):
         read(path)
 
 
@@ -465,7 +562,8 @@ def test_torchvisions_quantised_weights_are_refused_by_name(tmp_path) -> None:
         save_safetensors(tmp_path / "q.safetensors", {"quant.scale": np.zeros(1)}),
     ):
         with pytest.raises(
-            ModelFileError, match=rf"{path.name}: quantised PyTorch weights are not read: take the float"
+            ModelFileError,
+            match=rf"{path.name}: quantised PyTorch weights are not read: take the float",
         ):
             read(path)
 
@@ -473,8 +571,12 @@ def test_torchvisions_quantised_weights_are_refused_by_name(tmp_path) -> None:
 def test_safetensors_of_types_that_numpy_lacks(tmp_path) -> None:
     from safetensors.torch import save_file
 
-    save_file({"features.0.0.weight": torch.zeros(3, dtype=torch.bfloat16)}, tmp_path / "bf16.safetensors")
-    with pytest.raises(ModelFileError, match=r"bf16\.safetensors: holds arrays of a type that NumPy lacks"):
+    save_file(
+        {"features.0.0.weight": torch.zeros(3, dtype=torch.bfloat16)}, tmp_path / "bf16.safetensors"
+    )
+    with pytest.raises(
+        ModelFileError, match=r"bf16\.safetensors: holds arrays of a type that NumPy lacks"
+    ):
         read(tmp_path / "bf16.safetensors")
 
 

@@ -1,4 +1,6 @@
-"""TensorFlow Lite: real quantised files, and float ones written here, against LiteRT itself; wrong graphs refused."""
+"""TensorFlow Lite: real quantised files, and float ones written here, against LiteRT itself; wrong
+graphs refused.
+"""
 
 from __future__ import annotations
 
@@ -22,11 +24,21 @@ from mobilenetv2.runtime import Reference
 from .conftest import random_checkpoint
 from .writers import RELU6, SAME, TFLiteWriter, difference, edged, weighted
 
-CLASSIFIERS = ("mobilenet_v2_1.0_224_quant", "tf2_mobilenet_v2_1.0_224_ptq", "mobilenet_v2_1.0_224_inat_bird_quant")
+CLASSIFIERS = (
+    "mobilenet_v2_1.0_224_quant",
+    "tf2_mobilenet_v2_1.0_224_ptq",
+    "mobilenet_v2_1.0_224_inat_bird_quant",
+)
 
 
 def small(**changes: object) -> Checkpoint:
-    settings = {"width_mult": 0.35, "classes": 5, "resolution": (64, 64), "padding": "same", "bn_epsilon": 1e-3}
+    settings = {
+        "width_mult": 0.35,
+        "classes": 5,
+        "resolution": (64, 64),
+        "padding": "same",
+        "bn_epsilon": 1e-3,
+    }
     return random_checkpoint(**{**settings, **changes})
 
 
@@ -50,7 +62,8 @@ def picture(height: int = 64, width: int = 64) -> np.ndarray:
     return np.random.default_rng(3).uniform(-1, 1, (1, height, width, 3)).astype(np.float32)
 
 
-# --- float files -----------------------------------------------------------------------------------------------------
+# --- float files
+# -----------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("padding", ["same", "symmetric"])
@@ -101,7 +114,9 @@ def test_float16_behind_dequantize(tmp_path, padding) -> None:
     found = read(path)
     arrays: dict[str, np.ndarray] = {}
     for layer in weighted(checkpoint):
-        arrays |= unfolded(layer, *(array.astype(np.float16) for array in folded(checkpoint, layer)))
+        arrays |= unfolded(
+            layer, *(array.astype(np.float16) for array in folded(checkpoint, layer))
+        )
     for name, array in arrays.items():
         np.testing.assert_array_equal(found.arrays[name], array, err_msg=name)
     assert found.provenance["source"] == "TensorFlow Lite (float16)"
@@ -118,7 +133,9 @@ def test_edges_of_batch_norm(tmp_path) -> None:
 
 
 def test_axes_of_kernels(tmp_path) -> None:
-    """IM-10: single ones at known places, by TensorFlow Lite's documented axes; the answer is arithmetic."""
+    """IM-10: single ones at known places, by TensorFlow Lite's documented axes; the answer is
+    arithmetic.
+    """
     writer = TFLiteWriter(small())
     for name, place in {
         "features.0.0/w": (5, 2, 1, 0),  # out, row, column, in
@@ -129,13 +146,19 @@ def test_axes_of_kernels(tmp_path) -> None:
         values = np.zeros(tensor.shape, np.float32)
         values[place] = 1
         writer.model.buffers[tensor.buffer].data = np.frombuffer(values.tobytes(), np.uint8)
-        bias = next(tensor for tensor in writer.graph.tensors if tensor.name == name[:-1].encode() + b"b")
+        bias = next(
+            tensor for tensor in writer.graph.tensors if tensor.name == name[:-1].encode() + b"b"
+        )
         writer.model.buffers[bias.buffer].data = np.zeros(4 * bias.shape[0], np.uint8)
     found = read(writer.save(tmp_path / "model.tflite"))
     shot = np.abs(picture(16, 20))
     out = Reference(found).run(shot, ["features.1.conv.1"])["features.1.conv.1"]
-    stem = np.pad(shot[0, :, :, 0], ((0, 2), (0, 2)))[2::2, 1::2][:8, :10]  # row 2i + 2, column 2j + 1
-    np.testing.assert_allclose(out[0, :, :, 3], np.pad(stem, 1)[0:8, 2:12], atol=1e-6)  # row i - 1, column j + 1
+    stem = np.pad(shot[0, :, :, 0], ((0, 2), (0, 2)))[2::2, 1::2][
+        :8, :10
+    ]  # row 2i + 2, column 2j + 1
+    np.testing.assert_allclose(
+        out[0, :, :, 3], np.pad(stem, 1)[0:8, 2:12], atol=1e-6
+    )  # row i - 1, column j + 1
     assert not out[..., [0, 1, 2, 4, 5, 6, 7]].any()
 
 
@@ -148,7 +171,9 @@ def test_axes_of_kernels(tmp_path) -> None:
     ],
 )
 def test_attached_labels(tmp_path, member, labels) -> None:
-    """Labels travel as a zip archive behind the model; one of another length belongs to something else."""
+    """Labels travel as a zip archive behind the model; one of another length belongs to something
+    else.
+    """
     path = TFLiteWriter(small()).save(tmp_path / "model.tflite")
     archive = io.BytesIO()
     with zipfile.ZipFile(archive, "w") as file:
@@ -171,14 +196,19 @@ def test_attached_archive_that_is_damaged(tmp_path, cut) -> None:
     assert found.architecture.classes == 5
 
 
-# --- real files ------------------------------------------------------------------------------------------------------
+# --- real files
+# ------------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("name", CLASSIFIERS)
 def test_kernels_of_real_files(shared, name) -> None:
-    """Sums, extremes and norms of every dequantised kernel and bias; the published logits are in test_reference."""
+    """Sums, extremes and norms of every dequantised kernel and bias; the published logits are in
+    test_reference.
+    """
     found = read(shared(f"models/{name}.tflite"))
-    rows = list(csv.DictReader(io.StringIO(shared(f"reference/weights/{name}.layers.csv").read_text())))
+    rows = list(
+        csv.DictReader(io.StringIO(shared(f"reference/weights/{name}.layers.csv").read_text()))
+    )
     for row, layer in zip(rows, weighted(found), strict=True):
         kernel = found.arrays[layer.weight].astype(np.float64)
         bias = found.arrays[f"{layer.norm}.bias" if layer.norm else layer.bias].astype(np.float64)
@@ -190,7 +220,10 @@ def test_kernels_of_real_files(shared, name) -> None:
             ("bias_sum", bias.sum(), np.abs(bias).sum()),
             ("bias_l2", np.sqrt((bias**2).sum()), 1),
         ):
-            assert value == pytest.approx(float(row[column]), rel=1e-6, abs=1e-7 * size), (layer.name, column)
+            assert value == pytest.approx(float(row[column]), rel=1e-6, abs=1e-7 * size), (
+                layer.name,
+                column,
+            )
         assert int(row["stride"]) == layer.stride
         assert row["activation"].replace("none", "linear") == layer.activation
 
@@ -226,7 +259,10 @@ def test_attached_labels_of_the_bird_model(shared) -> None:
 @pytest.mark.parametrize(
     ("name", "complaint"),
     [
-        ("ssd_mobilenet_v2_oidv4_fp16", "its outputs are raw_outputs/box_encodings, .*: it is a detector"),
+        (
+            "ssd_mobilenet_v2_oidv4_fp16",
+            "its outputs are raw_outputs/box_encodings, .*: it is a detector",
+        ),
         ("deeplabv3_mnv2_pascal_quant", "it is a segmenter"),
         ("deeplabv3_mnv2_dm05_pascal_quant", "it is a segmenter"),
     ],
@@ -236,7 +272,8 @@ def test_real_files_of_other_tasks(shared, name, complaint) -> None:
         read(shared(f"models/{name}.tflite"))
 
 
-# --- graphs that are not the network ---------------------------------------------------------------------------------
+# --- graphs that are not the network
+# ---------------------------------------------------------------------------------
 
 
 def refused(tmp_path: Path, writer: TFLiteWriter, complaint: str) -> None:
@@ -268,7 +305,12 @@ def test_stride_of_one_axis(tmp_path, field) -> None:
         ("CONV_2D", 0, 0, r"features\.0\.0 has the activation linear, not relu6"),
         ("CONV_2D", 1, RELU6, r"features\.1\.conv\.1 has the activation relu6, not linear"),
         ("CONV_2D", 2, 1, r"features\.2\.conv\.0\.0 has the activation relu, not relu6"),
-        ("DEPTHWISE_CONV_2D", 5, 4, r"features\.6\.conv\.1\.0 has the activation another activation, not relu6"),
+        (
+            "DEPTHWISE_CONV_2D",
+            5,
+            4,
+            r"features\.6\.conv\.1\.0 has the activation another activation, not relu6",
+        ),
         ("ADD", 3, RELU6, r"features\.8\.add has the activation relu6, not linear"),
         ("FULLY_CONNECTED", 0, RELU6, r"classifier\.1 has the activation relu6, not linear"),
     ],
@@ -281,7 +323,12 @@ def test_wrong_activation(tmp_path, code, index, activation, complaint) -> None:
 
 def test_wrong_wiring(tmp_path) -> None:
     for code, index, change, complaint in (
-        ("ADD", 0, lambda op, ops: op.inputs.__setitem__(0, op.inputs[1]), r"features\.3\.add \(ADD\) does not read"),
+        (
+            "ADD",
+            0,
+            lambda op, ops: op.inputs.__setitem__(0, op.inputs[1]),
+            r"features\.3\.add \(ADD\) does not read",
+        ),
         (
             "ADD",
             5,
@@ -311,7 +358,9 @@ def test_a_sum_that_is_missing_or_too_many(tmp_path) -> None:
     writer = TFLiteWriter(small())
     last = writer.operators("CONV_2D")[-1]
     last.outputs, (out,) = [writer.tensor("x", (1, 2, 2, 1280))], last.outputs
-    made = writer.op("ADD", [last.outputs[0], last.outputs[0]], (1, 2, 2, 1280), writer.schema.AddOptionsT())
+    made = writer.op(
+        "ADD", [last.outputs[0], last.outputs[0]], (1, 2, 2, 1280), writer.schema.AddOptionsT()
+    )
     inserted = writer.graph.operators.pop()
     inserted.outputs = [out]
     writer.graph.operators.insert(writer.graph.operators.index(last) + 1, inserted)
@@ -327,12 +376,18 @@ def test_wrong_padding(tmp_path) -> None:
     writer = TFLiteWriter(small(padding="symmetric"))
     pad = writer.operators("PAD")[2]
     amounts = writer.model.buffers[writer.graph.tensors[pad.inputs[1]].buffer]
-    amounts.data = np.frombuffer(np.array([[0, 0], [0, 2], [1, 1], [0, 0]], np.int32).tobytes(), np.uint8)
-    refused(tmp_path, writer, r"features\.4\.conv\.1\.0 is padded \(0, 2, 1, 1\) .*, not \(1, 1, 1, 1\)")
+    amounts.data = np.frombuffer(
+        np.array([[0, 0], [0, 2], [1, 1], [0, 0]], np.int32).tobytes(), np.uint8
+    )
+    refused(
+        tmp_path, writer, r"features\.4\.conv\.1\.0 is padded \(0, 2, 1, 1\) .*, not \(1, 1, 1, 1\)"
+    )
     writer = TFLiteWriter(small())
     operator = writer.operators("DEPTHWISE_CONV_2D")[0]
     operator.builtinOptions.padding = 1
-    refused(tmp_path, writer, r"features\.1\.conv\.0\.0 is padded \(0, 0, 0, 0\) .*, not \(1, 1, 1, 1\)")
+    refused(
+        tmp_path, writer, r"features\.1\.conv\.0\.0 is padded \(0, 0, 0, 0\) .*, not \(1, 1, 1, 1\)"
+    )
 
 
 def before(writer: TFLiteWriter, code: str, index: int, added: Any) -> None:
@@ -355,14 +410,21 @@ def test_a_pad_too_many(tmp_path, code, index, complaint) -> None:
     writer = TFLiteWriter(small())
     amounts = writer.constant("pads", np.array([[0, 0], [1, 1], [1, 1], [0, 0]], np.int32))
     source = writer.operators(code)[index].inputs[0]
-    before(writer, code, index, writer.op("PAD", [source, amounts], (1, 4, 4, 8), writer.schema.PadOptionsT()))
+    before(
+        writer,
+        code,
+        index,
+        writer.op("PAD", [source, amounts], (1, 4, 4, 8), writer.schema.PadOptionsT()),
+    )
     refused(tmp_path, writer, complaint)
 
 
 @pytest.mark.parametrize("code", ["SOFTMAX", "RESHAPE"])
 def test_operators_that_change_values_between_layers(tmp_path, code) -> None:
     writer = TFLiteWriter(small())
-    options = {"SOFTMAX": writer.schema.SoftmaxOptionsT, "RESHAPE": writer.schema.ReshapeOptionsT}[code]()
+    options = {"SOFTMAX": writer.schema.SoftmaxOptionsT, "RESHAPE": writer.schema.ReshapeOptionsT}[
+        code
+    ]()
     source = writer.operators("CONV_2D")[3].inputs[0]
     before(writer, "CONV_2D", 3, writer.op(code, [source], (1, 16, 16, 48), options))
     refused(tmp_path, writer, rf"a {code} after features\.2\.conv\.1\.0 has no place in it")
@@ -374,7 +436,9 @@ def test_averages_that_are_not_global(tmp_path) -> None:
     refused(tmp_path, writer, "AVERAGE_POOL_2D does not average the whole map")
     writer = TFLiteWriter(small())
     axes = writer.graph.tensors[writer.operators("MEAN")[0].inputs[1]]
-    writer.model.buffers[axes.buffer].data = np.frombuffer(np.array([1, 3], np.int32).tobytes(), np.uint8)
+    writer.model.buffers[axes.buffer].data = np.frombuffer(
+        np.array([1, 3], np.int32).tobytes(), np.uint8
+    )
     refused(tmp_path, writer, "MEAN does not average the whole map")
 
 
@@ -382,7 +446,10 @@ def test_outputs_elsewhere(tmp_path) -> None:
     writer = TFLiteWriter(small())
     writer.graph.outputs = [writer.operators("MEAN")[0].outputs[0]]
     refused(tmp_path, writer, r"its output is not that of classifier\.1")
-    writer.graph.outputs = [writer.graph.operators[-1].outputs[0], writer.operators("MEAN")[0].outputs[0]]
+    writer.graph.outputs = [
+        writer.graph.operators[-1].outputs[0],
+        writer.operators("MEAN")[0].outputs[0],
+    ]
     refused(tmp_path, writer, "its outputs are SOFTMAX, MEAN: it is a detector, or another model")
 
 
@@ -416,8 +483,16 @@ def test_options_that_are_absent_are_not_taken_on_trust(tmp_path) -> None:
 
 
 def test_kernels_that_fit_no_width(tmp_path) -> None:
-    refused(tmp_path, TFLiteWriter(small(stem_channels=56)), r"features\.0\.0\.weight is \(24, 3, 3, 3\), not \(16, ")
-    refused(tmp_path, TFLiteWriter(small(divisor=1)), "no width multiplier gives these channels: stem 11")
+    refused(
+        tmp_path,
+        TFLiteWriter(small(stem_channels=56)),
+        r"features\.0\.0\.weight is \(24, 3, 3, 3\), not \(16, ",
+    )
+    refused(
+        tmp_path,
+        TFLiteWriter(small(divisor=1)),
+        "no width multiplier gives these channels: stem 11",
+    )
 
 
 def test_bias_that_is_absent_is_zero(tmp_path) -> None:
@@ -429,7 +504,9 @@ def test_bias_that_is_absent_is_zero(tmp_path) -> None:
 
 
 def quantised_input(writer: TFLiteWriter, kind: int, scale: float, zero: int) -> TFLiteWriter:
-    """Gives the input another type; the rest of the graph stays float, which the reader does not mind."""
+    """Gives the input another type; the rest of the graph stays float, which the reader does not
+    mind.
+    """
     tensor = writer.graph.tensors[0]
     tensor.type = kind
     tensor.quantization = writer.schema.QuantizationParametersT()
@@ -446,7 +523,13 @@ def quantised_input(writer: TFLiteWriter, kind: int, scale: float, zero: int) ->
         (3, 1 / 128, 128, -1, 127 / 128),
         (9, 1 / 255, -128, 0, 1),
         (3, 1 / 255, 0, 0, 1),
-        (3, 0.018658, 114, -114 * 0.018658, 141 * 0.018658),  # ImageNet's mean and deviation, as converters store it
+        (
+            3,
+            0.018658,
+            114,
+            -114 * 0.018658,
+            141 * 0.018658,
+        ),  # ImageNet's mean and deviation, as converters store it
         (3, 2 / 255, 0, 0, 2),
     ],
 )
@@ -458,7 +541,9 @@ def test_range_of_quantised_inputs(tmp_path, kind, scale, zero, lowest, highest)
 
 @pytest.mark.parametrize("scale", [0.0, -1.0, float("nan"), 1e-30, 1e30])
 def test_range_that_cannot_be(tmp_path, scale) -> None:
-    refused(tmp_path, quantised_input(TFLiteWriter(small()), 3, scale, 0), "the input has the scale")
+    refused(
+        tmp_path, quantised_input(TFLiteWriter(small()), 3, scale, 0), "the input has the scale"
+    )
 
 
 def test_a_scale_on_a_float_input_means_nothing(tmp_path) -> None:
@@ -469,7 +554,9 @@ def test_a_scale_on_a_float_input_means_nothing(tmp_path) -> None:
 def test_without_the_tflite_package(tmp_path, monkeypatch) -> None:
     path = TFLiteWriter(small()).save(tmp_path / "model.tflite")
     monkeypatch.setitem(sys.modules, "tflite", None)
-    with pytest.raises(MissingExtraError, match=r"model\.tflite: .*pip install 'mobilenetv2\[formats\]'"):
+    with pytest.raises(
+        MissingExtraError, match=r"model\.tflite: .*pip install 'mobilenetv2\[formats\]'"
+    ):
         read(path)
 
 

@@ -1,4 +1,6 @@
-"""The house stands as the design says: import directions, lazy start-up, and docs that name everything public."""
+"""The house stands as the design says: import directions, lazy start-up, and docs that name
+everything public.
+"""
 
 from __future__ import annotations
 
@@ -38,7 +40,9 @@ def imports(path: Path) -> set[str]:
         elif isinstance(node, ast.ImportFrom) and node.level == 0:
             found.add((node.module or "").split(".")[0])
         elif isinstance(node, ast.ImportFrom) and node.level == depth + 1:
-            names = [node.module.split(".")[0]] if node.module else [alias.name for alias in node.names]
+            names = (
+                [node.module.split(".")[0]] if node.module else [alias.name for alias in node.names]
+            )
             found |= {f".{name}" for name in names}
     return found
 
@@ -55,7 +59,9 @@ def test_imports_point_one_way(path: Path) -> None:
     allowed = MAY_IMPORT.get(room(path), TRUNK) | {room(path)}
     own = {name[1:] for name in imports(path) if name.startswith(".")}
     assert own <= allowed, f"{room(path)} may not import {sorted(own - allowed)}"
-    assert room(path) in MAY_IMPORT.keys() | TRUNK, "a room that the test does not know: add it to the plan first"
+    assert room(path) in MAY_IMPORT.keys() | TRUNK, (
+        "a room that the test does not know: add it to the plan first"
+    )
 
 
 @pytest.mark.parametrize("path", FILES, ids=lambda path: str(path.relative_to(SOURCE)))
@@ -65,19 +71,21 @@ def test_torch_stays_at_home(path: Path) -> None:
 
 
 def test_the_trunk_has_no_cycle() -> None:
-    needs = {name: {n[1:] for n in imports(SOURCE / f"{name}.py") if n.startswith(".")} for name in TRUNK}
+    needs = {
+        name: {n[1:] for n in imports(SOURCE / f"{name}.py") if n.startswith(".")} for name in TRUNK
+    }
     while needs:
         free = {name for name, others in needs.items() if not others & needs.keys()}
         assert free, f"a cycle among {sorted(needs)}"
         needs = {name: others for name, others in needs.items() if name not in free}
 
 
-@pytest.mark.parametrize("program", ["import mobilenetv2", "import mobilenetv2.cli as c; c.run(['--help'])"])
+@pytest.mark.parametrize(
+    "program", ["import mobilenetv2", "import mobilenetv2.cli as c; c.run(['--help'])"]
+)
 def test_start_up_is_light(program: str) -> None:
     heavy = "{'torch', 'PIL', 'rich', 'numpy', 'pooch', 'safetensors'}"
-    code = (
-        f"import sys; {program}; sys.exit(str(sorted({heavy} & set(sys.modules))) if {heavy} & set(sys.modules) else 0)"
-    )
+    code = f"import sys; {program}; sys.exit(str(sorted({heavy} & set(sys.modules))) if {heavy} & set(sys.modules) else 0)"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
 
@@ -107,15 +115,23 @@ def test_every_command_and_option_is_documented() -> None:
 
 
 def test_the_version_is_said_once() -> None:
-    assert f'version = "{mobilenetv2.__version__}"' in (ROOT / "pyproject.toml").read_text(encoding="utf-8")
+    assert f'version = "{mobilenetv2.__version__}"' in (ROOT / "pyproject.toml").read_text(
+        encoding="utf-8"
+    )
 
 
 def test_the_extension_names_instruction_sets() -> None:
-    native = pytest.importorskip("mobilenetv2.runtime._native", reason="the extension is built by pip install")
+    native = pytest.importorskip(
+        "mobilenetv2.runtime._native", reason="the extension is built by pip install"
+    )
     found = native.instruction_sets()
     order = ["avx2", "avxvnni", "avx512", "avx512vnni", "avx512bf16", "neon", "dotprod"]
     assert found == [name for name in order if name in found]
     flags = Path("/proc/cpuinfo").read_text() if Path("/proc/cpuinfo").exists() else ""
-    for name, flag in (("avx2", " avx2 "), ("avx512vnni", " avx512_vnni "), ("avxvnni", " avx_vnni ")):
+    for name, flag in (
+        ("avx2", " avx2 "),
+        ("avx512vnni", " avx512_vnni "),
+        ("avxvnni", " avx_vnni "),
+    ):
         if " sse2 " in flags:
             assert (name in found) == (flag in flags)

@@ -1,4 +1,5 @@
-"""Pictures in: every kind of file and mode that people feed a classifier, against NumPy oracles and stated means.
+"""Pictures in: every kind of file and mode that people feed a classifier, against NumPy oracles and
+stated means.
 
 The codes in brackets (IN-01, PP-03 and so on) are those of shared/facts/pitfalls.md.
 """
@@ -49,7 +50,9 @@ def png(width: int, height: int, bits: int, colour: int, data: bytes) -> bytes:
     """A PNG file by hand, for what Pillow does not write."""
 
     def chunk(kind: bytes, body: bytes) -> bytes:
-        return struct.pack(">I", len(body)) + kind + body + struct.pack(">I", zlib.crc32(kind + body))
+        return (
+            struct.pack(">I", len(body)) + kind + body + struct.pack(">I", zlib.crc32(kind + body))
+        )
 
     header = chunk(b"IHDR", struct.pack(">IIBBBBB", width, height, bits, colour, 0, 0, 0))
     return b"\x89PNG\r\n\x1a\n" + header + chunk(b"IDAT", zlib.compress(data)) + chunk(b"IEND", b"")
@@ -61,17 +64,24 @@ def encoded(image: Image.Image, kind: str, **options: object) -> bytes:
     return stream.getvalue()
 
 
-# ---------------------------------------------------------------- the collection in shared/data/odd-images
+# ---------------------------------------------------------------- the collection in
+# shared/data/odd-images
 
 
 def expected_rows(folder: Path) -> list[dict[str, str]]:
     """The table of expected.md as one dict a row."""
-    lines = [line for line in (folder / "expected.md").read_text(encoding="utf-8").splitlines() if line[:1] == "|"]
+    lines = [
+        line
+        for line in (folder / "expected.md").read_text(encoding="utf-8").splitlines()
+        if line[:1] == "|"
+    ]
     names, _, *rows = ([cell.strip() for cell in line.strip("| ").split(" | ")] for line in lines)
     return [dict(zip(names, row, strict=True)) for row in rows]
 
 
-def test_every_odd_image_is_decoded_as_expected_or_refused_by_name(shared: Callable[[str], Path]) -> None:
+def test_every_odd_image_is_decoded_as_expected_or_refused_by_name(
+    shared: Callable[[str], Path],
+) -> None:
     folder = shared("data/odd-images")
     upright = {"n02951585_can_opener.JPEG": (294, 392)}
     wrong, decoded, refused = [], 0, 0
@@ -81,14 +91,21 @@ def test_every_odd_image_is_decoded_as_expected_or_refused_by_name(shared: Calla
             image = decode(folder / name)
         except ImageError as error:
             refused += 1
-            if "fails" not in row["mean RGB"] + row["Pillow format, mode, size"] or name not in str(error):
+            if "fails" not in row["mean RGB"] + row["Pillow format, mode, size"] or name not in str(
+                error
+            ):
                 wrong.append(f"{name}: {error}")
             continue
         decoded += 1
-        stored = tuple(int(side) for side in row["Pillow format, mode, size"].split()[-1].split("x"))
+        stored = tuple(
+            int(side) for side in row["Pillow format, mode, size"].split()[-1].split("x")
+        )
         size = upright.get(name, (64, 48) if name.startswith("exif") else stored)
         mean = array(image).reshape(-1, 3).mean(0)
-        if image.size != size or np.abs(mean - np.array(row["mean RGB"].split(), float)).max() > 1.5:
+        if (
+            image.size != size
+            or np.abs(mean - np.array(row["mean RGB"].split(), float)).max() > 1.5
+        ):
             wrong.append(f"{name}: {image.size} {mean.round(1)}, not {size} {row['mean RGB']}")
     assert not wrong
     assert (decoded, refused) == (30, 5)
@@ -145,8 +162,12 @@ def test_dark_16_bit_picture_is_not_brightened() -> None:
     assert (WHOLE(Image.new("I;16", (64, 64), 256)) == 1).all()
 
 
-@pytest.mark.parametrize(("mode", "value"), [("I", -1), ("I", 65536), ("F", -0.5), ("F", 65536.0), ("F", np.nan)])
-def test_values_of_no_known_range_are_refused_by_name(tmp_path: Path, mode: str, value: float) -> None:
+@pytest.mark.parametrize(
+    ("mode", "value"), [("I", -1), ("I", 65536), ("F", -0.5), ("F", 65536.0), ("F", np.nan)]
+)
+def test_values_of_no_known_range_are_refused_by_name(
+    tmp_path: Path, mode: str, value: float
+) -> None:
     image = Image.new(mode, (4, 4), 3)
     image.putpixel((1, 2), value)
     image.save(tmp_path / "odd.tiff")
@@ -174,7 +195,9 @@ def in_mode(mode: str) -> tuple[Image.Image, tuple[int, int, int]]:
     """A picture of one colour in that mode, and the colour it means."""
     image = Image.new("RGB", (64, 64), ORANGE)
     if mode in ("L", "LA", "La", "I", "I;16", "I;16B", "F"):
-        value = {"I;16": 257 * ORANGE_GREY, "I;16B": 257 * ORANGE_GREY, "F": ORANGE_GREY / 255}.get(mode, ORANGE_GREY)
+        value = {"I;16": 257 * ORANGE_GREY, "I;16B": 257 * ORANGE_GREY, "F": ORANGE_GREY / 255}.get(
+            mode, ORANGE_GREY
+        )
         if mode in ("LA", "La"):
             return Image.new("LA", (64, 64), (value, 128)).convert(mode), (ORANGE_GREY,) * 3
         return Image.new(mode, (64, 64), value), (ORANGE_GREY,) * 3
@@ -209,8 +232,23 @@ def test_every_mode_of_pillow_keeps_its_colour(mode: str) -> None:
 
 @pytest.mark.parametrize(
     ("mode", "ending"),
-    [("1", "png"), ("L", "jpg"), ("LA", "png"), ("P", "png"), ("P", "gif"), ("RGBA", "webp"), ("RGBA", "tiff")]
-    + [("YCbCr", "tiff"), ("LAB", "tiff"), ("RGB", "bmp"), ("RGB", "ppm"), ("RGB", "tga"), ("RGB", "ico")],
+    [
+        ("1", "png"),
+        ("L", "jpg"),
+        ("LA", "png"),
+        ("P", "png"),
+        ("P", "gif"),
+        ("RGBA", "webp"),
+        ("RGBA", "tiff"),
+    ]
+    + [
+        ("YCbCr", "tiff"),
+        ("LAB", "tiff"),
+        ("RGB", "bmp"),
+        ("RGB", "ppm"),
+        ("RGB", "tga"),
+        ("RGB", "ico"),
+    ],
 )
 def test_files_of_every_mode(tmp_path: Path, mode: str, ending: str) -> None:
     image, colour = in_mode(mode)
@@ -221,7 +259,9 @@ def test_files_of_every_mode(tmp_path: Path, mode: str, ending: str) -> None:
 
 
 @pytest.mark.parametrize("transparency", [1, bytes([0, 128])])
-def test_palette_transparency_drops_to_the_palette_colour(tmp_path: Path, transparency: object) -> None:
+def test_palette_transparency_drops_to_the_palette_colour(
+    tmp_path: Path, transparency: object
+) -> None:
     image, _ = in_mode("P")
     image.save(tmp_path / "a.png", transparency=transparency)
     assert (array(decode(tmp_path / "a.png")) == ORANGE).all()
@@ -232,7 +272,9 @@ def test_palette_transparency_drops_to_the_palette_colour(tmp_path: Path, transp
 
 # ---------------------------------------------------------------- [IN-04] orientation
 
-STORED: dict[int, Callable[[np.ndarray], np.ndarray]] = {  # EXIF 2.32, 4.6.5.1.6: how upright pixels lie in the file
+STORED: dict[
+    int, Callable[[np.ndarray], np.ndarray]
+] = {  # EXIF 2.32, 4.6.5.1.6: how upright pixels lie in the file
     1: lambda p: p,
     2: lambda p: p[:, ::-1],
     3: lambda p: p[::-1, ::-1],
@@ -261,7 +303,9 @@ def test_eight_orientations_look_the_same(tmp_path: Path, orientation: int, endi
     assert np.array_equal(pre(image), photo())  # not turned twice
     with Image.open(tmp_path / f"a.{ending}") as opened:
         assert np.array_equal(pre(opened), photo())
-    assert np.array_equal(pre(image.transpose(Image.Transpose.ROTATE_180)), photo()[::-1, ::-1])  # nor when derived
+    assert np.array_equal(
+        pre(image.transpose(Image.Transpose.ROTATE_180)), photo()[::-1, ::-1]
+    )  # nor when derived
 
 
 @pytest.mark.parametrize("kind", ["grey16", "palette", "grey alpha"])
@@ -282,7 +326,9 @@ def test_orientation_outside_1_to_8_is_ignored(tmp_path: Path, value: int) -> No
     assert np.array_equal(array(decode(tmp_path / "a.png")), photo())
 
 
-@pytest.mark.parametrize("exif", [b"Exif\0\0rubbish!!!!", b"Exif\0\0II*\0", b"Exif\0\0II*\0\xff\xff\0\0", b"\xff" * 40])
+@pytest.mark.parametrize(
+    "exif", [b"Exif\0\0rubbish!!!!", b"Exif\0\0II*\0", b"Exif\0\0II*\0\xff\xff\0\0", b"\xff" * 40]
+)
 @pytest.mark.parametrize("ending", ["png", "webp"])
 def test_damaged_exif_does_not_lose_the_picture(tmp_path: Path, exif: bytes, ending: str) -> None:
     Image.fromarray(photo()).save(tmp_path / f"a.{ending}", exif=exif, lossless=True)
@@ -344,7 +390,8 @@ def test_damage_anywhere_is_an_image_error_or_a_picture(tmp_path: Path, kind: st
             assert message.startswith(f"{path}: ")
 
 
-# ---------------------------------------------------------------- [IN-06] [IN-07] many frames, lying names
+# ---------------------------------------------------------------- [IN-06] [IN-07] many frames,
+# lying names
 
 
 @pytest.mark.parametrize(
@@ -360,7 +407,10 @@ def test_damage_anywhere_is_an_image_error_or_a_picture(tmp_path: Path, kind: st
     ],
 )
 def test_the_first_frame_of_many(tmp_path: Path, kind: str, options: dict[str, object]) -> None:
-    frames = [Image.new("RGB", (64, 64), colour) for colour in ("#c86432", "#00ff00", "#0000ff", "white", "black")]
+    frames = [
+        Image.new("RGB", (64, 64), colour)
+        for colour in ("#c86432", "#00ff00", "#0000ff", "white", "black")
+    ]
     path = tmp_path / "many.jpg"  # [IN-07] whatever the kind
     frames[0].save(path, kind, save_all=True, append_images=frames[1:], **options)
     with Image.open(path) as stored:
@@ -368,7 +418,9 @@ def test_the_first_frame_of_many(tmp_path: Path, kind: str, options: dict[str, o
     image = decode(path)
     assert image.size == (64, 64)
     assert np.abs(array(image).astype(int) - ORANGE).max() <= 2
-    assert np.abs(WHOLE(image).astype(int) - ORANGE).max() <= 2  # usable although its file is closed
+    assert (
+        np.abs(WHOLE(image).astype(int) - ORANGE).max() <= 2
+    )  # usable although its file is closed
 
 
 def test_a_first_frame_smaller_than_the_canvas_is_composited(tmp_path: Path) -> None:
@@ -380,8 +432,12 @@ def test_a_first_frame_smaller_than_the_canvas_is_composited(tmp_path: Path) -> 
     assert (pixels[:6, :8] == ORANGE).all()
 
 
-@pytest.mark.parametrize(("kind", "mode", "name"), [("PNG", "RGBA", "a.jpg"), ("JPEG", "RGB", "a.png")])
-def test_the_content_decides_and_not_the_name(tmp_path: Path, kind: str, mode: str, name: str) -> None:
+@pytest.mark.parametrize(
+    ("kind", "mode", "name"), [("PNG", "RGBA", "a.jpg"), ("JPEG", "RGB", "a.png")]
+)
+def test_the_content_decides_and_not_the_name(
+    tmp_path: Path, kind: str, mode: str, name: str
+) -> None:
     (tmp_path / name).write_bytes(encoded(Image.new(mode, (8, 6), ORANGE), kind))
     pixels = array(decode(tmp_path / name))
     assert pixels.shape == (6, 8, 3)
@@ -389,7 +445,9 @@ def test_the_content_decides_and_not_the_name(tmp_path: Path, kind: str, mode: s
 
 
 def test_webp_named_jpg(tmp_path: Path) -> None:
-    (tmp_path / "a.jpg").write_bytes(encoded(Image.new("RGB", (8, 6), ORANGE), "WEBP", lossless=True))
+    (tmp_path / "a.jpg").write_bytes(
+        encoded(Image.new("RGB", (8, 6), ORANGE), "WEBP", lossless=True)
+    )
     assert (array(decode(tmp_path / "a.jpg")) == ORANGE).all()
 
 
@@ -400,14 +458,18 @@ def test_200_megapixels_are_refused_naming_file_and_option(tmp_path: Path) -> No
     path = tmp_path / "scan.png"
     path.write_bytes(png(20000, 10000, 1, 0, bytes(2501)))
     before = Image.MAX_IMAGE_PIXELS
-    with pytest.raises(ImageError, match=r"scan\.png: more than 178956970 pixels.*max_pixels \(--max-pixels\)"):
+    with pytest.raises(
+        ImageError, match=r"scan\.png: more than 178956970 pixels.*max_pixels \(--max-pixels\)"
+    ):
         decode(path)
     with pytest.raises(ImageError, match=r"scan\.png: more than 199999999 pixels"):
         decode(path, max_pixels=199_999_999)
     assert before == Image.MAX_IMAGE_PIXELS
 
 
-def test_max_pixels_lifts_the_limit_for_this_picture_only(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_max_pixels_lifts_the_limit_for_this_picture_only(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 1000)
     path = tmp_path / "a.png"
     Image.new("1", (100, 100), 1).save(path)
@@ -433,7 +495,10 @@ def test_between_the_warning_and_the_limit_is_fine_although_warnings_are_errors(
     path = tmp_path / "a.png"
     Image.new("RGB", (100, 100), ORANGE).save(path)
     monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 5000)
-    with pytest.raises(Image.DecompressionBombWarning), Image.open(path):  # so it would without care
+    with (
+        pytest.raises(Image.DecompressionBombWarning),
+        Image.open(path),
+    ):  # so it would without care
         pass
     assert (array(decode(path)) == ORANGE).all()
     with path.open("rb") as stream:
@@ -468,7 +533,9 @@ def test_open_files_and_streams(tmp_path: Path) -> None:
 # ---------------------------------------------------------------- [IN-10] crop
 
 
-@pytest.mark.parametrize(("size", "offset"), [(223, 0), (224, 0), (225, 0), (227, 2), (256, 16), (257, 16), (259, 18)])
+@pytest.mark.parametrize(
+    ("size", "offset"), [(223, 0), (224, 0), (225, 0), (227, 2), (256, 16), (257, 16), (259, 18)]
+)
 def test_crop_offsets_round_halves_to_even(size: int, offset: int) -> None:
     assert crop_offset(size, 224) == offset
 
@@ -489,12 +556,18 @@ def torchvision_center_crop(pixels: np.ndarray, height: int, width: int) -> np.n
 
 
 @pytest.mark.parametrize("rows", [1, 23, 24, 25, 49, 50, 51, 53])
-def test_center_crop_is_torchvisions_to_the_pixel(rows: int, pixels: Callable[..., np.ndarray]) -> None:
+def test_center_crop_is_torchvisions_to_the_pixel(
+    rows: int, pixels: Callable[..., np.ndarray]
+) -> None:
     for columns in (1, 24, 25, 50, 52, 55):
         picture = pixels(rows, columns, 3) | 1  # no black of its own
         for crop in ((24, 24), (50, 50), (25, 51), (51, 24)):
             got = array(center_crop(Image.fromarray(picture), *crop))
-            assert np.array_equal(got, torchvision_center_crop(picture, *crop)), (rows, columns, crop)
+            assert np.array_equal(got, torchvision_center_crop(picture, *crop)), (
+                rows,
+                columns,
+                crop,
+            )
 
 
 def test_a_crop_larger_than_the_picture_is_padded_with_black() -> None:
@@ -504,7 +577,8 @@ def test_a_crop_larger_than_the_picture_is_padded_with_black() -> None:
     assert got.sum() == 24 * 24 * 3 * 255
 
 
-# ---------------------------------------------------------------- [IN-11] [PP-03] [AR-05] [AR-06] resize
+# ---------------------------------------------------------------- [IN-11] [PP-03] [AR-05] [AR-06]
+# resize
 
 
 @pytest.mark.parametrize(
@@ -518,7 +592,9 @@ def test_the_short_side_becomes_256(width: int, height: int, resized: tuple[int,
     assert sorted(resized) == [256, int(256 * long / short)]  # torchvision's Resize
 
 
-@pytest.mark.parametrize(("side", "resized"), [(96, 110), (128, 146), (160, 183), (192, 219), (224, 256), (256, 293)])
+@pytest.mark.parametrize(
+    ("side", "resized"), [(96, 110), (128, 146), (160, 183), (192, 219), (224, 256), (256, 293)]
+)
 def test_the_resize_scales_with_the_size(side: int, resized: int) -> None:
     assert Preprocessing(size=(side, side)).resized(400, 400) == (resized, resized)
 
@@ -545,14 +621,18 @@ def test_shrinking_averages(interpolation: str) -> None:
 
 def test_bilinear_shrinking_is_the_triangle_filter() -> None:
     row = np.random.default_rng(0).integers(0, 256, 512)
-    got = Preprocessing(size=(64, 64), crop_fraction=1)(np.stack([np.tile(row, (512, 1)).astype(np.uint8)] * 3, axis=2))
+    got = Preprocessing(size=(64, 64), crop_fraction=1)(
+        np.stack([np.tile(row, (512, 1)).astype(np.uint8)] * 3, axis=2)
+    )
     centres = (np.arange(64) + 0.5) * 8
     weights = np.maximum(0, 1 - np.abs(np.arange(512) + 0.5 - centres[:, None]) / 8)  # (64, 512)
     want = weights @ row / weights.sum(1)
     assert np.abs(got[0, :, 0] - want).max() <= 1
 
 
-@pytest.mark.parametrize("size", [(224, 448), (200, 200), (225, 225), (97, 130), (33, 31), (32, 32), (1, 1)])
+@pytest.mark.parametrize(
+    "size", [(224, 448), (200, 200), (225, 225), (97, 130), (33, 31), (32, 32), (1, 1)]
+)
 @pytest.mark.parametrize("picture", [(375, 500), (500, 375), (1, 1), (7, 300)])
 @pytest.mark.parametrize("resize", ["short_side", "stretch"])
 def test_sizes_that_are_not_square_nor_multiples_of_32(
@@ -582,16 +662,22 @@ def test_tiny_pictures_of_the_right_size_are_untouched(pixels: Callable[..., np.
     assert np.array_equal(Preprocessing(size=(32, 32), crop_fraction=1)(wide), wide[:, 4:36])
 
 
-# ---------------------------------------------------------------- needles: only the crop is computed
+# ---------------------------------------------------------------- needles: only the crop is
+# computed
 
 
 @pytest.mark.parametrize("picture", [(3, 400), (400, 3), (1, 97), (57, 31), (375, 500), (300, 77)])
 @pytest.mark.parametrize("interpolation", ["bilinear", "bicubic", "lanczos"])
 def test_the_bounded_resize_agrees_with_the_full_one(
-    picture: tuple[int, int], interpolation: str, monkeypatch: pytest.MonkeyPatch, pixels: Callable[..., np.ndarray]
+    picture: tuple[int, int],
+    interpolation: str,
+    monkeypatch: pytest.MonkeyPatch,
+    pixels: Callable[..., np.ndarray],
 ) -> None:
     noise = pixels(*picture, 3)
-    if interpolation != "bilinear":  # these overshoot: keep clear of the limits, since Pillow may swap its two passes
+    if (
+        interpolation != "bilinear"
+    ):  # these overshoot: keep clear of the limits, since Pillow may swap its two passes
         noise = 64 + noise // 2
     for size in ((64, 64), (65, 40)):
         pre = Preprocessing(size=size, interpolation=interpolation)
@@ -607,7 +693,9 @@ def test_needles_never_become_hundreds_of_megapixels(monkeypatch: pytest.MonkeyP
     asked = []
     resize = Image.Image.resize
 
-    def spy(self: Image.Image, size: tuple[int, int], *rest: object, **named: object) -> Image.Image:
+    def spy(
+        self: Image.Image, size: tuple[int, int], *rest: object, **named: object
+    ) -> Image.Image:
         asked.append(size)
         return resize(self, size, *rest, **named)
 
@@ -619,7 +707,8 @@ def test_needles_never_become_hundreds_of_megapixels(monkeypatch: pytest.MonkeyP
     assert asked == [(224, 224)] * 4
 
 
-# ---------------------------------------------------------------- [PP-02] [PP-04] values and channels
+# ---------------------------------------------------------------- [PP-02] [PP-04] values and
+# channels
 
 
 def test_0_is_exactly_minus_1_and_255_exactly_1() -> None:
@@ -634,7 +723,9 @@ def test_0_is_exactly_minus_1_and_255_exactly_1() -> None:
 def test_normalize_is_its_formula_and_scale_offset_says_the_same(mean: tuple[float, ...]) -> None:
     std = {1: (0.25,), 3: (0.229, 0.224, 0.225)}[len(mean)]
     pre = Preprocessing(mean=mean, std=std)
-    levels = np.repeat(np.arange(256, dtype=np.uint8)[:, None], len(mean), axis=1)  # (256, channels)
+    levels = np.repeat(
+        np.arange(256, dtype=np.uint8)[:, None], len(mean), axis=1
+    )  # (256, channels)
     want = (levels / 255 - np.array(mean)) / np.array(std)
     assert np.abs(pre.normalize(levels) - want).max() < 1e-6
     scale, offset = pre.scale_offset()
@@ -713,8 +804,12 @@ def test_pictures_without_pixels_are_refused(size: tuple[int, int]) -> None:
     "pre",
     [
         Preprocessing(),
-        Preprocessing(size=(97, 130), resize="stretch", crop_fraction=0.875, interpolation="bicubic"),
-        Preprocessing(mean=(0.485, 0.456, 0.406), std=(0.229, 0.224, 0.225), crop_fraction=224 / 232),
+        Preprocessing(
+            size=(97, 130), resize="stretch", crop_fraction=0.875, interpolation="bicubic"
+        ),
+        Preprocessing(
+            mean=(0.485, 0.456, 0.406), std=(0.229, 0.224, 0.225), crop_fraction=224 / 232
+        ),
         Preprocessing(mean=(0,), std=(1,), crop_fraction=1, interpolation="lanczos"),
     ],
 )
@@ -797,18 +892,42 @@ def relative(folder: Path, paths: list[Path]) -> list[str]:
 
 
 def test_find_images_sorts_pictures_from_the_rest(tmp_path: Path) -> None:
-    touch(tmp_path, "b.JPG", "a/z.png", "a/b/c.Tiff", "a.webp", "c/1.jpeg", "c/10.gif", "B/x.bmp", "z.JPEG")
+    touch(
+        tmp_path,
+        "b.JPG",
+        "a/z.png",
+        "a/b/c.Tiff",
+        "a.webp",
+        "c/1.jpeg",
+        "c/10.gif",
+        "B/x.bmp",
+        "z.JPEG",
+    )
     touch(tmp_path, "notes.md", "a/list.csv", "png", "archive.jpg.zip", "a/README")
     pictures, others = find_images(tmp_path)
     assert relative(tmp_path, pictures) == (
         ["B/x.bmp", "a/b/c.Tiff", "a/z.png", "a.webp", "b.JPG", "c/1.jpeg", "c/10.gif", "z.JPEG"]
     )
     assert pictures == sorted(pictures)
-    assert relative(tmp_path, others) == ["a/README", "a/list.csv", "archive.jpg.zip", "notes.md", "png"]
+    assert relative(tmp_path, others) == [
+        "a/README",
+        "a/list.csv",
+        "archive.jpg.zip",
+        "notes.md",
+        "png",
+    ]
 
 
 def test_find_images_leaves_out_what_is_hidden(tmp_path: Path) -> None:
-    touch(tmp_path, ".a.jpg", "._b.jpg", ".git/c.jpg", "__MACOSX/d.jpg", "x/__MACOSX/._e.jpg", "x/@eaDir/f.jpg")
+    touch(
+        tmp_path,
+        ".a.jpg",
+        "._b.jpg",
+        ".git/c.jpg",
+        "__MACOSX/d.jpg",
+        "x/__MACOSX/._e.jpg",
+        "x/@eaDir/f.jpg",
+    )
     touch(tmp_path, "x/.DS_Store", "Thumbs.db", "x/seen.jpg")
     assert find_images(tmp_path) == ([tmp_path / "x/seen.jpg"], [])
 
@@ -828,11 +947,19 @@ def test_find_images_follows_links_once(tmp_path: Path) -> None:
     except OSError:
         pytest.skip("no symbolic links here")
     pictures, others = find_images(tmp_path / "root")
-    assert relative(tmp_path / "root", pictures) == ["2.jpg", "a/1.jpg", "link.jpg", "out/3.jpg", "out/deep/4.jpg"]
+    assert relative(tmp_path / "root", pictures) == [
+        "2.jpg",
+        "a/1.jpg",
+        "link.jpg",
+        "out/3.jpg",
+        "out/deep/4.jpg",
+    ]
     assert others == []
 
 
-def test_a_folder_that_may_not_be_searched_is_not_passed_over(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_folder_that_may_not_be_searched_is_not_passed_over(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     touch(tmp_path, "a/1.jpg", "b/2.jpg", "c/3.jpg")
     scandir = os.scandir
 
@@ -856,5 +983,9 @@ def test_find_images_in_an_empty_folder(tmp_path: Path) -> None:
 def test_every_ending_that_pillow_itself_writes_for_photos_is_known() -> None:
     Image.init()
     kinds = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", "AVIF", "MPO", "TGA", "PCX", "ICO")
-    known = {ending for ending, kind in Image.EXTENSION.items() if kind in kinds} - {".icb", ".vda", ".vst"}
+    known = {ending for ending, kind in Image.EXTENSION.items() if kind in kinds} - {
+        ".icb",
+        ".vda",
+        ".vst",
+    }
     assert known <= images.SUFFIXES

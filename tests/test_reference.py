@@ -1,4 +1,6 @@
-"""The NumPy oracle: against the published logits, against PyTorch, and against arithmetic done by hand."""
+"""The NumPy oracle: against the published logits, against PyTorch, and against arithmetic done by
+hand.
+"""
 
 from __future__ import annotations
 
@@ -38,7 +40,9 @@ def test_every_stage_of_the_first_picture(shared, name) -> None:
     ends = {"stem": steps[0].name, "last_conv": "features.18.0", "logits": "classifier.1"}
     ends |= {f"block{layer.block}": layer.name for layer in steps if layer.block}
     values = Reference(checkpoint, np.float64).run(pixels, set(ends.values()))
-    with open(shared(f"reference/imagenet/{name}.float.layers_first_image.csv"), encoding="utf-8") as file:
+    with open(
+        shared(f"reference/imagenet/{name}.float.layers_first_image.csv"), encoding="utf-8"
+    ) as file:
         rows = list(csv.DictReader(file))
     assert len(rows) == 20
     for row in rows:
@@ -49,7 +53,9 @@ def test_every_stage_of_the_first_picture(shared, name) -> None:
             ("min", found.min()),
             ("l2", np.linalg.norm(found)),
         ):
-            assert value == pytest.approx(float(row[key]), rel=1e-4, abs=1e-5), f"{row['stage']} {key}"
+            assert value == pytest.approx(float(row[key]), rel=1e-4, abs=1e-5), (
+                f"{row['stage']} {key}"
+            )
 
 
 def test_wrong_padding_moves_the_logits(shared) -> None:
@@ -90,17 +96,25 @@ def test_equals_the_torch_module(variant, size) -> None:
     checkpoint = random_checkpoint(VARIANTS[variant])
     net = MobileNetV2(checkpoint.architecture).eval()
     net.load_checkpoint(checkpoint)
-    x = np.random.default_rng(1).uniform(-1, 1, (2, *size, checkpoint.architecture.in_channels)).astype(np.float32)
+    x = (
+        np.random.default_rng(1)
+        .uniform(-1, 1, (2, *size, checkpoint.architecture.in_channels))
+        .astype(np.float32)
+    )
     with torch.no_grad():
         wanted = net(torch.from_numpy(x).permute(0, 3, 1, 2))
     wanted = wanted.permute(0, 2, 3, 1).numpy() if wanted.ndim == 4 else wanted.numpy()
     found = Reference(checkpoint)(x)
     assert found.shape == wanted.shape
-    assert np.abs(found - wanted).max() < 1e-4 * (6 if found.ndim == 4 else 1)  # maps end in ReLU6, whose range is 6
+    assert np.abs(found - wanted).max() < 1e-4 * (
+        6 if found.ndim == 4 else 1
+    )  # maps end in ReLU6, whose range is 6
 
 
 def test_batch_norm_folding_at_the_edges() -> None:
-    """Variances of 0 and 1e-14, scales of 0 and below: folded equals normalised step by step, in float64."""
+    """Variances of 0 and 1e-14, scales of 0 and below: folded equals normalised step by step, in
+    float64.
+    """
     checkpoint = random_checkpoint(width_mult=0.35, bn_epsilon=1e-3)
     arrays = dict(checkpoint.arrays)
     arrays["features.0.1.running_var"] = np.array([0, 1e-14, 1e-6, *[1] * 13], np.float32)
@@ -115,24 +129,35 @@ def test_batch_norm_folding_at_the_edges() -> None:
         name: arrays[f"features.0.1.{name}"].astype(np.float64)
         for name in ("weight", "bias", "running_mean", "running_var")
     }
-    wanted = (raw - norm["running_mean"]) / np.sqrt(norm["running_var"] + 1e-3) * norm["weight"] + norm["bias"]
+    wanted = (raw - norm["running_mean"]) / np.sqrt(norm["running_var"] + 1e-3) * norm[
+        "weight"
+    ] + norm["bias"]
     assert (weight * x).sum(axis=(1, 2, 3)) + bias == pytest.approx(wanted, rel=1e-10, abs=1e-10)
 
 
 def test_a_picture_alone_or_in_a_batch(pixels) -> None:
     run = Reference(random_checkpoint(width_mult=0.35))
     x = pixels(3, 64, 48, 3)
-    assert np.abs(run(x)[1:2] - run(x[1:2])).max() < 1e-4  # the matrix product sums in another order
+    assert (
+        np.abs(run(x)[1:2] - run(x[1:2])).max() < 1e-4
+    )  # the matrix product sums in another order
 
 
 def test_deeplab_head_gives_scores_at_the_pictures_size(pixels) -> None:
-    checkpoint = random_checkpoint(width_mult=0.35, head="deeplabv3", classes=5, output_stride=16, padding="same")
+    checkpoint = random_checkpoint(
+        width_mult=0.35, head="deeplabv3", classes=5, output_stride=16, padding="same"
+    )
     assert Reference(checkpoint)(pixels(1, 65, 49, 3)).shape == (1, 65, 49, 5)
 
 
 def test_resize_keeps_corners() -> None:
     x = np.array([[0.0, 3.0], [6.0, 9.0]]).reshape(1, 2, 2, 1)
-    assert resize_corners(x, 4, 4)[0, :, :, 0].tolist() == [[0, 1, 2, 3], [2, 3, 4, 5], [4, 5, 6, 7], [6, 7, 8, 9]]
+    assert resize_corners(x, 4, 4)[0, :, :, 0].tolist() == [
+        [0, 1, 2, 3],
+        [2, 3, 4, 5],
+        [4, 5, 6, 7],
+        [6, 7, 8, 9],
+    ]
     assert resize_corners(x[:, :1, :1], 3, 2).ravel().tolist() == [0] * 6
 
 

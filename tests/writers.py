@@ -1,9 +1,10 @@
-"""Writes a checkpoint as other people's files: their names, axes and containers, spelt out here a second time.
+"""Writes a checkpoint as other people's files: their names, axes and containers, spelt out here a
+second time.
 
-PyTorch layouts are dictionaries of arrays, to be put into a file by `save_pth` or `save_safetensors`; Keras and
-TensorFlow Lite files are written whole. Layouts were measured on files of torchvision 0.29, timm 1.0, transformers
-5.24, Keras 3.15 and, for the published Keras weights, read from converters that name every array in them.
-"""
+PyTorch layouts are dictionaries of arrays, to be put into a file by `save_pth` or
+`save_safetensors`; Keras and TensorFlow Lite files are written whole. Layouts were measured on
+files of torchvision 0.29, timm 1.0, transformers 5.24, Keras 3.15 and, for the published Keras
+weights, read from converters that name every array in them."""
 
 from __future__ import annotations
 
@@ -22,7 +23,9 @@ from mobilenetv2.checkpoint import Checkpoint, fold
 from mobilenetv2.runtime import Reference
 
 Arrays = dict[str, np.ndarray]
-Place = Callable[[Layer], tuple[str, str]]  # a layer -> the names of its kernel and of its batch norm
+Place = Callable[
+    [Layer], tuple[str, str]
+]  # a layer -> the names of its kernel and of its batch norm
 NORM = ("weight", "bias", "running_mean", "running_var")
 CLASSIFIER = "classifier"
 
@@ -32,7 +35,8 @@ def weighted(checkpoint: Checkpoint) -> Iterator[Layer]:
     return (layer for layer in layers(checkpoint.architecture) if layer.weight)
 
 
-# --- PyTorch: dictionaries -------------------------------------------------------------------------------------------
+# --- PyTorch: dictionaries
+# -------------------------------------------------------------------------------------------
 
 
 def state_dict(checkpoint: Checkpoint, place: Place) -> Arrays:
@@ -55,10 +59,20 @@ def torchvision(checkpoint: Checkpoint) -> Arrays:
 
 def timm(checkpoint: Checkpoint) -> Arrays:
     repeats = [stage.repeats for stage in checkpoint.architecture.stages]
-    where = [f"blocks.{stage}.{index}" for stage, count in enumerate(repeats) for index in range(count)]
+    where = [
+        f"blocks.{stage}.{index}" for stage, count in enumerate(repeats) for index in range(count)
+    ]
     first = {"depthwise": ("conv_dw", "bn1"), "project": ("conv_pw", "bn2")}
-    others = {"expand": ("conv_pw", "bn1"), "depthwise": ("conv_dw", "bn2"), "project": ("conv_pwl", "bn3")}
-    ends = {"stem": ("conv_stem", "bn1"), "last": ("conv_head", "bn2"), CLASSIFIER: ("classifier", "")}
+    others = {
+        "expand": ("conv_pw", "bn1"),
+        "depthwise": ("conv_dw", "bn2"),
+        "project": ("conv_pwl", "bn3"),
+    }
+    ends = {
+        "stem": ("conv_stem", "bn1"),
+        "last": ("conv_head", "bn2"),
+        CLASSIFIER: ("classifier", ""),
+    }
 
     def place(layer: Layer) -> tuple[str, str]:
         if layer.block is None:
@@ -70,7 +84,12 @@ def timm(checkpoint: Checkpoint) -> Arrays:
 
 
 def hugging_face(checkpoint: Checkpoint, prefix: str = "mobilenet_v2.") -> Arrays:
-    parts = {"stem": "first_conv", "expand": "expand_1x1", "depthwise": "conv_3x3", "project": "reduce_1x1"}
+    parts = {
+        "stem": "first_conv",
+        "expand": "expand_1x1",
+        "depthwise": "conv_3x3",
+        "project": "reduce_1x1",
+    }
 
     def place(layer: Layer) -> tuple[str, str]:
         if layer.role == CLASSIFIER:
@@ -95,7 +114,9 @@ def flat(checkpoint: Checkpoint, last: str = "", classifier: str = "classifier")
         if layer.block is None:
             path = last if last and layer.role == "last" else layer.name.rpartition(".")[0]
             return f"{path}.0", f"{path}.1"
-        at = {"expand": 0, "depthwise": 3, "project": 6}[layer.role] - (3 if layer.block == 1 else 0)
+        at = {"expand": 0, "depthwise": 3, "project": 6}[layer.role] - (
+            3 if layer.block == 1 else 0
+        )
         return f"features.{layer.block}.conv.{at}", f"features.{layer.block}.conv.{at + 1}"
 
     return state_dict(checkpoint, place)
@@ -133,7 +154,11 @@ def save_pth(path: Path, content: Any, *, legacy: bool = False) -> Path:
 def save_safetensors(path: Path, arrays: Mapping[str, np.ndarray]) -> Path:
     from safetensors.numpy import save_file
 
-    save_file({name: np.ascontiguousarray(array) for name, array in arrays.items()}, path, {"format": "pt"})
+    save_file(
+        {name: np.ascontiguousarray(array) for name, array in arrays.items()},
+        path,
+        {"format": "pt"},
+    )
     return path
 
 
@@ -151,13 +176,21 @@ def hugging_face_config(architecture: Architecture, **changes: object) -> dict[s
     return config | changes
 
 
-# --- Keras -----------------------------------------------------------------------------------------------------------
+# --- Keras
+# -----------------------------------------------------------------------------------------------------------
 
-KERAS_NORM = {"gamma": "weight", "beta": "bias", "moving_mean": "running_mean", "moving_variance": "running_var"}
+KERAS_NORM = {
+    "gamma": "weight",
+    "beta": "bias",
+    "moving_mean": "running_mean",
+    "moving_variance": "running_var",
+}
 
 
 def keras_names(layer: Layer, style: str = "today") -> tuple[str, str]:
-    """Names of a layer and of its batch norm: as today, as in the "published" weights, or as in Keras "2.2.0"."""
+    """Names of a layer and of its batch norm: as today, as in the "published" weights, or as in
+    Keras "2.2.0".
+    """
     if layer.role == CLASSIFIER:
         return ("predictions" if style == "today" else "Logits"), ""
     if layer.block is None:
@@ -167,20 +200,29 @@ def keras_names(layer: Layer, style: str = "today") -> tuple[str, str]:
         path = f"block_{number}_{layer.role}" if number else f"expanded_conv_{layer.role}"
         return path, f"{path}_BN"
     if style == "published":
-        return f"mobl{number}_conv_{number}_{layer.role}", f"bn{number}_conv_{number}_bn_{layer.role}"
+        return (
+            f"mobl{number}_conv_{number}_{layer.role}",
+            f"bn{number}_conv_{number}_bn_{layer.role}",
+        )
     norm = layer.role if layer.role == "depthwise" or number == 0 else f"bn_{layer.role}"
     return f"mobl{number}_conv_{layer.role}", f"bn{number}_conv_{norm}"
 
 
 def keras_axes(layer: Layer, kernel: np.ndarray) -> np.ndarray:
-    """(out, in, h, w) -> (h, w, in, out); depthwise (c, 1, h, w) -> (h, w, c, 1); dense (out, in) -> (in, out)."""
+    """(out, in, h, w) -> (h, w, in, out); depthwise (c, 1, h, w) -> (h, w, c, 1); dense (out, in)
+    -> (in, out).
+    """
     if layer.role == CLASSIFIER:
         return kernel.T
     return np.moveaxis(kernel, (0, 1), (2, 3) if layer.kind == "depthwise" else (3, 2))
 
 
-def keras_layers(checkpoint: Checkpoint, style: str, kernel_of_depthwise: str) -> Iterator[tuple[str, Arrays]]:
-    """Every layer that Keras lists, with its arrays, in order; those of activations, pads and sums have none."""
+def keras_layers(
+    checkpoint: Checkpoint, style: str, kernel_of_depthwise: str
+) -> Iterator[tuple[str, Arrays]]:
+    """Every layer that Keras lists, with its arrays, in order; those of activations, pads and sums
+    have none.
+    """
     yield "input_1", {}
     for layer in weighted(checkpoint):
         name, norm = keras_names(layer, style)
@@ -192,18 +234,31 @@ def keras_layers(checkpoint: Checkpoint, style: str, kernel_of_depthwise: str) -
             yield name.replace("depthwise", "pad"), {}
         yield name, arrays
         if layer.norm:
-            yield norm, {theirs: checkpoint.arrays[f"{layer.norm}.{ours}"] for theirs, ours in KERAS_NORM.items()}
+            yield (
+                norm,
+                {
+                    theirs: checkpoint.arrays[f"{layer.norm}.{ours}"]
+                    for theirs, ours in KERAS_NORM.items()
+                },
+            )
         if layer.activation != "linear":
             yield f"{name}_relu", {}
 
 
 def write_keras_legacy(
-    path: Path, checkpoint: Checkpoint, style: str = "today", *, keras: int = 2, whole: bool = False, scope: str = ""
+    path: Path,
+    checkpoint: Checkpoint,
+    style: str = "today",
+    *,
+    keras: int = 2,
+    whole: bool = False,
+    scope: str = "",
 ) -> Path:
-    """A legacy `.h5`: weights alone at the root, or a `whole` model; as Keras 2 wrote it, or Keras 3.
+    """A legacy `.h5`: weights alone at the root, or a `whole` model; as Keras 2 wrote it, or Keras
+    3.
 
-    `scope` is the name of the model where it was a layer of another: all of its layers are then in one group.
-    """
+    `scope` is the name of the model where it was a layer of another: all of its layers are then in
+    one group."""
     import h5py
 
     suffix, depthwise = ("", "kernel") if keras == 3 else (":0", "depthwise_kernel")
@@ -221,7 +276,10 @@ def write_keras_legacy(
                 group[name] = array
             order.append(layer.encode())
         root.attrs["layer_names"] = order
-        root.attrs["backend"], root.attrs["keras_version"] = "tensorflow", "2.2.4" if keras == 2 else "3.15.1"
+        root.attrs["backend"], root.attrs["keras_version"] = (
+            "tensorflow",
+            "2.2.4" if keras == 2 else "3.15.1",
+        )
         if keras == 3:
             root.create_group("top_level_model_weights").attrs["weight_names"] = np.zeros(0)
     return path
@@ -230,14 +288,23 @@ def write_keras_legacy(
 def keras_config(checkpoint: Checkpoint, keras: int = 3) -> dict[str, object]:
     """A model's configuration as far as its first layer goes."""
     key = "batch_shape" if keras == 3 else "batch_input_shape"
-    first = {key: [None, *checkpoint.architecture.resolution, 3], "dtype": "float32", "name": "input_layer"}
+    first = {
+        key: [None, *checkpoint.architecture.resolution, 3],
+        "dtype": "float32",
+        "name": "input_layer",
+    }
     return {
         "class_name": "Functional" if keras == 3 else "Model",
-        "config": {"name": "mobilenetv2", "layers": [{"class_name": "InputLayer", "config": first}]},
+        "config": {
+            "name": "mobilenetv2",
+            "layers": [{"class_name": "InputLayer", "config": first}],
+        },
     }
 
 
-def write_keras_weights(file: Any, checkpoint: Checkpoint, *, named: bool = True, scope: str = "") -> None:
+def write_keras_weights(
+    file: Any, checkpoint: Checkpoint, *, named: bool = True, scope: str = ""
+) -> None:
     """`.weights.h5` of Keras 3: a counter for each class of layer, in the order of the network."""
     import h5py
 
@@ -260,7 +327,11 @@ def write_keras_weights(file: Any, checkpoint: Checkpoint, *, named: bool = True
                 add("dense", kernel, weight, checkpoint.arrays[layer.bias], inside="")
                 continue
             add("depthwise_conv2d" if layer.kind == "depthwise" else "conv2d", kernel, weight)
-            add("batch_normalization", norm, *(checkpoint.arrays[f"{layer.norm}.{name}"] for name in NORM))
+            add(
+                "batch_normalization",
+                norm,
+                *(checkpoint.arrays[f"{layer.norm}.{name}"] for name in NORM),
+            )
             if layer.activation != "linear":
                 add("re_lu", f"{kernel}_relu")
         root["optimizer/vars/0"] = np.int64(3)
@@ -277,7 +348,8 @@ def write_keras_archive(path: Path, checkpoint: Checkpoint) -> Path:
     return path
 
 
-# --- TensorFlow Lite -------------------------------------------------------------------------------------------------
+# --- TensorFlow Lite
+# -------------------------------------------------------------------------------------------------
 
 FLOAT32, FLOAT16, INT32, NO_ACTIVATION, RELU6, SAME, VALID = 0, 1, 2, 0, 3, 0, 1
 CODES = {
@@ -287,16 +359,20 @@ CODES = {
 
 
 class TFLiteWriter:
-    """Builds a `.tflite` classifier the way a converter does: batch norms folded, ReLU6 fused, one batch, NHWC.
+    """Builds a `.tflite` classifier the way a converter does: batch norms folded, ReLU6 fused, one
+    batch, NHWC.
 
     Args:
-        checkpoint: The model. Symmetric padding becomes explicit PAD operators where SAME pads differently.
+        checkpoint: The model. Symmetric padding becomes explicit PAD operators where SAME pads
+            differently.
         half: Store weights as float16, each behind a DEQUANTIZE.
         pool: "MEAN" or "AVERAGE_POOL_2D".
         dense: The classifier as FULLY_CONNECTED, not as CONV_2D.
     """
 
-    def __init__(self, checkpoint: Checkpoint, *, half: bool = False, pool: str = "MEAN", dense: bool = True) -> None:
+    def __init__(
+        self, checkpoint: Checkpoint, *, half: bool = False, pool: str = "MEAN", dense: bool = True
+    ) -> None:
         import ai_edge_litert.schema_py_generated as schema
 
         self.schema, self.half, self.pool, self.dense = schema, half, pool, dense
@@ -318,7 +394,9 @@ class TFLiteWriter:
         if layer.kind == "linear":
             if not self.dense:
                 shape = self.constant("shape", np.array([1, layer.out_shape[0]], np.int32))
-                out = self.op("RESHAPE", [out, shape], (1, layer.out_shape[0]), self.schema.ReshapeOptionsT())
+                out = self.op(
+                    "RESHAPE", [out, shape], (1, layer.out_shape[0]), self.schema.ReshapeOptionsT()
+                )
             options = self.schema.SoftmaxOptionsT()
             options.beta = 1.0
             out = self.op("SOFTMAX", [out], (1, layer.out_shape[0]), options)
@@ -333,13 +411,23 @@ class TFLiteWriter:
             return self._pool(layer, sources[0])
         weight, bias = fold(self.checkpoint, layer)
         if layer.kind == "linear" and self.dense:
-            constants = [self.weight(f"{layer.name}/w", weight), self.weight(f"{layer.name}/b", bias)]
-            return self.op("FULLY_CONNECTED", sources + constants, (1, channels), self.schema.FullyConnectedOptionsT())
+            constants = [
+                self.weight(f"{layer.name}/w", weight),
+                self.weight(f"{layer.name}/b", bias),
+            ]
+            return self.op(
+                "FULLY_CONNECTED",
+                sources + constants,
+                (1, channels),
+                self.schema.FullyConnectedOptionsT(),
+            )
         weight = weight.reshape(*weight.shape[:2], layer.kernel, layer.kernel)
         depthwise = layer.kind == "depthwise"
         weight = weight.transpose(1, 2, 3, 0) if depthwise else weight.transpose(0, 2, 3, 1)
         constants = [self.weight(f"{layer.name}/w", weight), self.weight(f"{layer.name}/b", bias)]
-        options = self.schema.DepthwiseConv2DOptionsT() if depthwise else self.schema.Conv2DOptionsT()
+        options = (
+            self.schema.DepthwiseConv2DOptionsT() if depthwise else self.schema.Conv2DOptionsT()
+        )
         options.strideH = options.strideW = layer.stride
         options.dilationHFactor = options.dilationWFactor = layer.dilation
         options.fusedActivationFunction = RELU6 if layer.activation == "relu6" else NO_ACTIVATION
@@ -349,7 +437,9 @@ class TFLiteWriter:
         options.padding = VALID if explicit else SAME
         if explicit:
             sources = [self.pad(sources[0], layer)]
-        return self.op("DEPTHWISE_CONV_2D" if depthwise else "CONV_2D", sources + constants, shape, options)
+        return self.op(
+            "DEPTHWISE_CONV_2D" if depthwise else "CONV_2D", sources + constants, shape, options
+        )
 
     def _pool(self, layer: Layer, source: int) -> int:
         channels, height, width = layer.in_shape
@@ -357,7 +447,9 @@ class TFLiteWriter:
             options = self.schema.ReducerOptionsT()
             options.keepDims = not self.dense
             shape = (1, channels) if self.dense else (1, 1, 1, channels)
-            return self.op("MEAN", [source, self.constant("axes", np.array([1, 2], np.int32))], shape, options)
+            return self.op(
+                "MEAN", [source, self.constant("axes", np.array([1, 2], np.int32))], shape, options
+            )
         options = self.schema.Pool2DOptionsT()
         options.padding, options.strideH, options.strideW = VALID, 1, 1
         options.filterHeight, options.filterWidth = height, width
@@ -366,7 +458,9 @@ class TFLiteWriter:
     def pad(self, source: int, layer: Layer) -> int:
         """A PAD operator with the layer's amounts."""
         top, bottom, left, right = layer.padding
-        amounts = self.constant("pads", np.array([[0, 0], [top, bottom], [left, right], [0, 0]], np.int32))
+        amounts = self.constant(
+            "pads", np.array([[0, 0], [top, bottom], [left, right], [0, 0]], np.int32)
+        )
         channels, height, width = layer.in_shape
         return self.op(
             "PAD", [source, amounts], (1, height + top + bottom, width + left + right, channels),
@@ -387,7 +481,9 @@ class TFLiteWriter:
         kind = {"float32": FLOAT32, "float16": FLOAT16, "int32": INT32}[values.dtype.name]
         return self.tensor(name, values.shape, kind, len(self.model.buffers) - 1)
 
-    def tensor(self, name: str, shape: tuple[int, ...], kind: int = FLOAT32, buffer: int = 0) -> int:
+    def tensor(
+        self, name: str, shape: tuple[int, ...], kind: int = FLOAT32, buffer: int = 0
+    ) -> int:
         made = self.schema.TensorT()
         made.name, made.shape, made.type, made.buffer = name.encode(), list(shape), kind, buffer
         self.graph.tensors.append(made)
@@ -405,13 +501,19 @@ class TFLiteWriter:
         operator.opcodeIndex, operator.inputs = self.codes[code], list(inputs)
         operator.outputs = [self.tensor(code, shape)]
         operator.builtinOptions = options
-        operator.builtinOptionsType = getattr(self.schema.BuiltinOptions, type(options).__name__.removesuffix("T"))
+        operator.builtinOptionsType = getattr(
+            self.schema.BuiltinOptions, type(options).__name__.removesuffix("T")
+        )
         self.graph.operators.append(operator)
         return int(operator.outputs[0])
 
     def operators(self, code: str) -> list[Any]:
         """Those of that kind, in order, to be changed before `save`."""
-        return [operator for operator in self.graph.operators if operator.opcodeIndex == self.codes.get(code)]
+        return [
+            operator
+            for operator in self.graph.operators
+            if operator.opcodeIndex == self.codes.get(code)
+        ]
 
     def save(self, path: Path) -> Path:
         import flatbuffers
@@ -422,18 +524,23 @@ class TFLiteWriter:
         return path
 
 
-# --- comparing -------------------------------------------------------------------------------------------------------
+# --- comparing
+# -------------------------------------------------------------------------------------------------------
 
 
 def difference(checkpoint: Checkpoint, other: Checkpoint, side: int = 64) -> float:
-    """Largest difference of what two models say of a random picture, relative to the largest answer."""
+    """Largest difference of what two models say of a random picture, relative to the largest
+    answer.
+    """
     picture = np.random.default_rng(5).uniform(-1, 1, (1, side, side, 3)).astype(np.float32)
     wanted, found = Reference(checkpoint)(picture), Reference(other)(picture)
     return float(np.abs(wanted - found).max() / np.abs(wanted).max())
 
 
 def edged(checkpoint: Checkpoint) -> Checkpoint:
-    """The same with channels whose batch norm is at the edge: no variance, hardly any, no scale, a negative scale."""
+    """The same with channels whose batch norm is at the edge: no variance, hardly any, no scale, a
+    negative scale.
+    """
     arrays = {name: array.copy() for name, array in checkpoint.arrays.items()}
     for layer in weighted(checkpoint):
         if layer.norm:

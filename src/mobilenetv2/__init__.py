@@ -1,4 +1,5 @@
-"""MobileNetV2, complete: the network as data, published weights in, pictures classified, without PyTorch.
+"""MobileNetV2, complete: the network as data, published weights in, pictures classified, without
+PyTorch.
 
 The names below are loaded when they are first used, so that importing the package costs nothing.
 """

@@ -1,11 +1,13 @@
-"""The network as data: the paper's Table 2, the options around it, and `layers()`, the flat list that everything reads.
+"""The network as data: the paper's Table 2, the options around it, and `layers()`, the flat list
+that everything reads.
 
-Nothing here computes on tensors. An `Architecture` says which network is meant; `layers(architecture, height, width)`
-says what that network does to one picture of that size, layer by layer, with every shape, stride and padding amount.
-Costs, the NumPy reference, the PyTorch modules, the importers and the writers are all loops over that list.
+Nothing here computes on tensors. An `Architecture` says which network is meant;
+`layers(architecture, height, width)` says what that network does to one picture of that size, layer
+by layer, with every shape, stride and padding amount. Costs, the NumPy reference, the PyTorch
+modules, the importers and the writers are all loops over that list.
 
-Sources: Sandler et al. 2018 (arXiv 1801.04381 v4), Table 2 and Section 3; TF-slim `mobilenet_v2.py`; torchvision's names.
-"""
+Sources: Sandler et al. 2018 (arXiv 1801.04381 v4), Table 2 and Section 3; TF-slim
+`mobilenet_v2.py`; torchvision's names."""
 
 from __future__ import annotations
 
@@ -78,7 +80,9 @@ def _integer(name: str, value: Any, low: int, high: int) -> int:
     except TypeError:
         number = math.nan
     if not low <= number <= high:
-        raise ArchitectureError(f"{name} must be a whole number from {low} to {high}, not {value!r:.80}")
+        raise ArchitectureError(
+            f"{name} must be a whole number from {low} to {high}, not {value!r:.80}"
+        )
     return int(number)
 
 
@@ -106,7 +110,8 @@ def _stage(stage: Stage) -> Stage:
 
 @dataclass(frozen=True, kw_only=True)
 class Architecture:
-    """Which network is meant. Frozen; change one with `dataclasses.replace`, store one with `to_json`.
+    """Which network is meant. Frozen; change one with `dataclasses.replace`, store one with
+    `to_json`.
 
     Attributes:
         width_mult: Width multiplier; scales every layer but a last convolution below 1.0.
@@ -114,18 +119,20 @@ class Architecture:
         in_channels: Channels of the picture.
         stem_channels: Outputs of the first convolution at width 1.0.
         stem_stride: Stride of the first convolution.
-        last_channels: Outputs of the last 1x1 convolution at width 1.0 and below; None leaves it out.
-        scale_ends: False keeps stem and last convolution as they are at any width (timm's 110d, 120d).
+        last_channels: Outputs of the last 1x1 convolution at width 1.0 and below; None leaves it
+            out.
+        scale_ends: False keeps stem and last convolution as they are at any width (timm's 110d,
+            120d).
         classes: Outputs of the head.
         resolution: (height, width) the weights are meant for. The network itself takes any size.
         output_stride: Strides beyond this are replaced by dilation; 8, 16 or 32.
         padding: "same" as TensorFlow pads (more below and right), "symmetric" as torchvision pads.
         bn_epsilon: Added to the variance by every batch norm of the backbone.
-        head: "classifier", "features" (ends at the last convolution), "deeplabv3" (the paper's light head)
-            or "deeplabv3_aspp".
+        head: "classifier", "features" (ends at the last convolution), "deeplabv3" (the paper's
+            light head) or "deeplabv3_aspp".
         bottleneck: What stands on the projection: "linear" as in the paper, or "relu6".
-        shortcut: Between "bottleneck"s as in the paper, between "expansion"s (Figure 6b: the wide tensor of a
-            shape-preserving block is added to the wide tensor of the next), or "none".
+        shortcut: Between "bottleneck"s as in the paper, between "expansion"s (Figure 6b: the wide
+            tensor of a shape-preserving block is added to the wide tensor of the next), or "none".
         divisor: Channel counts are rounded to a multiple of this.
         min_channels: No layer is narrower.
 
@@ -163,21 +170,34 @@ class Architecture:
         if self.last_channels is not None:
             checked["last_channels"] = _integer("last_channels", self.last_channels, 1, MAX_SIDE)
         if not isinstance(self.resolution, tuple) or len(self.resolution) != 2:
-            raise ArchitectureError(f"resolution must be (height, width), not {self.resolution!r:.80}")
-        checked["resolution"] = tuple(_integer("resolution", side, 1, MAX_SIDE) for side in self.resolution)
+            raise ArchitectureError(
+                f"resolution must be (height, width), not {self.resolution!r:.80}"
+            )
+        checked["resolution"] = tuple(
+            _integer("resolution", side, 1, MAX_SIDE) for side in self.resolution
+        )
         if not isinstance(self.stages, tuple) or not 1 <= len(self.stages) <= 64:
             raise ArchitectureError("stages must be a tuple of 1 to 64 Stage rows")
         checked["stages"] = tuple(_stage(stage) for stage in self.stages)
-        for name, value in checked.items():  # as plain int and float, whatever kind of number was given
+        for (
+            name,
+            value,
+        ) in checked.items():  # as plain int and float, whatever kind of number was given
             object.__setattr__(self, name, value)
         if not isinstance(self.scale_ends, bool):
-            raise ArchitectureError(f"scale_ends must be true or false, not {self.scale_ends!r:.80}")
+            raise ArchitectureError(
+                f"scale_ends must be true or false, not {self.scale_ends!r:.80}"
+            )
         for name, allowed in CHOICES.items():
             if getattr(self, name) not in allowed:
                 listed = ", ".join(map(repr, allowed))
-                raise ArchitectureError(f"{name} must be one of {listed}, not {getattr(self, name)!r:.80}")
+                raise ArchitectureError(
+                    f"{name} must be one of {listed}, not {getattr(self, name)!r:.80}"
+                )
         if self.head == "deeplabv3_aspp" and self.output_stride == 32:
-            raise ArchitectureError("head 'deeplabv3_aspp' has atrous rates for output_stride 8 and 16 only, not 32")
+            raise ArchitectureError(
+                "head 'deeplabv3_aspp' has atrous rates for output_stride 8 and 16 only, not 32"
+            )
 
     def to_json(self) -> str:
         """The description as JSON text; `from_json` gives an equal Architecture back."""
@@ -195,7 +215,9 @@ class Architecture:
         except (ValueError, RecursionError) as error:
             raise ArchitectureError(f"the architecture is not JSON: {error}") from None
         if not isinstance(values, dict):
-            raise ArchitectureError(f"the architecture must be a JSON object, not {type(values).__name__}")
+            raise ArchitectureError(
+                f"the architecture must be a JSON object, not {type(values).__name__}"
+            )
         unknown = sorted(set(values) - {field.name for field in fields(cls)})
         if unknown:
             raise ArchitectureError(f"the architecture has unknown fields: {', '.join(unknown)}")
@@ -215,12 +237,13 @@ V1 = Architecture(stages=MOBILENET_V1, last_channels=None, bottleneck="relu6", s
 
 @dataclass(frozen=True)
 class Layer:
-    """One step on one picture. Shapes are (channels, height, width); padding is (top, bottom, left, right).
+    """One step on one picture. Shapes are (channels, height, width); padding is (top, bottom, left,
+    right).
 
-    `kind` is "conv", "depthwise", "linear", "add", "pool" (global average), "resize" (bilinear, corners aligned) or
-    "concat". `sources` names the layers it reads, "image" being the picture. `norm` is the prefix of its batch norm's
-    arrays, `bias` the name of its bias; a layer has one of them or neither.
-    """
+    `kind` is "conv", "depthwise", "linear", "add", "pool" (global average), "resize" (bilinear,
+    corners aligned) or "concat". `sources` names the layers it reads, "image" being the picture.
+    `norm` is the prefix of its batch norm's arrays, `bias` the name of its bias; a layer has one of
+    them or neither."""
 
     kind: str
     name: str
@@ -296,15 +319,17 @@ def make_divisible(value: float, divisor: int = 8, minimum: int | None = None) -
         divisor: The multiple wanted.
         minimum: The smallest answer; `divisor` if None.
     """
-    rounded = max(divisor if minimum is None else minimum, int(value + divisor / 2) // divisor * divisor)
+    rounded = max(
+        divisor if minimum is None else minimum, int(value + divisor / 2) // divisor * divisor
+    )
     return rounded + divisor if rounded < 0.9 * value else rounded
 
 
 def conv_padding(rule: str, size: int, kernel: int, stride: int, dilation: int) -> tuple[int, int]:
     """Rows (or columns) added before and after `size` of them.
 
-    "same": as many as TensorFlow's SAME, the odd one after. "symmetric": dilation * (kernel - 1) / 2 on both sides.
-    """
+    "same": as many as TensorFlow's SAME, the odd one after. "symmetric": dilation * (kernel - 1) /
+    2 on both sides."""
     reach = dilation * (kernel - 1)
     if rule == "symmetric":
         return reach // 2, reach // 2
@@ -313,11 +338,11 @@ def conv_padding(rule: str, size: int, kernel: int, stride: int, dilation: int) 
 
 
 def blocks(architecture: Architecture) -> tuple[Block, ...]:
-    """The inverted residuals of the network, with widths rounded and strides beyond the output stride made dilation.
+    """The inverted residuals of the network, with widths rounded and strides beyond the output
+    stride made dilation.
 
-    A block that loses its stride keeps the dilation of the one before it; the blocks after it are dilated (DeepLab's
-    rule, TF-slim `mobilenet_base`).
-    """
+    A block that loses its stride keeps the dilation of the one before it; the blocks after it are
+    dilated (DeepLab's rule, TF-slim `mobilenet_base`)."""
     a = architecture
     found: list[Block] = []
     reached, dilation = a.stem_stride, 1
@@ -345,7 +370,9 @@ def stem_channels(architecture: Architecture) -> int:
 
 
 def last_channels(architecture: Architecture) -> int | None:
-    """Outputs of the last 1x1 convolution: scaled above width 1.0, never shrunk below it. None where there is none."""
+    """Outputs of the last 1x1 convolution: scaled above width 1.0, never shrunk below it. None
+    where there is none.
+    """
     a = architecture
     if a.last_channels is None:
         return None
@@ -353,7 +380,9 @@ def last_channels(architecture: Architecture) -> int | None:
     return make_divisible(a.last_channels * scale, a.divisor, a.min_channels)
 
 
-def layers(architecture: Architecture, height: int | None = None, width: int | None = None) -> tuple[Layer, ...]:
+def layers(
+    architecture: Architecture, height: int | None = None, width: int | None = None
+) -> tuple[Layer, ...]:
     """What the network does to one picture, in order; the last layer's output is the answer.
 
     Args:
@@ -372,7 +401,9 @@ def layers(architecture: Architecture, height: int | None = None, width: int | N
 
 
 def array_shapes(architecture: Architecture) -> dict[str, tuple[int, ...]]:
-    """Names and shapes of all arrays of the network, in torchvision's order (`num_batches_tracked` left out)."""
+    """Names and shapes of all arrays of the network, in torchvision's order (`num_batches_tracked`
+    left out).
+    """
     return {name: shape for layer in layers(architecture) for name, shape in layer.arrays().items()}
 
 
@@ -389,7 +420,13 @@ class _Walk:
         a = self.a
         resolved = blocks(a)
         yield self._conv(
-            "features.0.0", "stem", None, stem_channels(a), kernel=3, stride=a.stem_stride, norm="features.0.1"
+            "features.0.0",
+            "stem",
+            None,
+            stem_channels(a),
+            kernel=3,
+            stride=a.stem_stride,
+            norm="features.0.1",
         )
         before: tuple[Block, str] | None = None
         for block in resolved:
@@ -401,7 +438,9 @@ class _Walk:
         outputs = last_channels(a)
         if outputs is not None and not a.head.startswith("deeplabv3"):
             index = len(resolved) + 1
-            yield self._conv(f"features.{index}.0", "last", None, outputs, norm=f"features.{index}.1")
+            yield self._conv(
+                f"features.{index}.0", "last", None, outputs, norm=f"features.{index}.1"
+            )
         if a.head == "classifier":
             yield from self._classifier()
         elif a.head.startswith("deeplabv3"):
@@ -412,7 +451,9 @@ class _Walk:
         path = f"features.{block.index}.conv"
         place = 0
         if block.expands:
-            yield self._conv(f"{path}.0.0", "expand", block, block.inner_channels, norm=f"{path}.0.1")
+            yield self._conv(
+                f"{path}.0.0", "expand", block, block.inner_channels, norm=f"{path}.0.1"
+            )
             place = 1
             if a.shortcut == "expansion" and before and before[0].keeps_shape and before[0].expands:
                 yield self._add(block, (self.at, before[1]))
@@ -429,27 +470,56 @@ class _Walk:
 
     def _classifier(self) -> Iterator[Layer]:
         channels = self.shape[0]
-        yield self._step(Layer("pool", "pool", "pool", None, (self.at,), self.shape, (channels, 1, 1)))
+        yield self._step(
+            Layer("pool", "pool", "pool", None, (self.at,), self.shape, (channels, 1, 1))
+        )
         out = (self.a.classes, 1, 1)
         yield self._step(
-            Layer("linear", "classifier.1", "classifier", None, (self.at,), self.shape, out, bias="classifier.1.bias")
+            Layer(
+                "linear",
+                "classifier.1",
+                "classifier",
+                None,
+                (self.at,),
+                self.shape,
+                out,
+                bias="classifier.1.bias",
+            )
         )
 
     def _deeplab(self) -> Iterator[Layer]:
-        """The head of TF models' research/deeplab: pooled branch first, ReLU (not ReLU6), corners aligned."""
+        """The head of TF models' research/deeplab: pooled branch first, ReLU (not ReLU6), corners
+        aligned.
+        """
         a, backbone, shape = self.a, self.at, self.shape
         grid = shape[1:]
-        yield self._step(Layer("pool", "head.image_pooling.pool", "pool", None, (backbone,), shape, (shape[0], 1, 1)))
+        yield self._step(
+            Layer(
+                "pool",
+                "head.image_pooling.pool",
+                "pool",
+                None,
+                (backbone,),
+                shape,
+                (shape[0], 1, 1),
+            )
+        )
         yield self._head_conv("image_pooling")
         yield self._resize("head.image_pooling.resize", grid)
         branches = [self.at]
-        rates = [rate * 16 // a.output_stride for rate in ASPP_RATES_AT_16] if a.head == "deeplabv3_aspp" else []
+        rates = (
+            [rate * 16 // a.output_stride for rate in ASPP_RATES_AT_16]
+            if a.head == "deeplabv3_aspp"
+            else []
+        )
         for index, rate in enumerate([0, *rates]):
             self.at, self.shape = backbone, shape
             yield self._head_conv(f"aspp{index}", rate)
             branches.append(self.at)
         stacked = (len(branches) * DEEPLAB_CHANNELS, *grid)
-        yield self._step(Layer("concat", "head.concat", "concat", None, tuple(branches), self.shape, stacked))
+        yield self._step(
+            Layer("concat", "head.concat", "concat", None, tuple(branches), self.shape, stacked)
+        )
         yield self._head_conv("concat_projection")
         yield self._step(
             Layer(
@@ -473,7 +543,9 @@ class _Walk:
         )  # fmt: skip
 
     def _resize(self, name: str, size: tuple[int, int]) -> Layer:
-        return self._step(Layer("resize", name, "resize", None, (self.at,), self.shape, (self.shape[0], *size)))
+        return self._step(
+            Layer("resize", name, "resize", None, (self.at,), self.shape, (self.shape[0], *size))
+        )
 
     def _add(self, block: Block, sources: tuple[str, str]) -> Layer:
         name = f"features.{block.index}.add"

@@ -1,7 +1,8 @@
-"""One file is a model: the description, its arrays, labels, preprocessing and provenance in one `.safetensors`.
+"""One file is a model: the description, its arrays, labels, preprocessing and provenance in one
+`.safetensors`.
 
-The arrays have torchvision's names. The file's header holds, as JSON, `architecture`, `labels`, `preprocessing` and
-`provenance`, and a checksum over all of it. Nothing executable is ever read.
+The arrays have torchvision's names. The file's header holds, as JSON, `architecture`, `labels`,
+`preprocessing` and `provenance`, and a checksum over all of it. Nothing executable is ever read.
 """
 
 from __future__ import annotations
@@ -31,7 +32,8 @@ FloatArray = NDArray[np.float32]
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """A model as data: `architecture`, its `arrays` (float32, torchvision's names), and what belongs to them.
+    """A model as data: `architecture`, its `arrays` (float32, torchvision's names), and what
+    belongs to them.
 
     Attributes:
         architecture: Which network.
@@ -41,7 +43,8 @@ class Checkpoint:
         provenance: Free facts as JSON: where the weights came from, licence, accuracy.
 
     Raises:
-        ModelFileError: Arrays are missing, extra, misshapen, not float32 or not finite, or labels are too many or few.
+        ModelFileError: Arrays are missing, extra, misshapen, not float32 or not finite, or labels
+            are too many or few.
     """
 
     architecture: Architecture
@@ -75,7 +78,9 @@ class Checkpoint:
             "provenance": json.dumps(self.provenance, ensure_ascii=False),
         }
         header |= {"format": FORMAT, "version": VERSION, "checksum": _checksum(header, self.arrays)}
-        content = save({name: np.ascontiguousarray(array) for name, array in self.arrays.items()}, header)
+        content = save(
+            {name: np.ascontiguousarray(array) for name, array in self.arrays.items()}, header
+        )
         write_atomically(Path(path), content)
 
     @classmethod
@@ -83,7 +88,8 @@ class Checkpoint:
         """Reads a file that `save` wrote.
 
         Raises:
-            ModelFileError: Not such a file, or damaged; the message names the file and what is wrong.
+            ModelFileError: Not such a file, or damaged; the message names the file and what is
+                wrong.
         """
         header, arrays = read_safetensors(Path(path))
         if header.get("format") != FORMAT:
@@ -92,11 +98,17 @@ class Checkpoint:
                 "`mobilenetv2 convert` first"
             )
         if header.get("version") != VERSION:
-            raise ModelFileError(f"{path}: file version {header.get('version')!r}, this release reads {VERSION!r}")
-        missing = sorted({"architecture", "labels", "preprocessing", "provenance", "checksum"} - header.keys())
+            raise ModelFileError(
+                f"{path}: file version {header.get('version')!r}, this release reads {VERSION!r}"
+            )
+        missing = sorted(
+            {"architecture", "labels", "preprocessing", "provenance", "checksum"} - header.keys()
+        )
         if missing:
             raise ModelFileError(f"{path}: the header lacks {', '.join(missing)}")
-        described = {name: header[name] for name in ("architecture", "labels", "preprocessing", "provenance")}
+        described = {
+            name: header[name] for name in ("architecture", "labels", "preprocessing", "provenance")
+        }
         if _checksum(described, arrays) != header["checksum"]:
             raise ModelFileError(f"{path}: damaged: the checksum does not fit; get the file again")
         try:
@@ -120,15 +132,22 @@ def without_background(checkpoint: Checkpoint) -> Checkpoint:
     """
     if checkpoint.labels[:1] != (BACKGROUND,):
         raise ModelFileError("class 0 is not the background; there is nothing to drop")
-    head = {name: checkpoint.arrays[name][1:] for name in ("classifier.1.weight", "classifier.1.bias")}
+    head = {
+        name: checkpoint.arrays[name][1:] for name in ("classifier.1.weight", "classifier.1.bias")
+    }
     architecture = replace(checkpoint.architecture, classes=checkpoint.architecture.classes - 1)
     return replace(
-        checkpoint, architecture=architecture, arrays={**checkpoint.arrays, **head}, labels=checkpoint.labels[1:]
+        checkpoint,
+        architecture=architecture,
+        arrays={**checkpoint.arrays, **head},
+        labels=checkpoint.labels[1:],
     )
 
 
 def check_arrays(arrays: Mapping[str, NDArray[Any]], wanted: Mapping[str, tuple[int, ...]]) -> None:
-    """Refuses arrays that are missing, extra, misshapen, of the wrong type or not finite, naming them."""
+    """Refuses arrays that are missing, extra, misshapen, of the wrong type or not finite, naming
+    them.
+    """
     missing = [name for name in wanted if name not in arrays]
     extra = [name for name in arrays if name not in wanted]
     wrong = [
@@ -136,12 +155,23 @@ def check_arrays(arrays: Mapping[str, NDArray[Any]], wanted: Mapping[str, tuple[
         for name, shape in wanted.items()
         if name in arrays and arrays[name].shape != shape
     ]
-    typed = [f"{name} is {array.dtype}, not float32" for name, array in arrays.items() if array.dtype != np.float32]
-    found = {"missing": missing, "not part of the network": extra, "wrong shape": wrong, "wrong type": typed}
+    typed = [
+        f"{name} is {array.dtype}, not float32"
+        for name, array in arrays.items()
+        if array.dtype != np.float32
+    ]
+    found = {
+        "missing": missing,
+        "not part of the network": extra,
+        "wrong shape": wrong,
+        "wrong type": typed,
+    }
     problems = [f"{what}: {_some(names)}" for what, names in found.items() if names]
     if not problems:
         broken = [name for name, array in arrays.items() if not np.isfinite(array).all()]
-        broken += [name for name in arrays if name.endswith("running_var") and (arrays[name] < 0).any()]
+        broken += [
+            name for name in arrays if name.endswith("running_var") and (arrays[name] < 0).any()
+        ]
         if broken:
             problems = [f"values that are not finite, or a negative variance: {_some(broken)}"]
     if problems:
@@ -170,7 +200,9 @@ def fold(checkpoint: Checkpoint, layer: Layer) -> tuple[NDArray[np.float64], NDA
 
 
 def unfolded(layer: Layer, weight: NDArray[Any], bias: NDArray[Any]) -> dict[str, FloatArray]:
-    """The arrays of a layer whose batch norm was folded away elsewhere: an identity that adds the bias."""
+    """The arrays of a layer whose batch norm was folded away elsewhere: an identity that adds the
+    bias.
+    """
     assert layer.weight is not None
     arrays = {layer.weight: np.ascontiguousarray(weight, np.float32)}
     if layer.norm is None:
@@ -179,7 +211,10 @@ def unfolded(layer: Layer, weight: NDArray[Any], bias: NDArray[Any]) -> dict[str
     count = layer.out_shape[0]
     identity = (np.ones(count), bias, np.zeros(count), np.full(count, 1 - layer.bn_epsilon))
     names = ("weight", "bias", "running_mean", "running_var")
-    return arrays | {f"{layer.norm}.{name}": np.asarray(a, np.float32) for name, a in zip(names, identity, strict=True)}
+    return arrays | {
+        f"{layer.norm}.{name}": np.asarray(a, np.float32)
+        for name, a in zip(names, identity, strict=True)
+    }
 
 
 def read_safetensors_header(path: Path) -> dict[str, str]:

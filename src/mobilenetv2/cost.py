@@ -1,9 +1,11 @@
-"""What a network costs: multiply-adds, parameters, activation memory and receptive fields, all loops over `layers()`.
+"""What a network costs: multiply-adds, parameters, activation memory and receptive fields, all
+loops over `layers()`.
 
-Conventions, as in the paper and TF-slim. One multiply-add is one multiplication and one addition, so a figure in FLOPs
-is twice as large. Convolutions and the linear layer are counted; batch norm (which folds into the convolution before
-it), biases, additions, pooling and resizing are not. Parameters are what is trained: kernels, biases, and batch norm's
-gamma and beta, but not its running statistics.
+Conventions, as in the paper and TF-slim. One multiply-add is one multiplication and one addition,
+so a figure in FLOPs is twice as large. Convolutions and the linear layer are counted; batch norm
+(which folds into the convolution before it), biases, additions, pooling and resizing are not.
+Parameters are what is trained: kernels, biases, and batch norm's gamma and beta, but not its
+running statistics.
 
 Sources: Sandler et al. 2018 (arXiv 1801.04381 v4), Sections 3.1 and 5.1.
 """
@@ -28,8 +30,8 @@ class LayerCost:
         parameters: Trained numbers, batch norm's gamma and beta among them.
         parameters_without_batch_norm: Kernel and bias alone.
         activation_bytes: Size of the output tensor.
-        receptive_field: Side of the square of the picture that one output value depends on, in pixels. It may reach
-            beyond the picture. After a global pool: the longer side.
+        receptive_field: Side of the square of the picture that one output value depends on, in
+            pixels. It may reach beyond the picture. After a global pool: the longer side.
     """
 
     layer: Layer
@@ -92,7 +94,10 @@ class MemoryStep:
 
 
 def network_cost(
-    architecture: Architecture, height: int | None = None, width: int | None = None, bytes_per_element: int = 4
+    architecture: Architecture,
+    height: int | None = None,
+    width: int | None = None,
+    bytes_per_element: int = 4,
 ) -> Cost:
     """Counts a network on a picture of height x width (default: the architecture's own resolution).
 
@@ -129,12 +134,18 @@ def layer_macs(layer: Layer) -> int:
 
 
 def separable_saving(kernel: int, out_channels: int) -> float:
-    """How many times cheaper depthwise + pointwise is than one regular convolution: k^2 d / (k^2 + d), Section 3.1."""
+    """How many times cheaper depthwise + pointwise is than one regular convolution: k^2 d / (k^2 +
+    d), Section 3.1.
+    """
     return kernel**2 * out_channels / (kernel**2 + out_channels)
 
 
-def regular_convolution_macs(architecture: Architecture, height: int | None = None, width: int | None = None) -> int:
-    """Multiply-adds of the same network with one regular k x k convolution for each depthwise + projection pair."""
+def regular_convolution_macs(
+    architecture: Architecture, height: int | None = None, width: int | None = None
+) -> int:
+    """Multiply-adds of the same network with one regular k x k convolution for each depthwise +
+    projection pair.
+    """
     macs, kernel = 0, 1
     for layer in layers(architecture, height, width):
         if layer.kind == "depthwise":
@@ -145,29 +156,42 @@ def regular_convolution_macs(architecture: Architecture, height: int | None = No
 
 
 def receptive_fields(found: Sequence[Layer]) -> dict[str, int]:
-    """Side of the square of the picture that one output value of each layer depends on, in pixels, by layer name.
+    """Side of the square of the picture that one output value of each layer depends on, in pixels,
+    by layer name.
 
-    A field grows by (kernel - 1) * dilation steps of the grid it looks at; a step is the product of the strides so far.
-    """
-    seen: dict[str, tuple[int, float]] = {"image": (1, 1.0)}  # field and step of each tensor, in pixels
+    A field grows by (kernel - 1) * dilation steps of the grid it looks at; a step is the product of
+    the strides so far."""
+    seen: dict[str, tuple[int, float]] = {
+        "image": (1, 1.0)
+    }  # field and step of each tensor, in pixels
     for layer in found:
         field = max(seen[source][0] for source in layer.sources)
         step = max(seen[source][1] for source in layer.sources)
         rows, columns = layer.in_shape[1:]
         if layer.kind == "pool":
-            seen[layer.name] = (field + round((max(rows, columns) - 1) * step), 0.0)  # a single place: no step
+            seen[layer.name] = (
+                field + round((max(rows, columns) - 1) * step),
+                0.0,
+            )  # a single place: no step
         elif layer.kind == "resize" and layer.in_shape != layer.out_shape:
             finer = step * (rows - 1) / max(layer.out_shape[1] - 1, 1)
             seen[layer.name] = (field + round(step), finer)  # bilinear: two neighbours
         else:
-            seen[layer.name] = (field + round((layer.kernel - 1) * layer.dilation * step), step * layer.stride)
+            seen[layer.name] = (
+                field + round((layer.kernel - 1) * layer.dilation * step),
+                step * layer.stride,
+            )
     return {layer.name: seen[layer.name][0] for layer in found}
 
 
 def operator_memory(
-    architecture: Architecture, height: int | None = None, width: int | None = None, bytes_per_element: int = 4
+    architecture: Architecture,
+    height: int | None = None,
+    width: int | None = None,
+    bytes_per_element: int = 4,
 ) -> tuple[MemoryStep, ...]:
-    """Activation memory when one layer runs after another and a tensor is freed after its last reader (Section 5.1).
+    """Activation memory when one layer runs after another and a tensor is freed after its last
+    reader (Section 5.1).
 
     Args:
         architecture: Which network.
@@ -179,7 +203,9 @@ def operator_memory(
         UserError: An argument is out of range; the message names it.
     """
     _check_positive("bytes_per_element", bytes_per_element)
-    return tuple(_steps([[layer] for layer in layers(architecture, height, width)], None, bytes_per_element))
+    return tuple(
+        _steps([[layer] for layer in layers(architecture, height, width)], None, bytes_per_element)
+    )
 
 
 def bottleneck_memory(
@@ -191,17 +217,20 @@ def bottleneck_memory(
     splits: int | None = None,
     fuse_stem: bool = False,
 ) -> tuple[MemoryStep, ...]:
-    """Activation memory when a whole block runs as one operator and its inner tensor is never there as a whole.
+    """Activation memory when a whole block runs as one operator and its inner tensor is never there
+    as a whole.
 
     Args:
         architecture: Which network.
         height: Rows of the picture; the architecture's own resolution if None.
         width: Columns of the picture.
         bytes_per_element: Of an activation; the picture counts as one.
-        splits: The paper's t-way split: the n inner channels pass in `splits` slices, each of which holds
-            (s^2 + s'^2) * ceil(n / splits) elements before and after the depthwise convolution. A number of n or more
-            leaves one channel. None leaves the slices out: the limit, |s^2 k| + |s'^2 k'|.
-        fuse_stem: The first block and the stem run as one operator too, the paper's trick for the first layer.
+        splits: The paper's t-way split: the n inner channels pass in `splits` slices, each of which
+            holds (s^2 + s'^2) * ceil(n / splits) elements before and after the depthwise
+            convolution. A number of n or more leaves one channel. None leaves the slices out: the
+            limit, |s^2 k| + |s'^2 k'|.
+        fuse_stem: The first block and the stem run as one operator too, the paper's trick for the
+            first layer.
 
     Raises:
         UserError: An argument is out of range, or the stem cannot be fused; the message names it.
@@ -210,7 +239,9 @@ def bottleneck_memory(
     if splits is not None:
         _check_positive("splits", splits)
     if fuse_stem and architecture.stages[0].expansion != 1:
-        raise ArchitectureError("fuse_stem needs a first stage of expansion 1: only then is the stem the inner tensor")
+        raise ArchitectureError(
+            "fuse_stem needs a first stage of expansion 1: only then is the stem the inner tensor"
+        )
     groups = _bottlenecks(layers(architecture, height, width), fuse_stem)
     return tuple(_steps(groups, splits, bytes_per_element))
 
@@ -249,11 +280,15 @@ def _bottlenecks(found: Sequence[Layer], fuse_stem: bool) -> list[list[Layer]]:
     return groups
 
 
-def _steps(groups: Sequence[Sequence[Layer]], splits: int | None, bytes_per_element: int) -> Iterator[MemoryStep]:
+def _steps(
+    groups: Sequence[Sequence[Layer]], splits: int | None, bytes_per_element: int
+) -> Iterator[MemoryStep]:
     """Runs the groups in order and looks at which tensors are alive."""
     elements = {"image": math.prod(groups[0][0].in_shape)}
     elements |= {layer.name: math.prod(layer.out_shape) for group in groups for layer in group}
-    last_reader = {source: at for at, group in enumerate(groups) for layer in group for source in layer.sources}
+    last_reader = {
+        source: at for at, group in enumerate(groups) for layer in group for source in layer.sources
+    }
     last_reader[groups[-1][-1].name] = len(groups)  # the answer goes to the caller
 
     def size(names: set[str]) -> int:
@@ -265,7 +300,9 @@ def _steps(groups: Sequence[Sequence[Layer]], splits: int | None, bytes_per_elem
         inputs = {source for layer in group for source in layer.sources} - own
         outputs = {name for name in own if last_reader[name] > at}
         inner = _slice_elements(group, splits) * bytes_per_element
-        yield MemoryStep(_group_name(group), size(inputs), size(outputs), inner, size(alive - inputs))
+        yield MemoryStep(
+            _group_name(group), size(inputs), size(outputs), inner, size(alive - inputs)
+        )
         alive = {name for name in alive | outputs if last_reader[name] > at}
 
 
@@ -273,7 +310,8 @@ def _slice_elements(group: Sequence[Layer], splits: int | None) -> int:
     if splits is None:
         return 0
     return sum(
-        (math.prod(layer.in_shape[1:]) + math.prod(layer.out_shape[1:])) * math.ceil(layer.in_shape[0] / splits)
+        (math.prod(layer.in_shape[1:]) + math.prod(layer.out_shape[1:]))
+        * math.ceil(layer.in_shape[0] / splits)
         for layer in group
         if layer.kind == "depthwise"
     )

@@ -1,7 +1,8 @@
-"""Pictures in: any file Pillow opens becomes upright 8-bit RGB, and `Preprocessing` makes it what the weights expect.
+"""Pictures in: any file Pillow opens becomes upright 8-bit RGB, and `Preprocessing` makes it what
+the weights expect.
 
-The same decoding and the same `Preprocessing` serve prediction, evaluation, calibration and training.
-"""
+The same decoding and the same `Preprocessing` serve prediction, evaluation, calibration and
+training."""
 
 from __future__ import annotations
 
@@ -20,9 +21,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
     from PIL.Image import Image
 
-ENDINGS = (
-    "jpg jpeg jpe jfif png apng webp gif bmp dib tif tiff ppm pgm pbm pnm avif avifs heic heif jp2 tga ico pcx sgi mpo"
-)
+ENDINGS = "jpg jpeg jpe jfif png apng webp gif bmp dib tif tiff ppm pgm pbm pnm avif avifs heic heif jp2 tga ico pcx sgi mpo"
 SUFFIXES = frozenset(f".{ending}" for ending in ENDINGS.split())
 TURNS = {  # EXIF orientation -> what puts the stored pixels upright, a member of Image.Transpose
     2: "FLIP_LEFT_RIGHT",
@@ -33,7 +32,9 @@ TURNS = {  # EXIF orientation -> what puts the stored pixels upright, a member o
     7: "TRANSVERSE",
     8: "ROTATE_90",
 }
-MAX_RESIZED_PIXELS = 1 << 25  # a resized picture larger than this is resized only where the crop lies
+MAX_RESIZED_PIXELS = (
+    1 << 25
+)  # a resized picture larger than this is resized only where the crop lies
 PILLOW_LIMIT_FACTOR = 2  # Pillow refuses pictures of more than twice Image.MAX_IMAGE_PIXELS
 
 _pillow_limit = threading.Lock()
@@ -42,13 +43,14 @@ _pillow_limit = threading.Lock()
 def decode(source: str | os.PathLike[str] | IO[bytes], *, max_pixels: int | None = None) -> Image:
     """Reads one picture as upright 8-bit RGB.
 
-    The stored orientation is applied, alpha is dropped, palettes, grey, 1 bit and CMYK become RGB, 16-bit values keep
-    their high byte, floats from 0 to 1 are scaled to 0..255, and of an animation the first frame is taken. The content
-    decides, not the file's name. Colour profiles are ignored.
+    The stored orientation is applied, alpha is dropped, palettes, grey, 1 bit and CMYK become RGB,
+    16-bit values keep their high byte, floats from 0 to 1 are scaled to 0..255, and of an animation
+    the first frame is taken. The content decides, not the file's name. Colour profiles are ignored.
 
     Args:
         source: A file name or an open binary file.
-        max_pixels: Refuse pictures of more pixels than this. Default: Pillow's own limit (about 179 million).
+        max_pixels: Refuse pictures of more pixels than this. Default: Pillow's own limit (about 179
+            million).
 
     Returns:
         A `PIL.Image.Image` of mode "RGB"; `numpy.asarray` of it is (height, width, 3) uint8.
@@ -58,7 +60,11 @@ def decode(source: str | os.PathLike[str] | IO[bytes], *, max_pixels: int | None
     """
     from PIL import Image, UnidentifiedImageError
 
-    name = os.fspath(source) if isinstance(source, str | os.PathLike) else getattr(source, "name", "<stream>")
+    name = (
+        os.fspath(source)
+        if isinstance(source, str | os.PathLike)
+        else getattr(source, "name", "<stream>")
+    )
     try:
         with _open(source, max_pixels) as image:
             if max_pixels is not None and image.width * image.height > max_pixels:
@@ -80,13 +86,17 @@ def decode(source: str | os.PathLike[str] | IO[bytes], *, max_pixels: int | None
 
 
 def _open(source: str | os.PathLike[str] | IO[bytes], max_pixels: int | None) -> Image:
-    """`Image.open`, with Pillow's process-wide limit lifted for the moment of opening if the caller has set one."""
+    """`Image.open`, with Pillow's process-wide limit lifted for the moment of opening if the caller
+    has set one.
+    """
     from PIL import Image
 
     if max_pixels is None:
         try:
             return Image.open(source)
-        except Image.DecompressionBombWarning:  # made an error by a filter of the caller's: large, but not too large
+        except (
+            Image.DecompressionBombWarning
+        ):  # made an error by a filter of the caller's: large, but not too large
             pass
     with _pillow_limit:
         before, Image.MAX_IMAGE_PIXELS = Image.MAX_IMAGE_PIXELS, None
@@ -114,7 +124,9 @@ def _upright_rgb(image: Image) -> Image:
 def _orientation(image: Image) -> Any:
     try:
         return image.getexif().get(0x0112)
-    except Exception:  # damaged EXIF says nothing about the pixels, and Pillow raises nearly anything on it
+    except (
+        Exception
+    ):  # damaged EXIF says nothing about the pixels, and Pillow raises nearly anything on it
         return None
 
 
@@ -129,7 +141,9 @@ def _to_rgb(image: Image) -> Image:
 
 
 def _deep_to_rgb(image: Image) -> Image:
-    """More than 8 bits a channel, one channel: the range decides the scale, since the file does not say it."""
+    """More than 8 bits a channel, one channel: the range decides the scale, since the file does not
+    say it.
+    """
     import numpy as np
     from PIL import Image
 
@@ -152,10 +166,11 @@ class Preprocessing:
 
     Attributes:
         size: (height, width) of the result.
-        resize: "short_side": scale until the crop divided by `crop_fraction` is just covered, then cut the centre;
-            "stretch": the whole picture to `size`, its aspect not kept.
+        resize: "short_side": scale until the crop divided by `crop_fraction` is just covered, then
+            cut the centre; "stretch": the whole picture to `size`, its aspect not kept.
         crop_fraction: Side of the crop over side of the resized picture: 0.875 is 224 out of 256.
-        interpolation: Pillow's filter, which averages when it shrinks: "nearest", "bilinear", "bicubic", "lanczos".
+        interpolation: Pillow's filter, which averages when it shrinks: "nearest", "bilinear",
+            "bicubic", "lanczos".
         mean: Subtracted from each channel after scaling to 0..1. One number means a grey picture.
         std: Then divided by. Mean and std of 0.5 give -1..1.
 
@@ -173,18 +188,30 @@ class Preprocessing:
     def __post_init__(self) -> None:
         sides = isinstance(self.size, tuple) and len(self.size) == 2
         if not sides or not all(type(side) is int and 1 <= side <= 65536 for side in self.size):
-            raise UserError(f"preprocessing size must be (height, width) from 1 to 65536, not {self.size!r}")
+            raise UserError(
+                f"preprocessing size must be (height, width) from 1 to 65536, not {self.size!r}"
+            )
         if self.resize not in ("short_side", "stretch"):
-            raise UserError(f"preprocessing resize must be 'short_side' or 'stretch', not {self.resize!r}")
+            raise UserError(
+                f"preprocessing resize must be 'short_side' or 'stretch', not {self.resize!r}"
+            )
         if self.interpolation not in ("nearest", "bilinear", "bicubic", "lanczos"):
-            raise UserError(f"preprocessing interpolation {self.interpolation!r} is not a filter of Pillow's")
+            raise UserError(
+                f"preprocessing interpolation {self.interpolation!r} is not a filter of Pillow's"
+            )
         if not isinstance(self.crop_fraction, int | float) or not 0.1 <= self.crop_fraction <= 1:
-            raise UserError(f"preprocessing crop_fraction must be from 0.1 to 1, not {self.crop_fraction!r}")
+            raise UserError(
+                f"preprocessing crop_fraction must be from 0.1 to 1, not {self.crop_fraction!r}"
+            )
         for name in ("mean", "std"):
             values = getattr(self, name)
             numbers = isinstance(values, tuple) and len(values) in (1, 3)
-            if not numbers or not all(isinstance(v, int | float) and -1e6 < v < 1e6 for v in values):
-                raise UserError(f"preprocessing {name} must be one or three numbers, not {values!r}")
+            if not numbers or not all(
+                isinstance(v, int | float) and -1e6 < v < 1e6 for v in values
+            ):
+                raise UserError(
+                    f"preprocessing {name} must be one or three numbers, not {values!r}"
+                )
         if len(self.mean) != len(self.std) or min(self.std) < 1e-6:
             raise UserError("preprocessing std must be at least 1e-6, and as many numbers as mean")
 
@@ -197,10 +224,12 @@ class Preprocessing:
         """One picture -> pixels (height, width, channels) uint8, not yet normalised.
 
         Args:
-            image: What `decode` gives, another picture of Pillow's, which is treated alike, or (H, W, 3) uint8 RGB.
+            image: What `decode` gives, another picture of Pillow's, which is treated alike, or (H,
+                W, 3) uint8 RGB.
 
         Raises:
-            ImageError: An array of another shape or type, no pixels at all, or values of no known range.
+            ImageError: An array of another shape or type, no pixels at all, or values of no known
+                range.
         """
         import numpy as np
         from PIL import Image
@@ -225,11 +254,15 @@ class Preprocessing:
                 y, x = image.height / rows, image.width / columns
                 box = (left * x, top * y, (left + width) * x, (top + height) * y)
                 image = image.resize((width, height), filter_, box=box)
-        pixels: NDArray[np.uint8] = np.array(image)  # a copy: a view of Pillow's memory is read-only
+        pixels: NDArray[np.uint8] = np.array(
+            image
+        )  # a copy: a view of Pillow's memory is read-only
         return pixels.reshape(height, width, self.channels)
 
     def resized(self, height: int, width: int) -> tuple[int, int]:
-        """Size of the picture before the crop: torchvision's `Resize`, extended to crops that are not square."""
+        """Size of the picture before the crop: torchvision's `Resize`, extended to crops that are
+        not square.
+        """
         rows, columns = (round(side / self.crop_fraction) for side in self.size)
         if rows / height >= columns / width:
             return rows, int(rows * width / height)
@@ -271,12 +304,15 @@ class Preprocessing:
         unknown = sorted(set(values) - {field.name for field in fields(cls)})
         if unknown:
             raise UserError(f"the preprocessing has unknown fields: {', '.join(unknown)}")
-        tuples: dict[str, Any] = {name: tuple(v) if isinstance(v, list) else v for name, v in values.items()}
+        tuples: dict[str, Any] = {
+            name: tuple(v) if isinstance(v, list) else v for name, v in values.items()
+        }
         return cls(**tuples)
 
 
 def crop_offset(size: int, crop: int) -> int:
-    """First row of the middle `crop` of `size` rows, halves rounded to even; negative where the crop is larger.
+    """First row of the middle `crop` of `size` rows, halves rounded to even; negative where the
+    crop is larger.
 
     torchvision's `center_crop`: what lies outside the picture is black.
     """
@@ -284,17 +320,19 @@ def crop_offset(size: int, crop: int) -> int:
 
 
 def center_crop(image: Image, height: int, width: int) -> Image:
-    """The middle (height, width) of a picture, with black where it is smaller; torchvision's rule to the pixel."""
+    """The middle (height, width) of a picture, with black where it is smaller; torchvision's rule
+    to the pixel.
+    """
     top, left = crop_offset(image.height, height), crop_offset(image.width, width)
     return image.crop((left, top, left + width, top + height))
 
 
 def find_images(folder: Path) -> tuple[list[Path], list[Path]]:
-    """Pictures below a folder by the ending of their names, and the other files, both sorted by path.
+    """Pictures below a folder by the ending of their names, and the other files, both sorted by
+    path.
 
-    Hidden files and folders (a leading dot, `__MACOSX`, `@eaDir`) are left out of both. A folder that may not be
-    searched stands among the pictures, so that whoever decodes them is told.
-    """
+    Hidden files and folders (a leading dot, `__MACOSX`, `@eaDir`) are left out of both. A folder
+    that may not be searched stands among the pictures, so that whoever decodes them is told."""
     closed: list[OSError] = []
     found = sorted(_walk(folder, closed))
     pictures = [path for path in found if path.suffix.lower() in SUFFIXES]
@@ -306,7 +344,9 @@ def _walk(folder: Path, closed: list[OSError]) -> Iterator[Path]:
     seen: set[str] = set()
     for parent, folders, files in os.walk(folder, followlinks=True, onerror=closed.append):
         real = os.path.realpath(parent)
-        folders[:] = sorted(name for name in folders if not _hidden(name)) if real not in seen else []
+        folders[:] = (
+            sorted(name for name in folders if not _hidden(name)) if real not in seen else []
+        )
         if real in seen:  # a link to where we have been
             continue
         seen.add(real)
@@ -322,5 +362,7 @@ def _from_array(array: NDArray[np.uint8]) -> Image:
     from PIL import Image
 
     if array.dtype != np.uint8 or array.ndim != 3 or array.shape[2] != 3 or array.size == 0:
-        raise ImageError(f"a picture as an array must be (H, W, 3) uint8 RGB, not {array.shape} {array.dtype}")
+        raise ImageError(
+            f"a picture as an array must be (H, W, 3) uint8 RGB, not {array.shape} {array.dtype}"
+        )
     return Image.fromarray(array)

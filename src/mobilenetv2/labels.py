@@ -11,11 +11,11 @@ BACKGROUND = "background"  # TensorFlow's weights have it as class 0, before the
 
 
 def imagenet_labels(classes: int) -> tuple[str, ...]:
-    """The names for weights of 1000 classes, or of 1001 with the background first; () for any other number.
+    """The names for weights of 1000 classes, or of 1001 with the background first; () for any other
+    number.
 
-    Order: by WordNet id, as all published weights have it. Two pairs share their first name: crane (133, 516 of 1000)
-    and maillot (637, 638).
-    """
+    Order: by WordNet id, as all published weights have it. Two pairs share their first name: crane
+    (133, 516 of 1000) and maillot (637, 638)."""
     if classes not in (1000, 1001):
         return ()
     text = files("mobilenetv2").joinpath("imagenet_classes.txt").read_text(encoding="utf-8")
@@ -30,12 +30,20 @@ def read_labels(path: Path, classes: int) -> tuple[str, ...]:
         ModelFileError: No such file, not text, or not as many lines as the model has classes.
     """
     try:
-        names = tuple(line.strip() for line in path.read_text(encoding="utf-8-sig").rstrip().splitlines())
+        names = tuple(
+            line.strip() for line in path.read_text(encoding="utf-8-sig").rstrip().splitlines()
+        )
     except OSError as error:
         raise ModelFileError(f"{path}: cannot be read: {error.strerror}") from None
     except UnicodeDecodeError:
         raise ModelFileError(f"{path}: not a text file in UTF-8") from None
     if len(names) != classes:
-        hint = ": is it with or without the background class?" if abs(len(names) - classes) == 1 else ""
-        raise ModelFileError(f"{path}: {len(names)} labels, but the model has {classes} classes{hint}")
+        hint = (
+            ": is it with or without the background class?"
+            if abs(len(names) - classes) == 1
+            else ""
+        )
+        raise ModelFileError(
+            f"{path}: {len(names)} labels, but the model has {classes} classes{hint}"
+        )
     return names

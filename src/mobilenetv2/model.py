@@ -51,12 +51,17 @@ class Model:
             UserError: Another type, rank or number of channels, or an empty batch.
         """
         if not isinstance(images, np.ndarray):
-            raise UserError(f"images must be a NumPy array (N, H, W, 3) uint8, not {type(images).__name__}")
+            raise UserError(
+                f"images must be a NumPy array (N, H, W, 3) uint8, not {type(images).__name__}"
+            )
         logits: NDArray[np.float32] = self._run(images)
         return logits
 
-    def classify(self, picture: str | os.PathLike[str] | Image | NDArray[np.uint8], top: int = 5) -> list[Prediction]:
-        """The `top` most probable classes of one picture, best first; all of them where there are fewer.
+    def classify(
+        self, picture: str | os.PathLike[str] | Image | NDArray[np.uint8], top: int = 5
+    ) -> list[Prediction]:
+        """The `top` most probable classes of one picture, best first; all of them where there are
+        fewer.
 
         Args:
             picture: A file name, a PIL picture, or (H, W, 3) uint8 RGB.
@@ -74,7 +79,8 @@ class Model:
     def classify_files(
         self, paths: Iterable[Path], top: int = 5, *, max_pixels: int | None = None
     ) -> Iterator[tuple[Path, list[Prediction] | ImageError]]:
-        """Classifies many files, decoding in threads ahead of the network; one that cannot be read yields its error.
+        """Classifies many files, decoding in threads ahead of the network; one that cannot be read
+        yields its error.
 
         Args:
             paths: The files, in the order of the answers.
@@ -103,11 +109,16 @@ class Model:
         pixels = [picture for _, picture in batch if isinstance(picture, np.ndarray)]
         logits = iter(self(np.stack(pixels)) if pixels else ())
         for path, picture in batch:
-            yield path, picture if isinstance(picture, ImageError) else self._best(next(logits), top)
+            yield (
+                path,
+                picture if isinstance(picture, ImageError) else self._best(next(logits), top),
+            )
 
     def _check(self, top: int) -> None:
         if self.checkpoint.architecture.head != "classifier":
-            raise UserError(f"the model's head is {self.checkpoint.architecture.head!r}: it does not classify")
+            raise UserError(
+                f"the model's head is {self.checkpoint.architecture.head!r}: it does not classify"
+            )
         if top < 1:
             raise UserError(f"top must be at least 1, not {top}")
 
@@ -116,11 +127,15 @@ class Model:
         chances /= chances.sum()
         order = np.argsort(-chances, kind="stable")[:top]
         labels = self.checkpoint.labels
-        return [Prediction(labels[i] if labels else f"class {i}", int(i), float(chances[i])) for i in order]
+        return [
+            Prediction(labels[i] if labels else f"class {i}", int(i), float(chances[i]))
+            for i in order
+        ]
 
 
 def load(name: str | os.PathLike[str]) -> Model:
-    """A model by file (any format that `formats.read` knows) or by a name of `mobilenetv2.models()`.
+    """A model by file (any format that `formats.read` knows) or by a name of
+    `mobilenetv2.models()`.
 
     Raises:
         ModelFileError: Neither a readable model file nor a known name.

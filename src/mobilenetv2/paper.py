@@ -1,10 +1,13 @@
-"""What the paper and TF-slim print about cost, as data, and `compare()`: every printed figure against ours.
+"""What the paper and TF-slim print about cost, as data, and `compare()`: every printed figure
+against ours.
 
 Verdicts:
-    match: Ours rounds or truncates to the printed digits, or is within 1.5 % of them. The paper's own figures need the
-        latitude: it prints 3.4M for 3.47M, 575M for 568.7M, 585M for 582.2M. TF-slim's figures get none: its
-        multiply-adds must be ours truncated to millions, its parameters ours truncated or rounded at two decimals.
-    irreproducible: The printed figure does not follow from the network it stands beside; the reason is given.
+    match: Ours rounds or truncates to the printed digits, or is within 1.5 % of them. The paper's
+        own figures need the latitude: it prints 3.4M for 3.47M, 575M for 568.7M, 585M for 582.2M.
+        TF-slim's figures get none: its multiply-adds must be ours truncated to millions, its
+        parameters ours truncated or rounded at two decimals.
+    irreproducible: The printed figure does not follow from the network it stands beside; the reason
+        is given.
     quoted: A network of other people, which this package does not describe.
     off: None of these. There should be no such cell.
 
@@ -28,7 +31,9 @@ UNITS = {"K": 10**3, "M": 10**6, "B": 10**9}
 
 @dataclass(frozen=True)
 class Table3Row:
-    """One resolution of Table 3: largest (channels, Kb at 16 bit) to be materialised; the last row is the maximum."""
+    """One resolution of Table 3: largest (channels, Kb at 16 bit) to be materialised; the last row
+    is the maximum.
+    """
 
     size: str
     mobilenet_v1: tuple[int | None, str]
@@ -38,7 +43,9 @@ class Table3Row:
 
 @dataclass(frozen=True)
 class Table4Row:
-    """One network on ImageNet: top-1 in percent, parameters, multiply-adds, milliseconds on one core of a Pixel 1."""
+    """One network on ImageNet: top-1 in percent, parameters, multiply-adds, milliseconds on one
+    core of a Pixel 1.
+    """
 
     network: str
     top1: float
@@ -62,7 +69,9 @@ class Table7Row:
 
 @dataclass(frozen=True)
 class SlimRow:
-    """One published checkpoint: multiply-adds, parameters, top-1 and top-5 in percent, milliseconds on a Pixel 1."""
+    """One published checkpoint: multiply-adds, parameters, top-1 and top-5 in percent, milliseconds
+    on a Pixel 1.
+    """
 
     width_mult: float
     resolution: int
@@ -130,10 +139,15 @@ SLIM = (  # tensorflow/models, research/slim/nets/mobilenet/README.md; 1001 clas
     SlimRow(0.35,   96, "11M",  "1.66M", 45.5, 70.4, 4.5),
 )
 # fmt: on
-SAVING = ("8", "9")  # Section 3.1: with k = 3, times less than regular convolutions; here for the whole of MobileNetV1
+SAVING = (
+    "8",
+    "9",
+)  # Section 3.1: with k = 3, times less than regular convolutions; here for the whole of MobileNetV1
 
 NO_SINGLE_RULE = "no single rule gives this column; ours is the widest block output of that size"
-BRANCHES = "the atrous branches' multiply-adds"  # the parameters and the rows without these branches match
+BRANCHES = (
+    "the atrous branches' multiply-adds"  # the parameters and the rows without these branches match
+)
 PADDED = "with the padding of TensorFlow's SpaceToBatch"
 IRREPRODUCIBLE = {  # (table, row, column): why
     ("Table 3", "MobileNetV1", "7x7"): "(sic) 1024 channels of 7x7 at 16 bit are 100K",
@@ -144,7 +158,11 @@ IRREPRODUCIBLE = {  # (table, row, column): why
     ("Table 4", "MobileNetV2 (1.4)", "params"): "TF-slim publishes 6.06M for this network",
     ("Table 7", "MNet V2*, OS 16, ASPP", "MAdds"): f"{BRANCHES}: 5.82B {PADDED}",
     ("Table 7", "MNet V2*, OS 8, ASPP, MF", "MAdds"): f"{BRANCHES}: 387.5B {PADDED}",
-    ("Table 7", "MNet V1, OS 16, ASPP", "MAdds"): f"{BRANCHES}, as in V2's two cells: 14.23B {PADDED}",
+    (
+        "Table 7",
+        "MNet V1, OS 16, ASPP",
+        "MAdds",
+    ): f"{BRANCHES}, as in V2's two cells: 14.23B {PADDED}",
     ("Table 7", "MNet V1, OS 8, ASPP, MF", "MAdds"): f"{BRANCHES}, as in V2's two cells",
 }
 
@@ -168,7 +186,8 @@ class Comparison:
         row: The network.
         column: "params", "MAdds", or in Table 3 a resolution (bytes).
         printed: The figure as it is printed.
-        ours: The same, counted: parameters, multiply-adds or bytes. None if the network is other people's.
+        ours: The same, counted: parameters, multiply-adds or bytes. None if the network is other
+            people's.
         difference_percent: Ours against the printed figure; None where there is no single figure.
         verdict: One of `VERDICTS`.
         reason: Why, for a figure that is irreproducible.
@@ -185,7 +204,9 @@ class Comparison:
 
 
 def compare() -> tuple[Comparison, ...]:
-    """Counts every network of the paper's Tables 3, 4 and 7 and of TF-slim's list, and compares figure by figure."""
+    """Counts every network of the paper's Tables 3, 4 and 7 and of TF-slim's list, and compares
+    figure by figure.
+    """
     return (*_saving(), *_table_3(), *_table_4(), *_table_7(), *_slim())
 
 
@@ -195,7 +216,9 @@ def printed_value(printed: str) -> Decimal:
 
 
 def multi_scale_macs(architecture: Architecture) -> int:
-    """Multiply-adds of the 12 passes of the paper's multi-scale test: six scales of 513 x 513, each also mirrored."""
+    """Multiply-adds of the 12 passes of the paper's multi-scale test: six scales of 513 x 513, each
+    also mirrored.
+    """
     sides = [int((TABLE_7_SIDE - 1) * scale + 1) for scale in MULTI_SCALES]
     return 2 * sum(network_cost(architecture, side, side).macs for side in sides)
 
@@ -204,7 +227,15 @@ def _saving() -> Iterator[Comparison]:
     low, high = SAVING
     times = regular_convolution_macs(V1) / network_cost(V1).macs
     verdict = "match" if int(low) <= times <= int(high) else "off"
-    yield Comparison("Section 3.1", "MobileNetV1", "regular / separable", f"{low} to {high}", times, None, verdict)
+    yield Comparison(
+        "Section 3.1",
+        "MobileNetV1",
+        "regular / separable",
+        f"{low} to {high}",
+        times,
+        None,
+        verdict,
+    )
 
 
 def _table_3() -> Iterator[Comparison]:
@@ -216,7 +247,9 @@ def _table_3() -> Iterator[Comparison]:
 
 
 def _widest_bytes(architecture: Architecture) -> dict[str, int]:
-    """The largest block output (and pooled vector) of each resolution at 16 bit; the stem is fused with its block."""
+    """The largest block output (and pooled vector) of each resolution at 16 bit; the stem is fused
+    with its block.
+    """
     found: dict[str, int] = {}
     for layer in layers(architecture):
         if layer.role in ("project", "pool"):
@@ -237,7 +270,9 @@ def _table_4() -> Iterator[Comparison]:
 
 def _table_7() -> Iterator[Comparison]:
     for row in TABLE_7:
-        name = f"{row.network}, OS {row.output_stride}{', ASPP' * row.aspp}{', MF' * row.multi_scale}"
+        name = (
+            f"{row.network}, OS {row.output_stride}{', ASPP' * row.aspp}{', MF' * row.multi_scale}"
+        )
         architecture = _segmenter(row)
         parameters = macs = None
         if architecture:
@@ -265,14 +300,25 @@ def _slim() -> Iterator[Comparison]:
     for row in SLIM:
         cost = slim_cost(row)
         name = f"mobilenet_v2_{row.width_mult}_{row.resolution}"
-        yield _cell("TF-slim", name, "params", row.parameters, cost.parameters_without_batch_norm, tolerance=0)
+        yield _cell(
+            "TF-slim",
+            name,
+            "params",
+            row.parameters,
+            cost.parameters_without_batch_norm,
+            tolerance=0,
+        )
         yield _cell("TF-slim", name, "MAdds", row.macs, cost.macs, (ROUND_DOWN,), 0)
 
 
 def slim_cost(row: SlimRow) -> Cost:
     """Counts one of TF-slim's networks: 1001 classes, of which the first is the background."""
     side = row.resolution
-    return network_cost(Architecture(width_mult=row.width_mult, classes=1001, padding="same", resolution=(side, side)))
+    return network_cost(
+        Architecture(
+            width_mult=row.width_mult, classes=1001, padding="same", resolution=(side, side)
+        )
+    )
 
 
 def _cell(
@@ -289,11 +335,16 @@ def _cell(
     value = printed_value(printed)
     difference = float(ours / value - 1)
     reason = IRREPRODUCIBLE.get((table, row, column), "")
-    if any(_shortened(ours, printed, rounding) == value for rounding in roundings) or abs(difference) <= tolerance:
+    if (
+        any(_shortened(ours, printed, rounding) == value for rounding in roundings)
+        or abs(difference) <= tolerance
+    ):
         verdict, reason = "match", ""
     else:
         verdict = "irreproducible" if reason else "off"
-    return Comparison(table, row, column, printed, ours, round(100 * difference, 2), verdict, reason)
+    return Comparison(
+        table, row, column, printed, ours, round(100 * difference, 2), verdict, reason
+    )
 
 
 def _shortened(ours: int, printed: str, rounding: str) -> Decimal:

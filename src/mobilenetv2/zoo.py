@@ -1,8 +1,9 @@
-"""Models by name: the one that ships with the package, and published ones, fetched with pooch and verified.
+"""Models by name: the one that ships with the package, and published ones, fetched with pooch and
+verified.
 
-`MOBILENETV2_CACHE` names the cache folder. `MOBILENETV2_MIRROR` names a server that holds the same files under
-HOST/PATH, for machines that may not reach the publishers. Numbers and addresses are those the publishers state.
-"""
+`MOBILENETV2_CACHE` names the cache folder. `MOBILENETV2_MIRROR` names a server that holds the same
+files under HOST/PATH, for machines that may not reach the publishers. Numbers and addresses are
+those the publishers state."""
 
 from __future__ import annotations
 
@@ -28,7 +29,10 @@ SLIM_ACCURACY = (  # width, resolution, ImageNet top-1, top-5; TF-slim mobilenet
     (0.35, 224, 60.3, 82.9), (0.35, 192, 58.2, 81.2), (0.35, 160, 55.7, 79.1), (0.35, 128, 50.8, 75.0),
     (0.35, 96, 45.5, 70.4),
 )  # fmt: skip
-IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)  # of red, green, blue in 0..1
+IMAGENET_MEAN, IMAGENET_STD = (
+    (0.485, 0.456, 0.406),
+    (0.229, 0.224, 0.225),
+)  # of red, green, blue in 0..1
 TORCHVISION = (  # name, file (the digits end its sha256's first eight), top-1, top-5, side the crop of 224 is cut from
     ("torchvision-v1", "mobilenet_v2-b0353104.pth", 71.878, 90.286, 256),
     ("torchvision-v2", "mobilenet_v2-7ebf99e0.pth", 72.154, 90.822, 232),
@@ -45,11 +49,12 @@ HUGGING_FACE = ((1.4, 224), (1.0, 224), (0.75, 160), (0.35, 96))  # converted fr
 
 @dataclass(frozen=True)
 class Published:
-    """A model by name. Accuracies are percent of the publisher's validation set; None where none is stated.
+    """A model by name. Accuracies are percent of the publisher's validation set; None where none is
+    stated.
 
-    `sha256` is what the publisher states, often the first eight digits alone, "" where nothing is. `preprocessing` is
-    set where it differs from what the file's kind usually wants. A model without a URL ships with the package.
-    """
+    `sha256` is what the publisher states, often the first eight digits alone, "" where nothing is.
+    `preprocessing` is set where it differs from what the file's kind usually wants. A model without
+    a URL ships with the package."""
 
     name: str
     source: str
@@ -109,7 +114,16 @@ def _keras() -> list[Published]:
     base = "https://storage.googleapis.com/tensorflow/keras-applications/mobilenet_v2/"
     file = "mobilenet_v2_weights_tf_dim_ordering_tf_kernels_{}_{}.h5"
     return [
-        Published(f"keras-{w}-{side}", "Keras", base + file.format(w, side), "Apache-2.0", w, side, top1, top5)
+        Published(
+            f"keras-{w}-{side}",
+            "Keras",
+            base + file.format(w, side),
+            "Apache-2.0",
+            w,
+            side,
+            top1,
+            top5,
+        )
         for w, side, top1, top5 in SLIM_ACCURACY
     ]
 
@@ -117,7 +131,9 @@ def _keras() -> list[Published]:
 def _slim() -> list[Published]:
     base = "https://storage.googleapis.com/mobilenet_v2/checkpoints/mobilenet_v2_{}_{}.tgz"
     return [
-        Published(f"slim-{w}-{side}", "TF-slim", base.format(w, side), "Apache-2.0", w, side, top1, top5)
+        Published(
+            f"slim-{w}-{side}", "TF-slim", base.format(w, side), "Apache-2.0", w, side, top1, top5
+        )
         for w, side, top1, top5 in SLIM_ACCURACY
     ]
 
@@ -137,7 +153,9 @@ def find(name: str) -> Published:
         return known[name]
     close = difflib.get_close_matches(name, known, n=3, cutoff=0.4)
     hint = f"; did you mean {', '.join(close)}?" if close else ""
-    raise ModelFileError(f"{name}: no such file, and no model of that name{hint} (`mobilenetv2 models` lists them)")
+    raise ModelFileError(
+        f"{name}: no such file, and no model of that name{hint} (`mobilenetv2 models` lists them)"
+    )
 
 
 def find_imagenet(width_mult: float) -> Published:
@@ -149,7 +167,9 @@ def find_imagenet(width_mult: float) -> Published:
     found = {width: f"slim-{width}-{side}" for width, side, *_ in SLIM_ACCURACY if side == 224}
     if width_mult not in found:
         listed = ", ".join(str(width) for width in sorted(found))
-        raise ModelFileError(f"no ImageNet weights of width {width_mult:g} are published; there are {listed}")
+        raise ModelFileError(
+            f"no ImageNet weights of width {width_mult:g} are published; there are {listed}"
+        )
     return find(found[width_mult])
 
 
@@ -159,14 +179,17 @@ def bundled_path(model: Published) -> Path:
 
 
 def cache_folder() -> Path:
-    """Where fetched and converted files are kept: `MOBILENETV2_CACHE`, or the system's cache folder."""
+    """Where fetched and converted files are kept: `MOBILENETV2_CACHE`, or the system's cache
+    folder.
+    """
     import pooch
 
     return Path(os.environ.get("MOBILENETV2_CACHE") or pooch.os_cache("mobilenetv2"))
 
 
 def fetch(model: Published) -> Path:
-    """The published file itself, from the cache or from its address, verified where the publisher states a checksum.
+    """The published file itself, from the cache or from its address, verified where the publisher
+    states a checksum.
 
     Raises:
         DownloadError: No connection, no such file, or a wrong checksum (the file is then removed).
@@ -178,7 +201,9 @@ def fetch(model: Published) -> Path:
     pooch.get_logger().setLevel("WARNING")
     try:
         downloader = pooch.HTTPDownloader(timeout=60)
-        path = Path(pooch.retrieve(url, None, fname=file, path=cache_folder(), downloader=downloader))
+        path = Path(
+            pooch.retrieve(url, None, fname=file, path=cache_folder(), downloader=downloader)
+        )
     except Exception as error:  # requests', urllib3's and the file system's
         raise DownloadError(
             f"{model.name} could not be fetched from {url}: {error}. Fetch that file by other means and pass it "

@@ -2,10 +2,10 @@
 
     python tests/peers/check_peers.py [--only torchvision] [--output tests/peers/last_output.txt]
 
-Each package builds its own model, fills it with seeded random weights and batch-norm statistics, and saves it with its
-own saver. The file is read by `mobilenetv2.formats.read` and run by the NumPy reference; the logits must be the
-package's own. Needs an environment of its own: see README.md. Exits with 1 if anything differs.
-"""
+Each package builds its own model, fills it with seeded random weights and batch-norm statistics,
+and saves it with its own saver. The file is read by `mobilenetv2.formats.read` and run by the NumPy
+reference; the logits must be the package's own. Needs an environment of its own: see README.md.
+Exits with 1 if anything differs."""
 
 from __future__ import annotations
 
@@ -26,7 +26,17 @@ from keras_peer import check_keras
 from picture_peers import check_pictures
 from pytorch_peers import check_timm, check_torchvision, check_transformers
 
-PACKAGES = ("torch", "torchvision", "timm", "transformers", "keras", "h5py", "safetensors", "numpy", "pillow")
+PACKAGES = (
+    "torch",
+    "torchvision",
+    "timm",
+    "transformers",
+    "keras",
+    "h5py",
+    "safetensors",
+    "numpy",
+    "pillow",
+)
 CHECKS: dict[str, Callable[[Path], Iterator[Row]]] = {
     "torchvision": check_torchvision,
     "timm": check_timm,
@@ -38,7 +48,9 @@ CHECKS: dict[str, Callable[[Path], Iterator[Row]]] = {
 
 def main() -> int:
     """Runs the checks, prints the table, returns the exit status."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--only", choices=CHECKS, help="one group of checks")
     parser.add_argument("--output", type=Path, help="write the table to this file as well")
     arguments = parser.parse_args()

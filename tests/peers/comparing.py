@@ -26,7 +26,9 @@ COLUMNS = f"{'package':<21}{'model':<30}{'format':<19}{'compared':<25}{'max diff
 
 @dataclass(frozen=True)
 class Row:
-    """One line of the table; `difference` is the largest absolute one, None where no numbers were compared."""
+    """One line of the table; `difference` is the largest absolute one, None where no numbers were
+    compared.
+    """
 
     package: str
     model: str
@@ -48,7 +50,9 @@ class Row:
 
 @dataclass(frozen=True)
 class Case:
-    """A model of a package, and its answer (N, classes) or (N, H, W, C) to pictures (N, H, W, channels)."""
+    """A model of a package, and its answer (N, classes) or (N, H, W, C) to pictures (N, H, W,
+    channels).
+    """
 
     package: str
     model: str
@@ -87,7 +91,9 @@ def distance(ours: Array, theirs: Array) -> tuple[float, float]:
     return float(np.abs(ours - theirs).max()), TOLERANCE * max(1.0, float(np.abs(theirs).max()))
 
 
-def compare(case: Case, path: Path, format_: str, sizes: tuple[Size, ...] = (SQUARE, ODD)) -> Iterator[Row]:
+def compare(
+    case: Case, path: Path, format_: str, sizes: tuple[Size, ...] = (SQUARE, ODD)
+) -> Iterator[Row]:
     """Reads a file and compares our answers with the package's at each size."""
     try:
         reference = Reference(read(path))
@@ -103,7 +109,9 @@ def compare_or_refuse(case: Case, path: Path, format_: str) -> Iterator[Row]:
     try:
         read(path)
     except ModelFileError as error:
-        yield case.row(format_, "reading", None, f"refused: {str(error).removeprefix(f'{path}: ')[:120]}")
+        yield case.row(
+            format_, "reading", None, f"refused: {str(error).removeprefix(f'{path}: ')[:120]}"
+        )
         return
     except Exception:
         pass  # compare() reports it
@@ -111,7 +119,9 @@ def compare_or_refuse(case: Case, path: Path, format_: str) -> Iterator[Row]:
 
 
 def controls(case: Case, path: Path, format_: str) -> Iterator[Row]:
-    """The comparison must notice the other padding rule and the other epsilon, or it proves nothing."""
+    """The comparison must notice the other padding rule and the other epsilon, or it proves
+    nothing.
+    """
     x = case.pictures(SQUARE)
     theirs = case.answer(x)
     checkpoint = read(path)
@@ -121,15 +131,25 @@ def controls(case: Case, path: Path, format_: str) -> Iterator[Row]:
         "control: epsilon": replace(a, bn_epsilon=1e-3 if a.bn_epsilon < 1e-4 else 1e-5),
     }
     for what, other in others.items():
-        difference, allowed = distance(Reference(replace(checkpoint, architecture=other))(x), theirs)
-        verdict = "differs, as it must" if difference > 3 * allowed else "FAIL: the comparison is blind to it"
+        difference, allowed = distance(
+            Reference(replace(checkpoint, architecture=other))(x), theirs
+        )
+        verdict = (
+            "differs, as it must"
+            if difference > 3 * allowed
+            else "FAIL: the comparison is blind to it"
+        )
         yield case.row(format_, what, difference, verdict)
 
 
-def fact(case: Case, path: Path, format_: str, what: str, get: Callable[[Checkpoint], Any], wanted: Any) -> Row:
+def fact(
+    case: Case, path: Path, format_: str, what: str, get: Callable[[Checkpoint], Any], wanted: Any
+) -> Row:
     """One property of the checkpoint, compared exactly."""
     try:
         have = get(read(path))
     except Exception as error:
         return case.broken(format_, what, error)
-    return case.row(format_, what, None, f"equal: {wanted}" if have == wanted else f"FAIL: {have}, not {wanted}")
+    return case.row(
+        format_, what, None, f"equal: {wanted}" if have == wanted else f"FAIL: {have}, not {wanted}"
+    )

@@ -10,13 +10,26 @@ from typing import Any
 
 import numpy as np
 import torch
-from comparing import ODD, SQUARE, WIDTHS, Array, Case, Row, compare, compare_or_refuse, controls, fact
+from comparing import (
+    ODD,
+    SQUARE,
+    WIDTHS,
+    Array,
+    Case,
+    Row,
+    compare,
+    compare_or_refuse,
+    controls,
+    fact,
+)
 
 os.environ["KERAS_BACKEND"] = "torch"
 
 
 def randomised(model: Any, seed: int) -> Any:
-    """Fills a model with seeded weights that keep the signal's scale, and batch norms that are not the identity."""
+    """Fills a model with seeded weights that keep the signal's scale, and batch norms that are not
+    the identity.
+    """
     rng = np.random.default_rng(seed)
     for layer in model.layers:
         shapes = [weight.shape for weight in layer.weights]
@@ -24,7 +37,9 @@ def randomised(model: Any, seed: int) -> Any:
             randomised(layer, seed + 1000)
         elif len(shapes) == 4:  # gamma, beta, moving mean, moving variance
             gamma, variance = rng.uniform(0.5, 1.5, shapes[0]), rng.uniform(0.5, 2, shapes[0])
-            layer.set_weights([gamma, rng.normal(0, 0.2, shapes[0]), rng.normal(0, 0.2, shapes[0]), variance])
+            layer.set_weights(
+                [gamma, rng.normal(0, 0.2, shapes[0]), rng.normal(0, 0.2, shapes[0]), variance]
+            )
         else:
             layer.set_weights([rng.normal(0, deviation(layer, shape), shape) for shape in shapes])
     return model
@@ -53,14 +68,18 @@ def save_three(model: Any, folder: Path, name: str) -> dict[str, Path]:
 
 
 def check_keras(folder: Path) -> Iterator[Row]:
-    """Every width at one of the sizes (Keras fixes the padding when it builds), heads, and older files."""
+    """Every width at one of the sizes (Keras fixes the padding when it builds), heads, and older
+    files.
+    """
     import absl.logging
     import keras
 
     absl.logging.set_verbosity("error")  # each legacy save is a warning
     for seed, alpha in enumerate(WIDTHS):
         size = (SQUARE, ODD)[seed % 2]
-        model = randomised(build(alpha=alpha, input_shape=(*size, 3), classifier_activation=None), seed)
+        model = randomised(
+            build(alpha=alpha, input_shape=(*size, 3), classifier_activation=None), seed
+        )
         case = Case("keras", f"MobileNetV2 {alpha}", answer(model))
         paths = save_three(model, folder, f"keras_{alpha}")
         for format_, path in paths.items():
@@ -85,7 +104,9 @@ def without_top(folder: Path) -> Iterator[Row]:
     """include_top=False: the last map is the answer."""
     model = randomised(build(alpha=0.5, include_top=False, input_shape=(*ODD, 3)), 90)
     for format_, path in save_three(model, folder, "bare").items():
-        yield from compare(Case("keras", "MobileNetV2 0.5, no top", answer(model)), path, format_, (ODD,))
+        yield from compare(
+            Case("keras", "MobileNetV2 0.5, no top", answer(model)), path, format_, (ODD,)
+        )
 
 
 def another_head(folder: Path, keras: Any) -> Iterator[Row]:
@@ -93,7 +114,9 @@ def another_head(folder: Path, keras: Any) -> Iterator[Row]:
     pooled = build(alpha=0.35, include_top=False, pooling="avg", input_shape=(*SQUARE, 3))
     model = randomised(keras.Sequential([pooled, keras.layers.Dense(5)]), 91)
     for format_, path in save_three(model, folder, "nested").items():
-        yield from compare_or_refuse(Case("keras", "Sequential([..., Dense(5)])", answer(model)), path, format_)
+        yield from compare_or_refuse(
+            Case("keras", "Sequential([..., Dense(5)])", answer(model)), path, format_
+        )
 
 
 def trained(folder: Path, keras: Any) -> Iterator[Row]:
@@ -108,19 +131,26 @@ def trained(folder: Path, keras: Any) -> Iterator[Row]:
         yield from compare(case, path, format_, (SQUARE,))
 
 
-# Weights-only files of Keras 2: the names differ by version, and Keras never reads them (it goes by order)
+# Weights-only files of Keras 2: the names differ by version, and Keras never reads them (it goes by
+# order)
 
 LAYER = re.compile(r"(?:expanded_conv|block_(\d+))_(expand|depthwise|project)(_BN)?")
 
 
 def published_name(layer: str) -> str:
-    """`block_3_expand_BN` -> `bn3_conv_3_bn_expand`: the names inside the files that Keras publishes."""
+    """`block_3_expand_BN` -> `bn3_conv_3_bn_expand`: the names inside the files that Keras
+    publishes.
+    """
     if layer == "predictions":
         return "Logits"
     if not (match := LAYER.fullmatch(layer)):
         return layer
     number, part = match.group(1) or "0", match.group(2)
-    return f"bn{number}_conv_{number}_bn_{part}" if match.group(3) else f"mobl{number}_conv_{number}_{part}"
+    return (
+        f"bn{number}_conv_{number}_bn_{part}"
+        if match.group(3)
+        else f"mobl{number}_conv_{number}_{part}"
+    )
 
 
 def short_name(layer: str) -> str:
@@ -142,7 +172,9 @@ SPELLINGS: dict[str, Callable[[str], str]] = {
 
 
 def old_files(folder: Path) -> Iterator[Row]:
-    """Weights-only `.h5` in each spelling; Keras itself must load them as well, else they prove nothing."""
+    """Weights-only `.h5` in each spelling; Keras itself must load them as well, else they prove
+    nothing.
+    """
     size = (160, 160)
     options = {"alpha": 0.35, "classifier_activation": None, "input_shape": (*size, 3)}
     model = randomised(build(**options), 93)
@@ -151,13 +183,17 @@ def old_files(folder: Path) -> Iterator[Row]:
         path.parent.mkdir()
         write_keras2(path, model, rename)
         case = Case("keras", f"0.35, {spelling}", answer(model))
-        yield case.same("Keras 2 .h5", "Keras loads it", answer(build(**options, weights=str(path))), size)
+        yield case.same(
+            "Keras 2 .h5", "Keras loads it", answer(build(**options, weights=str(path))), size
+        )
         yield from compare(case, path, "Keras 2 .h5", (size,))
         yield fact(case, path, "Keras 2 .h5", "size", lambda c: c.preprocessing.size, size)
 
 
 def write_keras2(path: Path, model: Any, rename: Callable[[str], str]) -> None:
-    """Writes the weights-only layout of Keras 2 (`layer_names`, `weight_names`, `LAYER/LAYER/ARRAY:0`)."""
+    """Writes the weights-only layout of Keras 2 (`layer_names`, `weight_names`,
+    `LAYER/LAYER/ARRAY:0`).
+    """
     import h5py
 
     names = [rename(layer.name) for layer in model.layers]
@@ -167,7 +203,10 @@ def write_keras2(path: Path, model: Any, rename: Callable[[str], str]) -> None:
         for name, layer in zip(names, model.layers):
             group = file.create_group(name)
             kernel = "depthwise_kernel" if type(layer).__name__ == "DepthwiseConv2D" else "kernel"
-            weights = [f"{name}/{kernel if weight.name == 'kernel' else weight.name}:0" for weight in layer.weights]
+            weights = [
+                f"{name}/{kernel if weight.name == 'kernel' else weight.name}:0"
+                for weight in layer.weights
+            ]
             group.attrs["weight_names"] = np.array([weight.encode() for weight in weights])
             for weight, value in zip(weights, layer.get_weights()):
                 group.create_dataset(weight, data=value)

@@ -1,4 +1,6 @@
-"""Resizing and cropping, to the pixel, against torchvision's transforms and timm's evaluation transform."""
+"""Resizing and cropping, to the pixel, against torchvision's transforms and timm's evaluation
+transform.
+"""
 
 from __future__ import annotations
 
@@ -17,14 +19,20 @@ SIDES = (1, 2, 100, 223, 224, 225, 231, 232, 255, 256, 257, 301, 341, 375, 500)
 SIZES = tuple(itertools.product(SIDES, SIDES))
 NEEDLES = ((1, 601), (601, 1), (2, 1301), (1303, 2), (3, 2003))  # resized only where the crop lies
 CROPS = ((224, 224), (225, 225), (50, 301), (513, 320))
-RESIZED = ((256, "bilinear"), (232, "bilinear"), (256, "bicubic"), (224, "bilinear"), (249, "bicubic"))
+RESIZED = (
+    (256, "bilinear"),
+    (232, "bilinear"),
+    (256, "bicubic"),
+    (224, "bilinear"),
+    (249, "bicubic"),
+)
 
 
 def check_pictures(folder: Path) -> Iterator[Row]:
     """Every pair of sides through every preset; noise, so that a shift of one pixel shows.
 
-    Needle-shaped pictures, which we resize only inside the crop, may differ by rounding: one level of 255.
-    """
+    Needle-shaped pictures, which we resize only inside the crop, may differ by rounding: one level
+    of 255."""
     from timm.data import create_transform
     from torchvision.transforms import CenterCrop, Compose, InterpolationMode, Resize
 
@@ -33,12 +41,30 @@ def check_pictures(folder: Path) -> Iterator[Row]:
         theirs = Compose([Resize(side, InterpolationMode(interpolation)), CenterCrop(224)])
         yield pixels("torchvision", f"Resize({side}), CenterCrop(224)", interpolation, ours, theirs)
     bilinear = Compose([Resize(256), CenterCrop(224)])
-    yield pixels("torchvision", "the same, needle-shaped", "bilinear", Preprocessing(), bilinear, NEEDLES, most=1)
+    yield pixels(
+        "torchvision",
+        "the same, needle-shaped",
+        "bilinear",
+        Preprocessing(),
+        bilinear,
+        NEEDLES,
+        most=1,
+    )
     for height, width in CROPS:
         cut = CenterCrop((height, width))
-        yield pixels("torchvision", f"CenterCrop({height}, {width})", "", cropped(height, width), cut)
-    transform = create_transform((3, 224, 224), interpolation="bicubic", crop_pct=0.875, normalize=False)
-    yield pixels("timm", "create_transform(224, 0.875)", "bicubic", Preprocessing(interpolation="bicubic"), transform)
+        yield pixels(
+            "torchvision", f"CenterCrop({height}, {width})", "", cropped(height, width), cut
+        )
+    transform = create_transform(
+        (3, 224, 224), interpolation="bicubic", crop_pct=0.875, normalize=False
+    )
+    yield pixels(
+        "timm",
+        "create_transform(224, 0.875)",
+        "bicubic",
+        Preprocessing(interpolation="bicubic"),
+        transform,
+    )
 
 
 def cropped(height: int, width: int) -> Callable[[Image.Image], Image.Image]:
@@ -58,7 +84,9 @@ def pixels(
     """One way to cut pictures, compared over sizes; `most` is the difference allowed, of 255."""
     worst = 0
     for height, width in sizes:
-        noise = np.random.default_rng((height, width)).integers(0, 256, (height, width, 3), np.uint8)
+        noise = np.random.default_rng((height, width)).integers(
+            0, 256, (height, width, 3), np.uint8
+        )
         image = Image.fromarray(noise)
         a, b = as_array(ours(image)), as_array(theirs(image))
         if a.shape != b.shape:
@@ -66,9 +94,18 @@ def pixels(
             return Row(package, name, "PIL pictures", interpolation, None, verdict)
         worst = max(worst, int(np.abs(a.astype(int) - b.astype(int)).max()))
         if worst > most:
-            return Row(package, name, "PIL pictures", interpolation, worst, f"FAIL: first at {height} x {width}")
+            return Row(
+                package,
+                name,
+                "PIL pictures",
+                interpolation,
+                worst,
+                f"FAIL: first at {height} x {width}",
+            )
     verdict = "within a level" if most else "identical"
-    return Row(package, name, "PIL pictures", interpolation, worst, f"{verdict}, {len(sizes)} sizes")
+    return Row(
+        package, name, "PIL pictures", interpolation, worst, f"{verdict}, {len(sizes)} sizes"
+    )
 
 
 def as_array(picture: Any) -> Array:

@@ -1,4 +1,6 @@
-"""torchvision, timm and transformers: their models, randomised, saved by their own savers, against our readers."""
+"""torchvision, timm and transformers: their models, randomised, saved by their own savers, against
+our readers.
+"""
 
 from __future__ import annotations
 
@@ -9,7 +11,18 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from comparing import ODD, SQUARE, WIDTHS, Array, Case, Row, compare, compare_or_refuse, controls, fact
+from comparing import (
+    ODD,
+    SQUARE,
+    WIDTHS,
+    Array,
+    Case,
+    Row,
+    compare,
+    compare_or_refuse,
+    controls,
+    fact,
+)
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
@@ -18,7 +31,9 @@ from mobilenetv2.nn import mobilenet_v2
 
 
 def randomised(model: nn.Module, seed: int) -> nn.Module:
-    """Fills a model with seeded weights that keep the signal's scale, and batch norms that are not the identity."""
+    """Fills a model with seeded weights that keep the signal's scale, and batch norms that are not
+    the identity.
+    """
     generator = torch.Generator().manual_seed(seed)
     for module in model.modules():
         if isinstance(module, nn.Conv2d | nn.Linear):
@@ -87,7 +102,9 @@ def torchvision_loads_ours(case: Case, path: Path, fresh: nn.Module) -> Row:
 
 
 def modules_load_theirs(case: Case, model: nn.Module, width: float) -> Iterator[Row]:
-    """torchvision's state dict goes into `mobilenetv2.nn` with strict=True and gives the same logits."""
+    """torchvision's state dict goes into `mobilenetv2.nn` with strict=True and gives the same
+    logits.
+    """
     module = mobilenet_v2(width_mult=width)
     try:
         module.load_state_dict(model.state_dict(), strict=True)
@@ -95,7 +112,9 @@ def modules_load_theirs(case: Case, model: nn.Module, width: float) -> Iterator[
         yield case.broken("state_dict", "our modules load it", error)
         return
     for size in (SQUARE, ODD):
-        yield case.same("state_dict", f"our modules, {size[0]} x {size[1]}", answer(module.eval()), size)
+        yield case.same(
+            "state_dict", f"our modules, {size[0]} x {size[1]}", answer(module.eval()), size
+        )
 
 
 # timm
@@ -135,7 +154,9 @@ UNUSUAL: dict[str, dict[str, Any]] = {
 
 
 def check_transformers(folder: Path) -> Iterator[Row]:
-    """`save_pretrained` folders of both padding rules, heads and options, with and without the config."""
+    """`save_pretrained` folders of both padding rules, heads and options, with and without the
+    config.
+    """
     import transformers
     from transformers import MobileNetV2ForImageClassification as Classifier
     from transformers import MobileNetV2ForSemanticSegmentation, MobileNetV2Model
@@ -144,32 +165,53 @@ def check_transformers(folder: Path) -> Iterator[Row]:
     transformers.logging.disable_progress_bar()
     for seed, (width, tf_padding) in enumerate(itertools.product(WIDTHS, (True, False))):
         options = {"depth_multiplier": width, "tf_padding": tf_padding, "num_labels": 1001}
-        case, path = pretrained(folder, f"{width}, tf_padding={tf_padding}", Classifier, seed, options)
+        case, path = pretrained(
+            folder, f"{width}, tf_padding={tf_padding}", Classifier, seed, options
+        )
         yield from compare(case, path, "save_pretrained")
         rule = "same" if tf_padding else "symmetric"
         yield fact(case, path, "save_pretrained", "padding", lambda c: c.architecture.padding, rule)
     yield from controls(case, path, "save_pretrained")
     yield from without_config(*pretrained(folder, "no config.json", Classifier, 90, {}))
     yield from named_labels(folder, Classifier)
-    yield from compare(*pretrained(folder, "MobileNetV2Model", MobileNetV2Model, 92, {}), "save_pretrained")
+    yield from compare(
+        *pretrained(folder, "MobileNetV2Model", MobileNetV2Model, 92, {}), "save_pretrained"
+    )
     for name, options in {
         "last convolution of 640": {"depth_multiplier": 0.5, "finegrained_output": False},
         "layer_norm_eps=1e-5": {"layer_norm_eps": 1e-5},
     }.items():
-        yield from compare(*pretrained(folder, name, Classifier, 93, options), "save_pretrained", (SQUARE,))
+        yield from compare(
+            *pretrained(folder, name, Classifier, 93, options), "save_pretrained", (SQUARE,)
+        )
     for name, options in UNUSUAL.items():
-        yield from compare_or_refuse(*pretrained(folder, name, Classifier, 94, options), "save_pretrained")
+        yield from compare_or_refuse(
+            *pretrained(folder, name, Classifier, 94, options), "save_pretrained"
+        )
     for dtype in (torch.float16, torch.bfloat16):
-        case, path = pretrained(folder, str(dtype).removeprefix("torch."), Classifier, 95, {}, dtype)
+        case, path = pretrained(
+            folder, str(dtype).removeprefix("torch."), Classifier, 95, {}, dtype
+        )
         yield from compare_or_refuse(case, path, "save_pretrained")
-    case, path = pretrained(folder, "ForSemanticSegmentation", MobileNetV2ForSemanticSegmentation, 96, {})
-    yield from compare_or_refuse(replace(case, answer=enlarged(case.answer)), path, "save_pretrained")
+    case, path = pretrained(
+        folder, "ForSemanticSegmentation", MobileNetV2ForSemanticSegmentation, 96, {}
+    )
+    yield from compare_or_refuse(
+        replace(case, answer=enlarged(case.answer)), path, "save_pretrained"
+    )
 
 
 def pretrained(
-    folder: Path, name: str, kind: Any, seed: int, options: dict[str, Any], dtype: torch.dtype = torch.float32
+    folder: Path,
+    name: str,
+    kind: Any,
+    seed: int,
+    options: dict[str, Any],
+    dtype: torch.dtype = torch.float32,
 ) -> tuple[Case, Path]:
-    """A saved model, and where its arrays are; with a smaller dtype, the answers are those of the rounded weights."""
+    """A saved model, and where its arrays are; with a smaller dtype, the answers are those of the
+    rounded weights.
+    """
     from transformers import MobileNetV2Config
 
     model = randomised(kind(MobileNetV2Config(**options)), seed).to(dtype)
@@ -190,7 +232,11 @@ def without_config(case: Case, path: Path) -> Iterator[Row]:
 def named_labels(folder: Path, kind: Any) -> Iterator[Row]:
     """Labels and picture size come from the config."""
     names = {0: "cat", 1: "dog", 2: "newt"}
-    options = {"id2label": names, "label2id": {name: i for i, name in names.items()}, "image_size": 160}
+    options = {
+        "id2label": names,
+        "label2id": {name: i for i, name in names.items()},
+        "image_size": 160,
+    }
     case, path = pretrained(folder, "3 labels, 160 pixels", kind, 91, options)
     yield from compare(case, path, "save_pretrained", (SQUARE,))
     yield fact(case, path, "save_pretrained", "labels", lambda c: c.labels, tuple(names.values()))

@@ -1,4 +1,6 @@
-"""The command line: one file a command, each parses, calls the library and prints. Entry point: `run`."""
+"""The command line: one file a command, each parses, calls the library and prints. Entry point:
+`run`.
+"""
 
 from __future__ import annotations
 
@@ -21,9 +23,9 @@ from .models import models
 def main() -> None:
     """MobileNetV2, complete: count it, convert published weights, classify pictures.
 
-    Results go to stdout, progress and complaints to stderr. Exit codes: 0 done; 1 it ran, but a check failed or some
-    inputs could not be read; 2 wrong usage, a missing file or a missing extra; 130 interrupted.
-    """
+    Results go to stdout, progress and complaints to stderr. Exit codes: 0 done; 1 it ran, but a
+    check failed or some inputs could not be read; 2 wrong usage, a missing file or a missing extra;
+    130 interrupted."""
 
 
 for command in (classify, convert, cost, inspect, models):
@@ -31,7 +33,9 @@ for command in (classify, convert, cost, inspect, models):
 
 
 def run(arguments: Sequence[str] | None = None) -> int:
-    """Runs the command line and returns its exit code; a user's mistake is one line on stderr, never a traceback."""
+    """Runs the command line and returns its exit code; a user's mistake is one line on stderr,
+    never a traceback.
+    """
     try:
         return int(main.main(arguments, prog_name="mobilenetv2", standalone_mode=False) or 0)
     except click.ClickException as error:

@@ -31,30 +31,48 @@ class _Inputs:
 @click.command()
 @click.argument("paths", nargs=-1, required=True, metavar="PATH...")
 @click.option(
-    "--model", "model_name", default="cifar10", show_default=True, help="Model file, or a name from `models`."
+    "--model",
+    "model_name",
+    default="cifar10",
+    show_default=True,
+    help="Model file, or a name from `models`.",
 )
-@click.option("--top", default=5, show_default=True, type=click.IntRange(min=1), help="Classes a picture.")
-@click.option("--max-pixels", type=click.IntRange(min=1), help="Refuse larger pictures.  [default: about 179 million]")
+@click.option(
+    "--top", default=5, show_default=True, type=click.IntRange(min=1), help="Classes a picture."
+)
+@click.option(
+    "--max-pixels",
+    type=click.IntRange(min=1),
+    help="Refuse larger pictures.  [default: about 179 million]",
+)
 @format_option
-def classify(paths: Sequence[str], model_name: str, top: int, max_pixels: int | None, format_: str) -> int:
+def classify(
+    paths: Sequence[str], model_name: str, top: int, max_pixels: int | None, format_: str
+) -> int:
     """Say what is on pictures.
 
-    PATH is a picture, a folder (searched with its subfolders), a pattern such as 'photos/*.jpg', or - for a list of
-    files on stdin, one a line. Pictures that cannot be read are named on stderr, the others are answered, and the exit
-    code is 1.
-    """
+    PATH is a picture, a folder (searched with its subfolders), a pattern such as 'photos/*.jpg', or
+    - for a list of files on stdin, one a line. Pictures that cannot be read are named on stderr,
+    the others are answered, and the exit code is 1."""
     import warnings
 
     from ..errors import ImageError
     from ..model import load
 
-    warnings.filterwarnings("ignore", module="PIL")  # of large pictures and odd EXIF; what fails is an error
+    warnings.filterwarnings(
+        "ignore", module="PIL"
+    )  # of large pictures and odd EXIF; what fails is an error
     inputs = _collect(paths)
     for problem in inputs.problems:
         click.echo(problem, err=True)
     if inputs.ignored:
-        kinds = ", ".join(f"{suffix or 'no ending'} ({count})" for suffix, count in sorted(inputs.ignored.items()))
-        click.echo(f"ignored {inputs.ignored.total()} files that are not pictures by name: {kinds}", err=True)
+        kinds = ", ".join(
+            f"{suffix or 'no ending'} ({count})" for suffix, count in sorted(inputs.ignored.items())
+        )
+        click.echo(
+            f"ignored {inputs.ignored.total()} files that are not pictures by name: {kinds}",
+            err=True,
+        )
     if not inputs.files:
         raise click.UsageError("no pictures to classify")
     model = load(model_name)
@@ -73,23 +91,33 @@ def classify(paths: Sequence[str], model_name: str, top: int, max_pixels: int | 
 
     _write(answers(), format_)
     if failed:
-        click.echo(f"{failed} of {len(inputs.files) + len(inputs.problems)} could not be read", err=True)
+        click.echo(
+            f"{failed} of {len(inputs.files) + len(inputs.problems)} could not be read", err=True
+        )
     return 1 if failed else 0
 
 
 def _write(answers: Iterator[tuple[Path, list[Prediction]]], format_: str) -> None:
     if format_ == "json":
         write_json(
-            {"file": _shown(path), "predictions": [_row(*p) for p in enumerate(found, 1)]} for path, found in answers
+            {"file": _shown(path), "predictions": [_row(*p) for p in enumerate(found, 1)]}
+            for path, found in answers
         )
         return
-    rows = ({"file": _shown(path), **_row(*p)} for path, found in answers for p in enumerate(found, 1))
+    rows = (
+        {"file": _shown(path), **_row(*p)} for path, found in answers for p in enumerate(found, 1)
+    )
     write_rows(rows, COLUMNS, format_)
 
 
 def _row(rank: int, prediction: Prediction) -> dict[str, Any]:
     chance = round(prediction.probability, 6)
-    return {"rank": rank, "index": prediction.index, "label": prediction.label, "probability": chance}
+    return {
+        "rank": rank,
+        "index": prediction.index,
+        "label": prediction.label,
+        "probability": chance,
+    }
 
 
 def _shown(path: Path) -> str:
@@ -98,7 +126,9 @@ def _shown(path: Path) -> str:
 
 
 def _collect(paths: Sequence[str]) -> _Inputs:
-    """The files that the arguments mean, each once, in the order given; folders and patterns sorted."""
+    """The files that the arguments mean, each once, in the order given; folders and patterns
+    sorted.
+    """
     from ..images import find_images
 
     inputs = _Inputs()
@@ -123,7 +153,9 @@ def _collect(paths: Sequence[str]) -> _Inputs:
 
 @contextmanager
 def _progress(total: int) -> Iterator[Any]:
-    """A bar on stderr if that is a terminal and there is something to wait for; yields the step function."""
+    """A bar on stderr if that is a terminal and there is something to wait for; yields the step
+    function.
+    """
     if total < 2 or not sys.stderr.isatty():
         yield lambda: None
         return

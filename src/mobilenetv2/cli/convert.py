@@ -10,14 +10,19 @@ import click
 @click.command()
 @click.argument("source", metavar="IN")
 @click.argument("target", metavar="OUT", type=click.Path(dir_okay=False, path_type=Path))
-@click.option("--labels", type=click.Path(dir_okay=False, path_type=Path), help="Class names, one a line.")
-@click.option("--drop-background", is_flag=True, help="1001 classes with the background first become 1000.")
+@click.option(
+    "--labels", type=click.Path(dir_okay=False, path_type=Path), help="Class names, one a line."
+)
+@click.option(
+    "--drop-background", is_flag=True, help="1001 classes with the background first become 1000."
+)
 def convert(source: str, target: Path, labels: Path | None, drop_background: bool) -> None:
-    """Convert a model file (or a published model by name) into OUT, a mobilenetv2 .safetensors file.
+    """Convert a model file (or a published model by name) into OUT, a mobilenetv2 .safetensors
+    file.
 
-    IN is recognised by its content: torchvision, timm and Hugging Face weights (.pth, .safetensors), Keras (.h5, .keras),
-    TensorFlow Lite (.tflite: float, float16, uint8, int8; or TF-slim's .tgz). Quantised weights become float32.
-    """
+    IN is recognised by its content: torchvision, timm and Hugging Face weights (.pth,
+    .safetensors), Keras (.h5, .keras), TensorFlow Lite (.tflite: float, float16, uint8, int8; or
+    TF-slim's .tgz). Quantised weights become float32."""
     from dataclasses import replace
 
     from ..checkpoint import without_background
@@ -31,7 +36,9 @@ def convert(source: str, target: Path, labels: Path | None, drop_background: boo
         raise ModelFileError(f"{target}: the folder {target.parent} does not exist")
     checkpoint = open_checkpoint(source)
     if labels is not None:
-        checkpoint = replace(checkpoint, labels=read_labels(labels, checkpoint.architecture.classes))
+        checkpoint = replace(
+            checkpoint, labels=read_labels(labels, checkpoint.architecture.classes)
+        )
     if drop_background:
         checkpoint = without_background(checkpoint)
     checkpoint.save(target)

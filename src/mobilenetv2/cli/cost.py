@@ -16,23 +16,47 @@ if TYPE_CHECKING:
 
 TOTALS = ("macs", "parameters", "parameters_without_batch_norm", "activation_bytes")
 COLUMNS = ("name", "kind", "output", *TOTALS, "receptive_field")
-PAPER_COLUMNS = ("table", "row", "column", "printed", "ours", "difference_percent", "verdict", "reason")
-DESCRIBING = ("network", "width", "classes", "output_stride", "padding", "head")  # what a model file already says
+PAPER_COLUMNS = (
+    "table",
+    "row",
+    "column",
+    "printed",
+    "ours",
+    "difference_percent",
+    "verdict",
+    "reason",
+)
+DESCRIBING = (
+    "network",
+    "width",
+    "classes",
+    "output_stride",
+    "padding",
+    "head",
+)  # what a model file already says
 
 
-def _resolution(context: click.Context, option: click.Parameter, text: str | None) -> tuple[int, int] | None:
+def _resolution(
+    context: click.Context, option: click.Parameter, text: str | None
+) -> tuple[int, int] | None:
     """`224` or `192x256` as (height, width)."""
     if text is None:
         return None
     sides = re.fullmatch(r"([0-9]{1,6})(?:x([0-9]{1,6}))?", text)
     if sides is None:
-        raise click.BadParameter(f"{text!r} is neither a side such as 224 nor HEIGHTxWIDTH such as 192x256")
+        raise click.BadParameter(
+            f"{text!r} is neither a side such as 224 nor HEIGHTxWIDTH such as 192x256"
+        )
     return int(sides[1]), int(sides[2] or sides[1])
 
 
-@click.command(short_help="Multiply-adds, parameters and memory of a network, or the paper's tables recomputed.")
+@click.command(
+    short_help="Multiply-adds, parameters and memory of a network, or the paper's tables recomputed."
+)
 @click.argument("model", required=False)
-@click.option("--network", type=click.Choice(["v2", "v1", "v2-32px"]), help="Which network.  [default: v2]")
+@click.option(
+    "--network", type=click.Choice(["v2", "v1", "v2-32px"]), help="Which network.  [default: v2]"
+)
 @click.option("--width", type=float, help="Width multiplier.  [default: 1.0]")
 @click.option(
     "--resolution",
@@ -41,27 +65,46 @@ def _resolution(context: click.Context, option: click.Parameter, text: str | Non
     help="Size of the picture, height first.  [default: 224, v2-32px: 32, or MODEL's]",
 )
 @click.option("--classes", type=int, help="Outputs.  [default: 1000]")
-@click.option("--output-stride", type=int, help="8, 16 or 32: strides beyond become dilation.  [default: 32]")
-@click.option("--padding", type=click.Choice(["same", "symmetric"]), help="Of convolutions.  [default: symmetric]")
+@click.option(
+    "--output-stride", type=int, help="8, 16 or 32: strides beyond become dilation.  [default: 32]"
+)
+@click.option(
+    "--padding",
+    type=click.Choice(["same", "symmetric"]),
+    help="Of convolutions.  [default: symmetric]",
+)
 @click.option(
     "--head",
     type=click.Choice(["classifier", "features", "deeplabv3", "deeplabv3_aspp"]),
     help="What stands on the backbone.  [default: classifier]",
 )
-@click.option("--bytes", "bytes_", type=click.IntRange(1), help="Per activation: 4 float32, 1 int8.  [default: 4]")
-@click.option("--layers/--no-layers", default=None, help="A row for each layer, or the total alone.  [default: layers]")
-@click.option("--paper", is_flag=True, help="Compare with the figures of the paper and of TF-slim instead.")
+@click.option(
+    "--bytes",
+    "bytes_",
+    type=click.IntRange(1),
+    help="Per activation: 4 float32, 1 int8.  [default: 4]",
+)
+@click.option(
+    "--layers/--no-layers",
+    default=None,
+    help="A row for each layer, or the total alone.  [default: layers]",
+)
+@click.option(
+    "--paper", is_flag=True, help="Compare with the figures of the paper and of TF-slim instead."
+)
 @format_option
 def cost(model: str | None, paper: bool, format_: str, **options: Any) -> int | None:
-    """Count what a network costs: that of MODEL (a file or a name), or one described by the options.
+    """Count what a network costs: that of MODEL (a file or a name), or one described by the
+    options.
 
-    "macs" are multiply-adds, the paper's MAdds: one multiplication and one addition each, so a figure in FLOPs is twice
-    as large. Convolutions and the linear layer are counted; batch norm, additions, pooling and resizing are not.
-    "parameters" has batch norm's gamma and beta in it, "parameters_without_batch_norm" counts as TF-slim does.
-    "receptive_field" is the side, in pixels, of what one output value sees.
+    "macs" are multiply-adds, the paper's MAdds: one multiplication and one addition each, so a
+    figure in FLOPs is twice as large. Convolutions and the linear layer are counted; batch norm,
+    additions, pooling and resizing are not. "parameters" has batch norm's gamma and beta in it,
+    "parameters_without_batch_norm" counts as TF-slim does. "receptive_field" is the side, in
+    pixels, of what one output value sees.
 
-    --paper recomputes Tables 3, 4 and 7 and the 22 networks that TF-slim published; exit code 1 if a figure is off.
-    """
+    --paper recomputes Tables 3, 4 and 7 and the 22 networks that TF-slim published; exit code 1 if
+    a figure is off."""
     given = {name: value for name, value in options.items() if value is not None}
     if paper:
         _refuse(["MODEL"] * (model is not None) + list(given), "--paper compares fixed networks")
@@ -70,13 +113,17 @@ def cost(model: str | None, paper: bool, format_: str, **options: Any) -> int | 
         _refuse([name for name in DESCRIBING if name in given], "MODEL says already what it is")
     architecture = _from_model(model) if model is not None else _described(given)
     height, width = given.get("resolution", architecture.resolution)
-    _print_cost(architecture, (height, width), given.get("bytes_", 4), given.get("layers", True), format_)
+    _print_cost(
+        architecture, (height, width), given.get("bytes_", 4), given.get("layers", True), format_
+    )
     return None
 
 
 def _refuse(names: list[str], why: str) -> None:
     if names:
-        listed = ", ".join(name if name == "MODEL" else f"--{name.strip('_').replace('_', '-')}" for name in names)
+        listed = ", ".join(
+            name if name == "MODEL" else f"--{name.strip('_').replace('_', '-')}" for name in names
+        )
         raise click.UsageError(f"{why}; leave out {listed}")
 
 
@@ -95,7 +142,9 @@ def _described(given: dict[str, Any]) -> Architecture:
     return replace(base, **{field: given[name] for name, field in fields.items() if name in given})
 
 
-def _print_cost(architecture: Architecture, size: tuple[int, int], bytes_: int, each: bool, format_: str) -> None:
+def _print_cost(
+    architecture: Architecture, size: tuple[int, int], bytes_: int, each: bool, format_: str
+) -> None:
     from ..cost import network_cost
 
     counted = network_cost(architecture, *size, bytes_per_element=bytes_)
@@ -110,10 +159,16 @@ def _cost_rows(counted: Cost, each: bool) -> Iterator[dict[str, Any]]:
         values = {name: getattr(row, name) for name in (*TOTALS, "receptive_field")}
         output = "x".join(map(str, row.layer.out_shape))
         yield {"name": row.layer.name, "kind": row.layer.kind, "output": output, **values}
-    yield dict.fromkeys(COLUMNS) | {"name": "total"} | {name: getattr(counted, name) for name in TOTALS}
+    yield (
+        dict.fromkeys(COLUMNS)
+        | {"name": "total"}
+        | {name: getattr(counted, name) for name in TOTALS}
+    )
 
 
-def _peak_rows(architecture: Architecture, size: tuple[int, int], bytes_: int) -> Iterator[dict[str, Any]]:
+def _peak_rows(
+    architecture: Architecture, size: tuple[int, int], bytes_: int
+) -> Iterator[dict[str, Any]]:
     from ..cost import bottleneck_memory, operator_memory, peak_memory
 
     models = {
@@ -121,7 +176,9 @@ def _peak_rows(architecture: Architecture, size: tuple[int, int], bytes_: int) -
         "each block as one operator": bottleneck_memory(architecture, *size, bytes_),
     }
     if architecture.stages[0].expansion == 1:
-        models["and the stem with the first"] = bottleneck_memory(architecture, *size, bytes_, fuse_stem=True)
+        models["and the stem with the first"] = bottleneck_memory(
+            architecture, *size, bytes_, fuse_stem=True
+        )
     for name, steps in models.items():
         peak = peak_memory(steps)
         yield {"peak memory": name, "bytes": peak.total_bytes, "at": peak.name}

@@ -17,7 +17,9 @@ if TYPE_CHECKING:
 @click.option("--arrays", is_flag=True, help="List every array with its shape and range instead.")
 @format_option
 def inspect(file: str, arrays: bool, format_: str) -> None:
-    """Show what MODEL (a file of any known kind, or a name) is: network, classes, preprocessing, provenance."""
+    """Show what MODEL (a file of any known kind, or a name) is: network, classes, preprocessing,
+    provenance.
+    """
     from ..formats import open_checkpoint
 
     checkpoint = open_checkpoint(file)
@@ -29,7 +31,11 @@ def inspect(file: str, arrays: bool, format_: str) -> None:
     if format_ == "json":
         write_json([facts])
     else:
-        write_rows(({"property": name, "value": value} for name, value in _flat(facts)), ("property", "value"), format_)
+        write_rows(
+            ({"property": name, "value": value} for name, value in _flat(facts)),
+            ("property", "value"),
+            format_,
+        )
 
 
 def _facts(file: str, checkpoint: Checkpoint) -> dict[str, Any]:

@@ -10,14 +10,18 @@ COLUMNS = ("name", "source", "width_mult", "resolution", "top1", "top5", "licenc
 
 
 @click.command()
-@click.option("--url/--no-url", default=False, help="Also where each is fetched from (always in JSON and CSV).")
+@click.option(
+    "--url/--no-url",
+    default=False,
+    help="Also where each is fetched from (always in JSON and CSV).",
+)
 @format_option
 def models(url: bool, format_: str) -> None:
     """List the models that have a name: the one that ships with the package, then published ones.
 
-    A published model is fetched at first use, verified where its publisher states a checksum (shown; often only the
-    first digits), converted once and kept. top1 and top5 are percent as the publisher states them, on ImageNet.
-    """
+    A published model is fetched at first use, verified where its publisher states a checksum
+    (shown; often only the first digits), converted once and kept. top1 and top5 are percent as the
+    publisher states them, on ImageNet."""
     from dataclasses import asdict
 
     from ..zoo import models as all_models

@@ -1,4 +1,6 @@
-"""How every command prints rows: a table for people, JSON or CSV for programs. Rich is loaded for tables only."""
+"""How every command prints rows: a table for people, JSON or CSV for programs. Rich is loaded for
+tables only.
+"""
 
 from __future__ import annotations
 
@@ -17,13 +19,17 @@ Command = TypeVar("Command", bound=Callable[..., Any])
 def format_option(command: Command) -> Command:
     """The option `--format table|json|csv`, handed over as `format_`."""
     choice = click.Choice(["table", "json", "csv"])
-    return click.option("--format", "format_", type=choice, default="table", show_default=True, help="How to print.")(
-        command
-    )
+    return click.option(
+        "--format", "format_", type=choice, default="table", show_default=True, help="How to print."
+    )(command)
 
 
-def write_rows(rows: Iterable[Mapping[str, Any]], columns: Sequence[str], format_: str, title: str = "") -> None:
-    """Prints rows to stdout: an aligned table, a JSON array of objects (one a line), or CSV with a header."""
+def write_rows(
+    rows: Iterable[Mapping[str, Any]], columns: Sequence[str], format_: str, title: str = ""
+) -> None:
+    """Prints rows to stdout: an aligned table, a JSON array of objects (one a line), or CSV with a
+    header.
+    """
     if format_ == "json":
         write_json({name: row[name] for name in columns} for row in rows)
     elif format_ == "csv":
@@ -53,7 +59,9 @@ def _write_table(rows: Iterable[Mapping[str, Any]], columns: Sequence[str], titl
     table = Table(box=box.SIMPLE, title=title or None, title_justify="left")
     for name in columns:
         numeric = all(isinstance(row[name], int | float) or row[name] in ("", None) for row in held)
-        table.add_column(name.replace("_", " "), justify="right" if numeric and held else "left", overflow="fold")
+        table.add_column(
+            name.replace("_", " "), justify="right" if numeric and held else "left", overflow="fold"
+        )
     for row in held:
         table.add_row(*(Text(_cell(row[name])) for name in columns))
     console = Console()

@@ -31,14 +31,20 @@ def recognise(path: Path) -> str:
     if head.startswith(b"\x89HDF\r\n\x1a\n"):
         return "hdf5"
     if head[8:9] == b"{":
-        return "mobilenetv2" if read_safetensors_header(path).get("format") == FORMAT else "safetensors"
+        return (
+            "mobilenetv2"
+            if read_safetensors_header(path).get("format") == FORMAT
+            else "safetensors"
+        )
     if head.startswith(b"PK\x03\x04"):
         try:
             with zipfile.ZipFile(path) as archive:
                 return "keras" if "model.weights.h5" in archive.namelist() else "pytorch"
         except Exception:  # zipfile raises nearly anything on damaged archives
             raise ModelFileError(f"{path}: a damaged archive (.pth or .keras)") from None
-    if head[:1] == b"\x80" or head[257:262] == b"ustar":  # a bare pickle, or the tar archives of PyTorch before 0.4
+    if (
+        head[:1] == b"\x80" or head[257:262] == b"ustar"
+    ):  # a bare pickle, or the tar archives of PyTorch before 0.4
         return "pytorch"
     raise ModelFileError(
         f"{path}: not a model file of a known kind (.safetensors of ours or others, .pth, .tflite, .tgz, .h5, .keras)"
@@ -49,7 +55,8 @@ def read(path: Path) -> Checkpoint:
     """Reads any model file into a checkpoint; float weights, whatever the file stores.
 
     Raises:
-        ModelFileError: Unknown, damaged or not a MobileNetV2; the message names the file and the array at fault.
+        ModelFileError: Unknown, damaged or not a MobileNetV2; the message names the file and the
+            array at fault.
         MissingExtraError: A library that this kind needs is not installed.
     """
     return _reader(recognise(path))(path)
@@ -76,10 +83,12 @@ def _reader(kind: str) -> Callable[[Path], Checkpoint]:
 
 
 def open_checkpoint(name: str | Path, width_mult: float | None = None) -> Checkpoint:
-    """A checkpoint by file or by name: a path, or a name of `zoo.models()`, fetched and converted once.
+    """A checkpoint by file or by name: a path, or a name of `zoo.models()`, fetched and converted
+    once.
 
     Args:
-        name: A path, a published name such as "slim-1.0-224", or "imagenet" (TF-slim's at 224 of that width).
+        name: A path, a published name such as "slim-1.0-224", or "imagenet" (TF-slim's at 224 of
+            that width).
         width_mult: For "imagenet"; default 1.0.
 
     Raises:

@@ -1,4 +1,6 @@
-"""From somebody's arrays, renamed to torchvision's names, to a `Checkpoint`: which width and depth are these?"""
+"""From somebody's arrays, renamed to torchvision's names, to a `Checkpoint`: which width and depth
+are these?
+"""
 
 from __future__ import annotations
 
@@ -12,7 +14,14 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ..architecture import MOBILENET_V2, Architecture, array_shapes, blocks, last_channels, stem_channels
+from ..architecture import (
+    MOBILENET_V2,
+    Architecture,
+    array_shapes,
+    blocks,
+    last_channels,
+    stem_channels,
+)
 from ..checkpoint import Checkpoint, check_arrays
 from ..errors import ArchitectureError, ModelFileError
 from ..images import Preprocessing
@@ -41,10 +50,12 @@ class Rules:
 
 
 def assemble(path: Path, arrays: Mapping[str, NDArray[Any]], rules: Rules) -> Checkpoint:
-    """A checkpoint of arrays with torchvision's names; every array is used once or the file is refused.
+    """A checkpoint of arrays with torchvision's names; every array is used once or the file is
+    refused.
 
     Raises:
-        ModelFileError: The arrays are not those of a MobileNetV2; the message names the first that differ.
+        ModelFileError: The arrays are not those of a MobileNetV2; the message names the first that
+            differ.
     """
     shapes = {name: array.shape for name, array in arrays.items()}
     try:
@@ -57,7 +68,9 @@ def assemble(path: Path, arrays: Mapping[str, NDArray[Any]], rules: Rules) -> Ch
         )
         order = array_shapes(architecture)
         check_arrays({name: _stand_in(array) for name, array in arrays.items()}, order)
-        with np.errstate(over="ignore"):  # what float32 cannot hold becomes infinite, and is refused as such
+        with np.errstate(
+            over="ignore"
+        ):  # what float32 cannot hold becomes infinite, and is refused as such
             floats = {name: np.ascontiguousarray(arrays[name], dtype=np.float32) for name in order}
         labels = rules.labels or imagenet_labels(architecture.classes)
         return Checkpoint(
@@ -72,27 +85,36 @@ def assemble(path: Path, arrays: Mapping[str, NDArray[Any]], rules: Rules) -> Ch
 
 
 def _stand_in(array: NDArray[Any]) -> NDArray[Any]:
-    """An array of that shape which takes no memory: float32 for any float type, else of its own type."""
+    """An array of that shape which takes no memory: float32 for any float type, else of its own
+    type.
+    """
     zero = np.zeros((), np.float32 if array.dtype.kind == "f" else array.dtype)
     return np.broadcast_to(zero, array.shape)
 
 
 def infer_architecture(shapes: Mapping[str, tuple[int, ...]]) -> Architecture:
-    """The description whose arrays have these shapes (width, depth, last convolution, classes and channels).
+    """The description whose arrays have these shapes (width, depth, last convolution, classes and
+    channels).
 
-    One layer may have other channels than the description found: holding the shapes against it then names that layer.
+    One layer may have other channels than the description found: holding the shapes against it then
+    names that layer.
 
     Raises:
         ModelFileError: No known table at any width gives these channels.
     """
     depth = max((int(match.group(1)) for match in map(IN_BLOCK.match, shapes) if match), default=0)
     found = [_kernel_outputs(shapes, "features.0.0.weight")]
-    found += [_kernel_outputs(shapes, f"features.{i}.conv.{1 if i == 1 else 2}.weight") for i in range(1, depth + 1)]
+    found += [
+        _kernel_outputs(shapes, f"features.{i}.conv.{1 if i == 1 else 2}.weight")
+        for i in range(1, depth + 1)
+    ]
     last = _first_side(shapes, f"features.{depth + 1}.0.weight", f"features.{depth + 1}.1.weight")
 
     def agreement(candidate: tuple[Architecture, tuple[int, ...]]) -> tuple[int, bool]:
         architecture, channels = candidate
-        return sum(a == b for a, b in zip(channels, found, strict=True)), last_channels(architecture) == last
+        return sum(a == b for a, b in zip(channels, found, strict=True)), last_channels(
+            architecture
+        ) == last
 
     best = max(_candidates(depth), key=agreement, default=None)
     if best is None or agreement(best)[0] < depth:
@@ -110,21 +132,32 @@ def infer_architecture(shapes: Mapping[str, tuple[int, ...]]) -> Architecture:
 
 @cache
 def _candidates(depth: int) -> tuple[tuple[Architecture, tuple[int, ...]], ...]:
-    """Known tables of that many blocks with their channels, the published widths first, then every hundredth."""
-    hundredths = sorted((i / 100 for i in range(5, 401)), key=lambda width: (round(width * 100) % 5 != 0, width))
+    """Known tables of that many blocks with their channels, the published widths first, then every
+    hundredth.
+    """
+    hundredths = sorted(
+        (i / 100 for i in range(5, 401)), key=lambda width: (round(width * 100) % 5 != 0, width)
+    )
     found = []
     for repeats in (repeats for repeats in REPEATS if sum(repeats) == depth):
-        stages = tuple(replace(stage, repeats=n) for stage, n in zip(MOBILENET_V2, repeats, strict=True))
+        stages = tuple(
+            replace(stage, repeats=n) for stage, n in zip(MOBILENET_V2, repeats, strict=True)
+        )
         for scale_ends in (True, False):
             for width in (*PUBLISHED_WIDTHS, *hundredths):
                 architecture = Architecture(stages=stages, scale_ends=scale_ends, width_mult=width)
-                channels = (stem_channels(architecture), *(block.out_channels for block in blocks(architecture)))
+                channels = (
+                    stem_channels(architecture),
+                    *(block.out_channels for block in blocks(architecture)),
+                )
                 found.append((architecture, channels))
     return tuple(found)
 
 
 def _with_last(architecture: Architecture, last: int | None) -> Architecture:
-    """The last convolution as it is in the file, whatever the usual rule gives (640 at width 0.5 exists)."""
+    """The last convolution as it is in the file, whatever the usual rule gives (640 at width 0.5
+    exists).
+    """
     if last is None or last_channels(architecture) == last:
         return replace(architecture, last_channels=1280 if last else None)
     scale = max(1.0, architecture.width_mult) if architecture.scale_ends else 1.0

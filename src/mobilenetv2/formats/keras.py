@@ -1,9 +1,9 @@
-"""Reads Keras's MobileNetV2: legacy `.h5` (weights or whole model), `.weights.h5` and `.keras` of Keras 3.
+"""Reads Keras's MobileNetV2: legacy `.h5` (weights or whole model), `.weights.h5` and `.keras` of
+Keras 3.
 
-Legacy files name arrays by layer, today's way (`block_1_expand/kernel:0`) or as when the published weights were made
-(`mobl1_conv_1_expand/kernel:0`); Keras 3 numbers layers of a kind in their order (`layers/conv2d_3/vars/0`).
-Padding is TensorFlow's, epsilon 1e-3, pictures -1..1.
-"""
+Legacy files name arrays by layer, today's way (`block_1_expand/kernel:0`) or as when the published
+weights were made (`mobl1_conv_1_expand/kernel:0`); Keras 3 numbers layers of a kind in their order
+(`layers/conv2d_3/vars/0`). Padding is TensorFlow's, epsilon 1e-3, pictures -1..1."""
 
 from __future__ import annotations
 
@@ -24,7 +24,12 @@ from .assemble import Rules, assemble
 
 BN_EPSILON = 1e-3
 OIHW_FROM_HWIO, C1HW_FROM_HWC1 = (3, 2, 0, 1), (2, 3, 0, 1)
-NORM_ARRAYS = {"gamma": "weight", "beta": "bias", "moving_mean": "running_mean", "moving_variance": "running_var"}
+NORM_ARRAYS = {
+    "gamma": "weight",
+    "beta": "bias",
+    "moving_mean": "running_mean",
+    "moving_variance": "running_var",
+}
 VARS = {  # Keras 3 writes a layer's variables by number
     "conv2d": ("kernel",),
     "depthwise_conv2d": ("depthwise_kernel",),
@@ -49,7 +54,10 @@ def read_keras(path: Path) -> Checkpoint:
     try:
         with zipfile.ZipFile(path) as archive:
             sizes = {entry.filename: entry.file_size for entry in archive.infolist()}
-            if max(sizes.get("model.weights.h5", 0), sizes.get("config.json", 0)) > MAX_MEMBER_BYTES:
+            if (
+                max(sizes.get("model.weights.h5", 0), sizes.get("config.json", 0))
+                > MAX_MEMBER_BYTES
+            ):
                 raise ModelFileError(f"{path}: its weights are larger than any MobileNetV2")
             weights, config = archive.read("model.weights.h5"), archive.read("config.json")
     except UserError:
@@ -63,13 +71,17 @@ def _read(path: Path, content: Path | IO[bytes], config: bytes) -> Checkpoint:
     try:
         import h5py
     except ImportError:
-        raise MissingExtraError("reading Keras files needs h5py: pip install 'mobilenetv2[formats]'") from None
+        raise MissingExtraError(
+            "reading Keras files needs h5py: pip install 'mobilenetv2[formats]'"
+        ) from None
     stored: dict[str, NDArray[Any]] = {}
 
     def take(name: str, item: Any) -> None:
         if isinstance(item, h5py.Dataset) and not name.startswith(("optimizer", "_optimizer")):
             if item.is_virtual or item.external or item.nbytes > MAX_MEMBER_BYTES:
-                raise ModelFileError(f"its array {name} lies in another file, or is larger than any of MobileNetV2's")
+                raise ModelFileError(
+                    f"its array {name} lies in another file, or is larger than any of MobileNetV2's"
+                )
             if item.dtype.kind != "f":
                 raise ModelFileError(f"its array {name} is of the type {item.dtype}")
             stored[name] = np.asarray(item[()])
@@ -103,10 +115,19 @@ def _by_layer(stored: dict[str, NDArray[Any]]) -> Iterator[tuple[str, NDArray[An
 
 
 def _torchvision_name(layer: str, depth: int) -> str | None:
-    """`block_3_project_BN` -> `features.4.conv.3`; None for a layer that Keras's MobileNetV2 does not have."""
-    top = {"Conv1": "features.0.0", "bn_Conv1": "features.0.1", "predictions": "classifier.1", "Logits": "classifier.1"}
+    """`block_3_project_BN` -> `features.4.conv.3`; None for a layer that Keras's MobileNetV2 does
+    not have.
+    """
+    top = {
+        "Conv1": "features.0.0",
+        "bn_Conv1": "features.0.1",
+        "predictions": "classifier.1",
+        "Logits": "classifier.1",
+    }
     top |= {"Conv_1": f"features.{depth + 1}.0", "Conv_1_bn": f"features.{depth + 1}.1"}
-    if layer in top or re.fullmatch(r"dense(_\d+)?", layer):  # the latter: a classifier that a user put on top
+    if layer in top or re.fullmatch(
+        r"dense(_\d+)?", layer
+    ):  # the latter: a classifier that a user put on top
         return top.get(layer, "classifier.1")
     block = _in_block(layer)
     if block is None:
@@ -118,10 +139,16 @@ def _torchvision_name(layer: str, depth: int) -> str | None:
 
 
 def _in_block(layer: str) -> tuple[int, str, bool] | None:
-    """Keras's number of the block, the part of it, and whether the layer is a batch norm; None for layers elsewhere."""
-    if match := re.fullmatch(r"(?:expanded_conv|block_(\d{1,3}))_(expand|depthwise|project)(_BN)?", layer):
+    """Keras's number of the block, the part of it, and whether the layer is a batch norm; None for
+    layers elsewhere.
+    """
+    if match := re.fullmatch(
+        r"(?:expanded_conv|block_(\d{1,3}))_(expand|depthwise|project)(_BN)?", layer
+    ):
         return int(match.group(1) or 0), match.group(2), bool(match.group(3))
-    if match := re.fullmatch(r"(mobl|bn)(\d{1,3})_conv_(?:\d+_)?(?:bn_)?(expand|depthwise|project)", layer):
+    if match := re.fullmatch(
+        r"(mobl|bn)(\d{1,3})_conv_(?:\d+_)?(?:bn_)?(expand|depthwise|project)", layer
+    ):
         return int(match.group(2)), match.group(3), match.group(1) == "bn"
     return None
 
@@ -136,13 +163,19 @@ def _numbered(stored: dict[str, NDArray[Any]]) -> Iterator[tuple[str, NDArray[An
         kind, number, index = match.groups()
         variables = found[kind].setdefault(int(number or 0), {})
         if int(index) in variables:
-            raise ModelFileError(f"its arrays {variables[int(index)][0]} and {path} are the same variable")
+            raise ModelFileError(
+                f"its arrays {variables[int(index)][0]} and {path} are the same variable"
+            )
         variables[int(index)] = (path, array)
-    for kind, names in _places({kind: max(numbers, default=-1) + 1 for kind, numbers in found.items()}).items():
+    for kind, names in _places(
+        {kind: max(numbers, default=-1) + 1 for kind, numbers in found.items()}
+    ).items():
         wrong = sorted(set(found[kind]) ^ set(range(len(names))))
         if wrong:
             problem = "one too many" if wrong[0] in found[kind] else "missing"
-            raise ModelFileError(f"its {kind} number {wrong[0]} is {problem}: the network has {len(names)} of the kind")
+            raise ModelFileError(
+                f"its {kind} number {wrong[0]} is {problem}: the network has {len(names)} of the kind"
+            )
         for name, (_, variables) in zip(names, sorted(found[kind].items()), strict=True):
             for index, (path, array) in sorted(variables.items()):
                 if index >= len(VARS[kind]):
@@ -151,7 +184,9 @@ def _numbered(stored: dict[str, NDArray[Any]]) -> Iterator[tuple[str, NDArray[An
 
 
 def _places(count: dict[str, int]) -> dict[str, list[str]]:
-    """Our names of the layers of each kind, in the order in which Keras numbers them, for that many of each."""
+    """Our names of the layers of each kind, in the order in which Keras numbers them, for that many
+    of each.
+    """
     depth = count["depthwise_conv2d"]
     blocks = [(f"features.{block}.conv", block > 1) for block in range(1, depth + 1)]
     kernels, depthwise, norms = ["features.0.0"], [], ["features.0.1"]
@@ -172,7 +207,9 @@ def _places(count: dict[str, int]) -> dict[str, list[str]]:
 
 def _converted(name: str, kind: str, array: NDArray[Any], path: str) -> tuple[str, NDArray[Any]]:
     """One array under its new name, its axes in PyTorch's order."""
-    if kind in ("kernel", "depthwise_kernel") and array.ndim == 4:  # Keras 3 calls both so, and a depthwise one is HWC1
+    if (
+        kind in ("kernel", "depthwise_kernel") and array.ndim == 4
+    ):  # Keras 3 calls both so, and a depthwise one is HWC1
         depthwise = re.fullmatch(r"features\.(1\.conv\.0|\d+\.conv\.1)\.0", name)
         return f"{name}.weight", array.transpose(C1HW_FROM_HWC1 if depthwise else OIHW_FROM_HWIO)
     if kind == "kernel" and array.ndim == 2:
@@ -187,8 +224,8 @@ def _converted(name: str, kind: str, array: NDArray[Any], path: str) -> tuple[st
 def _size(path: Path, config: bytes) -> tuple[int, int]:
     """Input size from the model's configuration, else from the published file's name, else 224.
 
-    Looked for in the raw bytes: HDF5 reads attributes by ways that do not return from a damaged file.
-    """
+    Looked for in the raw bytes: HDF5 reads attributes by ways that do not return from a damaged
+    file."""
     match = re.search(rb'"batch_(?:input_)?shape": ?\[null, ?(\d{1,5}), ?(\d{1,5}), ?\d\]', config)
     if match:
         return int(match.group(1)), int(match.group(2))

@@ -1,4 +1,6 @@
-"""Published models by name, converted once and kept; and TF-slim's `.tgz` archives, of which the .tflite is read."""
+"""Published models by name, converted once and kept; and TF-slim's `.tgz` archives, of which the
+.tflite is read.
+"""
 
 from __future__ import annotations
 
@@ -14,7 +16,8 @@ MAX_TFLITE_BYTES = 1 << 28
 
 
 def open_published(name: str, width_mult: float | None = None) -> Checkpoint:
-    """The model of that name: the bundled one, or a published one fetched and converted at first use.
+    """The model of that name: the bundled one, or a published one fetched and converted at first
+    use.
 
     Raises:
         ModelFileError: No such name, or the published file is not what it should be.
@@ -33,8 +36,16 @@ def open_published(name: str, width_mult: float | None = None) -> Checkpoint:
         except ModelFileError:  # damaged, or of another release: made again below
             converted.unlink()
     checkpoint = _fetched(model)
-    preprocessing = model.preprocessing or replace(checkpoint.preprocessing, size=(model.resolution, model.resolution))
-    stated = {"name": model.name, "url": model.url, "licence": model.licence, "top1": model.top1, "top5": model.top5}
+    preprocessing = model.preprocessing or replace(
+        checkpoint.preprocessing, size=(model.resolution, model.resolution)
+    )
+    stated = {
+        "name": model.name,
+        "url": model.url,
+        "licence": model.licence,
+        "top1": model.top1,
+        "top5": model.top5,
+    }
     checkpoint = replace(
         checkpoint,
         architecture=replace(checkpoint.architecture, resolution=preprocessing.size),
@@ -57,7 +68,9 @@ def _fetched(model: zoo.Published) -> Checkpoint:
             raise ModelFileError(f"{file}: the file is width {found:g}, not {model.width_mult:g}")
     except ModelFileError as error:
         file.unlink()
-        raise ModelFileError(f"{model.name}: what came from {model.url} was removed: {error}") from None
+        raise ModelFileError(
+            f"{model.name}: what came from {model.url} was removed: {error}"
+        ) from None
     return checkpoint
 
 
@@ -71,7 +84,11 @@ def read_tgz(path: Path) -> Checkpoint:
 
     try:
         with tarfile.open(path, "r:gz") as archive:
-            members = [member for member in archive.getmembers() if member.isfile() and member.name.endswith(".tflite")]
+            members = [
+                member
+                for member in archive.getmembers()
+                if member.isfile() and member.name.endswith(".tflite")
+            ]
             if len(members) != 1:
                 raise ModelFileError(f"{path}: holds {len(members)} .tflite files, not one")
             if members[0].size > MAX_TFLITE_BYTES:

@@ -1,9 +1,10 @@
-"""Reads state dicts of torchvision, timm and Hugging Face (and older d-li14 / tonylins ones), `.pth` or `.safetensors`.
+"""Reads state dicts of torchvision, timm and Hugging Face (and older d-li14 / tonylins ones),
+`.pth` or `.safetensors`.
 
-Names are turned into torchvision's, one rule a source; the arrays then tell width, depth and classes. Padding, epsilon
-and preprocessing come with the source: torchvision and timm pad symmetrically with epsilon 1e-5, Hugging Face's models
-are TF-slim's (SAME padding, epsilon 1e-3) unless the config.json beside the file says otherwise.
-"""
+Names are turned into torchvision's, one rule a source; the arrays then tell width, depth and
+classes. Padding, epsilon and preprocessing come with the source: torchvision and timm pad
+symmetrically with epsilon 1e-5, Hugging Face's models are TF-slim's (SAME padding, epsilon 1e-3)
+unless the config.json beside the file says otherwise."""
 
 from __future__ import annotations
 
@@ -48,14 +49,18 @@ def read_pth(path: Path) -> Checkpoint:
     if not isinstance(content, Mapping) or not content:
         raise ModelFileError(f"{path}: holds a {type(content).__name__}, not a state dict")
     _refuse_quantised(path, map(str, content))
-    return read_state_dict(path, {str(name): _array(path, name, value) for name, value in content.items()})
+    return read_state_dict(
+        path, {str(name): _array(path, name, value) for name, value in content.items()}
+    )
 
 
 def _unpickled(path: Path) -> Any:
     try:
         import torch
     except ImportError:
-        raise MissingExtraError("reading .pth needs PyTorch: pip install 'mobilenetv2[train]'") from None
+        raise MissingExtraError(
+            "reading .pth needs PyTorch: pip install 'mobilenetv2[train]'"
+        ) from None
     import pickle
 
     try:
@@ -64,14 +69,22 @@ def _unpickled(path: Path) -> Any:
             return torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
         found = re.search(r"GLOBAL (\S+)", str(error))
-        reason = f"it holds {found.group(1)} beside arrays" if found else "it is damaged, or holds more than arrays"
+        reason = (
+            f"it holds {found.group(1)} beside arrays"
+            if found
+            else "it is damaged, or holds more than arrays"
+        )
         raise ModelFileError(
             f"{path}: refused: {reason}, and unpickling that can run code. "
             "If you trust it, save its state_dict alone and convert that"
         ) from None
     except Exception as error:  # a damaged archive makes torch raise nearly anything
-        reason = re.split(r"\.\s|\n", str(error))[0]  # what follows is advice to unpickle without safety
-        raise ModelFileError(f"{path}: not a readable .pth file: {reason or type(error).__name__}") from None
+        reason = re.split(r"\.\s|\n", str(error))[
+            0
+        ]  # what follows is advice to unpickle without safety
+        raise ModelFileError(
+            f"{path}: not a readable .pth file: {reason or type(error).__name__}"
+        ) from None
 
 
 def _array(path: Path, name: object, value: Any) -> NDArray[Any]:
@@ -80,7 +93,9 @@ def _array(path: Path, name: object, value: Any) -> NDArray[Any]:
     if not isinstance(value, torch.Tensor):
         raise ModelFileError(f"{path}: not a state dict: {name!r} is not an array")
     try:
-        array: NDArray[Any] = (value.float() if value.is_floating_point() else value).detach().numpy()
+        array: NDArray[Any] = (
+            (value.float() if value.is_floating_point() else value).detach().numpy()
+        )
     except Exception:  # sparse, quantised, or without values
         raise ModelFileError(f"{path}: {name} is not a dense array") from None
     return array
@@ -131,7 +146,9 @@ def _refuse_quantised(path: Path, names: Iterable[str]) -> None:
 
 def _without_prefix(arrays: Arrays) -> Arrays:
     """Takes off what DataParallel, torch.compile and Lightning put before every name."""
-    while arrays and (prefix := next((p for p in PREFIXES if all(name.startswith(p) for name in arrays)), None)):
+    while arrays and (
+        prefix := next((p for p in PREFIXES if all(name.startswith(p) for name in arrays)), None)
+    ):
         arrays = {name[len(prefix) :]: array for name, array in arrays.items()}
     return arrays
 
@@ -150,13 +167,29 @@ def _renaming(arrays: Arrays) -> tuple[Rename, Rules] | None:
 
 def _from_timm(arrays: Arrays) -> Rename:
     """blocks.STAGE.INDEX.{conv_pw, bn1, ...}; the first block's conv_pw is its projection."""
-    places = {m.group(1): None for name in arrays if (m := re.match(r"blocks\.(\d{1,3}\.\d{1,3})\.", name))}
+    places = {
+        m.group(1): None
+        for name in arrays
+        if (m := re.match(r"blocks\.(\d{1,3}\.\d{1,3})\.", name))
+    }
     ordered = sorted(places, key=lambda place: tuple(map(int, place.split("."))))
     index = {place: i + 1 for i, place in enumerate(ordered)}
     first = {"conv_dw": "0.0", "bn1": "0.1", "conv_pw": "1", "bn2": "2"}
-    others = {"conv_pw": "0.0", "bn1": "0.1", "conv_dw": "1.0", "bn2": "1.1", "conv_pwl": "2", "bn3": "3"}
+    others = {
+        "conv_pw": "0.0",
+        "bn1": "0.1",
+        "conv_dw": "1.0",
+        "bn2": "1.1",
+        "conv_pwl": "2",
+        "bn3": "3",
+    }
     last = f"features.{len(index) + 1}"
-    top = {"conv_stem": "features.0.0", "bn1": "features.0.1", "conv_head": f"{last}.0", "bn2": f"{last}.1"}
+    top = {
+        "conv_stem": "features.0.0",
+        "bn1": "features.0.1",
+        "conv_head": f"{last}.0",
+        "bn2": f"{last}.1",
+    }
     top["classifier"] = "classifier.1"
 
     def rename(name: str) -> str | None:
@@ -171,7 +204,9 @@ def _from_timm(arrays: Arrays) -> Rename:
 
 
 def _from_hugging_face(arrays: Arrays) -> Rename:
-    """mobilenet_v2.{conv_stem, layer.I, conv_1x1}.PART.{convolution, normalization}; stem and first block are one."""
+    """mobilenet_v2.{conv_stem, layer.I, conv_1x1}.PART.{convolution, normalization}; stem and first
+    block are one.
+    """
     depth = sum(name.endswith("expand_1x1.convolution.weight") for name in arrays) + 1
     stem = {"first_conv": ("features.0.0", "features.0.1")}
     stem |= {
@@ -186,7 +221,8 @@ def _from_hugging_face(arrays: Arrays) -> Rename:
         if name.startswith("classifier."):
             return _classifier_moved(name)
         match = re.fullmatch(
-            r"(?:(conv_stem|layer\.(\d{1,3}))\.(\w+)|conv_1x1)\.(convolution|normalization)\.(\w+)", name
+            r"(?:(conv_stem|layer\.(\d{1,3}))\.(\w+)|conv_1x1)\.(convolution|normalization)\.(\w+)",
+            name,
         )
         if not match:
             return None
@@ -204,7 +240,9 @@ def _from_hugging_face(arrays: Arrays) -> Rename:
 
 
 def _from_flat(arrays: Arrays) -> Rename:
-    """d-li14 and tonylins: a block is one flat Sequential, activations counted; the last convolution may be `conv`."""
+    """d-li14 and tonylins: a block is one flat Sequential, activations counted; the last
+    convolution may be `conv`.
+    """
     depth = max(int(match.group(1)) for match in map(IN_BLOCK.match, arrays) if match)
     short = {"0": "0.0", "1": "0.1", "3": "1", "4": "2"}
     long = {"0": "0.0", "1": "0.1", "3": "1.0", "4": "1.1", "6": "2", "7": "3"}
@@ -227,7 +265,9 @@ def _classifier_moved(name: str) -> str:
 
 
 def _with_config(path: Path, rules: Rules) -> Rules:
-    """Padding, epsilon, size, output stride and labels from the config.json that Hugging Face puts beside the arrays."""
+    """Padding, epsilon, size, output stride and labels from the config.json that Hugging Face puts
+    beside the arrays.
+    """
     file = path.with_name("config.json")
     if not file.is_file():
         return rules
@@ -246,7 +286,11 @@ def _with_config(path: Path, rules: Rules) -> Rules:
             output_stride=config.get("output_stride", 32),
         )
     except (OSError, ValueError, TypeError, KeyError, AttributeError, UserError) as error:
-        raise ModelFileError(f"{file}: not a Hugging Face config: {error or type(error).__name__}") from None
+        raise ModelFileError(
+            f"{file}: not a Hugging Face config: {error or type(error).__name__}"
+        ) from None
     if config.get("hidden_act", "relu6") != "relu6":
-        raise ModelFileError(f"{file}: hidden_act is {config['hidden_act']!r}; only models with 'relu6' are read")
+        raise ModelFileError(
+            f"{file}: hidden_act is {config['hidden_act']!r}; only models with 'relu6' are read"
+        )
     return read

@@ -1,9 +1,10 @@
-"""Reads MobileNetV2 classifiers from TensorFlow Lite: float32, float16, uint8 per tensor and int8 per channel.
+"""Reads MobileNetV2 classifiers from TensorFlow Lite: float32, float16, uint8 per tensor and int8
+per channel.
 
-Quantised kernels are dequantised here (real = scale * (q - zero point)); the batch norms were folded by the converter,
-so ours become identities. The graph is held against `layers()`: kernels, strides, padding amounts, activations and
-connections must all be those of the network, or the file is refused.
-"""
+Quantised kernels are dequantised here (real = scale * (q - zero point)); the batch norms were
+folded by the converter, so ours become identities. The graph is held against `layers()`: kernels,
+strides, padding amounts, activations and connections must all be those of the network, or the file
+is refused."""
 
 from __future__ import annotations
 
@@ -27,7 +28,14 @@ BN_EPSILON = 1e-3  # TF-slim and Keras
 TYPES = {0: np.float32, 1: np.float16, 2: np.int32, 3: np.uint8, 4: np.int64, 9: np.int8}
 ACTIVATIONS = {0: "linear", 1: "relu", 3: "relu6"}
 KERNEL_OPS = {"CONV_2D": "C", "DEPTHWISE_CONV_2D": "D", "FULLY_CONNECTED": "F"}
-TRANSPARENT = ("QUANTIZE", "DEQUANTIZE", "RESHAPE", "SQUEEZE", "SOFTMAX", "PAD")  # they leave every value as it is
+TRANSPARENT = (
+    "QUANTIZE",
+    "DEQUANTIZE",
+    "RESHAPE",
+    "SQUEEZE",
+    "SOFTMAX",
+    "PAD",
+)  # they leave every value as it is
 
 
 @dataclass(frozen=True)
@@ -78,7 +86,9 @@ class _Graph:
         """The values of a weight or bias as real numbers."""
         tensor = self.stored(index)
         if not tensor.data:
-            raise ModelFileError(f"the tensor {tensor.name!r} has no values: weights made at run time are not read")
+            raise ModelFileError(
+                f"the tensor {tensor.name!r} has no values: weights made at run time are not read"
+            )
         if tensor.dtype is np.void:
             raise ModelFileError(f"the tensor {tensor.name!r} is of a type that is not read")
         return tensor.real()
@@ -88,7 +98,8 @@ def read_tflite(path: Path) -> Checkpoint:
     """A checkpoint of a .tflite classifier, with the labels attached to the file if there are any.
 
     Raises:
-        ModelFileError: Damaged, or not a MobileNetV2 classifier; the message says which operator or tensor differs.
+        ModelFileError: Damaged, or not a MobileNetV2 classifier; the message says which operator or
+            tensor differs.
         MissingExtraError: The package `tflite` is not installed.
     """
     return checkpoint_from(path, path.read_bytes())
@@ -121,15 +132,23 @@ def _parse(content: bytes) -> _Graph:
     try:
         import tflite
     except ImportError:
-        raise MissingExtraError("reading .tflite needs: pip install 'mobilenetv2[formats]'") from None
+        raise MissingExtraError(
+            "reading .tflite needs: pip install 'mobilenetv2[formats]'"
+        ) from None
     model = tflite.Model.GetRootAs(content, 0)
     if model.SubgraphsLength() != 1:
         raise ModelFileError(f"{model.SubgraphsLength()} subgraphs; a classifier has one")
-    names = {value: name for name, value in vars(tflite.BuiltinOperator).items() if isinstance(value, int)}
+    names = {
+        value: name
+        for name, value in vars(tflite.BuiltinOperator).items()
+        if isinstance(value, int)
+    }
     codes = []
     for i in range(model.OperatorCodesLength()):
         code = model.OperatorCodes(i)
-        codes.append(names.get(max(code.DeprecatedBuiltinCode(), code.BuiltinCode()), "unknown operator"))
+        codes.append(
+            names.get(max(code.DeprecatedBuiltinCode(), code.BuiltinCode()), "unknown operator")
+        )
     subgraph = model.Subgraphs(0)
     return _Graph(
         tuple(_tensor(model, subgraph.Tensors(i)) for i in range(subgraph.TensorsLength())),
@@ -146,7 +165,11 @@ def _tensor(model: Any, tensor: Any) -> _Tensor:
     scale = zero = np.zeros(0)
     if quantization is not None and quantization.ScaleLength():
         scale = quantization.ScaleAsNumpy().astype(float)
-        zero = quantization.ZeroPointAsNumpy().astype(float) if quantization.ZeroPointLength() else np.zeros(1)
+        zero = (
+            quantization.ZeroPointAsNumpy().astype(float)
+            if quantization.ZeroPointLength()
+            else np.zeros(1)
+        )
     shape = tuple(int(n) for n in tensor.ShapeAsNumpy()) if tensor.ShapeLength() else ()
     name = (tensor.Name() or b"").decode("utf-8", "replace")
     axis = quantization.QuantizedDimension() if quantization is not None else 0
@@ -156,12 +179,22 @@ def _tensor(model: Any, tensor: Any) -> _Tensor:
 def _op(tflite: Any, op: Any, codes: list[str]) -> _Op:
     """One operator with the options that matter, as plain integers."""
     code = codes[op.OpcodeIndex()]
-    convolution = ("StrideW", "StrideH", "DilationWFactor", "DilationHFactor", "Padding", "FusedActivationFunction")
+    convolution = (
+        "StrideW",
+        "StrideH",
+        "DilationWFactor",
+        "DilationHFactor",
+        "Padding",
+        "FusedActivationFunction",
+    )
     kinds = {
         "CONV_2D": (tflite.Conv2DOptions, convolution),
         "DEPTHWISE_CONV_2D": (tflite.DepthwiseConv2DOptions, convolution),
         "FULLY_CONNECTED": (tflite.FullyConnectedOptions, ("FusedActivationFunction",)),
-        "AVERAGE_POOL_2D": (tflite.Pool2DOptions, ("FilterHeight", "FilterWidth", "FusedActivationFunction")),
+        "AVERAGE_POOL_2D": (
+            tflite.Pool2DOptions,
+            ("FilterHeight", "FilterWidth", "FusedActivationFunction"),
+        ),
         "ADD": (tflite.AddOptions, ("FusedActivationFunction",)),
     }
     options: dict[str, int] = {}
@@ -179,13 +212,17 @@ def _refuse_other_tasks(graph: _Graph) -> None:
     codes = {op.code for op in graph.ops}
     if len(graph.outputs) > 1:
         names = ", ".join(graph.tensors[index].name for index in graph.outputs[:3])
-        raise ModelFileError(f"its outputs are {names}: it is a detector, or another model that is not a classifier")
+        raise ModelFileError(
+            f"its outputs are {names}: it is a detector, or another model that is not a classifier"
+        )
     if codes & {"RESIZE_BILINEAR", "RESIZE_NEAREST_NEIGHBOR"}:
         raise ModelFileError("it resizes maps: it is a segmenter, not a classifier")
 
 
 def _named_kernels(graph: _Graph) -> tuple[dict[str, NDArray[Any]], dict[str, _Op]]:
-    """Arrays with torchvision's names, and the operator of each layer, from the order expand, depthwise, project."""
+    """Arrays with torchvision's names, and the operator of each layer, from the order expand,
+    depthwise, project.
+    """
     ops = [op for op in graph.ops if op.code in KERNEL_OPS]
     kinds = "".join(KERNEL_OPS[op.code] for op in ops)
     names, at, block = ["features.0.0"], 1, 0
@@ -210,23 +247,33 @@ def _named_kernels(graph: _Graph) -> tuple[dict[str, NDArray[Any]], dict[str, _O
     names += [f"features.{block + 1}.0", "classifier.1"][: len(tail)]
     order = dict(zip(names, ops, strict=True))
     kernels = {f"{name}.weight": _kernel(graph, op, name) for name, op in order.items()}
-    architecture = replace(infer_architecture({name: a.shape for name, a in kernels.items()}), bn_epsilon=BN_EPSILON)
+    architecture = replace(
+        infer_architecture({name: a.shape for name, a in kernels.items()}), bn_epsilon=BN_EPSILON
+    )
     arrays: dict[str, NDArray[Any]] = {}
     for layer in layers(architecture):
         if layer.weight and layer.name in order:
             shape = kernels[layer.weight].shape
             if shape != layer.weight_shape:
-                raise ModelFileError(f"not a MobileNetV2: {layer.weight} is {shape}, not {layer.weight_shape}")
+                raise ModelFileError(
+                    f"not a MobileNetV2: {layer.weight} is {shape}, not {layer.weight_shape}"
+                )
             arrays |= unfolded(layer, kernels[layer.weight], _bias(graph, order[layer.name], layer))
     return arrays, order
 
 
 def _kernel(graph: _Graph, op: _Op, name: str) -> NDArray[np.float64]:
-    """The kernel in PyTorch's axes: OHWI -> OIHW, depthwise 1HWC -> C1HW, a 1x1 classifier -> (out, in)."""
+    """The kernel in PyTorch's axes: OHWI -> OIHW, depthwise 1HWC -> C1HW, a 1x1 classifier -> (out,
+    in).
+    """
     weight = graph.constant(op.inputs[1])
     if op.code == "FULLY_CONNECTED":
         return weight
-    weight = weight.transpose(3, 0, 1, 2) if op.code == "DEPTHWISE_CONV_2D" else weight.transpose(0, 3, 1, 2)
+    weight = (
+        weight.transpose(3, 0, 1, 2)
+        if op.code == "DEPTHWISE_CONV_2D"
+        else weight.transpose(0, 3, 1, 2)
+    )
     return weight.reshape(weight.shape[:2]) if name == "classifier.1" else weight
 
 
@@ -240,14 +287,18 @@ def _bias(graph: _Graph, op: _Op, layer: Layer) -> NDArray[np.float64]:
 
 
 def _matched(graph: _Graph, order: dict[str, _Op], arrays: dict[str, NDArray[Any]]) -> Architecture:
-    """The architecture, after every operator was held against its layer under one of the two padding rules."""
+    """The architecture, after every operator was held against its layer under one of the two
+    padding rules.
+    """
     base = infer_architecture({name: array.shape for name, array in arrays.items()})
     shape = graph.tensors[graph.inputs[0]].shape
     if len(graph.inputs) != 1 or len(shape) != 4:
         raise ModelFileError(f"the input must be one batch of pictures (N, H, W, C), not {shape}")
     complaints: list[tuple[int, str]] = []
     for padding in ("same", "symmetric"):
-        architecture = replace(base, padding=padding, bn_epsilon=BN_EPSILON, resolution=(shape[1], shape[2]))
+        architecture = replace(
+            base, padding=padding, bn_epsilon=BN_EPSILON, resolution=(shape[1], shape[2])
+        )
         made = {graph.inputs[0]: "image"}
         complaint = _compare(graph, order, layers(architecture), made)
         if complaint is None:
@@ -257,8 +308,12 @@ def _matched(graph: _Graph, order: dict[str, _Op], arrays: dict[str, NDArray[Any
     raise ModelFileError(f"not the MobileNetV2 graph: {furthest[1]}")
 
 
-def _compare(graph: _Graph, order: dict[str, _Op], steps: tuple[Layer, ...], made: dict[int, str]) -> str | None:
-    """The first way in which the graph is not these layers, or None; `made` gathers which layer made which tensor."""
+def _compare(
+    graph: _Graph, order: dict[str, _Op], steps: tuple[Layer, ...], made: dict[int, str]
+) -> str | None:
+    """The first way in which the graph is not these layers, or None; `made` gathers which layer
+    made which tensor.
+    """
     by_output = {id(op): layer for layer in steps if (op := order.get(layer.name))}
     adds = iter(layer for layer in steps if layer.kind == "add")
     flat = {layer.name for layer in steps if layer.kind in ("pool", "linear")}
@@ -272,10 +327,12 @@ def _compare(graph: _Graph, order: dict[str, _Op], steps: tuple[Layer, ...], mad
             if sources:
                 (made[op.outputs[0]],) = sources
                 if op.code == "PAD":
-                    padded[op.outputs[0]] = tuple(graph.constant(op.inputs[1]).astype(int).ravel().tolist())
-                elif sources - ({steps[-1].name} if op.code == "SOFTMAX" else flat) and not op.code.endswith(
-                    "QUANTIZE"
-                ):
+                    padded[op.outputs[0]] = tuple(
+                        graph.constant(op.inputs[1]).astype(int).ravel().tolist()
+                    )
+                elif sources - (
+                    {steps[-1].name} if op.code == "SOFTMAX" else flat
+                ) and not op.code.endswith("QUANTIZE"):
                     return f"a {op.code} after {sources.pop()} has no place in it"
             continue
         is_pool = op.code in ("AVERAGE_POOL_2D", "MEAN")
@@ -292,7 +349,9 @@ def _compare(graph: _Graph, order: dict[str, _Op], steps: tuple[Layer, ...], mad
     return None if answers == {steps[-1].name} else f"its output is not that of {steps[-1].name}"
 
 
-def _compare_options(graph: _Graph, op: _Op, layer: Layer, padded: dict[int, tuple[int, ...]]) -> str | None:
+def _compare_options(
+    graph: _Graph, op: _Op, layer: Layer, padded: dict[int, tuple[int, ...]]
+) -> str | None:
     """The first way in which an operator's options are not its layer's, or None."""
     options = op.options
     if "FusedActivationFunction" in options:
@@ -305,16 +364,23 @@ def _compare_options(graph: _Graph, op: _Op, layer: Layer, padded: dict[int, tup
         return None
     if {options["StrideH"], options["StrideW"]} != {layer.stride}:
         return f"{layer.name} has stride {options['StrideH']}, not {layer.stride}"
-    if layer.kernel > 1 and {options["DilationHFactor"], options["DilationWFactor"]} != {layer.dilation}:
+    if layer.kernel > 1 and {options["DilationHFactor"], options["DilationWFactor"]} != {
+        layer.dilation
+    }:
         return f"{layer.name} has dilation {options['DilationHFactor']}, not {layer.dilation}"
     amounts = padded.get(op.inputs[0], (0,) * 8)  # before and after, of each axis of (N, H, W, C)
     if options["Padding"] == 0:  # SAME
         if any(amounts):
             return f"{layer.name} is padded twice"
-        sides = (conv_padding("same", n, layer.kernel, layer.stride, layer.dilation) for n in layer.in_shape[1:])
+        sides = (
+            conv_padding("same", n, layer.kernel, layer.stride, layer.dilation)
+            for n in layer.in_shape[1:]
+        )
         amounts = (0, 0, *(amount for side in sides for amount in side), 0, 0)
     if amounts != (0, 0, *layer.padding, 0, 0):
-        return f"{layer.name} is padded {amounts[2:6]} (top, bottom, left, right), not {layer.padding}"
+        return (
+            f"{layer.name} is padded {amounts[2:6]} (top, bottom, left, right), not {layer.padding}"
+        )
     return None
 
 
@@ -347,8 +413,14 @@ def _attached_labels(content: bytes, classes: int) -> tuple[str, ...]:
     """Labels that travel with the file as TFLite metadata: a zip archive appended to the model."""
     try:
         with zipfile.ZipFile(io.BytesIO(content)) as archive:
-            members = [archive.read(entry) for entry in archive.infolist() if entry.file_size < MAX_LABEL_BYTES]
-        found = (tuple(member.decode("utf-8", "replace").rstrip("\n").splitlines()) for member in members)
+            members = [
+                archive.read(entry)
+                for entry in archive.infolist()
+                if entry.file_size < MAX_LABEL_BYTES
+            ]
+        found = (
+            tuple(member.decode("utf-8", "replace").rstrip("\n").splitlines()) for member in members
+        )
         return next((labels for labels in found if len(labels) == classes), ())
     except Exception:  # no archive, or none that can be read: the model itself is whole without it
         return ()

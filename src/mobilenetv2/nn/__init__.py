@@ -1,4 +1,6 @@
-"""PyTorch modules built from the description. Needs the extra `train` (`pip install 'mobilenetv2[train]'`)."""
+"""PyTorch modules built from the description. Needs the extra `train` (`pip install
+'mobilenetv2[train]'`).
+"""
 
 from importlib.util import find_spec
 

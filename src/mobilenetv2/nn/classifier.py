@@ -1,4 +1,6 @@
-"""MobileNetV2 as a `torch.nn.Module`, built by a loop over `architecture.layers()`; state-dict keys are torchvision's."""
+"""MobileNetV2 as a `torch.nn.Module`, built by a loop over `architecture.layers()`; state-dict keys
+are torchvision's.
+"""
 
 from __future__ import annotations
 
@@ -20,14 +22,18 @@ from ..checkpoint import Checkpoint
 from ..errors import ArchitectureError, ModelFileError
 from ..images import Preprocessing
 
-PAPER_BN_DECAY = 0.997  # share of the old statistics kept at each step; TF-slim mobilenet.py training_scope
+PAPER_BN_DECAY = (
+    0.997  # share of the old statistics kept at each step; TF-slim mobilenet.py training_scope
+)
 PAPER_INIT_STD = 0.09  # truncated normal; TF-slim mobilenet.py training_scope
 PAPER_DROP_RATE = 0.2  # "dropout keep 0.8", ibid.
 
 
 @dataclass(frozen=True)
 class FeatureTap:
-    """A map that `forward_pyramid` returns: `features[index]`'s output, its channels and its stride."""
+    """A map that `forward_pyramid` returns: `features[index]`'s output, its channels and its
+    stride.
+    """
 
     index: int
     channels: int
@@ -50,7 +56,9 @@ class Conv2d(nn.Conv2d):
         top, bottom = conv_padding(self.padding_rule, x.shape[2], kernel, stride, dilation)
         left, right = conv_padding(self.padding_rule, x.shape[3], kernel, stride, dilation)
         if top == bottom and left == right:
-            return functional.conv2d(x, self.weight, self.bias, stride, (top, left), dilation, self.groups)
+            return functional.conv2d(
+                x, self.weight, self.bias, stride, (top, left), dilation, self.groups
+            )
         x = functional.pad(x, (left, right, top, bottom))
         return functional.conv2d(x, self.weight, self.bias, stride, 0, dilation, self.groups)
 
@@ -58,7 +66,9 @@ class Conv2d(nn.Conv2d):
 class InvertedResidual(nn.Module):
     """Expand, filter, project (Table 1), and the shortcut the description asks for."""
 
-    def __init__(self, steps: Sequence[Layer], padding_rule: str, bn_decay: float, drop_path_rate: float) -> None:
+    def __init__(
+        self, steps: Sequence[Layer], padding_rule: str, bn_decay: float, drop_path_rate: float
+    ) -> None:
         super().__init__()
         modules: list[nn.Module] = []
         for layer in (step for step in steps if step.weight is not None):
@@ -75,7 +85,8 @@ class InvertedResidual(nn.Module):
 
         Args:
             x: (N, C, H, W).
-            wide: The wide tensor of the block before; read only where shortcuts run between expansions.
+            wide: The wide tensor of the block before; read only where shortcuts run between
+                expansions.
         """
         inner = x
         if self.expands:
@@ -103,7 +114,8 @@ class MobileNetV2(nn.Module):
         architecture: Which network; heads "classifier" and "features".
         drop_rate: Share of the pooled features dropped in training.
         drop_path_rate: Stochastic depth of the last block; earlier blocks have proportionally less.
-        bn_decay: Share of the old running statistics kept at each step (PyTorch calls 1 - bn_decay "momentum").
+        bn_decay: Share of the old running statistics kept at each step (PyTorch calls 1 - bn_decay
+            "momentum").
 
     Raises:
         ArchitectureError: Another head, or a rate outside [0, 1).
@@ -119,8 +131,14 @@ class MobileNetV2(nn.Module):
     ) -> None:
         super().__init__()
         if architecture.head not in ("classifier", "features"):
-            raise ArchitectureError(f"MobileNetV2 has heads 'classifier' and 'features', not {architecture.head!r}")
-        for name, value in (("drop_rate", drop_rate), ("drop_path_rate", drop_path_rate), ("bn_decay", bn_decay)):
+            raise ArchitectureError(
+                f"MobileNetV2 has heads 'classifier' and 'features', not {architecture.head!r}"
+            )
+        for name, value in (
+            ("drop_rate", drop_rate),
+            ("drop_path_rate", drop_path_rate),
+            ("bn_decay", bn_decay),
+        ):
             if not 0 <= value < 1:
                 raise ArchitectureError(f"{name} must be at least 0 and below 1, not {value!r}")
         self.architecture = architecture
@@ -130,11 +148,15 @@ class MobileNetV2(nn.Module):
         taps: list[FeatureTap] = []
         stride = 1
         for block, group in groupby(
-            (layer for layer in steps if layer.name.startswith("features.")), key=lambda layer: layer.block
+            (layer for layer in steps if layer.name.startswith("features.")),
+            key=lambda layer: layer.block,
         ):
             records = list(group)
             if block is None:
-                modules += [nn.Sequential(*_conv_norm(layer, architecture.padding, bn_decay)) for layer in records]
+                modules += [
+                    nn.Sequential(*_conv_norm(layer, architecture.padding, bn_decay))
+                    for layer in records
+                ]
             else:
                 rate = drop_path_rate * (block - 1) / max(1, block_count - 1)
                 modules.append(InvertedResidual(records, architecture.padding, bn_decay, rate))
@@ -151,7 +173,9 @@ class MobileNetV2(nn.Module):
         self.reset_parameters()
 
     def reset_parameters(self, init_std: float = PAPER_INIT_STD) -> None:
-        """Initialises as TF-slim does: kernels from a normal cut at two deviations, batch norms to the identity."""
+        """Initialises as TF-slim does: kernels from a normal cut at two deviations, batch norms to
+        the identity.
+        """
         for module in self.modules():
             if isinstance(module, nn.Conv2d | nn.Linear):
                 nn.init.trunc_normal_(module.weight, std=init_std, a=-2 * init_std, b=2 * init_std)
@@ -161,20 +185,25 @@ class MobileNetV2(nn.Module):
                 module.reset_parameters()
 
     def forward(self, x: Tensor) -> Tensor:
-        """Normalised pictures (N, in_channels, H, W) of any size -> logits (N, classes), or the last map."""
+        """Normalised pictures (N, in_channels, H, W) of any size -> logits (N, classes), or the
+        last map.
+        """
         x = self.forward_features(x)  # (N, last, H / 32, W / 32)
         if self.architecture.head == "features":
             return x
         return self.classifier(x.mean(dim=(2, 3)))  # (N, last) -> (N, classes)
 
     def forward_features(self, x: Tensor) -> Tensor:
-        """(N, in_channels, H, W) -> the map before pooling, (N, last, H / 32, W / 32) at output stride 32."""
-        for _, x in self._walk(x):
-            pass
-        return x
+        """(N, in_channels, H, W) -> the map before pooling, (N, last, H / 32, W / 32) at output
+        stride 32.
+        """
+        *_, (_, last) = self._walk(x)
+        return last
 
     def forward_pyramid(self, x: Tensor) -> list[Tensor]:
-        """The maps named by `taps`: the last one of each stride, with the channels and strides given there."""
+        """The maps named by `taps`: the last one of each stride, with the channels and strides
+        given there.
+        """
         wanted = {tap.index for tap in self.taps}
         return [map_ for index, map_ in self._walk(x) if index in wanted]
 
@@ -206,7 +235,9 @@ class MobileNetV2(nn.Module):
                 raise ModelFileError(
                     f"{name}: the network wants {shapes.get(name, 'nothing')}, the checkpoint has {have}"
                 )
-        self.load_state_dict({name: torch.from_numpy(array.copy()) for name, array in arrays.items()}, strict=True)
+        self.load_state_dict(
+            {name: torch.from_numpy(array.copy()) for name, array in arrays.items()}, strict=True
+        )
 
     def to_checkpoint(
         self,
@@ -217,10 +248,17 @@ class MobileNetV2(nn.Module):
     ) -> Checkpoint:
         """The module's arrays as a `Checkpoint`, ready to save and to run without PyTorch."""
         state = self.state_dict()
-        arrays = {name: state[name].detach().cpu().float().numpy() for name in array_shapes(self.architecture)}
+        arrays = {
+            name: state[name].detach().cpu().float().numpy()
+            for name in array_shapes(self.architecture)
+        }
         half = (0.5,) * self.architecture.in_channels
-        preprocessing = preprocessing or Preprocessing(size=self.architecture.resolution, mean=half, std=half)
-        return Checkpoint(self.architecture, arrays, tuple(labels), preprocessing, dict(provenance or {}))
+        preprocessing = preprocessing or Preprocessing(
+            size=self.architecture.resolution, mean=half, std=half
+        )
+        return Checkpoint(
+            self.architecture, arrays, tuple(labels), preprocessing, dict(provenance or {})
+        )
 
 
 def mobilenet_v2(
@@ -240,23 +278,30 @@ def mobilenet_v2(
 
     Args:
         width_mult: Width multiplier; with weights, it must be theirs. Default 1.0.
-        num_classes: Outputs. Other than the weights': a new head, with a warning. Default the weights', or 1000.
-        weights: A model file, a name from `mobilenetv2.models()`, a `Checkpoint`, or "imagenet" (TF-slim's of that width).
-        in_chans: Channels of the picture. 1 with weights for 3 sums the first kernel, so that a grey picture gives
-            what it gives three times over, provided that the three channels are normalised alike.
+        num_classes: Outputs. Other than the weights': a new head, with a warning. Default the
+            weights', or 1000.
+        weights: A model file, a name from `mobilenetv2.models()`, a `Checkpoint`, or "imagenet"
+            (TF-slim's of that width).
+        in_chans: Channels of the picture. 1 with weights for 3 sums the first kernel, so that a
+            grey picture gives what it gives three times over, provided that the three channels are
+            normalised alike.
         output_stride: 8, 16 or 32.
         dropout: Share of the pooled features dropped in training.
         drop_path_rate: Stochastic depth of the last block.
-        bn_decay: Share of the old running statistics kept at each step; PyTorch's momentum is 1 - bn_decay.
+        bn_decay: Share of the old running statistics kept at each step; PyTorch's momentum is 1 -
+            bn_decay.
         fresh_head: A new head even where the number of classes is the same.
-        architecture: Everything else about the network (padding, options, stages); not together with weights.
+        architecture: Everything else about the network (padding, options, stages); not together
+            with weights.
 
     Raises:
         ArchitectureError: Arguments that contradict each other or the weights.
         ModelFileError: The weights cannot be read.
     """
     if weights is not None and architecture is not None:
-        raise ArchitectureError("give either weights or architecture: a model file says which network it is")
+        raise ArchitectureError(
+            "give either weights or architecture: a model file says which network it is"
+        )
     source = None if weights is None else _checkpoint(weights, width_mult)
     wanted = source.architecture if source else (architecture or Architecture())
     if width_mult is not None and float(width_mult) != wanted.width_mult:
@@ -280,7 +325,9 @@ def mobilenet_v2(
 
 
 def _fill(net: MobileNetV2, source: Checkpoint, fresh_head: bool) -> None:
-    """Loads what fits and says what does not: the head of another label set, the stem for grey pictures."""
+    """Loads what fits and says what does not: the head of another label set, the stem for grey
+    pictures.
+    """
     a, theirs = net.architecture, source.architecture
     arrays = dict(source.arrays)
     if a.in_channels != theirs.in_channels:
@@ -289,10 +336,18 @@ def _fill(net: MobileNetV2, source: Checkpoint, fresh_head: bool) -> None:
                 f"weights for {theirs.in_channels} channels can serve 1 or {theirs.in_channels}, not {a.in_channels}"
             )
         arrays["features.0.0.weight"] = arrays["features.0.0.weight"].sum(axis=1, keepdims=True)
-    if a.head == "classifier" and (fresh_head or a.classes != theirs.classes or theirs.head != "classifier"):
-        warnings.warn(f"new head: {a.classes} classes, not trained; the weights' own head is left out", stacklevel=3)
+    if a.head == "classifier" and (
+        fresh_head or a.classes != theirs.classes or theirs.head != "classifier"
+    ):
+        warnings.warn(
+            f"new head: {a.classes} classes, not trained; the weights' own head is left out",
+            stacklevel=3,
+        )
         head = net.classifier[1]
-        arrays |= {"classifier.1.weight": head.weight.detach().numpy(), "classifier.1.bias": head.bias.detach().numpy()}
+        arrays |= {
+            "classifier.1.weight": head.weight.detach().numpy(),
+            "classifier.1.bias": head.bias.detach().numpy(),
+        }
     net.load_arrays(arrays)
 
 

@@ -33,7 +33,8 @@ class Reference:
         self.dtype = np.dtype(dtype)
 
     def __call__(self, images: Tensor) -> Tensor:
-        """uint8 (N, H, W, C) pixels -> the last layer's output: (N, classes) logits of a classifier, else (N, H, W, C).
+        """uint8 (N, H, W, C) pixels -> the last layer's output: (N, classes) logits of a
+        classifier, else (N, H, W, C).
 
         float32 images are taken as normalised already.
 
@@ -73,15 +74,21 @@ class Reference:
     def _normalised(self, images: Tensor) -> Tensor:
         channels = self.checkpoint.architecture.in_channels
         if images.ndim != 4 or images.shape[3] != channels or 0 in images.shape:
-            raise UserError(f"images must be (N, H, W, {channels}) with N, H and W at least 1, not {images.shape}")
+            raise UserError(
+                f"images must be (N, H, W, {channels}) with N, H and W at least 1, not {images.shape}"
+            )
         if images.dtype == np.uint8:
             return self.checkpoint.preprocessing.normalize(images).astype(self.dtype)
         if images.dtype not in (np.float32, np.float64):
-            raise UserError(f"images must be uint8 pixels or normalised float32, not {images.dtype}")
+            raise UserError(
+                f"images must be uint8 pixels or normalised float32, not {images.dtype}"
+            )
         if not np.isfinite(images).all():
             raise UserError("images hold NaN or infinity")
         if np.abs(images).max() > 16:
-            raise UserError("float images must be normalised (about -3..3), not 0..255: pass pixels as uint8")
+            raise UserError(
+                "float images must be normalised (about -3..3), not 0..255: pass pixels as uint8"
+            )
         return images.astype(self.dtype)
 
     def _step(self, layer: Layer, inputs: list[Tensor]) -> Tensor:
@@ -120,16 +127,24 @@ def _taps(x: Tensor, layer: Layer) -> list[tuple[int, int, Tensor]]:
     rows, columns = ((size - 1) * layer.stride + 1 for size in layer.out_shape[1:])
     places = [(i, j) for i in range(layer.kernel) for j in range(layer.kernel)]
     return [
-        (i, j, padded[:, i * d : i * d + rows : layer.stride, j * d : j * d + columns : layer.stride])
+        (
+            i,
+            j,
+            padded[:, i * d : i * d + rows : layer.stride, j * d : j * d + columns : layer.stride],
+        )
         for d in (layer.dilation,)
         for i, j in places
     ]
 
 
 def _convolution(x: Tensor, weight: Tensor, layer: Layer) -> Tensor:
-    """(N, H, W, in) with weight (out, in, k, k) -> (N, out H, out W, out), one matrix product a tap."""
+    """(N, H, W, in) with weight (out, in, k, k) -> (N, out H, out W, out), one matrix product a
+    tap.
+    """
     shape = (x.shape[0], *layer.out_shape[1:], layer.out_shape[0])
-    products = (under.reshape(-1, x.shape[3]) @ weight[:, :, i, j].T for i, j, under in _taps(x, layer))
+    products = (
+        under.reshape(-1, x.shape[3]) @ weight[:, :, i, j].T for i, j, under in _taps(x, layer)
+    )
     out = next(products)
     for product in products:
         out += product
@@ -146,11 +161,16 @@ def _depthwise(x: Tensor, weight: Tensor, layer: Layer) -> Tensor:
 
 
 def resize_corners(x: Tensor, height: int, width: int) -> Tensor:
-    """Bilinear resize (N, H, W, C) -> (N, height, width, C) with the corner pixels' centres aligned."""
+    """Bilinear resize (N, H, W, C) -> (N, height, width, C) with the corner pixels' centres
+    aligned.
+    """
     for axis, size in ((1, height), (2, width)):
         have = x.shape[axis]
         place = np.linspace(0, have - 1, size) if size > 1 else np.zeros(1)
         low = np.minimum(place.astype(int), have - 1)
         share = (place - low).astype(x.dtype).reshape([-1 if i == axis else 1 for i in range(4)])
-        x = np.take(x, low, axis) * (1 - share) + np.take(x, np.minimum(low + 1, have - 1), axis) * share
+        x = (
+            np.take(x, low, axis) * (1 - share)
+            + np.take(x, np.minimum(low + 1, have - 1), axis) * share
+        )
     return x
