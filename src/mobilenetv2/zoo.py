@@ -17,18 +17,10 @@ from urllib.parse import urlsplit
 
 from .errors import DownloadError, ModelFileError
 from .images import Preprocessing
+from .paper import SLIM
 
-SLIM_ACCURACY = (  # width, resolution, ImageNet top-1, top-5; TF-slim mobilenet README. Keras's are the same weights
-    (1.4, 224, 75.0, 92.5), (1.3, 224, 74.4, 92.1),
-    (1.0, 224, 71.8, 91.0), (1.0, 192, 70.7, 90.1), (1.0, 160, 68.8, 89.0), (1.0, 128, 65.3, 86.9),
-    (1.0, 96, 60.3, 83.2),
-    (0.75, 224, 69.8, 89.6), (0.75, 192, 68.7, 88.9), (0.75, 160, 66.4, 87.3), (0.75, 128, 63.2, 85.3),
-    (0.75, 96, 58.8, 81.6),
-    (0.5, 224, 65.4, 86.4), (0.5, 192, 63.9, 85.4), (0.5, 160, 61.0, 83.2), (0.5, 128, 57.7, 80.8),
-    (0.5, 96, 51.2, 75.8),
-    (0.35, 224, 60.3, 82.9), (0.35, 192, 58.2, 81.2), (0.35, 160, 55.7, 79.1), (0.35, 128, 50.8, 75.0),
-    (0.35, 96, 45.5, 70.4),
-)  # fmt: skip
+# Width, resolution, ImageNet top-1 and top-5 of TF-slim's 22; Keras's files are the same weights.
+SLIM_ACCURACY = tuple((row.width_mult, row.resolution, row.top1, row.top5) for row in SLIM)
 IMAGENET_MEAN, IMAGENET_STD = (
     (0.485, 0.456, 0.406),
     (0.229, 0.224, 0.225),

@@ -197,7 +197,9 @@ class MobileNetV2(nn.Module):
         """(N, in_channels, H, W) -> the map before pooling, (N, last, H / 32, W / 32) at output
         stride 32.
         """
-        *_, (_, last) = self._walk(x)
+        last = x
+        for _, map_ in self._walk(x):
+            last = map_
         return last
 
     def forward_pyramid(self, x: Tensor) -> list[Tensor]:
