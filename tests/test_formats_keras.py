@@ -183,8 +183,7 @@ def test_axes_of_kernels(tmp_path) -> None:
     assert not found[..., [0, 1, 2, 4, 5, 6, 7]].any()
 
 
-# --- refused
-# ---------------------------------------------------------------------------------------------------------
+# --- refused ---
 
 DAMAGED_ARRAYS = [  # path in the published weights, our name
     ("Conv1/Conv1/kernel:0", "features.0.0.weight"),

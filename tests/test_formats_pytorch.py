@@ -188,8 +188,7 @@ def test_our_own_arrays_are_torchvisions(tmp_path) -> None:
     assert names == set(checkpoint.arrays)
 
 
-# --- classes and labels
-# ----------------------------------------------------------------------------------------------
+# --- classes and labels ---
 
 
 @pytest.mark.parametrize(
@@ -294,8 +293,7 @@ def test_hugging_face_output_stride_becomes_dilation(tmp_path) -> None:
     assert np.abs(Reference(again)(x) - Reference(checkpoint)(x)).max() < 1e-5
 
 
-# --- arrays that do not fit
-# ------------------------------------------------------------------------------------------
+# --- arrays that do not fit ---
 
 
 @pytest.mark.parametrize("layout", LAYOUTS)
@@ -418,8 +416,7 @@ def test_classifier_without_a_shape(tmp_path) -> None:
             read_state_dict(tmp_path / "model.pth", arrays | {name: np.float32(1) * np.ones(())})
 
 
-# --- pickles
-# ---------------------------------------------------------------------------------------------------------
+# --- pickles ---
 
 
 class Trap:

@@ -62,8 +62,7 @@ def picture(height: int = 64, width: int = 64) -> np.ndarray:
     return np.random.default_rng(3).uniform(-1, 1, (1, height, width, 3)).astype(np.float32)
 
 
-# --- float files
-# -----------------------------------------------------------------------------------------------------
+# --- float files ---
 
 
 @pytest.mark.parametrize("padding", ["same", "symmetric"])
@@ -196,8 +195,7 @@ def test_attached_archive_that_is_damaged(tmp_path, cut) -> None:
     assert found.architecture.classes == 5
 
 
-# --- real files
-# ------------------------------------------------------------------------------------------------------
+# --- real files ---
 
 
 @pytest.mark.parametrize("name", CLASSIFIERS)
@@ -272,8 +270,7 @@ def test_real_files_of_other_tasks(shared, name, complaint) -> None:
         read(shared(f"models/{name}.tflite"))
 
 
-# --- graphs that are not the network
-# ---------------------------------------------------------------------------------
+# --- graphs that are not the network ---
 
 
 def refused(tmp_path: Path, writer: TFLiteWriter, complaint: str) -> None:

@@ -1,21 +1,23 @@
-"""Models by name, against a server on 127.0.0.1 that stands in for the publishers."""
+"""Models by name: what is listed, and fetching from a server on this machine: verified, converted once, kept."""
 
 from __future__ import annotations
 
+import gc
 import hashlib
-import io
+import socket
 import tarfile
 import threading
-from collections.abc import Iterator
-from dataclasses import replace
-from functools import partial
-from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
+from collections import Counter
+from collections.abc import Callable, Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from urllib.parse import urlsplit
 
+import numpy as np
 import pytest
 
+import mobilenetv2
 from mobilenetv2 import zoo
-from mobilenetv2.architecture import Architecture
 from mobilenetv2.checkpoint import Checkpoint
 from mobilenetv2.cli import run
 from mobilenetv2.errors import DownloadError, ModelFileError
@@ -29,80 +31,288 @@ from .writers import (
     save_pth,
     save_safetensors,
     tensors,
+    timm,
     torchvision,
     write_keras_legacy,
 )
 
-SLIM = "storage.googleapis.com/mobilenet_v2/checkpoints"
-KERAS = "storage.googleapis.com/tensorflow/keras-applications/mobilenet_v2"
-HUGGING_FACE = "huggingface.co/google"
-TORCHVISION = "download.pytorch.org/models"
-TF = Architecture(width_mult=0.35, padding="same", bn_epsilon=1e-3)
+TENSORFLOW = {"padding": "same", "bn_epsilon": 1e-3}
 
 
 class Mirror:
-    """A folder served on a free port, and what was asked for."""
+    """A web server with the files given to `hold`; remembers what it was asked for."""
 
-    def __init__(self, folder: Path) -> None:
-        self.folder = folder
+    def __init__(self) -> None:
+        self.files: dict[str, bytes] = {}
         self.asked: list[str] = []
-        self.cut_bodies = False
+        self.cut = 0  # bytes promised but not sent
         mirror = self
 
-        class Handler(SimpleHTTPRequestHandler):
+        class Handler(BaseHTTPRequestHandler):
             def do_GET(self) -> None:
                 mirror.asked.append(self.path)
-                if mirror.cut_bodies:
-                    self.send_response(200)
-                    self.send_header("Content-Length", "1000000")
-                    self.end_headers()
-                    self.wfile.write(b"only this")
-                    return
-                super().do_GET()
+                content = mirror.files.get(self.path)
+                self.send_response(404 if content is None else 200)
+                self.send_header("Content-Length", str(len(content or b"")))
+                self.end_headers()
+                self.wfile.write((content or b"")[: len(content or b"") - mirror.cut])
 
-            def log_message(self, *_: object) -> None:
+            def log_message(self, *arguments: object) -> None:
                 pass
 
-        self.server = ThreadingHTTPServer(("127.0.0.1", 0), partial(Handler, directory=str(folder)))
-        self.url = f"http://127.0.0.1:{self.server.server_address[1]}"
+        self.server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+        self.address = f"http://127.0.0.1:{self.server.server_port}"
+        threading.Thread(target=self.server.serve_forever, args=(0.01,), daemon=True).start()
 
-    def put(self, path: str) -> Path:
-        """A place for a file below the mirror."""
-        (self.folder / path).parent.mkdir(parents=True, exist_ok=True)
-        return self.folder / path
+    def hold(self, model: zoo.Published, content: bytes) -> None:
+        parts = urlsplit(model.url)
+        self.files[f"/{parts.netloc}{parts.path}"] = content
 
 
 @pytest.fixture
-def mirror(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Mirror]:
-    (tmp_path / "served").mkdir()
-    found = Mirror(tmp_path / "served")
-    thread = threading.Thread(target=found.server.serve_forever)
-    thread.start()
-    monkeypatch.setenv("MOBILENETV2_MIRROR", found.url + "/")
+def mirror(tmp_path, monkeypatch) -> Iterator[Mirror]:
+    """The only way out, with an empty cache."""
+    for name in (
+        "http_proxy",
+        "https_proxy",
+        "all_proxy",
+        "HTTP_PROXY",
+        "HTTPS_PROXY",
+        "ALL_PROXY",
+    ):
+        monkeypatch.delenv(name, raising=False)
+    made = Mirror()
+    monkeypatch.setenv("MOBILENETV2_MIRROR", made.address)
     monkeypatch.setenv("MOBILENETV2_CACHE", str(tmp_path / "cache"))
-    yield found
-    found.server.shutdown()
-    thread.join()
-    found.server.server_close()
+    yield made
+    made.server.shutdown()
+    made.server.server_close()
 
 
-def slim_archive(path: Path, checkpoint: Checkpoint) -> None:
-    """A `.tgz` as TF-slim publishes it: checkpoint files, a frozen graph, and the float .tflite."""
-    TFLiteWriter(checkpoint).save(path.with_suffix(".tflite"))
-    with tarfile.open(path, "w:gz") as archive:
-        for name in ("model.ckpt.index", "model_frozen.pb"):
-            archive.addfile(tarfile.TarInfo(f"./{name}"), io.BytesIO())
-        archive.add(path.with_suffix(".tflite"), f"./{path.stem}.tflite")
+def slim_archive(folder: Path, checkpoint: Checkpoint) -> Path:
+    inner = TFLiteWriter(checkpoint, dense=False, pool="AVERAGE_POOL_2D").save(folder / "x.tflite")
+    (folder / "model.ckpt.index").write_bytes(b"not read")
+    with tarfile.open(folder / "x.tgz", "w:gz") as archive:
+        archive.add(folder / "model.ckpt.index", "./mobilenet_v2_0.35_160.ckpt.index")
+        archive.add(inner, "./mobilenet_v2_0.35_160.tflite")
+    return folder / "x.tgz"
 
 
-def test_every_name_is_one_model() -> None:
+def small(**changes: object) -> Checkpoint:
+    return random_checkpoint(**{"width_mult": 0.35, "classes": 3, **changes})
+
+
+FILES: dict[str, tuple[dict[str, object], Callable[[Path, Checkpoint], Path]]] = {
+    "slim-0.35-160": ({"resolution": (160, 160), **TENSORFLOW}, slim_archive),
+    "keras-0.35-96": (
+        TENSORFLOW,
+        lambda folder, c: write_keras_legacy(folder / "x.h5", c, "published"),
+    ),
+    "hf-0.35-96": (
+        TENSORFLOW,
+        lambda folder, c: save_safetensors(folder / "x.safetensors", hugging_face(c)),
+    ),
+    "torchvision-v2": (
+        {"width_mult": 1.0},
+        lambda folder, c: save_pth(folder / "x.pth", tensors(torchvision(c))),
+    ),
+    "timm-050": (
+        {"width_mult": 0.5},
+        lambda folder, c: save_pth(folder / "x.pth", tensors(timm(c))),
+    ),
+}
+
+
+def state_checksums(monkeypatch, content: bytes) -> None:
+    """Makes the PyTorch files of the list be published with the digits of this content."""
+    digits = hashlib.sha256(content).hexdigest()[:8]
+    monkeypatch.setattr(zoo, "_digits", lambda file: digits)
+
+
+def published(mirror: Mirror, tmp_path: Path, monkeypatch, name: str) -> Checkpoint:
+    """Puts a random model of the right width where the named one is published."""
+    changes, write = FILES[name]
+    checkpoint = small(**changes)
+    content = write(tmp_path, checkpoint).read_bytes()
+    state_checksums(monkeypatch, content)
+    mirror.hold(zoo.find(name), content)
+    return checkpoint
+
+
+@pytest.mark.parametrize(
+    ("name", "side", "fraction", "mean", "interpolation"),
+    [
+        ("slim-0.35-160", 160, 0.875, 0.5, "bilinear"),
+        ("keras-0.35-96", 96, 0.875, 0.5, "bilinear"),
+        ("hf-0.35-96", 96, 0.75, 0.5, "bilinear"),
+        ("torchvision-v2", 224, 224 / 232, 0.485, "bilinear"),
+        ("timm-050", 224, 0.875, 0.485, "bicubic"),
+    ],
+)
+def test_fetched_converted_and_kept(
+    mirror, tmp_path, monkeypatch, capfd, name, side, fraction, mean, interpolation
+) -> None:
+    original = published(mirror, tmp_path, monkeypatch, name)
+    found = open_checkpoint(name)
+    assert len(mirror.asked) == 1
+    assert difference(original, found) < 1e-5
+    assert found.architecture.resolution == found.preprocessing.size == (side, side)
+    assert found.preprocessing.crop_fraction == fraction
+    assert found.preprocessing.mean[0] == mean
+    assert found.preprocessing.interpolation == interpolation
+    entry = zoo.find(name)
+    assert found.provenance["name"] == name
+    assert found.provenance["url"] == entry.url
+    assert (found.provenance["top1"], found.provenance["top5"]) == (entry.top1, entry.top5)
+    (raw,) = (
+        path
+        for path in zoo.cache_folder().iterdir()
+        if path.suffix != ".safetensors" or path.stem != name
+    )
+    raw.unlink()  # what was converted is enough
+    again = open_checkpoint(name)
+    assert len(mirror.asked) == 1
+    assert (again.architecture, again.provenance) == (found.architecture, found.provenance)
+    for array, values in found.arrays.items():
+        np.testing.assert_array_equal(again.arrays[array], values)
+    assert capfd.readouterr().out == ""
+
+
+@pytest.mark.parametrize("name", ["slim-0.35-160", "torchvision-v2"])
+def test_a_damaged_converted_file_is_made_again(mirror, tmp_path, monkeypatch, name) -> None:
+    published(mirror, tmp_path, monkeypatch, name)
+    open_checkpoint(name)
+    converted = zoo.cache_folder() / f"{name}.safetensors"
+    whole = converted.read_bytes()
+    converted.write_bytes(whole[: len(whole) // 2])
+    open_checkpoint(name)
+    assert len(mirror.asked) == 1  # the published file was still there
+    assert converted.read_bytes() == whole
+
+
+def test_imagenet_is_tf_slims_at_224(mirror, tmp_path) -> None:
+    checkpoint = small(**TENSORFLOW)
+    content = slim_archive(tmp_path, checkpoint).read_bytes()
+    for width, name in ((0.35, "slim-0.35-224"), (0.5, "slim-0.5-224"), (1.4, "slim-1.4-224")):
+        mirror.hold(zoo.find(name), content)
+        assert zoo.find_imagenet(width).name == name
+        assert zoo.find_imagenet(np.float32(width)).name == name
+    assert open_checkpoint("imagenet", 0.35).provenance["name"] == "slim-0.35-224"
+    with pytest.raises(ModelFileError, match=r"slim-0\.5-224: .*the file is width 0\.35, not 0\.5"):
+        open_checkpoint("imagenet", 0.5)
+
+
+# --- what can go wrong ---
+
+
+def cached() -> list[str]:
+    return sorted(path.name for path in zoo.cache_folder().iterdir())
+
+
+def test_a_wrong_checksum(mirror, tmp_path) -> None:
+    content = FILES["torchvision-v2"][1](tmp_path, small(width_mult=1.0)).read_bytes()
+    model = zoo.find("torchvision-v2")
+    assert model.sha256 == "7ebf99e0"
+    mirror.hold(model, content)
+    for times in (1, 2):
+        with pytest.raises(DownloadError, match=r"should begin with 7ebf99e0") as caught:
+            open_checkpoint("torchvision-v2")
+        assert hashlib.sha256(content).hexdigest() in str(caught.value)
+        assert "--model FILE" in str(caught.value)
+        assert cached() == []
+        assert len(mirror.asked) == times
+
+
+def test_a_file_that_changed_in_the_cache(mirror, tmp_path, monkeypatch) -> None:
+    """The checksum is that of the file as it is now, not as it came."""
+    published(mirror, tmp_path, monkeypatch, "timm-050")
+    open_checkpoint("timm-050")
+    (raw,) = zoo.cache_folder().glob("*.pth")
+    raw.write_bytes(b"something else")
+    (zoo.cache_folder() / "timm-050.safetensors").unlink()
+    with pytest.raises(DownloadError, match=r"timm-050: what came from .* has the sha256"):
+        open_checkpoint("timm-050")
+    assert cached() == []
+    open_checkpoint("timm-050")
+    assert len(mirror.asked) == 2
+
+
+@pytest.mark.parametrize(
+    "content",
+    [b"<html>please log in</html>", b"", b"\x1f\x8b damaged"],
+    ids=["a page", "nothing", "damaged"],
+)
+def test_what_came_is_not_a_model(mirror, content) -> None:
+    """It must not stay in the cache, or the name would never work again."""
+    mirror.hold(zoo.find("slim-1.0-224"), content)
+    with pytest.raises(
+        ModelFileError, match=r"slim-1\.0-224: what came from https://\S+ was removed"
+    ):
+        open_checkpoint("slim-1.0-224")
+    assert cached() == []
+
+
+def test_no_such_file_on_the_server(mirror) -> None:
+    with pytest.raises(
+        DownloadError, match=r"keras-1\.0-224 could not be fetched from http\S+: .*404"
+    ) as caught:
+        open_checkpoint("keras-1.0-224")
+    assert "--model FILE" in str(caught.value)
+    assert "MOBILENETV2_MIRROR" in str(caught.value)
+    assert mirror.asked == [
+        "/storage.googleapis.com/tensorflow/keras-applications/mobilenet_v2/"
+        "mobilenet_v2_weights_tf_dim_ordering_tf_kernels_1.0_224.h5"
+    ]
+    assert cached() == []
+
+
+@pytest.mark.filterwarnings("ignore:unclosed:ResourceWarning")  # pooch leaves it to the collector
+def test_a_body_that_ends_early(mirror, tmp_path, monkeypatch) -> None:
+    published(mirror, tmp_path, monkeypatch, "hf-0.35-96")
+    mirror.cut = 1000
+    with pytest.raises(DownloadError, match=r"hf-0\.35-96 could not be fetched"):
+        open_checkpoint("hf-0.35-96")
+    assert cached() == []
+    gc.collect()
+    mirror.cut = 0
+    assert open_checkpoint("hf-0.35-96").architecture.width_mult == 0.35
+
+
+def test_nobody_answers(mirror, monkeypatch, capsys) -> None:
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))  # bound, but not listening
+        monkeypatch.setenv("MOBILENETV2_MIRROR", f"http://127.0.0.1:{taken.getsockname()[1]}/")
+        with pytest.raises(DownloadError, match=r"slim-1\.0-224 could not be fetched"):
+            open_checkpoint("slim-1.0-224")
+        assert run(["inspect", "slim-1.0-224"]) == 2
+    out, err = capsys.readouterr()
+    assert out == ""
+    assert err.startswith("error: slim-1.0-224 could not be fetched from http://127.0.0.1:")
+    assert err.count("\n") == 1
+
+
+def test_a_cache_that_cannot_be_made(mirror, tmp_path, monkeypatch) -> None:
+    published(mirror, tmp_path, monkeypatch, "hf-0.35-96")
+    (tmp_path / "file").write_bytes(b"")
+    monkeypatch.setenv("MOBILENETV2_CACHE", str(tmp_path / "file" / "cache"))
+    with pytest.raises(DownloadError, match="could not be fetched"):
+        open_checkpoint("hf-0.35-96")
+
+
+def test_convert_by_name(mirror, tmp_path, monkeypatch, capfd) -> None:
+    published(mirror, tmp_path, monkeypatch, "keras-0.35-96")
+    out = tmp_path / "out.safetensors"
+    assert run(["convert", "keras-0.35-96", str(out)]) == 0
+    assert capfd.readouterr().out == ""
+    assert Checkpoint.load(out).provenance["name"] == "keras-0.35-96"
+
+
+# --- the list ---
+
+
+def test_the_list() -> None:
     models = zoo.models()
-    assert len({model.name for model in models}) == len(models) == 56
-    assert models[0] is zoo.BUNDLED
-    count = {
-        source: sum(m.source == source for m in models) for source in {m.source for m in models}
-    }
-    assert count == {
+    counts = {
         "this package": 1,
         "torchvision": 2,
         "timm": 5,
@@ -110,119 +320,82 @@ def test_every_name_is_one_model() -> None:
         "Keras": 22,
         "TF-slim": 22,
     }
-    assert all(model.url.startswith("https://") for model in models[1:])
-    assert zoo.find("slim-0.35-96").url.endswith("/checkpoints/mobilenet_v2_0.35_96.tgz")
-    assert zoo.find("slim-1.0-224").top1 == 71.8
-    assert zoo.find("keras-1.4-224").url.endswith("tf_kernels_1.4_224.h5")
-    assert zoo.find("torchvision-v2").sha256 == "7ebf99e0"
-    assert zoo.find("torchvision-v2").preprocessing.resized(500, 600) == (232, 278)
-    assert zoo.find("timm-120d").sha256 == "5987e2ed"
+    assert Counter(model.source for model in models) == counts
+    assert len({model.name for model in models}) == len(models) == 56
+    assert len({model.url for model in models}) == len(models)
+    for model in models[1:]:
+        assert urlsplit(model.url).scheme == "https"
+        assert model.licence
+        assert 40 < model.top1 < model.top5 < 95
+        assert model.name.isprintable()
+        assert " " not in model.name
+    assert models[0].name == "cifar10"
+    assert models == mobilenetv2.models()
 
 
-def test_the_bundled_model_needs_no_server() -> None:
-    checkpoint = open_checkpoint("cifar10")
-    assert checkpoint.labels[3] == "cat"
-    assert sum(array.size for array in checkpoint.arrays.values()) < 1e6
-    assert checkpoint.provenance["test_top1"] == 0.798
+@pytest.mark.parametrize(
+    ("name", "url"),
+    [
+        (
+            "slim-1.0-224",
+            "https://storage.googleapis.com/mobilenet_v2/checkpoints/mobilenet_v2_1.0_224.tgz",
+        ),
+        (
+            "slim-0.35-96",
+            "https://storage.googleapis.com/mobilenet_v2/checkpoints/mobilenet_v2_0.35_96.tgz",
+        ),
+        (
+            "hf-1.4-224",
+            "https://huggingface.co/google/mobilenet_v2_1.4_224/resolve/main/model.safetensors",
+        ),
+        ("torchvision-v1", "https://download.pytorch.org/models/mobilenet_v2-b0353104.pth"),
+    ],
+)
+def test_addresses(name, url) -> None:
+    assert zoo.find(name).url == url
 
 
-def test_tf_slims_archive(mirror: Mirror) -> None:
-    model = replace(TF, resolution=(96, 96), classes=1001)
-    published = random_checkpoint(model)
-    slim_archive(mirror.put(f"{SLIM}/mobilenet_v2_0.35_96.tgz"), published)
-    checkpoint = open_checkpoint("slim-0.35-96")
-    assert difference(published, checkpoint) < 1e-5
-    assert checkpoint.architecture == replace(model, resolution=(96, 96))
-    assert checkpoint.preprocessing.size == (96, 96)
-    assert checkpoint.labels[:2] == ("background", "tench, Tinca tinca")
-    assert checkpoint.provenance["url"] == f"https://{SLIM}/mobilenet_v2_0.35_96.tgz"
-    assert (checkpoint.provenance["top1"], checkpoint.provenance["licence"]) == (45.5, "Apache-2.0")
-    assert open_checkpoint("slim-0.35-96").provenance == checkpoint.provenance
-    assert mirror.asked == [f"/{SLIM}/mobilenet_v2_0.35_96.tgz"]  # fetched and converted once
+def test_checksums_are_what_the_names_state() -> None:
+    stated = {model.name: model.sha256 for model in zoo.models() if model.sha256}
+    assert stated == {
+        "torchvision-v1": "b0353104", "torchvision-v2": "7ebf99e0", "timm-050": "3d30d450",
+        "timm-100": "b33bc2c4", "timm-110d": "77090ade", "timm-120d": "5987e2ed", "timm-140": "21a4e913",
+    }  # fmt: skip
 
 
-def test_the_same_archive_as_a_file(mirror: Mirror, tmp_path: Path) -> None:
-    slim_archive(tmp_path / "mobilenet_v2_0.35_224.tgz", random_checkpoint(TF))
-    assert open_checkpoint(tmp_path / "mobilenet_v2_0.35_224.tgz").architecture == TF
-    assert mirror.asked == []
-
-
-def test_keras_and_its_size(mirror: Mirror) -> None:
-    name = "mobilenet_v2_weights_tf_dim_ordering_tf_kernels_0.35_128.h5"
-    published = random_checkpoint(TF)
-    write_keras_legacy(mirror.put(f"{KERAS}/{name}"), published)
-    checkpoint = open_checkpoint("keras-0.35-128")
-    assert difference(published, checkpoint) < 1e-5
-    assert checkpoint.architecture.resolution == checkpoint.preprocessing.size == (128, 128)
-
-
-def test_hugging_face(mirror: Mirror) -> None:
-    published = random_checkpoint(replace(TF, classes=1001))
-    path = mirror.put(f"{HUGGING_FACE}/mobilenet_v2_0.35_96/resolve/main/model.safetensors")
-    save_safetensors(path, hugging_face(published))
-    checkpoint = open_checkpoint("hf-0.35-96")
-    assert difference(published, checkpoint) < 1e-5
-    assert checkpoint.preprocessing.resized(300, 400) == (128, 170)  # short side 96 + 32
-
-
-def test_a_checksum_that_fits(mirror: Mirror, monkeypatch: pytest.MonkeyPatch) -> None:
-    file = "mobilenet_v2-b0353104.pth"
-    path = save_pth(mirror.put(f"{TORCHVISION}/{file}"), tensors(torchvision(random_checkpoint())))
-    digits = hashlib.sha256(path.read_bytes()).hexdigest()
-    monkeypatch.setattr(zoo, "_digits", lambda name: digits[:8])
-    assert open_checkpoint("torchvision-v1").preprocessing.mean == zoo.IMAGENET_MEAN
-
-
-def test_a_checksum_that_does_not_fit(mirror: Mirror, tmp_path: Path) -> None:
-    path = mirror.put(f"{TORCHVISION}/mobilenet_v2-7ebf99e0.pth")
-    save_pth(path, tensors(torchvision(random_checkpoint(width_mult=0.35))))
-    with pytest.raises(DownloadError, match=r"(?s)should begin with 7ebf99e0.*--model FILE"):
-        open_checkpoint("torchvision-v2")
-    assert list((tmp_path / "cache").iterdir()) == []
-
-
-def test_a_file_that_is_not_what_its_name_says(mirror: Mirror, tmp_path: Path) -> None:
-    slim_archive(mirror.put(f"{SLIM}/mobilenet_v2_0.5_96.tgz"), random_checkpoint(TF))
-    with pytest.raises(ModelFileError, match="slim-0.5-96.*is width 0.35, not 0.5"):
-        open_checkpoint("slim-0.5-96")
-    assert list((tmp_path / "cache").iterdir()) == []
-
-
-def test_absent_cut_off_and_unreachable(
-    mirror: Mirror, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    with pytest.raises(DownloadError, match=r"slim-1.0-96 .*404.*--model FILE"):
-        open_checkpoint("slim-1.0-96")
-    mirror.cut_bodies = True
-    with pytest.raises(DownloadError, match=r"slim-1.0-96 could not be fetched"):
-        open_checkpoint("slim-1.0-96")
-    monkeypatch.setenv("MOBILENETV2_MIRROR", "http://127.0.0.1:9")
-    with pytest.raises(DownloadError, match=r"127.0.0.1:9/storage.*MOBILENETV2_MIRROR"):
-        open_checkpoint("slim-1.0-96")
-    assert not (tmp_path / "cache").exists() or list((tmp_path / "cache").iterdir()) == []
-
-
-def test_a_damaged_converted_file_is_made_again(mirror: Mirror, tmp_path: Path) -> None:
-    published = random_checkpoint(replace(TF, classes=1001))
-    slim_archive(mirror.put(f"{SLIM}/mobilenet_v2_0.35_224.tgz"), published)
-    open_checkpoint("imagenet", width_mult=0.35)
-    (converted,) = (tmp_path / "cache").glob("*.safetensors")
-    converted.write_bytes(converted.read_bytes()[:-5])
-    assert difference(published, open_checkpoint("slim-0.35-224")) < 1e-5
+@pytest.mark.parametrize(
+    ("name", "close"),
+    [
+        ("slim-1.0-244", "slim-1.0-224"),
+        ("cifar", "cifar10"),
+        ("torchvision", "torchvision-v1"),
+        ("timm_100", "timm-100"),
+    ],
+)
+def test_unknown_names_give_close_ones(name, close) -> None:
+    with pytest.raises(ModelFileError, match=rf"{name}: no such file.*did you mean .*{close}"):
+        open_checkpoint(name)
+    with pytest.raises(
+        ModelFileError, match=r"no model of that name \(`mobilenetv2 models` lists them\)"
+    ):
+        open_checkpoint("~~~~")
 
 
 def test_widths_that_are_not_published() -> None:
-    with pytest.raises(ModelFileError, match=r"width 0.25 .* 0.35, 0.5, 0.75, 1.0, 1.3, 1.4"):
-        zoo.find_imagenet(0.25)
-    assert zoo.find_imagenet(1).name == "slim-1.0-224"
+    with pytest.raises(
+        ModelFileError,
+        match=r"width 0\.25 are published; there are 0\.35, 0\.5, 0\.75, 1\.0, 1\.3, 1\.4$",
+    ):
+        open_checkpoint("imagenet", 0.25)
 
 
-def test_the_command_line_says_what_to_do(
-    mirror: Mirror, capsys: pytest.CaptureFixture[str], tmp_path: Path
-) -> None:
-    out = tmp_path / "out.safetensors"
-    assert run(["convert", "keras-1.0-96", str(out)]) == 2
-    printed = capsys.readouterr()
-    assert printed.out == ""
-    assert printed.err.startswith("error: keras-1.0-96 could not be fetched from http://127.0.0.1:")
-    assert not out.exists()
+def test_the_bundled_model_needs_no_network(mirror) -> None:
+    checkpoint = open_checkpoint("cifar10")
+    assert mirror.asked == []
+    assert not zoo.cache_folder().exists()
+    entry = zoo.find("cifar10")
+    assert (entry.width_mult, entry.resolution) == (
+        checkpoint.architecture.width_mult,
+        checkpoint.preprocessing.size[0],
+    )
+    assert len(checkpoint.labels) == 10

@@ -35,8 +35,7 @@ def weighted(checkpoint: Checkpoint) -> Iterator[Layer]:
     return (layer for layer in layers(checkpoint.architecture) if layer.weight)
 
 
-# --- PyTorch: dictionaries
-# -------------------------------------------------------------------------------------------
+# --- PyTorch: dictionaries ---
 
 
 def state_dict(checkpoint: Checkpoint, place: Place) -> Arrays:
@@ -176,8 +175,7 @@ def hugging_face_config(architecture: Architecture, **changes: object) -> dict[s
     return config | changes
 
 
-# --- Keras
-# -----------------------------------------------------------------------------------------------------------
+# --- Keras ---
 
 KERAS_NORM = {
     "gamma": "weight",
@@ -348,8 +346,7 @@ def write_keras_archive(path: Path, checkpoint: Checkpoint) -> Path:
     return path
 
 
-# --- TensorFlow Lite
-# -------------------------------------------------------------------------------------------------
+# --- TensorFlow Lite ---
 
 FLOAT32, FLOAT16, INT32, NO_ACTIVATION, RELU6, SAME, VALID = 0, 1, 2, 0, 3, 0, 1
 CODES = {
@@ -524,8 +521,7 @@ class TFLiteWriter:
         return path
 
 
-# --- comparing
-# -------------------------------------------------------------------------------------------------------
+# --- comparing ---
 
 
 def difference(checkpoint: Checkpoint, other: Checkpoint, side: int = 64) -> float:

@@ -64,7 +64,8 @@ class Checkpoint:
             )
 
     def save(self, path: str | os.PathLike[str]) -> None:
-        """Writes the file, under a temporary name until it is complete.
+        """Writes the file, under a temporary name until it is complete. The same model gives the
+        same bytes.
 
         Raises:
             ModelFileError: The file cannot be written; what was there before is untouched.
@@ -73,15 +74,15 @@ class Checkpoint:
 
         header = {
             "architecture": self.architecture.to_json(),
-            "labels": json.dumps(self.labels, ensure_ascii=False),
+            "labels": json.dumps(self.labels),
             "preprocessing": self.preprocessing.to_json(),
-            "provenance": json.dumps(self.provenance, ensure_ascii=False),
+            "provenance": json.dumps(self.provenance),
         }
         header |= {"format": FORMAT, "version": VERSION, "checksum": _checksum(header, self.arrays)}
         content = save(
             {name: np.ascontiguousarray(array) for name, array in self.arrays.items()}, header
         )
-        write_atomically(Path(path), content)
+        write_atomically(Path(path), _in_order(content))
 
     @classmethod
     def load(cls, path: str | os.PathLike[str]) -> Checkpoint:
@@ -282,6 +283,16 @@ def _checksum(header: Mapping[str, str], arrays: Mapping[str, NDArray[Any]]) -> 
         crc = zlib.crc32(f"{name} {array.dtype} {array.shape}".encode(), crc)
         crc = zlib.crc32(array.tobytes(), crc)
     return f"crc32:{crc:08x}"
+
+
+def _in_order(content: bytes) -> bytes:
+    """A safetensors file with its free-form texts sorted, which the library shuffles."""
+    end = 8 + int.from_bytes(content[:8], "little")
+    header = json.loads(content[8:end])
+    header["__metadata__"] = dict(sorted(header["__metadata__"].items()))
+    text = json.dumps(header, separators=(",", ":")).encode()
+    text += b" " * (-len(text) % 8)  # the arrays begin at a multiple of 8
+    return len(text).to_bytes(8, "little") + text + content[end:]
 
 
 def _some(names: list[str], most: int = 4) -> str:

@@ -157,6 +157,7 @@ def find_imagenet(width_mult: float) -> Published:
         ModelFileError: None are published; the message lists the widths that are.
     """
     found = {width: f"slim-{width}-{side}" for width, side, *_ in SLIM_ACCURACY if side == 224}
+    width_mult = round(float(width_mult), 4)  # a NumPy float32 may say 1.399999976
     if width_mult not in found:
         listed = ", ".join(str(width) for width in sorted(found))
         raise ModelFileError(

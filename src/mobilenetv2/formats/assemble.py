@@ -112,9 +112,8 @@ def infer_architecture(shapes: Mapping[str, tuple[int, ...]]) -> Architecture:
 
     def agreement(candidate: tuple[Architecture, tuple[int, ...]]) -> tuple[int, bool]:
         architecture, channels = candidate
-        return sum(a == b for a, b in zip(channels, found, strict=True)), last_channels(
-            architecture
-        ) == last
+        agreeing = sum(a == b for a, b in zip(channels, found, strict=True))
+        return agreeing, last_channels(architecture) == last
 
     best = max(_candidates(depth), key=agreement, default=None)
     if best is None or agreement(best)[0] < depth:
