@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from .checkpoint import Checkpoint
 from .errors import ImageError, UserError
 from .images import decode
-from .runtime import Reference
+from .runtime import Engine
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -36,13 +36,24 @@ class Prediction:
 class Model:
     """A checkpoint ready to run.
 
+    Args:
+        checkpoint: The model.
+        threads: Threads of the network; None: the processors this process may use.
+        isa: "scalar", "avx2" or "avx512"; None: the best that this machine has.
+
     Attributes:
         checkpoint: Everything that was in the file.
+        engine: What runs it.
+
+    Raises:
+        UserError: No such number of threads, or an instruction set that this machine lacks.
     """
 
-    def __init__(self, checkpoint: Checkpoint) -> None:
+    def __init__(
+        self, checkpoint: Checkpoint, threads: int | None = None, isa: str | None = None
+    ) -> None:
         self.checkpoint = checkpoint
-        self._run = Reference(checkpoint)
+        self.engine = Engine(checkpoint, threads, isa)
 
     def __call__(self, images: NDArray[np.uint8]) -> NDArray[np.float32]:
         """Pixels (N, H, W, 3) uint8 RGB, cropped to any size -> logits (N, classes) float32.
@@ -50,12 +61,7 @@ class Model:
         Raises:
             UserError: Another type, rank or number of channels, or an empty batch.
         """
-        if not isinstance(images, np.ndarray):
-            raise UserError(
-                f"images must be a NumPy array (N, H, W, 3) uint8, not {type(images).__name__}"
-            )
-        logits: NDArray[np.float32] = self._run(images)
-        return logits
+        return self.engine(images)
 
     def classify(
         self, picture: str | os.PathLike[str] | Image | NDArray[np.uint8], top: int = 5
@@ -133,14 +139,21 @@ class Model:
         ]
 
 
-def load(name: str | os.PathLike[str]) -> Model:
+def load(name: str | os.PathLike[str], threads: int | None = None, isa: str | None = None) -> Model:
     """A model by file (any format that `formats.read` knows) or by a name of
     `mobilenetv2.models()`.
+
+    Args:
+        name: The file or name.
+        threads: As for `Model`.
+        isa: As for `Model`.
 
     Raises:
         ModelFileError: Neither a readable model file nor a known name.
         DownloadError: A published model could not be fetched.
+        UserError: As for `Model`.
     """
     from .formats import open_checkpoint
 
-    return Model(open_checkpoint(Path(name) if isinstance(name, os.PathLike) else name))
+    checkpoint = open_checkpoint(Path(name) if isinstance(name, os.PathLike) else name)
+    return Model(checkpoint, threads, isa)

@@ -1,5 +1,6 @@
 """Runs a checkpoint on the CPU, NumPy in, NumPy out."""
 
+from .engine import Engine
 from .reference import Reference
 
-__all__ = ["Reference"]
+__all__ = ["Engine", "Reference"]

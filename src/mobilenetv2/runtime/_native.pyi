@@ -1,1 +1,71 @@
+from typing import Any
+
+from numpy.typing import NDArray
+
+IMAGE: int
+ANSWER: int
+
 def instruction_sets() -> list[str]: ...
+def kernel_names() -> list[str]: ...
+
+class Stage:
+    in_height: int
+    in_width: int
+    in_channels: int
+    wide_channels: int
+    out_height: int
+    out_width: int
+    out_channels: int
+    kernel: int
+    stride: int
+    dilation: int
+    top: int
+    left: int
+    conv: int
+    conv_pixels: int
+    expand: int
+    depthwise: int
+    project: int
+    wide_low: float
+    wide_high: float
+    low: float
+    high: float
+    shortcut: bool
+    strip: int
+
+class Step:
+    kind: str
+    stages: list[Stage]
+    inputs: list[int]
+    input_channels: list[int]
+    output: int
+    wide: int
+    chunk: int
+    matrix: int
+    low: float
+    high: float
+    in_height: int
+    in_width: int
+    out_height: int
+    out_width: int
+    out_channels: int
+
+class Plan:
+    @property
+    def image_floats(self) -> int: ...
+    @property
+    def scratch_floats(self) -> int: ...
+
+class Network:
+    def __init__(self, isa: str, threads: int) -> None: ...
+    @property
+    def panel_channels(self) -> int: ...
+    def add_matrix(self, weights: NDArray[Any], bias: NDArray[Any]) -> int: ...
+    def add_depthwise(self, weights: NDArray[Any], bias: NDArray[Any]) -> int: ...
+    def set_pixel_padding(self, values: list[float]) -> None: ...
+    def plan(self, steps: list[Step], image_floats: int) -> Plan: ...
+    def run_pixels(self, plan: Plan, images: NDArray[Any], answer: NDArray[Any]) -> None: ...
+    def run_values(self, plan: Plan, images: NDArray[Any], answer: NDArray[Any]) -> None: ...
+    def profile_pixels(
+        self, plan: Plan, images: NDArray[Any], answer: NDArray[Any]
+    ) -> list[float]: ...

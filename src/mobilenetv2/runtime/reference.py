@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from ..architecture import Layer, layers
 from ..checkpoint import Checkpoint, fold
 from ..errors import UserError
+from .inputs import check_images
 
 Tensor = NDArray[Any]
 LIMITS = {"relu6": (0, 6), "relu": (0, None)}
@@ -72,23 +73,9 @@ class Reference:
         return found
 
     def _normalised(self, images: Tensor) -> Tensor:
-        channels = self.checkpoint.architecture.in_channels
-        if images.ndim != 4 or images.shape[3] != channels or 0 in images.shape:
-            raise UserError(
-                f"images must be (N, H, W, {channels}) with N, H and W at least 1, not {images.shape}"
-            )
+        check_images(images, self.checkpoint.architecture.in_channels)
         if images.dtype == np.uint8:
             return self.checkpoint.preprocessing.normalize(images).astype(self.dtype)
-        if images.dtype not in (np.float32, np.float64):
-            raise UserError(
-                f"images must be uint8 pixels or normalised float32, not {images.dtype}"
-            )
-        if not np.isfinite(images).all():
-            raise UserError("images hold NaN or infinity")
-        if np.abs(images).max() > 16:
-            raise UserError(
-                "float images must be normalised (about -3..3), not 0..255: pass pixels as uint8"
-            )
         return images.astype(self.dtype)
 
     def _step(self, layer: Layer, inputs: list[Tensor]) -> Tensor:

@@ -1,10 +1,121 @@
 #include <nanobind/nanobind.h>
+#include <nanobind/ndarray.h>
+#include <nanobind/stl/shared_ptr.h>
 #include <nanobind/stl/string.h>
 #include <nanobind/stl/vector.h>
 
 #include "cpu.hpp"
+#include "kernels.hpp"
+#include "network.hpp"
+
+namespace nb = nanobind;
+using mobilenetv2::Network;
+using mobilenetv2::Plan;
+using mobilenetv2::Stage;
+using mobilenetv2::Step;
+using Vector = nb::ndarray<const float, nb::ndim<1>, nb::c_contig, nb::device::cpu>;
+using Table = nb::ndarray<const float, nb::ndim<2>, nb::c_contig, nb::device::cpu>;
+using Pixels = nb::ndarray<const std::uint8_t, nb::ndim<4>, nb::c_contig, nb::device::cpu>;
+using Values = nb::ndarray<const float, nb::ndim<4>, nb::c_contig, nb::device::cpu>;
+using Answer = nb::ndarray<float, nb::c_contig, nb::device::cpu>;
+
+namespace {
+
+std::vector<std::string> kernel_names() {
+  std::vector<std::string> found;
+  for (const char* name : {"scalar", "avx2", "avx512"}) {
+    if (mobilenetv2::find_kernels(name)) found.emplace_back(name);
+  }
+  return found;
+}
+
+void run(Network& network, const Plan& plan, const mobilenetv2::Images& images, float* answer) {
+  const nb::gil_scoped_release released;
+  network.run(plan, images, answer);
+}
+
+}  // namespace
 
 NB_MODULE(_native, module) {
   module.def("instruction_sets", &mobilenetv2::instruction_sets,
              "Names of the instruction sets that this processor offers, widest last; [] where only scalar code runs.");
+  module.def("kernel_names", &kernel_names,
+             "Instruction sets that there are kernels for and that run here, best last.");
+  module.attr("IMAGE") = mobilenetv2::IMAGE;
+  module.attr("ANSWER") = mobilenetv2::ANSWER;
+
+  nb::class_<Stage>(module, "Stage")
+      .def(nb::init<>())
+      .def_rw("in_height", &Stage::in_height)
+      .def_rw("in_width", &Stage::in_width)
+      .def_rw("in_channels", &Stage::in_channels)
+      .def_rw("wide_channels", &Stage::wide_channels)
+      .def_rw("out_height", &Stage::out_height)
+      .def_rw("out_width", &Stage::out_width)
+      .def_rw("out_channels", &Stage::out_channels)
+      .def_rw("kernel", &Stage::kernel)
+      .def_rw("stride", &Stage::stride)
+      .def_rw("dilation", &Stage::dilation)
+      .def_rw("top", &Stage::top)
+      .def_rw("left", &Stage::left)
+      .def_rw("conv", &Stage::conv)
+      .def_rw("conv_pixels", &Stage::conv_pixels)
+      .def_rw("expand", &Stage::expand)
+      .def_rw("depthwise", &Stage::depthwise)
+      .def_rw("project", &Stage::project)
+      .def_rw("wide_low", &Stage::wide_low)
+      .def_rw("wide_high", &Stage::wide_high)
+      .def_rw("low", &Stage::low)
+      .def_rw("high", &Stage::high)
+      .def_rw("shortcut", &Stage::shortcut)
+      .def_rw("strip", &Stage::strip);
+  nb::class_<Step>(module, "Step")
+      .def(nb::init<>())
+      .def_rw("kind", &Step::kind)
+      .def_rw("stages", &Step::stages)
+      .def_rw("inputs", &Step::inputs)
+      .def_rw("input_channels", &Step::input_channels)
+      .def_rw("output", &Step::output)
+      .def_rw("wide", &Step::wide)
+      .def_rw("chunk", &Step::chunk)
+      .def_rw("matrix", &Step::matrix)
+      .def_rw("low", &Step::low)
+      .def_rw("high", &Step::high)
+      .def_rw("in_height", &Step::in_height)
+      .def_rw("in_width", &Step::in_width)
+      .def_rw("out_height", &Step::out_height)
+      .def_rw("out_width", &Step::out_width)
+      .def_rw("out_channels", &Step::out_channels);
+  nb::class_<Plan>(module, "Plan")
+      .def_ro("image_floats", &Plan::image_floats)
+      .def_ro("scratch_floats", &Plan::scratch_floats);
+  nb::class_<Network>(module, "Network")
+      .def(nb::init<const std::string&, int>(), nb::arg("isa"), nb::arg("threads"))
+      .def("add_matrix",
+           [](Network& network, const Table& weights, const Vector& bias) {
+             return network.add_matrix(weights.data(), bias.data(), static_cast<int>(weights.shape(0)),
+                                       static_cast<int>(weights.shape(1)));
+           })
+      .def("add_depthwise",
+           [](Network& network, const Table& weights, const Vector& bias) {
+             return network.add_depthwise(weights.data(), bias.data(), static_cast<int>(weights.shape(1)));
+           })
+      .def_prop_ro("panel_channels",
+                   [](const Network& network) { return network.kernels().lanes * network.kernels().panel_vectors; })
+      .def("set_pixel_padding", &Network::set_pixel_padding)
+      .def("plan", &Network::plan)
+      .def("run_pixels",
+           [](Network& network, const Plan& plan, const Pixels& images, const Answer& answer) {
+             run(network, plan, {images.data(), nullptr, static_cast<int>(images.shape(0))}, answer.data());
+           })
+      .def("profile_pixels",
+           [](Network& network, const Plan& plan, const Pixels& images, const Answer& answer) {
+             std::vector<double> seconds(plan.steps.size());
+             const mobilenetv2::Images batch{images.data(), nullptr, static_cast<int>(images.shape(0))};
+             network.run(plan, batch, answer.data(), seconds.data());
+             return seconds;
+           })
+      .def("run_values", [](Network& network, const Plan& plan, const Values& images, const Answer& answer) {
+        run(network, plan, {nullptr, images.data(), static_cast<int>(images.shape(0))}, answer.data());
+      });
 }

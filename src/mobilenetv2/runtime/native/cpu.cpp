@@ -2,6 +2,7 @@
 
 #if defined(__x86_64__)
 #include <cpuid.h>
+#include <immintrin.h>
 #elif defined(__aarch64__) && defined(__linux__)
 #include <asm/hwcap.h>
 #include <sys/auxv.h>
@@ -51,6 +52,32 @@ std::vector<std::string> instruction_sets() {
 #else
 
 std::vector<std::string> instruction_sets() { return {}; }
+
+#endif
+
+#if defined(__x86_64__)
+
+void pause() { _mm_pause(); }
+
+FlushSubnormals::FlushSubnormals() : before_(_mm_getcsr()) { _mm_setcsr(static_cast<unsigned>(before_) | 0x8040u); }
+FlushSubnormals::~FlushSubnormals() { _mm_setcsr(static_cast<unsigned>(before_)); }
+
+#elif defined(__aarch64__)
+
+void pause() { asm volatile("yield"); }
+
+FlushSubnormals::FlushSubnormals() {
+  asm volatile("mrs %0, fpcr" : "=r"(before_));
+  asm volatile("msr fpcr, %0" : : "r"(before_ | (1ull << 24)));
+}
+FlushSubnormals::~FlushSubnormals() { asm volatile("msr fpcr, %0" : : "r"(before_)); }
+
+#else
+
+void pause() {}
+
+FlushSubnormals::FlushSubnormals() : before_(0) {}
+FlushSubnormals::~FlushSubnormals() { (void)before_; }
 
 #endif
 

@@ -1,4 +1,4 @@
-// Which instruction sets of interest this processor and its operating system offer.
+// What this processor and its operating system offer, and how it is set.
 #pragma once
 
 #include <string>
@@ -9,5 +9,20 @@ namespace mobilenetv2 {
 // Names, widest last: on x86-64 out of "avx2", "avxvnni", "avx512", "avx512vnni", "avx512bf16"; on 64-bit Arm "neon"
 // and "dotprod". Empty where none applies; "scalar" is always possible and not listed.
 std::vector<std::string> instruction_sets();
+
+// Tells the processor that this thread only waits.
+void pause();
+
+// While it lives, subnormal numbers count as zero on this thread; then the mode is as before.
+class FlushSubnormals {
+ public:
+  FlushSubnormals();
+  ~FlushSubnormals();
+  FlushSubnormals(const FlushSubnormals&) = delete;
+  FlushSubnormals& operator=(const FlushSubnormals&) = delete;
+
+ private:
+  unsigned long long before_;
+};
 
 }  // namespace mobilenetv2

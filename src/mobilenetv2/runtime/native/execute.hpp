@@ -1,0 +1,41 @@
+// Runs a plan.
+#pragma once
+
+#include "network.hpp"
+
+namespace mobilenetv2 {
+
+// One call: its input, its output, its workspace.
+struct Run {
+  const Network& network;
+  const Plan& plan;
+  Images images;
+  float* answer;
+  float* workspace;  // plan.image_floats a picture
+  float* scratch;    // plan.scratch_floats a thread
+  Pool* pool;
+  double* seconds;  // a step, added to; null if nobody asks
+
+  // Where a tensor of the plan begins, picture 0.
+  float* tensor(std::ptrdiff_t offset) const { return offset == ANSWER ? answer : workspace + offset * images.count; }
+  float* scratch_of(int slot) const { return scratch + plan.scratch_floats * static_cast<std::size_t>(slot); }
+};
+
+constexpr std::size_t up_to_line(std::size_t floats) { return (floats + 15) / 16 * 16; }
+
+std::size_t scratch_floats(const Network& network, const Step& step);
+void execute(const Run& run);
+
+// The parts: rows.cpp, plane.cpp.
+std::size_t rows_scratch_floats(const Step& step);
+void run_rows(const Run& run, const Step& step);
+std::size_t plane_scratch_floats(const Network& network, const Step& step);
+void run_plane(const Run& run, const Step& step);
+
+// A job for the whole matrix over dense pixels of `matrix.depth` floats; callers change what differs.
+Matmul dense_matmul(const Matrix& matrix, const float* in, int pixels, float* out, float low, float high);
+// The job, cut into parts for the threads.
+void parallel_matmul(const Run& run, const Matmul& job);
+Depthwise depthwise_job(const DepthwiseWeights& weights, const Stage& stage);
+
+}  // namespace mobilenetv2

@@ -1,0 +1,5 @@
+#define MNV2_NAME "avx2"
+#define MNV2_NAMESPACE avx2
+#define MNV2_TABLE avx2_kernels
+#define MNV2_TARGET_AVX2
+#include "kernels_body.hpp"

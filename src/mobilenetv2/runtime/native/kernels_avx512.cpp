@@ -1,0 +1,5 @@
+#define MNV2_NAME "avx512"
+#define MNV2_NAMESPACE avx512
+#define MNV2_TABLE avx512_kernels
+#define MNV2_TARGET_AVX512
+#include "kernels_body.hpp"

@@ -1,0 +1,49 @@
+// All kernels of one target. A target's file defines MNV2_NAMESPACE and MNV2_TABLE (and MNV2_TARGET_* unless scalar),
+// and includes this once. Nothing of the standard library is used here: its templates would be shared between targets.
+
+#include "kernels.hpp"
+
+#if defined(MNV2_TARGET_AVX512) || defined(MNV2_TARGET_AVX2)
+#include <immintrin.h>
+#endif
+
+#if defined(__GNUC__)
+#define MNV2_NOINLINE __attribute__((noinline))
+#else
+#define MNV2_NOINLINE
+#endif
+
+namespace mobilenetv2 {
+namespace MNV2_NAMESPACE {
+namespace {
+
+// clang-format off: each is written in the words of those before it
+#include "simd.hpp"
+#include "matmul.hpp"
+#include "depthwise.hpp"
+// clang-format on
+
+void add_arrays(const float* a, const float* b, float* out, std::ptrdiff_t count) {
+  std::ptrdiff_t i = 0;
+  for (; i + LANES <= count; i += LANES) store(out + i, add(load(a + i), load(b + i)));
+  for (; i < count; i++) out[i] = a[i] + b[i];
+}
+
+void mean(const float* in, int pixels, std::ptrdiff_t stride, int channels, float* out) {
+  const Vec share = splat(1.0f / static_cast<float>(pixels));
+  for (int channel = 0; channel < channels; channel += LANES) {
+    const int count = channels - channel < LANES ? channels - channel : LANES;
+    Vec sum = zero();
+    for (int p = 0; p < pixels; p++) sum = add(sum, load_some(in + p * stride + channel, count));
+    store_some(out + channel, mul(sum, share), count);
+  }
+}
+
+const Kernels table = {MNV2_NAME, LANES, PANEL_VECTORS, matmul, depthwise, add_arrays, mean};
+
+}  // namespace
+}  // namespace MNV2_NAMESPACE
+
+const Kernels* const MNV2_TABLE = &MNV2_NAMESPACE::table;
+
+}  // namespace mobilenetv2

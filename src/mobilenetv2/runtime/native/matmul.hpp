@@ -1,0 +1,89 @@
+// The matrix product over pixels x output vectors; included inside a target's namespace by kernels_body.hpp.
+
+#define MNV2_UNROLL _Pragma("GCC unroll 16")
+
+// The tile of ROWS pixels x VECTORS vectors at pixel `from`. Out of line, and one tile a call: with a loop around it,
+// GCC runs out of registers and keeps weights or sums on the stack.
+template <int ROWS, int VECTORS>
+MNV2_NOINLINE void tile(const Matmul& job, const Panel& panel, int from) {
+  Vec sum[ROWS][VECTORS];
+  MNV2_UNROLL for (int j = 0; j < VECTORS; j++) {
+    const Vec start = load(job.bias + panel.channel + j * LANES);
+    MNV2_UNROLL for (int i = 0; i < ROWS; i++) sum[i][j] = start;
+  }
+  const std::ptrdiff_t pixel = job.in_pixel;
+  const float* weights = job.weights + panel.weights;
+  const float* const tile_in = job.in + from * pixel;
+  for (int s = 0; s < job.segment_count; s++) {
+    const float* in = tile_in + job.segments[s];
+    const float* const end = weights + static_cast<std::ptrdiff_t>(job.depth) * (VECTORS * LANES);
+    for (; weights != end; weights += VECTORS * LANES, in++) {
+      Vec w[VECTORS];
+      MNV2_UNROLL for (int j = 0; j < VECTORS; j++) w[j] = load(weights + j * LANES);
+      MNV2_UNROLL for (int i = 0; i < ROWS; i++) {
+        const Vec value = splat(in[i * pixel]);
+        MNV2_UNROLL for (int j = 0; j < VECTORS; j++) sum[i][j] = fma(value, w[j], sum[i][j]);
+      }
+    }
+  }
+  const Vec low = splat(job.low), high = splat(job.high);
+  const int tail = job.channels - panel.channel - (VECTORS - 1) * LANES;  // lanes in use of the last vector
+  const std::ptrdiff_t out_pixel = job.out_pixel, shortcut_pixel = job.shortcut_pixel;
+  float* const out = job.out + from * out_pixel + (panel.channel - job.out_channel);
+  const float* const shortcut = job.shortcut ? job.shortcut + from * shortcut_pixel + panel.channel : nullptr;
+  MNV2_UNROLL for (int i = 0; i < ROWS; i++) {
+    MNV2_UNROLL for (int j = 0; j < VECTORS; j++) {
+      const bool whole = j < VECTORS - 1 || tail >= LANES;
+      Vec value = lowest(highest(sum[i][j], low), high);
+      if (shortcut) {
+        const float* more = shortcut + i * shortcut_pixel + j * LANES;
+        value = add(value, whole ? load(more) : load_some(more, tail));
+      }
+      float* const to = out + i * out_pixel + j * LANES;
+      if (whole) {
+        store(to, value);
+      } else {
+        store_some(to, value, tail);
+      }
+    }
+  }
+}
+
+// The last pixels, fewer than a full tile.
+template <int ROWS, int VECTORS>
+inline void last_tile(const Matmul& job, const Panel& panel, int from) {
+  if constexpr (ROWS > 0) {
+    if (job.pixels - from == ROWS) {
+      tile<ROWS, VECTORS>(job, panel, from);
+    } else {
+      last_tile<ROWS - 1, VECTORS>(job, panel, from);
+    }
+  }
+}
+
+template <int VECTORS>
+inline void run_panel(const Matmul& job, const Panel& panel) {
+  constexpr int ROWS = tile_rows(VECTORS);
+  int from = 0;
+  for (; from + ROWS <= job.pixels; from += ROWS) tile<ROWS, VECTORS>(job, panel, from);
+  last_tile<ROWS - 1, VECTORS>(job, panel, from);
+}
+
+void matmul(const Matmul& job) {
+  for (int i = 0; i < job.panel_count; i++) {
+    const Panel& panel = job.panels[i];
+    switch (panel.vectors) {
+      case 1:
+        run_panel<1>(job, panel);
+        break;
+      case 2:
+        run_panel<2>(job, panel);
+        break;
+      case 3:
+        if constexpr (PANEL_VECTORS >= 3) run_panel<3>(job, panel);
+        break;
+      default:
+        if constexpr (PANEL_VECTORS >= 4) run_panel<4>(job, panel);
+    }
+  }
+}

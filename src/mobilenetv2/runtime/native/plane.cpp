@@ -1,0 +1,96 @@
+// The inverted residual on a small map: a chunk of wide channels at a time, so that every weight is read once.
+
+#include <algorithm>
+
+#include "execute.hpp"
+
+namespace mobilenetv2 {
+namespace {
+
+constexpr int MAX_DILATION = 4;  // a stride of 32 made an output stride of 8
+
+// Channels of chunk `index` of expand's panels: [begin, end).
+struct Chunk {
+  const Panel* panels;
+  int panel_count, begin, end;
+
+  Chunk(const Matrix& matrix, int panels_each, int index) {
+    const int from = index * panels_each;
+    const int all = static_cast<int>(matrix.panels.size());
+    panel_count = std::min(panels_each, all - from);
+    panels = matrix.panels.data() + from;
+    begin = panels->channel;
+    end = from + panel_count < all ? panels[panel_count].channel : matrix.channels;
+  }
+};
+
+int chunk_count(const Matrix& matrix, const Step& step) {
+  return (static_cast<int>(matrix.panels.size()) + step.chunk - 1) / step.chunk;
+}
+
+// Expands one chunk of one picture and convolves it into the channels of `wide` that are its own.
+void run_chunk(const Run& run, const Stage& stage, const Chunk& chunk, const float* in, float* scratch, float* wide) {
+  const int channels = chunk.end - chunk.begin;
+  const Matrix& expand = run.network.matrix(stage.expand);
+  Matmul product = dense_matmul(expand, in, stage.in_height * stage.in_width, scratch, stage.wide_low, stage.wide_high);
+  product.panels = chunk.panels;
+  product.panel_count = chunk.panel_count;
+  product.channels = chunk.end;
+  product.out_pixel = channels;
+  product.out_channel = chunk.begin;
+  run.network.kernels().matmul(product);
+
+  Depthwise job = depthwise_job(run.network.depthwise(stage.depthwise), stage);
+  job.in_pixel = channels;
+  job.channels = channels;
+  job.weights += chunk.begin;
+  job.bias += chunk.begin;
+  job.out_rows = 1;
+  for (int y = 0; y < stage.out_height; y++) {
+    const float* rows[1 + 2 * MAX_DILATION] = {};
+    for (int i = 0; i < 3; i++) {
+      const int row = y * stage.stride - stage.top + i * stage.dilation;
+      const bool inside = row >= 0 && row < stage.in_height;
+      if (inside) rows[i * stage.dilation] = scratch + static_cast<std::ptrdiff_t>(row) * stage.in_width * channels;
+    }
+    job.rows = rows;
+    job.out = wide + static_cast<std::ptrdiff_t>(y) * stage.out_width * stage.wide_channels + chunk.begin;
+    run.network.kernels().depthwise(job);
+  }
+}
+
+}  // namespace
+
+std::size_t plane_scratch_floats(const Network& network, const Step& step) {
+  const Stage& stage = step.stages.front();
+  const Matrix& expand = network.matrix(stage.expand);
+  int widest = 0;
+  for (int i = 0; i < chunk_count(expand, step); i++) {
+    const Chunk chunk(expand, step.chunk, i);
+    widest = std::max(widest, chunk.end - chunk.begin);
+  }
+  return up_to_line(static_cast<std::size_t>(stage.in_height) * static_cast<std::size_t>(stage.in_width) *
+                    static_cast<std::size_t>(widest));
+}
+
+void run_plane(const Run& run, const Step& step) {
+  const Stage& stage = step.stages.front();
+  const Matrix& expand = run.network.matrix(stage.expand);
+  const std::ptrdiff_t in_floats = static_cast<std::ptrdiff_t>(stage.in_height) * stage.in_width * stage.in_channels;
+  const int out_pixels = stage.out_height * stage.out_width;
+  const std::ptrdiff_t wide_floats = static_cast<std::ptrdiff_t>(out_pixels) * stage.wide_channels;
+  const float* const input = run.tensor(step.inputs[0]);
+  float* const wide = run.tensor(step.wide);
+  run.pool->parallel(chunk_count(expand, step), [&](int task, int slot) {
+    const Chunk chunk(expand, step.chunk, task);
+    for (int picture = 0; picture < run.images.count; picture++) {
+      run_chunk(run, stage, chunk, input + picture * in_floats, run.scratch_of(slot), wide + picture * wide_floats);
+    }
+  });
+  Matmul project = dense_matmul(run.network.matrix(stage.project), wide, out_pixels * run.images.count,
+                                run.tensor(step.output), stage.low, stage.high);
+  if (stage.shortcut) project.shortcut = input;
+  parallel_matmul(run, project);
+}
+
+}  // namespace mobilenetv2

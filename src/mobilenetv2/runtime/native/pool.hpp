@@ -1,0 +1,59 @@
+// Threads that share the tasks of one loop at a time.
+#pragma once
+
+#include <atomic>
+#include <condition_variable>
+#include <cstdint>
+#include <mutex>
+#include <thread>
+#include <vector>
+
+namespace mobilenetv2 {
+
+// `threads - 1` workers and whoever calls. Workers look for work for some ten microseconds before they sleep. Tasks are
+// claimed one by one, so a worker that the system does not let run is never waited for unless it holds a task.
+class Pool {
+ public:
+  explicit Pool(int threads);
+  ~Pool();
+  Pool(const Pool&) = delete;
+  Pool& operator=(const Pool&) = delete;
+
+  int threads() const { return static_cast<int>(workers_.size()) + 1; }
+
+  // Calls body(task, slot) for every task from 0 to count - 1; `slot` is less than threads() and differs between tasks
+  // that run at the same time. One caller at a time. `count` must be less than 1 << 20. Bodies must not throw.
+  template <typename Body>
+  void parallel(int count, Body&& body) {
+    if (count == 1 || workers_.empty() || forked()) {
+      for (int task = 0; task < count; task++) body(task, 0);
+      return;
+    }
+    run(count, [](void* at, int task, int slot) { (*static_cast<Body*>(at))(task, slot); }, &body);
+  }
+
+ private:
+  using Call = void (*)(void*, int, int);
+
+  void run(int count, Call call, void* body);
+  bool work(int slot);  // claims and runs one task, false if there is none
+  bool waiting() const;
+  void serve(int slot);
+  bool forked() const;  // after fork() the child has no workers
+
+  std::vector<std::thread> workers_;
+  long owner_;
+  // Round (24 bits), tasks (20 bits), tasks claimed (20 bits). A claim succeeds only in its own round, which cannot end
+  // before the task is done: so `call_` and `body_` may be read after it.
+  std::atomic<std::uint64_t> ticket_{0};
+  std::atomic<int> done_{0};
+  Call call_ = nullptr;
+  void* body_ = nullptr;
+  std::uint64_t round_ = 0;
+  std::atomic<int> sleepers_{0};
+  std::atomic<bool> stopping_{false};
+  std::mutex mutex_;
+  std::condition_variable wake_;
+};
+
+}  // namespace mobilenetv2

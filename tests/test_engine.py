@@ -1,0 +1,300 @@
+"""The native runtime against the NumPy oracle, for every instruction set of this machine."""
+
+from __future__ import annotations
+
+import gc
+import os
+import subprocess
+import sys
+import threading
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
+from functools import cache
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from mobilenetv2.architecture import SMALL_IMAGES, V1, Architecture, Stage, layers
+from mobilenetv2.errors import ArchitectureError, UserError
+from mobilenetv2.formats import read
+from mobilenetv2.model import Model
+from mobilenetv2.runtime import Engine, Reference, _native
+
+from .conftest import random_checkpoint
+
+ISAS = _native.kernel_names()
+FAST = ISAS[-1]
+CHEAP_SIZES = [(1, 1), (2, 3), (1, 50), (7, 7), (33, 17), (32, 32), (31, 64), (64, 5), (65, 65)]
+SIZES = [*CHEAP_SIZES, (96, 96), (97, 225), (129, 130), (160, 40), (200, 199), (224, 224)]
+
+VARIANTS = {
+    "0.35": Architecture(width_mult=0.35, classes=7),
+    "0.5 same": Architecture(width_mult=0.5, classes=7, padding="same", bn_epsilon=1e-3),
+    "1.0": Architecture(classes=1001),
+    "1.4 same": Architecture(width_mult=1.4, classes=3, padding="same"),
+    "stride 8 same": Architecture(width_mult=0.35, classes=7, output_stride=8, padding="same"),
+    "stride 16": Architecture(width_mult=0.5, classes=7, output_stride=16),
+    "relu6": Architecture(width_mult=0.35, classes=7, bottleneck="relu6"),
+    "expansion": Architecture(width_mult=0.35, classes=7, shortcut="expansion"),
+    "no shortcut": Architecture(width_mult=0.35, classes=7, shortcut="none"),
+    "v1": replace(V1, width_mult=0.25, classes=7),
+    "v1 same": replace(V1, width_mult=0.5, classes=7, padding="same"),
+    "32 px": replace(SMALL_IMAGES, width_mult=0.5, classes=10),
+    "grey": Architecture(width_mult=0.35, classes=7, in_channels=1),
+    "features": Architecture(width_mult=0.35, head="features"),
+    "no last": Architecture(width_mult=0.35, head="features", last_channels=None),
+    "odd channels": Architecture(
+        width_mult=0.37, classes=5, divisor=1, min_channels=1, stem_channels=11
+    ),
+    "stem alone": Architecture(
+        stages=(Stage(1, 8, 1, 1),), head="features", last_channels=None, stem_channels=8
+    ),
+    "half expansion": Architecture(
+        stages=(Stage(0.5, 24, 2, 2), Stage(3, 24, 3, 1)), width_mult=1.0, classes=4
+    ),
+    "deeplabv3": Architecture(
+        width_mult=0.35, head="deeplabv3", classes=5, output_stride=16, padding="same"
+    ),
+    "aspp": Architecture(width_mult=0.35, head="deeplabv3_aspp", classes=5, output_stride=8),
+}
+
+
+@cache
+def reference(variant: str) -> Reference:
+    return Reference(random_checkpoint(VARIANTS[variant]))
+
+
+@cache
+def answer(variant: str, count: int, height: int, width: int) -> np.ndarray:
+    return reference(variant)(picture(variant, count, height, width))
+
+
+def picture(variant: str, count: int, height: int, width: int) -> np.ndarray:
+    shape = (count, height, width, VARIANTS[variant].in_channels)
+    return np.random.default_rng(height * 1000 + width).integers(0, 256, shape, dtype=np.uint8)
+
+
+@cache
+def engine(variant: str, isa: str = FAST, threads: int = 1) -> Engine:
+    return Engine(reference(variant).checkpoint, threads, isa)
+
+
+def tolerance(variant: str) -> float:
+    """Maps end in ReLU6, whose range is 6; logits of these random models are about 1."""
+    return 6e-4 if VARIANTS[variant].head == "features" else 1e-4
+
+
+@pytest.mark.parametrize("isa", ISAS)
+@pytest.mark.parametrize("variant", VARIANTS)
+def test_equals_the_reference(variant, isa) -> None:
+    heavy = isa == "scalar" or variant in ("1.0", "1.4 same", "aspp", "v1 same")
+    for height, width in CHEAP_SIZES if heavy else SIZES:
+        count = 1 + height % 3
+        found = engine(variant, isa)(picture(variant, count, height, width))
+        wanted = answer(variant, count, height, width)
+        assert found.shape == wanted.shape
+        assert found.dtype == np.float32
+        assert np.abs(found - wanted).max() < tolerance(variant), (height, width)
+
+
+@pytest.mark.parametrize("isa", ISAS)
+@pytest.mark.parametrize(
+    ("variant", "height", "width"),
+    [("1.0", 224, 224), ("1.4 same", 97, 225), ("0.35", 513, 513), ("v1 same", 96, 160)],
+)
+def test_larger_pictures(variant, height, width, isa) -> None:
+    found = engine(variant, isa, 2)(picture(variant, 1, height, width))
+    assert np.abs(found - answer(variant, 1, height, width)).max() < 1e-4
+
+
+@pytest.mark.parametrize("isa", ISAS)
+@pytest.mark.parametrize("variant", ["0.35", "grey", "0.5 same", "deeplabv3"])
+def test_float_pictures(variant, isa) -> None:
+    shape = (2, 61, 44, VARIANTS[variant].in_channels)
+    x = np.random.default_rng(1).uniform(-1, 1, shape)
+    assert np.abs(engine(variant, isa)(x) - reference(variant)(x)).max() < 1e-4
+
+
+def test_the_border_is_exact() -> None:
+    """A picture of the value that normalises to nearly zero has nearly no border: a padding of 0
+    would show.
+    """
+    checkpoint = replace(
+        random_checkpoint(width_mult=0.35, classes=7),
+        preprocessing=replace(
+            random_checkpoint(width_mult=0.35).preprocessing,
+            mean=(0.2, 0.5, 0.8),
+            std=(0.3, 0.2, 0.1),
+        ),
+    )
+    x = np.broadcast_to(np.array([51, 127, 204], np.uint8), (1, 40, 40, 3))
+    assert np.abs(Engine(checkpoint, 1)(x) - Reference(checkpoint)(x)).max() < 1e-4
+
+
+@pytest.mark.parametrize("isa", ISAS)
+@pytest.mark.parametrize("variant", ["0.5 same", "stride 8 same", "expansion", "v1", "deeplabv3"])
+def test_the_same_bits_for_any_number_of_threads_and_any_batch(variant, isa) -> None:
+    for height, width in [(33, 17), (96, 80)]:
+        x = picture(variant, 11, height, width)
+        wanted = engine(variant, isa)(x)
+        for threads in (1, 2, 3, 8):
+            run = engine(variant, isa, threads)
+            assert np.array_equal(run(x), wanted)
+            assert np.array_equal(run(x[4:5]), wanted[4:5])
+            assert np.array_equal(run(x[:3]), wanted[:3])
+
+
+@pytest.mark.parametrize("threads", [1, 3])
+def test_sixteen_python_threads_share_an_engine(threads) -> None:
+    run = engine("0.35", FAST, threads)
+    sizes = [(32, 32), (33, 47), (64, 64), (17, 90)]
+    wanted = [run(picture("0.35", 2, *size)) for size in sizes]
+
+    def many(seed: int) -> bool:
+        order = np.random.default_rng(seed).integers(0, len(sizes), 60)
+        return all(np.array_equal(run(picture("0.35", 2, *sizes[i])), wanted[i]) for i in order)
+
+    with ThreadPoolExecutor(16) as pool:
+        assert all(pool.map(many, range(16)))
+
+
+def resident_bytes() -> int:
+    return int(Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
+
+
+@pytest.mark.skipif(not Path("/proc/self/statm").exists(), reason="needs /proc")
+def test_many_shapes_leave_memory_flat() -> None:
+    run = engine("0.35", FAST, 2)
+    rng = np.random.default_rng(0)
+    run(np.zeros((4, 300, 300, 3), np.uint8))
+    before = 0
+    for index in range(250):
+        if index == 50:
+            gc.collect()
+            before = resident_bytes()
+        height, width = (int(side) for side in rng.integers(1, 200, 2))
+        run(np.zeros((1 + index % 4, height, width, 3), np.uint8))
+    gc.collect()
+    assert resident_bytes() - before < 4 << 20
+
+
+def test_engines_come_and_go() -> None:
+    x = picture("0.35", 1, 32, 32)
+    threads = threading.active_count()
+    for _ in range(20):
+        assert Engine(reference("0.35").checkpoint, 4)(x).shape == (1, 7)
+    assert threading.active_count() == threads
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
+def test_a_forked_child_still_gets_answers() -> None:
+    code = (
+        "import os, numpy as np; from tests.conftest import random_checkpoint; from mobilenetv2.runtime import Engine\n"
+        "run = Engine(random_checkpoint(width_mult=0.35), 3); x = np.ones((1, 64, 64, 3), np.uint8); wanted = run(x)\n"
+        "child = os.fork()\n"
+        "if child == 0: os._exit(0 if np.array_equal(run(x), wanted) else 3)\n"
+        "raise SystemExit(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]))\n"
+    )
+    root = Path(__file__).parents[1]
+    done = subprocess.run(
+        [sys.executable, "-W", "ignore", "-c", code], cwd=root, timeout=60, capture_output=True
+    )
+    assert done.returncode == 0, done.stderr
+
+
+def test_strange_arrays() -> None:
+    run = engine("0.35")
+    x = picture("0.35", 4, 40, 50)
+    wanted = run(x)
+    views = {
+        "negative strides": (x[::-1, ::-1, ::-1], run(np.ascontiguousarray(x[::-1, ::-1, ::-1]))),
+        "every second": (np.repeat(x, 2, axis=2)[:, :, ::2], wanted),
+        "channels first, turned": (
+            np.ascontiguousarray(x.transpose(0, 3, 1, 2)).transpose(0, 2, 3, 1),
+            wanted,
+        ),
+        "Fortran order": (np.asfortranarray(x), wanted),
+        "one picture, repeated": (
+            np.broadcast_to(x[:1], (3, 40, 50, 3)),
+            np.repeat(wanted[:1], 3, axis=0),
+        ),
+    }
+    locked = x.copy()
+    locked.setflags(write=False)
+    views["read-only"] = (locked, wanted)
+    for name, (view, expected) in views.items():
+        assert np.array_equal(run(view), expected), name
+
+
+@pytest.mark.parametrize(
+    ("images", "complaint"),
+    [
+        ([[1]], "NumPy array"),
+        (np.zeros((8, 8, 3), np.uint8), "must be"),
+        (np.zeros((1, 3, 8, 8), np.uint8), "must be"),
+        (np.zeros((0, 8, 8, 3), np.uint8), "at least 1"),
+        (np.zeros((1, 8, 8, 3), np.int32), "int32"),
+        (np.full((1, 8, 8, 3), np.nan, np.float32), "NaN"),
+        (np.full((1, 8, 8, 3), 255, np.float32), "normalised"),
+    ],
+)
+def test_wrong_input_is_refused(images, complaint) -> None:
+    with pytest.raises(UserError, match=complaint):
+        engine("0.35")(images)
+
+
+def test_wrong_settings_are_refused(monkeypatch) -> None:
+    checkpoint = reference("0.35").checkpoint
+    for threads in (0, -1, 1.5, True, "2", 1 << 20):
+        with pytest.raises(UserError, match="threads"):
+            Engine(checkpoint, threads)  # type: ignore[arg-type]
+    with pytest.raises(UserError, match="sse9"):
+        Engine(checkpoint, isa="sse9")
+    monkeypatch.setenv("MOBILENETV2_ISA", "mmx")
+    with pytest.raises(UserError, match="MOBILENETV2_ISA.*mmx"):
+        Engine(checkpoint)
+    monkeypatch.setenv("MOBILENETV2_ISA", "scalar")
+    assert Engine(checkpoint).isa == "scalar"
+    assert Engine(checkpoint, isa=FAST).isa == FAST
+    with pytest.raises(ArchitectureError):
+        engine("0.35").activation_bytes(0, 5)
+
+
+def test_the_best_instruction_set_and_all_processors_by_default(monkeypatch) -> None:
+    monkeypatch.delenv("MOBILENETV2_ISA", raising=False)
+    run = Model(reference("0.35").checkpoint).engine
+    assert run.isa == FAST
+    if hasattr(os, "sched_getaffinity"):
+        assert run.threads == len(os.sched_getaffinity(0))
+    assert Model(reference("0.35").checkpoint, threads=3, isa="scalar").engine.threads == 3
+
+
+def test_activation_memory() -> None:
+    """One operator after another cannot do with less than 6.0 MB: 112 x 112 x 96 in, 56 x 56 x 96
+    out.
+    """
+    assert engine("1.0").activation_bytes(224, 224) <= 1_000_000
+
+
+def test_the_profile_covers_the_network() -> None:
+    steps = engine("0.35").profile(picture("0.35", 1, 96, 96))
+    names = [layer.name for layer in layers(VARIANTS["0.35"], 96, 96)]
+    assert steps[0][0] == names[0]
+    assert steps[-1][1] == names[-1]
+    assert [names.index(first) for first, *_ in steps[1:]] == [
+        names.index(last) + 1 for _, last, *_ in steps[:-1]
+    ]
+    assert all(milliseconds >= 0 for *_, milliseconds in steps)
+    with pytest.raises(UserError, match="uint8"):
+        engine("0.35").profile(np.zeros((1, 8, 8, 3), np.float32))
+
+
+def test_published_logits(shared) -> None:
+    name = "tf2_mobilenet_v2_1.0_224_ptq"
+    pixels = np.load(shared("reference/imagenet/inputs.first32.npz"))["images"]
+    wanted = np.load(shared(f"reference/imagenet/{name}.first32.npz"))["float_logits"]
+    checkpoint = read(shared(f"models/{name}.tflite"))
+    for isa in ISAS if FAST != "scalar" else ():
+        count = 2 if isa == "scalar" else 32
+        assert np.abs(Engine(checkpoint, isa=isa)(pixels[:count]) - wanted[:count]).max() < 1e-3
