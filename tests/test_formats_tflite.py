@@ -6,7 +6,6 @@ from __future__ import annotations
 
 import csv
 import io
-import sys
 import zipfile
 from dataclasses import replace
 from pathlib import Path
@@ -17,7 +16,7 @@ import pytest
 
 from mobilenetv2.checkpoint import Checkpoint, unfolded
 from mobilenetv2.checkpoint import fold as folded
-from mobilenetv2.errors import MissingExtraError, ModelFileError
+from mobilenetv2.errors import ModelFileError
 from mobilenetv2.formats import read, recognise
 from mobilenetv2.runtime import Reference
 
@@ -546,15 +545,6 @@ def test_range_that_cannot_be(tmp_path, scale) -> None:
 def test_a_scale_on_a_float_input_means_nothing(tmp_path) -> None:
     path = quantised_input(TFLiteWriter(small()), 0, 0.5, 7).save(tmp_path / "model.tflite")
     assert read(path).preprocessing.mean == (0.5, 0.5, 0.5)
-
-
-def test_without_the_tflite_package(tmp_path, monkeypatch) -> None:
-    path = TFLiteWriter(small()).save(tmp_path / "model.tflite")
-    monkeypatch.setitem(sys.modules, "tflite", None)
-    with pytest.raises(
-        MissingExtraError, match=r"model\.tflite: .*pip install 'mobilenetv2\[formats\]'"
-    ):
-        read(path)
 
 
 def test_padding_matters() -> None:

@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 
 from ..architecture import Architecture, Layer, conv_padding, layers
 from ..checkpoint import Checkpoint, unfolded
-from ..errors import MissingExtraError, ModelFileError, UserError
+from ..errors import ModelFileError, UserError
 from ..images import Preprocessing
 from .assemble import Rules, assemble, infer_architecture
 
@@ -100,7 +100,6 @@ def read_tflite(path: Path) -> Checkpoint:
     Raises:
         ModelFileError: Damaged, or not a MobileNetV2 classifier; the message says which operator or
             tensor differs.
-        MissingExtraError: The package `tflite` is not installed.
     """
     return checkpoint_from(path, path.read_bytes())
 
@@ -129,12 +128,8 @@ def checkpoint_from(path: Path, content: bytes) -> Checkpoint:
 
 
 def _parse(content: bytes) -> _Graph:
-    try:
-        import tflite
-    except ImportError:
-        raise MissingExtraError(
-            "reading .tflite needs: pip install 'mobilenetv2[formats]'"
-        ) from None
+    import tflite  # late: it is large, and most runs read our own files
+
     model = tflite.Model.GetRootAs(content, 0)
     if model.SubgraphsLength() != 1:
         raise ModelFileError(f"{model.SubgraphsLength()} subgraphs; a classifier has one")
