@@ -282,6 +282,18 @@ def test_hugging_face_config_that_does_not_fit(tmp_path, text, complaint) -> Non
     assert str(tmp_path) in str(caught.value)
 
 
+def test_hugging_face_preprocessor(tmp_path) -> None:
+    path = folder_of(tmp_path, random_checkpoint(width_mult=0.35, classes=3), "{}")
+    (tmp_path / "preprocessor_config.json").write_text(
+        '{"image_mean": [0.1, 0.2, 0.3], "image_std": [1, 2, 3]}'
+    )
+    assert read(path).preprocessing.mean == (0.1, 0.2, 0.3)
+    assert read(path).preprocessing.std == (1, 2, 3)
+    (tmp_path / "preprocessor_config.json").write_text('{"image_mean": 7}')
+    with pytest.raises(ModelFileError, match="preprocessor_config.json"):
+        read(path)
+
+
 def test_hugging_face_output_stride_becomes_dilation(tmp_path) -> None:
     checkpoint = random_checkpoint(
         width_mult=0.35, classes=3, output_stride=8, padding="same", bn_epsilon=1e-3

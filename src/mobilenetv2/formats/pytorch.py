@@ -266,13 +266,11 @@ def _classifier_moved(name: str) -> str:
 
 def _with_config(path: Path, rules: Rules) -> Rules:
     """Padding, epsilon, size, output stride and labels from the config.json that Hugging Face puts
-    beside the arrays.
+    beside the arrays, and the pictures' mean and deviation from preprocessor_config.json.
     """
-    file = path.with_name("config.json")
-    if not file.is_file():
-        return rules
+    config = _json_beside(path, "config.json")
+    pictures = _json_beside(path, "preprocessor_config.json")
     try:
-        config = json.loads(file.read_text(encoding="utf-8"))
         size = config.get("image_size", 224)
         height, width = (size, size) if isinstance(size, int) else size
         labels = {int(index): str(label) for index, label in (config.get("id2label") or {}).items()}
@@ -281,16 +279,37 @@ def _with_config(path: Path, rules: Rules) -> Rules:
             rules.source,
             "same" if config.get("tf_padding", True) else "symmetric",
             float(config.get("layer_norm_eps", rules.bn_epsilon)),
-            Preprocessing(size=(height, width), crop_fraction=height / (height + 32)),
+            Preprocessing(
+                size=(height, width),
+                crop_fraction=height / (height + 32),
+                mean=tuple(pictures.get("image_mean", (0.5, 0.5, 0.5))),
+                std=tuple(pictures.get("image_std", (0.5, 0.5, 0.5))),
+            ),
             () if all(label.startswith("LABEL_") for label in named) else tuple(named),
             output_stride=config.get("output_stride", 32),
         )
-    except (OSError, ValueError, TypeError, KeyError, AttributeError, UserError) as error:
+    except (ValueError, TypeError, KeyError, AttributeError, UserError) as error:
         raise ModelFileError(
-            f"{file}: not a Hugging Face config: {error or type(error).__name__}"
+            f"{path.with_name('config.json')}: with preprocessor_config.json, not a Hugging Face "
+            f"config: {error or type(error).__name__}"
         ) from None
     if config.get("hidden_act", "relu6") != "relu6":
         raise ModelFileError(
-            f"{file}: hidden_act is {config['hidden_act']!r}; only models with 'relu6' are read"
+            f"{path.with_name('config.json')}: hidden_act is {config['hidden_act']!r}; only models "
+            "with 'relu6' are read"
         )
     return read
+
+
+def _json_beside(path: Path, name: str) -> dict[str, Any]:
+    """The object in a JSON file beside `path`; {} where there is no such file."""
+    file = path.with_name(name)
+    if not file.is_file():
+        return {}
+    try:
+        found = json.loads(file.read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError) as error:
+        raise ModelFileError(f"{file}: not a Hugging Face config: {error}") from None
+    if not isinstance(found, dict):
+        raise ModelFileError(f"{file}: not a Hugging Face config: not an object")
+    return found
