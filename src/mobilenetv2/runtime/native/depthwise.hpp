@@ -1,5 +1,13 @@
-// The 3x3 depthwise convolution; included inside a target's namespace by kernels_body.hpp. Rows and columns outside the
-// picture are read at a place inside it with a weight of zero, so that every output is the same sum in the same order.
+// The 3x3 depthwise convolution, for the target that MNV2_NAMESPACE names. Rows and columns outside the picture are
+// read at a place inside it with a weight of zero, so that every output is the same sum in the same order.
+#pragma once
+
+#include "kernels.hpp"
+#include "simd.hpp"
+
+namespace mobilenetv2 {
+namespace MNV2_NAMESPACE {
+namespace {
 
 struct Taps {
   Vec weight[9];
@@ -104,3 +112,7 @@ void depthwise(const Depthwise& job) {
     }
   }
 }
+
+}  // namespace
+}  // namespace MNV2_NAMESPACE
+}  // namespace mobilenetv2

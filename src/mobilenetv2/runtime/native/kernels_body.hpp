@@ -1,27 +1,15 @@
-// All kernels of one target. A target's file defines MNV2_NAMESPACE and MNV2_TABLE (and MNV2_TARGET_* unless scalar),
-// and includes this once. Nothing of the standard library is used here: its templates would be shared between targets.
+// All kernels of one target. A target's file defines MNV2_NAME, MNV2_NAMESPACE and MNV2_TABLE, and MNV2_TARGET_* unless
+// scalar, and includes this. Nothing of the standard library is used in kernels: targets would share its templates.
+#pragma once
 
+#include "depthwise.hpp"
 #include "kernels.hpp"
-
-#if defined(MNV2_TARGET_AVX512) || defined(MNV2_TARGET_AVX2)
-#include <immintrin.h>
-#endif
-
-#if defined(__GNUC__)
-#define MNV2_NOINLINE __attribute__((noinline))
-#else
-#define MNV2_NOINLINE
-#endif
+#include "matmul.hpp"
+#include "simd.hpp"
 
 namespace mobilenetv2 {
 namespace MNV2_NAMESPACE {
 namespace {
-
-// clang-format off: each is written in the words of those before it
-#include "simd.hpp"
-#include "matmul.hpp"
-#include "depthwise.hpp"
-// clang-format on
 
 void add_arrays(const float* a, const float* b, float* out, std::ptrdiff_t count) {
   std::ptrdiff_t i = 0;

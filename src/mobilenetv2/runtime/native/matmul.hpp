@@ -1,6 +1,12 @@
-// The matrix product over pixels x output vectors; included inside a target's namespace by kernels_body.hpp.
+// The matrix product over pixels x output vectors, for the target that MNV2_NAMESPACE names.
+#pragma once
 
-#define MNV2_UNROLL _Pragma("GCC unroll 16")
+#include "kernels.hpp"
+#include "simd.hpp"
+
+namespace mobilenetv2 {
+namespace MNV2_NAMESPACE {
+namespace {
 
 // The tile of ROWS pixels x VECTORS vectors at pixel `from`. Out of line, and one tile a call: with a loop around it,
 // GCC runs out of registers and keeps weights or sums on the stack.
@@ -87,3 +93,7 @@ void matmul(const Matmul& job) {
     }
   }
 }
+
+}  // namespace
+}  // namespace MNV2_NAMESPACE
+}  // namespace mobilenetv2

@@ -1,10 +1,26 @@
-// A small vector vocabulary: what the kernels are written in. Include it inside `namespace <isa> { namespace {`, once a
-// translation unit, after <immintrin.h> on x86; MNV2_TARGET_* says which of the bodies below it is. All names have
-// internal linkage, so that no two targets can share an instruction.
+// A small vector vocabulary: what the kernels are written in. Compiled once a target: MNV2_NAMESPACE names the target's
+// namespace, and MNV2_TARGET_* says which of the bodies below it is. All names have internal linkage, so that no two
+// targets can share an instruction.
 //
 // A target gives: Vec, LANES, load, store, load_some and store_some (the first `count` lanes, others read as zero and
 // are left alone), splat, zero, fma (a * b + c), add, mul, lowest, highest; and the shape of its register tile:
 // PANEL_VECTORS (the widest panel of output vectors) and tile_rows(vectors), the pixels that go with it.
+#pragma once
+
+#if defined(MNV2_TARGET_AVX512) || defined(MNV2_TARGET_AVX2)
+#include <immintrin.h>
+#endif
+
+#if defined(__GNUC__)
+#define MNV2_NOINLINE __attribute__((noinline))
+#else
+#define MNV2_NOINLINE
+#endif
+#define MNV2_UNROLL _Pragma("GCC unroll 16")
+
+namespace mobilenetv2 {
+namespace MNV2_NAMESPACE {
+namespace {
 
 #if defined(MNV2_TARGET_AVX512)
 
@@ -70,3 +86,7 @@ inline Vec lowest(Vec a, Vec b) { return a < b ? a : b; }
 inline Vec highest(Vec a, Vec b) { return a > b ? a : b; }
 
 #endif
+
+}  // namespace
+}  // namespace MNV2_NAMESPACE
+}  // namespace mobilenetv2
