@@ -17,7 +17,17 @@ from mobilenetv2.cli import main
 
 ROOT = Path(__file__).parents[1]
 SOURCE = ROOT / "src" / "mobilenetv2"
-TRUNK = {"errors", "architecture", "cost", "paper", "images", "labels", "checkpoint", "zoo"}
+TRUNK = {
+    "errors",
+    "architecture",
+    "description",
+    "cost",
+    "paper",
+    "images",
+    "labels",
+    "checkpoint",
+    "zoo",
+}
 MAY_IMPORT = {
     "runtime": TRUNK,
     "formats": TRUNK,

@@ -32,6 +32,8 @@ TURNS = {  # EXIF orientation -> what puts the stored pixels upright, a member o
     7: "TRANSVERSE",
     8: "ROTATE_90",
 }
+IMAGENET_MEAN = (0.485, 0.456, 0.406)  # of red, green and blue in 0..1; torchvision, timm
+IMAGENET_STD = (0.229, 0.224, 0.225)
 MAX_RESIZED_PIXELS = (
     1 << 25
 )  # a resized picture larger than this is resized only where the crop lies

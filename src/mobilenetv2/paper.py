@@ -18,10 +18,10 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from decimal import ROUND_DOWN, ROUND_HALF_UP, Decimal
 
-from .architecture import V1, Architecture, layers, replace
+from .architecture import V1, Architecture, layers
 from .cost import Cost, network_cost, regular_convolution_macs
 
 VERDICTS = ("match", "irreproducible", "quoted", "off")

@@ -16,15 +16,11 @@ from pathlib import Path
 from urllib.parse import urlsplit
 
 from .errors import DownloadError, ModelFileError
-from .images import Preprocessing
+from .images import IMAGENET_MEAN, IMAGENET_STD, Preprocessing
 from .paper import SLIM
 
 # Width, resolution, ImageNet top-1 and top-5 of TF-slim's 22; Keras's files are the same weights.
 SLIM_ACCURACY = tuple((row.width_mult, row.resolution, row.top1, row.top5) for row in SLIM)
-IMAGENET_MEAN, IMAGENET_STD = (
-    (0.485, 0.456, 0.406),
-    (0.229, 0.224, 0.225),
-)  # of red, green, blue in 0..1
 TORCHVISION = (  # name, file (the digits end its sha256's first eight), top-1, top-5, side the crop of 224 is cut from
     ("torchvision-v1", "mobilenet_v2-b0353104.pth", 71.878, 90.286, 256),
     ("torchvision-v2", "mobilenet_v2-7ebf99e0.pth", 72.154, 90.822, 232),

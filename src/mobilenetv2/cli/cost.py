@@ -134,7 +134,9 @@ def _from_model(model: str) -> Architecture:
 
 
 def _described(given: dict[str, Any]) -> Architecture:
-    from ..architecture import SMALL_IMAGES, V1, Architecture, replace
+    from dataclasses import replace
+
+    from ..architecture import SMALL_IMAGES, V1, Architecture
 
     base = {"v2": Architecture(), "v1": V1, "v2-32px": SMALL_IMAGES}[given.get("network", "v2")]
     fields = {"width": "width_mult", "resolution": "resolution", "classes": "classes"}

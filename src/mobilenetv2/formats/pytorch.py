@@ -19,8 +19,7 @@ from numpy.typing import NDArray
 
 from ..checkpoint import Checkpoint, read_safetensors
 from ..errors import MissingExtraError, ModelFileError, UserError
-from ..images import Preprocessing
-from ..zoo import IMAGENET_MEAN, IMAGENET_STD
+from ..images import IMAGENET_MEAN, IMAGENET_STD, Preprocessing
 from .assemble import IN_BLOCK, Rules, assemble
 
 Arrays = Mapping[str, NDArray[Any]]
@@ -79,9 +78,8 @@ def _unpickled(path: Path) -> Any:
             "If you trust it, save its state_dict alone and convert that"
         ) from None
     except Exception as error:  # a damaged archive makes torch raise nearly anything
-        reason = re.split(r"\.\s|\n", str(error))[
-            0
-        ]  # what follows is advice to unpickle without safety
+        # What follows the first sentence is advice to unpickle without safety.
+        reason, *_ = re.split(r"\.\s|\n", str(error))
         raise ModelFileError(
             f"{path}: not a readable .pth file: {reason or type(error).__name__}"
         ) from None
