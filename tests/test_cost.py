@@ -19,7 +19,6 @@ from click.testing import CliRunner, Result
 
 from mobilenetv2 import paper
 from mobilenetv2.architecture import (
-    CHOICES,
     MOBILENET_V2,
     SMALL_IMAGES,
     V1,
@@ -39,6 +38,7 @@ from mobilenetv2.cost import (
     regular_convolution_macs,
     separable_saving,
 )
+from mobilenetv2.description import CHOICES
 from mobilenetv2.errors import ArchitectureError, UserError
 
 NETWORK = Architecture()
