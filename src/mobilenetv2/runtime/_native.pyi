@@ -2,6 +2,7 @@ from typing import Any
 
 from numpy.typing import NDArray
 
+BLOCK: int
 IMAGE: int
 ANSWER: int
 

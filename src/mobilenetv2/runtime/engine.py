@@ -5,17 +5,18 @@ from __future__ import annotations
 import os
 import threading
 from collections import OrderedDict
+from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from ..architecture import layers
+from ..architecture import Layer, layers
 from ..checkpoint import Checkpoint, fold
 from ..errors import UserError
 from . import _native
 from .inputs import check_images
-from .plan import Plan, Weights, plan
+from .plan import Plan, Weights, chained, grouped, plan, up_to_block
 
 KEPT_PLANS = 16
 BATCH = 4  # pictures at once at least; more go one group after another, so that memory stays small
@@ -128,17 +129,18 @@ class Engine:
         """Folds the batch norms and hands all weights to the extension."""
         numbers: dict[str, int] = {}
         pixels = -1
-        for layer in layers(self.checkpoint.architecture):
-            if layer.weight is None:
-                continue
+        for layer, reads_blocks, writes_blocks in _weighted(self.checkpoint):
             weight, bias = fold(self.checkpoint, layer)
+            if writes_blocks:
+                weight, bias = _blocked(weight), _blocked(bias)
             if layer.kind == "depthwise":
                 taps = weight.reshape(-1, layer.kernel**2).T  # (9, C)
                 numbers[layer.name] = self._network.add_depthwise(_packable(taps), _packable(bias))
                 continue
-            weight = weight.reshape(layer.out_shape[0], -1, layer.kernel, layer.kernel).transpose(
-                0, 2, 3, 1
-            )
+            weight = weight.reshape(len(weight), -1, layer.kernel, layer.kernel)
+            weight = weight.transpose(0, 2, 3, 1)
+            if reads_blocks:
+                weight = _blocked(weight, 3)
             numbers[layer.name] = self._add_matrix(weight, bias)
             if "image" in layer.sources:
                 scale, offset = self.checkpoint.preprocessing.scale_offset()
@@ -150,6 +152,24 @@ class Engine:
 
     def _add_matrix(self, weight: NDArray[np.float64], bias: NDArray[np.float64]) -> int:
         return self._network.add_matrix(_packable(weight.reshape(len(weight), -1)), _packable(bias))
+
+
+def _weighted(checkpoint: Checkpoint) -> Iterator[tuple[Layer, bool, bool]]:
+    """Each layer that has weights, and whether it reads and whether it writes a blocked tensor."""
+    for chain in chained(grouped(list(layers(checkpoint.architecture)))):
+        members = [(layer, group.is_block) for group in chain for layer in group.layers]
+        kinds = [layer.kind for layer, _ in members]
+        for index, (layer, in_block) in enumerate(members):
+            if layer.weight is not None:
+                writes_blocks = "depthwise" in kinds[index : index + 2]
+                yield layer, in_block and layer.role == "project", writes_blocks
+
+
+def _blocked(array: NDArray[np.float64], axis: int = 0) -> NDArray[np.float64]:
+    """Zeros behind the channels up to whole blocks: wide tensors have no others."""
+    room = [(0, 0)] * array.ndim
+    room[axis] = (0, up_to_block(array.shape[axis]) - array.shape[axis])
+    return np.pad(array, room)
 
 
 def _packable(array: NDArray[np.float64]) -> NDArray[np.float32]:

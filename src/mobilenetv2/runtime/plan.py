@@ -21,7 +21,7 @@ STRIP_BYTES = (
 PLANE_BYTES = 512 << 10  # a depthwise output up to this size is kept whole
 CHUNK_CHANNELS = 64  # wide channels at once on small maps
 MOST_CHAINED = 3
-LINE_FLOATS = 16  # tensors begin on a cache line
+BLOCK = _native.BLOCK  # floats of a cache line, where tensors begin; wide tensors keep as many channels together
 LIMITS = {"linear": (-math.inf, math.inf), "relu": (0.0, math.inf), "relu6": (0.0, 6.0)}
 
 Shape = tuple[int, int, int]
@@ -66,7 +66,7 @@ class Group:
 @dataclass
 class Planned:
     """A step whose tensors still have names instead of places. `wide_floats` is memory for the step
-    alone.
+    alone; `in_place`: the output may take the place of the input.
     """
 
     step: _native.Step
@@ -74,6 +74,7 @@ class Planned:
     output: str
     output_shape: Shape
     wide_floats: int = 0
+    in_place: bool = False
 
 
 @dataclass
@@ -84,7 +85,7 @@ class Arena:
     floats: int = 0
 
     def take(self, size: int) -> int:
-        size = -(-size // LINE_FLOATS) * LINE_FLOATS
+        size = up_to_block(size)
         begin = 0
         for other, end in self.taken:
             if other - begin >= size:
@@ -96,6 +97,11 @@ class Arena:
 
     def free(self, begin: int) -> None:
         self.taken = [place for place in self.taken if place[0] != begin]
+
+
+def up_to_block(number: int) -> int:
+    """The next multiple of BLOCK."""
+    return -(-number // BLOCK) * BLOCK
 
 
 @dataclass(frozen=True)
@@ -117,18 +123,21 @@ def plan(network: _native.Network, layers: Sequence[Layer], weights: Weights, th
     arena = Arena()
     places = {"image": _native.IMAGE}
     for index, todo in enumerate(planned):
-        is_last = index + 1 == len(planned)
-        places[todo.output] = (
-            _native.ANSWER if is_last else arena.take(math.prod(todo.output_shape))
-        )
+        dying = {name for name in todo.inputs if last_use[name] == index and name != "image"}
+        if index + 1 == len(planned):
+            places[todo.output] = _native.ANSWER
+        elif todo.in_place and todo.inputs[0] in dying:
+            places[todo.output] = places[todo.inputs[0]]
+            dying = set()
+        else:
+            places[todo.output] = arena.take(math.prod(todo.output_shape))
         todo.step.inputs = [places[name] for name in todo.inputs]
         todo.step.output = places[todo.output]
         if todo.wide_floats:
             todo.step.wide = arena.take(todo.wide_floats)
             arena.free(todo.step.wide)
-        for name in set(todo.inputs):
-            if last_use[name] == index and name != "image":
-                arena.free(places[name])
+        for name in dying:
+            arena.free(places[name])
     names = tuple(
         (chain[0].first.name, chain[-1].last.name, todo.step.kind)
         for chain, todo in zip(chains, planned)
@@ -199,13 +208,18 @@ def _step(chain: list[Group], weights: Weights, threads: int) -> Planned:
     step.in_height, step.in_width = first.in_shape[1:]
     step.out_channels, step.out_height, step.out_width = last.out_shape
     todo = Planned(step, sources, last.name, last.out_shape)
+    todo.in_place = len(chain) == 1 and chain[0].is_block and chain[0].has_shortcut
     if chain[0].is_block and _fits_plane(chain[0], weights, threads):
         step.kind = "plane"
         step.stages = [_stage(chain[0], weights)]
         depthwise = next(layer for layer in chain[0].layers if layer.kind == "depthwise")
-        panels = -(-depthwise.out_shape[0] // weights.panel_channels)
-        step.chunk = max(1, min(CHUNK_CHANNELS // weights.panel_channels, panels // threads))
-        todo.wide_floats = math.prod(depthwise.out_shape)
+        channels = depthwise.out_shape[0]
+        unit = max(1, BLOCK // weights.panel_channels)  # panels of a whole block
+        units = -(-channels // (unit * weights.panel_channels))
+        step.chunk = unit * max(
+            1, min(CHUNK_CHANNELS // (unit * weights.panel_channels), units // threads)
+        )
+        todo.wide_floats = up_to_block(channels) * math.prod(depthwise.out_shape[1:])
     elif (
         chain[0].is_block
         or first.kind == "depthwise"
@@ -215,6 +229,9 @@ def _step(chain: list[Group], weights: Weights, threads: int) -> Planned:
         stages = [_stage(group, weights) for group in chain]
         _cut_strips(stages)
         step.stages = stages
+        if todo.in_place:  # bands keep the rows around their edges for one another
+            halo = 2 * stages[0].dilation * (threads - 1)
+            todo.wide_floats = halo * stages[0].in_width * stages[0].in_channels
     elif first.kind in ("conv", "linear"):
         step.kind = "matmul"
         step.matrix = weights.numbers[first.name]
@@ -231,7 +248,7 @@ def _stage(group: Group, weights: Weights) -> _native.Stage:
     spatial = next(layer for layer in group.layers if layer.kernel > 1)
     stage.in_channels, stage.in_height, stage.in_width = group.first.in_shape
     stage.out_channels, stage.out_height, stage.out_width = group.last.out_shape
-    stage.wide_channels = spatial.in_shape[0]
+    stage.wide_channels = up_to_block(spatial.in_shape[0])
     stage.kernel, stage.stride, stage.dilation = spatial.kernel, spatial.stride, spatial.dilation
     stage.top, _, stage.left, _ = spatial.padding
     stage.shortcut = group.has_shortcut

@@ -41,6 +41,7 @@ NB_MODULE(_native, module) {
              "Names of the instruction sets that this processor offers, widest last; [] where only scalar code runs.");
   module.def("kernel_names", &kernel_names,
              "Instruction sets that there are kernels for and that run here, best last.");
+  module.attr("BLOCK") = mobilenetv2::BLOCK;
   module.attr("IMAGE") = mobilenetv2::IMAGE;
   module.attr("ANSWER") = mobilenetv2::ANSWER;
 

@@ -1,5 +1,5 @@
-// The 3x3 depthwise convolution, for the target that MNV2_NAMESPACE names. Rows and columns outside the picture are
-// read at a place inside it with a weight of zero, so that every output is the same sum in the same order.
+// The 3x3 depthwise convolution, for the target that MNV2_NAMESPACE names. Every output is the same sum in the same
+// order, bias first, then the taps row by row; taps outside the picture are left out or count with weight zero.
 #pragma once
 
 #include "kernels.hpp"
@@ -9,105 +9,105 @@ namespace mobilenetv2 {
 namespace MNV2_NAMESPACE {
 namespace {
 
-struct Taps {
-  Vec weight[9];
-  Vec bias, low, high;
-};
+constexpr int OUTPUTS = 4;  // at once: with nine weights they fit sixteen registers
 
-template <bool WHOLE>
-inline Vec read(const float* from, int count) {
-  return WHOLE ? load(from) : load_some(from, count);
+inline void finish(const Depthwise& job, float* to, Vec sum) {
+  store(to, lowest(highest(sum, splat(job.low)), splat(job.high)));
 }
 
-// One output: `at[i]` points to the first column of row i, columns are `step` floats apart.
-template <bool WHOLE>
-inline Vec output(const Taps& taps, const float* const at[3], std::ptrdiff_t step, int count) {
-  Vec sum[3] = {taps.bias, zero(), zero()};
+// COUNT outputs side by side, none of which reads a column outside the picture; the first reads from `rows` on.
+// With STRIDE 1 and 2 neighbours share the columns that they read; STRIDE 0 is any stride and dilation.
+template <int COUNT, int STRIDE>
+inline void inner_outputs(const Depthwise& job, const Vec (&weight)[9], Vec bias, const float* const (&rows)[3],
+                          float* out) {
+  Vec sum[COUNT];
+  MNV2_UNROLL for (int o = 0; o < COUNT; o++) sum[o] = bias;
   MNV2_UNROLL for (int i = 0; i < 3; i++) {
-    MNV2_UNROLL for (int j = 0; j < 3; j++) {
-      sum[i] = fma(taps.weight[3 * i + j], read<WHOLE>(at[i] + j * step, count), sum[i]);
+    if constexpr (STRIDE > 0) {
+      MNV2_UNROLL for (int column = 0; column < (COUNT - 1) * STRIDE + 3; column++) {
+        const Vec value = load(rows[i] + column * BLOCK);
+        MNV2_UNROLL for (int o = 0; o < COUNT; o++) {
+          const int tap = column - o * STRIDE;
+          if (tap >= 0 && tap < 3) sum[o] = fma(weight[3 * i + tap], value, sum[o]);
+        }
+      }
+    } else {
+      MNV2_UNROLL for (int j = 0; j < 3; j++) {
+        MNV2_UNROLL for (int o = 0; o < COUNT; o++) {
+          sum[o] = fma(weight[3 * i + j], load(rows[i] + (o * job.stride + j * job.dilation) * BLOCK), sum[o]);
+        }
+      }
     }
   }
-  return lowest(highest(add(sum[0], add(sum[1], sum[2])), taps.low), taps.high);
+  MNV2_UNROLL for (int o = 0; o < COUNT; o++) finish(job, out + o * BLOCK, sum[o]);
 }
 
-// An output near the left or right border: columns outside count with weight zero.
-template <bool WHOLE>
-inline Vec border_output(const Depthwise& job, const Taps& taps, const float* const rows[3], int column, int count) {
-  Vec sum[3] = {taps.bias, zero(), zero()};
-  for (int j = 0; j < 3; j++) {
-    const int x = column + j * job.dilation;
-    const bool inside = x >= 0 && x < job.in_width;
-    for (int i = 0; i < 3; i++) {
-      const float* from = rows[i] + (inside ? x * job.in_pixel : 0);
-      sum[i] = fma(inside ? taps.weight[3 * i + j] : zero(), read<WHOLE>(from, count), sum[i]);
-    }
-  }
-  return lowest(highest(add(sum[0], add(sum[1], sum[2])), taps.low), taps.high);
-}
-
-template <bool WHOLE>
-inline void write(float* to, Vec value, int count) {
-  if (WHOLE) {
-    store(to, value);
-  } else {
-    store_some(to, value, count);
-  }
-}
-
-// One output row of up to LANES channels from `channel` on.
-template <bool WHOLE>
-MNV2_NOINLINE void depthwise_row(const Depthwise& job, int row, int channel, int count) {
-  const float* rows[3];
-  const float* present = nullptr;
-  Taps taps;
-  taps.bias = read<WHOLE>(job.bias + channel, count);
-  taps.low = splat(job.low);
-  taps.high = splat(job.high);
+// Output x, which reads columns outside the picture; `offset` is that of its channels.
+inline void border_output(const Depthwise& job, const float* const* rows, int x, std::ptrdiff_t offset,
+                          const float* weights, Vec sum, float* out) {
   for (int i = 0; i < 3; i++) {
-    rows[i] = job.rows[row * job.stride + i * job.dilation];
-    if (rows[i]) present = rows[i];
-  }
-  for (int i = 0; i < 3; i++) {
+    const float* const row = rows[i * job.dilation];
+    if (!row) continue;
     for (int j = 0; j < 3; j++) {
-      const float* weight = job.weights + (3 * i + j) * job.weight_row + channel;
-      taps.weight[3 * i + j] = rows[i] ? read<WHOLE>(weight, count) : zero();
-    }
-    rows[i] = (rows[i] ? rows[i] : present) + channel;
-  }
-  float* out = job.out + static_cast<std::ptrdiff_t>(row) * job.out_width * job.out_pixel + channel;
-  const int reach = 2 * job.dilation;
-  const int inner = (job.left + job.stride - 1) / job.stride;  // first output that reads no column left of the picture
-  const int room = job.in_width - 1 - reach + job.left;
-  const int outer = room < 0 ? 0 : room / job.stride + 1;  // first that reads one right of it
-  int x = 0;
-  for (; x < job.out_width && (x < inner || x >= outer); x++) {
-    const Vec value = border_output<WHOLE>(job, taps, rows, x * job.stride - job.left, count);
-    write<WHOLE>(out + x * job.out_pixel, value, count);
-  }
-  const std::ptrdiff_t step = job.dilation * job.in_pixel, advance = job.stride * job.in_pixel;
-  const std::ptrdiff_t start = (static_cast<std::ptrdiff_t>(x) * job.stride - job.left) * job.in_pixel;
-  if (x < job.out_width) {
-    const float* at[3] = {rows[0] + start, rows[1] + start, rows[2] + start};
-    for (; x < job.out_width && x < outer; x++) {
-      write<WHOLE>(out + x * job.out_pixel, output<WHOLE>(taps, at, step, count), count);
-      for (const float*& place : at) place += advance;
+      const int column = x * job.stride - job.left + j * job.dilation;
+      if (column < 0 || column >= job.in_width) continue;
+      sum = fma(load(weights + (3 * i + j) * job.weight_row), load(row + offset + column * BLOCK), sum);
     }
   }
-  for (; x < job.out_width; x++) {
-    const Vec value = border_output<WHOLE>(job, taps, rows, x * job.stride - job.left, count);
-    write<WHOLE>(out + x * job.out_pixel, value, count);
+  finish(job, out + x * BLOCK, sum);
+}
+
+// All rows of LANES channels, which begin at `lane` of a block.
+template <int STRIDE>
+MNV2_NOINLINE void depthwise_channels(const Depthwise& job, int block, int lane) {
+  const int room = job.in_width - 1 - 2 * job.dilation + job.left;
+  const int outer = room < 0 ? 0 : room / job.stride + 1;  // first output that reads a column right of the picture
+  const int inner = (job.left + job.stride - 1) / job.stride;  // first that reads none left of it
+  const int end = outer < job.out_width ? outer : job.out_width;
+  const int advance = job.stride * BLOCK;
+  const std::ptrdiff_t offset = block * job.in_block + lane;
+  const float* const weights = job.weights + block * BLOCK + lane;
+  const Vec bias = load(job.bias + block * BLOCK + lane);
+  for (int y = 0; y < job.out_rows; y++) {
+    const float* const* const taps = job.rows + y * job.stride;
+    const float* present = nullptr;  // stands for the rows outside the picture, whose weights are zero
+    for (int i = 0; i < 3; i++) present = taps[i * job.dilation] ? taps[i * job.dilation] : present;
+    const float* rows[3];
+    Vec weight[9];
+    float* const out = job.out + block * job.out_block + lane + static_cast<std::ptrdiff_t>(y) * job.out_width * BLOCK;
+    int x = 0;
+    for (; x < job.out_width && (x < inner || x >= outer); x++) {
+      border_output(job, taps, x, offset, weights, bias, out);
+    }
+    const std::ptrdiff_t start = offset + static_cast<std::ptrdiff_t>(x) * advance - job.left * BLOCK;
+    MNV2_UNROLL for (int i = 0; i < 3; i++) {
+      const float* const row = taps[i * job.dilation];
+      rows[i] = (row ? row : present) + start;
+      MNV2_UNROLL for (int j = 0; j < 3; j++) {
+        weight[3 * i + j] = row ? load(weights + (3 * i + j) * job.weight_row) : zero();
+      }
+    }
+    for (; x + OUTPUTS <= end; x += OUTPUTS) {
+      inner_outputs<OUTPUTS, STRIDE>(job, weight, bias, rows, out + x * BLOCK);
+      for (const float*& row : rows) row += OUTPUTS * advance;
+    }
+    for (; x < end; x++) {
+      inner_outputs<1, STRIDE>(job, weight, bias, rows, out + x * BLOCK);
+      for (const float*& row : rows) row += advance;
+    }
+    for (; x < job.out_width; x++) border_output(job, taps, x, offset, weights, bias, out);
   }
 }
 
 void depthwise(const Depthwise& job) {
-  for (int channel = 0; channel < job.channels; channel += LANES) {
-    const int count = job.channels - channel;
-    for (int row = 0; row < job.out_rows; row++) {
-      if (count >= LANES) {
-        depthwise_row<true>(job, row, channel, LANES);
+  for (int block = 0; block < job.blocks; block++) {
+    for (int lane = 0; lane < BLOCK; lane += LANES) {
+      if (job.dilation == 1 && job.stride == 1) {
+        depthwise_channels<1>(job, block, lane);
+      } else if (job.dilation == 1 && job.stride == 2) {
+        depthwise_channels<2>(job, block, lane);
       } else {
-        depthwise_row<false>(job, row, channel, count);
+        depthwise_channels<0>(job, block, lane);
       }
     }
   }

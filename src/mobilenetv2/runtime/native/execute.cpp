@@ -7,7 +7,6 @@
 namespace mobilenetv2 {
 namespace {
 
-constexpr std::ptrdiff_t NO_OFFSET[1] = {0};
 constexpr int PART_PIXELS = 16;  // a part of a product has about as many at least
 
 int pixels_of(const Step& step) { return step.in_height * step.in_width; }
@@ -129,7 +128,7 @@ Matmul dense_matmul(const Matrix& matrix, const float* in, int pixels, float* ou
   Matmul job{};
   job.in = in;
   job.in_pixel = matrix.depth;
-  job.segments = NO_OFFSET;
+  job.row_count = 1;
   job.segment_count = 1;
   job.depth = matrix.depth;
   job.pixels = pixels;
@@ -141,8 +140,19 @@ Matmul dense_matmul(const Matrix& matrix, const float* in, int pixels, float* ou
   job.shortcut_pixel = matrix.channels;
   job.out = out;
   job.out_pixel = matrix.channels;
+  job.out_block = BLOCK;
   job.low = low;
   job.high = high;
+  return job;
+}
+
+Matmul blocked_matmul(const Matrix& matrix, const float* in, std::ptrdiff_t in_block, int pixels, float low,
+                      float high) {
+  Matmul job = dense_matmul(matrix, in, pixels, nullptr, low, high);
+  job.in_pixel = BLOCK;
+  job.in_segment = in_block;
+  job.segment_count = matrix.depth / BLOCK;
+  job.depth = BLOCK;
   return job;
 }
 
@@ -169,17 +179,15 @@ void parallel_matmul(const Run& run, const Matmul& job) {
 
 Depthwise depthwise_job(const DepthwiseWeights& weights, const Stage& stage) {
   Depthwise job{};
-  job.in_pixel = stage.wide_channels;
   job.in_width = stage.in_width;
   job.out_width = stage.out_width;
   job.stride = stage.stride;
   job.dilation = stage.dilation;
   job.left = stage.left;
-  job.channels = weights.channels;
+  job.blocks = weights.channels / BLOCK;
   job.weights = weights.weights.data();
   job.weight_row = weights.channels;
   job.bias = weights.bias.data();
-  job.out_pixel = stage.wide_channels;
   job.low = stage.wide_low;
   job.high = stage.wide_high;
   return job;

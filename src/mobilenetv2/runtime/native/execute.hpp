@@ -21,7 +21,8 @@ struct Run {
   float* scratch_of(int slot) const { return scratch + plan.scratch_floats * static_cast<std::size_t>(slot); }
 };
 
-constexpr std::size_t up_to_line(std::size_t floats) { return (floats + 15) / 16 * 16; }
+constexpr int up_to_block(int channels) { return (channels + BLOCK - 1) / BLOCK * BLOCK; }
+constexpr std::size_t up_to_line(std::size_t floats) { return (floats + BLOCK - 1) / BLOCK * BLOCK; }
 
 std::size_t scratch_floats(const Network& network, const Step& step);
 void execute(const Run& run);
@@ -34,6 +35,9 @@ void run_plane(const Run& run, const Step& step);
 
 // A job for the whole matrix over dense pixels of `matrix.depth` floats; callers change what differs.
 Matmul dense_matmul(const Matrix& matrix, const float* in, int pixels, float* out, float low, float high);
+// A job that reads a blocked tensor; where the output goes is the caller's.
+Matmul blocked_matmul(const Matrix& matrix, const float* in, std::ptrdiff_t in_block, int pixels, float low,
+                      float high);
 // The job, cut into parts for the threads.
 void parallel_matmul(const Run& run, const Matmul& job);
 Depthwise depthwise_job(const DepthwiseWeights& weights, const Stage& stage);

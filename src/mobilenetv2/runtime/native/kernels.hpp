@@ -7,6 +7,11 @@
 
 namespace mobilenetv2 {
 
+// Channels that lie together in a blocked tensor, and floats of a cache line. A blocked tensor keeps BLOCK channels of all
+// its pixels, then the next BLOCK; a dense one keeps all channels of a pixel. Either is a pixel stride and a block
+// stride: channel c of pixel p lies at p * pixel + c / BLOCK * block + c % BLOCK, with BLOCK for `block` if dense.
+constexpr int BLOCK = 16;
+
 // Some neighbouring output vectors of a packed matrix: `vectors` from output `channel` on, whose weights begin
 // `weights` floats into the packed array as depth x vectors x lanes.
 struct Panel {
@@ -15,44 +20,45 @@ struct Panel {
   std::ptrdiff_t weights;
 };
 
-// out[p][c] = clamp(bias[c] + sum over segments s, depth k of in[p * in_pixel + segments[s] + k] * weight) + shortcut
-// for each of `pixels` pixels and the channels of `panels`. A 1x1 convolution has one segment; a 3x3 convolution over
-// padded rows has one a kernel row. Each sum runs in the order of the weights, whatever the tiles, so that results do
-// not depend on how the work was cut.
+// out[p][c] = clamp(bias[c] + sum over rows r, segments s, depth k of
+//                   in[p * in_pixel + r * in_row + s * in_segment + k] * weight) + shortcut
+// for each of `pixels` pixels and the channels of `panels`. A 1x1 convolution has one segment, over a blocked tensor one
+// a block; a 3x3 convolution over padded rows has three rows, of three segments if dilated. Each sum runs in the order
+// of the weights, whatever the tiles, so that results do not depend on how the work was cut.
 struct Matmul {
   const float* in;
-  std::ptrdiff_t in_pixel;         // floats from a pixel to the next
-  const std::ptrdiff_t* segments;  // floats from `in` to each segment
-  int segment_count;
-  int depth;
+  std::ptrdiff_t in_pixel;
+  std::ptrdiff_t in_row, in_segment;
+  int row_count, segment_count;
+  int depth;  // of a segment
   int pixels;
   const Panel* panels;
   int panel_count;
   const float* weights;
   const float* bias;      // whole vectors
-  int channels;           // of the whole matrix; stores stop there
-  const float* shortcut;  // laid out as `out`, but from channel 0; null if none
+  int channels;           // stores stop there
+  const float* shortcut;  // dense; null if none. May be `out`
   std::ptrdiff_t shortcut_pixel;
   float* out;
-  std::ptrdiff_t out_pixel;
+  std::ptrdiff_t out_pixel, out_block;
   int out_channel;  // the channel that `out` points to
   float low, high;
 };
 
-// 3x3 depthwise convolution of output rows. Tap i of output row r reads rows[r * stride + i * dilation], null where
-// that row lies outside the picture; at least one row of the three exists.
+// 3x3 depthwise convolution of output rows, blocked tensors on both sides. Tap i of output row r reads
+// rows[r * stride + i * dilation], null where that row lies outside the picture; at least one row of the three exists.
 struct Depthwise {
-  const float* const* rows;
-  std::ptrdiff_t in_pixel;
+  const float* const* rows;  // their first block
+  std::ptrdiff_t in_block;
   int in_width;
   int out_rows, out_width;
   int stride, dilation, left;  // left: columns of padding
-  int channels;
+  int blocks;
   const float* weights;  // 9 x weight_row, beginning at the first channel
   std::ptrdiff_t weight_row;
   const float* bias;
-  float* out;  // rows of out_width pixels, dense
-  std::ptrdiff_t out_pixel;
+  float* out;
+  std::ptrdiff_t out_block;
   float low, high;
 };
 

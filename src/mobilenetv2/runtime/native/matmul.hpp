@@ -20,22 +20,28 @@ MNV2_NOINLINE void tile(const Matmul& job, const Panel& panel, int from) {
   const std::ptrdiff_t pixel = job.in_pixel;
   const float* weights = job.weights + panel.weights;
   const float* const tile_in = job.in + from * pixel;
-  for (int s = 0; s < job.segment_count; s++) {
-    const float* in = tile_in + job.segments[s];
-    const float* const end = weights + static_cast<std::ptrdiff_t>(job.depth) * (VECTORS * LANES);
-    for (; weights != end; weights += VECTORS * LANES, in++) {
-      Vec w[VECTORS];
-      MNV2_UNROLL for (int j = 0; j < VECTORS; j++) w[j] = load(weights + j * LANES);
-      MNV2_UNROLL for (int i = 0; i < ROWS; i++) {
-        const Vec value = splat(in[i * pixel]);
-        MNV2_UNROLL for (int j = 0; j < VECTORS; j++) sum[i][j] = fma(value, w[j], sum[i][j]);
+  for (int r = 0; r < job.row_count; r++) {
+    for (int s = 0; s < job.segment_count; s++) {
+      const float* in = tile_in + r * job.in_row + s * job.in_segment;
+      const float* const end = weights + static_cast<std::ptrdiff_t>(job.depth) * (VECTORS * LANES);
+      for (; weights != end; weights += VECTORS * LANES, in++) {
+        Vec w[VECTORS];
+        MNV2_UNROLL for (int j = 0; j < VECTORS; j++) w[j] = load(weights + j * LANES);
+        MNV2_UNROLL for (int i = 0; i < ROWS; i++) {
+          const Vec value = splat(in[i * pixel]);
+          MNV2_UNROLL for (int j = 0; j < VECTORS; j++) sum[i][j] = fma(value, w[j], sum[i][j]);
+        }
       }
     }
   }
   const Vec low = splat(job.low), high = splat(job.high);
   const int tail = job.channels - panel.channel - (VECTORS - 1) * LANES;  // lanes in use of the last vector
   const std::ptrdiff_t out_pixel = job.out_pixel, shortcut_pixel = job.shortcut_pixel;
-  float* const out = job.out + from * out_pixel + (panel.channel - job.out_channel);
+  float* out[VECTORS];
+  MNV2_UNROLL for (int j = 0; j < VECTORS; j++) {
+    const int channel = panel.channel - job.out_channel + j * LANES;
+    out[j] = job.out + from * out_pixel + channel / BLOCK * job.out_block + channel % BLOCK;
+  }
   const float* const shortcut = job.shortcut ? job.shortcut + from * shortcut_pixel + panel.channel : nullptr;
   MNV2_UNROLL for (int i = 0; i < ROWS; i++) {
     MNV2_UNROLL for (int j = 0; j < VECTORS; j++) {
@@ -45,7 +51,7 @@ MNV2_NOINLINE void tile(const Matmul& job, const Panel& panel, int from) {
         const float* more = shortcut + i * shortcut_pixel + j * LANES;
         value = add(value, whole ? load(more) : load_some(more, tail));
       }
-      float* const to = out + i * out_pixel + j * LANES;
+      float* const to = out[j] + i * out_pixel;
       if (whole) {
         store(to, value);
       } else {

@@ -28,33 +28,37 @@ int chunk_count(const Matrix& matrix, const Step& step) {
   return (static_cast<int>(matrix.panels.size()) + step.chunk - 1) / step.chunk;
 }
 
-// Expands one chunk of one picture and convolves it into the channels of `wide` that are its own.
-void run_chunk(const Run& run, const Stage& stage, const Chunk& chunk, const float* in, float* scratch, float* wide) {
-  const int channels = chunk.end - chunk.begin;
+// Expands one chunk of one picture and convolves it into its own blocks, `out_block` apart, of `wide`.
+void run_chunk(const Run& run, const Stage& stage, const Chunk& chunk, const float* in, float* scratch, float* wide,
+               std::ptrdiff_t out_block) {
   const Matrix& expand = run.network.matrix(stage.expand);
+  const std::ptrdiff_t row_floats = static_cast<std::ptrdiff_t>(stage.in_width) * BLOCK;
+  const std::ptrdiff_t out_row_floats = static_cast<std::ptrdiff_t>(stage.out_width) * BLOCK;
   Matmul product = dense_matmul(expand, in, stage.in_height * stage.in_width, scratch, stage.wide_low, stage.wide_high);
   product.panels = chunk.panels;
   product.panel_count = chunk.panel_count;
   product.channels = chunk.end;
-  product.out_pixel = channels;
+  product.out_pixel = BLOCK;
+  product.out_block = stage.in_height * row_floats;
   product.out_channel = chunk.begin;
   run.network.kernels().matmul(product);
 
   Depthwise job = depthwise_job(run.network.depthwise(stage.depthwise), stage);
-  job.in_pixel = channels;
-  job.channels = channels;
+  job.in_block = product.out_block;
+  job.blocks = (chunk.end - chunk.begin) / BLOCK;
   job.weights += chunk.begin;
   job.bias += chunk.begin;
+  job.out_block = out_block;
   job.out_rows = 1;
   for (int y = 0; y < stage.out_height; y++) {
     const float* rows[1 + 2 * MAX_DILATION] = {};
     for (int i = 0; i < 3; i++) {
       const int row = y * stage.stride - stage.top + i * stage.dilation;
       const bool inside = row >= 0 && row < stage.in_height;
-      if (inside) rows[i * stage.dilation] = scratch + static_cast<std::ptrdiff_t>(row) * stage.in_width * channels;
+      if (inside) rows[i * stage.dilation] = scratch + row * row_floats;
     }
     job.rows = rows;
-    job.out = wide + static_cast<std::ptrdiff_t>(y) * stage.out_width * stage.wide_channels + chunk.begin;
+    job.out = wide + chunk.begin / BLOCK * out_block + y * out_row_floats;
     run.network.kernels().depthwise(job);
   }
 }
@@ -78,17 +82,19 @@ void run_plane(const Run& run, const Step& step) {
   const Matrix& expand = run.network.matrix(stage.expand);
   const std::ptrdiff_t in_floats = static_cast<std::ptrdiff_t>(stage.in_height) * stage.in_width * stage.in_channels;
   const int out_pixels = stage.out_height * stage.out_width;
-  const std::ptrdiff_t wide_floats = static_cast<std::ptrdiff_t>(out_pixels) * stage.wide_channels;
+  const std::ptrdiff_t plane_floats = static_cast<std::ptrdiff_t>(out_pixels) * BLOCK;
   const float* const input = run.tensor(step.inputs[0]);
   float* const wide = run.tensor(step.wide);
   run.pool->parallel(chunk_count(expand, step), [&](int task, int slot) {
     const Chunk chunk(expand, step.chunk, task);
     for (int picture = 0; picture < run.images.count; picture++) {
-      run_chunk(run, stage, chunk, input + picture * in_floats, run.scratch_of(slot), wide + picture * wide_floats);
+      run_chunk(run, stage, chunk, input + picture * in_floats, run.scratch_of(slot), wide + picture * plane_floats,
+                plane_floats * run.images.count);
     }
   });
-  Matmul project = dense_matmul(run.network.matrix(stage.project), wide, out_pixels * run.images.count,
-                                run.tensor(step.output), stage.low, stage.high);
+  Matmul project = blocked_matmul(run.network.matrix(stage.project), wide, plane_floats * run.images.count,
+                                  out_pixels * run.images.count, stage.low, stage.high);
+  project.out = run.tensor(step.output);
   if (stage.shortcut) project.shortcut = input;
   parallel_matmul(run, project);
 }

@@ -18,8 +18,34 @@ int padded_width(const Stage& stage) {
   return std::max(needed, stage.left + stage.in_width);
 }
 
+// Rows of input beyond a band of output rows of the same number that a stage without stride reads.
+int halo_rows(const Stage& stage) { return stage.dilation; }
+
 std::size_t floats(int rows, int width, int channels) {
   return static_cast<std::size_t>(rows) * static_cast<std::size_t>(width) * static_cast<std::size_t>(channels);
+}
+
+// Where pixels lie: `pixel` and `block` are floats from a pixel to the next and from a block of channels to the next.
+struct Pixels {
+  float* data;
+  std::ptrdiff_t pixel, block;
+};
+
+// Copies dense pixels into a blocked tensor, whose last block is filled up with zeros.
+void to_blocks(const float* in, int count, int channels, const Pixels& out) {
+  for (int p = 0; p < count; p++, in += channels) {
+    for (int c = 0; c < up_to_block(channels); c++) {
+      out.data[p * out.pixel + c / BLOCK * out.block + c % BLOCK] = c < channels ? in[c] : 0.0f;
+    }
+  }
+}
+
+void from_blocks(const float* in, std::ptrdiff_t block, int count, int channels, const Pixels& out) {
+  for (int p = 0; p < count; p++) {
+    for (int c = 0; c < channels; c++) {
+      out.data[p * out.pixel + c / BLOCK * out.block + c % BLOCK] = in[c / BLOCK * block + p * BLOCK + c % BLOCK];
+    }
+  }
 }
 
 // The buffers of one stage, in floats.
@@ -33,36 +59,41 @@ struct Room {
       return;
     }
     const int kept = std::min(rows, stage.in_height);
-    if (stage.expand >= 0 || chained) ring = floats(kept, stage.in_width, stage.wide_channels);
-    if (stage.expand >= 0 && chained) incoming = floats(kept, stage.in_width, stage.in_channels);
-    if (stage.project >= 0) wide = floats(stage.strip, stage.out_width, stage.wide_channels);
+    ring = floats(kept, stage.in_width, stage.wide_channels);
+    if (stage.expand >= 0 && chained) incoming = up_to_line(floats(kept, stage.in_width, stage.in_channels));
+    wide = floats(stage.strip, stage.out_width, stage.wide_channels);
     row_pointers = static_cast<std::size_t>(rows) * sizeof(const float*) / sizeof(float);
-    ring = up_to_line(ring);
-    wide = up_to_line(wide);
-    incoming = up_to_line(incoming);
   }
   std::size_t total() const { return up_to_line(ring + wide + incoming + row_pointers); }
+};
+
+// The first stage's input: one picture, and the rows on either side of a band where another band may have overwritten
+// them already.
+struct Input {
+  const float* picture;  // null for the caller's own picture
+  int begin, end;        // rows outside come from `above` and `below`
+  const float *above, *below;
 };
 
 // One stage at work on one band of one picture. Rows are asked for from the top down, each once.
 class Worker {
  public:
-  Worker(const Run& run, const Stage& stage, Worker* source, int picture, const float* input, float*& scratch)
+  Worker(const Run& run, const Stage& stage, Worker* source, int picture, const Input& input, float*& scratch)
       : run_(run), stage_(stage), source_(source), picture_(picture), input_(input) {
     const Room room(stage, source != nullptr);
-    ring_ = scratch;
-    wide_ = ring_ + room.ring;
+    capacity_ = std::min(reach(stage, stage.strip), stage.in_height);
+    ring_ = {scratch, BLOCK, static_cast<std::ptrdiff_t>(floats(capacity_, stage.in_width, BLOCK))};
+    wide_ = scratch + room.ring;
     incoming_ = wide_ + room.wide;
     rows_ = reinterpret_cast<const float**>(incoming_ + room.incoming);
-    capacity_ = std::min(reach(stage, stage.strip), stage.in_height);
     scratch += room.total();
   }
 
-  // Writes output rows y to y + count - 1, dense.
-  void produce(int y, int count, float* out) {
+  // Writes output rows y to y + count - 1.
+  void produce(int y, int count, const Pixels& out) {
     for (int done = 0; done < count; done += stage_.strip) {
       const int rows = std::min(stage_.strip, count - done);
-      float* const to = out + floats(done, stage_.out_width, stage_.out_channels);
+      const Pixels to{out.data + done * stage_.out_width * out.pixel, out.pixel, out.block};
       if (stage_.conv >= 0) {
         convolve(y + done, rows, to);
       } else {
@@ -73,78 +104,102 @@ class Worker {
 
  private:
   // The inverted residual.
-  void invert(int y, int count, float* out) {
+  void invert(int y, int count, const Pixels& out) {
     const int begin = y * stage_.stride - stage_.top;
     const int end = begin + reach(stage_, count);
-    if (stage_.expand >= 0 || source_) {
-      const int needed = std::min(end, stage_.in_height);
-      fill(std::max({have_, begin, 0}), needed);
-      have_ = needed;
+    const int needed = std::min(end, stage_.in_height);
+    fill(std::max({have_, begin, 0}), needed);
+    have_ = needed;
+    for (int row = begin; row < end; row++) {
+      rows_[row - begin] = row < 0 || row >= stage_.in_height ? nullptr : ring_row(row).data;
     }
-    for (int row = begin; row < end; row++)
-      rows_[row - begin] = row < 0 || row >= stage_.in_height ? nullptr : wide_row(row);
     Depthwise job = depthwise_job(run_.network.depthwise(stage_.depthwise), stage_);
     job.rows = rows_;
+    job.in_block = ring_.block;
     job.out_rows = count;
-    job.out = stage_.project >= 0 ? wide_ : out;
+    job.out = wide_;
+    job.out_block = static_cast<std::ptrdiff_t>(floats(count, stage_.out_width, BLOCK));
     run_.network.kernels().depthwise(job);
-    if (stage_.project < 0) return;
-    const Matrix& project = run_.network.matrix(stage_.project);
-    Matmul product = dense_matmul(project, wide_, count * stage_.out_width, out, stage_.low, stage_.high);
-    if (stage_.shortcut) product.shortcut = input_ + floats(y, stage_.in_width, stage_.in_channels);
+    if (stage_.project < 0) {
+      from_blocks(wide_, job.out_block, count * stage_.out_width, stage_.out_channels, out);
+      return;
+    }
+    Matmul product = blocked_matmul(run_.network.matrix(stage_.project), wide_, job.out_block,
+                                    count * stage_.out_width, stage_.low, stage_.high);
+    write_to(product, out);
+    if (stage_.shortcut) product.shortcut = input_.picture + floats(y, stage_.in_width, stage_.in_channels);
     run_.network.kernels().matmul(product);
   }
 
-  const float* wide_row(int row) const {
-    if (stage_.expand < 0 && !source_) return input_ + floats(row, stage_.in_width, stage_.in_channels);
-    return ring_ + floats(row % capacity_, stage_.in_width, stage_.wide_channels);
+  // Row y lies at y % capacity_.
+  Pixels ring_row(int y) const {
+    return {ring_.data + floats(y % capacity_, stage_.in_width, BLOCK), ring_.pixel, ring_.block};
   }
 
-  // Expands input rows into the ring, whose row y lies at y % capacity_.
+  // Makes wide input rows in the ring.
   void fill(int from, int to) {
     while (from < to) {
-      const int count = std::min(to - from, capacity_ - from % capacity_);
-      float* const target = ring_ + floats(from % capacity_, stage_.in_width, stage_.wide_channels);
-      if (stage_.expand < 0) {
+      int count = std::min(to - from, capacity_ - from % capacity_);
+      const Pixels target = ring_row(from);
+      if (stage_.expand < 0 && source_) {
         source_->produce(from, count, target);
       } else {
         const float* in = incoming_;
         if (source_) {
-          source_->produce(from, count, incoming_);
+          source_->produce(from, count, {incoming_, stage_.in_channels, BLOCK});
         } else {
-          in = input_ + floats(from, stage_.in_width, stage_.in_channels);
+          in = input_rows(from, count);
         }
-        const Matrix& expand = run_.network.matrix(stage_.expand);
-        run_.network.kernels().matmul(
-            dense_matmul(expand, in, count * stage_.in_width, target, stage_.wide_low, stage_.wide_high));
+        const int pixels = count * stage_.in_width;
+        if (stage_.expand < 0) {
+          to_blocks(in, pixels, stage_.in_channels, target);
+        } else {
+          Matmul product = dense_matmul(run_.network.matrix(stage_.expand), in, pixels, nullptr, stage_.wide_low,
+                                        stage_.wide_high);
+          write_to(product, target);
+          run_.network.kernels().matmul(product);
+        }
       }
       from += count;
     }
   }
 
+  // Input rows from y on, of which there are at most `count` together.
+  const float* input_rows(int y, int& count) const {
+    const auto row = [&](int i) { return floats(i, stage_.in_width, stage_.in_channels); };
+    if (y >= input_.end) return input_.below + row(y - input_.end);
+    count = std::min(count, (y < input_.begin ? input_.begin : input_.end) - y);
+    if (y < input_.begin) return input_.above + row(halo_rows(stage_) - (input_.begin - y));
+    return input_.picture + row(y);
+  }
+
+  static void write_to(Matmul& job, const Pixels& out) {
+    job.out = out.data;
+    job.out_pixel = out.pixel;
+    job.out_block = out.block;
+  }
+
   // The k x k convolution over rows with their padding; pixels that touch in memory make one segment of a kernel row.
-  void convolve(int y, int count, float* out) {
+  void convolve(int y, int count, const Pixels& out) {
     const int width = padded_width(stage_), channels = stage_.in_channels, kernel = stage_.kernel;
     const std::ptrdiff_t row_floats = static_cast<std::ptrdiff_t>(width) * channels;
     for (int i = 0; i < reach(stage_, count); i++) {
-      padded_row(y * stage_.stride - stage_.top + i, ring_ + i * row_floats);
+      padded_row(y * stage_.stride - stage_.top + i, ring_.data + i * row_floats);
     }
-    const bool pixels = !input_ && run_.images.pixels;
+    const bool pixels = !input_.picture && run_.images.pixels;
     const Matrix& matrix = run_.network.matrix(pixels ? stage_.conv_pixels : stage_.conv);
-    std::ptrdiff_t segments[9];
     Matmul job = dense_matmul(matrix, nullptr, stage_.out_width, nullptr, stage_.low, stage_.high);
-    const bool touching = stage_.dilation == 1;
-    job.segments = segments;
-    job.segment_count = touching ? kernel : kernel * kernel;
-    job.depth = touching ? kernel * channels : channels;
-    for (int s = 0; s < job.segment_count; s++) {
-      const int row = touching ? s : s / kernel, column = touching ? 0 : s % kernel;
-      segments[s] = row * stage_.dilation * row_floats + column * stage_.dilation * channels;
-    }
+    write_to(job, out);
     job.in_pixel = static_cast<std::ptrdiff_t>(stage_.stride) * channels;
+    job.in_row = stage_.dilation * row_floats;
+    job.in_segment = static_cast<std::ptrdiff_t>(stage_.dilation) * channels;
+    const bool touching = stage_.dilation == 1;
+    job.row_count = kernel;
+    job.segment_count = touching ? 1 : kernel;
+    job.depth = touching ? kernel * channels : channels;
     for (int row = 0; row < count; row++) {
-      job.in = ring_ + row * stage_.stride * row_floats;
-      job.out = out + floats(row, stage_.out_width, stage_.out_channels);
+      job.in = ring_.data + row * stage_.stride * row_floats;
+      job.out = out.data + row * stage_.out_width * out.pixel;
       run_.network.kernels().matmul(job);
     }
   }
@@ -152,7 +207,7 @@ class Worker {
   // Input row y as floats between its paddings; what lies outside the picture is the value that stands for zero.
   void padded_row(int y, float* to) const {
     const int channels = stage_.in_channels, width = padded_width(stage_);
-    const bool pixels = !input_ && run_.images.pixels;
+    const bool pixels = !input_.picture && run_.images.pixels;
     const bool inside = y >= 0 && y < stage_.in_height;
     const int from = inside ? stage_.left : width, until = inside ? stage_.left + stage_.in_width : width;
     for (int x = 0; x < width; x++) {
@@ -165,13 +220,13 @@ class Worker {
     const std::size_t count = floats(1, stage_.in_width, channels);
     const std::size_t offset =
         floats(y, stage_.in_width, channels) +
-        (input_ ? 0 : floats(stage_.in_height, stage_.in_width, channels) * static_cast<std::size_t>(picture_));
+        (input_.picture ? 0 : floats(stage_.in_height, stage_.in_width, channels) * static_cast<std::size_t>(picture_));
     to += stage_.left * channels;
     if (pixels) {
       const std::uint8_t* row = run_.images.pixels + offset;
       for (std::size_t i = 0; i < count; i++) to[i] = static_cast<float>(row[i]);
     } else {
-      std::memcpy(to, (input_ ? input_ : run_.images.values) + offset, count * sizeof(float));
+      std::memcpy(to, (input_.picture ? input_.picture : run_.images.values) + offset, count * sizeof(float));
     }
   }
 
@@ -179,21 +234,23 @@ class Worker {
   const Stage& stage_;
   Worker* source_;
   int picture_;
-  const float* input_;  // this picture's; null for the caller's own picture, or where there is a source
-  float *ring_, *wide_, *incoming_;
+  const Input input_;  // nothing where there is a source
+  Pixels ring_;
+  float *wide_, *incoming_;
   const float** rows_;
   int capacity_;
   int have_ = -1;  // rows before this one are in the ring, or no longer needed
 };
 
 // Runs stages[index..] on top of `source`; the last one writes to `out`.
-void chain(const Run& run, const Step& step, std::size_t index, Worker* source, int picture, const float* input,
+void chain(const Run& run, const Step& step, std::size_t index, Worker* source, int picture, const Input& input,
            float* scratch, int begin, int end, float* out) {
-  Worker worker(run, step.stages[index], source, picture, source ? nullptr : input, scratch);
+  const Stage& stage = step.stages[index];
+  Worker worker(run, stage, source, picture, source ? Input{} : input, scratch);
   if (index + 1 < step.stages.size()) {
     chain(run, step, index + 1, &worker, picture, input, scratch, begin, end, out);
   } else {
-    worker.produce(begin, end - begin, out);
+    worker.produce(begin, end - begin, {out, stage.out_channels, BLOCK});
   }
 }
 
@@ -210,17 +267,40 @@ void run_rows(const Run& run, const Step& step) {
   const Stage& last = step.stages.back();
   const int threads = run.pool->threads();
   const int bands = run.images.count % threads == 0 ? 1 : std::min(threads, last.out_height);
-  const std::size_t in_floats = floats(first.in_height, first.in_width, first.in_channels);
-  const std::size_t out_floats = floats(last.out_height, last.out_width, last.out_channels);
+  const auto in_rows = [&](int rows) { return floats(rows, first.in_width, first.in_channels); };
+  const auto edge = [&](int i) { return static_cast<int>(static_cast<long long>(last.out_height) * i / bands); };
   const bool from_caller = step.inputs[0] == IMAGE;
   const float* const input = from_caller ? nullptr : run.tensor(step.inputs[0]);
   float* const output = run.tensor(step.output);
+
+  // In place, a band overwrites what its neighbours still need: halo_rows above and below each edge between bands.
+  const bool in_place = input == output;
+  const int halo = in_place ? halo_rows(first) : 0;
+  const auto kept = [&](int picture, int band) {
+    return run.tensor(step.wide) + in_rows(2 * halo * (picture * (bands - 1) + band));
+  };
+  for (int picture = 0; in_place && picture < run.images.count; picture++) {
+    for (int band = 0; band + 1 < bands; band++) {
+      const int from = std::max(edge(band + 1) - halo, 0), to = std::min(edge(band + 1) + halo, first.in_height);
+      std::memcpy(kept(picture, band) + in_rows(from - (edge(band + 1) - halo)),
+                  input + in_rows(picture * first.in_height + from), in_rows(to - from) * sizeof(float));
+    }
+  }
+
   run.pool->parallel(run.images.count * bands, [&](int task, int slot) {
     const int picture = task / bands, band = task % bands;
-    const auto edge = [&](int i) { return static_cast<int>(static_cast<long long>(last.out_height) * i / bands); };
-    const std::size_t at = static_cast<std::size_t>(picture);
-    chain(run, step, 0, nullptr, picture, from_caller ? nullptr : input + at * in_floats, run.scratch_of(slot),
-          edge(band), edge(band + 1), output + at * out_floats + floats(edge(band), last.out_width, last.out_channels));
+    Input rows{input, 0, first.in_height, nullptr, nullptr};
+    if (input) rows.picture += in_rows(picture * first.in_height);
+    if (in_place && band > 0) {
+      rows.begin = edge(band);
+      rows.above = kept(picture, band - 1);
+    }
+    if (in_place && band + 1 < bands) {
+      rows.end = edge(band + 1);
+      rows.below = kept(picture, band) + in_rows(halo);
+    }
+    float* const out = output + floats(picture * last.out_height + edge(band), last.out_width, last.out_channels);
+    chain(run, step, 0, nullptr, picture, rows, run.scratch_of(slot), edge(band), edge(band + 1), out);
   });
 }
 
