@@ -110,8 +110,7 @@ class Engine:
         Raises:
             ArchitectureError: A side is out of range.
         """
-        chosen = self._plan(height, width).native
-        return 4 * (chosen.image_floats + self.threads * chosen.scratch_floats)
+        return 4 * self._plan(height, width).native.floats(1, self.threads)
 
     def _plan(self, height: int, width: int) -> Plan:
         """The plan for a size; the most recent ones are remembered."""

@@ -82,7 +82,10 @@ class Arena:
     """Places for tensors that live from one step to another, first fit."""
 
     taken: list[tuple[int, int]] = field(default_factory=list)  # (begin, end), sorted
-    floats: int = 0
+
+    @property
+    def top(self) -> int:
+        return max((end for _, end in self.taken), default=0)
 
     def take(self, size: int) -> int:
         size = up_to_block(size)
@@ -92,7 +95,6 @@ class Arena:
                 break
             begin = end
         self.taken = sorted([*self.taken, (begin, begin + size)])
-        self.floats = max(self.floats, begin + size)
         return begin
 
     def free(self, begin: int) -> None:
@@ -135,6 +137,8 @@ def plan(network: _native.Network, layers: Sequence[Layer], weights: Weights, th
         todo.step.output = places[todo.output]
         if todo.wide_floats:
             todo.step.wide = arena.take(todo.wide_floats)
+        todo.step.top = arena.top
+        if todo.wide_floats:
             arena.free(todo.step.wide)
         for name in dying:
             arena.free(places[name])
@@ -143,7 +147,7 @@ def plan(network: _native.Network, layers: Sequence[Layer], weights: Weights, th
         for chain, todo in zip(chains, planned)
     )
     return Plan(
-        network.plan([todo.step for todo in planned], arena.floats), layers[-1].out_shape, names
+        network.plan([todo.step for todo in planned]), layers[-1].out_shape, names
     )
 
 

@@ -86,10 +86,9 @@ NB_MODULE(_native, module) {
       .def_rw("in_width", &Step::in_width)
       .def_rw("out_height", &Step::out_height)
       .def_rw("out_width", &Step::out_width)
-      .def_rw("out_channels", &Step::out_channels);
-  nb::class_<Plan>(module, "Plan")
-      .def_ro("image_floats", &Plan::image_floats)
-      .def_ro("scratch_floats", &Plan::scratch_floats);
+      .def_rw("out_channels", &Step::out_channels)
+      .def_rw("top", &Step::top);
+  nb::class_<Plan>(module, "Plan").def("floats", &Plan::floats, nb::arg("images"), nb::arg("threads"));
   nb::class_<Network>(module, "Network")
       .def(nb::init<const std::string&, int>(), nb::arg("isa"), nb::arg("threads"))
       .def("add_matrix",

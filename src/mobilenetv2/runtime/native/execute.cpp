@@ -115,8 +115,10 @@ std::size_t scratch_floats(const Network& network, const Step& step) {
   return step.kind == "plane" ? plane_scratch_floats(network, step) : 0;
 }
 
-void execute(const Run& run) {
+void execute(Run& run) {
   for (std::size_t i = 0; i < run.plan.steps.size(); i++) {
+    run.scratch = run.workspace + run.plan.steps[i].top * run.images.count;
+    run.scratch_floats = run.plan.steps[i].scratch;
     const auto begin = std::chrono::steady_clock::now();
     execute_step(run, run.plan.steps[i]);
     const std::chrono::duration<double> taken = std::chrono::steady_clock::now() - begin;

@@ -11,21 +11,22 @@ struct Run {
   const Plan& plan;
   Images images;
   float* answer;
-  float* workspace;  // plan.image_floats a picture
-  float* scratch;    // plan.scratch_floats a thread
+  float* workspace;
   Pool* pool;
-  double* seconds;  // a step, added to; null if nobody asks
+  float* scratch;              // of the step at hand
+  std::size_t scratch_floats;  // a thread
+  double* seconds;             // a step, added to; null if nobody asks
 
   // Where a tensor of the plan begins, picture 0.
   float* tensor(std::ptrdiff_t offset) const { return offset == ANSWER ? answer : workspace + offset * images.count; }
-  float* scratch_of(int slot) const { return scratch + plan.scratch_floats * static_cast<std::size_t>(slot); }
+  float* scratch_of(int slot) const { return scratch + scratch_floats * static_cast<std::size_t>(slot); }
 };
 
 constexpr int up_to_block(int channels) { return (channels + BLOCK - 1) / BLOCK * BLOCK; }
 constexpr std::size_t up_to_line(std::size_t floats) { return (floats + BLOCK - 1) / BLOCK * BLOCK; }
 
 std::size_t scratch_floats(const Network& network, const Step& step);
-void execute(const Run& run);
+void execute(Run& run);
 
 // The parts: rows.cpp, plane.cpp.
 std::size_t rows_scratch_floats(const Step& step);

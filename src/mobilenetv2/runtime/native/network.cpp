@@ -68,19 +68,26 @@ int Network::add_depthwise(const float* weights, const float* bias, int channels
   return static_cast<int>(depthwises_.size()) - 1;
 }
 
-std::shared_ptr<Plan> Network::plan(std::vector<Step> steps, std::size_t image_floats) const {
+std::size_t Plan::floats(int images, int threads) const {
+  std::size_t most = 0;
+  for (const Step& step : steps) {
+    most = std::max(most, static_cast<std::size_t>(step.top) * static_cast<std::size_t>(images) +
+                              step.scratch * static_cast<std::size_t>(threads));
+  }
+  return most;
+}
+
+std::shared_ptr<Plan> Network::plan(std::vector<Step> steps) const {
   auto plan = std::make_shared<Plan>();
-  plan->image_floats = image_floats;
-  for (const Step& step : steps) plan->scratch_floats = std::max(plan->scratch_floats, scratch_floats(*this, step));
+  for (Step& step : steps) step.scratch = scratch_floats(*this, step);
   plan->steps = std::move(steps);
   return plan;
 }
 
 void Network::run(const Plan& plan, const Images& images, float* answer, double* seconds) {
-  const std::size_t batch = plan.image_floats * static_cast<std::size_t>(images.count);
-  Buffer workspace = take_workspace(batch + plan.scratch_floats * static_cast<std::size_t>(threads_));
+  Buffer workspace = take_workspace(plan.floats(images.count, threads_));
   const FlushSubnormals flush;
-  Run run{*this, plan, images, answer, workspace.data(), workspace.data() + batch, nullptr, seconds};
+  Run run{*this, plan, images, answer, workspace.data(), nullptr, nullptr, 0, seconds};
   if (pool_) {
     const std::lock_guard<std::mutex> lock(pool_mutex_);
     run.pool = pool_.get();

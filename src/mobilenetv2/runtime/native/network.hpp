@@ -74,12 +74,15 @@ struct Step {
   int matrix = -1;          // "matmul"
   float low = 0, high = 0;
   int in_height = 0, in_width = 0, out_height = 0, out_width = 0, out_channels = 0;
+  std::ptrdiff_t top = 0;    // no tensor that is alive during the step reaches beyond
+  std::size_t scratch = 0;  // floats that each thread needs; set by Network::plan
 };
 
 struct Plan {
   std::vector<Step> steps;
-  std::size_t image_floats = 0;    // of the workspace, one image
-  std::size_t scratch_floats = 0;  // a thread
+
+  // The workspace: in each step the tensors, then the threads' scratch.
+  std::size_t floats(int images, int threads) const;
 };
 
 struct Images {
@@ -100,7 +103,7 @@ class Network {
   // Input values that stand for zero once normalised, one a channel: the border of a convolution over uint8 pixels.
   void set_pixel_padding(std::vector<float> values) { padding_ = std::move(values); }
 
-  std::shared_ptr<Plan> plan(std::vector<Step> steps, std::size_t image_floats) const;
+  std::shared_ptr<Plan> plan(std::vector<Step> steps) const;
   // `seconds`: null, or a number for each step of the plan, to which its time is added.
   void run(const Plan& plan, const Images& images, float* answer, double* seconds = nullptr);
 
