@@ -1,5 +1,5 @@
 // The 3x3 depthwise convolution, for the target that MNV2_NAMESPACE names. Every output is the same sum in the same
-// order, bias first, then the taps row by row; taps outside the picture are left out or count with weight zero.
+// order, bias first, then the taps column by column; taps outside the picture count as zeros.
 #pragma once
 
 #include "kernels.hpp"
@@ -11,91 +11,84 @@ namespace {
 
 constexpr int OUTPUTS = 4;  // at once: with nine weights they fit sixteen registers
 
-inline void finish(const Depthwise& job, float* to, Vec sum) {
-  store(to, lowest(highest(sum, splat(job.low)), splat(job.high)));
-}
+// One output row of LANES channels: its taps, and the three rows that they read, at column 0.
+struct Row {
+  Vec weight[9], bias, low, high;
+  const float* in[3];
+  float* out;
+};
 
-// COUNT outputs side by side, none of which reads a column outside the picture; the first reads from `rows` on.
-// With STRIDE 1 and 2 neighbours share the columns that they read; STRIDE 0 is any stride and dilation.
-template <int COUNT, int STRIDE>
-inline void inner_outputs(const Depthwise& job, const Vec (&weight)[9], Vec bias, const float* const (&rows)[3],
-                          float* out) {
+// COUNT outputs side by side from x on. With STRIDE 1 and 2 neighbours share the columns that they read; STRIDE 0 is any
+// stride and dilation. Where EDGE, columns may lie outside the picture.
+template <int COUNT, int STRIDE, bool EDGE>
+inline void outputs(const Depthwise& job, const Row& row, int x) {
+  constexpr int SPACING = STRIDE > 0 ? STRIDE : 3;  // taps of neighbours, counted in columns read
+  const int first = x * job.stride - job.left;
+  const float* in[3];
+  MNV2_UNROLL for (int i = 0; i < 3; i++) in[i] = row.in[i] + static_cast<std::ptrdiff_t>(first) * BLOCK;
   Vec sum[COUNT];
-  MNV2_UNROLL for (int o = 0; o < COUNT; o++) sum[o] = bias;
-  MNV2_UNROLL for (int i = 0; i < 3; i++) {
-    if constexpr (STRIDE > 0) {
-      MNV2_UNROLL for (int column = 0; column < (COUNT - 1) * STRIDE + 3; column++) {
-        const Vec value = load(rows[i] + column * BLOCK);
-        MNV2_UNROLL for (int o = 0; o < COUNT; o++) {
-          const int tap = column - o * STRIDE;
-          if (tap >= 0 && tap < 3) sum[o] = fma(weight[3 * i + tap], value, sum[o]);
-        }
-      }
-    } else {
-      MNV2_UNROLL for (int j = 0; j < 3; j++) {
-        MNV2_UNROLL for (int o = 0; o < COUNT; o++) {
-          sum[o] = fma(weight[3 * i + j], load(rows[i] + (o * job.stride + j * job.dilation) * BLOCK), sum[o]);
-        }
+  MNV2_UNROLL for (int o = 0; o < COUNT; o++) sum[o] = row.bias;
+  MNV2_UNROLL for (int c = 0; c < (COUNT - 1) * SPACING + 3; c++) {
+    const int column = STRIDE > 0 ? c : c / 3 * job.stride + c % 3 * job.dilation;
+    const Mask inside = mask_if(!EDGE || (first + column >= 0 && first + column < job.in_width));
+    MNV2_UNROLL for (int i = 0; i < 3; i++) {
+      const float* const from = in[i] + column * BLOCK;
+      const Vec value = in_register(EDGE ? load_if(inside, from) : load(from));
+      MNV2_UNROLL for (int o = 0; o < COUNT; o++) {
+        const int tap = c - o * SPACING;
+        if (tap >= 0 && tap < 3) sum[o] = fma(row.weight[3 * i + tap], value, sum[o]);
       }
     }
   }
-  MNV2_UNROLL for (int o = 0; o < COUNT; o++) finish(job, out + o * BLOCK, sum[o]);
-}
-
-// Output x, which reads columns outside the picture; `offset` is that of its channels.
-inline void border_output(const Depthwise& job, const float* const* rows, int x, std::ptrdiff_t offset,
-                          const float* weights, Vec sum, float* out) {
-  for (int i = 0; i < 3; i++) {
-    const float* const row = rows[i * job.dilation];
-    if (!row) continue;
-    for (int j = 0; j < 3; j++) {
-      const int column = x * job.stride - job.left + j * job.dilation;
-      if (column < 0 || column >= job.in_width) continue;
-      sum = fma(load(weights + (3 * i + j) * job.weight_row), load(row + offset + column * BLOCK), sum);
-    }
+  MNV2_UNROLL for (int o = 0; o < COUNT; o++) {
+    store(row.out + (x + o) * BLOCK, lowest(highest(sum[o], row.low), row.high));
   }
-  finish(job, out + x * BLOCK, sum);
 }
 
 // All rows of LANES channels, which begin at `lane` of a block.
 template <int STRIDE>
 MNV2_NOINLINE void depthwise_channels(const Depthwise& job, int block, int lane) {
-  const int room = job.in_width - 1 - 2 * job.dilation + job.left;
-  const int outer = room < 0 ? 0 : room / job.stride + 1;  // first output that reads a column right of the picture
-  const int inner = (job.left + job.stride - 1) / job.stride;  // first that reads none left of it
-  const int end = outer < job.out_width ? outer : job.out_width;
-  const int advance = job.stride * BLOCK;
+  const int reach = (OUTPUTS - 1) * job.stride + 2 * job.dilation;  // of OUTPUTS, from their first column to the last
   const std::ptrdiff_t offset = block * job.in_block + lane;
   const float* const weights = job.weights + block * BLOCK + lane;
-  const Vec bias = load(job.bias + block * BLOCK + lane);
-  for (int y = 0; y < job.out_rows; y++) {
+  Row row;
+  row.bias = load(job.bias + block * BLOCK + lane);
+  row.low = splat(job.low);
+  row.high = splat(job.high);
+  row.out = job.out + block * job.out_block + lane;
+  for (int y = 0; y < job.out_rows; y++, row.out += static_cast<std::ptrdiff_t>(job.out_width) * BLOCK) {
     const float* const* const taps = job.rows + y * job.stride;
-    const float* present = nullptr;  // stands for the rows outside the picture, whose weights are zero
+    const float* present = nullptr;  // stands for rows outside the picture, whose weights are zero
     for (int i = 0; i < 3; i++) present = taps[i * job.dilation] ? taps[i * job.dilation] : present;
-    const float* rows[3];
-    Vec weight[9];
-    float* const out = job.out + block * job.out_block + lane + static_cast<std::ptrdiff_t>(y) * job.out_width * BLOCK;
-    int x = 0;
-    for (; x < job.out_width && (x < inner || x >= outer); x++) {
-      border_output(job, taps, x, offset, weights, bias, out);
-    }
-    const std::ptrdiff_t start = offset + static_cast<std::ptrdiff_t>(x) * advance - job.left * BLOCK;
     MNV2_UNROLL for (int i = 0; i < 3; i++) {
-      const float* const row = taps[i * job.dilation];
-      rows[i] = (row ? row : present) + start;
+      const float* const in = taps[i * job.dilation];
+      row.in[i] = (in ? in : present) + offset;
       MNV2_UNROLL for (int j = 0; j < 3; j++) {
-        weight[3 * i + j] = row ? load(weights + (3 * i + j) * job.weight_row) : zero();
+        row.weight[3 * i + j] = in ? load(weights + (3 * i + j) * job.weight_row) : zero();
       }
     }
-    for (; x + OUTPUTS <= end; x += OUTPUTS) {
-      inner_outputs<OUTPUTS, STRIDE>(job, weight, bias, rows, out + x * BLOCK);
-      for (const float*& row : rows) row += OUTPUTS * advance;
+    int x = 0;
+    for (; x + OUTPUTS <= job.out_width; x += OUTPUTS) {
+      const int first = x * job.stride - job.left;
+      if (first >= 0 && first + reach < job.in_width) {
+        outputs<OUTPUTS, STRIDE, false>(job, row, x);
+      } else {
+        outputs<OUTPUTS, STRIDE, true>(job, row, x);
+      }
     }
-    for (; x < end; x++) {
-      inner_outputs<1, STRIDE>(job, weight, bias, rows, out + x * BLOCK);
-      for (const float*& row : rows) row += advance;
+    switch (job.out_width - x) {
+      case 3:
+        outputs<3, STRIDE, true>(job, row, x);
+        break;
+      case 2:
+        outputs<2, STRIDE, true>(job, row, x);
+        break;
+      case 1:
+        outputs<1, STRIDE, true>(job, row, x);
+        break;
+      default:
+        break;
     }
-    for (; x < job.out_width; x++) border_output(job, taps, x, offset, weights, bias, out);
   }
 }
 

@@ -3,8 +3,9 @@
 // targets can share an instruction.
 //
 // A target gives: Vec, LANES, load, store, load_some and store_some (the first `count` lanes, others read as zero and
-// are left alone), splat, zero, fma (a * b + c), add, mul, lowest, highest; and the shape of its register tile:
-// PANEL_VECTORS (the widest panel of output vectors) and tile_rows(vectors), the pixels that go with it.
+// are left alone), Mask, mask_if and load_if (all lanes, or zeros and no access), splat, zero, fma (a * b + c), add, mul,
+// lowest, highest; and the shape of its register tile: PANEL_VECTORS (the widest panel of output vectors) and
+// tile_rows(vectors), the pixels that go with it.
 #pragma once
 
 #if defined(MNV2_TARGET_AVX512) || defined(MNV2_TARGET_AVX2)
@@ -32,6 +33,9 @@ constexpr int tile_rows(int vectors) { return vectors == 4 ? 6 : vectors == 3 ? 
 inline __mmask16 first(int count) { return static_cast<__mmask16>((1u << count) - 1u); }
 inline Vec load(const float* from) { return _mm512_loadu_ps(from); }
 inline Vec load_some(const float* from, int count) { return _mm512_maskz_loadu_ps(first(count), from); }
+using Mask = __mmask16;
+inline Mask mask_if(bool wanted) { return static_cast<Mask>(-static_cast<int>(wanted)); }
+inline Vec load_if(Mask wanted, const float* from) { return _mm512_maskz_loadu_ps(wanted, from); }
 inline void store(float* to, Vec value) { _mm512_storeu_ps(to, value); }
 inline void store_some(float* to, Vec value, int count) { _mm512_mask_storeu_ps(to, first(count), value); }
 inline Vec splat(float value) { return _mm512_set1_ps(value); }
@@ -54,6 +58,9 @@ inline __m256i first(int count) {
 }
 inline Vec load(const float* from) { return _mm256_loadu_ps(from); }
 inline Vec load_some(const float* from, int count) { return _mm256_maskload_ps(from, first(count)); }
+using Mask = __m256i;
+inline Mask mask_if(bool wanted) { return _mm256_set1_epi32(-static_cast<int>(wanted)); }
+inline Vec load_if(Mask wanted, const float* from) { return _mm256_maskload_ps(from, wanted); }
 inline void store(float* to, Vec value) { _mm256_storeu_ps(to, value); }
 inline void store_some(float* to, Vec value, int count) { _mm256_maskstore_ps(to, first(count), value); }
 inline Vec splat(float value) { return _mm256_set1_ps(value); }
@@ -73,6 +80,9 @@ constexpr int tile_rows(int vectors) { return vectors >= 3 ? 2 : 4; }
 
 inline Vec load(const float* from) { return *from; }
 inline Vec load_some(const float* from, int count) { return count > 0 ? *from : 0.0f; }
+using Mask = bool;
+inline Mask mask_if(bool wanted) { return wanted; }
+inline Vec load_if(Mask wanted, const float* from) { return wanted ? *from : 0.0f; }
 inline void store(float* to, Vec value) { *to = value; }
 inline void store_some(float* to, Vec value, int count) {
   if (count > 0) *to = value;
@@ -86,6 +96,16 @@ inline Vec lowest(Vec a, Vec b) { return a < b ? a : b; }
 inline Vec highest(Vec a, Vec b) { return a > b ? a : b; }
 
 #endif
+
+// Keeps GCC from reading memory once for every use of a value: two loads of 64 bytes a cycle are more than cores do.
+inline Vec in_register(Vec value) {
+#if defined(MNV2_TARGET_AVX512)
+  asm("" : "+v"(value));
+#elif defined(MNV2_TARGET_AVX2)
+  asm("" : "+x"(value));
+#endif
+  return value;
+}
 
 }  // namespace
 }  // namespace MNV2_NAMESPACE
