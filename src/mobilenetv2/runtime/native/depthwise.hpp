@@ -18,8 +18,8 @@ struct Row {
   float* out;
 };
 
-// COUNT outputs side by side from x on. With STRIDE 1 and 2 neighbours share the columns that they read; STRIDE 0 is any
-// stride and dilation. Where EDGE, columns may lie outside the picture.
+// COUNT outputs side by side from x on. With STRIDE 1 and 2 neighbours share the columns that they read; STRIDE 0 is
+// any stride and dilation. Where EDGE, columns may lie outside the picture.
 template <int COUNT, int STRIDE, bool EDGE>
 inline void outputs(const Depthwise& job, const Row& row, int x) {
   constexpr int SPACING = STRIDE > 0 ? STRIDE : 3;  // taps of neighbours, counted in columns read

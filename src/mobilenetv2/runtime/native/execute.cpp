@@ -7,14 +7,17 @@
 namespace mobilenetv2 {
 namespace {
 
-constexpr int PART_PIXELS = 16;  // a part of a product has about as many at least
+constexpr std::size_t AHEAD_LINES = (256 << 10) / 64;  // leaves the second-level cache room for the work at hand
+constexpr int AHEAD_PIXELS = 256;                      // weights that meet more pixels are worth waiting for
+constexpr int PART_PIXELS = 16;                        // a part of a product has about as many at least
 
 int pixels_of(const Step& step) { return step.in_height * step.in_width; }
 
 void run_matmul(const Run& run, const Step& step) {
   const Matrix& matrix = run.network.matrix(step.matrix);
-  parallel_matmul(run, dense_matmul(matrix, run.tensor(step.inputs[0]), pixels_of(step) * run.images.count,
-                                    run.tensor(step.output), step.low, step.high));
+  parallel_matmul(run, matrix,
+                  dense_matmul(matrix, run.tensor(step.inputs[0]), pixels_of(step) * run.images.count,
+                               run.tensor(step.output), step.low, step.high));
 }
 
 void run_add(const Run& run, const Step& step) {
@@ -115,6 +118,31 @@ std::size_t scratch_floats(const Network& network, const Step& step) {
   return step.kind == "plane" ? plane_scratch_floats(network, step) : 0;
 }
 
+void Ahead::fetch(const Matrix& matrix, Matmul& job) {
+  if (job.pixels > AHEAD_PIXELS) return;
+  const std::vector<Matrix>& all = network_.matrices();
+  const Panel& last = job.panels[job.panel_count - 1];
+  const std::size_t used = static_cast<std::size_t>(last.weights) / BLOCK +
+                           static_cast<std::size_t>(last.vectors * network_.kernels().lanes * matrix.depth) / BLOCK;
+  const std::size_t here = matrix.begin + used;
+  if (all[matrix_].begin + line_ < here) {
+    matrix_ = static_cast<std::size_t>(&matrix - all.data());
+    line_ = used;
+  }
+  if (line_ == all[matrix_].weights.size() / BLOCK) {
+    if (matrix_ + 1 == all.size()) return;
+    matrix_++;
+    line_ = 0;
+  }
+  const Matrix& next = all[matrix_];
+  const std::size_t room = here + AHEAD_LINES - std::min(here + AHEAD_LINES, next.begin + line_);
+  const std::size_t time = static_cast<std::size_t>(job.pixels / network_.kernels().tile_rows * job.panel_count) *
+                           static_cast<std::size_t>(matrix.depth);
+  job.ahead = next.weights.data() + line_ * BLOCK;
+  job.ahead_lines = static_cast<int>(std::min({room, time, next.weights.size() / BLOCK - line_}));
+  line_ += static_cast<std::size_t>(job.ahead_lines);
+}
+
 void execute(Run& run) {
   for (std::size_t i = 0; i < run.plan.steps.size(); i++) {
     run.scratch = run.workspace + run.plan.steps[i].top * run.images.count;
@@ -158,14 +186,10 @@ Matmul blocked_matmul(const Matrix& matrix, const float* in, std::ptrdiff_t in_b
   return job;
 }
 
-void parallel_matmul(const Run& run, const Matmul& job) {
+void parallel_matmul(const Run& run, const Matrix& matrix, const Matmul& job) {
   const int threads = run.pool->threads();
-  if (threads == 1) {
-    run.network.kernels().matmul(job);
-    return;
-  }
   const int parts = std::clamp(job.pixels / PART_PIXELS, 1, threads);
-  run.pool->parallel(parts * job.panel_count, [&](int task, int) {
+  run.pool->parallel(parts * job.panel_count, [&](int task, int slot) {
     const int part = task % parts;
     const auto edge = [&](int i) { return static_cast<std::ptrdiff_t>(job.pixels) * i / parts; };
     Matmul piece = job;
@@ -175,6 +199,7 @@ void parallel_matmul(const Run& run, const Matmul& job) {
     piece.pixels = static_cast<int>(edge(part + 1) - edge(part));
     piece.panels = job.panels + task / parts;
     piece.panel_count = 1;
+    run.ahead[slot].fetch(matrix, piece);
     run.network.kernels().matmul(piece);
   });
 }

@@ -5,6 +5,19 @@
 
 namespace mobilenetv2 {
 
+// Fetches weights into a thread's cache before it comes to them. They stream from farther than the second-level cache,
+// and on small maps there is little to do with each; matrices are used in the order in which they were added.
+class Ahead {
+ public:
+  explicit Ahead(const Network& network) : network_(network) {}
+  // Lets `job`, on panels of `matrix`, fetch what its time allows.
+  void fetch(const Matrix& matrix, Matmul& job);
+
+ private:
+  const Network& network_;
+  std::size_t matrix_ = 0, line_ = 0;  // the next to fetch
+};
+
 // One call: its input, its output, its workspace.
 struct Run {
   const Network& network;
@@ -15,6 +28,7 @@ struct Run {
   Pool* pool;
   float* scratch;              // of the step at hand
   std::size_t scratch_floats;  // a thread
+  Ahead* ahead;                // a thread
   double* seconds;             // a step, added to; null if nobody asks
 
   // Where a tensor of the plan begins, picture 0.
@@ -40,7 +54,7 @@ Matmul dense_matmul(const Matrix& matrix, const float* in, int pixels, float* ou
 Matmul blocked_matmul(const Matrix& matrix, const float* in, std::ptrdiff_t in_block, int pixels, float low,
                       float high);
 // The job, cut into parts for the threads.
-void parallel_matmul(const Run& run, const Matmul& job);
+void parallel_matmul(const Run& run, const Matrix& matrix, const Matmul& job);
 Depthwise depthwise_job(const DepthwiseWeights& weights, const Stage& stage);
 
 }  // namespace mobilenetv2

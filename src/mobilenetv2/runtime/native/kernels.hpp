@@ -7,8 +7,8 @@
 
 namespace mobilenetv2 {
 
-// Channels that lie together in a blocked tensor, and floats of a cache line. A blocked tensor keeps BLOCK channels of all
-// its pixels, then the next BLOCK; a dense one keeps all channels of a pixel. Either is a pixel stride and a block
+// Channels that lie together in a blocked tensor, and floats of a cache line. A blocked tensor keeps BLOCK channels of
+// all its pixels, then the next BLOCK; a dense one keeps all channels of a pixel. Either is a pixel stride and a block
 // stride: channel c of pixel p lies at p * pixel + c / BLOCK * block + c % BLOCK, with BLOCK for `block` if dense.
 constexpr int BLOCK = 16;
 
@@ -22,9 +22,9 @@ struct Panel {
 
 // out[p][c] = clamp(bias[c] + sum over rows r, segments s, depth k of
 //                   in[p * in_pixel + r * in_row + s * in_segment + k] * weight) + shortcut
-// for each of `pixels` pixels and the channels of `panels`. A 1x1 convolution has one segment, over a blocked tensor one
-// a block; a 3x3 convolution over padded rows has three rows, of three segments if dilated. Each sum runs in the order
-// of the weights, whatever the tiles, so that results do not depend on how the work was cut.
+// for each of `pixels` pixels and the channels of `panels`. A 1x1 convolution has one segment, over a blocked tensor
+// one a block; a 3x3 convolution over padded rows has three rows, of three segments if dilated. Each sum runs in the
+// order of the weights, whatever the tiles, so that results do not depend on how the work was cut.
 struct Matmul {
   const float* in;
   std::ptrdiff_t in_pixel;
@@ -43,6 +43,8 @@ struct Matmul {
   std::ptrdiff_t out_pixel, out_block;
   int out_channel;  // the channel that `out` points to
   float low, high;
+  const float* ahead;  // weights that come next: `ahead_lines` cache lines to fetch meanwhile
+  int ahead_lines;
 };
 
 // 3x3 depthwise convolution of output rows, blocked tensors on both sides. Tap i of output row r reads
@@ -66,6 +68,7 @@ struct Kernels {
   const char* isa;
   int lanes;
   int panel_vectors;  // widest panel
+  int tile_rows;      // pixels at once with that
   void (*matmul)(const Matmul&);
   void (*depthwise)(const Depthwise&);
   void (*add)(const float* a, const float* b, float* out, std::ptrdiff_t count);

@@ -27,7 +27,7 @@ void mean(const float* in, int pixels, std::ptrdiff_t stride, int channels, floa
   }
 }
 
-const Kernels table = {MNV2_NAME, LANES, PANEL_VECTORS, matmul, depthwise, add_arrays, mean};
+const Kernels table = {MNV2_NAME, LANES, PANEL_VECTORS, tile_rows(PANEL_VECTORS), matmul, depthwise, add_arrays, mean};
 
 }  // namespace
 }  // namespace MNV2_NAMESPACE

@@ -10,8 +10,9 @@ namespace {
 
 // The tile of ROWS pixels x VECTORS vectors at pixel `from`. Out of line, and one tile a call: with a loop around it,
 // GCC runs out of registers and keeps weights or sums on the stack.
-template <int ROWS, int VECTORS>
-MNV2_NOINLINE void tile(const Matmul& job, const Panel& panel, int from) {
+// AHEAD: a line of `ahead` is fetched with each step of the depth.
+template <int ROWS, int VECTORS, bool AHEAD>
+MNV2_NOINLINE void tile(const Matmul& job, const Panel& panel, int from, const float* ahead) {
   Vec sum[ROWS][VECTORS];
   MNV2_UNROLL for (int j = 0; j < VECTORS; j++) {
     const Vec start = load(job.bias + panel.channel + j * LANES);
@@ -25,6 +26,10 @@ MNV2_NOINLINE void tile(const Matmul& job, const Panel& panel, int from) {
       const float* in = tile_in + r * job.in_row + s * job.in_segment;
       const float* const end = weights + static_cast<std::ptrdiff_t>(job.depth) * (VECTORS * LANES);
       for (; weights != end; weights += VECTORS * LANES, in++) {
+        if constexpr (AHEAD) {
+          prefetch(ahead);
+          ahead += BLOCK;
+        }
         Vec w[VECTORS];
         MNV2_UNROLL for (int j = 0; j < VECTORS; j++) w[j] = load(weights + j * LANES);
         MNV2_UNROLL for (int i = 0; i < ROWS; i++) {
@@ -66,36 +71,44 @@ template <int ROWS, int VECTORS>
 inline void last_tile(const Matmul& job, const Panel& panel, int from) {
   if constexpr (ROWS > 0) {
     if (job.pixels - from == ROWS) {
-      tile<ROWS, VECTORS>(job, panel, from);
+      tile<ROWS, VECTORS, false>(job, panel, from, nullptr);
     } else {
       last_tile<ROWS - 1, VECTORS>(job, panel, from);
     }
   }
 }
 
+// Returns how far the fetching of `ahead` has come.
 template <int VECTORS>
-inline void run_panel(const Matmul& job, const Panel& panel) {
+inline const float* run_panel(const Matmul& job, const Panel& panel, const float* ahead) {
   constexpr int ROWS = tile_rows(VECTORS);
+  const std::ptrdiff_t fetched = static_cast<std::ptrdiff_t>(job.row_count) * job.segment_count * job.depth * BLOCK;
+  const float* const end = job.ahead + static_cast<std::ptrdiff_t>(job.ahead_lines) * BLOCK;
   int from = 0;
-  for (; from + ROWS <= job.pixels; from += ROWS) tile<ROWS, VECTORS>(job, panel, from);
+  for (; from + ROWS <= job.pixels && ahead + fetched <= end; from += ROWS, ahead += fetched) {
+    tile<ROWS, VECTORS, true>(job, panel, from, ahead);
+  }
+  for (; from + ROWS <= job.pixels; from += ROWS) tile<ROWS, VECTORS, false>(job, panel, from, nullptr);
   last_tile<ROWS - 1, VECTORS>(job, panel, from);
+  return ahead;
 }
 
 void matmul(const Matmul& job) {
+  const float* ahead = job.ahead;
   for (int i = 0; i < job.panel_count; i++) {
     const Panel& panel = job.panels[i];
     switch (panel.vectors) {
       case 1:
-        run_panel<1>(job, panel);
+        ahead = run_panel<1>(job, panel, ahead);
         break;
       case 2:
-        run_panel<2>(job, panel);
+        ahead = run_panel<2>(job, panel, ahead);
         break;
       case 3:
-        if constexpr (PANEL_VECTORS >= 3) run_panel<3>(job, panel);
+        if constexpr (PANEL_VECTORS >= 3) ahead = run_panel<3>(job, panel, ahead);
         break;
       default:
-        if constexpr (PANEL_VECTORS >= 4) run_panel<4>(job, panel);
+        if constexpr (PANEL_VECTORS >= 4) ahead = run_panel<4>(job, panel, ahead);
     }
   }
 }

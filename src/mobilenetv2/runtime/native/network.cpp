@@ -53,6 +53,7 @@ int Network::add_matrix(const float* weights, const float* bias, int channels, i
     }
     done += width;
   }
+  if (!matrices_.empty()) matrix.begin = matrices_.back().begin + matrices_.back().weights.size() / BLOCK;
   matrices_.push_back(std::move(matrix));
   return static_cast<int>(matrices_.size()) - 1;
 }
@@ -87,7 +88,8 @@ std::shared_ptr<Plan> Network::plan(std::vector<Step> steps) const {
 void Network::run(const Plan& plan, const Images& images, float* answer, double* seconds) {
   Buffer workspace = take_workspace(plan.floats(images.count, threads_));
   const FlushSubnormals flush;
-  Run run{*this, plan, images, answer, workspace.data(), nullptr, nullptr, 0, seconds};
+  std::vector<Ahead> ahead(static_cast<std::size_t>(threads_), Ahead(*this));
+  Run run{*this, plan, images, answer, workspace.data(), nullptr, nullptr, 0, ahead.data(), seconds};
   if (pool_) {
     const std::lock_guard<std::mutex> lock(pool_mutex_);
     run.pool = pool_.get();

@@ -33,6 +33,7 @@ struct Matrix {
   int depth = 0;  // over all segments
   std::vector<Panel> panels;
   Buffer weights, bias;
+  std::size_t begin = 0;  // lines of weights in the matrices added before
 };
 
 struct DepthwiseWeights {
@@ -74,7 +75,7 @@ struct Step {
   int matrix = -1;          // "matmul"
   float low = 0, high = 0;
   int in_height = 0, in_width = 0, out_height = 0, out_width = 0, out_channels = 0;
-  std::ptrdiff_t top = 0;    // no tensor that is alive during the step reaches beyond
+  std::ptrdiff_t top = 0;   // no tensor that is alive during the step reaches beyond
   std::size_t scratch = 0;  // floats that each thread needs; set by Network::plan
 };
 
@@ -111,6 +112,7 @@ class Network {
   const Kernels& kernels() const { return *kernels_; }
   const Matrix& matrix(int number) const { return matrices_[static_cast<std::size_t>(number)]; }
   const DepthwiseWeights& depthwise(int number) const { return depthwises_[static_cast<std::size_t>(number)]; }
+  const std::vector<Matrix>& matrices() const { return matrices_; }
   const std::vector<float>& padding() const { return padding_; }
 
  private:

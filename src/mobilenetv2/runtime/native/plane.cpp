@@ -29,9 +29,10 @@ int chunk_count(const Matrix& matrix, const Step& step) {
 }
 
 // Expands one chunk of one picture and convolves it into its own blocks, `out_block` apart, of `wide`.
-void run_chunk(const Run& run, const Stage& stage, const Chunk& chunk, const float* in, float* scratch, float* wide,
+void run_chunk(const Run& run, const Stage& stage, const Chunk& chunk, int slot, const float* in, float* wide,
                std::ptrdiff_t out_block) {
   const Matrix& expand = run.network.matrix(stage.expand);
+  float* const scratch = run.scratch_of(slot);
   const std::ptrdiff_t row_floats = static_cast<std::ptrdiff_t>(stage.in_width) * BLOCK;
   const std::ptrdiff_t out_row_floats = static_cast<std::ptrdiff_t>(stage.out_width) * BLOCK;
   Matmul product = dense_matmul(expand, in, stage.in_height * stage.in_width, scratch, stage.wide_low, stage.wide_high);
@@ -41,6 +42,7 @@ void run_chunk(const Run& run, const Stage& stage, const Chunk& chunk, const flo
   product.out_pixel = BLOCK;
   product.out_block = stage.in_height * row_floats;
   product.out_channel = chunk.begin;
+  run.ahead[slot].fetch(expand, product);
   run.network.kernels().matmul(product);
 
   Depthwise job = depthwise_job(run.network.depthwise(stage.depthwise), stage);
@@ -88,15 +90,16 @@ void run_plane(const Run& run, const Step& step) {
   run.pool->parallel(chunk_count(expand, step), [&](int task, int slot) {
     const Chunk chunk(expand, step.chunk, task);
     for (int picture = 0; picture < run.images.count; picture++) {
-      run_chunk(run, stage, chunk, input + picture * in_floats, run.scratch_of(slot), wide + picture * plane_floats,
+      run_chunk(run, stage, chunk, slot, input + picture * in_floats, wide + picture * plane_floats,
                 plane_floats * run.images.count);
     }
   });
-  Matmul project = blocked_matmul(run.network.matrix(stage.project), wide, plane_floats * run.images.count,
-                                  out_pixels * run.images.count, stage.low, stage.high);
+  const Matrix& matrix = run.network.matrix(stage.project);
+  Matmul project = blocked_matmul(matrix, wide, plane_floats * run.images.count, out_pixels * run.images.count,
+                                  stage.low, stage.high);
   project.out = run.tensor(step.output);
   if (stage.shortcut) project.shortcut = input;
-  parallel_matmul(run, project);
+  parallel_matmul(run, matrix, project);
 }
 
 }  // namespace mobilenetv2

@@ -124,8 +124,8 @@ class Worker {
       from_blocks(wide_, job.out_block, count * stage_.out_width, stage_.out_channels, out);
       return;
     }
-    Matmul product = blocked_matmul(run_.network.matrix(stage_.project), wide_, job.out_block,
-                                    count * stage_.out_width, stage_.low, stage_.high);
+    Matmul product = blocked_matmul(run_.network.matrix(stage_.project), wide_, job.out_block, count * stage_.out_width,
+                                    stage_.low, stage_.high);
     write_to(product, out);
     if (stage_.shortcut) product.shortcut = input_.picture + floats(y, stage_.in_width, stage_.in_channels);
     run_.network.kernels().matmul(product);
@@ -154,8 +154,8 @@ class Worker {
         if (stage_.expand < 0) {
           to_blocks(in, pixels, stage_.in_channels, target);
         } else {
-          Matmul product = dense_matmul(run_.network.matrix(stage_.expand), in, pixels, nullptr, stage_.wide_low,
-                                        stage_.wide_high);
+          Matmul product =
+              dense_matmul(run_.network.matrix(stage_.expand), in, pixels, nullptr, stage_.wide_low, stage_.wide_high);
           write_to(product, target);
           run_.network.kernels().matmul(product);
         }

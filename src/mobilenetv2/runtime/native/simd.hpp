@@ -3,8 +3,8 @@
 // targets can share an instruction.
 //
 // A target gives: Vec, LANES, load, store, load_some and store_some (the first `count` lanes, others read as zero and
-// are left alone), Mask, mask_if and load_if (all lanes, or zeros and no access), splat, zero, fma (a * b + c), add, mul,
-// lowest, highest; and the shape of its register tile: PANEL_VECTORS (the widest panel of output vectors) and
+// are left alone), Mask, mask_if and load_if (all lanes, or zeros and no access), splat, zero, fma (a * b + c), add,
+// mul, lowest, highest; and the shape of its register tile: PANEL_VECTORS (the widest panel of output vectors) and
 // tile_rows(vectors), the pixels that go with it.
 #pragma once
 
@@ -96,6 +96,13 @@ inline Vec lowest(Vec a, Vec b) { return a < b ? a : b; }
 inline Vec highest(Vec a, Vec b) { return a > b ? a : b; }
 
 #endif
+
+// Fetches a cache line into the second-level cache.
+inline void prefetch(const float* from) {
+#if defined(__GNUC__)
+  __builtin_prefetch(from, 0, 2);
+#endif
+}
 
 // Keeps GCC from reading memory once for every use of a value: two loads of 64 bytes a cycle are more than cores do.
 inline Vec in_register(Vec value) {
