@@ -68,6 +68,13 @@ int Network::add_depthwise(const float* weights, const float* bias, int channels
   return static_cast<int>(depthwises_.size()) - 1;
 }
 
+std::size_t Network::weight_bytes() const {
+  std::size_t floats = 0;
+  for (const Matrix& matrix : matrices_) floats += matrix.weights.size() + matrix.bias.size();
+  for (const DepthwiseWeights& packed : depthwises_) floats += packed.weights.size() + packed.bias.size();
+  return floats * sizeof(float);
+}
+
 std::shared_ptr<Plan> Network::plan(std::vector<Step> steps, std::size_t image_floats) const {
   auto plan = std::make_shared<Plan>();
   plan->image_floats = image_floats;
