@@ -11,6 +11,7 @@ from collections.abc import Sequence
 import click
 
 from ..errors import UserError
+from .benchmark import benchmark
 from .classify import classify
 from .convert import convert
 from .cost import cost
@@ -28,7 +29,7 @@ def main() -> None:
     130 interrupted."""
 
 
-for command in (classify, convert, cost, inspect, models):
+for command in (benchmark, classify, convert, cost, inspect, models):
     main.add_command(command)
 
 
