@@ -22,7 +22,7 @@ from .models import models
 @click.group(context_settings={"help_option_names": ["-h", "--help"]})
 @click.version_option(package_name="mobilenetv2")
 def main() -> None:
-    """MobileNetV2, complete: count it, convert published weights, classify pictures.
+    """MobileNetV2, complete: count it, convert published weights, classify pictures, measure its speed.
 
     Results go to stdout, progress and complaints to stderr. Exit codes: 0 done; 1 it ran, but a
     check failed or some inputs could not be read; 2 wrong usage, a missing file or a missing extra;
