@@ -63,6 +63,15 @@ class Model:
         """
         return self.engine(images)
 
+    def features(self, images: NDArray[np.uint8]) -> NDArray[np.float32]:
+        """As the call, up to the classifier layer -> (N, channels) float32, the average of the last
+        map: a description of each picture that a search or a classifier of one's own can stand on.
+
+        Raises:
+            UserError: As for the call, and where the model is not a classifier.
+        """
+        return self.engine.features(images)
+
     def classify(
         self, picture: str | os.PathLike[str] | Image | NDArray[np.uint8], top: int = 5
     ) -> list[Prediction]:

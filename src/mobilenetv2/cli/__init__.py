@@ -11,6 +11,7 @@ from collections.abc import Sequence
 import click
 
 from ..errors import UserError
+from .benchmark import benchmark
 from .classify import classify
 from .convert import convert
 from .cost import cost
@@ -21,14 +22,14 @@ from .models import models
 @click.group(context_settings={"help_option_names": ["-h", "--help"]})
 @click.version_option(package_name="mobilenetv2")
 def main() -> None:
-    """MobileNetV2, complete: count it, convert published weights, classify pictures.
+    """MobileNetV2, complete: count it, convert published weights, classify pictures, measure its speed.
 
     Results go to stdout, progress and complaints to stderr. Exit codes: 0 done; 1 it ran, but a
     check failed or some inputs could not be read; 2 wrong usage, a missing file or a missing extra;
     130 interrupted."""
 
 
-for command in (classify, convert, cost, inspect, models):
+for command in (benchmark, classify, convert, cost, inspect, models):
     main.add_command(command)
 
 

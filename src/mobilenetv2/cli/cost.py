@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
 import click
 
+from .options import resolution_option
 from .output import format_option, write_rows
 
 if TYPE_CHECKING:
@@ -36,20 +36,6 @@ DESCRIBING = (
 )  # what a model file already says
 
 
-def _resolution(
-    context: click.Context, option: click.Parameter, text: str | None
-) -> tuple[int, int] | None:
-    """`224` or `192x256` as (height, width)."""
-    if text is None:
-        return None
-    sides = re.fullmatch(r"([0-9]{1,6})(?:x([0-9]{1,6}))?", text)
-    if sides is None:
-        raise click.BadParameter(
-            f"{text!r} is neither a side such as 224 nor HEIGHTxWIDTH such as 192x256"
-        )
-    return int(sides[1]), int(sides[2] or sides[1])
-
-
 @click.command(
     short_help="Multiply-adds, parameters and memory of a network, or the paper's tables recomputed."
 )
@@ -58,12 +44,7 @@ def _resolution(
     "--network", type=click.Choice(["v2", "v1", "v2-32px"]), help="Which network.  [default: v2]"
 )
 @click.option("--width", type=float, help="Width multiplier.  [default: 1.0]")
-@click.option(
-    "--resolution",
-    metavar="SIDE|HxW",
-    callback=_resolution,
-    help="Size of the picture, height first.  [default: 224, v2-32px: 32, or MODEL's]",
-)
+@resolution_option("224, v2-32px: 32, or MODEL's")
 @click.option("--classes", type=int, help="Outputs.  [default: 1000]")
 @click.option(
     "--output-stride", type=int, help="8, 16 or 32: strides beyond become dilation.  [default: 32]"

@@ -55,7 +55,7 @@ class Engine:
         self.isa = _isa(isa)
         self._network = _native.Network(self.isa, self.threads)
         self._weights = self._pack()
-        self._plans: OrderedDict[tuple[int, int], Plan] = OrderedDict()
+        self._plans: OrderedDict[tuple[int, int, bool], Plan] = OrderedDict()
         self._lock = threading.Lock()
 
     def __call__(self, images: NDArray[Any]) -> NDArray[np.float32]:
@@ -68,58 +68,97 @@ class Engine:
         Raises:
             UserError: Not a batch of pictures of the network's channels, an empty batch, or NaN.
         """
-        check_images(images, self.checkpoint.architecture.in_channels)
-        chosen = self._plan(images.shape[1], images.shape[2])
+        answer = self._run(images, self._plan(images))
+        return answer.reshape(len(answer), -1) if self._classifies else answer
+
+    def features(self, images: NDArray[Any]) -> NDArray[np.float32]:
+        """What the classifier layer sees: the last map, averaged over its places, (N, channels).
+
+        Args:
+            images: As for the call.
+
+        Raises:
+            UserError: As for the call, and where there is no classifier.
+        """
+        if not self._classifies:
+            raise UserError(
+                f"the model's head is {self.checkpoint.architecture.head!r}: it has no classifier to stop before; "
+                "calling it gives its map"
+            )
+        answer = self._run(images, self._plan(images, features=True))
+        return answer.reshape(len(answer), -1)
+
+    def profile(self, images: NDArray[Any]) -> list[tuple[str, str, str, float]]:
+        """Runs once and says how long each step took: its first layer, its last layer, its kind,
+        milliseconds.
+
+        Args:
+            images: As for the call.
+
+        Raises:
+            UserError: As for the call.
+        """
+        chosen = self._plan(images)
+        seconds = np.zeros(len(chosen.steps))
+        self._run(images, chosen, seconds)
+        return [(*names, 1e3 * taken) for names, taken in zip(chosen.steps, seconds.tolist())]
+
+    def activation_bytes(self, height: int, width: int, batch: int = 1) -> int:
+        """Memory that `batch` pictures of this size take while they run, all scratch included, the
+        pictures and the answer not.
+
+        Raises:
+            ArchitectureError: A side is out of range.
+        """
+        native = self._plan_for(height, width).native
+        return 4 * native.floats(min(batch, self._group), self.threads)
+
+    @property
+    def weight_bytes(self) -> int:
+        """Memory of the weights as the kernels read them: batch norms folded in, whole vectors."""
+        return self._network.weight_bytes
+
+    @property
+    def _classifies(self) -> bool:
+        return self.checkpoint.architecture.head == "classifier"
+
+    @property
+    def _group(self) -> int:
+        """Pictures at once."""
+        return max(BATCH, self.threads)
+
+    def _run(
+        self, images: NDArray[Any], chosen: Plan, seconds: NDArray[np.float64] | None = None
+    ) -> NDArray[np.float32]:
+        """The output (N, H, W, C) of a plan's last step; the time of each step is added to
+        `seconds`.
+        """
         pixels = images.dtype == np.uint8
         images = np.ascontiguousarray(images, np.uint8 if pixels else np.float32)
         run = self._network.run_pixels if pixels else self._network.run_values
         channels, height, width = chosen.out_shape
         answer = np.empty((len(images), height, width, channels), np.float32)
-        group = max(BATCH, self.threads)
-        for begin in range(0, len(images), group):
-            run(chosen.native, images[begin : begin + group], answer[begin : begin + group])
-        return (
-            answer.reshape(len(answer), -1)
-            if self.checkpoint.architecture.head == "classifier"
-            else answer
-        )
+        for begin in range(0, len(images), self._group):
+            part = slice(begin, begin + self._group)
+            run(chosen.native, images[part], answer[part], seconds)
+        return answer
 
-    def profile(self, images: NDArray[np.uint8]) -> list[tuple[str, str, str, float]]:
-        """Runs once and says how long each step took: its first layer, its last layer, its kind,
-        milliseconds.
-
-        Args:
-            images: uint8 (N, H, W, C).
-
-        Raises:
-            UserError: As for the call, and for float images.
-        """
+    def _plan(self, images: NDArray[Any], *, features: bool = False) -> Plan:
         check_images(images, self.checkpoint.architecture.in_channels)
-        if images.dtype != np.uint8:
-            raise UserError(f"profile takes uint8 pixels, not {images.dtype}")
-        chosen = self._plan(images.shape[1], images.shape[2])
-        channels, height, width = chosen.out_shape
-        answer = np.empty((len(images), height, width, channels), np.float32)
-        seconds = self._network.profile_pixels(chosen.native, np.ascontiguousarray(images), answer)
-        return [(*names, 1e3 * taken) for names, taken in zip(chosen.steps, seconds)]
+        return self._plan_for(images.shape[1], images.shape[2], features)
 
-    def activation_bytes(self, height: int, width: int) -> int:
-        """Memory that one picture of this size takes while it runs, all scratch included, the
-        picture itself not.
-
-        Raises:
-            ArchitectureError: A side is out of range.
+    def _plan_for(self, height: int, width: int, features: bool = False) -> Plan:
+        """The plan for a size, to the end or up to the classifier; the most recent ones are
+        remembered.
         """
-        return 4 * self._plan(height, width).native.floats(1, self.threads)
-
-    def _plan(self, height: int, width: int) -> Plan:
-        """The plan for a size; the most recent ones are remembered."""
+        key = height, width, features
         with self._lock:
-            found = self._plans.pop((height, width), None)
+            found = self._plans.pop(key, None)
             if found is None:
                 steps = layers(self.checkpoint.architecture, height, width)
+                steps = steps[:-1] if features else steps
                 found = plan(self._network, steps, self._weights, self.threads)
-            self._plans[height, width] = found
+            self._plans[key] = found
             if len(self._plans) > KEPT_PLANS:
                 self._plans.popitem(last=False)
             return found

@@ -1,12 +1,17 @@
 #include <nanobind/nanobind.h>
 #include <nanobind/ndarray.h>
+#include <nanobind/stl/optional.h>
 #include <nanobind/stl/shared_ptr.h>
 #include <nanobind/stl/string.h>
 #include <nanobind/stl/vector.h>
 
+#include <optional>
+#include <stdexcept>
+
 #include "cpu.hpp"
 #include "kernels.hpp"
 #include "network.hpp"
+#include "peak.hpp"
 
 namespace nb = nanobind;
 using mobilenetv2::Network;
@@ -18,6 +23,7 @@ using Table = nb::ndarray<const float, nb::ndim<2>, nb::c_contig, nb::device::cp
 using Pixels = nb::ndarray<const std::uint8_t, nb::ndim<4>, nb::c_contig, nb::device::cpu>;
 using Values = nb::ndarray<const float, nb::ndim<4>, nb::c_contig, nb::device::cpu>;
 using Answer = nb::ndarray<float, nb::c_contig, nb::device::cpu>;
+using Seconds = nb::ndarray<double, nb::ndim<1>, nb::c_contig, nb::device::cpu>;
 
 namespace {
 
@@ -29,9 +35,18 @@ std::vector<std::string> kernel_names() {
   return found;
 }
 
-void run(Network& network, const Plan& plan, const mobilenetv2::Images& images, float* answer) {
+double fma_rate(const std::string& isa) {
+  const mobilenetv2::Kernels* const kernels = mobilenetv2::find_kernels(isa.c_str());
+  if (!kernels) throw std::invalid_argument("no instruction set " + isa);
   const nb::gil_scoped_release released;
-  network.run(plan, images, answer);
+  return mobilenetv2::fma_rate(*kernels);
+}
+
+void run(Network& network, const Plan& plan, const mobilenetv2::Images& images, const Answer& answer,
+         const std::optional<Seconds>& seconds) {
+  double* const taken = seconds ? seconds->data() : nullptr;
+  const nb::gil_scoped_release released;
+  network.run(plan, images, answer.data(), taken);
 }
 
 }  // namespace
@@ -41,6 +56,9 @@ NB_MODULE(_native, module) {
              "Names of the instruction sets that this processor offers, widest last; [] where only scalar code runs.");
   module.def("kernel_names", &kernel_names,
              "Instruction sets that there are kernels for and that run here, best last.");
+  module.def("fma_rate", &fma_rate, nb::arg("isa"),
+             "float32 multiply-adds a second that the kernels' vectors of an instruction set reach on one core, in "
+             "registers alone. \"scalar\" is what the compiler makes of plain code.");
   module.attr("BLOCK") = mobilenetv2::BLOCK;
   module.attr("IMAGE") = mobilenetv2::IMAGE;
   module.attr("ANSWER") = mobilenetv2::ANSWER;
@@ -102,20 +120,22 @@ NB_MODULE(_native, module) {
            })
       .def_prop_ro("panel_channels",
                    [](const Network& network) { return network.kernels().lanes * network.kernels().panel_vectors; })
+      .def_prop_ro("weight_bytes", &Network::weight_bytes)
       .def("set_pixel_padding", &Network::set_pixel_padding)
       .def("plan", &Network::plan)
-      .def("run_pixels",
-           [](Network& network, const Plan& plan, const Pixels& images, const Answer& answer) {
-             run(network, plan, {images.data(), nullptr, static_cast<int>(images.shape(0))}, answer.data());
-           })
-      .def("profile_pixels",
-           [](Network& network, const Plan& plan, const Pixels& images, const Answer& answer) {
-             std::vector<double> seconds(plan.steps.size());
-             const mobilenetv2::Images batch{images.data(), nullptr, static_cast<int>(images.shape(0))};
-             network.run(plan, batch, answer.data(), seconds.data());
-             return seconds;
-           })
-      .def("run_values", [](Network& network, const Plan& plan, const Values& images, const Answer& answer) {
-        run(network, plan, {nullptr, images.data(), static_cast<int>(images.shape(0))}, answer.data());
-      });
+      .def(
+          "run_pixels",
+          [](Network& network, const Plan& plan, const Pixels& images, const Answer& answer,
+             const std::optional<Seconds>& seconds) {
+            run(network, plan, {images.data(), nullptr, static_cast<int>(images.shape(0))}, answer, seconds);
+          },
+          nb::arg("plan"), nb::arg("images"), nb::arg("answer"), nb::arg("seconds") = nb::none(),
+          "`seconds`: a number for each step of the plan, to which its time is added.")
+      .def(
+          "run_values",
+          [](Network& network, const Plan& plan, const Values& images, const Answer& answer,
+             const std::optional<Seconds>& seconds) {
+            run(network, plan, {nullptr, images.data(), static_cast<int>(images.shape(0))}, answer, seconds);
+          },
+          nb::arg("plan"), nb::arg("images"), nb::arg("answer"), nb::arg("seconds") = nb::none());
 }

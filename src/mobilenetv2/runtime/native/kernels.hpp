@@ -64,6 +64,8 @@ struct Depthwise {
   float low, high;
 };
 
+constexpr int FMA_CHAINS = 12;  // enough to hide the latency of two units, and few enough for 16 registers
+
 struct Kernels {
   const char* isa;
   int lanes;
@@ -74,6 +76,9 @@ struct Kernels {
   void (*add)(const float* a, const float* b, float* out, std::ptrdiff_t count);
   // Mean over `pixels` pixels, `stride` floats apart, of `channels` channels.
   void (*mean)(const float* in, int pixels, std::ptrdiff_t stride, int channels, float* out);
+  // `rounds` multiply-adds in every lane of FMA_CHAINS vectors, each chain on its own; returns a number that all of
+  // them went into.
+  float (*fma_chains)(int rounds, float factor);
 };
 
 // The table of an instruction set by name; null if this build or this processor lacks it.

@@ -27,7 +27,21 @@ void mean(const float* in, int pixels, std::ptrdiff_t stride, int channels, floa
   }
 }
 
-const Kernels table = {MNV2_NAME, LANES, PANEL_VECTORS, tile_rows(PANEL_VECTORS), matmul, depthwise, add_arrays, mean};
+float fma_chains(int rounds, float factor) {
+  const Vec by = splat(factor), more = splat(1.0f);
+  Vec sum[FMA_CHAINS];
+  MNV2_UNROLL for (int i = 0; i < FMA_CHAINS; i++) sum[i] = splat(factor + static_cast<float>(i));
+  for (int round = 0; round < rounds; round++) {
+    MNV2_UNROLL for (int i = 0; i < FMA_CHAINS; i++) sum[i] = fma(sum[i], by, more);
+  }
+  MNV2_UNROLL for (int i = 1; i < FMA_CHAINS; i++) sum[0] = add(sum[0], sum[i]);
+  float lanes[LANES];
+  store(lanes, sum[0]);
+  return lanes[0];
+}
+
+const Kernels table = {MNV2_NAME,  LANES, PANEL_VECTORS, tile_rows(PANEL_VECTORS), matmul, depthwise,
+                       add_arrays, mean,  fma_chains};
 
 }  // namespace
 }  // namespace MNV2_NAMESPACE

@@ -69,6 +69,13 @@ int Network::add_depthwise(const float* weights, const float* bias, int channels
   return static_cast<int>(depthwises_.size()) - 1;
 }
 
+std::size_t Network::weight_bytes() const {
+  std::size_t floats = 0;
+  for (const Matrix& matrix : matrices_) floats += matrix.weights.size() + matrix.bias.size();
+  for (const DepthwiseWeights& packed : depthwises_) floats += packed.weights.size() + packed.bias.size();
+  return floats * sizeof(float);
+}
+
 std::size_t Plan::floats(int images, int threads) const {
   std::size_t most = 0;
   for (const Step& step : steps) {

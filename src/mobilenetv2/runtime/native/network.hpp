@@ -114,6 +114,7 @@ class Network {
   const DepthwiseWeights& depthwise(int number) const { return depthwises_[static_cast<std::size_t>(number)]; }
   const std::vector<Matrix>& matrices() const { return matrices_; }
   const std::vector<float>& padding() const { return padding_; }
+  std::size_t weight_bytes() const;
 
  private:
   Buffer take_workspace(std::size_t floats);

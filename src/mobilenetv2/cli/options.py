@@ -1,0 +1,37 @@
+"""Options that several commands share."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+from typing import Any, TypeVar
+
+import click
+
+Command = TypeVar("Command", bound=Callable[..., Any])
+
+
+def resolution_option(default: str) -> Callable[[Command], Command]:
+    """The option `--resolution SIDE|HxW`, handed over as (height, width) or None; `default` says
+    what None means.
+    """
+    return click.option(
+        "--resolution",
+        metavar="SIDE|HxW",
+        callback=_resolution,
+        help=f"Size of the picture, height first.  [default: {default}]",
+    )
+
+
+def _resolution(
+    context: click.Context, option: click.Parameter, text: str | None
+) -> tuple[int, int] | None:
+    """`224` or `192x256` as (height, width)."""
+    if text is None:
+        return None
+    sides = re.fullmatch(r"([0-9]{1,6})(?:x([0-9]{1,6}))?", text)
+    if sides is None:
+        raise click.BadParameter(
+            f"{text!r} is neither a side such as 224 nor HEIGHTxWIDTH such as 192x256"
+        )
+    return int(sides[1]), int(sides[2] or sides[1])

@@ -1,0 +1,11 @@
+// What one core can do at most.
+#pragma once
+
+#include "kernels.hpp"
+
+namespace mobilenetv2 {
+
+// Float multiply-adds a second on the calling thread's core: independent chains in registers, best of several tries.
+double fma_rate(const Kernels& kernels);
+
+}  // namespace mobilenetv2
