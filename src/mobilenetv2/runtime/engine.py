@@ -131,7 +131,8 @@ class Engine:
         for layer in layers(self.checkpoint.architecture):
             if layer.weight is None:
                 continue
-            weight, bias = fold(self.checkpoint, layer)
+            exact = "image" in layer.sources  # two matrices are made of it
+            weight, bias = fold(self.checkpoint, layer, np.float64 if exact else np.float32)
             if layer.kind == "depthwise":
                 taps = weight.reshape(-1, layer.kernel**2).T  # (9, C)
                 numbers[layer.name] = self._network.add_depthwise(_packable(taps), _packable(bias))
@@ -140,7 +141,7 @@ class Engine:
                 0, 2, 3, 1
             )
             numbers[layer.name] = self._add_matrix(weight, bias)
-            if "image" in layer.sources:
+            if exact:
                 scale, offset = self.checkpoint.preprocessing.scale_offset()
                 pixels = self._add_matrix(
                     weight * scale, bias + (weight * offset).sum(axis=(1, 2, 3))
@@ -148,11 +149,11 @@ class Engine:
                 self._network.set_pixel_padding((-offset / scale).tolist())
         return Weights(numbers, pixels, self._network.panel_channels)
 
-    def _add_matrix(self, weight: NDArray[np.float64], bias: NDArray[np.float64]) -> int:
+    def _add_matrix(self, weight: NDArray[Any], bias: NDArray[np.float64]) -> int:
         return self._network.add_matrix(_packable(weight.reshape(len(weight), -1)), _packable(bias))
 
 
-def _packable(array: NDArray[np.float64]) -> NDArray[np.float32]:
+def _packable(array: NDArray[Any]) -> NDArray[np.float32]:
     return np.ascontiguousarray(array, np.float32)
 
 
