@@ -179,25 +179,30 @@ def check_arrays(arrays: Mapping[str, NDArray[Any]], wanted: Mapping[str, tuple[
         raise ModelFileError("arrays do not fit the network: " + "; ".join(problems))
 
 
-def fold(checkpoint: Checkpoint, layer: Layer) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+def fold(
+    checkpoint: Checkpoint, layer: Layer, dtype: type[np.floating[Any]] = np.float64
+) -> tuple[NDArray[Any], NDArray[np.float64]]:
     """Kernel and bias of one layer with its batch norm folded in, computed in float64.
 
     w' = w * gamma / sqrt(var + epsilon), b' = beta - mean * gamma / sqrt(var + epsilon).
 
     Returns:
-        The kernel, shaped as in the checkpoint, and a bias (out,).
+        The kernel, shaped as in the checkpoint and rounded to `dtype`, and a bias (out,).
     """
     assert layer.weight is not None
-    weight = checkpoint.arrays[layer.weight].astype(np.float64)
+    weight = checkpoint.arrays[layer.weight]
     if layer.norm is None:
         bias = checkpoint.arrays[layer.bias] if layer.bias else np.zeros(layer.out_shape[0])
-        return weight, bias.astype(np.float64)
+        return np.asarray(weight, dtype), bias.astype(np.float64)
     gamma, beta, mean, variance = (
         checkpoint.arrays[f"{layer.norm}.{name}"].astype(np.float64)
         for name in ("weight", "bias", "running_mean", "running_var")
     )
     scale = gamma / np.sqrt(variance + layer.bn_epsilon)
-    return weight * scale.reshape(-1, *[1] * (weight.ndim - 1)), beta - mean * scale
+    folded = np.empty(weight.shape, dtype)
+    scales = scale.reshape(-1, *[1] * (weight.ndim - 1))
+    np.multiply(weight, scales, folded, dtype=np.float64, casting="same_kind")
+    return folded, beta - mean * scale
 
 
 def unfolded(layer: Layer, weight: NDArray[Any], bias: NDArray[Any]) -> dict[str, FloatArray]:
@@ -281,7 +286,7 @@ def _checksum(header: Mapping[str, str], arrays: Mapping[str, NDArray[Any]]) -> 
     for name in sorted(arrays):
         array = np.ascontiguousarray(arrays[name])
         crc = zlib.crc32(f"{name} {array.dtype} {array.shape}".encode(), crc)
-        crc = zlib.crc32(array.tobytes(), crc)
+        crc = zlib.crc32(array.data, crc)
     return f"crc32:{crc:08x}"
 
 

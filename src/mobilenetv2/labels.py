@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from importlib.resources import files
 from pathlib import Path
 
 from .errors import ModelFileError
@@ -18,7 +17,7 @@ def imagenet_labels(classes: int) -> tuple[str, ...]:
     (133, 516 of 1000) and maillot (637, 638)."""
     if classes not in (1000, 1001):
         return ()
-    text = files("mobilenetv2").joinpath("imagenet_classes.txt").read_text(encoding="utf-8")
+    text = Path(__file__).with_name("imagenet_classes.txt").read_text(encoding="utf-8")
     names = tuple(line.split(" ", 1)[1] for line in text.splitlines() if not line.startswith("#"))
     return names if classes == 1000 else (BACKGROUND, *names)
 

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import os
+from collections import deque
 from collections.abc import Iterable, Iterator
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from itertools import islice
+from itertools import chain, islice
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -21,7 +21,7 @@ from .runtime import Engine
 if TYPE_CHECKING:
     from PIL.Image import Image
 
-BATCH = 8
+GROUP = 4  # files that a worker takes at once: the weights are read once for all
 
 
 @dataclass(frozen=True)
@@ -94,16 +94,17 @@ class Model:
     def classify_files(
         self, paths: Iterable[Path], top: int = 5, *, max_pixels: int | None = None
     ) -> Iterator[tuple[Path, list[Prediction] | ImageError]]:
-        """Classifies many files, decoding in threads ahead of the network; one that cannot be read
-        yields its error.
+        """Classifies many files; one that cannot be read yields its error.
+
+        As many workers as the engine has threads, each of which reads a few files and runs them on
+        its own thread: faster than one picture on all threads.
 
         Args:
-            paths: The files, in the order of the answers.
+            paths: The files, in the order of the answers; taken as the work goes on.
             top: Classes a file.
             max_pixels: As for `images.decode`.
         """
         self._check(top)
-        waiting = iter(paths)
 
         def prepared(path: Path) -> NDArray[np.uint8] | ImageError:
             try:
@@ -111,23 +112,35 @@ class Model:
             except ImageError as error:
                 return error
 
-        with ThreadPoolExecutor(max_workers=os.cpu_count()) as pool:
-            ahead = [(path, pool.submit(prepared, path)) for path in islice(waiting, BATCH)]
-            while ahead:
-                batch = [(path, future.result()) for path, future in ahead]
-                ahead = [(path, pool.submit(prepared, path)) for path in islice(waiting, BATCH)]
-                yield from self._batch(batch, top)
+        def answers(group: list[Path], alone: bool) -> list[list[Prediction] | ImageError]:
+            pictures = [prepared(path) for path in group]
+            pixels = [picture for picture in pictures if not isinstance(picture, ImageError)]
+            logits = iter(self.engine(np.stack(pixels), alone) if pixels else ())
+            return [
+                picture if isinstance(picture, ImageError) else self._best(next(logits), top)
+                for picture in pictures
+            ]
 
-    def _batch(
-        self, batch: list[tuple[Path, NDArray[np.uint8] | ImageError]], top: int
-    ) -> Iterator[tuple[Path, list[Prediction] | ImageError]]:
-        pixels = [picture for _, picture in batch if isinstance(picture, np.ndarray)]
-        logits = iter(self(np.stack(pixels)) if pixels else ())
-        for path, picture in batch:
-            yield (
-                path,
-                picture if isinstance(picture, ImageError) else self._best(next(logits), top),
-            )
+        waiting = iter(paths)
+        first = list(islice(waiting, 2))
+        if len(first) < 2:
+            yield from zip(first, answers(first, alone=False))
+            return
+        from concurrent.futures import ThreadPoolExecutor
+
+        waiting = chain(first, waiting)
+        groups = iter(lambda: list(islice(waiting, GROUP)), [])
+        pool = ThreadPoolExecutor(self.engine.threads)
+        try:
+            work = ((group, pool.submit(answers, group, True)) for group in groups)
+            ahead = deque(islice(work, 2 * self.engine.threads))
+            while ahead:
+                group, future = ahead.popleft()
+                found = future.result()
+                ahead.extend(islice(work, 1))
+                yield from zip(group, found)
+        finally:  # also of a generator that is left early
+            pool.shutdown(cancel_futures=True)
 
     def _check(self, top: int) -> None:
         if self.checkpoint.architecture.head != "classifier":

@@ -55,20 +55,21 @@ class Engine:
         self.isa = _isa(isa)
         self._network = _native.Network(self.isa, self.threads)
         self._weights = self._pack()
-        self._plans: OrderedDict[tuple[int, int, bool], Plan] = OrderedDict()
+        self._plans: OrderedDict[tuple[int, int, bool, int], Plan] = OrderedDict()
         self._lock = threading.Lock()
 
-    def __call__(self, images: NDArray[Any]) -> NDArray[np.float32]:
+    def __call__(self, images: NDArray[Any], alone: bool = False) -> NDArray[np.float32]:
         """uint8 (N, H, W, C) pixels -> the last layer's output: (N, classes) logits of a
         classifier, else (N, H, W, C).
 
         float32 images are taken as normalised already. Arrays that are not contiguous are copied
-        first.
+        first. With `alone` the calling thread does all of it, and such calls from several Python
+        threads run side by side.
 
         Raises:
             UserError: Not a batch of pictures of the network's channels, an empty batch, or NaN.
         """
-        answer = self._run(images, self._plan(images))
+        answer = self._run(images, self._plan(images, threads=1 if alone else self.threads))
         return answer.reshape(len(answer), -1) if self._classifies else answer
 
     def features(self, images: NDArray[Any]) -> NDArray[np.float32]:
@@ -111,7 +112,7 @@ class Engine:
             ArchitectureError: A side is out of range.
         """
         native = self._plan_for(height, width).native
-        return 4 * native.floats(min(batch, self._group), self.threads)
+        return 4 * native.floats(min(batch, self._group))
 
     @property
     def weight_bytes(self) -> int:
@@ -143,21 +144,26 @@ class Engine:
             run(chosen.native, images[part], answer[part], seconds)
         return answer
 
-    def _plan(self, images: NDArray[Any], *, features: bool = False) -> Plan:
+    def _plan(
+        self, images: NDArray[Any], *, features: bool = False, threads: int | None = None
+    ) -> Plan:
         check_images(images, self.checkpoint.architecture.in_channels)
-        return self._plan_for(images.shape[1], images.shape[2], features)
+        return self._plan_for(images.shape[1], images.shape[2], features, threads)
 
-    def _plan_for(self, height: int, width: int, features: bool = False) -> Plan:
-        """The plan for a size, to the end or up to the classifier; the most recent ones are
-        remembered.
+    def _plan_for(
+        self, height: int, width: int, features: bool = False, threads: int | None = None
+    ) -> Plan:
+        """The plan for a size and a number of threads, to the end or up to the classifier; the most
+        recent ones are remembered.
         """
-        key = height, width, features
+        threads = threads or self.threads
+        key = height, width, features, threads
         with self._lock:
             found = self._plans.pop(key, None)
             if found is None:
                 steps = layers(self.checkpoint.architecture, height, width)
                 steps = steps[:-1] if features else steps
-                found = plan(self._network, steps, self._weights, self.threads)
+                found = plan(self._network, steps, self._weights, threads)
             self._plans[key] = found
             if len(self._plans) > KEPT_PLANS:
                 self._plans.popitem(last=False)
@@ -168,7 +174,8 @@ class Engine:
         numbers: dict[str, int] = {}
         pixels = -1
         for layer, reads_blocks, writes_blocks in _weighted(self.checkpoint):
-            weight, bias = fold(self.checkpoint, layer)
+            exact = "image" in layer.sources  # two matrices are made of it
+            weight, bias = fold(self.checkpoint, layer, np.float64 if exact else np.float32)
             if writes_blocks:
                 weight, bias = _blocked(weight), _blocked(bias)
             if layer.kind == "depthwise":
@@ -180,7 +187,7 @@ class Engine:
             if reads_blocks:
                 weight = _blocked(weight, 3)
             numbers[layer.name] = self._add_matrix(weight, bias)
-            if "image" in layer.sources:
+            if exact:
                 scale, offset = self.checkpoint.preprocessing.scale_offset()
                 pixels = self._add_matrix(
                     weight * scale, bias + (weight * offset).sum(axis=(1, 2, 3))
@@ -188,7 +195,7 @@ class Engine:
                 self._network.set_pixel_padding((-offset / scale).tolist())
         return Weights(numbers, pixels, self._network.panel_channels)
 
-    def _add_matrix(self, weight: NDArray[np.float64], bias: NDArray[np.float64]) -> int:
+    def _add_matrix(self, weight: NDArray[Any], bias: NDArray[np.float64]) -> int:
         return self._network.add_matrix(_packable(weight.reshape(len(weight), -1)), _packable(bias))
 
 
@@ -203,14 +210,14 @@ def _weighted(checkpoint: Checkpoint) -> Iterator[tuple[Layer, bool, bool]]:
                 yield layer, in_block and layer.role == "project", writes_blocks
 
 
-def _blocked(array: NDArray[np.float64], axis: int = 0) -> NDArray[np.float64]:
+def _blocked(array: NDArray[Any], axis: int = 0) -> NDArray[Any]:
     """Zeros behind the channels up to whole blocks: wide tensors have no others."""
     room = [(0, 0)] * array.ndim
     room[axis] = (0, up_to_block(array.shape[axis]) - array.shape[axis])
     return np.pad(array, room)
 
 
-def _packable(array: NDArray[np.float64]) -> NDArray[np.float32]:
+def _packable(array: NDArray[Any]) -> NDArray[np.float32]:
     return np.ascontiguousarray(array, np.float32)
 
 

@@ -21,7 +21,9 @@ STRIP_BYTES = (
 PLANE_BYTES = 512 << 10  # a depthwise output up to this size is kept whole
 CHUNK_CHANNELS = 64  # wide channels at once on small maps
 MOST_CHAINED = 3
-BLOCK = _native.BLOCK  # floats of a cache line, where tensors begin; wide tensors keep as many channels together
+BLOCK = (
+    _native.BLOCK
+)  # floats of a cache line, where tensors begin; wide tensors keep as many channels together
 LIMITS = {"linear": (-math.inf, math.inf), "relu": (0.0, math.inf), "relu6": (0.0, 6.0)}
 
 Shape = tuple[int, int, int]
@@ -146,9 +148,7 @@ def plan(network: _native.Network, layers: Sequence[Layer], weights: Weights, th
         (chain[0].first.name, chain[-1].last.name, todo.step.kind)
         for chain, todo in zip(chains, planned)
     )
-    return Plan(
-        network.plan([todo.step for todo in planned]), layers[-1].out_shape, names
-    )
+    return Plan(network.plan([todo.step for todo in planned], threads), layers[-1].out_shape, names)
 
 
 def grouped(layers: Sequence[Layer]) -> list[Group]:

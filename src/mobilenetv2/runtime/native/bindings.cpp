@@ -106,7 +106,7 @@ NB_MODULE(_native, module) {
       .def_rw("out_width", &Step::out_width)
       .def_rw("out_channels", &Step::out_channels)
       .def_rw("top", &Step::top);
-  nb::class_<Plan>(module, "Plan").def("floats", &Plan::floats, nb::arg("images"), nb::arg("threads"));
+  nb::class_<Plan>(module, "Plan").def("floats", &Plan::floats, nb::arg("images"));
   nb::class_<Network>(module, "Network")
       .def(nb::init<const std::string&, int>(), nb::arg("isa"), nb::arg("threads"))
       .def("add_matrix",

@@ -12,7 +12,6 @@ namespace {
 
 constexpr std::size_t ALIGNMENT = 64;
 constexpr std::size_t KEPT_FLOATS = std::size_t{16} << 20;  // larger workspaces are freed after the call
-constexpr std::size_t KEPT_WORKSPACES = 4;
 
 // Vectors of the next panel: as wide as the target goes, but never leaving a lone vector after a wide panel.
 int next_panel(int vectors_left, int widest) {
@@ -76,7 +75,7 @@ std::size_t Network::weight_bytes() const {
   return floats * sizeof(float);
 }
 
-std::size_t Plan::floats(int images, int threads) const {
+std::size_t Plan::floats(int images) const {
   std::size_t most = 0;
   for (const Step& step : steps) {
     most = std::max(most, static_cast<std::size_t>(step.top) * static_cast<std::size_t>(images) +
@@ -85,19 +84,20 @@ std::size_t Plan::floats(int images, int threads) const {
   return most;
 }
 
-std::shared_ptr<Plan> Network::plan(std::vector<Step> steps) const {
+std::shared_ptr<Plan> Network::plan(std::vector<Step> steps, int threads) const {
   auto plan = std::make_shared<Plan>();
+  plan->threads = threads;
   for (Step& step : steps) step.scratch = scratch_floats(*this, step);
   plan->steps = std::move(steps);
   return plan;
 }
 
 void Network::run(const Plan& plan, const Images& images, float* answer, double* seconds) {
-  Buffer workspace = take_workspace(plan.floats(images.count, threads_));
+  Buffer workspace = take_workspace(plan.floats(images.count));
   const FlushSubnormals flush;
-  std::vector<Ahead> ahead(static_cast<std::size_t>(threads_), Ahead(*this));
+  std::vector<Ahead> ahead(static_cast<std::size_t>(plan.threads), Ahead(*this));
   Run run{*this, plan, images, answer, workspace.data(), nullptr, nullptr, 0, ahead.data(), seconds};
-  if (pool_) {
+  if (pool_ && plan.threads > 1) {
     const std::lock_guard<std::mutex> lock(pool_mutex_);
     run.pool = pool_.get();
     execute(run);
@@ -124,7 +124,7 @@ Buffer Network::take_workspace(std::size_t floats) {
 void Network::give_back(Buffer workspace) {
   if (workspace.size() > KEPT_FLOATS) return;
   const std::lock_guard<std::mutex> lock(workspace_mutex_);
-  if (workspaces_.size() < KEPT_WORKSPACES) workspaces_.push_back(std::move(workspace));
+  if (workspaces_.size() < static_cast<std::size_t>(threads_ + 1)) workspaces_.push_back(std::move(workspace));
 }
 
 }  // namespace mobilenetv2

@@ -81,9 +81,10 @@ struct Step {
 
 struct Plan {
   std::vector<Step> steps;
+  int threads = 1;  // of one, a run stays on the calling thread and others run beside it
 
   // The workspace: in each step the tensors, then the threads' scratch.
-  std::size_t floats(int images, int threads) const;
+  std::size_t floats(int images) const;
 };
 
 struct Images {
@@ -104,7 +105,7 @@ class Network {
   // Input values that stand for zero once normalised, one a channel: the border of a convolution over uint8 pixels.
   void set_pixel_padding(std::vector<float> values) { padding_ = std::move(values); }
 
-  std::shared_ptr<Plan> plan(std::vector<Step> steps) const;
+  std::shared_ptr<Plan> plan(std::vector<Step> steps, int threads) const;
   // `seconds`: null, or a number for each step of the plan, to which its time is added.
   void run(const Plan& plan, const Images& images, float* answer, double* seconds = nullptr);
 

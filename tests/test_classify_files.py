@@ -1,0 +1,93 @@
+"""`Model.classify_files`: many files on several workers give the answers of one at a time, in order,
+and stop when nobody asks for more.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterator
+from itertools import islice
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from mobilenetv2 import model as model_module
+from mobilenetv2.errors import ImageError
+from mobilenetv2.model import GROUP, Model, Prediction
+
+from .conftest import random_checkpoint
+
+CHECKPOINT = random_checkpoint(width_mult=0.35, resolution=(32, 32), classes=7)
+COUNT = 23
+
+
+@pytest.fixture
+def files(tmp_path: Path) -> list[Path]:
+    """Pictures of many sizes; a broken one, an absent one, and a whole group of broken ones."""
+    rng = np.random.default_rng(0)
+    paths = [tmp_path / f"{number:02}.png" for number in range(COUNT)]
+    for number, path in enumerate(paths):
+        height, width = rng.integers(20, 90, 2)
+        Image.fromarray(rng.integers(0, 256, (height, width, 3), dtype=np.uint8)).save(path)
+        if number in (5, *range(12, 16)):
+            path.write_bytes(b"no picture")
+    paths[9].unlink()
+    return paths
+
+
+def alone(path: Path) -> list[Prediction] | str:
+    try:
+        return Model(CHECKPOINT, 1).classify(path, 3)
+    except ImageError as error:
+        return str(error)
+
+
+@pytest.mark.parametrize("threads", [1, 2, 5])
+def test_many_files_answer_as_one_at_a_time(files: list[Path], threads: int) -> None:
+    model = Model(CHECKPOINT, threads)
+    for count in (0, 1, 2, GROUP + 1, COUNT):
+        found = list(model.classify_files(files[:count], 3))
+        assert [path for path, _ in found] == files[:count]
+        answers = [str(a) if isinstance(a, ImageError) else a for _, a in found]
+        assert answers == [alone(path) for path in files[:count]]
+    assert sum(isinstance(answer, ImageError) for _, answer in found) == 6
+
+
+@pytest.mark.parametrize("threads", [1, 3])
+def test_leaving_early_reads_no_further(files: list[Path], threads: int) -> None:
+    taken = 0
+
+    def endless() -> Iterator[Path]:
+        nonlocal taken
+        while True:
+            taken += 1
+            yield files[taken % 5]
+
+    before = threading.active_count()
+    answers = Model(CHECKPOINT, threads).classify_files(endless())
+    assert len(list(islice(answers, 10))) == 10
+    answers.close()  # type: ignore[attr-defined]
+    assert taken <= 10 + GROUP * (2 * threads + 2)
+    assert threading.active_count() == before
+
+
+@pytest.mark.parametrize("error", [KeyboardInterrupt, RuntimeError])
+def test_what_is_no_fault_of_a_file_ends_the_run(
+    files: list[Path], monkeypatch: pytest.MonkeyPatch, error: type[BaseException]
+) -> None:
+    decode = model_module.decode
+
+    def interrupted(path: Path, **options: int | None) -> Image.Image:
+        if path == files[7]:
+            raise error
+        return decode(path, **options)
+
+    monkeypatch.setattr(model_module, "decode", interrupted)
+    answers = Model(CHECKPOINT, 2).classify_files(files)
+    assert [path for path, _ in islice(answers, GROUP)] == files[:GROUP]
+    before = threading.active_count()
+    with pytest.raises(error):
+        list(answers)
+    assert threading.active_count() <= before - 2
