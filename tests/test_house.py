@@ -26,6 +26,7 @@ TRUNK = {
     "images",
     "labels",
     "checkpoint",
+    "quantized",
     "zoo",
 }
 MAY_IMPORT = {

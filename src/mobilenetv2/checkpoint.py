@@ -55,13 +55,7 @@ class Checkpoint:
 
     def __post_init__(self) -> None:
         check_arrays(self.arrays, array_shapes(self.architecture))
-        a = self.architecture
-        if self.labels and len(self.labels) != a.classes:
-            raise ModelFileError(f"{len(self.labels)} labels for {a.classes} classes")
-        if self.preprocessing.channels != a.in_channels:
-            raise ModelFileError(
-                f"the preprocessing gives {self.preprocessing.channels} channels, the network takes {a.in_channels}"
-            )
+        check_described(self.architecture, self.labels, self.preprocessing)
 
     def save(self, path: str | os.PathLike[str]) -> None:
         """Writes the file, under a temporary name until it is complete. The same model gives the
@@ -78,11 +72,11 @@ class Checkpoint:
             "preprocessing": self.preprocessing.to_json(),
             "provenance": json.dumps(self.provenance),
         }
-        header |= {"format": FORMAT, "version": VERSION, "checksum": _checksum(header, self.arrays)}
+        header |= {"format": FORMAT, "version": VERSION, "checksum": checksum(header, self.arrays)}
         content = save(
             {name: np.ascontiguousarray(array) for name, array in self.arrays.items()}, header
         )
-        write_atomically(Path(path), _in_order(content))
+        write_atomically(Path(path), in_order(content))
 
     @classmethod
     def load(cls, path: str | os.PathLike[str]) -> Checkpoint:
@@ -98,6 +92,10 @@ class Checkpoint:
                 f"{path}: a safetensors file, but not a mobilenetv2 model; weights of other libraries go through "
                 "`mobilenetv2 convert` first"
             )
+        if "quantization" in header:
+            raise ModelFileError(
+                f"{path}: a quantised model: its weights are integers, and this takes float weights"
+            )
         if header.get("version") != VERSION:
             raise ModelFileError(
                 f"{path}: file version {header.get('version')!r}, this release reads {VERSION!r}"
@@ -110,7 +108,7 @@ class Checkpoint:
         described = {
             name: header[name] for name in ("architecture", "labels", "preprocessing", "provenance")
         }
-        if _checksum(described, arrays) != header["checksum"]:
+        if checksum(described, arrays) != header["checksum"]:
             raise ModelFileError(f"{path}: damaged: the checksum does not fit; get the file again")
         try:
             labels, provenance = json.loads(header["labels"]), json.loads(header["provenance"])
@@ -143,6 +141,18 @@ def without_background(checkpoint: Checkpoint) -> Checkpoint:
         arrays={**checkpoint.arrays, **head},
         labels=checkpoint.labels[1:],
     )
+
+
+def check_described(
+    architecture: Architecture, labels: tuple[str, ...], preprocessing: Preprocessing
+) -> None:
+    """Refuses labels or a preprocessing that do not belong to the network."""
+    if labels and len(labels) != architecture.classes:
+        raise ModelFileError(f"{len(labels)} labels for {architecture.classes} classes")
+    if preprocessing.channels != architecture.in_channels:
+        raise ModelFileError(
+            f"the preprocessing gives {preprocessing.channels} channels, the network takes {architecture.in_channels}"
+        )
 
 
 def check_arrays(arrays: Mapping[str, NDArray[Any]], wanted: Mapping[str, tuple[int, ...]]) -> None:
@@ -280,7 +290,7 @@ def write_atomically(path: Path, content: bytes) -> None:
             temporary.unlink()
 
 
-def _checksum(header: Mapping[str, str], arrays: Mapping[str, NDArray[Any]]) -> str:
+def checksum(header: Mapping[str, str], arrays: Mapping[str, NDArray[Any]]) -> str:
     """CRC-32 over the header's texts and all arrays: against damage, not against forgery."""
     crc = zlib.crc32(json.dumps([header[name] for name in sorted(header)]).encode())
     for name in sorted(arrays):
@@ -290,7 +300,7 @@ def _checksum(header: Mapping[str, str], arrays: Mapping[str, NDArray[Any]]) -> 
     return f"crc32:{crc:08x}"
 
 
-def _in_order(content: bytes) -> bytes:
+def in_order(content: bytes) -> bytes:
     """A safetensors file with its free-form texts sorted, which the library shuffles."""
     end = 8 + int.from_bytes(content[:8], "little")
     header = json.loads(content[8:end])
