@@ -8,7 +8,20 @@ ANSWER: int
 
 def instruction_sets() -> list[str]: ...
 def kernel_names() -> list[str]: ...
+def byte_kernel_names() -> list[str]: ...
 def fma_rate(isa: str) -> float: ...
+
+class Rounding:
+    zero: int
+    input_zero: int
+    low: float
+    high: float
+    product_low: float
+    product_high: float
+    product_factor: float
+    shortcut_zero: int
+    shortcut_factor: float
+    real_factor: float
 
 class Stage:
     in_height: int
@@ -47,6 +60,10 @@ class Step:
     matrix: int
     low: float
     high: float
+    rounding: Rounding
+    mean_factor: float
+    mean_power: float
+    in_channels: int
     in_height: int
     in_width: int
     out_height: int
@@ -54,16 +71,32 @@ class Step:
     out_channels: int
 
 class Plan:
-    def floats(self, images: int) -> int: ...
+    def size(self, images: int) -> int: ...
 
-class Network:
+class ByteNetwork:
     def __init__(self, isa: str, threads: int) -> None: ...
     @property
     def panel_channels(self) -> int: ...
     @property
     def weight_bytes(self) -> int: ...
-    def add_matrix(self, weights: NDArray[Any], bias: NDArray[Any]) -> int: ...
-    def add_depthwise(self, weights: NDArray[Any], bias: NDArray[Any]) -> int: ...
+    def add_matrix(
+        self,
+        weights: NDArray[Any],
+        bias: NDArray[Any],
+        copies: int = 1,
+        factor: NDArray[Any] | None = None,
+        power: NDArray[Any] | None = None,
+        rounding: Rounding = ...,
+    ) -> int: ...
+    def add_depthwise(
+        self,
+        weights: NDArray[Any],
+        bias: NDArray[Any],
+        copies: int = 1,
+        factor: NDArray[Any] | None = None,
+        power: NDArray[Any] | None = None,
+        rounding: Rounding = ...,
+    ) -> int: ...
     def set_pixel_padding(self, values: list[float]) -> None: ...
     def plan(self, steps: list[Step], threads: int) -> Plan: ...
     def run_pixels(
@@ -73,6 +106,8 @@ class Network:
         answer: NDArray[Any],
         seconds: NDArray[Any] | None = None,
     ) -> None: ...
+
+class Network(ByteNetwork):
     def run_values(
         self,
         plan: Plan,

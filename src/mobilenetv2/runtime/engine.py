@@ -112,7 +112,7 @@ class Engine:
             ArchitectureError: A side is out of range.
         """
         native = self._plan_for(height, width).native
-        return 4 * native.floats(min(batch, self._group))
+        return 4 * native.size(min(batch, self._group))
 
     @property
     def weight_bytes(self) -> int:

@@ -209,7 +209,7 @@ def _step(chain: list[Group], weights: Weights, threads: int) -> Planned:
     first, last = chain[0].first, chain[-1].last
     sources = first.sources
     step = _native.Step()
-    step.in_height, step.in_width = first.in_shape[1:]
+    step.in_channels, step.in_height, step.in_width = first.in_shape
     step.out_channels, step.out_height, step.out_width = last.out_shape
     todo = Planned(step, sources, last.name, last.out_shape)
     todo.in_place = len(chain) == 1 and chain[0].is_block and chain[0].has_shortcut

@@ -14,12 +14,16 @@
 #include "peak.hpp"
 
 namespace nb = nanobind;
+using mobilenetv2::Factors;
 using mobilenetv2::Network;
 using mobilenetv2::Plan;
+using mobilenetv2::Rounding;
 using mobilenetv2::Stage;
 using mobilenetv2::Step;
-using Vector = nb::ndarray<const float, nb::ndim<1>, nb::c_contig, nb::device::cpu>;
-using Table = nb::ndarray<const float, nb::ndim<2>, nb::c_contig, nb::device::cpu>;
+template <class N>
+using Vector = nb::ndarray<const N, nb::ndim<1>, nb::c_contig, nb::device::cpu>;
+template <class N>
+using Table = nb::ndarray<const N, nb::ndim<2>, nb::c_contig, nb::device::cpu>;
 using Pixels = nb::ndarray<const std::uint8_t, nb::ndim<4>, nb::c_contig, nb::device::cpu>;
 using Values = nb::ndarray<const float, nb::ndim<4>, nb::c_contig, nb::device::cpu>;
 using Answer = nb::ndarray<float, nb::c_contig, nb::device::cpu>;
@@ -27,26 +31,73 @@ using Seconds = nb::ndarray<double, nb::ndim<1>, nb::c_contig, nb::device::cpu>;
 
 namespace {
 
+template <class T>
 std::vector<std::string> kernel_names() {
   std::vector<std::string> found;
-  for (const char* name : {"scalar", "avx2", "avx512"}) {
-    if (mobilenetv2::find_kernels(name)) found.emplace_back(name);
+  for (const char* name : {"scalar", "avx2", "avxvnni", "avx512", "avx512vnni"}) {
+    if (mobilenetv2::find_kernels<T>(name)) found.emplace_back(name);
   }
   return found;
 }
 
 double fma_rate(const std::string& isa) {
-  const mobilenetv2::Kernels* const kernels = mobilenetv2::find_kernels(isa.c_str());
+  const mobilenetv2::Kernels<float>* const kernels = mobilenetv2::find_kernels<float>(isa.c_str());
   if (!kernels) throw std::invalid_argument("no instruction set " + isa);
   const nb::gil_scoped_release released;
   return mobilenetv2::fma_rate(*kernels);
 }
 
-void run(Network& network, const Plan& plan, const mobilenetv2::Images& images, const Answer& answer,
+template <class T>
+void run(Network<T>& network, const Plan& plan, const mobilenetv2::Images& images, const Answer& answer,
          const std::optional<Seconds>& seconds) {
   double* const taken = seconds ? seconds->data() : nullptr;
   const nb::gil_scoped_release released;
   network.run(plan, images, answer.data(), taken);
+}
+
+Factors factors(const std::optional<Vector<float>>& factor, const std::optional<Vector<float>>& power) {
+  return {factor ? factor->data() : nullptr, power ? power->data() : nullptr};
+}
+
+template <class T>
+nb::class_<Network<T>> bind_network(nb::module_& module, const char* name) {
+  using Weights = Table<typename Network<T>::Weight>;
+  using Biases = Vector<typename Network<T>::Sum>;
+  using Optional = std::optional<Vector<float>>;
+  return nb::class_<Network<T>>(module, name)
+      .def(nb::init<const std::string&, int>(), nb::arg("isa"), nb::arg("threads"))
+      .def(
+          "add_matrix",
+          [](Network<T>& network, const Weights& weights, const Biases& bias, int copies, const Optional& factor,
+             const Optional& power, const Rounding& rounding) {
+            const int channels = static_cast<int>(weights.shape(0)), depth = static_cast<int>(weights.shape(1));
+            return network.add_matrix(weights.data(), bias.data(), channels, depth / copies, copies,
+                                      factors(factor, power), rounding);
+          },
+          nb::arg("weights"), nb::arg("bias"), nb::arg("copies") = 1, nb::arg("factor") = nb::none(),
+          nb::arg("power") = nb::none(), nb::arg("rounding") = Rounding())
+      .def(
+          "add_depthwise",
+          [](Network<T>& network, const Weights& weights, const Biases& bias, int copies, const Optional& factor,
+             const Optional& power, const Rounding& rounding) {
+            return network.add_depthwise(weights.data(), bias.data(), static_cast<int>(bias.shape(0)), copies,
+                                         factors(factor, power), rounding);
+          },
+          nb::arg("weights"), nb::arg("bias"), nb::arg("copies") = 1, nb::arg("factor") = nb::none(),
+          nb::arg("power") = nb::none(), nb::arg("rounding") = Rounding())
+      .def_prop_ro("panel_channels",
+                   [](const Network<T>& network) { return network.kernels().lanes * network.kernels().panel_vectors; })
+      .def_prop_ro("weight_bytes", &Network<T>::weight_bytes)
+      .def("set_pixel_padding", &Network<T>::set_pixel_padding)
+      .def("plan", &Network<T>::plan)
+      .def(
+          "run_pixels",
+          [](Network<T>& network, const Plan& plan, const Pixels& images, const Answer& answer,
+             const std::optional<Seconds>& seconds) {
+            run(network, plan, {images.data(), nullptr, static_cast<int>(images.shape(0))}, answer, seconds);
+          },
+          nb::arg("plan"), nb::arg("images"), nb::arg("answer"), nb::arg("seconds") = nb::none(),
+          "`seconds`: a number for each step of the plan, to which its time is added.");
 }
 
 }  // namespace
@@ -54,8 +105,9 @@ void run(Network& network, const Plan& plan, const mobilenetv2::Images& images, 
 NB_MODULE(_native, module) {
   module.def("instruction_sets", &mobilenetv2::instruction_sets,
              "Names of the instruction sets that this processor offers, widest last; [] where only scalar code runs.");
-  module.def("kernel_names", &kernel_names,
+  module.def("kernel_names", &kernel_names<float>,
              "Instruction sets that there are kernels for and that run here, best last.");
+  module.def("byte_kernel_names", &kernel_names<std::uint8_t>, "The same for integer networks.");
   module.def("fma_rate", &fma_rate, nb::arg("isa"),
              "float32 multiply-adds a second that the kernels' vectors of an instruction set reach on one core, in "
              "registers alone. \"scalar\" is what the compiler makes of plain code.");
@@ -63,6 +115,18 @@ NB_MODULE(_native, module) {
   module.attr("IMAGE") = mobilenetv2::IMAGE;
   module.attr("ANSWER") = mobilenetv2::ANSWER;
 
+  nb::class_<Rounding>(module, "Rounding")
+      .def(nb::init<>())
+      .def_rw("zero", &Rounding::zero)
+      .def_rw("input_zero", &Rounding::input_zero)
+      .def_rw("low", &Rounding::low)
+      .def_rw("high", &Rounding::high)
+      .def_rw("product_low", &Rounding::product_low)
+      .def_rw("product_high", &Rounding::product_high)
+      .def_rw("product_factor", &Rounding::product_factor)
+      .def_rw("shortcut_zero", &Rounding::shortcut_zero)
+      .def_rw("shortcut_factor", &Rounding::shortcut_factor)
+      .def_rw("real_factor", &Rounding::real_factor);
   nb::class_<Stage>(module, "Stage")
       .def(nb::init<>())
       .def_rw("in_height", &Stage::in_height)
@@ -100,42 +164,24 @@ NB_MODULE(_native, module) {
       .def_rw("matrix", &Step::matrix)
       .def_rw("low", &Step::low)
       .def_rw("high", &Step::high)
+      .def_rw("rounding", &Step::rounding)
+      .def_rw("mean_factor", &Step::mean_factor)
+      .def_rw("mean_power", &Step::mean_power)
+      .def_rw("in_channels", &Step::in_channels)
       .def_rw("in_height", &Step::in_height)
       .def_rw("in_width", &Step::in_width)
       .def_rw("out_height", &Step::out_height)
       .def_rw("out_width", &Step::out_width)
       .def_rw("out_channels", &Step::out_channels)
       .def_rw("top", &Step::top);
-  nb::class_<Plan>(module, "Plan").def("floats", &Plan::floats, nb::arg("images"));
-  nb::class_<Network>(module, "Network")
-      .def(nb::init<const std::string&, int>(), nb::arg("isa"), nb::arg("threads"))
-      .def("add_matrix",
-           [](Network& network, const Table& weights, const Vector& bias) {
-             return network.add_matrix(weights.data(), bias.data(), static_cast<int>(weights.shape(0)),
-                                       static_cast<int>(weights.shape(1)));
-           })
-      .def("add_depthwise",
-           [](Network& network, const Table& weights, const Vector& bias) {
-             return network.add_depthwise(weights.data(), bias.data(), static_cast<int>(weights.shape(1)));
-           })
-      .def_prop_ro("panel_channels",
-                   [](const Network& network) { return network.kernels().lanes * network.kernels().panel_vectors; })
-      .def_prop_ro("weight_bytes", &Network::weight_bytes)
-      .def("set_pixel_padding", &Network::set_pixel_padding)
-      .def("plan", &Network::plan)
-      .def(
-          "run_pixels",
-          [](Network& network, const Plan& plan, const Pixels& images, const Answer& answer,
-             const std::optional<Seconds>& seconds) {
-            run(network, plan, {images.data(), nullptr, static_cast<int>(images.shape(0))}, answer, seconds);
-          },
-          nb::arg("plan"), nb::arg("images"), nb::arg("answer"), nb::arg("seconds") = nb::none(),
-          "`seconds`: a number for each step of the plan, to which its time is added.")
+  nb::class_<Plan>(module, "Plan").def("size", &Plan::size, nb::arg("images"));
+  bind_network<float>(module, "Network")
       .def(
           "run_values",
-          [](Network& network, const Plan& plan, const Values& images, const Answer& answer,
+          [](Network<float>& network, const Plan& plan, const Values& images, const Answer& answer,
              const std::optional<Seconds>& seconds) {
             run(network, plan, {nullptr, images.data(), static_cast<int>(images.shape(0))}, answer, seconds);
           },
           nb::arg("plan"), nb::arg("images"), nb::arg("answer"), nb::arg("seconds") = nb::none());
+  bind_network<std::uint8_t>(module, "ByteNetwork");
 }

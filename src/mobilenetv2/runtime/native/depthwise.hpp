@@ -21,7 +21,7 @@ struct Row {
 // COUNT outputs side by side from x on. With STRIDE 1 and 2 neighbours share the columns that they read; STRIDE 0 is
 // any stride and dilation. Where EDGE, columns may lie outside the picture.
 template <int COUNT, int STRIDE, bool EDGE>
-inline void outputs(const Depthwise& job, const Row& row, int x) {
+inline void outputs(const Depthwise<float>& job, const Row& row, int x) {
   constexpr int SPACING = STRIDE > 0 ? STRIDE : 3;  // taps of neighbours, counted in columns read
   const int first = x * job.stride - job.left;
   const float* in[3];
@@ -47,7 +47,7 @@ inline void outputs(const Depthwise& job, const Row& row, int x) {
 
 // All rows of LANES channels, which begin at `lane` of a block.
 template <int STRIDE>
-MNV2_NOINLINE void depthwise_channels(const Depthwise& job, int block, int lane) {
+MNV2_NOINLINE void depthwise_channels(const Depthwise<float>& job, int block, int lane) {
   const int reach = (OUTPUTS - 1) * job.stride + 2 * job.dilation;  // of OUTPUTS, from their first column to the last
   const std::ptrdiff_t offset = block * job.in_block + lane;
   const float* const weights = job.weights + block * BLOCK + lane;
@@ -92,7 +92,7 @@ MNV2_NOINLINE void depthwise_channels(const Depthwise& job, int block, int lane)
   }
 }
 
-void depthwise(const Depthwise& job) {
+void depthwise(const Depthwise<float>& job) {
   for (int block = 0; block < job.blocks; block++) {
     for (int lane = 0; lane < BLOCK; lane += LANES) {
       if (job.dilation == 1 && job.stride == 1) {

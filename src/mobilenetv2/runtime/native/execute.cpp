@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <chrono>
+#include <cmath>
 #include <cstring>
 
 namespace mobilenetv2 {
@@ -13,23 +14,27 @@ constexpr int PART_PIXELS = 16;                        // a part of a product ha
 
 int pixels_of(const Step& step) { return step.in_height * step.in_width; }
 
-void run_matmul(const Run& run, const Step& step) {
-  const Matrix& matrix = run.network.matrix(step.matrix);
-  parallel_matmul(run, matrix,
-                  dense_matmul(matrix, run.tensor(step.inputs[0]), pixels_of(step) * run.images.count,
-                               run.tensor(step.output), step.low, step.high));
+template <class T>
+void run_matmul(const Run<T>& run, const Step& step) {
+  const Matrix<T>& matrix = run.network.matrix(step.matrix);
+  Matmul<T> job = dense_matmul(matrix, run.tensor(step.inputs[0]), step.in_channels, pixels_of(step) * run.images.count,
+                               run.tensor(step.output), step.low, step.high);
+  if constexpr (sizeof(T) == 1) {
+    if (step.output == ANSWER) job.requantize.real = run.answer;
+  }
+  parallel_matmul(run, matrix, job);
 }
 
-void run_add(const Run& run, const Step& step) {
+void run_add(const Run<float>& run, const Step& step) {
   const std::ptrdiff_t count = static_cast<std::ptrdiff_t>(pixels_of(step)) * step.out_channels;
   const float *a = run.tensor(step.inputs[0]), *b = run.tensor(step.inputs[1]);
   float* const out = run.tensor(step.output);
   run.pool->parallel(run.images.count, [&](int picture, int) {
-    run.network.kernels().add(a + picture * count, b + picture * count, out + picture * count, count);
+    for (std::ptrdiff_t i = picture * count; i < (picture + 1) * count; i++) out[i] = a[i] + b[i];
   });
 }
 
-void run_concat(const Run& run, const Step& step) {
+void run_concat(const Run<float>& run, const Step& step) {
   float* const out = run.tensor(step.output);
   std::ptrdiff_t channel = 0;
   for (std::size_t i = 0; i < step.inputs.size(); i++) {
@@ -43,18 +48,44 @@ void run_concat(const Run& run, const Step& step) {
   }
 }
 
-void run_mean(const Run& run, const Step& step) {
+// The mean of a channel from its sum over `pixels` pixels.
+float finished_mean(const Step&, float sum, int pixels) { return sum * (1.0f / static_cast<float>(pixels)); }
+
+// Of bytes: (sum - pixels * input zero) * factor to the nearest even, or with a power as Requantize says, in doubles.
+std::uint8_t finished_mean(const Step& step, std::int32_t sum, int pixels) {
+  const Rounding& to = step.rounding;
+  double value = (static_cast<double>(sum) - static_cast<double>(pixels) * to.input_zero) * step.mean_factor;
+  if (step.mean_power > 0) {
+    value = std::nearbyint(value) * step.mean_power;
+    value = std::trunc(value + std::copysign(0.5, value));
+  }
+  value = std::nearbyint(std::clamp(value, static_cast<double>(to.low), static_cast<double>(to.high)));
+  return static_cast<std::uint8_t>(static_cast<int>(value) + to.zero);
+}
+
+template <class T>
+void run_mean(const Run<T>& run, const Step& step) {
   constexpr int PART_CHANNELS = 256;
   const int channels = step.out_channels, parts = (channels + PART_CHANNELS - 1) / PART_CHANNELS;
-  const float* const in = run.tensor(step.inputs[0]);
-  float* const out = run.tensor(step.output);
+  const T* const in = run.tensor(step.inputs[0]);
+  T* const out = run.tensor(step.output);
   const std::ptrdiff_t count = static_cast<std::ptrdiff_t>(pixels_of(step)) * channels;
   run.pool->parallel(run.images.count * parts, [&](int task, int) {
     const int picture = task / parts, from = task % parts * PART_CHANNELS;
-    run.network.kernels().mean(in + picture * count + from, pixels_of(step), channels,
-                               std::min(PART_CHANNELS, channels - from),
-                               out + static_cast<std::ptrdiff_t>(picture) * channels + from);
+    const int width = std::min(PART_CHANNELS, channels - from);
+    typename Types<T>::Sum sums[PART_CHANNELS];
+    run.network.kernels().sum(in + picture * count + from, pixels_of(step), channels, width, sums);
+    T* const to = out + static_cast<std::ptrdiff_t>(picture) * channels + from;
+    for (int c = 0; c < width; c++) to[c] = finished_mean(step, sums[c], pixels_of(step));
   });
+}
+
+void run_real(const Run<std::uint8_t>& run, const Step& step) {
+  const std::uint8_t* const in = run.tensor(step.inputs[0]);
+  const std::ptrdiff_t count = static_cast<std::ptrdiff_t>(pixels_of(step)) * step.out_channels * run.images.count;
+  for (std::ptrdiff_t i = 0; i < count; i++) {
+    run.answer[i] = static_cast<float>(in[i] - step.rounding.input_zero) * step.rounding.real_factor;
+  }
 }
 
 // Where output i of `size` lies among `have` inputs whose corner centres are aligned with its own.
@@ -70,7 +101,7 @@ struct Place {
   }
 };
 
-void run_resize(const Run& run, const Step& step) {
+void run_resize(const Run<float>& run, const Step& step) {
   const std::ptrdiff_t channels = step.out_channels;
   const float* const in = run.tensor(step.inputs[0]);
   float* const out = run.tensor(step.output);
@@ -93,60 +124,72 @@ void run_resize(const Run& run, const Step& step) {
   });
 }
 
-void execute_step(const Run& run, const Step& step) {
+template <class T>
+void execute_step(const Run<T>& run, const Step& step) {
   if (step.kind == "rows") {
     run_rows(run, step);
   } else if (step.kind == "plane") {
     run_plane(run, step);
   } else if (step.kind == "matmul") {
     run_matmul(run, step);
+  } else if (step.kind == "mean") {
+    run_mean(run, step);
+  } else if constexpr (sizeof(T) == 1) {
+    run_real(run, step);
   } else if (step.kind == "add") {
     run_add(run, step);
   } else if (step.kind == "concat") {
     run_concat(run, step);
-  } else if (step.kind == "mean") {
-    run_mean(run, step);
   } else {
     run_resize(run, step);
   }
 }
 
-}  // namespace
-
-std::size_t scratch_floats(const Network& network, const Step& step) {
-  if (step.kind == "rows") return rows_scratch_floats(step);
-  return step.kind == "plane" ? plane_scratch_floats(network, step) : 0;
+// Lines of weights up to the end of `panel`, counted from the matrix's first.
+template <class T>
+std::size_t lines_up_to(const Matrix<T>& matrix, const Panel& panel, int lanes) {
+  const std::ptrdiff_t size = static_cast<std::ptrdiff_t>(panel.vectors) * lanes * matrix.depth * matrix.copies;
+  return static_cast<std::size_t>(panel.weights + size) * sizeof(typename Types<T>::Weight) / LINE_BYTES;
 }
 
-void Ahead::fetch(const Matrix& matrix, Matmul& job) {
+}  // namespace
+
+template <class T>
+std::size_t scratch_size(const Network<T>& network, const Step& step) {
+  if (step.kind == "rows") return rows_scratch_size<T>(step);
+  return step.kind == "plane" ? plane_scratch_size(network, step) : 0;
+}
+
+template <class T>
+void Ahead<T>::fetch(const Matrix<T>& matrix, Matmul<T>& job) {
   if (job.pixels > AHEAD_PIXELS) return;
-  const std::vector<Matrix>& all = network_.matrices();
-  const Panel& last = job.panels[job.panel_count - 1];
-  const std::size_t used = static_cast<std::size_t>(last.weights) / BLOCK +
-                           static_cast<std::size_t>(last.vectors * network_.kernels().lanes * matrix.depth) / BLOCK;
+  constexpr std::size_t STEP = sizeof(T) == 1 ? 4 : 1;  // of the depth, in which a line is fetched
+  const std::vector<Matrix<T>>& all = network_.matrices();
+  const std::size_t used = lines_up_to(matrix, job.panels[job.panel_count - 1], network_.kernels().lanes);
   const std::size_t here = matrix.begin + used;
   if (all[matrix_].begin + line_ < here) {
     matrix_ = static_cast<std::size_t>(&matrix - all.data());
     line_ = used;
   }
-  if (line_ == all[matrix_].weights.size() / BLOCK) {
+  if (line_ >= all[matrix_].lines()) {
     if (matrix_ + 1 == all.size()) return;
     matrix_++;
     line_ = 0;
   }
-  const Matrix& next = all[matrix_];
+  const Matrix<T>& next = all[matrix_];
   const std::size_t room = here + AHEAD_LINES - std::min(here + AHEAD_LINES, next.begin + line_);
   const std::size_t time = static_cast<std::size_t>(job.pixels / network_.kernels().tile_rows * job.panel_count) *
-                           static_cast<std::size_t>(matrix.depth);
-  job.ahead = next.weights.data() + line_ * BLOCK;
-  job.ahead_lines = static_cast<int>(std::min({room, time, next.weights.size() / BLOCK - line_}));
+                           static_cast<std::size_t>(matrix.depth * matrix.copies) / STEP;
+  job.ahead = next.weights.data() + line_ * LINE_BYTES / sizeof(typename Types<T>::Weight);
+  job.ahead_lines = static_cast<int>(std::min({room, time, next.lines() - line_}));
   line_ += static_cast<std::size_t>(job.ahead_lines);
 }
 
-void execute(Run& run) {
+template <class T>
+void execute(Run<T>& run) {
   for (std::size_t i = 0; i < run.plan.steps.size(); i++) {
     run.scratch = run.workspace + run.plan.steps[i].top * run.images.count;
-    run.scratch_floats = run.plan.steps[i].scratch;
+    run.scratch_size = run.plan.steps[i].scratch;
     const auto begin = std::chrono::steady_clock::now();
     execute_step(run, run.plan.steps[i]);
     const std::chrono::duration<double> taken = std::chrono::steady_clock::now() - begin;
@@ -154,11 +197,23 @@ void execute(Run& run) {
   }
 }
 
-Matmul dense_matmul(const Matrix& matrix, const float* in, int pixels, float* out, float low, float high) {
-  Matmul job{};
+// Puts into a job what a layer of integers carries with it.
+template <class Job, class Packed>
+void set_rounding(Job& job, const Packed& packed) {
+  const Rounding& from = packed.rounding;
+  job.low = from.low;
+  job.high = from.high;
+  job.requantize = {
+      packed.factor.data(), packed.power.data(),  from.zero, from.product_low, from.product_high, from.product_factor,
+      from.shortcut_zero,   from.shortcut_factor, nullptr,   from.real_factor};
+}
+
+template <class T>
+Matmul<T> dense_matmul(const Matrix<T>& matrix, const T* in, int channels, int pixels, T* out, float low, float high) {
+  Matmul<T> job{};
   job.in = in;
-  job.in_pixel = matrix.depth;
-  job.row_count = 1;
+  job.in_pixel = channels;
+  job.row_count = matrix.copies;
   job.segment_count = 1;
   job.depth = matrix.depth;
   job.pixels = pixels;
@@ -173,29 +228,32 @@ Matmul dense_matmul(const Matrix& matrix, const float* in, int pixels, float* ou
   job.out_block = BLOCK;
   job.low = low;
   job.high = high;
+  if constexpr (sizeof(T) == 1) set_rounding(job, matrix);
   return job;
 }
 
-Matmul blocked_matmul(const Matrix& matrix, const float* in, std::ptrdiff_t in_block, int pixels, float low,
-                      float high) {
-  Matmul job = dense_matmul(matrix, in, pixels, nullptr, low, high);
-  job.in_pixel = BLOCK;
+template <class T>
+Matmul<T> blocked_matmul(const Matrix<T>& matrix, const T* in, std::ptrdiff_t in_block, int pixels, float low,
+                         float high) {
+  Matmul<T> job = dense_matmul(matrix, in, BLOCK, pixels, static_cast<T*>(nullptr), low, high);
   job.in_segment = in_block;
   job.segment_count = matrix.depth / BLOCK;
   job.depth = BLOCK;
   return job;
 }
 
-void parallel_matmul(const Run& run, const Matrix& matrix, const Matmul& job) {
+template <class T>
+void parallel_matmul(const Run<T>& run, const Matrix<T>& matrix, const Matmul<T>& job) {
   const int threads = run.pool->threads();
   const int parts = std::clamp(job.pixels / PART_PIXELS, 1, threads);
   run.pool->parallel(parts * job.panel_count, [&](int task, int slot) {
     const int part = task % parts;
     const auto edge = [&](int i) { return static_cast<std::ptrdiff_t>(job.pixels) * i / parts; };
-    Matmul piece = job;
+    Matmul<T> piece = job;
     piece.in += edge(part) * job.in_pixel;
-    piece.out += edge(part) * job.out_pixel;
+    if (job.out) piece.out += edge(part) * job.out_pixel;
     if (job.shortcut) piece.shortcut += edge(part) * job.shortcut_pixel;
+    if (job.requantize.real) piece.requantize.real += edge(part) * job.out_pixel;
     piece.pixels = static_cast<int>(edge(part + 1) - edge(part));
     piece.panels = job.panels + task / parts;
     piece.panel_count = 1;
@@ -204,8 +262,9 @@ void parallel_matmul(const Run& run, const Matrix& matrix, const Matmul& job) {
   });
 }
 
-Depthwise depthwise_job(const DepthwiseWeights& weights, const Stage& stage) {
-  Depthwise job{};
+template <class T>
+Depthwise<T> depthwise_job(const DepthwiseWeights<T>& weights, const Stage& stage) {
+  Depthwise<T> job{};
   job.in_width = stage.in_width;
   job.out_width = stage.out_width;
   job.stride = stage.stride;
@@ -214,10 +273,25 @@ Depthwise depthwise_job(const DepthwiseWeights& weights, const Stage& stage) {
   job.blocks = weights.channels / BLOCK;
   job.weights = weights.weights.data();
   job.weight_row = weights.channels;
+  job.weight_block = sizeof(T) == 1 ? 12 * BLOCK * weights.copies : BLOCK;
   job.bias = weights.bias.data();
   job.low = stage.wide_low;
   job.high = stage.wide_high;
+  job.copies = weights.copies;
+  job.zero = weights.rounding.input_zero;
+  if constexpr (sizeof(T) == 1) set_rounding(job, weights);
   return job;
 }
+
+#define MNV2_INSTANTIATE(T)                                                                            \
+  template std::size_t scratch_size<T>(const Network<T>&, const Step&);                                \
+  template void execute<T>(Run<T>&);                                                                   \
+  template class Ahead<T>;                                                                             \
+  template Matmul<T> dense_matmul<T>(const Matrix<T>&, const T*, int, int, T*, float, float);          \
+  template Matmul<T> blocked_matmul<T>(const Matrix<T>&, const T*, std::ptrdiff_t, int, float, float); \
+  template void parallel_matmul<T>(const Run<T>&, const Matrix<T>&, const Matmul<T>&);                 \
+  template Depthwise<T> depthwise_job<T>(const DepthwiseWeights<T>&, const Stage&);
+MNV2_INSTANTIATE(float)
+MNV2_INSTANTIATE(std::uint8_t)
 
 }  // namespace mobilenetv2

@@ -1,5 +1,9 @@
-// The kernels' jobs, and the table of kernels that each instruction set fills. Plain data only: this header is compiled
-// with every target's flags, so a function defined here could end up with instructions that the processor lacks.
+// The kernels' jobs, and the tables of kernels that each instruction set fills. Plain data only: this header is
+// compiled with every target's flags, so a function defined here could end up with instructions that the processor
+// lacks.
+//
+// Jobs are for float, or for uint8: activations of a byte, weights of a signed byte, sums of 32 bits that become bytes
+// again (Requantize).
 #pragma once
 
 #include <cstddef>
@@ -7,86 +11,124 @@
 
 namespace mobilenetv2 {
 
-// Channels that lie together in a blocked tensor, and floats of a cache line. A blocked tensor keeps BLOCK channels of
-// all its pixels, then the next BLOCK; a dense one keeps all channels of a pixel. Either is a pixel stride and a block
-// stride: channel c of pixel p lies at p * pixel + c / BLOCK * block + c % BLOCK, with BLOCK for `block` if dense.
+template <class T>
+struct Types;
+template <>
+struct Types<float> {
+  using Weight = float;
+  using Sum = float;
+};
+template <>
+struct Types<std::uint8_t> {
+  using Weight = std::int8_t;
+  using Sum = std::int32_t;
+};
+
+// Channels that lie together in a blocked tensor. A blocked tensor keeps BLOCK channels of all its pixels, then the
+// next BLOCK; a dense one keeps all channels of a pixel. Either is a pixel stride and a block stride: channel c of
+// pixel p lies at p * pixel + c / BLOCK * block + c % BLOCK, with BLOCK for `block` if dense.
 constexpr int BLOCK = 16;
 
 // Some neighbouring output vectors of a packed matrix: `vectors` from output `channel` on, whose weights begin
-// `weights` floats into the packed array as depth x vectors x lanes.
+// `weights` into the packed array as depth x vectors x lanes, of bytes as depth / 4 x vectors x lanes x 4.
 struct Panel {
   int channel;
   int vectors;
   std::ptrdiff_t weights;
 };
 
+// How a sum of integers becomes a byte: times the channel's factor, plus the shortcut, between the job's low and high,
+// to the nearest even, plus `zero`. Where there are powers, sums are rounded as TensorFlow Lite's reference kernels do:
+// the product to the nearest even, times the power of two, halves away from zero; a shortcut is then added to that,
+// itself limited and rescaled. No step is fused, so that all targets give the same bytes.
+struct Requantize {
+  const float* factor;  // a channel of the matrix
+  const float* power;   // or null
+  int zero;
+  float product_low, product_high, product_factor;  // with powers and a shortcut
+  int shortcut_zero;
+  float shortcut_factor;
+  float* real;  // if not null, what the result goes to instead, as a float times real_factor
+  float real_factor;
+};
+
 // out[p][c] = clamp(bias[c] + sum over rows r, segments s, depth k of
 //                   in[p * in_pixel + r * in_row + s * in_segment + k] * weight) + shortcut
 // for each of `pixels` pixels and the channels of `panels`. A 1x1 convolution has one segment, over a blocked tensor
 // one a block; a 3x3 convolution over padded rows has three rows, of three segments if dilated. Each sum runs in the
-// order of the weights, whatever the tiles, so that results do not depend on how the work was cut.
+// order of the weights, whatever the tiles, so that results do not depend on how the work was cut. Weights that fill
+// more than a signed byte are two matrices over the same input: two rows or segments that begin at one place.
+template <class T>
 struct Matmul {
-  const float* in;
+  const T* in;
   std::ptrdiff_t in_pixel;
   std::ptrdiff_t in_row, in_segment;
   int row_count, segment_count;
-  int depth;  // of a segment
+  int depth;  // of a segment; of bytes, a multiple of 4
   int pixels;
   const Panel* panels;
   int panel_count;
-  const float* weights;
-  const float* bias;      // whole vectors
-  int channels;           // stores stop there
-  const float* shortcut;  // dense; null if none. May be `out`
+  const typename Types<T>::Weight* weights;
+  const typename Types<T>::Sum* bias;  // whole vectors
+  int channels;                        // stores stop there
+  const T* shortcut;                   // dense; null if none. May be `out`
   std::ptrdiff_t shortcut_pixel;
-  float* out;
+  T* out;
   std::ptrdiff_t out_pixel, out_block;
   int out_channel;  // the channel that `out` points to
   float low, high;
-  const float* ahead;  // weights that come next: `ahead_lines` cache lines to fetch meanwhile
+  const typename Types<T>::Weight* ahead;  // weights that come next: `ahead_lines` cache lines to fetch meanwhile
   int ahead_lines;
+  Requantize requantize;  // of bytes
 };
 
 // 3x3 depthwise convolution of output rows, blocked tensors on both sides. Tap i of output row r reads
 // rows[r * stride + i * dilation], null where that row lies outside the picture; at least one row of the three exists.
+// Weights of float: 9 x weight_row. Of bytes: a block is `copies` x 3 columns x BLOCK x 4, the last being the taps of
+// the three rows and a zero.
+template <class T>
 struct Depthwise {
-  const float* const* rows;  // their first block
+  const T* const* rows;  // their first block
   std::ptrdiff_t in_block;
   int in_width;
   int out_rows, out_width;
   int stride, dilation, left;  // left: columns of padding
   int blocks;
-  const float* weights;  // 9 x weight_row, beginning at the first channel
-  std::ptrdiff_t weight_row;
-  const float* bias;
-  float* out;
+  const typename Types<T>::Weight* weights;  // beginning at the first block
+  std::ptrdiff_t weight_row, weight_block;
+  const typename Types<T>::Sum* bias;
+  T* out;
   std::ptrdiff_t out_block;
   float low, high;
+  int copies;             // of bytes
+  int zero;               // what a pixel outside the picture counts as
+  Requantize requantize;  // of bytes
 };
 
 constexpr int FMA_CHAINS = 12;  // enough to hide the latency of two units, and few enough for 16 registers
 
+template <class T>
 struct Kernels {
   const char* isa;
   int lanes;
   int panel_vectors;  // widest panel
   int tile_rows;      // pixels at once with that
-  void (*matmul)(const Matmul&);
-  void (*depthwise)(const Depthwise&);
-  void (*add)(const float* a, const float* b, float* out, std::ptrdiff_t count);
-  // Mean over `pixels` pixels, `stride` floats apart, of `channels` channels.
-  void (*mean)(const float* in, int pixels, std::ptrdiff_t stride, int channels, float* out);
+  void (*matmul)(const Matmul<T>&);
+  void (*depthwise)(const Depthwise<T>&);
+  // Sums over `pixels` pixels, `stride` apart, of `channels` channels.
+  void (*sum)(const T* in, int pixels, std::ptrdiff_t stride, int channels, typename Types<T>::Sum* out);
   // `rounds` multiply-adds in every lane of FMA_CHAINS vectors, each chain on its own; returns a number that all of
   // them went into.
   float (*fma_chains)(int rounds, float factor);
 };
 
-// The table of an instruction set by name; null if this build or this processor lacks it.
-const Kernels* find_kernels(const char* isa);
+// The table of an instruction set by name; null if this build or this processor lacks it, or has no kernels of its own.
+template <class T>
+const Kernels<T>* find_kernels(const char* isa);
 
-// The last two exist only in builds with MNV2_X86.
-extern const Kernels* const scalar_kernels;
-extern const Kernels* const avx2_kernels;
-extern const Kernels* const avx512_kernels;
+// All but the scalar ones exist only in builds with MNV2_X86.
+extern const Kernels<float> scalar_kernels, avx2_kernels, avx512_kernels;
+extern const Kernels<std::uint8_t> scalar_byte_kernels, avx2_byte_kernels, avxvnni_byte_kernels, avx512_byte_kernels,
+    avx512vnni_byte_kernels;
 
 }  // namespace mobilenetv2

@@ -1,8 +1,12 @@
-// All kernels of one target. A target's file defines MNV2_NAME, MNV2_NAMESPACE and MNV2_TABLE, and MNV2_TARGET_* unless
-// scalar, and includes this. Nothing of the standard library is used in kernels: targets would share its templates.
+// All kernels of one target. A target's file defines MNV2_NAMESPACE, MNV2_TARGET_* unless scalar, the names and tables
+// of what it has, MNV2_NAME and MNV2_TABLE for float, MNV2_BYTE_NAME and MNV2_BYTE_TABLE for uint8, and includes this.
+// Nothing of the standard library is used in kernels: targets would share its templates.
 #pragma once
 
+#if defined(MNV2_TABLE)
 #include "depthwise.hpp"
+#endif
+#include "integer_depthwise.hpp"
 #include "kernels.hpp"
 #include "matmul.hpp"
 #include "simd.hpp"
@@ -11,19 +15,27 @@ namespace mobilenetv2 {
 namespace MNV2_NAMESPACE {
 namespace {
 
-void add_arrays(const float* a, const float* b, float* out, std::ptrdiff_t count) {
-  std::ptrdiff_t i = 0;
-  for (; i + LANES <= count; i += LANES) store(out + i, add(load(a + i), load(b + i)));
-  for (; i < count; i++) out[i] = a[i] + b[i];
+void matmul_bytes(const Matmul<std::uint8_t>& job) { run_panels(job); }
+
+void sum_bytes(const std::uint8_t* in, int pixels, std::ptrdiff_t stride, int channels, std::int32_t* out) {
+  for (int channel = 0; channel < channels; channel += LANES) {
+    const int count = channels - channel < LANES ? channels - channel : LANES;
+    Ints sum = splat_ints(0);
+    for (int p = 0; p < pixels; p++) sum = add_ints(sum, load_byte_ints(in + p * stride + channel, count));
+    store_some_ints(out + channel, sum, count);
+  }
 }
 
-void mean(const float* in, int pixels, std::ptrdiff_t stride, int channels, float* out) {
-  const Vec share = splat(1.0f / static_cast<float>(pixels));
+#if defined(MNV2_TABLE)
+
+void matmul(const Matmul<float>& job) { run_panels(job); }
+
+void sum(const float* in, int pixels, std::ptrdiff_t stride, int channels, float* out) {
   for (int channel = 0; channel < channels; channel += LANES) {
     const int count = channels - channel < LANES ? channels - channel : LANES;
     Vec sum = zero();
     for (int p = 0; p < pixels; p++) sum = add(sum, load_some(in + p * stride + channel, count));
-    store_some(out + channel, mul(sum, share), count);
+    store_some(out + channel, sum, count);
   }
 }
 
@@ -40,12 +52,28 @@ float fma_chains(int rounds, float factor) {
   return lanes[0];
 }
 
-const Kernels table = {MNV2_NAME,  LANES, PANEL_VECTORS, tile_rows(PANEL_VECTORS), matmul, depthwise,
-                       add_arrays, mean,  fma_chains};
+#endif
 
 }  // namespace
 }  // namespace MNV2_NAMESPACE
 
-const Kernels* const MNV2_TABLE = &MNV2_NAMESPACE::table;
+#if defined(MNV2_TABLE)
+const Kernels<float> MNV2_TABLE = {MNV2_NAME,
+                                   MNV2_NAMESPACE::LANES,
+                                   MNV2_NAMESPACE::PANEL_VECTORS,
+                                   MNV2_NAMESPACE::tile_rows(MNV2_NAMESPACE::PANEL_VECTORS),
+                                   MNV2_NAMESPACE::matmul,
+                                   MNV2_NAMESPACE::depthwise,
+                                   MNV2_NAMESPACE::sum,
+                                   MNV2_NAMESPACE::fma_chains};
+#endif
+const Kernels<std::uint8_t> MNV2_BYTE_TABLE = {MNV2_BYTE_NAME,
+                                               MNV2_NAMESPACE::LANES,
+                                               MNV2_NAMESPACE::PANEL_VECTORS,
+                                               MNV2_NAMESPACE::tile_rows(MNV2_NAMESPACE::PANEL_VECTORS),
+                                               MNV2_NAMESPACE::matmul_bytes,
+                                               MNV2_NAMESPACE::depthwise,
+                                               MNV2_NAMESPACE::sum_bytes,
+                                               nullptr};
 
 }  // namespace mobilenetv2

@@ -1,6 +1,8 @@
-// The matrix product over pixels x output vectors, for the target that MNV2_NAMESPACE names.
+// The matrix product over pixels x output vectors, for the target that MNV2_NAMESPACE names: the tile over floats, and
+// what runs tiles of either kind.
 #pragma once
 
+#include "integer_matmul.hpp"
 #include "kernels.hpp"
 #include "simd.hpp"
 
@@ -12,7 +14,7 @@ namespace {
 // GCC runs out of registers and keeps weights or sums on the stack.
 // AHEAD: a line of `ahead` is fetched with each step of the depth.
 template <int ROWS, int VECTORS, bool AHEAD>
-MNV2_NOINLINE void tile(const Matmul& job, const Panel& panel, int from, const float* ahead) {
+MNV2_NOINLINE void tile(const Matmul<float>& job, const Panel& panel, int from, const float* ahead) {
   Vec sum[ROWS][VECTORS];
   MNV2_UNROLL for (int j = 0; j < VECTORS; j++) {
     const Vec start = load(job.bias + panel.channel + j * LANES);
@@ -67,8 +69,8 @@ MNV2_NOINLINE void tile(const Matmul& job, const Panel& panel, int from, const f
 }
 
 // The last pixels, fewer than a full tile.
-template <int ROWS, int VECTORS>
-inline void last_tile(const Matmul& job, const Panel& panel, int from) {
+template <int ROWS, int VECTORS, class T>
+inline void last_tile(const Matmul<T>& job, const Panel& panel, int from) {
   if constexpr (ROWS > 0) {
     if (job.pixels - from == ROWS) {
       tile<ROWS, VECTORS, false>(job, panel, from, nullptr);
@@ -78,37 +80,39 @@ inline void last_tile(const Matmul& job, const Panel& panel, int from) {
   }
 }
 
-// Returns how far the fetching of `ahead` has come.
-template <int VECTORS>
-inline const float* run_panel(const Matmul& job, const Panel& panel, const float* ahead) {
+// Returns how many lines of `ahead` have been fetched.
+template <int VECTORS, class T>
+inline int run_panel(const Matmul<T>& job, const Panel& panel, int fetched) {
   constexpr int ROWS = tile_rows(VECTORS);
-  const std::ptrdiff_t fetched = static_cast<std::ptrdiff_t>(job.row_count) * job.segment_count * job.depth * BLOCK;
-  const float* const end = job.ahead + static_cast<std::ptrdiff_t>(job.ahead_lines) * BLOCK;
+  constexpr int LINE = 64 / sizeof(T);
+  constexpr int STEP = sizeof(T) == 1 ? 4 : 1;  // of the depth, each of which fetches a line
+  const int lines = job.row_count * job.segment_count * job.depth / STEP;
   int from = 0;
-  for (; from + ROWS <= job.pixels && ahead + fetched <= end; from += ROWS, ahead += fetched) {
-    tile<ROWS, VECTORS, true>(job, panel, from, ahead);
+  for (; from + ROWS <= job.pixels && fetched + lines <= job.ahead_lines; from += ROWS, fetched += lines) {
+    tile<ROWS, VECTORS, true>(job, panel, from, job.ahead + static_cast<std::ptrdiff_t>(fetched) * LINE);
   }
   for (; from + ROWS <= job.pixels; from += ROWS) tile<ROWS, VECTORS, false>(job, panel, from, nullptr);
   last_tile<ROWS - 1, VECTORS>(job, panel, from);
-  return ahead;
+  return fetched;
 }
 
-void matmul(const Matmul& job) {
-  const float* ahead = job.ahead;
+template <class T>
+inline void run_panels(const Matmul<T>& job) {
+  int fetched = 0;
   for (int i = 0; i < job.panel_count; i++) {
     const Panel& panel = job.panels[i];
     switch (panel.vectors) {
       case 1:
-        ahead = run_panel<1>(job, panel, ahead);
+        fetched = run_panel<1>(job, panel, fetched);
         break;
       case 2:
-        ahead = run_panel<2>(job, panel, ahead);
+        fetched = run_panel<2>(job, panel, fetched);
         break;
       case 3:
-        if constexpr (PANEL_VECTORS >= 3) ahead = run_panel<3>(job, panel, ahead);
+        if constexpr (PANEL_VECTORS >= 3) fetched = run_panel<3>(job, panel, fetched);
         break;
       default:
-        if constexpr (PANEL_VECTORS >= 4) ahead = run_panel<4>(job, panel, ahead);
+        if constexpr (PANEL_VECTORS >= 4) fetched = run_panel<4>(job, panel, fetched);
     }
   }
 }

@@ -10,8 +10,7 @@
 namespace mobilenetv2 {
 namespace {
 
-constexpr std::size_t ALIGNMENT = 64;
-constexpr std::size_t KEPT_FLOATS = std::size_t{16} << 20;  // larger workspaces are freed after the call
+constexpr std::size_t KEPT_BYTES = std::size_t{64} << 20;  // larger workspaces are freed after the call
 
 // Vectors of the next panel: as wide as the target goes, but never leaving a lone vector after a wide panel.
 int next_panel(int vectors_left, int widest) {
@@ -19,63 +18,93 @@ int next_panel(int vectors_left, int widest) {
   return std::min(vectors_left, widest);
 }
 
-}  // namespace
-
-Buffer::Buffer(std::size_t floats) : bytes_(new unsigned char[floats * sizeof(float) + ALIGNMENT]), size_(floats) {
-  const std::size_t past = reinterpret_cast<std::uintptr_t>(bytes_.get()) % ALIGNMENT;
-  data_ = reinterpret_cast<float*>(bytes_.get() + (past ? ALIGNMENT - past : 0));
+// `count` numbers, then zeros up to `size`; nothing where there are none.
+template <class N>
+Buffer<N> padded(const N* numbers, std::size_t count, std::size_t size) {
+  if (!numbers) return {};
+  Buffer<N> found(size);
+  std::copy(numbers, numbers + count, found.data());
+  std::fill(found.data() + count, found.data() + size, N{});
+  return found;
 }
 
-Network::Network(const std::string& isa, int threads) : kernels_(find_kernels(isa.c_str())), threads_(threads) {
+template <class Packed>
+std::size_t bytes_of(const Packed& packed) {
+  return packed.weights.size() * sizeof(*packed.weights.data()) + packed.bias.size() * sizeof(*packed.bias.data()) +
+         (packed.factor.size() + packed.power.size()) * sizeof(float);
+}
+
+}  // namespace
+
+template <class T>
+Network<T>::Network(const std::string& isa, int threads) : kernels_(find_kernels<T>(isa.c_str())), threads_(threads) {
   if (!kernels_) throw std::invalid_argument("no instruction set " + isa);
   if (threads < 1) throw std::invalid_argument("no threads");
   if (threads > 1) pool_ = std::make_unique<Pool>(threads);
 }
 
-int Network::add_matrix(const float* weights, const float* bias, int channels, int depth) {
+template <class T>
+int Network<T>::add_matrix(const Weight* weights, const Sum* bias, int channels, int depth, int copies,
+                           const Factors& factors, const Rounding& rounding) {
+  constexpr int TOGETHER = sizeof(T) == 1 ? 4 : 1;  // steps of the depth in a lane
   const int lanes = kernels_->lanes;
   const int vectors = (channels + lanes - 1) / lanes;
-  Matrix matrix;
+  const std::size_t all = static_cast<std::size_t>(vectors) * static_cast<std::size_t>(lanes);
+  const std::size_t given = static_cast<std::size_t>(channels);
+  const int whole_depth = depth * copies;
+  Matrix<T> matrix;
   matrix.channels = channels;
   matrix.depth = depth;
-  matrix.bias = Buffer(static_cast<std::size_t>(vectors) * lanes);
-  matrix.weights = Buffer(matrix.bias.size() * static_cast<std::size_t>(depth));
-  for (int c = 0; c < vectors * lanes; c++) matrix.bias.data()[c] = c < channels ? bias[c] : 0.0f;
-  float* to = matrix.weights.data();
+  matrix.copies = copies;
+  matrix.bias = padded(bias, given, all);
+  matrix.factor = padded(factors.factor, given, all);
+  matrix.power = padded(factors.power, given, all);
+  matrix.rounding = rounding;
+  matrix.weights = Buffer<Weight>(all * static_cast<std::size_t>(whole_depth));
+  Weight* to = matrix.weights.data();
   for (int done = 0; done < vectors;) {
     const int width = next_panel(vectors - done, kernels_->panel_vectors);
     matrix.panels.push_back({done * lanes, width, to - matrix.weights.data()});
-    for (int k = 0; k < depth; k++) {
+    for (int k = 0; k < whole_depth; k += TOGETHER) {
       for (int c = done * lanes; c < (done + width) * lanes; c++) {
-        *to++ = c < channels ? weights[static_cast<std::ptrdiff_t>(c) * depth + k] : 0.0f;
+        for (int i = 0; i < TOGETHER; i++) {
+          *to++ = c < channels ? weights[static_cast<std::ptrdiff_t>(c) * whole_depth + k + i] : Weight{};
+        }
       }
     }
     done += width;
   }
-  if (!matrices_.empty()) matrix.begin = matrices_.back().begin + matrices_.back().weights.size() / BLOCK;
+  if (!matrices_.empty()) matrix.begin = matrices_.back().begin + matrices_.back().lines();
   matrices_.push_back(std::move(matrix));
   return static_cast<int>(matrices_.size()) - 1;
 }
 
-int Network::add_depthwise(const float* weights, const float* bias, int channels) {
-  DepthwiseWeights packed;
+template <class T>
+int Network<T>::add_depthwise(const Weight* weights, const Sum* bias, int channels, int copies, const Factors& factors,
+                              const Rounding& rounding) {
+  const std::size_t given = static_cast<std::size_t>(channels);
+  const std::size_t count = given * (sizeof(T) == 1 ? 12 * static_cast<std::size_t>(copies) : 9);
+  DepthwiseWeights<T> packed;
   packed.channels = channels;
-  packed.weights = Buffer(9 * static_cast<std::size_t>(channels));
-  packed.bias = Buffer(static_cast<std::size_t>(channels));
-  std::copy(weights, weights + packed.weights.size(), packed.weights.data());
-  std::copy(bias, bias + channels, packed.bias.data());
+  packed.copies = copies;
+  packed.weights = padded(weights, count, count);
+  packed.bias = padded(bias, given, given);
+  packed.factor = padded(factors.factor, given, given);
+  packed.power = padded(factors.power, given, given);
+  packed.rounding = rounding;
   depthwises_.push_back(std::move(packed));
   return static_cast<int>(depthwises_.size()) - 1;
 }
 
-std::size_t Network::weight_bytes() const {
-  std::size_t floats = 0;
-  for (const Matrix& matrix : matrices_) floats += matrix.weights.size() + matrix.bias.size();
-  for (const DepthwiseWeights& packed : depthwises_) floats += packed.weights.size() + packed.bias.size();
-  return floats * sizeof(float);
+template <class T>
+std::size_t Network<T>::weight_bytes() const {
+  std::size_t bytes = 0;
+  for (const Matrix<T>& matrix : matrices_) bytes += bytes_of(matrix);
+  for (const DepthwiseWeights<T>& packed : depthwises_) bytes += bytes_of(packed);
+  return bytes;
 }
 
-std::size_t Plan::floats(int images) const {
+std::size_t Plan::size(int images) const {
   std::size_t most = 0;
   for (const Step& step : steps) {
     most = std::max(most, static_cast<std::size_t>(step.top) * static_cast<std::size_t>(images) +
@@ -84,19 +113,21 @@ std::size_t Plan::floats(int images) const {
   return most;
 }
 
-std::shared_ptr<Plan> Network::plan(std::vector<Step> steps, int threads) const {
+template <class T>
+std::shared_ptr<Plan> Network<T>::plan(std::vector<Step> steps, int threads) const {
   auto plan = std::make_shared<Plan>();
   plan->threads = threads;
-  for (Step& step : steps) step.scratch = scratch_floats(*this, step);
+  for (Step& step : steps) step.scratch = scratch_size(*this, step);
   plan->steps = std::move(steps);
   return plan;
 }
 
-void Network::run(const Plan& plan, const Images& images, float* answer, double* seconds) {
-  Buffer workspace = take_workspace(plan.floats(images.count));
+template <class T>
+void Network<T>::run(const Plan& plan, const Images& images, float* answer, double* seconds) {
+  Buffer<T> workspace = take_workspace(plan.size(images.count));
   const FlushSubnormals flush;
-  std::vector<Ahead> ahead(static_cast<std::size_t>(plan.threads), Ahead(*this));
-  Run run{*this, plan, images, answer, workspace.data(), nullptr, nullptr, 0, ahead.data(), seconds};
+  std::vector<Ahead<T>> ahead(static_cast<std::size_t>(plan.threads), Ahead<T>(*this));
+  Run<T> run{*this, plan, images, answer, workspace.data(), nullptr, nullptr, 0, ahead.data(), seconds};
   if (pool_ && plan.threads > 1) {
     const std::lock_guard<std::mutex> lock(pool_mutex_);
     run.pool = pool_.get();
@@ -109,8 +140,9 @@ void Network::run(const Plan& plan, const Images& images, float* answer, double*
   give_back(std::move(workspace));
 }
 
-Buffer Network::take_workspace(std::size_t floats) {
-  Buffer found;
+template <class T>
+Buffer<T> Network<T>::take_workspace(std::size_t size) {
+  Buffer<T> found;
   {
     const std::lock_guard<std::mutex> lock(workspace_mutex_);
     if (!workspaces_.empty()) {
@@ -118,13 +150,17 @@ Buffer Network::take_workspace(std::size_t floats) {
       workspaces_.pop_back();
     }
   }
-  return found.size() >= floats ? std::move(found) : Buffer(floats);
+  return found.size() >= size ? std::move(found) : Buffer<T>(size);
 }
 
-void Network::give_back(Buffer workspace) {
-  if (workspace.size() > KEPT_FLOATS) return;
+template <class T>
+void Network<T>::give_back(Buffer<T> workspace) {
+  if (workspace.size() * sizeof(T) > KEPT_BYTES) return;
   const std::lock_guard<std::mutex> lock(workspace_mutex_);
   if (workspaces_.size() < static_cast<std::size_t>(threads_ + 1)) workspaces_.push_back(std::move(workspace));
 }
+
+template class Network<float>;
+template class Network<std::uint8_t>;
 
 }  // namespace mobilenetv2

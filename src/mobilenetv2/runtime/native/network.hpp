@@ -13,32 +13,67 @@
 
 namespace mobilenetv2 {
 
-// Floats on a cache line's boundary.
+constexpr std::size_t LINE_BYTES = 64;
+
+// Numbers on a cache line's boundary, with a line to spare behind them: some kernels read whole vectors.
+template <class T>
 class Buffer {
  public:
   Buffer() = default;
-  explicit Buffer(std::size_t floats);
-  float* data() const { return data_; }
+  explicit Buffer(std::size_t size) : bytes_(new unsigned char[size * sizeof(T) + 2 * LINE_BYTES]), size_(size) {
+    const std::size_t past = reinterpret_cast<std::uintptr_t>(bytes_.get()) % LINE_BYTES;
+    data_ = reinterpret_cast<T*>(bytes_.get() + (past ? LINE_BYTES - past : 0));
+  }
+  T* data() const { return data_; }
   std::size_t size() const { return size_; }
 
  private:
   std::unique_ptr<unsigned char[]> bytes_;
-  float* data_ = nullptr;
+  T* data_ = nullptr;
   std::size_t size_ = 0;
 };
 
-// A weight matrix cut into panels for one target.
-struct Matrix {
-  int channels = 0;
-  int depth = 0;  // over all segments
-  std::vector<Panel> panels;
-  Buffer weights, bias;
-  std::size_t begin = 0;  // lines of weights in the matrices added before
+// What a layer of integers does with its sums, beside the factors of its channels; see Requantize. `low` and `high` are
+// codes less `zero`; `input_zero` is what a depthwise layer's border counts as.
+struct Rounding {
+  int zero = 0, input_zero = 0;
+  float low = 0, high = 255;
+  float product_low = 0, product_high = 0, product_factor = 1;
+  int shortcut_zero = 0;
+  float shortcut_factor = 1;
+  float real_factor = 1;
 };
 
+// The factors and powers of a layer of integers, a number a channel; null if there are none.
+struct Factors {
+  const float* factor;
+  const float* power;
+};
+
+// A weight matrix cut into panels for one target.
+template <class T>
+struct Matrix {
+  int channels = 0;
+  int depth = 0;   // over all rows and segments, one copy
+  int copies = 1;  // of the input that the weights stand for, see Matmul
+  std::vector<Panel> panels;
+  Buffer<typename Types<T>::Weight> weights;
+  Buffer<typename Types<T>::Sum> bias;
+  Buffer<float> factor, power;  // of integers
+  Rounding rounding;            // of integers
+  std::size_t begin = 0;        // lines of weights in the matrices added before
+
+  std::size_t lines() const { return weights.size() * sizeof(typename Types<T>::Weight) / LINE_BYTES; }
+};
+
+template <class T>
 struct DepthwiseWeights {
   int channels = 0;
-  Buffer weights, bias;  // 9 x channels
+  int copies = 1;
+  Buffer<typename Types<T>::Weight> weights;  // as Depthwise wants them
+  Buffer<typename Types<T>::Sum> bias;
+  Buffer<float> factor, power;
+  Rounding rounding;
 };
 
 // What makes output rows out of input rows: a k x k convolution (`conv` is set), or an inverted residual without the
@@ -56,15 +91,15 @@ struct Stage {
   int strip = 1;  // most output rows at once
 };
 
-// Offsets are floats into the workspace for a batch of one; a batch of n has everything n times. IMAGE is the caller's
-// picture, ANSWER the caller's output.
+// Offsets are elements into the workspace for a batch of one; a batch of n has everything n times. IMAGE is the
+// caller's picture, ANSWER the caller's output.
 constexpr std::ptrdiff_t IMAGE = -1;
 constexpr std::ptrdiff_t ANSWER = -2;
 
 struct Step {
   // "rows": the stages, chained, over strips of rows; threads take bands of rows. "plane": one inverted residual, a
   // chunk of wide channels at a time over the whole plane; threads take chunks, then parts of the output. "matmul",
-  // "add", "concat", "mean", "resize": as they say, over all pixels.
+  // "add", "concat", "mean", "resize", "real": as they say, over all pixels; the last makes floats of bytes.
   std::string kind;
   std::vector<Stage> stages;
   std::vector<std::ptrdiff_t> inputs;
@@ -74,9 +109,12 @@ struct Step {
   int chunk = 0;            // "plane": panels of expand at once
   int matrix = -1;          // "matmul"
   float low = 0, high = 0;
-  int in_height = 0, in_width = 0, out_height = 0, out_width = 0, out_channels = 0;
+  Rounding rounding;       // "mean" and "real" over bytes
+  double mean_factor = 1;  // "mean" over bytes: of the sum, see run_mean
+  double mean_power = 0;
+  int in_channels = 0, in_height = 0, in_width = 0, out_channels = 0, out_height = 0, out_width = 0;
   std::ptrdiff_t top = 0;   // no tensor that is alive during the step reaches beyond
-  std::size_t scratch = 0;  // floats that each thread needs; set by Network::plan
+  std::size_t scratch = 0;  // elements that each thread needs; set by Network::plan
 };
 
 struct Plan {
@@ -84,7 +122,7 @@ struct Plan {
   int threads = 1;  // of one, a run stays on the calling thread and others run beside it
 
   // The workspace: in each step the tensors, then the threads' scratch.
-  std::size_t floats(int images) const;
+  std::size_t size(int images) const;
 };
 
 struct Images {
@@ -93,15 +131,21 @@ struct Images {
   int count;
 };
 
+template <class T>
 class Network {
  public:
+  using Weight = typename Types<T>::Weight;
+  using Sum = typename Types<T>::Sum;
+
   // Throws std::invalid_argument if the processor lacks the instruction set.
   Network(const std::string& isa, int threads);
 
-  // (channels, depth) row by row.
-  int add_matrix(const float* weights, const float* bias, int channels, int depth);
-  // (9, channels).
-  int add_depthwise(const float* weights, const float* bias, int channels);
+  // (channels, copies x depth) row by row, one bias a channel. Of integers, the depth of a segment is a multiple of 4.
+  int add_matrix(const Weight* weights, const Sum* bias, int channels, int depth, int copies, const Factors& factors,
+                 const Rounding& rounding);
+  // As Depthwise wants them.
+  int add_depthwise(const Weight* weights, const Sum* bias, int channels, int copies, const Factors& factors,
+                    const Rounding& rounding);
   // Input values that stand for zero once normalised, one a channel: the border of a convolution over uint8 pixels.
   void set_pixel_padding(std::vector<float> values) { padding_ = std::move(values); }
 
@@ -110,26 +154,26 @@ class Network {
   void run(const Plan& plan, const Images& images, float* answer, double* seconds = nullptr);
 
   int threads() const { return threads_; }
-  const Kernels& kernels() const { return *kernels_; }
-  const Matrix& matrix(int number) const { return matrices_[static_cast<std::size_t>(number)]; }
-  const DepthwiseWeights& depthwise(int number) const { return depthwises_[static_cast<std::size_t>(number)]; }
-  const std::vector<Matrix>& matrices() const { return matrices_; }
+  std::size_t weight_bytes() const;  // of all packed weights and what belongs to them
+  const Kernels<T>& kernels() const { return *kernels_; }
+  const Matrix<T>& matrix(int number) const { return matrices_[static_cast<std::size_t>(number)]; }
+  const DepthwiseWeights<T>& depthwise(int number) const { return depthwises_[static_cast<std::size_t>(number)]; }
+  const std::vector<Matrix<T>>& matrices() const { return matrices_; }
   const std::vector<float>& padding() const { return padding_; }
-  std::size_t weight_bytes() const;
 
  private:
-  Buffer take_workspace(std::size_t floats);
-  void give_back(Buffer workspace);
+  Buffer<T> take_workspace(std::size_t size);
+  void give_back(Buffer<T> workspace);
 
-  const Kernels* kernels_;
+  const Kernels<T>* kernels_;
   int threads_;
-  std::vector<Matrix> matrices_;
-  std::vector<DepthwiseWeights> depthwises_;
+  std::vector<Matrix<T>> matrices_;
+  std::vector<DepthwiseWeights<T>> depthwises_;
   std::vector<float> padding_;
   std::mutex pool_mutex_;
   std::unique_ptr<Pool> pool_;  // none for one thread: then calls run side by side, each on its own workspace
   std::mutex workspace_mutex_;
-  std::vector<Buffer> workspaces_;
+  std::vector<Buffer<T>> workspaces_;
 };
 
 }  // namespace mobilenetv2

@@ -5,7 +5,7 @@
 
 namespace mobilenetv2 {
 
-double fma_rate(const Kernels& kernels) {
+double fma_rate(const Kernels<float>& kernels) {
   constexpr int ROUNDS = 1 << 17, TRIES = 40;  // a try is a fraction of a millisecond: most are not interrupted
   volatile float kept = 0.5f;
   double best = 0;

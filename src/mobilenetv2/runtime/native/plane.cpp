@@ -10,11 +10,12 @@ namespace {
 constexpr int MAX_DILATION = 4;  // a stride of 32 made an output stride of 8
 
 // Channels of chunk `index` of expand's panels: [begin, end).
+template <class T>
 struct Chunk {
   const Panel* panels;
   int panel_count, begin, end;
 
-  Chunk(const Matrix& matrix, int panels_each, int index) {
+  Chunk(const Matrix<T>& matrix, int panels_each, int index) {
     const int from = index * panels_each;
     const int all = static_cast<int>(matrix.panels.size());
     panel_count = std::min(panels_each, all - from);
@@ -24,82 +25,94 @@ struct Chunk {
   }
 };
 
-int chunk_count(const Matrix& matrix, const Step& step) {
+template <class T>
+int chunk_count(const Matrix<T>& matrix, const Step& step) {
   return (static_cast<int>(matrix.panels.size()) + step.chunk - 1) / step.chunk;
 }
 
 // Expands one chunk of one picture and convolves it into its own blocks, `out_block` apart, of `wide`.
-void run_chunk(const Run& run, const Stage& stage, const Chunk& chunk, int slot, const float* in, float* wide,
+template <class T>
+void run_chunk(const Run<T>& run, const Stage& stage, const Chunk<T>& chunk, int slot, const T* in, T* wide,
                std::ptrdiff_t out_block) {
-  const Matrix& expand = run.network.matrix(stage.expand);
-  float* const scratch = run.scratch_of(slot);
-  const std::ptrdiff_t row_floats = static_cast<std::ptrdiff_t>(stage.in_width) * BLOCK;
-  const std::ptrdiff_t out_row_floats = static_cast<std::ptrdiff_t>(stage.out_width) * BLOCK;
-  Matmul product = dense_matmul(expand, in, stage.in_height * stage.in_width, scratch, stage.wide_low, stage.wide_high);
+  const Matrix<T>& expand = run.network.matrix(stage.expand);
+  T* const scratch = run.scratch_of(slot);
+  const std::ptrdiff_t row_size = static_cast<std::ptrdiff_t>(stage.in_width) * BLOCK;
+  const std::ptrdiff_t out_row_size = static_cast<std::ptrdiff_t>(stage.out_width) * BLOCK;
+  Matmul<T> product = dense_matmul(expand, in, stage.in_channels, stage.in_height * stage.in_width, scratch,
+                                   stage.wide_low, stage.wide_high);
   product.panels = chunk.panels;
   product.panel_count = chunk.panel_count;
   product.channels = chunk.end;
   product.out_pixel = BLOCK;
-  product.out_block = stage.in_height * row_floats;
+  product.out_block = stage.in_height * row_size;
   product.out_channel = chunk.begin;
   run.ahead[slot].fetch(expand, product);
   run.network.kernels().matmul(product);
 
-  Depthwise job = depthwise_job(run.network.depthwise(stage.depthwise), stage);
+  Depthwise<T> job = depthwise_job(run.network.depthwise(stage.depthwise), stage);
   job.in_block = product.out_block;
   job.blocks = (chunk.end - chunk.begin) / BLOCK;
-  job.weights += chunk.begin;
+  job.weights += chunk.begin / BLOCK * job.weight_block;
   job.bias += chunk.begin;
+  if (job.requantize.factor) job.requantize.factor += chunk.begin;
+  if (job.requantize.power) job.requantize.power += chunk.begin;
   job.out_block = out_block;
   job.out_rows = 1;
   for (int y = 0; y < stage.out_height; y++) {
-    const float* rows[1 + 2 * MAX_DILATION] = {};
+    const T* rows[1 + 2 * MAX_DILATION] = {};
     for (int i = 0; i < 3; i++) {
       const int row = y * stage.stride - stage.top + i * stage.dilation;
       const bool inside = row >= 0 && row < stage.in_height;
-      if (inside) rows[i * stage.dilation] = scratch + row * row_floats;
+      if (inside) rows[i * stage.dilation] = scratch + row * row_size;
     }
     job.rows = rows;
-    job.out = wide + chunk.begin / BLOCK * out_block + y * out_row_floats;
+    job.out = wide + chunk.begin / BLOCK * out_block + y * out_row_size;
     run.network.kernels().depthwise(job);
   }
 }
 
 }  // namespace
 
-std::size_t plane_scratch_floats(const Network& network, const Step& step) {
+template <class T>
+std::size_t plane_scratch_size(const Network<T>& network, const Step& step) {
   const Stage& stage = step.stages.front();
-  const Matrix& expand = network.matrix(stage.expand);
+  const Matrix<T>& expand = network.matrix(stage.expand);
   int widest = 0;
   for (int i = 0; i < chunk_count(expand, step); i++) {
-    const Chunk chunk(expand, step.chunk, i);
+    const Chunk<T> chunk(expand, step.chunk, i);
     widest = std::max(widest, chunk.end - chunk.begin);
   }
-  return up_to_line(static_cast<std::size_t>(stage.in_height) * static_cast<std::size_t>(stage.in_width) *
-                    static_cast<std::size_t>(widest));
+  return up_to_line<T>(static_cast<std::size_t>(stage.in_height) * static_cast<std::size_t>(stage.in_width) *
+                       static_cast<std::size_t>(widest));
 }
 
-void run_plane(const Run& run, const Step& step) {
+template <class T>
+void run_plane(const Run<T>& run, const Step& step) {
   const Stage& stage = step.stages.front();
-  const Matrix& expand = run.network.matrix(stage.expand);
-  const std::ptrdiff_t in_floats = static_cast<std::ptrdiff_t>(stage.in_height) * stage.in_width * stage.in_channels;
+  const Matrix<T>& expand = run.network.matrix(stage.expand);
+  const std::ptrdiff_t in_size = static_cast<std::ptrdiff_t>(stage.in_height) * stage.in_width * stage.in_channels;
   const int out_pixels = stage.out_height * stage.out_width;
-  const std::ptrdiff_t plane_floats = static_cast<std::ptrdiff_t>(out_pixels) * BLOCK;
-  const float* const input = run.tensor(step.inputs[0]);
-  float* const wide = run.tensor(step.wide);
+  const std::ptrdiff_t plane_size = static_cast<std::ptrdiff_t>(out_pixels) * BLOCK;
+  const T* const input = run.tensor(step.inputs[0]);
+  T* const wide = run.tensor(step.wide);
   run.pool->parallel(chunk_count(expand, step), [&](int task, int slot) {
-    const Chunk chunk(expand, step.chunk, task);
+    const Chunk<T> chunk(expand, step.chunk, task);
     for (int picture = 0; picture < run.images.count; picture++) {
-      run_chunk(run, stage, chunk, slot, input + picture * in_floats, wide + picture * plane_floats,
-                plane_floats * run.images.count);
+      run_chunk(run, stage, chunk, slot, input + picture * in_size, wide + picture * plane_size,
+                plane_size * run.images.count);
     }
   });
-  const Matrix& matrix = run.network.matrix(stage.project);
-  Matmul project = blocked_matmul(matrix, wide, plane_floats * run.images.count, out_pixels * run.images.count,
-                                  stage.low, stage.high);
+  const Matrix<T>& matrix = run.network.matrix(stage.project);
+  Matmul<T> project =
+      blocked_matmul(matrix, wide, plane_size * run.images.count, out_pixels * run.images.count, stage.low, stage.high);
   project.out = run.tensor(step.output);
   if (stage.shortcut) project.shortcut = input;
   parallel_matmul(run, matrix, project);
 }
+
+template std::size_t plane_scratch_size<float>(const Network<float>&, const Step&);
+template std::size_t plane_scratch_size<std::uint8_t>(const Network<std::uint8_t>&, const Step&);
+template void run_plane<float>(const Run<float>&, const Step&);
+template void run_plane<std::uint8_t>(const Run<std::uint8_t>&, const Step&);
 
 }  // namespace mobilenetv2

@@ -21,26 +21,29 @@ int padded_width(const Stage& stage) {
 // Rows of input beyond a band of output rows of the same number that a stage without stride reads.
 int halo_rows(const Stage& stage) { return stage.dilation; }
 
-std::size_t floats(int rows, int width, int channels) {
+std::size_t elements(int rows, int width, int channels) {
   return static_cast<std::size_t>(rows) * static_cast<std::size_t>(width) * static_cast<std::size_t>(channels);
 }
 
-// Where pixels lie: `pixel` and `block` are floats from a pixel to the next and from a block of channels to the next.
+// Where pixels lie: `pixel` and `block` are elements from a pixel to the next and from a block of channels to the next.
+template <class T>
 struct Pixels {
-  float* data;
+  T* data;
   std::ptrdiff_t pixel, block;
 };
 
 // Copies dense pixels into a blocked tensor, whose last block is filled up with zeros.
-void to_blocks(const float* in, int count, int channels, const Pixels& out) {
+template <class T>
+void to_blocks(const T* in, int count, int channels, const Pixels<T>& out) {
   for (int p = 0; p < count; p++, in += channels) {
     for (int c = 0; c < up_to_block(channels); c++) {
-      out.data[p * out.pixel + c / BLOCK * out.block + c % BLOCK] = c < channels ? in[c] : 0.0f;
+      out.data[p * out.pixel + c / BLOCK * out.block + c % BLOCK] = c < channels ? in[c] : T{};
     }
   }
 }
 
-void from_blocks(const float* in, std::ptrdiff_t block, int count, int channels, const Pixels& out) {
+template <class T>
+void from_blocks(const T* in, std::ptrdiff_t block, int count, int channels, const Pixels<T>& out) {
   for (int p = 0; p < count; p++) {
     for (int c = 0; c < channels; c++) {
       out.data[p * out.pixel + c / BLOCK * out.block + c % BLOCK] = in[c / BLOCK * block + p * BLOCK + c % BLOCK];
@@ -48,52 +51,55 @@ void from_blocks(const float* in, std::ptrdiff_t block, int count, int channels,
   }
 }
 
-// The buffers of one stage, in floats.
+// The buffers of one stage, in elements.
+template <class T>
 struct Room {
   std::size_t ring, wide, incoming, row_pointers;
 
   Room(const Stage& stage, bool chained) : ring(0), wide(0), incoming(0), row_pointers(0) {
     const int rows = reach(stage, stage.strip);
     if (stage.conv >= 0) {
-      ring = floats(rows, padded_width(stage), stage.in_channels);
+      ring = elements(rows, padded_width(stage), stage.in_channels);
       return;
     }
     const int kept = std::min(rows, stage.in_height);
-    ring = floats(kept, stage.in_width, stage.wide_channels);
-    if (stage.expand >= 0 && chained) incoming = up_to_line(floats(kept, stage.in_width, stage.in_channels));
-    wide = floats(stage.strip, stage.out_width, stage.wide_channels);
-    row_pointers = static_cast<std::size_t>(rows) * sizeof(const float*) / sizeof(float);
+    ring = elements(kept, stage.in_width, stage.wide_channels);
+    if (stage.expand >= 0 && chained) incoming = up_to_line<T>(elements(kept, stage.in_width, stage.in_channels));
+    wide = elements(stage.strip, stage.out_width, stage.wide_channels);
+    row_pointers = static_cast<std::size_t>(rows) * sizeof(const T*) / sizeof(T);
   }
-  std::size_t total() const { return up_to_line(ring + wide + incoming + row_pointers); }
+  std::size_t total() const { return up_to_line<T>(ring + wide + incoming + row_pointers); }
 };
 
 // The first stage's input: one picture, and the rows on either side of a band where another band may have overwritten
 // them already.
+template <class T>
 struct Input {
-  const float* picture;  // null for the caller's own picture
-  int begin, end;        // rows outside come from `above` and `below`
-  const float *above, *below;
+  const T* picture;  // null for the caller's own picture
+  int begin, end;    // rows outside come from `above` and `below`
+  const T *above, *below;
 };
 
 // One stage at work on one band of one picture. Rows are asked for from the top down, each once.
+template <class T>
 class Worker {
  public:
-  Worker(const Run& run, const Stage& stage, Worker* source, int picture, const Input& input, float*& scratch)
+  Worker(const Run<T>& run, const Stage& stage, Worker* source, int picture, const Input<T>& input, T*& scratch)
       : run_(run), stage_(stage), source_(source), picture_(picture), input_(input) {
-    const Room room(stage, source != nullptr);
+    const Room<T> room(stage, source != nullptr);
     capacity_ = std::min(reach(stage, stage.strip), stage.in_height);
-    ring_ = {scratch, BLOCK, static_cast<std::ptrdiff_t>(floats(capacity_, stage.in_width, BLOCK))};
+    ring_ = {scratch, BLOCK, static_cast<std::ptrdiff_t>(elements(capacity_, stage.in_width, BLOCK))};
     wide_ = scratch + room.ring;
     incoming_ = wide_ + room.wide;
-    rows_ = reinterpret_cast<const float**>(incoming_ + room.incoming);
+    rows_ = reinterpret_cast<const T**>(incoming_ + room.incoming);
     scratch += room.total();
   }
 
   // Writes output rows y to y + count - 1.
-  void produce(int y, int count, const Pixels& out) {
+  void produce(int y, int count, const Pixels<T>& out) {
     for (int done = 0; done < count; done += stage_.strip) {
       const int rows = std::min(stage_.strip, count - done);
-      const Pixels to{out.data + done * stage_.out_width * out.pixel, out.pixel, out.block};
+      const Pixels<T> to{out.data + done * stage_.out_width * out.pixel, out.pixel, out.block};
       if (stage_.conv >= 0) {
         convolve(y + done, rows, to);
       } else {
@@ -104,7 +110,7 @@ class Worker {
 
  private:
   // The inverted residual.
-  void invert(int y, int count, const Pixels& out) {
+  void invert(int y, int count, const Pixels<T>& out) {
     const int begin = y * stage_.stride - stage_.top;
     const int end = begin + reach(stage_, count);
     const int needed = std::min(end, stage_.in_height);
@@ -113,38 +119,38 @@ class Worker {
     for (int row = begin; row < end; row++) {
       rows_[row - begin] = row < 0 || row >= stage_.in_height ? nullptr : ring_row(row).data;
     }
-    Depthwise job = depthwise_job(run_.network.depthwise(stage_.depthwise), stage_);
+    Depthwise<T> job = depthwise_job(run_.network.depthwise(stage_.depthwise), stage_);
     job.rows = rows_;
     job.in_block = ring_.block;
     job.out_rows = count;
     job.out = wide_;
-    job.out_block = static_cast<std::ptrdiff_t>(floats(count, stage_.out_width, BLOCK));
+    job.out_block = static_cast<std::ptrdiff_t>(elements(count, stage_.out_width, BLOCK));
     run_.network.kernels().depthwise(job);
     if (stage_.project < 0) {
       from_blocks(wide_, job.out_block, count * stage_.out_width, stage_.out_channels, out);
       return;
     }
-    Matmul product = blocked_matmul(run_.network.matrix(stage_.project), wide_, job.out_block, count * stage_.out_width,
-                                    stage_.low, stage_.high);
+    Matmul<T> product = blocked_matmul(run_.network.matrix(stage_.project), wide_, job.out_block,
+                                       count * stage_.out_width, stage_.low, stage_.high);
     write_to(product, out);
-    if (stage_.shortcut) product.shortcut = input_.picture + floats(y, stage_.in_width, stage_.in_channels);
+    if (stage_.shortcut) product.shortcut = input_.picture + elements(y, stage_.in_width, stage_.in_channels);
     run_.network.kernels().matmul(product);
   }
 
   // Row y lies at y % capacity_.
-  Pixels ring_row(int y) const {
-    return {ring_.data + floats(y % capacity_, stage_.in_width, BLOCK), ring_.pixel, ring_.block};
+  Pixels<T> ring_row(int y) const {
+    return {ring_.data + elements(y % capacity_, stage_.in_width, BLOCK), ring_.pixel, ring_.block};
   }
 
   // Makes wide input rows in the ring.
   void fill(int from, int to) {
     while (from < to) {
       int count = std::min(to - from, capacity_ - from % capacity_);
-      const Pixels target = ring_row(from);
+      const Pixels<T> target = ring_row(from);
       if (stage_.expand < 0 && source_) {
         source_->produce(from, count, target);
       } else {
-        const float* in = incoming_;
+        const T* in = incoming_;
         if (source_) {
           source_->produce(from, count, {incoming_, stage_.in_channels, BLOCK});
         } else {
@@ -154,8 +160,8 @@ class Worker {
         if (stage_.expand < 0) {
           to_blocks(in, pixels, stage_.in_channels, target);
         } else {
-          Matmul product =
-              dense_matmul(run_.network.matrix(stage_.expand), in, pixels, nullptr, stage_.wide_low, stage_.wide_high);
+          Matmul product = dense_matmul(run_.network.matrix(stage_.expand), in, stage_.in_channels, pixels,
+                                        static_cast<T*>(nullptr), stage_.wide_low, stage_.wide_high);
           write_to(product, target);
           run_.network.kernels().matmul(product);
         }
@@ -165,38 +171,40 @@ class Worker {
   }
 
   // Input rows from y on, of which there are at most `count` together.
-  const float* input_rows(int y, int& count) const {
-    const auto row = [&](int i) { return floats(i, stage_.in_width, stage_.in_channels); };
+  const T* input_rows(int y, int& count) const {
+    const auto row = [&](int i) { return elements(i, stage_.in_width, stage_.in_channels); };
     if (y >= input_.end) return input_.below + row(y - input_.end);
     count = std::min(count, (y < input_.begin ? input_.begin : input_.end) - y);
     if (y < input_.begin) return input_.above + row(halo_rows(stage_) - (input_.begin - y));
     return input_.picture + row(y);
   }
 
-  static void write_to(Matmul& job, const Pixels& out) {
+  static void write_to(Matmul<T>& job, const Pixels<T>& out) {
     job.out = out.data;
     job.out_pixel = out.pixel;
     job.out_block = out.block;
   }
 
   // The k x k convolution over rows with their padding; pixels that touch in memory make one segment of a kernel row.
-  void convolve(int y, int count, const Pixels& out) {
+  void convolve(int y, int count, const Pixels<T>& out) {
     const int width = padded_width(stage_), channels = stage_.in_channels, kernel = stage_.kernel;
     const std::ptrdiff_t row_floats = static_cast<std::ptrdiff_t>(width) * channels;
     for (int i = 0; i < reach(stage_, count); i++) {
       padded_row(y * stage_.stride - stage_.top + i, ring_.data + i * row_floats);
     }
     const bool pixels = !input_.picture && run_.images.pixels;
-    const Matrix& matrix = run_.network.matrix(pixels ? stage_.conv_pixels : stage_.conv);
-    Matmul job = dense_matmul(matrix, nullptr, stage_.out_width, nullptr, stage_.low, stage_.high);
+    const Matrix<T>& matrix = run_.network.matrix(pixels ? stage_.conv_pixels : stage_.conv);
+    Matmul<T> job = dense_matmul(matrix, static_cast<const T*>(nullptr), channels, stage_.out_width,
+                                 static_cast<T*>(nullptr), stage_.low, stage_.high);
     write_to(job, out);
     job.in_pixel = static_cast<std::ptrdiff_t>(stage_.stride) * channels;
     job.in_row = stage_.dilation * row_floats;
     job.in_segment = static_cast<std::ptrdiff_t>(stage_.dilation) * channels;
     const bool touching = stage_.dilation == 1;
     job.row_count = kernel;
-    job.segment_count = touching ? 1 : kernel;
-    job.depth = touching ? kernel * channels : channels;
+    job.segment_count = (touching ? 1 : kernel) * matrix.copies;
+    job.depth = matrix.depth / kernel / (touching ? 1 : kernel);
+    if (matrix.copies > 1) job.in_segment = 0;  // over bytes, dilation is not planned
     for (int row = 0; row < count; row++) {
       job.in = ring_.data + row * stage_.stride * row_floats;
       job.out = out.data + row * stage_.out_width * out.pixel;
@@ -204,8 +212,8 @@ class Worker {
     }
   }
 
-  // Input row y as floats between its paddings; what lies outside the picture is the value that stands for zero.
-  void padded_row(int y, float* to) const {
+  // Input row y between its paddings; what lies outside the picture is the value that stands for zero.
+  void padded_row(int y, T* to) const {
     const int channels = stage_.in_channels, width = padded_width(stage_);
     const bool pixels = !input_.picture && run_.images.pixels;
     const bool inside = y >= 0 && y < stage_.in_height;
@@ -213,40 +221,42 @@ class Worker {
     for (int x = 0; x < width; x++) {
       if (x == from) x = until;
       for (int c = 0; c < channels && x < width; c++) {
-        to[x * channels + c] = pixels ? run_.network.padding()[static_cast<std::size_t>(c)] : 0.0f;
+        to[x * channels + c] = pixels ? static_cast<T>(run_.network.padding()[static_cast<std::size_t>(c)]) : T{};
       }
     }
     if (!inside) return;
-    const std::size_t count = floats(1, stage_.in_width, channels);
+    const std::size_t count = elements(1, stage_.in_width, channels);
+    const std::size_t row = elements(y, stage_.in_width, channels);
     const std::size_t offset =
-        floats(y, stage_.in_width, channels) +
-        (input_.picture ? 0 : floats(stage_.in_height, stage_.in_width, channels) * static_cast<std::size_t>(picture_));
+        row + elements(stage_.in_height, stage_.in_width, channels) * static_cast<std::size_t>(picture_);
     to += stage_.left * channels;
     if (pixels) {
-      const std::uint8_t* row = run_.images.pixels + offset;
-      for (std::size_t i = 0; i < count; i++) to[i] = static_cast<float>(row[i]);
-    } else {
-      std::memcpy(to, (input_.picture ? input_.picture : run_.images.values) + offset, count * sizeof(float));
+      std::copy(run_.images.pixels + offset, run_.images.pixels + offset + count, to);
+    } else if (input_.picture) {
+      std::copy(input_.picture + row, input_.picture + row + count, to);
+    } else if constexpr (sizeof(T) == sizeof(float)) {
+      std::copy(run_.images.values + offset, run_.images.values + offset + count, to);
     }
   }
 
-  const Run& run_;
+  const Run<T>& run_;
   const Stage& stage_;
   Worker* source_;
   int picture_;
-  const Input input_;  // nothing where there is a source
-  Pixels ring_;
-  float *wide_, *incoming_;
-  const float** rows_;
+  const Input<T> input_;  // nothing where there is a source
+  Pixels<T> ring_;
+  T *wide_, *incoming_;
+  const T** rows_;
   int capacity_;
   int have_ = -1;  // rows before this one are in the ring, or no longer needed
 };
 
 // Runs stages[index..] on top of `source`; the last one writes to `out`.
-void chain(const Run& run, const Step& step, std::size_t index, Worker* source, int picture, const Input& input,
-           float* scratch, int begin, int end, float* out) {
+template <class T>
+void chain(const Run<T>& run, const Step& step, std::size_t index, Worker<T>* source, int picture,
+           const Input<T>& input, T* scratch, int begin, int end, T* out) {
   const Stage& stage = step.stages[index];
-  Worker worker(run, stage, source, picture, source ? Input{} : input, scratch);
+  Worker<T> worker(run, stage, source, picture, source ? Input<T>{} : input, scratch);
   if (index + 1 < step.stages.size()) {
     chain(run, step, index + 1, &worker, picture, input, scratch, begin, end, out);
   } else {
@@ -256,22 +266,24 @@ void chain(const Run& run, const Step& step, std::size_t index, Worker* source, 
 
 }  // namespace
 
-std::size_t rows_scratch_floats(const Step& step) {
+template <class T>
+std::size_t rows_scratch_size(const Step& step) {
   std::size_t total = 0;
-  for (const Stage& stage : step.stages) total += Room(stage, &stage != &step.stages.front()).total();
+  for (const Stage& stage : step.stages) total += Room<T>(stage, &stage != &step.stages.front()).total();
   return total;
 }
 
-void run_rows(const Run& run, const Step& step) {
+template <class T>
+void run_rows(const Run<T>& run, const Step& step) {
   const Stage& first = step.stages.front();
   const Stage& last = step.stages.back();
   const int threads = run.pool->threads();
   const int bands = run.images.count % threads == 0 ? 1 : std::min(threads, last.out_height);
-  const auto in_rows = [&](int rows) { return floats(rows, first.in_width, first.in_channels); };
+  const auto in_rows = [&](int rows) { return elements(rows, first.in_width, first.in_channels); };
   const auto edge = [&](int i) { return static_cast<int>(static_cast<long long>(last.out_height) * i / bands); };
   const bool from_caller = step.inputs[0] == IMAGE;
-  const float* const input = from_caller ? nullptr : run.tensor(step.inputs[0]);
-  float* const output = run.tensor(step.output);
+  const T* const input = from_caller ? nullptr : run.tensor(step.inputs[0]);
+  T* const output = run.tensor(step.output);
 
   // In place, a band overwrites what its neighbours still need: halo_rows above and below each edge between bands.
   const bool in_place = input == output;
@@ -283,13 +295,13 @@ void run_rows(const Run& run, const Step& step) {
     for (int band = 0; band + 1 < bands; band++) {
       const int from = std::max(edge(band + 1) - halo, 0), to = std::min(edge(band + 1) + halo, first.in_height);
       std::memcpy(kept(picture, band) + in_rows(from - (edge(band + 1) - halo)),
-                  input + in_rows(picture * first.in_height + from), in_rows(to - from) * sizeof(float));
+                  input + in_rows(picture * first.in_height + from), in_rows(to - from) * sizeof(T));
     }
   }
 
   run.pool->parallel(run.images.count * bands, [&](int task, int slot) {
     const int picture = task / bands, band = task % bands;
-    Input rows{input, 0, first.in_height, nullptr, nullptr};
+    Input<T> rows{input, 0, first.in_height, nullptr, nullptr};
     if (input) rows.picture += in_rows(picture * first.in_height);
     if (in_place && band > 0) {
       rows.begin = edge(band);
@@ -299,9 +311,14 @@ void run_rows(const Run& run, const Step& step) {
       rows.end = edge(band + 1);
       rows.below = kept(picture, band) + in_rows(halo);
     }
-    float* const out = output + floats(picture * last.out_height + edge(band), last.out_width, last.out_channels);
-    chain(run, step, 0, nullptr, picture, rows, run.scratch_of(slot), edge(band), edge(band + 1), out);
+    T* const out = output + elements(picture * last.out_height + edge(band), last.out_width, last.out_channels);
+    chain<T>(run, step, 0, nullptr, picture, rows, run.scratch_of(slot), edge(band), edge(band + 1), out);
   });
 }
+
+template std::size_t rows_scratch_size<float>(const Step&);
+template std::size_t rows_scratch_size<std::uint8_t>(const Step&);
+template void run_rows<float>(const Run<float>&, const Step&);
+template void run_rows<std::uint8_t>(const Run<std::uint8_t>&, const Step&);
 
 }  // namespace mobilenetv2

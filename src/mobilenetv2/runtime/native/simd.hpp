@@ -8,6 +8,9 @@
 // tile_rows(vectors), the pixels that go with it.
 #pragma once
 
+#include <cstddef>
+#include <cstdint>
+
 #if defined(MNV2_TARGET_AVX512) || defined(MNV2_TARGET_AVX2)
 #include <immintrin.h>
 #endif
@@ -98,7 +101,7 @@ inline Vec highest(Vec a, Vec b) { return a > b ? a : b; }
 #endif
 
 // Fetches a cache line into the second-level cache.
-inline void prefetch(const float* from) {
+inline void prefetch(const void* from) {
 #if defined(__GNUC__)
   __builtin_prefetch(from, 0, 2);
 #endif
@@ -113,6 +116,153 @@ inline Vec in_register(Vec value) {
 #endif
   return value;
 }
+
+// Bytes and 32-bit integers. A target gives: Ints, load_ints, load_weights (4 signed bytes a lane), splat_quad (4 bytes
+// to all lanes), dot (sum + the products of four bytes and four signed bytes, exactly), to_floats, to_ints (to the
+// nearest even), add_ints, load_bytes and load_some_bytes (as floats), store_bytes and store_some_bytes (of values
+// within 0..255), round_even and half_away (still floats).
+#if defined(MNV2_TARGET_AVX512)
+
+using Ints = __m512i;
+inline Ints load_ints(const std::int32_t* from) { return _mm512_loadu_si512(from); }
+inline Ints load_weights(const std::int8_t* from) { return _mm512_loadu_si512(from); }
+inline Ints splat_ints(int value) { return _mm512_set1_epi32(value); }
+inline Ints splat_quad(const std::uint8_t* from) {
+  int quad;
+  __builtin_memcpy(&quad, from, 4);
+  return _mm512_set1_epi32(quad);
+}
+inline Ints add_ints(Ints a, Ints b) { return _mm512_add_epi32(a, b); }
+#if defined(MNV2_VNNI)
+inline Ints dot(Ints sum, Ints bytes, Ints weights) { return _mm512_dpbusd_epi32(sum, bytes, weights); }
+#else
+inline Ints dot(Ints sum, Ints bytes, Ints weights) {  // in halves of 16 bits: no sum of two products is cut off
+  const Ints even = _mm512_madd_epi16(_mm512_and_si512(bytes, _mm512_set1_epi16(255)),
+                                      _mm512_srai_epi16(_mm512_slli_epi16(weights, 8), 8));
+  const Ints odd = _mm512_madd_epi16(_mm512_srli_epi16(bytes, 8), _mm512_srai_epi16(weights, 8));
+  return _mm512_add_epi32(sum, _mm512_add_epi32(even, odd));
+}
+#endif
+inline Vec to_floats(Ints value) { return _mm512_cvtepi32_ps(value); }
+inline Ints to_ints(Vec value) { return _mm512_cvtps_epi32(value); }
+inline Vec load_bytes(const std::uint8_t* from) {
+  return to_floats(_mm512_cvtepu8_epi32(_mm_loadu_si128(reinterpret_cast<const __m128i*>(from))));
+}
+inline Vec load_some_bytes(const std::uint8_t* from, int count) {
+  return to_floats(_mm512_cvtepu8_epi32(_mm_maskz_loadu_epi8(first(count), from)));
+}
+inline Ints load_byte_ints(const std::uint8_t* from, int count) {
+  return _mm512_cvtepu8_epi32(_mm_maskz_loadu_epi8(first(count), from));
+}
+inline void store_some_ints(std::int32_t* to, Ints value, int count) {
+  _mm512_mask_storeu_epi32(to, first(count), value);
+}
+inline void store_bytes(std::uint8_t* to, Ints value) {
+  _mm_storeu_si128(reinterpret_cast<__m128i*>(to), _mm512_cvtepi32_epi8(value));
+}
+inline void store_some_bytes(std::uint8_t* to, Ints value, int count) {
+  _mm512_mask_cvtepi32_storeu_epi8(to, first(count), value);
+}
+inline Vec round_even(Vec value) { return _mm512_roundscale_ps(value, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC); }
+inline Vec half_away(Vec value) {
+  const Vec half = _mm512_or_ps(_mm512_and_ps(value, splat(-0.0f)), splat(0.5f));
+  return _mm512_roundscale_ps(add(value, half), _MM_FROUND_TO_ZERO | _MM_FROUND_NO_EXC);
+}
+
+#elif defined(MNV2_TARGET_AVX2)
+
+using Ints = __m256i;
+inline Ints load_ints(const std::int32_t* from) { return _mm256_loadu_si256(reinterpret_cast<const __m256i*>(from)); }
+inline Ints load_weights(const std::int8_t* from) { return _mm256_loadu_si256(reinterpret_cast<const __m256i*>(from)); }
+inline Ints splat_ints(int value) { return _mm256_set1_epi32(value); }
+inline Ints splat_quad(const std::uint8_t* from) {
+  int quad;
+  __builtin_memcpy(&quad, from, 4);
+  return _mm256_set1_epi32(quad);
+}
+inline Ints add_ints(Ints a, Ints b) { return _mm256_add_epi32(a, b); }
+#if defined(MNV2_VNNI)
+inline Ints dot(Ints sum, Ints bytes, Ints weights) { return _mm256_dpbusd_avx_epi32(sum, bytes, weights); }
+#else
+inline Ints dot(Ints sum, Ints bytes, Ints weights) {  // in halves of 16 bits: no sum of two products is cut off
+  const Ints even = _mm256_madd_epi16(_mm256_and_si256(bytes, _mm256_set1_epi16(255)),
+                                      _mm256_srai_epi16(_mm256_slli_epi16(weights, 8), 8));
+  const Ints odd = _mm256_madd_epi16(_mm256_srli_epi16(bytes, 8), _mm256_srai_epi16(weights, 8));
+  return _mm256_add_epi32(sum, _mm256_add_epi32(even, odd));
+}
+#endif
+inline Vec to_floats(Ints value) { return _mm256_cvtepi32_ps(value); }
+inline Ints to_ints(Vec value) { return _mm256_cvtps_epi32(value); }
+inline __m128i some_bytes(const std::uint8_t* from, int count) {
+  long long bytes = 0;
+  __builtin_memcpy(&bytes, from, static_cast<std::size_t>(count < LANES ? count : LANES));
+  return _mm_cvtsi64_si128(bytes);
+}
+inline Vec load_bytes(const std::uint8_t* from) {
+  return to_floats(_mm256_cvtepu8_epi32(_mm_loadl_epi64(reinterpret_cast<const __m128i*>(from))));
+}
+inline Vec load_some_bytes(const std::uint8_t* from, int count) {
+  return to_floats(_mm256_cvtepu8_epi32(some_bytes(from, count)));
+}
+inline Ints load_byte_ints(const std::uint8_t* from, int count) {
+  return _mm256_cvtepu8_epi32(some_bytes(from, count));
+}
+inline void store_some_ints(std::int32_t* to, Ints value, int count) {
+  _mm256_maskstore_epi32(to, first(count), value);
+}
+inline __m128i narrowed(Ints value) {
+  const __m128i words = _mm_packs_epi32(_mm256_castsi256_si128(value), _mm256_extracti128_si256(value, 1));
+  return _mm_packus_epi16(words, words);
+}
+inline void store_bytes(std::uint8_t* to, Ints value) {
+  _mm_storel_epi64(reinterpret_cast<__m128i*>(to), narrowed(value));
+}
+inline void store_some_bytes(std::uint8_t* to, Ints value, int count) {
+  const long long bytes = _mm_cvtsi128_si64(narrowed(value));
+  __builtin_memcpy(to, &bytes, static_cast<std::size_t>(count < 0 ? 0 : count));
+}
+inline Vec round_even(Vec value) { return _mm256_round_ps(value, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC); }
+inline Vec half_away(Vec value) {
+  const Vec half = _mm256_or_ps(_mm256_and_ps(value, splat(-0.0f)), splat(0.5f));
+  return _mm256_round_ps(add(value, half), _MM_FROUND_TO_ZERO | _MM_FROUND_NO_EXC);
+}
+
+#else
+
+using Ints = std::int32_t;
+inline Ints load_ints(const std::int32_t* from) { return *from; }
+inline Ints load_weights(const std::int8_t* from) {
+  Ints quad;
+  __builtin_memcpy(&quad, from, 4);
+  return quad;
+}
+inline Ints splat_ints(int value) { return value; }
+inline Ints splat_quad(const std::uint8_t* from) {
+  Ints quad;
+  __builtin_memcpy(&quad, from, 4);
+  return quad;
+}
+inline Ints add_ints(Ints a, Ints b) { return a + b; }
+inline Ints dot(Ints sum, Ints bytes, Ints weights) {
+  for (int i = 0; i < 4; i++) {
+    sum += static_cast<std::uint8_t>(bytes >> (8 * i)) * static_cast<std::int8_t>(weights >> (8 * i));
+  }
+  return sum;
+}
+inline Vec to_floats(Ints value) { return static_cast<float>(value); }
+inline Ints to_ints(Vec value) { return static_cast<Ints>(__builtin_lrintf(value)); }
+inline Vec load_bytes(const std::uint8_t* from) { return static_cast<float>(*from); }
+inline Vec load_some_bytes(const std::uint8_t* from, int count) { return count > 0 ? static_cast<float>(*from) : 0.0f; }
+inline Ints load_byte_ints(const std::uint8_t* from, int) { return *from; }
+inline void store_some_ints(std::int32_t* to, Ints value, int) { *to = value; }
+inline void store_bytes(std::uint8_t* to, Ints value) { *to = static_cast<std::uint8_t>(value); }
+inline void store_some_bytes(std::uint8_t* to, Ints value, int count) {
+  if (count > 0) *to = static_cast<std::uint8_t>(value);
+}
+inline Vec round_even(Vec value) { return __builtin_rintf(value); }
+inline Vec half_away(Vec value) { return __builtin_truncf(value + __builtin_copysignf(0.5f, value)); }
+
+#endif
 
 }  // namespace
 }  // namespace MNV2_NAMESPACE
