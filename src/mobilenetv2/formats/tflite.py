@@ -19,7 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..architecture import Architecture, Layer, conv_padding, layers
-from ..checkpoint import Checkpoint, unfolded
+from ..checkpoint import unfolded
 from ..errors import ModelFileError, UserError
 from ..images import Preprocessing
 from ..quantized import AnyCheckpoint
@@ -63,9 +63,7 @@ def read_tflite(path: Path, integers: bool = True) -> AnyCheckpoint:
     return checkpoint_from(path, path.read_bytes(), integers)
 
 
-def checkpoint_from(
-    path: Path, content: bytes, integers: bool = True
-) -> AnyCheckpoint:
+def checkpoint_from(path: Path, content: bytes, integers: bool = True) -> AnyCheckpoint:
     """`read_tflite` of what is in memory already; `path` is what messages call it."""
     with _complaints_of(path):
         graph = parse(content)

@@ -51,7 +51,9 @@ def quantized(
     return QuantizedCheckpoint(
         checkpoint.architecture,
         {
-            layer.name: _layer(graph, ops[layer.name], layer, (outputs | {"image": image})[layer.sources[0]])
+            layer.name: _layer(
+                graph, ops[layer.name], layer, (outputs | {"image": image})[layer.sources[0]]
+            )
             for layer in steps
             if layer.weight
         },
@@ -112,9 +114,7 @@ def _layer(graph: Graph, op: Op, layer: Layer, source: Activation) -> QuantizedL
     )
 
 
-def _bias(
-    graph: Graph, op: Op, layer: Layer, unit: NDArray[np.float64]
-) -> NDArray[np.int32]:
+def _bias(graph: Graph, op: Op, layer: Layer, unit: NDArray[np.float64]) -> NDArray[np.int32]:
     """The bias in units of what 1 in a sum stands for, as the file should have it."""
     if len(op.inputs) < 3 or op.inputs[2] < 0:
         return np.zeros(len(unit), np.int32)

@@ -1,7 +1,7 @@
 """A quantised network in plain NumPy: the oracle for integer kernels, which must give its bytes.
 
-One loop over `layers()`. Sums are whole numbers, exact in float64; what follows them is float32,
-one operation at a time.
+One loop over `layers()`. Sums are whole numbers, exact in float64. What follows them is float32,
+one operation at a time, with "nearest", and int64 with "twice".
 """
 
 from __future__ import annotations
@@ -16,6 +16,8 @@ from ..errors import UserError
 from ..quantized import Activation, QuantizedCheckpoint, stored_tensors
 from .inputs import check_images, to_pixels
 from .reference import LIMITS, Tensor, convolution, depthwise
+
+ADD_BITS = 20  # of fraction in a sum
 
 
 class IntegerReference:
@@ -37,18 +39,18 @@ class IntegerReference:
         self.checkpoint = checkpoint
         self._twice = checkpoint.rounding == "twice"
         self._out = checkpoint.activations
-        self._scale = {name: stored.scale for name, stored in self._out.items()}
+        self._scale = {name: out.scale for name, out in self._out.items()}
         self._scale["image"] = checkpoint.image_scale
-        self._zero = {name: np.array(stored.zero_point) for name, stored in self._out.items()}
+        self._zero = {name: np.array(out.zero_point) for name, out in self._out.items()}
         self._zero["image"] = np.array(checkpoint.image_zero_points)
         self._weights: dict[str, tuple[Tensor, Tensor]] = {}
         self._sum_of: dict[str, str] = {}  # the projection before each sum
         for layer in layers(architecture):
             if layer.weight:
-                stored = checkpoint.layers[layer.name]
-                weight = stored.weight.astype(np.float64) - stored.zero_point
+                found = checkpoint.layers[layer.name]
+                weight = found.weight.astype(np.float64) - found.zero_point
                 weight = weight.reshape(*weight.shape[:2], layer.kernel, layer.kernel)
-                self._weights[layer.name] = weight, stored.bias.astype(np.float64)
+                self._weights[layer.name] = weight, found.bias.astype(np.float64)
             if layer.kind == "add":
                 self._sum_of[layer.sources[1]] = layer.name
 
@@ -71,10 +73,10 @@ class IntegerReference:
         """The outputs (N, H, W, C) of the named layers as they are stored; `images` as for the
         call.
         """
-        stored = stored_tensors(self.checkpoint.architecture, self.checkpoint.rounding)
-        unknown = sorted(set(wanted) - set(stored))
+        names = stored_tensors(self.checkpoint.architecture, self.checkpoint.rounding)
+        unknown = sorted(set(wanted) - set(names))
         if unknown:
-            raise UserError(f"no layer stores {', '.join(unknown)}; stored are {', '.join(stored)}")
+            raise UserError(f"no layer stores {', '.join(unknown)}; stored are {', '.join(names)}")
         return self._walk(images, wanted)
 
     def real(self, name: str, values: NDArray[np.uint8]) -> NDArray[np.float32]:
@@ -106,18 +108,18 @@ class IntegerReference:
         out = self._out.get(layer.name)
         if out is None:
             step = self._scale[self._sum_of[layer.name]] if layer.name in self._sum_of else 1.0
-            return sums * (factor / step).astype(np.float32)
+            return sums.astype(np.float32) * (factor / step).astype(np.float32)
         factor = factor / out.scale
         if self._twice:
-            return rounded_twice(sums, *multiplier(factor), out, layer.activation)
-        return rounded(sums * factor.astype(np.float32), out, layer.activation)
+            return stored(rescaled(sums, *fixed_point(factor)), out, layer.activation)
+        return stored(sums.astype(np.float32) * factor.astype(np.float32), out, layer.activation)
 
-    def _sums(self, layer: Layer, x: Tensor) -> NDArray[np.float32]:
+    def _sums(self, layer: Layer, x: Tensor) -> NDArray[np.float64]:
         """bias + sum of (input - zero point) * (weight - zero point); the border is 0."""
         weight, bias = self._weights[layer.name]
         centred = x - self._zero[layer.sources[0]].astype(np.float64)
         multiplied = depthwise if layer.kind == "depthwise" else convolution
-        return (multiplied(centred, weight, layer) + bias).astype(np.float32)
+        return multiplied(centred, weight, layer) + bias
 
     def _sum_scale(self, layer: Layer) -> NDArray[np.float64]:
         """What 1 in the sum of each output channel stands for."""
@@ -127,16 +129,28 @@ class IntegerReference:
         return scale * weight.scale.astype(np.float64)
 
     def _add(self, layer: Layer, inputs: list[Tensor]) -> NDArray[np.uint8]:
-        """Shortcut and projection in steps of the sum."""
+        """Shortcut and projection in steps of their sum."""
         out = self._out[layer.name]
-        shortcut, projection = (
-            (values - self._zero[name]).astype(np.float32)
-            * np.float32(self._scale[name] / out.scale)
-            if name in self._out
-            else values
+        if self._twice:
+            return self._add_twice(layer, inputs)
+        shortcut, projection = layer.sources[0], inputs[1]
+        factor = np.float32(self._scale[shortcut] / out.scale)
+        return stored(
+            projection + (inputs[0] - self._zero[shortcut]).astype(np.float32) * factor, out
+        )
+
+    def _add_twice(self, layer: Layer, inputs: list[Tensor]) -> NDArray[np.uint8]:
+        """TensorFlow Lite's sum: both in steps of twice the larger scale / 2**20, then rescaled."""
+        out = self._out[layer.name]
+        largest = 2 * max(self._scale[name] for name in layer.sources)
+        total = sum(
+            rescaled(
+                (values.astype(np.int64) - self._zero[name]) << ADD_BITS,
+                *fixed_point(self._scale[name] / largest),
+            )
             for name, values in zip(layer.sources, inputs, strict=True)
         )
-        return rounded(projection + shortcut, out)
+        return stored(rescaled(total, *fixed_point(largest / (out.scale * 2**ADD_BITS))), out)
 
     def _pool(self, layer: Layer, x: Tensor) -> NDArray[np.uint8]:
         """The average of the map, (N, 1, 1, C)."""
@@ -146,48 +160,41 @@ class IntegerReference:
         centred = total - count * source.zero_point
         if not self._twice:
             factor = np.float32(source.scale / (count * out.scale))
-            return rounded(centred.astype(np.float32) * factor, out)
+            return stored(centred.astype(np.float32) * factor, out)
         if source == out:  # AVERAGE_POOL_2D
             return ((total + count // 2) // count).astype(np.uint8)
-        fraction, power = multiplier(np.float64(source.scale / out.scale))  # MEAN
+        fixed, power = fixed_point(source.scale / out.scale)  # MEAN
         shift = count.bit_length() - 1
-        fraction = np.floor(np.ldexp(fraction, 31 + shift) / count) / 2.0**31
-        return rounded_twice(centred.astype(np.float64), fraction, power - shift, out)
+        return stored(rescaled(centred, (fixed << shift) // count, power - shift), out)
 
 
-def limits(activation: str, out: Activation) -> tuple[int, int]:
-    """The lowest and the highest value that an activation lets through, less the zero point."""
+def stored(values: Tensor, out: Activation, activation: str = "linear") -> NDArray[np.uint8]:
+    """Values in steps of `out` as they are stored, floats rounded half to even."""
     low, high = LIMITS.get(activation, (None, None))
-    return (
-        -out.zero_point if low is None else 0,
-        255 - out.zero_point if high is None
-        else min(255 - out.zero_point, int(np.rint(high / out.scale))),
-    )
+    lowest = -out.zero_point if low is None else 0
+    highest = 255 - out.zero_point
+    if high is not None:
+        highest = min(highest, int(np.rint(high / out.scale)))
+    return (np.rint(np.clip(values, lowest, highest)) + out.zero_point).astype(np.uint8)
 
 
-def rounded(values: NDArray[np.float32], out: Activation, activation: str = "linear") -> NDArray[np.uint8]:
-    """Values in steps of `out`, rounded half to even."""
-    return (np.rint(np.clip(values, *limits(activation, out))) + out.zero_point).astype(np.uint8)
-
-
-def multiplier(factor: NDArray[np.float64]) -> tuple[NDArray[np.float64], NDArray[np.int32]]:
-    """A factor as TensorFlow Lite stores it: a fraction of 31 bits in 0.5..1, and a power of two."""
+def fixed_point(factor: NDArray[np.float64] | float) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """A factor as TensorFlow Lite stores it: 31 bits of a fraction in 0.5..1, and a power of two."""
     fraction, power = np.frexp(factor)
-    return np.floor(fraction * 2.0**31 + 0.5) / 2.0**31, power
+    fixed = np.floor(fraction * 2**31 + 0.5).astype(np.int64)
+    full = fixed == 2**31
+    return np.where(full, 2**30, fixed), power + full.astype(np.int64)
 
 
-def rounded_twice(
-    sums: Tensor,
-    fraction: NDArray[np.float64],
-    power: NDArray[np.int32],
-    out: Activation,
-    activation: str = "linear",
-) -> NDArray[np.uint8]:
-    """sums * fraction rounded, then * 2**power rounded with halves away from zero; all in the type
-    of `sums`.
+def rescaled(
+    values: Tensor, fixed: NDArray[np.int64], power: NDArray[np.int64]
+) -> NDArray[np.int64]:
+    """values * fixed * 2**(power - 31), rounded twice: at the fraction's last bit, halves up, then at
+    the power of two, halves away from zero (gemmlowp's rule).
     """
-    kind = sums.dtype.type
-    first = np.rint(sums * np.ldexp(fraction.astype(kind), np.maximum(power, 0)))
-    scaled = first * np.ldexp(kind(1), np.minimum(power, 0))
-    second = np.trunc(scaled + np.copysign(kind(0.5), scaled))
-    return (np.clip(second, *limits(activation, out)) + out.zero_point).astype(np.uint8)
+    scaled = (values.astype(np.int64) << np.maximum(power, 0)) * fixed
+    scaled += 1 << 30
+    scaled >>= 31
+    right = np.maximum(-power, 0)
+    half = (1 << right) >> 1
+    return np.sign(scaled) * ((np.abs(scaled) + half) >> right)
