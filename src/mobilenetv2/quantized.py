@@ -20,6 +20,7 @@ from .architecture import Architecture, Layer, layers
 from .checkpoint import (
     FORMAT,
     VERSION,
+    Checkpoint,
     check_described,
     checksum,
     in_order,
@@ -214,6 +215,9 @@ class QuantizedCheckpoint:
             )
         except (UserError, ValueError, TypeError, KeyError) as error:
             raise ModelFileError(f"{path}: {error}") from None
+
+
+AnyCheckpoint = Checkpoint | QuantizedCheckpoint
 
 
 def stored_tensors(architecture: Architecture, rounding: str) -> list[str]:

@@ -1,13 +1,15 @@
-"""Other people's model files, and ours: recognised by content, read into a `Checkpoint`."""
+"""Other people's model files, and ours: recognised by content, read into a checkpoint."""
 
 from __future__ import annotations
 
 import os
 from collections.abc import Callable
 from pathlib import Path
+from typing import Literal, overload
 
 from ..checkpoint import FORMAT, Checkpoint, read_safetensors_header
 from ..errors import ModelFileError
+from ..quantized import AnyCheckpoint, QuantizedCheckpoint
 
 KINDS = ("mobilenetv2", "safetensors", "tflite", "tgz", "keras", "hdf5", "pytorch")
 
@@ -52,28 +54,39 @@ def recognise(path: Path) -> str:
     )
 
 
-def read(path: Path) -> Checkpoint:
-    """Reads any model file into a checkpoint; float weights, whatever the file stores.
+@overload
+def read(path: Path, integers: Literal[False]) -> Checkpoint: ...
+@overload
+def read(path: Path, integers: bool = True) -> AnyCheckpoint: ...
+def read(path: Path, integers: bool = True) -> AnyCheckpoint:
+    """Reads any model file into a checkpoint: float weights, or the integers of a quantised file.
+
+    Args:
+        path: The file.
+        integers: False dequantises TensorFlow Lite's integers, and refuses our own.
 
     Raises:
         ModelFileError: Unknown, damaged or not a MobileNetV2; the message names the file and the
             array at fault.
         MissingExtraError: A library that this kind needs is not installed.
     """
-    return _reader(recognise(path))(path)
-
-
-def _reader(kind: str) -> Callable[[Path], Checkpoint]:
+    kind = recognise(path)
     if kind == "mobilenetv2":
-        return Checkpoint.load
+        if integers and "quantization" in read_safetensors_header(path):
+            return QuantizedCheckpoint.load(path)
+        return Checkpoint.load(path)
     if kind == "tflite":
         from .tflite import read_tflite
 
-        return read_tflite
+        return read_tflite(path, integers)
     if kind == "tgz":
         from .published import read_tgz
 
-        return read_tgz
+        return read_tgz(path, integers)
+    return _float_reader(kind)(path)
+
+
+def _float_reader(kind: str) -> Callable[[Path], Checkpoint]:
     if kind in ("keras", "hdf5"):
         from .keras import read_h5, read_keras
 
@@ -83,7 +96,17 @@ def _reader(kind: str) -> Callable[[Path], Checkpoint]:
     return read_pth if kind == "pytorch" else read_foreign_safetensors
 
 
-def open_checkpoint(name: str | Path, width_mult: float | None = None) -> Checkpoint:
+@overload
+def open_checkpoint(
+    name: str | Path, width_mult: float | None = None, *, integers: Literal[False]
+) -> Checkpoint: ...
+@overload
+def open_checkpoint(
+    name: str | Path, width_mult: float | None = None, *, integers: bool = True
+) -> AnyCheckpoint: ...
+def open_checkpoint(
+    name: str | Path, width_mult: float | None = None, *, integers: bool = True
+) -> AnyCheckpoint:
     """A checkpoint by file or by name: a path, or a name of `zoo.models()`, fetched and converted
     once.
 
@@ -91,13 +114,14 @@ def open_checkpoint(name: str | Path, width_mult: float | None = None) -> Checkp
         name: A path, a published name such as "slim-1.0-224", or "imagenet" (TF-slim's at 224 of
             that width).
         width_mult: For "imagenet"; default 1.0.
+        integers: As for `read`.
 
     Raises:
         ModelFileError: Neither a file nor a known name, or the file cannot be read.
         DownloadError: A published file could not be fetched or verified.
     """
     if os.path.exists(name):  # unlike Path.exists, False for names that no file can have
-        return read(Path(name))
+        return read(Path(name), integers)
     from .published import open_published
 
     return open_published(str(name), width_mult)

@@ -11,6 +11,7 @@ from pathlib import Path
 from .. import zoo
 from ..checkpoint import Checkpoint
 from ..errors import ModelFileError
+from ..quantized import AnyCheckpoint
 
 MAX_TFLITE_BYTES = 1 << 28
 
@@ -62,7 +63,7 @@ def _fetched(model: zoo.Published) -> Checkpoint:
 
     file = zoo.fetch(model)
     try:
-        checkpoint = read(file)
+        checkpoint = read(file, integers=False)
         found = checkpoint.architecture.width_mult
         if found != model.width_mult:
             raise ModelFileError(f"{file}: the file is width {found:g}, not {model.width_mult:g}")
@@ -74,7 +75,7 @@ def _fetched(model: zoo.Published) -> Checkpoint:
     return checkpoint
 
 
-def read_tgz(path: Path) -> Checkpoint:
+def read_tgz(path: Path, integers: bool = True) -> AnyCheckpoint:
     """The one .tflite inside a `.tgz`, as TF-slim publishes its checkpoints.
 
     Raises:
@@ -99,4 +100,4 @@ def read_tgz(path: Path) -> Checkpoint:
         raise
     except Exception as error:  # tarfile and zlib raise nearly anything on damaged archives
         raise ModelFileError(f"{path}: a damaged archive: {error}") from None
-    return checkpoint_from(path, content)
+    return checkpoint_from(path, content, integers)

@@ -1,16 +1,17 @@
 """Reads MobileNetV2 classifiers from TensorFlow Lite: float32, float16, uint8 per tensor and int8
 per channel.
 
-Quantised kernels are dequantised here (real = scale * (q - zero point)); the batch norms were
-folded by the converter, so ours become identities. The graph is held against `layers()`: kernels,
-strides, padding amounts, activations and connections must all be those of the network, or the file
-is refused."""
+The batch norms were folded by the converter, so ours become identities. The graph is held against
+`layers()`: kernels, strides, padding amounts, activations and connections must all be those of the
+network, or the file is refused."""
 
 from __future__ import annotations
 
 import io
 import zipfile
-from dataclasses import dataclass, replace
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -18,14 +19,16 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..architecture import Architecture, Layer, conv_padding, layers
-from ..checkpoint import Checkpoint, unfolded
+from ..checkpoint import unfolded
 from ..errors import ModelFileError, UserError
 from ..images import Preprocessing
+from ..quantized import AnyCheckpoint
 from .assemble import Rules, assemble, infer_architecture
+from .tflite_graph import Graph, Op, Tensor, parse
+from .tflite_integers import is_quantized, quantized
 
 MAX_LABEL_BYTES = 1 << 20
 BN_EPSILON = 1e-3  # TF-slim and Keras
-TYPES = {0: np.float32, 1: np.float16, 2: np.int32, 3: np.uint8, 4: np.int64, 9: np.int8}
 ACTIVATIONS = {0: "linear", 1: "relu", 3: "relu6"}
 KERNEL_OPS = {"CONV_2D": "C", "DEPTHWISE_CONV_2D": "D", "FULLY_CONNECTED": "F"}
 TRANSPARENT = (
@@ -39,78 +42,34 @@ TRANSPARENT = (
 
 
 @dataclass(frozen=True)
-class _Tensor:
-    name: str
-    shape: tuple[int, ...]
-    dtype: Any
-    data: bytes
-    scale: NDArray[np.float64]
-    zero_point: NDArray[np.float64]
-    axis: int
+class _Match:
+    """A graph held against layers: which of them made which tensor, and by which operator."""
 
-    def real(self) -> NDArray[np.float64]:
-        """The values as real numbers, shaped as stored."""
-        values = np.frombuffer(self.data, self.dtype).reshape(self.shape).astype(np.float64)
-        if self.scale.size == 0:
-            return values
-        shape = [1] * values.ndim
-        if self.scale.size > 1:
-            shape[self.axis] = self.scale.size
-        zero = np.broadcast_to(self.zero_point, self.scale.shape)
-        return (values - zero.reshape(shape)) * self.scale.reshape(shape)
+    made: dict[int, str]
+    ops: dict[str, Op] = field(default_factory=dict)
 
 
-@dataclass(frozen=True)
-class _Op:
-    code: str
-    inputs: tuple[int, ...]
-    outputs: tuple[int, ...]
-    options: dict[str, int]
-
-
-@dataclass(frozen=True)
-class _Graph:
-    tensors: tuple[_Tensor, ...]
-    ops: tuple[_Op, ...]
-    inputs: tuple[int, ...]
-    outputs: tuple[int, ...]
-
-    def stored(self, index: int) -> _Tensor:
-        """The tensor that holds a constant; one stored as float16 stands behind a DEQUANTIZE."""
-        for op in self.ops:
-            if op.code == "DEQUANTIZE" and index in op.outputs:
-                index = op.inputs[0]
-        return self.tensors[index]
-
-    def constant(self, index: int) -> NDArray[np.float64]:
-        """The values of a weight or bias as real numbers."""
-        tensor = self.stored(index)
-        if not tensor.data:
-            raise ModelFileError(
-                f"the tensor {tensor.name!r} has no values: weights made at run time are not read"
-            )
-        if tensor.dtype is np.void:
-            raise ModelFileError(f"the tensor {tensor.name!r} is of a type that is not read")
-        return tensor.real()
-
-
-def read_tflite(path: Path) -> Checkpoint:
+def read_tflite(path: Path, integers: bool = True) -> AnyCheckpoint:
     """A checkpoint of a .tflite classifier, with the labels attached to the file if there are any.
+
+    Args:
+        path: The file.
+        integers: What computes in integers there is read as such, else dequantised.
 
     Raises:
         ModelFileError: Damaged, or not a MobileNetV2 classifier; the message says which operator or
             tensor differs.
     """
-    return checkpoint_from(path, path.read_bytes())
+    return checkpoint_from(path, path.read_bytes(), integers)
 
 
-def checkpoint_from(path: Path, content: bytes) -> Checkpoint:
+def checkpoint_from(path: Path, content: bytes, integers: bool = True) -> AnyCheckpoint:
     """`read_tflite` of what is in memory already; `path` is what messages call it."""
-    try:
-        graph = _parse(content)
+    with _complaints_of(path):
+        graph = parse(content)
         _refuse_other_tasks(graph)
         arrays, order = _named_kernels(graph)
-        architecture = _matched(graph, order, arrays)
+        architecture, match = _matched(graph, order, arrays)
         kinds = {np.dtype(graph.stored(op.inputs[1]).dtype).name for op in order.values()}
         rules = Rules(
             source=f"TensorFlow Lite ({', '.join(sorted(kinds))})",
@@ -119,91 +78,25 @@ def checkpoint_from(path: Path, content: bytes) -> Checkpoint:
             preprocessing=_preprocessing(graph.tensors[graph.inputs[0]]),
             labels=_attached_labels(content, architecture.classes),
         )
+    floats = assemble(path, arrays, rules)
+    if not (integers and is_quantized(graph, match.ops)):
+        return floats
+    with _complaints_of(path):
+        return quantized(graph, match.ops, match.made, floats)
+
+
+@contextmanager
+def _complaints_of(path: Path) -> Iterator[None]:
+    try:
+        yield
     except UserError as error:
         raise type(error)(f"{path}: {error}") from None
     except Exception as error:  # damaged offsets make the reader raise nearly anything
         reason = error or type(error).__name__
         raise ModelFileError(f"{path}: damaged or not a TensorFlow Lite model: {reason}") from None
-    return assemble(path, arrays, rules)
 
 
-def _parse(content: bytes) -> _Graph:
-    import tflite  # late: it is large, and most runs read our own files
-
-    model = tflite.Model.GetRootAs(content, 0)
-    if model.SubgraphsLength() != 1:
-        raise ModelFileError(f"{model.SubgraphsLength()} subgraphs; a classifier has one")
-    names = {
-        value: name
-        for name, value in vars(tflite.BuiltinOperator).items()
-        if isinstance(value, int)
-    }
-    codes = []
-    for i in range(model.OperatorCodesLength()):
-        code = model.OperatorCodes(i)
-        codes.append(
-            names.get(max(code.DeprecatedBuiltinCode(), code.BuiltinCode()), "unknown operator")
-        )
-    subgraph = model.Subgraphs(0)
-    return _Graph(
-        tuple(_tensor(model, subgraph.Tensors(i)) for i in range(subgraph.TensorsLength())),
-        tuple(_op(tflite, subgraph.Operators(i), codes) for i in range(subgraph.OperatorsLength())),
-        tuple(int(i) for i in subgraph.InputsAsNumpy()),
-        tuple(int(i) for i in subgraph.OutputsAsNumpy()),
-    )
-
-
-def _tensor(model: Any, tensor: Any) -> _Tensor:
-    buffer = model.Buffers(tensor.Buffer())
-    data = buffer.DataAsNumpy().tobytes() if buffer.DataLength() else b""
-    quantization = tensor.Quantization()
-    scale = zero = np.zeros(0)
-    if quantization is not None and quantization.ScaleLength():
-        scale = quantization.ScaleAsNumpy().astype(float)
-        zero = (
-            quantization.ZeroPointAsNumpy().astype(float)
-            if quantization.ZeroPointLength()
-            else np.zeros(1)
-        )
-    shape = tuple(int(n) for n in tensor.ShapeAsNumpy()) if tensor.ShapeLength() else ()
-    name = (tensor.Name() or b"").decode("utf-8", "replace")
-    axis = quantization.QuantizedDimension() if quantization is not None else 0
-    return _Tensor(name, shape, TYPES.get(tensor.Type(), np.void), data, scale, zero, axis)
-
-
-def _op(tflite: Any, op: Any, codes: list[str]) -> _Op:
-    """One operator with the options that matter, as plain integers."""
-    code = codes[op.OpcodeIndex()]
-    convolution = (
-        "StrideW",
-        "StrideH",
-        "DilationWFactor",
-        "DilationHFactor",
-        "Padding",
-        "FusedActivationFunction",
-    )
-    kinds = {
-        "CONV_2D": (tflite.Conv2DOptions, convolution),
-        "DEPTHWISE_CONV_2D": (tflite.DepthwiseConv2DOptions, convolution),
-        "FULLY_CONNECTED": (tflite.FullyConnectedOptions, ("FusedActivationFunction",)),
-        "AVERAGE_POOL_2D": (
-            tflite.Pool2DOptions,
-            ("FilterHeight", "FilterWidth", "FusedActivationFunction"),
-        ),
-        "ADD": (tflite.AddOptions, ("FusedActivationFunction",)),
-    }
-    options: dict[str, int] = {}
-    if code in kinds:
-        kind, fields = kinds[code]
-        table, union = kind(), op.BuiltinOptions()
-        if union is not None:
-            table.Init(union.Bytes, union.Pos)
-        options = {name: int(getattr(table, name)()) if union is not None else 0 for name in fields}
-    inputs = tuple(int(i) for i in op.InputsAsNumpy()) if op.InputsLength() else ()
-    return _Op(code, inputs, tuple(int(i) for i in op.OutputsAsNumpy()), options)
-
-
-def _refuse_other_tasks(graph: _Graph) -> None:
+def _refuse_other_tasks(graph: Graph) -> None:
     codes = {op.code for op in graph.ops}
     if len(graph.outputs) > 1:
         names = ", ".join(graph.tensors[index].name for index in graph.outputs[:3])
@@ -214,7 +107,7 @@ def _refuse_other_tasks(graph: _Graph) -> None:
         raise ModelFileError("it resizes maps: it is a segmenter, not a classifier")
 
 
-def _named_kernels(graph: _Graph) -> tuple[dict[str, NDArray[Any]], dict[str, _Op]]:
+def _named_kernels(graph: Graph) -> tuple[dict[str, NDArray[Any]], dict[str, Op]]:
     """Arrays with torchvision's names, and the operator of each layer, from the order expand,
     depthwise, project.
     """
@@ -257,22 +150,13 @@ def _named_kernels(graph: _Graph) -> tuple[dict[str, NDArray[Any]], dict[str, _O
     return arrays, order
 
 
-def _kernel(graph: _Graph, op: _Op, name: str) -> NDArray[np.float64]:
-    """The kernel in PyTorch's axes: OHWI -> OIHW, depthwise 1HWC -> C1HW, a 1x1 classifier -> (out,
-    in).
-    """
-    weight = graph.constant(op.inputs[1])
-    if op.code == "FULLY_CONNECTED":
-        return weight
-    weight = (
-        weight.transpose(3, 0, 1, 2)
-        if op.code == "DEPTHWISE_CONV_2D"
-        else weight.transpose(0, 3, 1, 2)
-    )
+def _kernel(graph: Graph, op: Op, name: str) -> NDArray[np.float64]:
+    """The kernel in PyTorch's axes, a 1x1 classifier's as (out, in)."""
+    weight = op.in_torch_axes(graph.constant(op.inputs[1]))
     return weight.reshape(weight.shape[:2]) if name == "classifier.1" else weight
 
 
-def _bias(graph: _Graph, op: _Op, layer: Layer) -> NDArray[np.float64]:
+def _bias(graph: Graph, op: Op, layer: Layer) -> NDArray[np.float64]:
     if len(op.inputs) < 3 or op.inputs[2] < 0:
         return np.zeros(layer.out_shape[0])
     bias = graph.constant(op.inputs[2])
@@ -281,7 +165,9 @@ def _bias(graph: _Graph, op: _Op, layer: Layer) -> NDArray[np.float64]:
     return bias
 
 
-def _matched(graph: _Graph, order: dict[str, _Op], arrays: dict[str, NDArray[Any]]) -> Architecture:
+def _matched(
+    graph: Graph, order: dict[str, Op], arrays: dict[str, NDArray[Any]]
+) -> tuple[Architecture, _Match]:
     """The architecture, after every operator was held against its layer under one of the two
     padding rules.
     """
@@ -294,21 +180,20 @@ def _matched(graph: _Graph, order: dict[str, _Op], arrays: dict[str, NDArray[Any
         architecture = replace(
             base, padding=padding, bn_epsilon=BN_EPSILON, resolution=(shape[1], shape[2])
         )
-        made = {graph.inputs[0]: "image"}
-        complaint = _compare(graph, order, layers(architecture), made)
+        match = _Match({graph.inputs[0]: "image"})
+        complaint = _compare(graph, order, layers(architecture), match)
         if complaint is None:
-            return architecture
-        complaints.append((len(made), complaint))
+            return architecture, match
+        complaints.append((len(match.made), complaint))
     furthest = max(complaints, key=lambda found: found[0])
     raise ModelFileError(f"not the MobileNetV2 graph: {furthest[1]}")
 
 
 def _compare(
-    graph: _Graph, order: dict[str, _Op], steps: tuple[Layer, ...], made: dict[int, str]
+    graph: Graph, order: dict[str, Op], steps: tuple[Layer, ...], match: _Match
 ) -> str | None:
-    """The first way in which the graph is not these layers, or None; `made` gathers which layer
-    made which tensor.
-    """
+    """The first way in which the graph is not these layers, or None; `match` gathers what is."""
+    made = match.made
     by_output = {id(op): layer for layer in steps if (op := order.get(layer.name))}
     adds = iter(layer for layer in steps if layer.kind == "add")
     flat = {layer.name for layer in steps if layer.kind in ("pool", "linear")}
@@ -340,12 +225,13 @@ def _compare(
         if complaint:
             return complaint
         made[op.outputs[0]] = layer.name
+        match.ops[layer.name] = op
     answers = {made.get(i) for i in graph.outputs}
     return None if answers == {steps[-1].name} else f"its output is not that of {steps[-1].name}"
 
 
 def _compare_options(
-    graph: _Graph, op: _Op, layer: Layer, padded: dict[int, tuple[int, ...]]
+    graph: Graph, op: Op, layer: Layer, padded: dict[int, tuple[int, ...]]
 ) -> str | None:
     """The first way in which an operator's options are not its layer's, or None."""
     options = op.options
@@ -379,7 +265,7 @@ def _compare_options(
     return None
 
 
-def _compare_pool(graph: _Graph, op: _Op, layer: Layer) -> str | None:
+def _compare_pool(graph: Graph, op: Op, layer: Layer) -> str | None:
     """Averages are global: over both sides of the map, or with a window as large as it."""
     if op.code == "MEAN":
         whole = sorted(graph.constant(op.inputs[1]).ravel() % 4) == [1, 2]
@@ -388,7 +274,7 @@ def _compare_pool(graph: _Graph, op: _Op, layer: Layer) -> str | None:
     return None if whole else f"{op.code} does not average the whole map"
 
 
-def _preprocessing(tensor: _Tensor) -> Preprocessing:
+def _preprocessing(tensor: Tensor) -> Preprocessing:
     """Float inputs want -1..1; quantised ones say their range by scale and zero point.
 
     A scale of 2/255 is the same -1..1 with its zero point rounded to a whole number.

@@ -358,7 +358,7 @@ def _checkpoint(weights: str | Path | Checkpoint, width_mult: float | None) -> C
         return weights
     from ..formats import open_checkpoint  # late: it may fetch, and most users build without it
 
-    return open_checkpoint(weights, width_mult=width_mult)
+    return open_checkpoint(weights, width_mult, integers=False)
 
 
 def _conv_norm(layer: Layer, padding_rule: str, bn_decay: float) -> list[nn.Module]:

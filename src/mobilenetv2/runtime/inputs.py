@@ -8,6 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..errors import UserError
+from ..images import Preprocessing
 
 
 def check_images(images: NDArray[Any], channels: int) -> None:
@@ -34,3 +35,13 @@ def check_images(images: NDArray[Any], channels: int) -> None:
         raise UserError(
             "float images must be normalised (about -3..3), not 0..255: pass pixels as uint8"
         )
+
+
+def to_pixels(images: NDArray[Any], preprocessing: Preprocessing) -> NDArray[np.uint8]:
+    """uint8 pixels as they are; normalised floats as the nearest pixels, what lies beyond 0..255
+    clamped.
+    """
+    if images.dtype == np.uint8:
+        return images
+    scale, offset = preprocessing.scale_offset()
+    return np.clip(np.rint((images - offset) / scale), 0, 255).astype(np.uint8)

@@ -96,10 +96,10 @@ class Reference:
         """A convolution, depthwise convolution or linear layer, its bias and its activation."""
         weight, bias = self._weights[layer.name]
         if layer.kind == "depthwise":
-            out = _depthwise(x, weight, layer)
+            out = depthwise(x, weight, layer)
         else:
             weight = weight.reshape(layer.out_shape[0], -1, layer.kernel, layer.kernel)
-            out = _convolution(x, weight, layer)
+            out = convolution(x, weight, layer)
         out += bias
         if layer.activation != "linear":
             low, high = LIMITS[layer.activation]
@@ -107,7 +107,7 @@ class Reference:
         return out
 
 
-def _taps(x: Tensor, layer: Layer) -> list[tuple[int, int, Tensor]]:
+def taps(x: Tensor, layer: Layer) -> list[tuple[int, int, Tensor]]:
     """For each place in the kernel, the input values under it: row, column, (N, out H, out W, C)."""
     top, bottom, left, right = layer.padding
     padded = np.pad(x, ((0, 0), (top, bottom), (left, right), (0, 0))) if any(layer.padding) else x
@@ -124,13 +124,13 @@ def _taps(x: Tensor, layer: Layer) -> list[tuple[int, int, Tensor]]:
     ]
 
 
-def _convolution(x: Tensor, weight: Tensor, layer: Layer) -> Tensor:
+def convolution(x: Tensor, weight: Tensor, layer: Layer) -> Tensor:
     """(N, H, W, in) with weight (out, in, k, k) -> (N, out H, out W, out), one matrix product a
     tap.
     """
     shape = (x.shape[0], *layer.out_shape[1:], layer.out_shape[0])
     products = (
-        under.reshape(-1, x.shape[3]) @ weight[:, :, i, j].T for i, j, under in _taps(x, layer)
+        under.reshape(-1, x.shape[3]) @ weight[:, :, i, j].T for i, j, under in taps(x, layer)
     )
     out = next(products)
     for product in products:
@@ -138,11 +138,11 @@ def _convolution(x: Tensor, weight: Tensor, layer: Layer) -> Tensor:
     return out.reshape(shape)
 
 
-def _depthwise(x: Tensor, weight: Tensor, layer: Layer) -> Tensor:
+def depthwise(x: Tensor, weight: Tensor, layer: Layer) -> Tensor:
     """(N, H, W, C) with weight (C, 1, 3, 3) -> (N, out H, out W, C)."""
     out = np.zeros((x.shape[0], *layer.out_shape[1:], x.shape[3]), x.dtype)
     product = np.empty_like(out)
-    for i, j, under in _taps(x, layer):
+    for i, j, under in taps(x, layer):
         out += np.multiply(under, weight[:, 0, i, j], out=product)
     return out
 

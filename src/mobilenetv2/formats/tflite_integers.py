@@ -1,0 +1,124 @@
+"""The integers of a quantised TensorFlow Lite file as they are: weights, biases, scales and zero
+points.
+
+int8 tensors become uint8, every value and its zero point 128 higher. Weights stay as stored.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ..architecture import Layer, layers
+from ..checkpoint import Checkpoint
+from ..errors import ModelFileError
+from ..quantized import Activation, QuantizedCheckpoint, QuantizedLayer
+from .tflite_graph import Graph, Op, Tensor
+
+BYTES = (np.int8, np.uint8)
+PIXEL_STEP = 2 / 255  # of float pictures, -1..1
+
+
+def is_quantized(graph: Graph, ops: Mapping[str, Op]) -> bool:
+    """Whether all layers compute in 8-bit integers, not only store their weights so."""
+    return all(graph.tensors[op.outputs[0]].dtype in BYTES for op in ops.values())
+
+
+def quantized(
+    graph: Graph, ops: Mapping[str, Op], made: Mapping[int, str], checkpoint: Checkpoint
+) -> QuantizedCheckpoint:
+    """The checkpoint with the file's integers in place of its floats.
+
+    Args:
+        graph: The file.
+        ops: The operator of each layer.
+        made: The layer that made each tensor, "image" included.
+        checkpoint: What was read of the file, its weights dequantised.
+
+    Raises:
+        ModelFileError: A tensor is not quantised as our kernels take it; the message names it.
+    """
+    steps = layers(checkpoint.architecture)
+    outputs = {name: _activation(graph.tensors[op.outputs[0]]) for name, op in ops.items()}
+    image = _image(graph, ops[steps[0].name])
+    for op in ops.values():
+        for index in op.inputs:
+            name = made.get(index, "")
+            if name and _activation(graph.tensors[index]) != (outputs | {"image": image})[name]:
+                raise ModelFileError(f"the output of {name} is requantised before it is read")
+    return QuantizedCheckpoint(
+        checkpoint.architecture,
+        {
+            layer.name: _layer(
+                graph, ops[layer.name], layer, (outputs | {"image": image})[layer.sources[0]]
+            )
+            for layer in steps
+            if layer.weight
+        },
+        image.scale,
+        (image.zero_point,) * checkpoint.architecture.in_channels,
+        outputs,
+        "twice",
+        checkpoint.labels,
+        checkpoint.preprocessing,
+        checkpoint.provenance,
+    )
+
+
+def _activation(tensor: Tensor) -> Activation:
+    if tensor.dtype not in BYTES or tensor.scale.size != 1:
+        raise ModelFileError(f"the tensor {tensor.name!r} is not 8-bit integers of one scale")
+    return Activation(float(tensor.scale[0]), _from_zero(tensor))
+
+
+def _from_zero(tensor: Tensor) -> int:
+    """The zero point when values start at 0."""
+    return int(tensor.zero_point[0]) - int(np.iinfo(tensor.dtype).min)
+
+
+def _image(graph: Graph, stem: Op) -> Activation:
+    """How the picture is stored; its values must be the pixels themselves."""
+    given = graph.tensors[graph.inputs[0]]
+    if given.dtype in BYTES:
+        return _activation(given)
+    image = _activation(graph.tensors[stem.inputs[0]])
+    if abs(image.scale / PIXEL_STEP - 1) > 0.01 or image.zero_point not in (127, 128):
+        raise ModelFileError(
+            f"float pictures are stored with scale {image.scale:g} and zero point {image.zero_point}: "
+            f"not pixels of -1..1 ({PIXEL_STEP:g} and 127 or 128)"
+        )
+    return image
+
+
+def _layer(graph: Graph, op: Op, layer: Layer, source: Activation) -> QuantizedLayer:
+    tensor = graph.stored(op.inputs[1])
+    count, axis = layer.out_shape[0], 3 if op.code == "DEPTHWISE_CONV_2D" else 0
+    per_channel = tensor.scale.size == count and tensor.axis == axis
+    if tensor.dtype not in BYTES or not (per_channel or tensor.scale.size == 1):
+        raise ModelFileError(
+            f"the weights of {layer.name} are not 8-bit integers with one scale or one an output channel"
+        )
+    if len(set(tensor.zero_point.tolist())) != 1:
+        raise ModelFileError(f"the weights of {layer.name} have several zero points")
+    weight, zero = tensor.values(), int(tensor.zero_point[0])
+    if zero and tensor.dtype == np.int8:
+        weight, zero = (weight.astype(np.int16) + 128).astype(np.uint8), _from_zero(tensor)
+    scale = np.broadcast_to(tensor.scale, count).astype(np.float32)
+    return QuantizedLayer(
+        np.ascontiguousarray(op.in_torch_axes(weight)).reshape(layer.weight_shape),
+        scale,
+        _bias(graph, op, layer, source.scale * scale.astype(np.float64)),
+        zero,
+    )
+
+
+def _bias(graph: Graph, op: Op, layer: Layer, unit: NDArray[np.float64]) -> NDArray[np.int32]:
+    """The bias in units of what 1 in a sum stands for, as the file should have it."""
+    if len(op.inputs) < 3 or op.inputs[2] < 0:
+        return np.zeros(len(unit), np.int32)
+    tensor = graph.stored(op.inputs[2])
+    if tensor.dtype != np.int32 or not np.allclose(tensor.scale, unit, rtol=1e-4, atol=0):
+        raise ModelFileError(f"the bias of {layer.name} is not int32 in units of its sums")
+    return tensor.values().astype(np.int32)
