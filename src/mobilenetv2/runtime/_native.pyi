@@ -11,6 +11,9 @@ def kernel_names() -> list[str]: ...
 def byte_kernel_names() -> list[str]: ...
 def fma_rate(isa: str) -> float: ...
 
+class Twice:
+    def __init__(self, fraction: float, power: float) -> None: ...
+
 class Rounding:
     zero: int
     input_zero: int
@@ -18,9 +21,11 @@ class Rounding:
     high: float
     product_low: float
     product_high: float
-    product_factor: float
     shortcut_zero: int
     shortcut_factor: float
+    product: Twice
+    shortcut: Twice
+    total: Twice
     real_factor: float
 
 class Stage:
@@ -62,7 +67,7 @@ class Step:
     high: float
     rounding: Rounding
     mean_factor: float
-    mean_power: float
+    mean_divisor: float
     in_channels: int
     in_height: int
     in_width: int
@@ -85,6 +90,7 @@ class ByteNetwork:
         bias: NDArray[Any],
         copies: int = 1,
         factor: NDArray[Any] | None = None,
+        fraction: NDArray[Any] | None = None,
         power: NDArray[Any] | None = None,
         rounding: Rounding = ...,
     ) -> int: ...
@@ -94,6 +100,7 @@ class ByteNetwork:
         bias: NDArray[Any],
         copies: int = 1,
         factor: NDArray[Any] | None = None,
+        fraction: NDArray[Any] | None = None,
         power: NDArray[Any] | None = None,
         rounding: Rounding = ...,
     ) -> int: ...

@@ -5,26 +5,29 @@ from __future__ import annotations
 import os
 import threading
 from collections import OrderedDict
-from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from ..architecture import Layer, layers
-from ..checkpoint import Checkpoint, fold
+from ..architecture import layers
+from ..checkpoint import Checkpoint
 from ..errors import UserError
+from ..quantized import QuantizedCheckpoint
 from . import _native
-from .inputs import check_images
-from .plan import Plan, Weights, chained, grouped, plan, up_to_block
+from .inputs import check_images, to_pixels
+from .integer_reference import check_integers
+from .packing import pack, pack_integers
+from .plan import Plan, plan
 
 KEPT_PLANS = 16
 BATCH = 4  # pictures at once at least; more go one group after another, so that memory stays small
 MOST_THREADS = 1024
+FLOAT_ISA = {"avxvnni": "avx2", "avx512vnni": "avx512"}  # what these add is for integers alone
 
 
 class Engine:
-    """Runs a checkpoint in float32. May be called from several Python threads; the GIL is released
+    """Runs a checkpoint in float32, or a quantised one in integers. May be called from several Python threads; the GIL is released
     meanwhile.
 
     The answers are the same bits for any number of threads and for a picture alone or in a batch.
@@ -34,8 +37,8 @@ class Engine:
         threads: Threads of this engine; None: the processors this process may use. With 1, calls
             from several Python threads run side by side; with more, one after another, each on all
             threads.
-        isa: "scalar", "avx2" or "avx512"; None: what the environment variable MOBILENETV2_ISA says,
-            else the best.
+        isa: "scalar", "avx2" or "avx512", for integers also "avxvnni" and "avx512vnni"; None: what
+            the environment variable MOBILENETV2_ISA says, else the best.
 
     Attributes:
         checkpoint: The model.
@@ -48,13 +51,22 @@ class Engine:
     """
 
     def __init__(
-        self, checkpoint: Checkpoint, threads: int | None = None, isa: str | None = None
+        self,
+        checkpoint: Checkpoint | QuantizedCheckpoint,
+        threads: int | None = None,
+        isa: str | None = None,
     ) -> None:
         self.checkpoint = checkpoint
         self.threads = _threads(threads)
-        self.isa = _isa(isa)
-        self._network = _native.Network(self.isa, self.threads)
-        self._weights = self._pack()
+        self._quantized = checkpoint if isinstance(checkpoint, QuantizedCheckpoint) else None
+        self.isa = _isa(isa, self._quantized is not None)
+        if isinstance(checkpoint, QuantizedCheckpoint):
+            check_integers(checkpoint)
+            self._network: _native.ByteNetwork = _native.ByteNetwork(self.isa, self.threads)
+            self._weights = pack_integers(self._network, checkpoint)
+        else:
+            self._network = network = _native.Network(self.isa, self.threads)
+            self._weights = pack(network, checkpoint)
         self._plans: OrderedDict[tuple[int, int, bool, int], Plan] = OrderedDict()
         self._lock = threading.Lock()
 
@@ -112,7 +124,7 @@ class Engine:
             ArchitectureError: A side is out of range.
         """
         native = self._plan_for(height, width).native
-        return 4 * native.size(min(batch, self._group))
+        return self._weights.item_bytes * native.size(min(batch, self._group))
 
     @property
     def weight_bytes(self) -> int:
@@ -134,9 +146,14 @@ class Engine:
         """The output (N, H, W, C) of a plan's last step; the time of each step is added to
         `seconds`.
         """
+        if self._quantized:
+            images = to_pixels(images, self._quantized.preprocessing)
         pixels = images.dtype == np.uint8
         images = np.ascontiguousarray(images, np.uint8 if pixels else np.float32)
-        run = self._network.run_pixels if pixels else self._network.run_values
+        run = self._network.run_pixels
+        if not pixels:
+            assert isinstance(self._network, _native.Network)
+            run = self._network.run_values
         channels, height, width = chosen.out_shape
         answer = np.empty((len(images), height, width, channels), np.float32)
         for begin in range(0, len(images), self._group):
@@ -163,62 +180,11 @@ class Engine:
             if found is None:
                 steps = layers(self.checkpoint.architecture, height, width)
                 steps = steps[:-1] if features else steps
-                found = plan(self._network, steps, self._weights, threads)
+                found = plan(self._network, steps, self._weights, threads, self._quantized)
             self._plans[key] = found
             if len(self._plans) > KEPT_PLANS:
                 self._plans.popitem(last=False)
             return found
-
-    def _pack(self) -> Weights:
-        """Folds the batch norms and hands all weights to the extension."""
-        numbers: dict[str, int] = {}
-        pixels = -1
-        for layer, reads_blocks, writes_blocks in _weighted(self.checkpoint):
-            exact = "image" in layer.sources  # two matrices are made of it
-            weight, bias = fold(self.checkpoint, layer, np.float64 if exact else np.float32)
-            if writes_blocks:
-                weight, bias = _blocked(weight), _blocked(bias)
-            if layer.kind == "depthwise":
-                taps = weight.reshape(-1, layer.kernel**2).T  # (9, C)
-                numbers[layer.name] = self._network.add_depthwise(_packable(taps), _packable(bias))
-                continue
-            weight = weight.reshape(len(weight), -1, layer.kernel, layer.kernel)
-            weight = weight.transpose(0, 2, 3, 1)
-            if reads_blocks:
-                weight = _blocked(weight, 3)
-            numbers[layer.name] = self._add_matrix(weight, bias)
-            if exact:
-                scale, offset = self.checkpoint.preprocessing.scale_offset()
-                pixels = self._add_matrix(
-                    weight * scale, bias + (weight * offset).sum(axis=(1, 2, 3))
-                )
-                self._network.set_pixel_padding((-offset / scale).tolist())
-        return Weights(numbers, pixels, self._network.panel_channels)
-
-    def _add_matrix(self, weight: NDArray[Any], bias: NDArray[np.float64]) -> int:
-        return self._network.add_matrix(_packable(weight.reshape(len(weight), -1)), _packable(bias))
-
-
-def _weighted(checkpoint: Checkpoint) -> Iterator[tuple[Layer, bool, bool]]:
-    """Each layer that has weights, and whether it reads and whether it writes a blocked tensor."""
-    for chain in chained(grouped(list(layers(checkpoint.architecture)))):
-        members = [(layer, group.is_block) for group in chain for layer in group.layers]
-        kinds = [layer.kind for layer, _ in members]
-        for index, (layer, in_block) in enumerate(members):
-            if layer.weight is not None:
-                writes_blocks = "depthwise" in kinds[index : index + 2]
-                yield layer, in_block and layer.role == "project", writes_blocks
-
-
-def _blocked(array: NDArray[Any], axis: int = 0) -> NDArray[Any]:
-    """Zeros behind the channels up to whole blocks: wide tensors have no others."""
-    room = [(0, 0)] * array.ndim
-    room[axis] = (0, up_to_block(array.shape[axis]) - array.shape[axis])
-    return np.pad(array, room)
-
-
-def _packable(array: NDArray[Any]) -> NDArray[np.float32]:
-    return np.ascontiguousarray(array, np.float32)
 
 
 def _threads(wanted: int | None) -> int:
@@ -232,11 +198,13 @@ def _threads(wanted: int | None) -> int:
     return wanted
 
 
-def _isa(wanted: str | None) -> str:
-    known = _native.kernel_names()
+def _isa(wanted: str | None, quantized: bool) -> str:
+    known = _native.byte_kernel_names() if quantized else _native.kernel_names()
     source = "isa"
     if wanted is None:
         wanted, source = os.environ.get("MOBILENETV2_ISA") or known[-1], "MOBILENETV2_ISA"
+    if wanted in _native.byte_kernel_names() and wanted not in known:
+        wanted = FLOAT_ISA[wanted]
     if wanted not in known:
         raise UserError(
             f"{source} must be one that this machine has ({', '.join(known)}), not {wanted!r:.80}"

@@ -31,11 +31,8 @@ class IntegerReference:
     """
 
     def __init__(self, checkpoint: QuantizedCheckpoint) -> None:
+        check_integers(checkpoint)
         architecture = checkpoint.architecture
-        if architecture.head not in ("classifier", "features"):
-            raise UserError(f"the head {architecture.head!r} does not run in integers")
-        if architecture.shortcut == "expansion":
-            raise UserError("shortcuts between expansions do not run in integers")
         self.checkpoint = checkpoint
         self._twice = checkpoint.rounding == "twice"
         self._out = checkpoint.activations
@@ -168,14 +165,32 @@ class IntegerReference:
         return stored(rescaled(centred, (fixed << shift) // count, power - shift), out)
 
 
+def check_integers(checkpoint: QuantizedCheckpoint) -> None:
+    """Refuses networks that have layers for which there is no integer arithmetic.
+
+    Raises:
+        UserError: The head, or shortcuts between expansions.
+    """
+    architecture = checkpoint.architecture
+    if architecture.head not in ("classifier", "features"):
+        raise UserError(f"the head {architecture.head!r} does not run in integers")
+    if architecture.shortcut == "expansion":
+        raise UserError("shortcuts between expansions do not run in integers")
+
+
 def stored(values: Tensor, out: Activation, activation: str = "linear") -> NDArray[np.uint8]:
     """Values in steps of `out` as they are stored, floats rounded half to even."""
+    lowest, highest = code_limits(out, activation)
+    return (np.rint(np.clip(values, lowest, highest)) + out.zero_point).astype(np.uint8)
+
+
+def code_limits(out: Activation, activation: str) -> tuple[int, int]:
+    """The least and the greatest code that an activation lets through, less the zero point."""
     low, high = LIMITS.get(activation, (None, None))
-    lowest = -out.zero_point if low is None else 0
     highest = 255 - out.zero_point
     if high is not None:
         highest = min(highest, int(np.rint(high / out.scale)))
-    return (np.rint(np.clip(values, lowest, highest)) + out.zero_point).astype(np.uint8)
+    return (-out.zero_point if low is None else 0), highest
 
 
 def fixed_point(factor: NDArray[np.float64] | float) -> tuple[NDArray[np.int64], NDArray[np.int64]]:

@@ -13,6 +13,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from ..architecture import Layer
+from ..quantized import QuantizedCheckpoint
 from . import _native
 
 STRIP_BYTES = (
@@ -21,9 +22,8 @@ STRIP_BYTES = (
 PLANE_BYTES = 512 << 10  # a depthwise output up to this size is kept whole
 CHUNK_CHANNELS = 64  # wide channels at once on small maps
 MOST_CHAINED = 3
-BLOCK = (
-    _native.BLOCK
-)  # floats of a cache line, where tensors begin; wide tensors keep as many channels together
+BLOCK = _native.BLOCK  # channels that wide tensors keep together
+LINE_BYTES = 64  # tensors begin on a cache line
 LIMITS = {"linear": (-math.inf, math.inf), "relu": (0.0, math.inf), "relu6": (0.0, 6.0)}
 
 Shape = tuple[int, int, int]
@@ -31,11 +31,14 @@ Shape = tuple[int, int, int]
 
 @dataclass(frozen=True)
 class Weights:
-    """Numbers of the packed weights by layer name; `pixels` is the first layer's for uint8 pixels."""
+    """Numbers of the packed weights by layer name; `pixels` is the first layer's for uint8 pixels.
+    Activations are of `item_bytes`.
+    """
 
     numbers: Mapping[str, int]
     pixels: int
     panel_channels: int
+    item_bytes: int
 
 
 @dataclass
@@ -81,8 +84,11 @@ class Planned:
 
 @dataclass
 class Arena:
-    """Places for tensors that live from one step to another, first fit."""
+    """Places for tensors that live from one step to another, first fit; in items, a `line` of them
+    together.
+    """
 
+    line: int
     taken: list[tuple[int, int]] = field(default_factory=list)  # (begin, end), sorted
 
     @property
@@ -90,7 +96,7 @@ class Arena:
         return max((end for _, end in self.taken), default=0)
 
     def take(self, size: int) -> int:
-        size = up_to_block(size)
+        size = -(-size // self.line) * self.line
         begin = 0
         for other, end in self.taken:
             if other - begin >= size:
@@ -119,12 +125,23 @@ class Plan:
     steps: tuple[tuple[str, str, str], ...]  # first layer, last layer, kind of step
 
 
-def plan(network: _native.Network, layers: Sequence[Layer], weights: Weights, threads: int) -> Plan:
+def plan(
+    network: _native.ByteNetwork,
+    layers: Sequence[Layer],
+    weights: Weights,
+    threads: int,
+    quantized: QuantizedCheckpoint | None = None,
+) -> Plan:
     """Plans the run of `layers` for pictures of one size."""
     chains = list(chained(grouped(layers)))
     planned = [_step(chain, weights, threads) for chain in chains]
+    if quantized:
+        _round_means(layers, planned, quantized)
+        if layers[-1].kind != "linear":
+            planned.append(_to_floats(layers[-1], quantized))
+            chains.append(chains[-1])
     last_use = {name: index for index, step in enumerate(planned) for name in step.inputs}
-    arena = Arena()
+    arena = Arena(LINE_BYTES // weights.item_bytes)
     places = {"image": _native.IMAGE}
     for index, todo in enumerate(planned):
         dying = {name for name in todo.inputs if last_use[name] == index and name != "image"}
@@ -149,6 +166,32 @@ def plan(network: _native.Network, layers: Sequence[Layer], weights: Weights, th
         for chain, todo in zip(chains, planned)
     )
     return Plan(network.plan([todo.step for todo in planned], threads), layers[-1].out_shape, names)
+
+
+def _round_means(
+    layers: Sequence[Layer], planned: Sequence[Planned], quantized: QuantizedCheckpoint
+) -> None:
+    from .packing import mean_rounding
+
+    named = {layer.name: layer for layer in layers}
+    for todo in planned:
+        if todo.step.kind == "mean":
+            step = todo.step
+            step.rounding, step.mean_factor, step.mean_divisor = mean_rounding(
+                quantized, named[todo.output]
+            )
+
+
+def _to_floats(last: Layer, quantized: QuantizedCheckpoint) -> Planned:
+    """The step that makes floats of what the last layer stores."""
+    step = _native.Step()
+    step.kind = "real"
+    step.out_channels, step.in_height, step.in_width = last.out_shape
+    stored = quantized.activations[last.name]
+    rounding = _native.Rounding()
+    rounding.input_zero, rounding.real_factor = stored.zero_point, stored.scale
+    step.rounding = rounding
+    return Planned(step, (last.name,), "real", last.out_shape)
 
 
 def grouped(layers: Sequence[Layer]) -> list[Group]:
@@ -231,7 +274,7 @@ def _step(chain: list[Group], weights: Weights, threads: int) -> Planned:
     ):
         step.kind = "rows"
         stages = [_stage(group, weights) for group in chain]
-        _cut_strips(stages)
+        _cut_strips(stages, weights.item_bytes)
         step.stages = stages
         if todo.in_place:  # bands keep the rows around their edges for one another
             halo = 2 * stages[0].dilation * (threads - 1)
@@ -280,24 +323,24 @@ def _fits_plane(group: Group, weights: Weights, threads: int) -> bool:
     depthwise = next(layer for layer in group.layers if layer.kind == "depthwise")
     channels, height, width = depthwise.out_shape
     chunk_bytes = (
-        4
+        weights.item_bytes
         * max(CHUNK_CHANNELS, weights.panel_channels)
         * depthwise.in_shape[1]
         * depthwise.in_shape[2]
     )
-    if 4 * channels * height * width > PLANE_BYTES or chunk_bytes > STRIP_BYTES:
+    if weights.item_bytes * channels * height * width > PLANE_BYTES or chunk_bytes > STRIP_BYTES:
         return False
     chunks = -(-channels // weights.panel_channels)
     return threads == 1 or chunks >= 2 * threads or height < 8 * threads
 
 
-def _cut_strips(stages: list[_native.Stage]) -> None:
+def _cut_strips(stages: list[_native.Stage], item_bytes: int) -> None:
     """Output rows at once: for the last stage as many as fit STRIP_BYTES, for those before what it
     asks for.
     """
     last = stages[-1]
     wide = max(last.wide_channels, last.out_channels)
-    bytes_a_row = 4 * wide * (last.in_width * last.stride + last.out_width)
+    bytes_a_row = item_bytes * wide * (last.in_width * last.stride + last.out_width)
     last.strip = max(1, min(STRIP_BYTES // bytes_a_row, last.out_height))
     for before, after in zip(reversed(stages[:-1]), reversed(stages[1:])):
         before.strip = min(after.strip * after.stride, before.out_height)

@@ -20,6 +20,7 @@ using mobilenetv2::Plan;
 using mobilenetv2::Rounding;
 using mobilenetv2::Stage;
 using mobilenetv2::Step;
+using mobilenetv2::Twice;
 template <class N>
 using Vector = nb::ndarray<const N, nb::ndim<1>, nb::c_contig, nb::device::cpu>;
 template <class N>
@@ -55,36 +56,38 @@ void run(Network<T>& network, const Plan& plan, const mobilenetv2::Images& image
   network.run(plan, images, answer.data(), taken);
 }
 
-Factors factors(const std::optional<Vector<float>>& factor, const std::optional<Vector<float>>& power) {
-  return {factor ? factor->data() : nullptr, power ? power->data() : nullptr};
+template <class N>
+using Optional = std::optional<Vector<N>>;
+
+Factors factors(const Optional<float>& factor, const Optional<double>& fraction, const Optional<double>& power) {
+  return {factor ? factor->data() : nullptr, fraction ? fraction->data() : nullptr, power ? power->data() : nullptr};
 }
 
 template <class T>
 nb::class_<Network<T>> bind_network(nb::module_& module, const char* name) {
   using Weights = Table<typename Network<T>::Weight>;
   using Biases = Vector<typename Network<T>::Sum>;
-  using Optional = std::optional<Vector<float>>;
   return nb::class_<Network<T>>(module, name)
       .def(nb::init<const std::string&, int>(), nb::arg("isa"), nb::arg("threads"))
       .def(
           "add_matrix",
-          [](Network<T>& network, const Weights& weights, const Biases& bias, int copies, const Optional& factor,
-             const Optional& power, const Rounding& rounding) {
+          [](Network<T>& network, const Weights& weights, const Biases& bias, int copies, const Optional<float>& factor,
+             const Optional<double>& fraction, const Optional<double>& power, const Rounding& rounding) {
             const int channels = static_cast<int>(weights.shape(0)), depth = static_cast<int>(weights.shape(1));
             return network.add_matrix(weights.data(), bias.data(), channels, depth / copies, copies,
-                                      factors(factor, power), rounding);
+                                      factors(factor, fraction, power), rounding);
           },
           nb::arg("weights"), nb::arg("bias"), nb::arg("copies") = 1, nb::arg("factor") = nb::none(),
-          nb::arg("power") = nb::none(), nb::arg("rounding") = Rounding())
+          nb::arg("fraction") = nb::none(), nb::arg("power") = nb::none(), nb::arg("rounding") = Rounding())
       .def(
           "add_depthwise",
-          [](Network<T>& network, const Weights& weights, const Biases& bias, int copies, const Optional& factor,
-             const Optional& power, const Rounding& rounding) {
+          [](Network<T>& network, const Weights& weights, const Biases& bias, int copies, const Optional<float>& factor,
+             const Optional<double>& fraction, const Optional<double>& power, const Rounding& rounding) {
             return network.add_depthwise(weights.data(), bias.data(), static_cast<int>(bias.shape(0)), copies,
-                                         factors(factor, power), rounding);
+                                         factors(factor, fraction, power), rounding);
           },
           nb::arg("weights"), nb::arg("bias"), nb::arg("copies") = 1, nb::arg("factor") = nb::none(),
-          nb::arg("power") = nb::none(), nb::arg("rounding") = Rounding())
+          nb::arg("fraction") = nb::none(), nb::arg("power") = nb::none(), nb::arg("rounding") = Rounding())
       .def_prop_ro("panel_channels",
                    [](const Network<T>& network) { return network.kernels().lanes * network.kernels().panel_vectors; })
       .def_prop_ro("weight_bytes", &Network<T>::weight_bytes)
@@ -115,6 +118,7 @@ NB_MODULE(_native, module) {
   module.attr("IMAGE") = mobilenetv2::IMAGE;
   module.attr("ANSWER") = mobilenetv2::ANSWER;
 
+  nb::class_<Twice>(module, "Twice").def(nb::init<double, double>(), nb::arg("fraction"), nb::arg("power"));
   nb::class_<Rounding>(module, "Rounding")
       .def(nb::init<>())
       .def_rw("zero", &Rounding::zero)
@@ -123,7 +127,9 @@ NB_MODULE(_native, module) {
       .def_rw("high", &Rounding::high)
       .def_rw("product_low", &Rounding::product_low)
       .def_rw("product_high", &Rounding::product_high)
-      .def_rw("product_factor", &Rounding::product_factor)
+      .def_rw("product", &Rounding::product)
+      .def_rw("shortcut", &Rounding::shortcut)
+      .def_rw("total", &Rounding::total)
       .def_rw("shortcut_zero", &Rounding::shortcut_zero)
       .def_rw("shortcut_factor", &Rounding::shortcut_factor)
       .def_rw("real_factor", &Rounding::real_factor);
@@ -166,7 +172,7 @@ NB_MODULE(_native, module) {
       .def_rw("high", &Step::high)
       .def_rw("rounding", &Step::rounding)
       .def_rw("mean_factor", &Step::mean_factor)
-      .def_rw("mean_power", &Step::mean_power)
+      .def_rw("mean_divisor", &Step::mean_divisor)
       .def_rw("in_channels", &Step::in_channels)
       .def_rw("in_height", &Step::in_height)
       .def_rw("in_width", &Step::in_width)

@@ -51,16 +51,18 @@ void run_concat(const Run<float>& run, const Step& step) {
 // The mean of a channel from its sum over `pixels` pixels.
 float finished_mean(const Step&, float sum, int pixels) { return sum * (1.0f / static_cast<float>(pixels)); }
 
-// Of bytes: (sum - pixels * input zero) * factor to the nearest even, or with a power as Requantize says, in doubles.
+// Of bytes: (sum - pixels * input zero) * factor, to the nearest even; where there is a divisor, rounded twice.
 std::uint8_t finished_mean(const Step& step, std::int32_t sum, int pixels) {
   const Rounding& to = step.rounding;
-  double value = (static_cast<double>(sum) - static_cast<double>(pixels) * to.input_zero) * step.mean_factor;
-  if (step.mean_power > 0) {
-    value = std::nearbyint(value) * step.mean_power;
-    value = std::trunc(value + std::copysign(0.5, value));
+  const std::int32_t centred = sum - pixels * to.input_zero;
+  float value;
+  if (step.mean_divisor > 0) {
+    const double scaled = std::floor(centred * step.mean_factor + 0.5) / step.mean_divisor;
+    value = static_cast<float>(std::trunc(scaled + std::copysign(0.5, scaled)));
+  } else {
+    value = static_cast<float>(centred) * static_cast<float>(step.mean_factor);
   }
-  value = std::nearbyint(std::clamp(value, static_cast<double>(to.low), static_cast<double>(to.high)));
-  return static_cast<std::uint8_t>(static_cast<int>(value) + to.zero);
+  return static_cast<std::uint8_t>(static_cast<int>(std::nearbyint(std::clamp(value, to.low, to.high))) + to.zero);
 }
 
 template <class T>
@@ -203,9 +205,10 @@ void set_rounding(Job& job, const Packed& packed) {
   const Rounding& from = packed.rounding;
   job.low = from.low;
   job.high = from.high;
-  job.requantize = {
-      packed.factor.data(), packed.power.data(),  from.zero, from.product_low, from.product_high, from.product_factor,
-      from.shortcut_zero,   from.shortcut_factor, nullptr,   from.real_factor};
+  job.requantize = {packed.factor.data(), packed.fraction.data(), packed.power.data(), from.zero,
+                    from.shortcut_zero,   from.shortcut_factor,   from.product_low,    from.product_high,
+                    from.product,         from.shortcut,          from.total,          nullptr,
+                    from.real_factor};
 }
 
 template <class T>

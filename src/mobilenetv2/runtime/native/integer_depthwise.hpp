@@ -23,6 +23,10 @@ inline Vec load_quad(const float* from) { return _mm512_broadcast_f32x4(_mm_load
 inline Ints load_quad(const void* from) {
   return _mm512_broadcast_i32x4(_mm_loadu_si128(static_cast<const __m128i*>(from)));
 }
+inline Wide load_quad(const double* from) {
+  const __m512d four = _mm512_broadcast_f64x4(_mm256_loadu_pd(from));
+  return {{four, four}};
+}
 inline Ints splat_byte(int value) { return _mm512_set1_epi8(static_cast<char>(value)); }
 // Pixels low to high - 1 of PIXELS; the others are `otherwise`, and not read.
 inline Ints load_pixels(const std::uint8_t* from, int low, int high, Ints otherwise) {
@@ -54,6 +58,10 @@ inline void store_pixels(std::uint8_t* to, const Ints (&quads)[QUADS], int count
 inline Vec load_quad(const float* from) { return _mm256_broadcast_ps(reinterpret_cast<const __m128*>(from)); }
 inline Ints load_quad(const void* from) {
   return _mm256_broadcastsi128_si256(_mm_loadu_si128(static_cast<const __m128i*>(from)));
+}
+inline Wide load_quad(const double* from) {
+  const __m256d four = _mm256_loadu_pd(from);
+  return {{four, four}};
 }
 inline Ints splat_byte(int value) { return _mm256_set1_epi8(static_cast<char>(value)); }
 // Pixels low to high - 1 of PIXELS; the others are `otherwise`, and not read.
@@ -103,8 +111,6 @@ template <int STRIDE, int COPIES>
 MNV2_NOINLINE void byte_channels(const Depthwise<std::uint8_t>& job, int block) {
   const std::int8_t* const weights = job.weights + block * job.weight_block;
   const Requantize& to = job.requantize;
-  const float* const factor = to.factor + block * BLOCK;
-  const float* const power = to.power ? to.power + block * BLOCK : nullptr;
   const Ints outside = splat_byte(job.zero), zero = splat_ints(to.zero);
   std::uint8_t* out = job.out + block * job.out_block;
   for (int y = 0; y < job.out_rows; y++, out += static_cast<std::ptrdiff_t>(job.out_width) * BLOCK) {
@@ -131,8 +137,11 @@ MNV2_NOINLINE void byte_channels(const Depthwise<std::uint8_t>& job, int block) 
         }
       }
       MNV2_UNROLL for (int q = 0; q < QUADS; q++) {
-        Vec value = mul(to_floats(sum[q]), load_quad(factor + 4 * q));
-        if (to.power) value = half_away(mul(round_even(value), load_quad(power + 4 * q)));
+        const int channel = block * BLOCK + 4 * q;
+        const Vec value = to.fraction
+                              ? to_floats(to_ints(rounded_twice(to_wide(sum[q]), load_quad(to.fraction + channel),
+                                                                load_quad(to.power + channel))))
+                              : mul(to_floats(sum[q]), load_quad(to.factor + channel));
         sum[q] = add_ints(to_ints(between(value, job.low, job.high)), zero);
       }
       store_pixels(out + x * BLOCK, sum, job.out_width - x);
@@ -161,10 +170,13 @@ void plain_byte_channels(const Depthwise<std::uint8_t>& job, int block) {
             }
           }
         }
-        float value = static_cast<float>(sum) * to.factor[block * BLOCK + c];
-        if (to.power) {
-          value = __builtin_rintf(value) * to.power[block * BLOCK + c];
-          value = __builtin_truncf(value + __builtin_copysignf(0.5f, value));
+        const int channel = block * BLOCK + c;
+        float value;
+        if (to.fraction) {
+          const double scaled = __builtin_floor(sum * to.fraction[channel] + 0.5) * to.power[channel];
+          value = static_cast<float>(__builtin_trunc(scaled + __builtin_copysign(0.5, scaled)));
+        } else {
+          value = static_cast<float>(sum) * to.factor[channel];
         }
         value = value < job.low ? job.low : value > job.high ? job.high : value;
         out[c] = static_cast<std::uint8_t>(static_cast<int>(__builtin_lrintf(value)) + to.zero);

@@ -8,20 +8,33 @@ namespace mobilenetv2 {
 namespace MNV2_NAMESPACE {
 namespace {
 
-// A sum on its way to a byte, before limits and zero point; `channel` is that of the factors.
-inline Vec rescaled(const Requantize& to, Ints sum, Vec factor, const float* power) {
-  Vec value = mul(to_floats(sum), factor);
-  if (to.power) value = half_away(mul(round_even(value), load(power)));
-  return value;
-}
+constexpr double ADD_UNITS = 1 << 20;
 
 inline Vec between(Vec value, float low, float high) { return lowest(highest(value, splat(low)), splat(high)); }
 
+inline Wide rounded_twice(Wide value, Wide fraction, Wide power) {
+  return half_away(mul(down(add(mul(value, fraction), splat_wide(0.5))), power));
+}
+
+inline Wide rounded_twice(Wide value, const Twice& by) {
+  return rounded_twice(value, splat_wide(by.fraction), splat_wide(by.power));
+}
+
+// A sum of the channels from `channel` on, times their factors.
+inline Vec rescaled(const Requantize& to, Ints sum, int channel) {
+  if (!to.fraction) return mul(to_floats(sum), load(to.factor + channel));
+  return to_floats(
+      to_ints(rounded_twice(to_wide(sum), load_wide(to.fraction + channel), load_wide(to.power + channel))));
+}
+
 // Adds what the shortcut holds to a product.
-inline Vec with_shortcut(const Requantize& to, Vec product, Vec shortcut) {
-  if (to.power) product = mul(between(product, to.product_low, to.product_high), splat(to.product_factor));
-  const Vec offset = splat(static_cast<float>(-to.shortcut_zero));
-  return add(product, mul(add(shortcut, offset), splat(to.shortcut_factor)));
+inline Vec with_shortcut(const Requantize& to, Vec product, Ints shortcut) {
+  shortcut = add_ints(shortcut, splat_ints(-to.shortcut_zero));
+  if (!to.fraction) return add(product, mul(to_floats(shortcut), splat(to.shortcut_factor)));
+  const Wide first = to_wide(to_ints(between(product, to.product_low, to.product_high)));
+  const Wide total = add(rounded_twice(mul(first, splat_wide(ADD_UNITS)), to.product),
+                         rounded_twice(mul(to_wide(shortcut), splat_wide(ADD_UNITS)), to.shortcut));
+  return to_floats(to_ints(rounded_twice(total, to.total)));
 }
 
 // The tile of ROWS pixels x VECTORS vectors at pixel `from`. AHEAD: a line of `ahead` is fetched with each step.
@@ -58,16 +71,14 @@ MNV2_NOINLINE void tile(const Matmul<std::uint8_t>& job, const Panel& panel, int
   MNV2_UNROLL for (int j = 0; j < VECTORS; j++) {
     const int channel = panel.channel + j * LANES;
     const int tail = job.channels - channel;  // lanes in use
-    const Vec factor = load(to.factor + channel);
-    const float* const power = to.power ? to.power + channel : nullptr;
     const int at = channel - job.out_channel;
     std::uint8_t* out = job.out + from * job.out_pixel + at / BLOCK * job.out_block + at % BLOCK;
     float* real = to.real ? to.real + from * job.out_pixel + at : nullptr;
     const std::uint8_t* more = job.shortcut ? job.shortcut + from * job.shortcut_pixel + channel : nullptr;
     MNV2_UNROLL for (int i = 0; i < ROWS; i++) {
-      Vec value = rescaled(to, sum[i][j], factor, power);
+      Vec value = rescaled(to, sum[i][j], channel);
       if (more) {
-        value = with_shortcut(to, value, tail >= LANES ? load_bytes(more) : load_some_bytes(more, tail));
+        value = with_shortcut(to, value, load_byte_ints(more, tail < LANES ? tail : LANES));
         more += job.shortcut_pixel;
       }
       value = between(value, job.low, job.high);

@@ -37,17 +37,24 @@ struct Panel {
   std::ptrdiff_t weights;
 };
 
+// A factor as TensorFlow Lite's reference kernels apply it: times `fraction`, halves up, times the power of two, halves
+// away from zero.
+struct Twice {
+  double fraction, power;
+};
+
 // How a sum of integers becomes a byte: times the channel's factor, plus the shortcut, between the job's low and high,
-// to the nearest even, plus `zero`. Where there are powers, sums are rounded as TensorFlow Lite's reference kernels do:
-// the product to the nearest even, times the power of two, halves away from zero; a shortcut is then added to that,
-// itself limited and rescaled. No step is fused, so that all targets give the same bytes.
+// to the nearest even, plus `zero`. No step is fused, so that all targets give the same bytes. Where there are
+// fractions instead of factors, all is rounded twice: the product, limited and in units of its own, and the shortcut
+// come to 2**-20 units of twice the larger, and their sum to the output's.
 struct Requantize {
-  const float* factor;  // a channel of the matrix
-  const float* power;   // or null
+  const float* factor;             // a channel of the matrix
+  const double *fraction, *power;  // or null
   int zero;
-  float product_low, product_high, product_factor;  // with powers and a shortcut
   int shortcut_zero;
   float shortcut_factor;
+  float product_low, product_high;
+  Twice product, shortcut, total;
   float* real;  // if not null, what the result goes to instead, as a float times real_factor
   float real_factor;
 };

@@ -31,7 +31,7 @@ Buffer<N> padded(const N* numbers, std::size_t count, std::size_t size) {
 template <class Packed>
 std::size_t bytes_of(const Packed& packed) {
   return packed.weights.size() * sizeof(*packed.weights.data()) + packed.bias.size() * sizeof(*packed.bias.data()) +
-         (packed.factor.size() + packed.power.size()) * sizeof(float);
+         packed.factor.size() * sizeof(float) + (packed.fraction.size() + packed.power.size()) * sizeof(double);
 }
 
 }  // namespace
@@ -58,6 +58,7 @@ int Network<T>::add_matrix(const Weight* weights, const Sum* bias, int channels,
   matrix.copies = copies;
   matrix.bias = padded(bias, given, all);
   matrix.factor = padded(factors.factor, given, all);
+  matrix.fraction = padded(factors.fraction, given, all);
   matrix.power = padded(factors.power, given, all);
   matrix.rounding = rounding;
   matrix.weights = Buffer<Weight>(all * static_cast<std::size_t>(whole_depth));
@@ -90,6 +91,7 @@ int Network<T>::add_depthwise(const Weight* weights, const Sum* bias, int channe
   packed.weights = padded(weights, count, count);
   packed.bias = padded(bias, given, given);
   packed.factor = padded(factors.factor, given, given);
+  packed.fraction = padded(factors.fraction, given, given);
   packed.power = padded(factors.power, given, given);
   packed.rounding = rounding;
   depthwises_.push_back(std::move(packed));

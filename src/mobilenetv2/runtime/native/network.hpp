@@ -38,16 +38,17 @@ class Buffer {
 struct Rounding {
   int zero = 0, input_zero = 0;
   float low = 0, high = 255;
-  float product_low = 0, product_high = 0, product_factor = 1;
   int shortcut_zero = 0;
   float shortcut_factor = 1;
+  float product_low = 0, product_high = 0;
+  Twice product{1, 1}, shortcut{1, 1}, total{1, 1};
   float real_factor = 1;
 };
 
-// The factors and powers of a layer of integers, a number a channel; null if there are none.
+// The factors of a layer of integers, a number a channel; see Requantize.
 struct Factors {
   const float* factor;
-  const float* power;
+  const double *fraction, *power;
 };
 
 // A weight matrix cut into panels for one target.
@@ -59,9 +60,10 @@ struct Matrix {
   std::vector<Panel> panels;
   Buffer<typename Types<T>::Weight> weights;
   Buffer<typename Types<T>::Sum> bias;
-  Buffer<float> factor, power;  // of integers
-  Rounding rounding;            // of integers
-  std::size_t begin = 0;        // lines of weights in the matrices added before
+  Buffer<float> factor;  // of integers, as all that follows
+  Buffer<double> fraction, power;
+  Rounding rounding;
+  std::size_t begin = 0;  // lines of weights in the matrices added before
 
   std::size_t lines() const { return weights.size() * sizeof(typename Types<T>::Weight) / LINE_BYTES; }
 };
@@ -72,7 +74,8 @@ struct DepthwiseWeights {
   int copies = 1;
   Buffer<typename Types<T>::Weight> weights;  // as Depthwise wants them
   Buffer<typename Types<T>::Sum> bias;
-  Buffer<float> factor, power;
+  Buffer<float> factor;
+  Buffer<double> fraction, power;
   Rounding rounding;
 };
 
@@ -111,7 +114,7 @@ struct Step {
   float low = 0, high = 0;
   Rounding rounding;       // "mean" and "real" over bytes
   double mean_factor = 1;  // "mean" over bytes: of the sum, see run_mean
-  double mean_power = 0;
+  double mean_divisor = 0;
   int in_channels = 0, in_height = 0, in_width = 0, out_channels = 0, out_height = 0, out_width = 0;
   std::ptrdiff_t top = 0;   // no tensor that is alive during the step reaches beyond
   std::size_t scratch = 0;  // elements that each thread needs; set by Network::plan

@@ -119,8 +119,9 @@ inline Vec in_register(Vec value) {
 
 // Bytes and 32-bit integers. A target gives: Ints, load_ints, load_weights (4 signed bytes a lane), splat_quad (4 bytes
 // to all lanes), dot (sum + the products of four bytes and four signed bytes, exactly), to_floats, to_ints (to the
-// nearest even), add_ints, load_bytes and load_some_bytes (as floats), store_bytes and store_some_bytes (of values
-// within 0..255), round_even and half_away (still floats).
+// nearest even), add_ints, load_byte_ints (a byte a lane), store_some_ints, store_bytes and store_some_bytes (of values
+// within 0..255), and doubles: Wide, to_wide, to_ints (whole numbers), load_wide, splat_wide, add, mul, down (to the
+// whole number below) and half_away (to the nearest, halves away from zero).
 #if defined(MNV2_TARGET_AVX512)
 
 using Ints = __m512i;
@@ -145,12 +146,6 @@ inline Ints dot(Ints sum, Ints bytes, Ints weights) {  // in halves of 16 bits: 
 #endif
 inline Vec to_floats(Ints value) { return _mm512_cvtepi32_ps(value); }
 inline Ints to_ints(Vec value) { return _mm512_cvtps_epi32(value); }
-inline Vec load_bytes(const std::uint8_t* from) {
-  return to_floats(_mm512_cvtepu8_epi32(_mm_loadu_si128(reinterpret_cast<const __m128i*>(from))));
-}
-inline Vec load_some_bytes(const std::uint8_t* from, int count) {
-  return to_floats(_mm512_cvtepu8_epi32(_mm_maskz_loadu_epi8(first(count), from)));
-}
 inline Ints load_byte_ints(const std::uint8_t* from, int count) {
   return _mm512_cvtepu8_epi32(_mm_maskz_loadu_epi8(first(count), from));
 }
@@ -163,11 +158,29 @@ inline void store_bytes(std::uint8_t* to, Ints value) {
 inline void store_some_bytes(std::uint8_t* to, Ints value, int count) {
   _mm512_mask_cvtepi32_storeu_epi8(to, first(count), value);
 }
-inline Vec round_even(Vec value) { return _mm512_roundscale_ps(value, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC); }
-inline Vec half_away(Vec value) {
-  const Vec half = _mm512_or_ps(_mm512_and_ps(value, splat(-0.0f)), splat(0.5f));
-  return _mm512_roundscale_ps(add(value, half), _MM_FROUND_TO_ZERO | _MM_FROUND_NO_EXC);
+// Doubles, two vectors for one of Ints.
+struct Wide {
+  __m512d half[2];
+};
+inline Wide to_wide(Ints value) {
+  return {{_mm512_cvtepi32_pd(_mm512_castsi512_si256(value)), _mm512_cvtepi32_pd(_mm512_extracti64x4_epi64(value, 1))}};
 }
+inline Ints to_ints(Wide value) {
+  const __m512i low = _mm512_castsi256_si512(_mm512_cvtpd_epi32(value.half[0]));
+  return _mm512_inserti64x4(low, _mm512_cvtpd_epi32(value.half[1]), 1);
+}
+inline Wide load_wide(const double* from) { return {{_mm512_loadu_pd(from), _mm512_loadu_pd(from + 8)}}; }
+inline Wide splat_wide(double value) { return {{_mm512_set1_pd(value), _mm512_set1_pd(value)}}; }
+inline Wide add(Wide a, Wide b) { return {{_mm512_add_pd(a.half[0], b.half[0]), _mm512_add_pd(a.half[1], b.half[1])}}; }
+inline Wide mul(Wide a, Wide b) { return {{_mm512_mul_pd(a.half[0], b.half[0]), _mm512_mul_pd(a.half[1], b.half[1])}}; }
+inline __m512d down(__m512d value) { return _mm512_roundscale_pd(value, _MM_FROUND_TO_NEG_INF | _MM_FROUND_NO_EXC); }
+inline Wide down(Wide value) { return {{down(value.half[0]), down(value.half[1])}}; }
+inline __m512d half_away(__m512d value) {
+  const __m512d sign = _mm512_and_pd(value, _mm512_set1_pd(-0.0));
+  value = _mm512_add_pd(value, _mm512_or_pd(sign, _mm512_set1_pd(0.5)));
+  return _mm512_roundscale_pd(value, _MM_FROUND_TO_ZERO | _MM_FROUND_NO_EXC);
+}
+inline Wide half_away(Wide value) { return {{half_away(value.half[0]), half_away(value.half[1])}}; }
 
 #elif defined(MNV2_TARGET_AVX2)
 
@@ -198,12 +211,6 @@ inline __m128i some_bytes(const std::uint8_t* from, int count) {
   __builtin_memcpy(&bytes, from, static_cast<std::size_t>(count < LANES ? count : LANES));
   return _mm_cvtsi64_si128(bytes);
 }
-inline Vec load_bytes(const std::uint8_t* from) {
-  return to_floats(_mm256_cvtepu8_epi32(_mm_loadl_epi64(reinterpret_cast<const __m128i*>(from))));
-}
-inline Vec load_some_bytes(const std::uint8_t* from, int count) {
-  return to_floats(_mm256_cvtepu8_epi32(some_bytes(from, count)));
-}
 inline Ints load_byte_ints(const std::uint8_t* from, int count) {
   return _mm256_cvtepu8_epi32(some_bytes(from, count));
 }
@@ -221,11 +228,27 @@ inline void store_some_bytes(std::uint8_t* to, Ints value, int count) {
   const long long bytes = _mm_cvtsi128_si64(narrowed(value));
   __builtin_memcpy(to, &bytes, static_cast<std::size_t>(count < 0 ? 0 : count));
 }
-inline Vec round_even(Vec value) { return _mm256_round_ps(value, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC); }
-inline Vec half_away(Vec value) {
-  const Vec half = _mm256_or_ps(_mm256_and_ps(value, splat(-0.0f)), splat(0.5f));
-  return _mm256_round_ps(add(value, half), _MM_FROUND_TO_ZERO | _MM_FROUND_NO_EXC);
+// Doubles, two vectors for one of Ints.
+struct Wide {
+  __m256d half[2];
+};
+inline Wide to_wide(Ints value) {
+  return {{_mm256_cvtepi32_pd(_mm256_castsi256_si128(value)), _mm256_cvtepi32_pd(_mm256_extracti128_si256(value, 1))}};
 }
+inline Ints to_ints(Wide value) {
+  return _mm256_set_m128i(_mm256_cvtpd_epi32(value.half[1]), _mm256_cvtpd_epi32(value.half[0]));
+}
+inline Wide load_wide(const double* from) { return {{_mm256_loadu_pd(from), _mm256_loadu_pd(from + 4)}}; }
+inline Wide splat_wide(double value) { return {{_mm256_set1_pd(value), _mm256_set1_pd(value)}}; }
+inline Wide add(Wide a, Wide b) { return {{_mm256_add_pd(a.half[0], b.half[0]), _mm256_add_pd(a.half[1], b.half[1])}}; }
+inline Wide mul(Wide a, Wide b) { return {{_mm256_mul_pd(a.half[0], b.half[0]), _mm256_mul_pd(a.half[1], b.half[1])}}; }
+inline Wide down(Wide value) { return {{_mm256_floor_pd(value.half[0]), _mm256_floor_pd(value.half[1])}}; }
+inline __m256d half_away(__m256d value) {
+  const __m256d sign = _mm256_and_pd(value, _mm256_set1_pd(-0.0));
+  value = _mm256_add_pd(value, _mm256_or_pd(sign, _mm256_set1_pd(0.5)));
+  return _mm256_round_pd(value, _MM_FROUND_TO_ZERO | _MM_FROUND_NO_EXC);
+}
+inline Wide half_away(Wide value) { return {{half_away(value.half[0]), half_away(value.half[1])}}; }
 
 #else
 
@@ -251,16 +274,23 @@ inline Ints dot(Ints sum, Ints bytes, Ints weights) {
 }
 inline Vec to_floats(Ints value) { return static_cast<float>(value); }
 inline Ints to_ints(Vec value) { return static_cast<Ints>(__builtin_lrintf(value)); }
-inline Vec load_bytes(const std::uint8_t* from) { return static_cast<float>(*from); }
-inline Vec load_some_bytes(const std::uint8_t* from, int count) { return count > 0 ? static_cast<float>(*from) : 0.0f; }
 inline Ints load_byte_ints(const std::uint8_t* from, int) { return *from; }
 inline void store_some_ints(std::int32_t* to, Ints value, int) { *to = value; }
 inline void store_bytes(std::uint8_t* to, Ints value) { *to = static_cast<std::uint8_t>(value); }
 inline void store_some_bytes(std::uint8_t* to, Ints value, int count) {
   if (count > 0) *to = static_cast<std::uint8_t>(value);
 }
-inline Vec round_even(Vec value) { return __builtin_rintf(value); }
-inline Vec half_away(Vec value) { return __builtin_truncf(value + __builtin_copysignf(0.5f, value)); }
+struct Wide {
+  double value;
+};
+inline Wide to_wide(Ints value) { return {static_cast<double>(value)}; }
+inline Ints to_ints(Wide value) { return static_cast<Ints>(__builtin_lrint(value.value)); }
+inline Wide load_wide(const double* from) { return {*from}; }
+inline Wide splat_wide(double value) { return {value}; }
+inline Wide add(Wide a, Wide b) { return {a.value + b.value}; }
+inline Wide mul(Wide a, Wide b) { return {a.value * b.value}; }
+inline Wide down(Wide value) { return {__builtin_floor(value.value)}; }
+inline Wide half_away(Wide value) { return {__builtin_trunc(value.value + __builtin_copysign(0.5, value.value))}; }
 
 #endif
 
