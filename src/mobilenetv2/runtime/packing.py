@@ -88,7 +88,7 @@ def pack_integers(network: _native.ByteNetwork, checkpoint: QuantizedCheckpoint)
             bias, factors = _filled(bias), {name: _filled(array) for name, array in factors.items()}
         weight = _laid_out(place, weight)
         parts = _signed_bytes(weight)
-        packed = _columns(parts) if layer.kind == "depthwise" else _together(parts, layer)
+        packed = _taps(parts) if layer.kind == "depthwise" else _together(parts, layer)
         add = network.add_depthwise if layer.kind == "depthwise" else network.add_matrix
         numbers[layer.name] = add(
             packed,
@@ -241,9 +241,9 @@ def _together(parts: list[NDArray[np.int8]], layer: Layer) -> NDArray[np.int8]:
     return np.ascontiguousarray(_rows(stacked))
 
 
-def _columns(parts: list[NDArray[np.int8]]) -> NDArray[np.int8]:
-    """Depthwise taps as (blocks, parts, columns, BLOCK, rows + a zero)."""
+def _taps(parts: list[NDArray[np.int8]]) -> NDArray[np.int8]:
+    """Depthwise taps as (blocks, parts, rows, BLOCK, columns + a zero)."""
     stacked = np.stack([part[:, 0] for part in parts], axis=1)  # (C, parts, rows, columns)
-    taps = _filled(stacked.transpose(0, 1, 3, 2), axis=3, unit=4)
+    taps = _filled(stacked, axis=3, unit=4)
     blocks = taps.reshape(-1, _native.BLOCK, *taps.shape[1:]).transpose(0, 2, 3, 1, 4)
     return np.ascontiguousarray(_rows(blocks))

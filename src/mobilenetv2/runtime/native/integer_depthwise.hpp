@@ -11,7 +11,7 @@ namespace mobilenetv2 {
 namespace MNV2_NAMESPACE {
 namespace {
 
-constexpr std::ptrdiff_t COLUMN_WEIGHTS = 4 * BLOCK;
+constexpr std::ptrdiff_t ROW_WEIGHTS = 4 * BLOCK;
 
 #if defined(MNV2_TARGET_AVX512) || defined(MNV2_TARGET_AVX2)
 
@@ -28,18 +28,21 @@ inline Wide load_quad(const double* from) {
   return {{four, four}};
 }
 inline Ints splat_byte(int value) { return _mm512_set1_epi8(static_cast<char>(value)); }
-// Pixels low to high - 1 of PIXELS; the others are `otherwise`, and not read.
-inline Ints load_pixels(const std::uint8_t* from, int low, int high, Ints otherwise) {
-  if (low >= high) return otherwise;
-  const unsigned long long below = (1ull << (16 * low)) - 1, above = high >= PIXELS ? ~0ull : (1ull << (16 * high)) - 1;
-  return _mm512_mask_loadu_epi8(otherwise, above & ~below, from);
+using PixelMask = __mmask64;
+// Of pixels low to high - 1.
+inline PixelMask pixel_mask(int low, int high) {
+  if (low >= high) return 0;
+  return (high >= PIXELS ? ~0ull : (1ull << (16 * high)) - 1) & ~((1ull << (16 * low)) - 1);
 }
-inline Ints load_pixels(const std::uint8_t* from) { return _mm512_loadu_si512(from); }
+inline Ints load_pixels(const std::uint8_t* from, PixelMask inside, Ints outside) {
+  return _mm512_mask_loadu_epi8(outside, inside, from);
+}
 inline Ints even_pixels(Ints a, Ints b) { return _mm512_shuffle_i64x2(a, b, 0x88); }
-inline void interleave(const Ints (&row)[3], Ints (&quads)[QUADS]) {
+inline Ints odd_pixels(Ints a, Ints b) { return _mm512_shuffle_i64x2(a, b, 0xdd); }
+inline void interleave(const Ints (&column)[3], Ints (&quads)[QUADS]) {
   const Ints none = _mm512_setzero_si512();
-  const Ints low = _mm512_unpacklo_epi8(row[0], row[1]), high = _mm512_unpackhi_epi8(row[0], row[1]);
-  const Ints low_third = _mm512_unpacklo_epi8(row[2], none), high_third = _mm512_unpackhi_epi8(row[2], none);
+  const Ints low = _mm512_unpacklo_epi8(column[0], column[1]), high = _mm512_unpackhi_epi8(column[0], column[1]);
+  const Ints low_third = _mm512_unpacklo_epi8(column[2], none), high_third = _mm512_unpackhi_epi8(column[2], none);
   quads[0] = _mm512_unpacklo_epi16(low, low_third);
   quads[1] = _mm512_unpackhi_epi16(low, low_third);
   quads[2] = _mm512_unpacklo_epi16(high, high_third);
@@ -64,20 +67,23 @@ inline Wide load_quad(const double* from) {
   return {{four, four}};
 }
 inline Ints splat_byte(int value) { return _mm256_set1_epi8(static_cast<char>(value)); }
-// Pixels low to high - 1 of PIXELS; the others are `otherwise`, and not read.
-inline Ints load_pixels(const std::uint8_t* from, int low, int high, Ints otherwise) {
-  if (low <= 0 && high >= 2) return _mm256_loadu_si256(reinterpret_cast<const __m256i*>(from));
+struct PixelMask {
+  bool first, second;
+};
+// Of pixels low to high - 1.
+inline PixelMask pixel_mask(int low, int high) { return {low <= 0 && high > 0, low <= 1 && high > 1}; }
+inline Ints load_pixels(const std::uint8_t* from, PixelMask inside, Ints outside) {
   const __m128i* const pixels = reinterpret_cast<const __m128i*>(from);
-  if (low <= 0 && high > 0) otherwise = _mm256_inserti128_si256(otherwise, _mm_loadu_si128(pixels), 0);
-  if (low <= 1 && high > 1) otherwise = _mm256_inserti128_si256(otherwise, _mm_loadu_si128(pixels + 1), 1);
-  return otherwise;
+  if (inside.first && inside.second) return _mm256_loadu_si256(reinterpret_cast<const __m256i*>(from));
+  if (inside.first) return _mm256_inserti128_si256(outside, _mm_loadu_si128(pixels), 0);
+  return inside.second ? _mm256_inserti128_si256(outside, _mm_loadu_si128(pixels + 1), 1) : outside;
 }
-inline Ints load_pixels(const std::uint8_t* from) { return _mm256_loadu_si256(reinterpret_cast<const __m256i*>(from)); }
 inline Ints even_pixels(Ints a, Ints b) { return _mm256_permute2x128_si256(a, b, 0x20); }
-inline void interleave(const Ints (&row)[3], Ints (&quads)[QUADS]) {
+inline Ints odd_pixels(Ints a, Ints b) { return _mm256_permute2x128_si256(a, b, 0x31); }
+inline void interleave(const Ints (&column)[3], Ints (&quads)[QUADS]) {
   const Ints none = _mm256_setzero_si256();
-  const Ints low = _mm256_unpacklo_epi8(row[0], row[1]), high = _mm256_unpackhi_epi8(row[0], row[1]);
-  const Ints low_third = _mm256_unpacklo_epi8(row[2], none), high_third = _mm256_unpackhi_epi8(row[2], none);
+  const Ints low = _mm256_unpacklo_epi8(column[0], column[1]), high = _mm256_unpackhi_epi8(column[0], column[1]);
+  const Ints low_third = _mm256_unpacklo_epi8(column[2], none), high_third = _mm256_unpackhi_epi8(column[2], none);
   quads[0] = _mm256_unpacklo_epi16(low, low_third);
   quads[1] = _mm256_unpackhi_epi16(low, low_third);
   quads[2] = _mm256_unpacklo_epi16(high, high_third);
@@ -94,57 +100,91 @@ inline void store_pixels(std::uint8_t* to, const Ints (&quads)[QUADS], int count
 }
 #endif
 
-// PIXELS pixels of a row, STRIDE apart, from `column` on; those outside the picture are `outside`.
+// The columns that PIXELS outputs side by side read: where they lie, and which of them lie inside the picture.
 template <int STRIDE>
-inline Ints gather(const std::uint8_t* row, int column, int width, Ints outside) {
-  const std::uint8_t* const from = row + static_cast<std::ptrdiff_t>(column) * BLOCK;
-  const auto load = [&](int skipped) {
-    const int left = column + skipped, right = width - left;
-    if (left >= 0 && right >= PIXELS) return load_pixels(from + skipped * BLOCK);
-    return load_pixels(from + skipped * BLOCK, left < 0 ? -left : 0, right < PIXELS ? right : PIXELS, outside);
-  };
-  if constexpr (STRIDE == 1) return load(0);
-  return even_pixels(load(0), load(PIXELS));
-}
+struct Columns {
+  std::ptrdiff_t at[3];
+  PixelMask inside[3][STRIDE];
+
+  Columns(const Depthwise<std::uint8_t>& job, int x) {
+    for (int j = 0; j < 3; j++) {
+      const int column = x * STRIDE - job.left + j * job.dilation;
+      at[j] = static_cast<std::ptrdiff_t>(column) * BLOCK;
+      for (int part = 0; part < STRIDE; part++) {
+        const int first = column + part * PIXELS, room = job.in_width - first;
+        inside[j][part] = pixel_mask(first < 0 ? -first : 0, room < PIXELS ? room : PIXELS);
+      }
+    }
+  }
+
+  // Interleaves a row from its block on; null if it lies outside.
+  void read(const std::uint8_t* row, Ints outside, bool together, Ints (&quads)[QUADS]) const {
+    Ints column[3] = {outside, outside, outside};
+    if (row) {
+      const auto load = [&](int j, int part) {
+        return load_pixels(row + at[j] + part * PIXELS * BLOCK, inside[j][part], outside);
+      };
+      if constexpr (STRIDE == 1) {
+        MNV2_UNROLL for (int j = 0; j < 3; j++) column[j] = load(j, 0);
+      } else {
+        const Ints a = load(0, 0), b = load(0, 1);
+        column[0] = even_pixels(a, b);
+        column[1] = together ? odd_pixels(a, b) : even_pixels(load(1, 0), load(1, 1));
+        column[2] = even_pixels(load(2, 0), load(2, 1));
+      }
+    }
+    interleave(column, quads);
+  }
+};
 
 template <int STRIDE, int COPIES>
 MNV2_NOINLINE void byte_channels(const Depthwise<std::uint8_t>& job, int block) {
-  const std::int8_t* const weights = job.weights + block * job.weight_block;
   const Requantize& to = job.requantize;
   const Ints outside = splat_byte(job.zero), zero = splat_ints(to.zero);
-  std::uint8_t* out = job.out + block * job.out_block;
-  for (int y = 0; y < job.out_rows; y++, out += static_cast<std::ptrdiff_t>(job.out_width) * BLOCK) {
-    const std::uint8_t* rows[3];
-    for (int i = 0; i < 3; i++) {
-      const std::uint8_t* const row = job.rows[y * job.stride + i * job.dilation];
-      rows[i] = row ? row + block * job.in_block : nullptr;
-    }
-    for (int x = 0; x < job.out_width; x += PIXELS) {
-      Ints sum[QUADS];
-      MNV2_UNROLL for (int q = 0; q < QUADS; q++) sum[q] =
-          load_quad(static_cast<const void*>(job.bias + block * BLOCK + 4 * q));
-      MNV2_UNROLL for (int j = 0; j < 3; j++) {
-        const int column = x * STRIDE - job.left + j * job.dilation;
-        Ints row[3], quads[QUADS];
-        MNV2_UNROLL for (int i = 0; i < 3; i++) {
-          row[i] = rows[i] ? gather<STRIDE>(rows[i], column, job.in_width, outside) : outside;
-        }
-        interleave(row, quads);
-        MNV2_UNROLL for (int copy = 0; copy < COPIES; copy++) {
-          MNV2_UNROLL for (int q = 0; q < QUADS; q++) {
-            sum[q] = dot(sum[q], quads[q], load_quad(weights + (3 * copy + j) * COLUMN_WEIGHTS + 16 * q));
-          }
-        }
+  const bool together = job.dilation == 1;  // columns and rows touch
+  const std::ptrdiff_t at = block * job.in_block;
+  Ints weights[COPIES][3][QUADS];
+  MNV2_UNROLL for (int copy = 0; copy < COPIES; copy++) {
+    MNV2_UNROLL for (int i = 0; i < 3; i++) {
+      MNV2_UNROLL for (int q = 0; q < QUADS; q++) {
+        const std::int8_t* const from = job.weights + block * job.weight_block + (3 * copy + i) * ROW_WEIGHTS + 16 * q;
+        weights[copy][i][q] = load_quad(static_cast<const void*>(from));
       }
+    }
+  }
+  for (int x = 0; x < job.out_width; x += PIXELS) {
+    const Columns<STRIDE> columns(job, x);
+    const auto read = [&](int row, Ints(&quads)[QUADS]) {
+      columns.read(job.rows[row] ? job.rows[row] + at : nullptr, outside, together, quads);
+    };
+    std::uint8_t* out = job.out + block * job.out_block + x * BLOCK;
+    Ints rows[3][QUADS];
+    if (together) {
+      MNV2_UNROLL for (int i = 0; i < 3 - STRIDE; i++) read(i, rows[i + STRIDE]);
+    }
+    for (int y = 0; y < job.out_rows; y++, out += static_cast<std::ptrdiff_t>(job.out_width) * BLOCK) {
+      if (together) {
+        MNV2_UNROLL for (int i = 0; i < 3 - STRIDE; i++) {
+          MNV2_UNROLL for (int q = 0; q < QUADS; q++) rows[i][q] = rows[i + STRIDE][q];
+        }
+        MNV2_UNROLL for (int i = 3 - STRIDE; i < 3; i++) read(y * STRIDE + i, rows[i]);
+      } else {
+        MNV2_UNROLL for (int i = 0; i < 3; i++) read(y * STRIDE + i * job.dilation, rows[i]);
+      }
+      Ints sum[QUADS];
       MNV2_UNROLL for (int q = 0; q < QUADS; q++) {
         const int channel = block * BLOCK + 4 * q;
+        sum[q] = load_quad(static_cast<const void*>(job.bias + channel));
+        MNV2_UNROLL for (int copy = 0; copy < COPIES; copy++) {
+          MNV2_UNROLL for (int i = 0; i < 3; i++) sum[q] = dot(sum[q], rows[i][q], weights[copy][i][q]);
+        }
         const Vec value = to.fraction
                               ? to_floats(to_ints(rounded_twice(to_wide(sum[q]), load_quad(to.fraction + channel),
                                                                 load_quad(to.power + channel))))
                               : mul(to_floats(sum[q]), load_quad(to.factor + channel));
         sum[q] = add_ints(to_ints(between(value, job.low, job.high)), zero);
       }
-      store_pixels(out + x * BLOCK, sum, job.out_width - x);
+      store_pixels(out, sum, job.out_width - x);
     }
   }
 }
@@ -166,7 +206,7 @@ void plain_byte_channels(const Depthwise<std::uint8_t>& job, int block) {
             const bool inside = row && column >= 0 && column < job.in_width;
             const int value = inside ? row[block * job.in_block + column * BLOCK + c] : job.zero;
             for (int copy = 0; copy < job.copies; copy++) {
-              sum += value * job.weights[block * job.weight_block + (3 * copy + j) * COLUMN_WEIGHTS + 4 * c + i];
+              sum += value * job.weights[block * job.weight_block + (3 * copy + i) * ROW_WEIGHTS + 4 * c + j];
             }
           }
         }

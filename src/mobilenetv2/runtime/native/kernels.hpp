@@ -91,8 +91,8 @@ struct Matmul {
 
 // 3x3 depthwise convolution of output rows, blocked tensors on both sides. Tap i of output row r reads
 // rows[r * stride + i * dilation], null where that row lies outside the picture; at least one row of the three exists.
-// Weights of float: 9 x weight_row. Of bytes: a block is `copies` x 3 columns x BLOCK x 4, the last being the taps of
-// the three rows and a zero.
+// Weights of float: 9 x weight_row. Of bytes: a block is `copies` x 3 rows x BLOCK x 4, the last being a row's taps and
+// a zero.
 template <class T>
 struct Depthwise {
   const T* const* rows;  // their first block
