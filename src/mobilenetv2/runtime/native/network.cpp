@@ -131,7 +131,8 @@ void Network<T>::run(const Plan& plan, const Images& images, float* answer, doub
   std::vector<Ahead<T>> ahead(static_cast<std::size_t>(plan.threads), Ahead<T>(*this));
   Run<T> run{*this, plan, images, answer, workspace.data(), nullptr, nullptr, 0, ahead.data(), seconds};
   if (pool_ && plan.threads > 1) {
-    const std::lock_guard<std::mutex> lock(pool_mutex_);
+    std::unique_lock<std::mutex> lock(pool_mutex_, std::defer_lock);
+    if (!pool_->forked()) lock.lock();  // in a forked child, whoever held it may not exist
     run.pool = pool_.get();
     execute(run);
   } else {

@@ -1,5 +1,7 @@
 #include "pool.hpp"
 
+#include <new>
+
 #if defined(__unix__) || defined(__APPLE__)
 #include <unistd.h>
 #endif
@@ -30,6 +32,7 @@ Pool::Pool(int threads) : owner_(process()) {
 Pool::~Pool() {
   if (forked()) {
     for (std::thread& worker : workers_) worker.detach();
+    new (&wake_) std::condition_variable;  // destroying the old one would wait for workers that sleep on it
     return;
   }
   stopping_ = true;

@@ -1,0 +1,97 @@
+"""What GCC makes of the micro-kernels: their inner loops keep every vector in a register. With some
+flags and some loops around a tile, it moves sums to the stack and back, at half the speed.
+"""
+
+from __future__ import annotations
+
+import platform
+import re
+import shutil
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from .conftest import REPOSITORY
+
+KERNELS = ["tileI"]  # how the names of functions in kernels_*.cpp begin, mangled
+ISAS = {"avx2": "ymm", "avx512": "zmm"}  # the wide registers of each
+
+pytestmark = pytest.mark.skipif(
+    platform.machine() not in ("x86_64", "AMD64")
+    or shutil.which("g++") is None
+    or shutil.which("objdump") is None,
+    reason="needs an x86-64 machine, g++ and objdump",
+)
+Function = dict[int, str]  # instructions by address
+
+
+def flags(isa: str) -> list[str]:
+    """What CMakeLists.txt gives GCC for the kernels of an instruction set."""
+    text = (REPOSITORY / "CMakeLists.txt").read_text(encoding="utf-8")
+
+    def found(pattern: str) -> str:
+        match = re.search(pattern, text)
+        assert match, f"CMakeLists.txt has no {pattern}"
+        return match[1]
+
+    standard = "-std=gnu++" + found(r"set\(CMAKE_CXX_STANDARD (\d+)\)")
+    common = found(r"target_compile_options\(mobilenetv2_runtime PRIVATE (-[^)]*)\)").split()
+    of_gcc = ";".join(found(r"set\(kernel_flags (-[^)]*)\)").split())
+    own = found(rf'kernels_{isa}\.cpp\s+PROPERTIES\s+COMPILE_OPTIONS "([^"]*)"')
+    definitions = "-D" + found(r"target_compile_definitions\(mobilenetv2_runtime PRIVATE (\w+)\)")
+    chosen = own.replace("${kernel_flags}", of_gcc).split(";")
+    return [standard, *common, *chosen, definitions, "-DNDEBUG", "-fPIC", "-fvisibility=hidden"]
+
+
+@pytest.fixture(scope="module")
+def functions(tmp_path_factory) -> dict[str, dict[str, Function]]:
+    """By instruction set and name, `tile<6, 4>` as `tileILi6ELi4EE...`."""
+    folder = tmp_path_factory.mktemp("kernels")
+    return {isa: disassembled(isa, folder / f"{isa}.o") for isa in ISAS}
+
+
+def disassembled(isa: str, binary: Path) -> dict[str, Function]:
+    source = REPOSITORY / "src" / "mobilenetv2" / "runtime" / "native" / f"kernels_{isa}.cpp"
+    subprocess.run(["g++", *flags(isa), "-w", "-c", source, "-o", binary], check=True)
+    command = ["objdump", "-d", "--no-show-raw-insn", binary]
+    listing = subprocess.run(command, check=True, capture_output=True, text=True).stdout
+    found: dict[str, Function] = {}
+    for line in listing.splitlines():
+        if head := re.fullmatch(r"[0-9a-f]+ <(.*)>:", line):
+            found[head[1].partition("_GLOBAL__N_1")[2].lstrip("0123456789")] = {}
+        elif body := re.fullmatch(r" *([0-9a-f]+):\t(.*)", line):
+            found[list(found)[-1]][int(body[1], 16)] = body[2]
+    return found
+
+
+def inner_loops(function: Function) -> list[list[str]]:
+    """Instructions from the target of a backward jump to the jump, where no other such loop lies
+    within.
+    """
+    loops = []
+    for address, instruction in function.items():
+        jump = re.match(r"j\w+ +([0-9a-f]+) ", instruction)
+        if jump and int(jump[1], 16) <= address:
+            loops.append((int(jump[1], 16), address))
+    return [
+        [instruction for at, instruction in function.items() if begin <= at <= end]
+        for begin, end in loops
+        if not any(begin <= b and e <= end and (b, e) != (begin, end) for b, e in loops)
+    ]
+
+
+@pytest.mark.parametrize("isa", ISAS)
+@pytest.mark.parametrize("kernel", KERNELS)
+def test_vectors_stay_in_registers(kernel, isa, functions) -> None:
+    chosen = {name: f for name, f in functions[isa].items() if name.startswith(kernel)}
+    assert chosen, f"no function {kernel} among {list(functions[isa])}"
+    for name, function in chosen.items():
+        # %rbp is the stack's only where the function makes it so
+        frame = r"\(%r[sb]p" if "mov    %rsp,%rbp" in function.values() else r"\(%rsp"
+        loops = [loop for loop in inner_loops(function) if any("vfmadd" in i for i in loop)]
+        assert loops, f"{name} has no loop of multiply-adds"
+        for loop in loops:
+            assert any(f"%{ISAS[isa]}" in i for i in loop), f"{name} does not use {ISAS[isa]}"
+            spills = [i for i in loop if re.search(frame, i) and re.search(r"%[xyz]mm", i)]
+            assert not spills, f"{name}: {spills}"
