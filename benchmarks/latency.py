@@ -29,7 +29,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from measure import RESULTS, machine, markdown, ratio, report, settle, turn
+from measure import RESULTS, Watch, machine, markdown, ratio, report, settle, turn
 from peer_files import random_checkpoint, write
 from peers import PEERS, PRECISIONS
 
@@ -52,7 +52,7 @@ class Case:
 
     def __str__(self) -> str:
         batch = f", {self.batch} pictures" if self.batch > 1 else ""
-        return f"{self.width:g} / {self.resolution}{batch}"
+        return f"{self.width} / {self.resolution}{batch}"
 
 
 def main() -> int:
@@ -71,11 +71,12 @@ def main() -> int:
     parser.add_argument("--output", type=Path, default=RESULTS, help="folder of the results")
     options = parser.parse_args()
     about = machine([PEERS[name].package for name in options.peers])
+    watch = Watch()
     results: list[dict[str, Any]] = []
     for case in cases(options):
         print(f"{case}, {case.threads} threads", file=sys.stderr)
         results += measured(case, options)
-    report("latency", about, results, table(results), options.output)
+    report("latency", about, watch, results, table(results), options.output)
     return int(any(result["difference"] > TOLERANCE for result in results))
 
 

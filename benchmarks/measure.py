@@ -100,8 +100,33 @@ def usable_cpus() -> int:
     return len(usable(0)) if usable else os.cpu_count() or 1
 
 
+class Watch:
+    """Tells how much of the processors other programs took while this one measured."""
+
+    def __init__(self) -> None:
+        self.start = time.monotonic()
+        self.busy, self.own = _busy_seconds(), sum(os.times()[:4])
+
+    def others_percent(self) -> float:
+        """Share of all processors since the start, in percent; 0 where the system does not say."""
+        busy, own = _busy_seconds() - self.busy, sum(os.times()[:4]) - self.own
+        elapsed = (time.monotonic() - self.start) * (os.cpu_count() or 1)
+        return max(0.0, 100 * (busy - own) / elapsed) if busy else 0.0
+
+
+def _busy_seconds() -> float:
+    """Time that the machine's processors have spent on anything (Linux)."""
+    stat = Path("/proc/stat")
+    if not stat.exists():
+        return 0.0
+    user, nice, system, _, _, irq, softirq, steal, *_ = map(
+        int, stat.read_text().split("\n")[0].split()[1:]
+    )
+    return (user + nice + system + irq + softirq + steal) / os.sysconf("SC_CLK_TCK")
+
+
 def machine(packages: Sequence[str]) -> dict[str, Any]:
-    """Processor, instruction sets that matter here, caches, load, and versions of the packages."""
+    """Processor, instruction sets that matter here, caches, and versions of the packages."""
     cpuinfo = Path("/proc/cpuinfo")
     text = cpuinfo.read_text() if cpuinfo.exists() else ""
     model = re.search(r"^model name\s*: (.*)$", text, re.MULTILINE)
@@ -112,7 +137,6 @@ def machine(packages: Sequence[str]) -> dict[str, Any]:
         "cpus": usable_cpus(),
         "isa": [flag for flag in FLAGS.split() if flag in has],
         "caches": _caches(),
-        "load": os.getloadavg()[0],
         "system": platform.platform(),
         "python": platform.python_version(),
         "versions": {name: _version(name) for name in ("mobilenetv2", *packages)},
@@ -145,16 +169,20 @@ def markdown(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
     return "\n".join(f"| {' | '.join(line)} |" for line in lines)
 
 
-def report(script: str, about: dict[str, Any], results: Any, text: str, folder: Path) -> None:
+def report(
+    script: str, about: dict[str, Any], watch: Watch, results: Any, text: str, folder: Path
+) -> None:
     """Prints the text, and writes text and numbers as `<script>-<date>-<cpu>.md` and `.json`.
 
     Args:
         script: Name of the benchmark.
         about: What `machine` found.
+        watch: Begun when the measurement began.
         results: The numbers, fit for JSON.
         text: Markdown.
         folder: Where to; made if absent.
     """
+    about["others_percent"] = round(watch.others_percent(), 1)
     cpu = re.sub(r"\((r|tm)\)|@.*", "", about["cpu"].lower())
     stem = f"{script}-{date.today()}-{re.sub('[^a-z0-9]+', '-', cpu).strip('-')}"
     command = " ".join(["python", f"benchmarks/{script}.py", *sys.argv[1:]])
@@ -162,7 +190,7 @@ def report(script: str, about: dict[str, Any], results: Any, text: str, folder: 
     caches = ", ".join(f"{name} {size}" for name, size in about["caches"].items())
     text += (
         f"\n\n{date.today()}, {about['cpu']}, {about['cpus']} processors, {' '.join(about['isa'])}; {caches}; "
-        f"load {about['load']:.1f} at the start. Python {about['python']}, {versions}.\n\n    {command}"
+        f"other programs took {about['others_percent']} % of the processors meanwhile. Python {about['python']}, {versions}.\n\n    {command}"
     )
     print(text)
     folder.mkdir(parents=True, exist_ok=True)
