@@ -24,6 +24,7 @@ import tempfile
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from itertools import product
 from pathlib import Path
 from typing import Any
@@ -106,7 +107,7 @@ def measured(case: Case, options: argparse.Namespace) -> list[dict[str, Any]]:
         checkpoint.save(file)
         model = mobilenetv2.load(file, threads=case.threads)
         wanted = model(pixels)
-        calls: dict[str, Callable[[], Any]] = {OURS: lambda: model(pixels)}
+        calls: dict[str, Callable[[], Any]] = {OURS: partial(model, pixels)}
         differences = {OURS: 0.0}
         for name in options.peers:
             peer = PEERS[name]
@@ -116,7 +117,7 @@ def measured(case: Case, options: argparse.Namespace) -> list[dict[str, Any]]:
             if differences[name] > TOLERANCE:
                 print(f"{name} differs by {differences[name]:.2g}: not timed", file=sys.stderr)
             else:
-                calls[name] = lambda run=run, images=images: run(images)
+                calls[name] = partial(run, images)
         rounds_ms = timed(calls, options.rounds, options.calls)
     return [
         {**vars(case), "runtime": name, "difference": difference, "rounds_ms": rounds_ms.get(name)}
@@ -147,7 +148,12 @@ def timed(calls: dict[str, Callable[[], Any]], rounds: int, repeats: int) -> dic
 def table(results: list[dict[str, Any]]) -> str:
     """A row a case: our milliseconds, then each peer's and its ratio, at last the best peer's."""
     names = list(dict.fromkeys(result["runtime"] for result in results))
-    columns = ["network", "threads", "ours, ms", *(f"{PEERS[name].title}, ms" for name in names[1:])]
+    columns = [
+        "network",
+        "threads",
+        "ours, ms",
+        *(f"{PEERS[name].title}, ms" for name in names[1:]),
+    ]
     by_case: dict[Case, dict[str, list[float]]] = {}
     for result in results:
         case = Case(*(result[field] for field in ("width", "resolution", "batch", "threads")))

@@ -21,6 +21,6 @@ else:
     from peers import PEERS, PRECISIONS, Recipe
 
     peer = PEERS[runtime]
-    image = Recipe.read(Path(model).with_name("recipe.json"))(Path(photo))[None]
+    image = Recipe.read(Path(model).with_name("recipe.json")).image(Path(photo))[None]
     run = peer.load(Path(model), int(threads), PRECISIONS[0])
     print(run(peer.prepare(image)).argmax())

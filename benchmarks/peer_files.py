@@ -65,7 +65,9 @@ def recipe(checkpoint: Checkpoint) -> Recipe:
     p = checkpoint.preprocessing
     if p.resize != "short_side" or p.size[0] != p.size[1] or p.channels != 3:
         raise SystemExit("the peers' programs know square RGB crops of the short side only")
-    labels = checkpoint.labels or tuple(f"class {i}" for i in range(checkpoint.architecture.classes))
+    labels = checkpoint.labels or tuple(
+        f"class {i}" for i in range(checkpoint.architecture.classes)
+    )
     short_side = round(p.size[0] / p.crop_fraction)
     return Recipe(short_side, p.size[0], p.interpolation, p.mean, p.std, labels)
 
@@ -146,13 +148,17 @@ def write_tflite(checkpoint: Checkpoint, path: Path, batch: int | None = 1) -> N
     def operator(name: str, inputs: list[int], shape: tuple[int, ...], options: Any) -> int:
         made, code = schema.OperatorT(), schema.OperatorCodeT()
         code.builtinCode = code.deprecatedBuiltinCode = getattr(schema.BuiltinOperator, name)
-        made.opcodeIndex, made.inputs, made.outputs = len(model.operatorCodes), inputs, [tensor(shape)]
+        made.opcodeIndex, made.inputs, made.outputs = (
+            len(model.operatorCodes),
+            inputs,
+            [tensor(shape)],
+        )
         kind = type(options).__name__.removesuffix("T")
         made.builtinOptions = options
         made.builtinOptionsType = getattr(schema.BuiltinOptions, kind)
         model.operatorCodes.append(code)
         graph.operators.append(made)
-        return made.outputs[0]
+        return int(made.outputs[0])
 
     def convolution(layer: Layer, inputs: list[int], shape: tuple[int, ...]) -> int:
         depthwise = layer.kind == "depthwise"
@@ -175,7 +181,9 @@ def write_tflite(checkpoint: Checkpoint, path: Path, batch: int | None = 1) -> N
         if layer.weight:
             weight, bias = folded(checkpoint, layer)
             if layer.kind != "linear":  # (out, in, k, k) -> (out, k, k, in); (1, k, k, out)
-                weight = weight.transpose((1, 2, 3, 0) if layer.kind == "depthwise" else (0, 2, 3, 1))
+                weight = weight.transpose(
+                    (1, 2, 3, 0) if layer.kind == "depthwise" else (0, 2, 3, 1)
+                )
             inputs += [tensor(weight.shape, weight), tensor(bias.shape, bias)]
         if layer.kind == "add":
             made[layer.name] = operator("ADD", inputs, shape, schema.AddOptionsT())

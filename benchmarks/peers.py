@@ -42,12 +42,13 @@ def nchw(images: Array) -> Array:
     return np.ascontiguousarray(images.transpose(0, 3, 1, 2))
 
 
-def load_onnxruntime(path: Path, threads: int, precision: str) -> Run:
-    """ONNX Runtime's CPU provider with all its optimisations and its spinning pool, its defaults."""
+def load_onnxruntime(path: Path, threads: int, precision: str, *, spin: bool = True) -> Run:
+    """ONNX Runtime's CPU provider with all its optimisations and a pool that spins, its defaults."""
     import onnxruntime
 
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads, options.inter_op_num_threads = threads, 1
+    options.add_session_config_entry("session.intra_op.allow_spinning", str(int(spin)))
     session = onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
     return lambda images: session.run(None, {"image": images})[0]
 
@@ -187,7 +188,7 @@ class Recipe(NamedTuple):
         """Writes the recipe as a JSON list."""
         path.write_text(json.dumps(self), encoding="utf-8")
 
-    def __call__(self, path: Path) -> Array:
+    def image(self, path: Path) -> Array:
         """A picture file -> normalised (crop, crop, 3) float32, by Pillow."""
         from PIL import Image
 
