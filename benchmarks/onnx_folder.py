@@ -33,7 +33,9 @@ def main(model: Path, folder: Path, threads: int, batch: int, spin: bool) -> Non
     files = sorted(folder.glob("*.jpg"))
     with ThreadPoolExecutor(threads) as pool:
         rest = iter(files)
-        ahead: deque[Future[Array]] = deque(pool.submit(recipe.image, file) for file in islice(rest, AHEAD))
+        ahead: deque[Future[Array]] = deque(
+            pool.submit(recipe.image, file) for file in islice(rest, AHEAD)
+        )
         for begin in range(0, len(files), batch):
             images = []
             for _ in files[begin : begin + batch]:
