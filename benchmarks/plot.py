@@ -31,8 +31,10 @@ def main() -> None:
     parser.add_argument("--networks", nargs="+", default=["1.0/224", "0.35/96"])
     options = parser.parse_args()
     content = json.loads(options.results.read_text(encoding="utf-8"))
-    shape = {"figsize": (5.2 * len(options.networks), 3.9), "layout": "constrained"}
-    figure, panels = pyplot.subplots(1, len(options.networks), squeeze=False, **shape)
+    count = len(options.networks)
+    figure, panels = pyplot.subplots(
+        1, count, squeeze=False, figsize=(5.2 * count, 3.9), layout="constrained"
+    )
     for panel, network in zip(panels[0], options.networks):
         width, resolution = network.split("/")
         draw(
