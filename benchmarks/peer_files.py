@@ -1,0 +1,275 @@
+"""Writes a classifier as its peers want it: batch norms folded, ReLU6 fused where the format can,
+one loop over `layers()` a format, in float32.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from peers import PEERS, Recipe
+
+from mobilenetv2.architecture import Architecture, Layer, array_shapes, layers
+from mobilenetv2.checkpoint import Checkpoint, fold
+from mobilenetv2.images import Preprocessing
+
+Array = NDArray[Any]
+ONNX_OPSET, ONNX_IR = 17, 8
+
+
+def random_checkpoint(width_mult: float = 1.0, resolution: int = 224, seed: int = 0) -> Checkpoint:
+    """A classifier with random weights whose activations stay in the range of a trained one's: He's
+    deviation, batch-norm statistics near 0 and 1, TensorFlow's padding.
+    """
+    size = (resolution, resolution)
+    architecture = Architecture(width_mult=width_mult, resolution=size, padding="same")
+    rng = np.random.default_rng(seed)
+    arrays = {}
+    for name, shape in array_shapes(architecture).items():
+        if name.endswith("running_var"):
+            array = rng.uniform(0.5, 2, shape)
+        elif name.endswith(("running_mean", "bias")):
+            array = rng.normal(0, 0.2, shape)
+        elif len(shape) == 1:
+            array = rng.uniform(0.5, 1.5, shape)
+        else:
+            array = rng.normal(0, (2 / np.prod(shape[1:])) ** 0.5, shape)
+        arrays[name] = array.astype(np.float32)
+    return Checkpoint(architecture, arrays, (), Preprocessing(size=size), {"source": "random"})
+
+
+def write(checkpoint: Checkpoint, peer: str, folder: Path, batch: int | None = 1) -> Path:
+    """Writes a peer's file into `folder`, once for all peers that read it.
+
+    Args:
+        checkpoint: A classifier.
+        peer: A key of `PEERS`.
+        folder: Where to.
+        batch: Pictures a call; None leaves it open, in ONNX alone.
+    """
+    path = folder / f"model{PEERS[peer].suffix}"
+    if not path.exists():
+        WRITERS[path.suffix](checkpoint, path, batch)
+    return path
+
+
+def recipe(checkpoint: Checkpoint) -> Recipe:
+    """The checkpoint's preprocessing as a peer's user would write it.
+
+    Raises:
+        SystemExit: Not a square crop of the short side.
+    """
+    p = checkpoint.preprocessing
+    if p.resize != "short_side" or p.size[0] != p.size[1] or p.channels != 3:
+        raise SystemExit("the peers' programs know square RGB crops of the short side only")
+    labels = checkpoint.labels or tuple(
+        f"class {i}" for i in range(checkpoint.architecture.classes)
+    )
+    short_side = round(p.size[0] / p.crop_fraction)
+    return Recipe(short_side, p.size[0], p.interpolation, p.mean, p.std, labels)
+
+
+def folded(checkpoint: Checkpoint, layer: Layer) -> tuple[Array, Array]:
+    """Kernel and bias in float32, batch norm folded in."""
+    weight, bias = fold(checkpoint, layer)
+    return weight.astype(np.float32), bias.astype(np.float32)
+
+
+def write_onnx(checkpoint: Checkpoint, path: Path, batch: int | None = 1) -> None:
+    """ONNX, NCHW: Conv and Clip, which ONNX Runtime and OpenVINO fuse."""
+    from onnx import TensorProto, helper, numpy_helper, save
+
+    limits = {"low": np.float32(0), "high": np.float32(6)}
+    constants = [numpy_helper.from_array(np.array(value), name) for name, value in limits.items()]
+    nodes = []
+    for layer in layers(checkpoint.architecture):
+        inputs = list(layer.sources)
+        if layer.weight:
+            names = [layer.weight, f"{layer.name}.b"]
+            constants += map(numpy_helper.from_array, folded(checkpoint, layer), names)
+            inputs += names
+        if layer.kind == "add":
+            nodes.append(helper.make_node("Add", inputs, [layer.name]))
+        elif layer.kind == "pool":
+            nodes.append(helper.make_node("GlobalAveragePool", inputs, ["pooled"]))
+            nodes.append(helper.make_node("Flatten", ["pooled"], [layer.name]))
+        elif layer.kind == "linear":
+            nodes.append(helper.make_node("Gemm", inputs, [layer.name], transB=1))
+        else:
+            clipped = layer.activation == "relu6"
+            output = f"{layer.name}.c" if clipped else layer.name
+            top, bottom, left, right = layer.padding
+            nodes.append(
+                helper.make_node(
+                    "Conv", inputs, [output], kernel_shape=[layer.kernel] * 2, strides=[layer.stride] * 2,
+                    pads=[top, left, bottom, right], dilations=[layer.dilation] * 2, group=layer.groups,
+                )
+            )  # fmt: skip
+            if clipped:
+                nodes.append(helper.make_node("Clip", [output, "low", "high"], [layer.name]))
+    count = "N" if batch is None else batch
+    image = [count, 3, *checkpoint.architecture.resolution]
+    graph = helper.make_graph(
+        nodes,
+        "mobilenetv2",
+        [helper.make_tensor_value_info("image", TensorProto.FLOAT, image)],
+        [helper.make_tensor_value_info(layer.name, TensorProto.FLOAT, [count, layer.out_shape[0]])],
+        constants,
+    )
+    opset = helper.make_opsetid("", ONNX_OPSET)
+    save(helper.make_model(graph, opset_imports=[opset], ir_version=ONNX_IR), path)
+
+
+def write_tflite(checkpoint: Checkpoint, path: Path, batch: int | None = 1) -> None:
+    """TensorFlow Lite, NHWC, ReLU6 fused; for networks with TensorFlow's padding."""
+    import flatbuffers
+    from ai_edge_litert import schema_py_generated as schema
+
+    assert checkpoint.architecture.padding == "same", "SAME is the padding that the format has"
+    model, graph = schema.ModelT(), schema.SubGraphT()
+    model.version, model.subgraphs = 3, [graph]
+    model.buffers, model.operatorCodes = [schema.BufferT()], []
+    graph.tensors, graph.operators = [], []
+    types = {"float32": schema.TensorType.FLOAT32, "int32": schema.TensorType.INT32}
+
+    def tensor(shape: tuple[int, ...], values: Array | None = None) -> int:
+        made = schema.TensorT()
+        made.shape, made.type = list(shape), types["float32"]
+        if values is not None:
+            made.type, made.buffer = types[values.dtype.name], len(model.buffers)
+            model.buffers.append(schema.BufferT())
+            model.buffers[-1].data = np.frombuffer(values.tobytes(), np.uint8)
+        graph.tensors.append(made)
+        return len(graph.tensors) - 1
+
+    def operator(name: str, inputs: list[int], shape: tuple[int, ...], options: Any) -> int:
+        made, code = schema.OperatorT(), schema.OperatorCodeT()
+        code.builtinCode = code.deprecatedBuiltinCode = getattr(schema.BuiltinOperator, name)
+        made.opcodeIndex, made.inputs, made.outputs = (
+            len(model.operatorCodes),
+            inputs,
+            [tensor(shape)],
+        )
+        kind = type(options).__name__.removesuffix("T")
+        made.builtinOptions = options
+        made.builtinOptionsType = getattr(schema.BuiltinOptions, kind)
+        model.operatorCodes.append(code)
+        graph.operators.append(made)
+        return int(made.outputs[0])
+
+    def convolution(layer: Layer, inputs: list[int], shape: tuple[int, ...]) -> int:
+        depthwise = layer.kind == "depthwise"
+        options = schema.DepthwiseConv2DOptionsT() if depthwise else schema.Conv2DOptionsT()
+        options.strideH = options.strideW = layer.stride
+        options.dilationHFactor = options.dilationWFactor = layer.dilation
+        options.padding = schema.Padding.SAME
+        if layer.activation == "relu6":
+            options.fusedActivationFunction = schema.ActivationFunctionType.RELU6
+        if depthwise:
+            options.depthMultiplier = 1
+        return operator("DEPTHWISE_CONV_2D" if depthwise else "CONV_2D", inputs, shape, options)
+
+    made = {"image": tensor((batch or 1, *checkpoint.architecture.resolution, 3))}
+    graph.inputs = [made["image"]]
+    for layer in layers(checkpoint.architecture):
+        channels, height, width = layer.out_shape
+        shape: tuple[int, ...] = (batch or 1, height, width, channels)
+        inputs = [made[source] for source in layer.sources]
+        if layer.weight:
+            weight, bias = folded(checkpoint, layer)
+            if layer.kind != "linear":  # (out, in, k, k) -> (out, k, k, in); (1, k, k, out)
+                weight = weight.transpose(
+                    (1, 2, 3, 0) if layer.kind == "depthwise" else (0, 2, 3, 1)
+                )
+            inputs += [tensor(weight.shape, weight), tensor(bias.shape, bias)]
+        if layer.kind == "add":
+            made[layer.name] = operator("ADD", inputs, shape, schema.AddOptionsT())
+        elif layer.kind == "pool":
+            inputs.append(tensor((2,), np.array([1, 2], np.int32)))
+            made[layer.name] = operator("MEAN", inputs, shape[::3], schema.ReducerOptionsT())
+        elif layer.kind == "linear":
+            options = schema.FullyConnectedOptionsT()
+            made[layer.name] = operator("FULLY_CONNECTED", inputs, shape[::3], options)
+        else:
+            made[layer.name] = convolution(layer, inputs, shape)
+    graph.outputs = [made[layer.name]]
+    builder = flatbuffers.Builder(1 << 20)
+    builder.Finish(model.Pack(builder), b"TFL3")
+    path.write_bytes(bytes(builder.Output()))
+
+
+def write_ncnn(checkpoint: Checkpoint, path: Path, batch: int | None = 1) -> None:
+    """ncnn: a `.param` of layers and a `.bin` of float32 weights beside it, ReLU6 fused."""
+    steps = layers(checkpoint.architecture)
+    used = [source for layer in steps for source in layer.sources]
+    lines, blobs, arrays = ["Input image 0 1 image"], 1, []
+    taken: dict[str, int] = {}
+
+    def take(source: str) -> str:
+        """The next copy of a tensor that several layers read, or the tensor."""
+        if used.count(source) == 1:
+            return source
+        taken[source] = taken.get(source, -1) + 1
+        return f"{source}/{taken[source]}"
+
+    for layer in steps:
+        inputs = " ".join(take(source) for source in layer.sources)
+        output = "logits" if layer is steps[-1] else layer.name
+        if layer.weight:
+            weight, bias = folded(checkpoint, layer)
+            arrays += [np.zeros(1, np.int32), weight, bias]  # 0: the weights are float32
+        if layer.kind == "add":
+            kind, settings = "BinaryOp", "0=0"
+        elif layer.kind == "pool":
+            kind, settings = "Pooling", "0=1 4=1"  # average, global
+        elif layer.kind == "linear":
+            kind, settings = "InnerProduct", f"0={len(bias)} 1=1 2={weight.size}"
+        else:
+            kind = "ConvolutionDepthWise" if layer.kind == "depthwise" else "Convolution"
+            top, bottom, left, right = layer.padding
+            settings = (
+                f"0={len(bias)} 1={layer.kernel} 2={layer.dilation} 3={layer.stride} 4={left} 14={top} "
+                f"15={right} 16={bottom} 5=1 6={weight.size}"
+            )
+            settings += f" 7={layer.groups}" if layer.kind == "depthwise" else ""
+            settings += " 9=3 -23310=2,0.0,6.0" if layer.activation == "relu6" else ""
+        lines.append(f"{kind} {layer.name} {len(layer.sources)} 1 {inputs} {output} {settings}")
+        blobs += 1
+        if (copies := used.count(layer.name)) > 1:
+            names = " ".join(f"{layer.name}/{i}" for i in range(copies))
+            lines.append(f"Split {layer.name}/split 1 {copies} {layer.name} {names}")
+            blobs += copies
+    path.write_text("\n".join(["7767517", f"{len(lines)} {blobs}", *lines]) + "\n")
+    path.with_suffix(".bin").write_bytes(b"".join(array.tobytes() for array in arrays))
+
+
+def write_torch(checkpoint: Checkpoint, path: Path, batch: int | None = 1) -> None:
+    """The calls that PyTorch is to make, with their tensors, for `load_torch`."""
+    import torch
+
+    steps = []
+    for layer in layers(checkpoint.architecture):
+        step: dict[str, Any] = {"kind": layer.kind, "name": layer.name, "sources": layer.sources}
+        if layer.weight:
+            step["weight"], step["bias"] = map(torch.from_numpy, folded(checkpoint, layer))
+        if layer.kind in ("conv", "depthwise"):
+            top, bottom, left, right = layer.padding
+            even = top == bottom and left == right
+            step["pad"], step["padding"] = (
+                (None, (top, left)) if even else ((left, right, top, bottom), 0)
+            )
+            step["stride"], step["groups"] = layer.stride, layer.groups
+            step["relu6"] = layer.activation == "relu6"
+        steps.append(step)
+    torch.save(steps, path)
+
+
+WRITERS: dict[str, Callable[[Checkpoint, Path, int | None], None]] = {
+    ".onnx": write_onnx,
+    ".tflite": write_tflite,
+    ".param": write_ncnn,
+    ".pt": write_torch,
+}

@@ -1,0 +1,91 @@
+"""Draws what `latency.py` wrote: milliseconds a call of each runtime, a panel a network, one and more
+threads.
+
+    python benchmarks/plot.py benchmarks/results/latency-DATE-CPU.json docs/images/latency.png
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from latency import OURS
+from matplotlib import pyplot
+from peers import PEERS
+
+OUR_COLOURS = ("#0b6e4f", "#6bbf9c")  # one thread, more
+PEER_COLOURS = ("#5f6b7a", "#b9c1cb")
+BAR = 0.38
+
+
+def main() -> None:
+    """Reads the results, writes the picture."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("results", type=Path, help="a .json of latency.py")
+    parser.add_argument("picture", type=Path, help="the file to write: .png or .svg")
+    parser.add_argument("--networks", nargs="+", default=["1.0/224", "0.35/96"])
+    options = parser.parse_args()
+    content = json.loads(options.results.read_text(encoding="utf-8"))
+    count = len(options.networks)
+    figure, panels = pyplot.subplots(
+        1, count, squeeze=False, figsize=(5.2 * count, 3.9), layout="constrained"
+    )
+    for panel, network in zip(panels[0], options.networks):
+        width, resolution = network.split("/")
+        draw(
+            panel,
+            [
+                result
+                for result in content["results"]
+                if (result["width"], result["resolution"]) == (float(width), int(resolution))
+                and result["batch"] == 1
+                and result["rounds_ms"]
+            ],
+        )
+        panel.set_title(
+            f"MobileNetV2 {width}, {resolution} x {resolution}", loc="left", fontsize=11
+        )
+    figure.supxlabel(
+        f"milliseconds a picture (less is better); {content['machine']['cpu']}, {content['date']}",
+        fontsize=9,
+        color="#444444",
+    )
+    options.picture.parent.mkdir(parents=True, exist_ok=True)
+    figure.savefig(options.picture, dpi=160)
+
+
+def draw(panel: Any, results: list[dict[str, Any]]) -> None:
+    """Horizontal bars, ours on top, peers by their time on one thread."""
+    times = {(r["runtime"], r["threads"]): float(np.median(r["rounds_ms"])) for r in results}
+    threads = sorted({count for _, count in times})
+    order = sorted({name for name, _ in times}, key=lambda n: (n != OURS, times[n, threads[0]]))
+    for place, name in enumerate(order):
+        colours = OUR_COLOURS if name == OURS else PEER_COLOURS
+        for index, count in enumerate(threads):
+            ms, at = times[name, count], place + (index - (len(threads) - 1) / 2) * BAR
+            panel.barh(at, ms, BAR * 0.92, color=colours[min(index, 1)])
+            note = f" {ms:.2f}" if place or len(threads) == 1 else f" {ms:.2f}  {noun(count)}"
+            panel.text(ms, at, note, va="center", fontsize=8, color="#333333")
+    names = ["mobilenetv2 (ours)" if name == OURS else PEERS[name].title for name in order]
+    panel.set_yticks(range(len(order)), names)
+    panel.get_yticklabels()[0].set_fontweight("bold")
+    panel.invert_yaxis()
+    panel.set_xlim(0, 1.15 * max(times.values()))
+    panel.tick_params(length=0, labelsize=9)
+    panel.grid(axis="x", color="#e4e4e4", linewidth=0.8)
+    panel.set_axisbelow(True)
+    panel.spines[:].set_visible(False)
+
+
+def noun(threads: int) -> str:
+    """ "1 thread", "2 threads"."""
+    return f"{threads} thread{'s' * (threads > 1)}"
+
+
+if __name__ == "__main__":
+    main()
