@@ -15,7 +15,7 @@ import pytest
 from .conftest import REPOSITORY
 
 KERNELS = ["tileI"]  # how the names of functions in kernels_*.cpp begin, mangled
-ISAS = {"avx2": "ymm", "avx512": "zmm"}  # the wide registers of each
+ISAS = {"avx2": "ymm", "avxvnni": "ymm", "avx512": "zmm", "avx512vnni": "zmm"}  # the wide registers of each
 
 pytestmark = pytest.mark.skipif(
     platform.machine() not in ("x86_64", "AMD64")
@@ -37,10 +37,12 @@ def flags(isa: str) -> list[str]:
 
     standard = "-std=gnu++" + found(r"set\(CMAKE_CXX_STANDARD (\d+)\)")
     common = found(r"target_compile_options\(mobilenetv2_runtime PRIVATE (-[^)]*)\)").split()
-    of_gcc = ";".join(found(r"set\(kernel_flags (-[^)]*)\)").split())
-    own = found(rf'kernels_{isa}\.cpp\s+PROPERTIES\s+COMPILE_OPTIONS "([^"]*)"')
+    own = found(rf'kernels_{isa}\.cpp PROPERTIES COMPILE_OPTIONS "([^"]*)"')
+    variables = dict(re.findall(r"set\((\w+) (-[^)]*)\)", text))
+    while "$" in own:
+        own = re.sub(r"\$\{(\w+)\}", lambda match: variables[match[1]].replace(" ", ";"), own)
     definitions = "-D" + found(r"target_compile_definitions\(mobilenetv2_runtime PRIVATE (\w+)\)")
-    chosen = own.replace("${kernel_flags}", of_gcc).split(";")
+    chosen = own.split(";")
     return [standard, *common, *chosen, definitions, "-DNDEBUG", "-fPIC", "-fvisibility=hidden"]
 
 

@@ -19,6 +19,7 @@ class Pool {
   Pool(const Pool&) = delete;
   Pool& operator=(const Pool&) = delete;
 
+  bool forked() const;  // after fork() the child has no workers
   int threads() const { return static_cast<int>(workers_.size()) + 1; }
 
   // Calls body(task, slot) for every task from 0 to count - 1; `slot` is less than threads() and differs between tasks
@@ -39,7 +40,6 @@ class Pool {
   bool work(int slot);  // claims and runs one task, false if there is none
   bool waiting() const;
   void serve(int slot);
-  bool forked() const;  // after fork() the child has no workers
 
   std::vector<std::thread> workers_;
   long owner_;
