@@ -26,6 +26,8 @@ class Rounding:
     product: Twice
     shortcut: Twice
     total: Twice
+    saturating: bool
+    real: bool
     real_factor: float
 
 class Stage:

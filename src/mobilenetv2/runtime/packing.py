@@ -94,7 +94,7 @@ def pack_integers(network: _native.ByteNetwork, checkpoint: QuantizedCheckpoint)
             packed,
             bias.astype(np.int32),
             len(parts),
-            rounding=_rounding(checkpoint, place),
+            rounding=_rounding(checkpoint, place, _largest(weight, bias, factors)),
             **{name: np.ascontiguousarray(array) for name, array in factors.items()},
         )
     network.set_pixel_padding([float(zero) for zero in checkpoint.image_zero_points])
@@ -141,16 +141,29 @@ def _factors(checkpoint: QuantizedCheckpoint, place: Place) -> dict[str, Array]:
     return {"fraction": fixed / 2**31 * 2.0**left, "power": 2.0 ** (power - left)}
 
 
-def _rounding(checkpoint: QuantizedCheckpoint, place: Place) -> _native.Rounding:
+def _largest(weight: Array, bias: Array, factors: dict[str, Array]) -> float:
+    """The largest result before limits, in steps of the output, that any input can give."""
+    if "factor" not in factors:
+        return np.inf
+    sums = np.abs(bias) + 255.0 * np.abs(weight).sum(axis=(1, 2, 3))
+    return float((sums * factors["factor"].astype(np.float64)).max())
+
+
+def _rounding(
+    checkpoint: QuantizedCheckpoint, place: Place, largest: float
+) -> _native.Rounding:
     layer, out = place.layer, _output(checkpoint, place)
     rounding = _native.Rounding()
     if layer.kind == "depthwise":
         rounding.input_zero = _zero_points(checkpoint, layer.sources[0])[0]
+    rounding.real = layer.kind == "linear"
     if out is None:  # logits that stay floats
         rounding.low, rounding.high = -np.inf, np.inf
         return rounding
     rounding.zero = out.zero_point
     rounding.low, rounding.high = code_limits(out, layer.activation)
+    bounds = rounding.low + out.zero_point, rounding.high + out.zero_point
+    rounding.saturating = largest < 1 << 30 and bounds == (0, 255)
     if layer.kind == "linear":
         rounding.real_factor = out.scale
     if place.added is None:

@@ -20,21 +20,179 @@ inline Wide rounded_twice(Wide value, const Twice& by) {
   return rounded_twice(value, splat_wide(by.fraction), splat_wide(by.power));
 }
 
+// Sums times their factors, rounded twice.
+MNV2_NOINLINE Ints rescaled_twice(const Requantize& to, Ints sum, int channel) {
+  return to_ints(rounded_twice(to_wide(sum), load_wide(to.fraction + channel), load_wide(to.power + channel)));
+}
+
+MNV2_NOINLINE Ints with_shortcut_twice(const Requantize& to, Ints product, Ints shortcut) {
+  const Wide total = add(rounded_twice(mul(to_wide(product), splat_wide(ADD_UNITS)), to.product),
+                         rounded_twice(mul(to_wide(shortcut), splat_wide(ADD_UNITS)), to.shortcut));
+  return to_ints(rounded_twice(total, to.total));
+}
+
 // A sum of the channels from `channel` on, times their factors.
 inline Vec rescaled(const Requantize& to, Ints sum, int channel) {
-  if (!to.fraction) return mul(to_floats(sum), load(to.factor + channel));
-  return to_floats(
-      to_ints(rounded_twice(to_wide(sum), load_wide(to.fraction + channel), load_wide(to.power + channel))));
+  return to.fraction ? to_floats(rescaled_twice(to, sum, channel)) : mul(to_floats(sum), load(to.factor + channel));
 }
 
 // Adds what the shortcut holds to a product.
 inline Vec with_shortcut(const Requantize& to, Vec product, Ints shortcut) {
   shortcut = add_ints(shortcut, splat_ints(-to.shortcut_zero));
   if (!to.fraction) return add(product, mul(to_floats(shortcut), splat(to.shortcut_factor)));
-  const Wide first = to_wide(to_ints(between(product, to.product_low, to.product_high)));
-  const Wide total = add(rounded_twice(mul(first, splat_wide(ADD_UNITS)), to.product),
-                         rounded_twice(mul(to_wide(shortcut), splat_wide(ADD_UNITS)), to.shortcut));
-  return to_floats(to_ints(rounded_twice(total, to.total)));
+  const Ints limited = to_ints(between(product, to.product_low, to.product_high));
+  return to_floats(with_shortcut_twice(to, limited, shortcut));
+}
+
+// Where a tile's results go: of its pixel i, channel c lies at out + i * pixel + c / BLOCK * block + c % BLOCK.
+struct TileOut {
+  std::uint8_t* out;
+  std::ptrdiff_t pixel, block;
+  int channels;  // in use
+};
+
+// Bytes of one pixel, in the order of channels.
+template <int VECTORS>
+struct Plain {
+#if defined(MNV2_TARGET_AVX2)
+  static constexpr bool LIMITS = true;  // storing limits values to what a byte holds
+#else
+  static constexpr bool LIMITS = false;
+#endif
+  static Ints shortcut(const std::uint8_t* from, int vector, int channels) {
+    const int rest = channels - vector * LANES;
+    return load_byte_ints(from + vector * LANES, rest < LANES ? rest : LANES);
+  }
+  template <int ROWS>
+  static void store(const Ints (&bytes)[ROWS][VECTORS], const TileOut& to) {
+    MNV2_UNROLL for (int j = 0; j < VECTORS; j++) {
+      const int channel = j * LANES;
+      std::uint8_t* out = to.out + channel / BLOCK * to.block + channel % BLOCK;
+      MNV2_UNROLL for (int i = 0; i < ROWS; i++, out += to.pixel) {
+        if (to.channels - channel >= LANES) {
+          store_bytes(out, bytes[i][j]);
+        } else {
+          store_some_bytes(out, bytes[i][j], to.channels - channel);
+        }
+      }
+    }
+  }
+};
+
+#if defined(MNV2_TARGET_AVX512)
+
+// Panels of two and four vectors have their channels dealt out so that packing brings them back in order: lane l of
+// vector j is channel l / 4 * 4 * VECTORS + 4 * j + l % 4.
+template <int VECTORS>
+struct Packed;
+
+inline Ints quad_of(Ints bytes, int vector) {  // bytes 4 * vector to 4 * vector + 3 of each 128 bits
+  const Ints pattern = _mm512_broadcast_i32x4(_mm_setr_epi32(0xffffff00, 0xffffff01, 0xffffff02, 0xffffff03));
+  return _mm512_shuffle_epi8(bytes, _mm512_add_epi8(pattern, _mm512_set1_epi32(4 * vector)));
+}
+
+template <>
+struct Packed<4> {
+  static constexpr bool LIMITS = true;
+  static Ints shortcut(const std::uint8_t* from, int vector, int channels) {
+    const __mmask64 in_use = channels >= 64 ? ~0ull : (1ull << channels) - 1;
+    return quad_of(_mm512_maskz_loadu_epi8(in_use, from), vector);
+  }
+  template <int ROWS>
+  static void store(const Ints (&bytes)[ROWS][4], const TileOut& to) {
+    const __mmask64 in_use = to.channels >= 64 ? ~0ull : (1ull << to.channels) - 1;
+    MNV2_UNROLL for (int i = 0; i < ROWS; i++) {
+      const Ints packed = _mm512_packus_epi16(_mm512_packs_epi32(bytes[i][0], bytes[i][1]),
+                                              _mm512_packs_epi32(bytes[i][2], bytes[i][3]));
+      std::uint8_t* const out = to.out + i * to.pixel;
+      if (to.block == BLOCK) {
+        _mm512_mask_storeu_epi8(out, in_use, packed);
+      } else {
+        _mm_storeu_si128(reinterpret_cast<__m128i*>(out), _mm512_castsi512_si128(packed));
+        _mm_storeu_si128(reinterpret_cast<__m128i*>(out + to.block), _mm512_extracti32x4_epi32(packed, 1));
+        _mm_storeu_si128(reinterpret_cast<__m128i*>(out + 2 * to.block), _mm512_extracti32x4_epi32(packed, 2));
+        _mm_storeu_si128(reinterpret_cast<__m128i*>(out + 3 * to.block), _mm512_extracti32x4_epi32(packed, 3));
+      }
+    }
+  }
+};
+
+template <>
+struct Packed<2> {
+  static constexpr bool LIMITS = true;
+  static Ints shortcut(const std::uint8_t* from, int vector, int channels) {
+    const __mmask32 in_use = channels >= 32 ? ~0u : (1u << channels) - 1;
+    const Ints spread = _mm512_permutexvar_epi64(_mm512_setr_epi64(0, 0, 1, 1, 2, 2, 3, 3),
+                                                 _mm512_castsi256_si512(_mm256_maskz_loadu_epi8(in_use, from)));
+    return quad_of(spread, vector);
+  }
+  template <int ROWS>
+  static void store(const Ints (&bytes)[ROWS][2], const TileOut& to) {
+    const __mmask32 in_use = to.channels >= 32 ? ~0u : (1u << to.channels) - 1;
+    const auto put = [&](int i, __m256i pixel) {
+      std::uint8_t* const out = to.out + i * to.pixel;
+      if (to.block == BLOCK) {
+        _mm256_mask_storeu_epi8(out, in_use, pixel);
+      } else {
+        _mm_storeu_si128(reinterpret_cast<__m128i*>(out), _mm256_castsi256_si128(pixel));
+        _mm_storeu_si128(reinterpret_cast<__m128i*>(out + to.block), _mm256_extracti128_si256(pixel, 1));
+      }
+    };
+    MNV2_UNROLL for (int i = 0; i < ROWS; i += 2) {
+      const int next = i + 1 < ROWS ? i + 1 : i;
+      const Ints pair = _mm512_packus_epi16(_mm512_packs_epi32(bytes[i][0], bytes[i][1]),
+                                            _mm512_packs_epi32(bytes[next][0], bytes[next][1]));
+      const Ints sorted = _mm512_permutexvar_epi64(_mm512_setr_epi64(0, 2, 4, 6, 1, 3, 5, 7), pair);
+      put(i, _mm512_castsi512_si256(sorted));
+      if (next > i) put(next, _mm512_extracti64x4_epi64(sorted, 1));
+    }
+  }
+};
+
+#endif
+
+template <class Order, int ROWS, int VECTORS>
+inline void finish(const Matmul<std::uint8_t>& job, const Panel& panel, int from, Ints (&sum)[ROWS][VECTORS]) {
+  const Requantize& to = job.requantize;
+  const int at = panel.channel - job.out_channel, channels = job.channels - panel.channel;
+  if (Order::LIMITS && to.saturating && !job.shortcut) {
+    MNV2_UNROLL for (int j = 0; j < VECTORS; j++) {
+      const Vec factor = load(to.factor + panel.channel + j * LANES);
+      MNV2_UNROLL for (int i = 0; i < ROWS; i++) sum[i][j] = to_ints(mul(to_floats(sum[i][j]), factor));
+    }
+  } else {
+    MNV2_UNROLL for (int i = 0; i < ROWS; i++) {
+      MNV2_UNROLL for (int j = 0; j < VECTORS; j++) {
+        Vec value = rescaled(to, sum[i][j], panel.channel + j * LANES);
+        if (job.shortcut) {
+          const std::uint8_t* const more = job.shortcut + (from + i) * job.shortcut_pixel + panel.channel;
+          value = with_shortcut(to, value, Order::shortcut(more, j, channels));
+        }
+        sum[i][j] = to_ints(between(value, job.low, job.high));
+      }
+    }
+  }
+  if (to.zero) {
+    const Ints zero = splat_ints(to.zero);
+    MNV2_UNROLL for (int i = 0; i < ROWS; i++) {
+      MNV2_UNROLL for (int j = 0; j < VECTORS; j++) sum[i][j] = add_ints(sum[i][j], zero);
+    }
+  }
+  std::uint8_t* const out = job.out + from * job.out_pixel + at / BLOCK * job.out_block + at % BLOCK;
+  Order::template store<ROWS>(sum, {out, job.out_pixel, job.out_block, channels});
+}
+
+template <int ROWS, int VECTORS>
+inline void finish_real(const Matmul<std::uint8_t>& job, const Panel& panel, int from, Ints (&sum)[ROWS][VECTORS]) {
+  const Requantize& to = job.requantize;
+  MNV2_UNROLL for (int i = 0; i < ROWS; i++) {
+    MNV2_UNROLL for (int j = 0; j < VECTORS; j++) {
+      const int channel = panel.channel + j * LANES, rest = job.channels - channel;
+      const Vec value = between(rescaled(to, sum[i][j], channel), job.low, job.high);
+      store_some(to.real + (from + i) * job.out_pixel + channel, mul(value, splat(to.real_factor)),
+                 rest < LANES ? rest : LANES);
+    }
+  }
 }
 
 // The tile of ROWS pixels x VECTORS vectors at pixel `from`. AHEAD: a line of `ahead` is fetched with each step.
@@ -66,35 +224,16 @@ MNV2_NOINLINE void tile(const Matmul<std::uint8_t>& job, const Panel& panel, int
       }
     }
   }
-  const Requantize& to = job.requantize;
-  const Ints zero = splat_ints(to.zero);
-  MNV2_UNROLL for (int j = 0; j < VECTORS; j++) {
-    const int channel = panel.channel + j * LANES;
-    const int tail = job.channels - channel;  // lanes in use
-    const int at = channel - job.out_channel;
-    std::uint8_t* out = job.out + from * job.out_pixel + at / BLOCK * job.out_block + at % BLOCK;
-    float* real = to.real ? to.real + from * job.out_pixel + at : nullptr;
-    const std::uint8_t* more = job.shortcut ? job.shortcut + from * job.shortcut_pixel + channel : nullptr;
-    MNV2_UNROLL for (int i = 0; i < ROWS; i++) {
-      Vec value = rescaled(to, sum[i][j], channel);
-      if (more) {
-        value = with_shortcut(to, value, load_byte_ints(more, tail < LANES ? tail : LANES));
-        more += job.shortcut_pixel;
-      }
-      value = between(value, job.low, job.high);
-      if (real) {
-        store_some(real, mul(value, splat(to.real_factor)), tail < LANES ? tail : LANES);
-        real += job.out_pixel;
-      } else {
-        const Ints bytes = add_ints(to_ints(value), zero);
-        if (tail >= LANES) {
-          store_bytes(out, bytes);
-        } else {
-          store_some_bytes(out, bytes, tail);
-        }
-        out += job.out_pixel;
-      }
+  if (job.requantize.real) {
+    finish_real(job, panel, from, sum);
+  } else {
+#if defined(MNV2_TARGET_AVX512)
+    if constexpr (VECTORS == 2 || VECTORS == 4) {
+      finish<Packed<VECTORS>>(job, panel, from, sum);
+      return;
     }
+#endif
+    finish<Plain<VECTORS>>(job, panel, from, sum);
   }
 }
 

@@ -55,7 +55,8 @@ struct Requantize {
   float shortcut_factor;
   float product_low, product_high;
   Twice product, shortcut, total;
-  float* real;  // if not null, what the result goes to instead, as a float times real_factor
+  bool saturating;  // results are within 32 bits, and low and high are what a byte holds: packing limits them
+  float* real;      // if not null, what the result goes to instead, as a float times real_factor
   float real_factor;
 };
 
@@ -120,6 +121,9 @@ struct Kernels {
   int lanes;
   int panel_vectors;  // widest panel
   int tile_rows;      // pixels at once with that
+  // Panels of two and four vectors whose results become bytes have output lane / 4 * 4 * vectors + 4 * vector + lane %
+  // 4 in each lane.
+  bool dealt;
   void (*matmul)(const Matmul<T>&);
   void (*depthwise)(const Depthwise<T>&);
   // Sums over `pixels` pixels, `stride` apart, of `channels` channels.

@@ -18,13 +18,20 @@ int next_panel(int vectors_left, int widest) {
   return std::min(vectors_left, widest);
 }
 
-// `count` numbers, then zeros up to `size`; nothing where there are none.
 template <class N>
-Buffer<N> padded(const N* numbers, std::size_t count, std::size_t size) {
+Buffer<N> copied(const N* numbers, std::size_t count) {
   if (!numbers) return {};
-  Buffer<N> found(size);
+  Buffer<N> found(count);
   std::copy(numbers, numbers + count, found.data());
-  std::fill(found.data() + count, found.data() + size, N{});
+  return found;
+}
+
+// `count` numbers in the order of their indices; zeros for indices beyond, nothing where there are no numbers.
+template <class N>
+Buffer<N> in_order(const N* numbers, int count, const std::vector<int>& order) {
+  if (!numbers) return {};
+  Buffer<N> found(order.size());
+  for (std::size_t i = 0; i < order.size(); i++) found.data()[i] = order[i] < count ? numbers[order[i]] : N{};
   return found;
 }
 
@@ -49,31 +56,39 @@ int Network<T>::add_matrix(const Weight* weights, const Sum* bias, int channels,
   constexpr int TOGETHER = sizeof(T) == 1 ? 4 : 1;  // steps of the depth in a lane
   const int lanes = kernels_->lanes;
   const int vectors = (channels + lanes - 1) / lanes;
-  const std::size_t all = static_cast<std::size_t>(vectors) * static_cast<std::size_t>(lanes);
-  const std::size_t given = static_cast<std::size_t>(channels);
   const int whole_depth = depth * copies;
   Matrix<T> matrix;
   matrix.channels = channels;
   matrix.depth = depth;
   matrix.copies = copies;
-  matrix.bias = padded(bias, given, all);
-  matrix.factor = padded(factors.factor, given, all);
-  matrix.fraction = padded(factors.fraction, given, all);
-  matrix.power = padded(factors.power, given, all);
   matrix.rounding = rounding;
-  matrix.weights = Buffer<Weight>(all * static_cast<std::size_t>(whole_depth));
-  Weight* to = matrix.weights.data();
+  std::vector<int> order;  // the channel of each lane
   for (int done = 0; done < vectors;) {
     const int width = next_panel(vectors - done, kernels_->panel_vectors);
-    matrix.panels.push_back({done * lanes, width, to - matrix.weights.data()});
+    const std::ptrdiff_t before = static_cast<std::ptrdiff_t>(done) * lanes * whole_depth;
+    matrix.panels.push_back({done * lanes, width, before});
+    const bool dealt = kernels_->dealt && !rounding.real && width % 2 == 0;
+    for (int i = 0; i < width * lanes; i++) {
+      const int vector = i / lanes, lane = i % lanes;
+      order.push_back(done * lanes + (dealt ? lane / 4 * 4 * width + 4 * vector + lane % 4 : i));
+    }
+    done += width;
+  }
+  matrix.bias = in_order(bias, channels, order);
+  matrix.factor = in_order(factors.factor, channels, order);
+  matrix.fraction = in_order(factors.fraction, channels, order);
+  matrix.power = in_order(factors.power, channels, order);
+  matrix.weights = Buffer<Weight>(order.size() * static_cast<std::size_t>(whole_depth));
+  Weight* to = matrix.weights.data();
+  for (const Panel& panel : matrix.panels) {
+    const int* const first = order.data() + panel.channel;
     for (int k = 0; k < whole_depth; k += TOGETHER) {
-      for (int c = done * lanes; c < (done + width) * lanes; c++) {
+      for (const int* c = first; c < first + panel.vectors * lanes; c++) {
         for (int i = 0; i < TOGETHER; i++) {
-          *to++ = c < channels ? weights[static_cast<std::ptrdiff_t>(c) * whole_depth + k + i] : Weight{};
+          *to++ = *c < channels ? weights[static_cast<std::ptrdiff_t>(*c) * whole_depth + k + i] : Weight{};
         }
       }
     }
-    done += width;
   }
   if (!matrices_.empty()) matrix.begin = matrices_.back().begin + matrices_.back().lines();
   matrices_.push_back(std::move(matrix));
@@ -88,11 +103,11 @@ int Network<T>::add_depthwise(const Weight* weights, const Sum* bias, int channe
   DepthwiseWeights<T> packed;
   packed.channels = channels;
   packed.copies = copies;
-  packed.weights = padded(weights, count, count);
-  packed.bias = padded(bias, given, given);
-  packed.factor = padded(factors.factor, given, given);
-  packed.fraction = padded(factors.fraction, given, given);
-  packed.power = padded(factors.power, given, given);
+  packed.weights = copied(weights, count);
+  packed.bias = copied(bias, given);
+  packed.factor = copied(factors.factor, given);
+  packed.fraction = copied(factors.fraction, given);
+  packed.power = copied(factors.power, given);
   packed.rounding = rounding;
   depthwises_.push_back(std::move(packed));
   return static_cast<int>(depthwises_.size()) - 1;
