@@ -156,7 +156,7 @@ class QuantizedCheckpoint:
             "labels": json.dumps(self.labels),
             "preprocessing": self.preprocessing.to_json(),
             "provenance": json.dumps(self.provenance),
-            "quantization": json.dumps(quantization),
+            "quantization": json.dumps(quantization, sort_keys=True),
         }
         arrays = {
             f"{name}.{kind}": np.ascontiguousarray(getattr(layer, kind))

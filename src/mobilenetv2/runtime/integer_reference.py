@@ -36,6 +36,11 @@ class IntegerReference:
             raise UserError(f"the head {architecture.head!r} does not run in integers")
         if architecture.shortcut == "expansion":
             raise UserError("shortcuts between expansions do not run in integers")
+        added = any(layer.kind == "add" for layer in layers(architecture))
+        if added and architecture.bottleneck != "linear" and checkpoint.rounding == "nearest":
+            raise UserError(
+                f"bottlenecks with {architecture.bottleneck} and shortcuts do not run in integers"
+            )
         self.checkpoint = checkpoint
         self._twice = checkpoint.rounding == "twice"
         self._out = checkpoint.activations
