@@ -167,7 +167,7 @@ def test_convert_and_inspect(tmp_path, capsys) -> None:
 
 def test_convert_can_drop_the_background(tmp_path, shared, capsys) -> None:
     source, out = shared("models/tf2_mobilenet_v2_1.0_224_ptq.tflite"), tmp_path / "a.safetensors"
-    assert run(["convert", str(source), str(out), "--drop-background"]) == 0
+    assert run(["convert", str(source), str(out), "--drop-background", "--float"]) == 0
     assert "1000 classes with labels" in capsys.readouterr().err
     assert run(["classify", str(PHOTO), "--model", str(out), "--format", "json", "--top", "1"]) == 0
     (best,) = json.loads(capsys.readouterr().out)[0]["predictions"]
@@ -217,7 +217,7 @@ def test_a_thousand_photos(shared, tmp_path, capsys, name, top1, top5) -> None:
     wrong padding.
     """
     model = tmp_path / "model.safetensors"
-    assert run(["convert", str(shared(f"models/{name}.tflite")), str(model)]) == 0
+    assert run(["convert", str(shared(f"models/{name}.tflite")), str(model), "--float"]) == 0
     photos = shared("data/imagenet-sample")
     assert run(["classify", str(photos), "--model", str(model), "--format", "csv"]) == 0
     rows = list(csv.DictReader(io.StringIO(capsys.readouterr().out)))

@@ -18,7 +18,7 @@ import pytest
 import torch
 
 from mobilenetv2.architecture import MOBILENET_V2, Architecture
-from mobilenetv2.checkpoint import Checkpoint, without_background
+from mobilenetv2.checkpoint import Checkpoint
 from mobilenetv2.errors import ModelFileError
 from mobilenetv2.formats import read, recognise
 from mobilenetv2.formats.pytorch import read_state_dict
@@ -213,14 +213,14 @@ def test_labels_where_the_classes_are_imagenets(tmp_path, layout, classes, ends)
 def test_without_background_keeps_the_other_logits(tmp_path) -> None:
     checkpoint = random_checkpoint(width_mult=0.35, classes=1001, **TENSORFLOW)
     full = read_state_dict(tmp_path / "model.pth", hugging_face(checkpoint))
-    short = without_background(full)
+    short = full.without_background()
     picture = np.random.default_rng(0).uniform(-1, 1, (1, 64, 64, 3)).astype(np.float32)
     assert short.labels == imagenet_labels(1000)
     np.testing.assert_allclose(
         Reference(short)(picture), Reference(full)(picture)[:, 1:], atol=1e-6
     )
     with pytest.raises(ModelFileError, match="class 0 is not the background"):
-        without_background(short)
+        short.without_background()
 
 
 def folder_of(tmp_path: Path, checkpoint: Checkpoint, text: str) -> Path:

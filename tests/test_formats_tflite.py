@@ -202,7 +202,7 @@ def test_kernels_of_real_files(shared, name) -> None:
     """Sums, extremes and norms of every dequantised kernel and bias; the published logits are in
     test_reference.
     """
-    found = read(shared(f"models/{name}.tflite"))
+    found = read(shared(f"models/{name}.tflite"), integers=False)
     rows = list(
         csv.DictReader(io.StringIO(shared(f"reference/weights/{name}.layers.csv").read_text()))
     )
@@ -234,7 +234,7 @@ def test_kernels_of_real_files(shared, name) -> None:
     ],
 )
 def test_what_real_files_are(shared, name, classes, kind, middle) -> None:
-    found = read(shared(f"models/{name}.tflite"))
+    found = read(shared(f"models/{name}.tflite"), integers=False)
     assert (found.architecture.width_mult, found.architecture.padding) == (1.0, "same")
     assert found.provenance["source"] == f"TensorFlow Lite ({kind})"
     assert found.architecture.classes == len(found.labels) == classes
@@ -250,7 +250,7 @@ def test_what_real_files_are(shared, name, classes, kind, middle) -> None:
 
 def test_attached_labels_of_the_bird_model(shared) -> None:
     labels = shared("models/inat_bird_labels.txt").read_text(encoding="utf-8").splitlines()
-    assert list(read(shared(f"models/{CLASSIFIERS[2]}.tflite")).labels) == labels
+    assert list(read(shared(f"models/{CLASSIFIERS[2]}.tflite"), integers=False).labels) == labels
 
 
 @pytest.mark.parametrize(

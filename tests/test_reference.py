@@ -26,7 +26,7 @@ QUANTISED = ("tf2_mobilenet_v2_1.0_224_ptq", "mobilenet_v2_1.0_224_quant")
 
 @pytest.mark.parametrize("name", QUANTISED)
 def test_published_logits_on_the_recorded_pixels(shared, name) -> None:
-    checkpoint = read(shared(f"models/{name}.tflite"))
+    checkpoint = read(shared(f"models/{name}.tflite"), integers=False)
     pixels = np.load(shared("reference/imagenet/inputs.first32.npz"))["images"]
     wanted = np.load(shared(f"reference/imagenet/{name}.first32.npz"))["float_logits"]
     assert np.abs(Reference(checkpoint)(pixels) - wanted).max() < 1e-3
@@ -34,7 +34,7 @@ def test_published_logits_on_the_recorded_pixels(shared, name) -> None:
 
 @pytest.mark.parametrize("name", QUANTISED)
 def test_every_stage_of_the_first_picture(shared, name) -> None:
-    checkpoint = read(shared(f"models/{name}.tflite"))
+    checkpoint = read(shared(f"models/{name}.tflite"), integers=False)
     pixels = np.load(shared("reference/imagenet/inputs.first32.npz"))["images"][:1]
     steps = layers(checkpoint.architecture)
     ends = {"stem": steps[0].name, "last_conv": "features.18.0", "logits": "classifier.1"}
@@ -59,7 +59,7 @@ def test_every_stage_of_the_first_picture(shared, name) -> None:
 
 
 def test_wrong_padding_moves_the_logits(shared) -> None:
-    right = read(shared(f"models/{QUANTISED[0]}.tflite"))
+    right = read(shared(f"models/{QUANTISED[0]}.tflite"), integers=False)
     wrong = replace(right, architecture=replace(right.architecture, padding="symmetric"))
     pixels = np.load(shared("reference/imagenet/inputs.first32.npz"))["images"][:1]
     assert np.abs(Reference(right)(pixels) - Reference(wrong)(pixels)).max() > 0.5

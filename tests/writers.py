@@ -351,7 +351,7 @@ def write_keras_archive(path: Path, checkpoint: Checkpoint) -> Path:
 FLOAT32, FLOAT16, INT32, NO_ACTIVATION, RELU6, SAME, VALID = 0, 1, 2, 0, 3, 0, 1
 CODES = {
     "ADD": 0, "AVERAGE_POOL_2D": 1, "CONV_2D": 3, "DEPTHWISE_CONV_2D": 4, "DEQUANTIZE": 6, "FULLY_CONNECTED": 9,
-    "RESHAPE": 22, "SOFTMAX": 25, "PAD": 34, "MEAN": 40,
+    "RESHAPE": 22, "SOFTMAX": 25, "PAD": 34, "MEAN": 40, "QUANTIZE": 114,
 }  # fmt: skip
 
 
@@ -383,7 +383,9 @@ class TFLiteWriter:
         self._build()
 
     def _build(self) -> None:
-        made = {"image": self.tensor("image", (1, *self.checkpoint.architecture.resolution, 3))}
+        self.made = made = {
+            "image": self.tensor("image", (1, *self.checkpoint.architecture.resolution, 3))
+        }
         self.graph.inputs = [made["image"]]
         for layer in layers(self.checkpoint.architecture):
             made[layer.name] = self._layer(layer, [made[source] for source in layer.sources])

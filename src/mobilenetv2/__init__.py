@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from .model import Model as Model
     from .model import Prediction as Prediction
     from .model import load as load
+    from .quantized import QuantizedCheckpoint as QuantizedCheckpoint
     from .zoo import models as models
 
 _HOMES = {
@@ -28,6 +29,7 @@ _HOMES = {
     "Model": "model",
     "Prediction": "model",
     "Preprocessing": "images",
+    "QuantizedCheckpoint": "quantized",
     "UserError": "errors",
     "decode": "images",
     "layers": "architecture",

@@ -78,6 +78,18 @@ class Checkpoint:
         )
         write_atomically(Path(path), in_order(content))
 
+    def without_background(self) -> Checkpoint:
+        """The same classifier without its class 0, TensorFlow's background: 1001 classes become
+        1000.
+
+        Raises:
+            ModelFileError: Class 0 is not named "background".
+        """
+        names = ("classifier.1.weight", "classifier.1.bias")
+        described = described_without_background(self.architecture, self.labels)
+        head = {name: self.arrays[name][1:] for name in names}
+        return replace(self, arrays={**self.arrays, **head}, **described)
+
     @classmethod
     def load(cls, path: str | os.PathLike[str]) -> Checkpoint:
         """Reads a file that `save` wrote.
@@ -123,24 +135,18 @@ class Checkpoint:
             raise ModelFileError(f"{path}: {error}") from None
 
 
-def without_background(checkpoint: Checkpoint) -> Checkpoint:
-    """The same classifier without its class 0, TensorFlow's background: 1001 classes become 1000.
+def described_without_background(
+    architecture: Architecture, labels: tuple[str, ...]
+) -> dict[str, Any]:
+    """Architecture and labels of a classifier that loses its class 0, the background.
 
     Raises:
         ModelFileError: Class 0 is not named "background".
     """
-    if checkpoint.labels[:1] != (BACKGROUND,):
+    if labels[:1] != (BACKGROUND,):
         raise ModelFileError("class 0 is not the background; there is nothing to drop")
-    head = {
-        name: checkpoint.arrays[name][1:] for name in ("classifier.1.weight", "classifier.1.bias")
-    }
-    architecture = replace(checkpoint.architecture, classes=checkpoint.architecture.classes - 1)
-    return replace(
-        checkpoint,
-        architecture=architecture,
-        arrays={**checkpoint.arrays, **head},
-        labels=checkpoint.labels[1:],
-    )
+    fewer = replace(architecture, classes=architecture.classes - 1)
+    return {"architecture": fewer, "labels": labels[1:]}
 
 
 def check_described(

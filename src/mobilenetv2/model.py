@@ -13,9 +13,9 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
-from .checkpoint import Checkpoint
 from .errors import ImageError, UserError
 from .images import decode
+from .quantized import AnyCheckpoint
 from .runtime import Engine
 
 if TYPE_CHECKING:
@@ -37,7 +37,7 @@ class Model:
     """A checkpoint ready to run.
 
     Args:
-        checkpoint: The model.
+        checkpoint: The model; a `QuantizedCheckpoint` runs in integers.
         threads: Threads of the network; None: the processors this process may use.
         isa: "scalar", "avx2" or "avx512"; None: the best that this machine has.
 
@@ -50,7 +50,7 @@ class Model:
     """
 
     def __init__(
-        self, checkpoint: Checkpoint, threads: int | None = None, isa: str | None = None
+        self, checkpoint: AnyCheckpoint, threads: int | None = None, isa: str | None = None
     ) -> None:
         self.checkpoint = checkpoint
         self.engine = Engine(checkpoint, threads, isa)
@@ -161,7 +161,13 @@ class Model:
         ]
 
 
-def load(name: str | os.PathLike[str], threads: int | None = None, isa: str | None = None) -> Model:
+def load(
+    name: str | os.PathLike[str],
+    threads: int | None = None,
+    isa: str | None = None,
+    *,
+    integers: bool = True,
+) -> Model:
     """A model by file (any format that `formats.read` knows) or by a name of
     `mobilenetv2.models()`.
 
@@ -169,6 +175,7 @@ def load(name: str | os.PathLike[str], threads: int | None = None, isa: str | No
         name: The file or name.
         threads: As for `Model`.
         isa: As for `Model`.
+        integers: A quantised .tflite file runs in integers; False turns its weights into floats.
 
     Raises:
         ModelFileError: Neither a readable model file nor a known name.
@@ -177,5 +184,6 @@ def load(name: str | os.PathLike[str], threads: int | None = None, isa: str | No
     """
     from .formats import open_checkpoint
 
-    checkpoint = open_checkpoint(Path(name) if isinstance(name, os.PathLike) else name)
+    file = Path(name) if isinstance(name, os.PathLike) else name
+    checkpoint = open_checkpoint(file, integers=integers)
     return Model(checkpoint, threads, isa)

@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +23,7 @@ from .checkpoint import (
     Checkpoint,
     check_described,
     checksum,
+    described_without_background,
     in_order,
     read_safetensors,
     write_atomically,
@@ -31,6 +32,7 @@ from .errors import ModelFileError, UserError
 from .images import Preprocessing
 
 ROUNDINGS = ("nearest", "twice")
+ARRAYS = ("weight", "scale", "bias")  # of each layer, as the file names them
 HEADER = ("architecture", "labels", "preprocessing", "provenance", "quantization")
 
 
@@ -154,15 +156,22 @@ class QuantizedCheckpoint:
             "labels": json.dumps(self.labels),
             "preprocessing": self.preprocessing.to_json(),
             "provenance": json.dumps(self.provenance),
-            "quantization": json.dumps(quantization),
+            "quantization": json.dumps(quantization, sort_keys=True),
         }
         arrays = {
             f"{name}.{kind}": np.ascontiguousarray(getattr(layer, kind))
             for name, layer in self.layers.items()
-            for kind in ("weight", "scale", "bias")
+            for kind in ARRAYS
         }
         header |= {"format": FORMAT, "version": VERSION, "checksum": checksum(header, arrays)}
         write_atomically(Path(path), in_order(save(arrays, header)))
+
+    def without_background(self) -> QuantizedCheckpoint:
+        """As `Checkpoint.without_background`."""
+        described = described_without_background(self.architecture, self.labels)
+        head = self.layers["classifier.1"]
+        head = replace(head, weight=head.weight[1:], scale=head.scale[1:], bias=head.bias[1:])
+        return replace(self, layers={**self.layers, "classifier.1": head}, **described)
 
     @classmethod
     def load(cls, path: str | os.PathLike[str]) -> QuantizedCheckpoint:
@@ -182,6 +191,10 @@ class QuantizedCheckpoint:
         cls, path: str | os.PathLike[str], header: Mapping[str, str], arrays: Mapping[str, Any]
     ) -> QuantizedCheckpoint:
         """What `load` does once header and arrays are read."""
+        if header.get("version") != VERSION:
+            raise ModelFileError(
+                f"{path}: file version {header.get('version')!r}, this release reads {VERSION!r}"
+            )
         missing = sorted({*HEADER, "checksum"} - header.keys())
         if missing:
             raise ModelFileError(f"{path}: the header lacks {', '.join(missing)}")
@@ -191,6 +204,9 @@ class QuantizedCheckpoint:
             told = json.loads(header["quantization"])
             zeros = told["weight_zero_points"]
             names = sorted({name.rpartition(".")[0] for name in arrays})
+            extra = arrays.keys() - {f"{name}.{kind}" for name in names for kind in ARRAYS}
+            if extra:
+                raise ModelFileError(f"not part of the network: {', '.join(sorted(extra))}")
             return cls(
                 architecture=Architecture.from_json(header["architecture"]),
                 layers={

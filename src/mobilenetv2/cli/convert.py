@@ -16,16 +16,19 @@ import click
 @click.option(
     "--drop-background", is_flag=True, help="1001 classes with the background first become 1000."
 )
-def convert(source: str, target: Path, labels: Path | None, drop_background: bool) -> None:
+@click.option("--float", "floats", is_flag=True, help="Turn quantised weights into float32.")
+def convert(
+    source: str, target: Path, labels: Path | None, drop_background: bool, floats: bool
+) -> None:
     """Convert a model file (or a published model by name) into OUT, a mobilenetv2 .safetensors
     file.
 
     IN is recognised by its content: torchvision, timm and Hugging Face weights (.pth,
     .safetensors), Keras (.h5, .keras), TensorFlow Lite (.tflite: float, float16, uint8, int8; or
-    TF-slim's .tgz). Quantised weights become float32."""
+    TF-slim's .tgz). A quantised .tflite file stays in integers."""
     from dataclasses import replace
 
-    from ..checkpoint import without_background
+    from ..checkpoint import Checkpoint
     from ..errors import ModelFileError
     from ..formats import open_checkpoint
     from ..labels import read_labels
@@ -34,18 +37,19 @@ def convert(source: str, target: Path, labels: Path | None, drop_background: boo
         raise click.UsageError(f"OUT must end in .safetensors, not {target.name!r}")
     if not target.parent.is_dir():
         raise ModelFileError(f"{target}: the folder {target.parent} does not exist")
-    checkpoint = open_checkpoint(source)
+    checkpoint = open_checkpoint(source, integers=not floats)
     if labels is not None:
         checkpoint = replace(
             checkpoint, labels=read_labels(labels, checkpoint.architecture.classes)
         )
     if drop_background:
-        checkpoint = without_background(checkpoint)
+        checkpoint = checkpoint.without_background()
     checkpoint.save(target)
     a = checkpoint.architecture
+    kind = "floats" if isinstance(checkpoint, Checkpoint) else "integers"
     named = "with labels" if checkpoint.labels else "without labels (give them with --labels)"
     click.echo(
         f"{target}: width {a.width_mult:g}, {a.resolution[0]} x {a.resolution[1]}, {a.classes} classes {named}, "
-        f"{a.padding} padding, from {checkpoint.provenance.get('source', 'a mobilenetv2 file')}",
+        f"{a.padding} padding, {kind}, from {checkpoint.provenance.get('source', 'a mobilenetv2 file')}",
         err=True,
     )

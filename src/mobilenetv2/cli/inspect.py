@@ -9,12 +9,12 @@ import click
 from .output import format_option, write_json, write_rows
 
 if TYPE_CHECKING:
-    from ..checkpoint import Checkpoint
+    from ..quantized import AnyCheckpoint, QuantizedCheckpoint
 
 
 @click.command()
 @click.argument("file", metavar="MODEL")
-@click.option("--arrays", is_flag=True, help="List every array with its shape and range instead.")
+@click.option("--arrays", is_flag=True, help="List every array, or integer layer, instead.")
 @format_option
 def inspect(file: str, arrays: bool, format_: str) -> None:
     """Show what MODEL (a file of any known kind, or a name) is: network, classes, preprocessing,
@@ -24,8 +24,8 @@ def inspect(file: str, arrays: bool, format_: str) -> None:
 
     checkpoint = open_checkpoint(file)
     if arrays:
-        columns = ("name", "shape", "type", "minimum", "maximum")
-        write_rows(_arrays(checkpoint), columns, format_)
+        rows = _arrays(checkpoint)
+        write_rows(rows, tuple(rows[0]), format_)
         return
     facts = _facts(file, checkpoint)
     if format_ == "json":
@@ -38,7 +38,7 @@ def inspect(file: str, arrays: bool, format_: str) -> None:
         )
 
 
-def _facts(file: str, checkpoint: Checkpoint) -> dict[str, Any]:
+def _facts(file: str, checkpoint: AnyCheckpoint) -> dict[str, Any]:
     import json
     from pathlib import Path
 
@@ -54,11 +54,35 @@ def _facts(file: str, checkpoint: Checkpoint) -> dict[str, Any]:
         "macs": sums.macs,
         "parameters": sums.parameters,
         "parameters_without_batch_norm": sums.parameters_without_batch_norm,
-        "arrays": len(checkpoint.arrays),
+        **_numbers(checkpoint),
         "labels": f"{len(labels)}: {labels[0]}, ..., {labels[-1]}" if labels else "none",
         "architecture": json.loads(a.to_json()),
         "preprocessing": json.loads(checkpoint.preprocessing.to_json()),
         "provenance": checkpoint.provenance,
+    }
+
+
+def _numbers(checkpoint: AnyCheckpoint) -> dict[str, Any]:
+    """What the weights are stored as, and how many bytes they take."""
+    from ..checkpoint import Checkpoint
+
+    if isinstance(checkpoint, Checkpoint):
+        return {
+            "precision": "float32",
+            "arrays": len(checkpoint.arrays),
+            "weight_bytes": sum(array.nbytes for array in checkpoint.arrays.values()),
+        }
+    found = checkpoint.layers.values()
+    types = sorted({str(layer.weight.dtype) for layer in found})
+    return {
+        "precision": f"{', '.join(types)} weights, uint8 activations",
+        "arrays": 3 * len(checkpoint.layers),
+        "weight_bytes": sum(a.nbytes for one in found for a in (one.weight, one.scale, one.bias)),
+        "quantization": {
+            "rounding": checkpoint.rounding,
+            "image_scale": checkpoint.image_scale,
+            "image_zero_points": list(checkpoint.image_zero_points),
+        },
     }
 
 
@@ -80,10 +104,13 @@ def _flat(facts: dict[str, Any]) -> list[tuple[str, Any]]:
     return rows
 
 
-def _arrays(checkpoint: Checkpoint) -> list[dict[str, Any]]:
-    """Every array in the order of the network."""
+def _arrays(checkpoint: AnyCheckpoint) -> list[dict[str, Any]]:
+    """Every array in the order of the network; of integers, every layer."""
     from ..architecture import array_shapes
+    from ..checkpoint import Checkpoint
 
+    if not isinstance(checkpoint, Checkpoint):
+        return _integer_layers(checkpoint)
     in_order = [(name, checkpoint.arrays[name]) for name in array_shapes(checkpoint.architecture)]
     return [
         {
@@ -95,3 +122,25 @@ def _arrays(checkpoint: Checkpoint) -> list[dict[str, Any]]:
         }
         for name, array in in_order
     ]
+
+
+def _integer_layers(checkpoint: QuantizedCheckpoint) -> list[dict[str, Any]]:
+    """Each layer's weights, and how its output is stored; empty where it has none or is not."""
+    from ..architecture import layers
+
+    rows = []
+    for step in layers(checkpoint.architecture):
+        layer, out = checkpoint.layers.get(step.name), checkpoint.activations.get(step.name)
+        rows.append(
+            {
+                "name": step.name,
+                "shape": "x".join(map(str, layer.weight.shape)) if layer else "",
+                "type": str(layer.weight.dtype) if layer else "",
+                "zero_point": layer.zero_point if layer else "",
+                "scale_minimum": float(layer.scale.min()) if layer else "",
+                "scale_maximum": float(layer.scale.max()) if layer else "",
+                "output_scale": out.scale if out else "",
+                "output_zero_point": out.zero_point if out else "",
+            }
+        )
+    return rows

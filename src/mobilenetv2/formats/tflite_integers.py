@@ -6,7 +6,9 @@ int8 tensors become uint8, every value and its zero point 128 higher. Weights st
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
+from dataclasses import replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -41,30 +43,43 @@ def quantized(
         ModelFileError: A tensor is not quantised as our kernels take it; the message names it.
     """
     steps = layers(checkpoint.architecture)
-    outputs = {name: _activation(graph.tensors[op.outputs[0]]) for name, op in ops.items()}
-    image = _image(graph, ops[steps[0].name])
+    stored = {name: _activation(graph.tensors[op.outputs[0]]) for name, op in ops.items()}
+    stored["image"] = image = _image(graph, ops[steps[0].name])
     for op in ops.values():
         for index in op.inputs:
             name = made.get(index, "")
-            if name and _activation(graph.tensors[index]) != (outputs | {"image": image})[name]:
+            if name and _activation(graph.tensors[index]) != stored[name]:
                 raise ModelFileError(f"the output of {name} is requantised before it is read")
+    weighted = {
+        step.name: _layer(graph, ops[step.name], step, stored[step.sources[0]])
+        for step in steps
+        if step.weight
+    }
+    if steps[-1].kind == "linear":
+        _distinguish_pool(ops["pool"].code, steps[-2].sources[0], stored)
+    del stored["image"]
     return QuantizedCheckpoint(
         checkpoint.architecture,
-        {
-            layer.name: _layer(
-                graph, ops[layer.name], layer, (outputs | {"image": image})[layer.sources[0]]
-            )
-            for layer in steps
-            if layer.weight
-        },
+        weighted,
         image.scale,
         (image.zero_point,) * checkpoint.architecture.in_channels,
-        outputs,
+        stored,
         "twice",
         checkpoint.labels,
         checkpoint.preprocessing,
         checkpoint.provenance,
     )
+
+
+def _distinguish_pool(code: str, source: str, stored: dict[str, Activation]) -> None:
+    """AVERAGE_POOL_2D keeps the scale of what it reads. MEAN rescales even to the same one, which
+    gives other bytes: a scale one bit larger says so.
+    """
+    if code == "AVERAGE_POOL_2D" and stored["pool"] != stored[source]:
+        raise ModelFileError("its AVERAGE_POOL_2D changes the scale")
+    if code == "MEAN" and stored["pool"] == stored[source]:
+        scale = math.nextafter(stored["pool"].scale, math.inf)
+        stored["pool"] = replace(stored["pool"], scale=scale)
 
 
 def _activation(tensor: Tensor) -> Activation:

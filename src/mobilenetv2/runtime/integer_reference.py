@@ -61,9 +61,8 @@ class IntegerReference:
             UserError: Not a batch of pictures of the network's channels, an empty batch, or NaN.
         """
         last = layers(self.checkpoint.architecture)[-1]
-        out = self._walk(images, (last.name,))[last.name]
-        if last.name in self._out:
-            out = self.real(last.name, out)
+        found = self._walk(images, (last.name,))[last.name]
+        out = self.real(last.name, found) if last.name in self._out else found
         return out.reshape(len(out), -1) if last.kind == "linear" else out
 
     def run(self, images: Tensor, wanted: Collection[str]) -> dict[str, NDArray[np.uint8]]:
@@ -78,7 +77,12 @@ class IntegerReference:
 
     def real(self, name: str, values: NDArray[np.uint8]) -> NDArray[np.float32]:
         """What the values stored by a layer stand for: (value - zero point) * scale."""
-        return (values - self._zero[name]).astype(np.float32) * np.float32(self._scale[name])
+        return self._centred(name, values).astype(np.float32) * np.float32(self._scale[name])
+
+    def _centred(self, name: str, values: NDArray[np.uint8]) -> NDArray[np.float64]:
+        """value - zero point."""
+        centred: NDArray[np.float64] = values.astype(np.float64) - self._zero[name]
+        return centred
 
     def _walk(self, images: Tensor, wanted: Collection[str]) -> dict[str, Tensor]:
         check_images(images, self.checkpoint.architecture.in_channels)
@@ -114,7 +118,7 @@ class IntegerReference:
     def _sums(self, layer: Layer, x: Tensor) -> NDArray[np.float64]:
         """bias + sum of (input - zero point) * (weight - zero point); the border is 0."""
         weight, bias = self._weights[layer.name]
-        centred = x - self._zero[layer.sources[0]].astype(np.float64)
+        centred = self._centred(layer.sources[0], x)
         multiplied = depthwise if layer.kind == "depthwise" else convolution
         return multiplied(centred, weight, layer) + bias
 
@@ -126,40 +130,35 @@ class IntegerReference:
         return scale * weight.scale.astype(np.float64)
 
     def _add(self, layer: Layer, inputs: list[Tensor]) -> NDArray[np.uint8]:
-        """Shortcut and projection in steps of their sum."""
-        out = self._out[layer.name]
-        if self._twice:
-            return self._add_twice(layer, inputs)
-        shortcut, projection = layer.sources[0], inputs[1]
-        factor = np.float32(self._scale[shortcut] / out.scale)
-        return stored(
-            projection + (inputs[0] - self._zero[shortcut]).astype(np.float32) * factor, out
-        )
-
-    def _add_twice(self, layer: Layer, inputs: list[Tensor]) -> NDArray[np.uint8]:
-        """TensorFlow Lite's sum: both in steps of twice the larger scale / 2**20, then rescaled."""
-        out = self._out[layer.name]
-        largest = 2 * max(self._scale[name] for name in layer.sources)
-        total = sum(
+        """Shortcut and projection, brought to one scale and added."""
+        out, (shortcut, _) = self._out[layer.name], layer.sources
+        if not self._twice:
+            factor = np.float32(self._scale[shortcut] / out.scale)
+            return stored(
+                inputs[1] + self._centred(shortcut, inputs[0]).astype(np.float32) * factor, out
+            )
+        unit = 2 * max(self._scale[name] for name in layer.sources)
+        first, second = (
             rescaled(
-                (values.astype(np.int64) - self._zero[name]) << ADD_BITS,
-                *fixed_point(self._scale[name] / largest),
+                self._centred(name, values) * 2**ADD_BITS, *fixed_point(self._scale[name] / unit)
             )
             for name, values in zip(layer.sources, inputs, strict=True)
         )
-        return stored(rescaled(total, *fixed_point(largest / (out.scale * 2**ADD_BITS))), out)
+        back = fixed_point(unit / (out.scale * 2**ADD_BITS))
+        return stored(rescaled(first + second, *back), out)
 
     def _pool(self, layer: Layer, x: Tensor) -> NDArray[np.uint8]:
-        """The average of the map, (N, 1, 1, C)."""
+        """The average of the map."""
         source, out = self._out[layer.sources[0]], self._out[layer.name]
         count = layer.in_shape[1] * layer.in_shape[2]
-        total = x.sum(axis=(1, 2), keepdims=True, dtype=np.int64)
+        total = x.sum(axis=(1, 2), keepdims=True, dtype=np.int64)  # (N, 1, 1, C)
         centred = total - count * source.zero_point
         if not self._twice:
             factor = np.float32(source.scale / (count * out.scale))
             return stored(centred.astype(np.float32) * factor, out)
         if source == out:  # AVERAGE_POOL_2D
-            return ((total + count // 2) // count).astype(np.uint8)
+            average: NDArray[np.uint8] = ((total + count // 2) // count).astype(np.uint8)
+            return average
         fixed, power = fixed_point(source.scale / out.scale)  # MEAN
         shift = count.bit_length() - 1
         return stored(rescaled(centred, (fixed << shift) // count, power - shift), out)
@@ -169,19 +168,28 @@ def check_integers(checkpoint: QuantizedCheckpoint) -> None:
     """Refuses networks that have layers for which there is no integer arithmetic.
 
     Raises:
-        UserError: The head, or shortcuts between expansions.
+        UserError: Another head, shortcuts between expansions, or bottlenecks that are limited
+            before a sum that is rounded once.
     """
     architecture = checkpoint.architecture
     if architecture.head not in ("classifier", "features"):
         raise UserError(f"the head {architecture.head!r} does not run in integers")
     if architecture.shortcut == "expansion":
         raise UserError("shortcuts between expansions do not run in integers")
+    added = any(layer.kind == "add" for layer in layers(architecture))
+    if added and architecture.bottleneck != "linear" and checkpoint.rounding == "nearest":
+        raise UserError(
+            f"bottlenecks with {architecture.bottleneck} and shortcuts do not run in integers"
+        )
 
 
 def stored(values: Tensor, out: Activation, activation: str = "linear") -> NDArray[np.uint8]:
     """Values in steps of `out` as they are stored, floats rounded half to even."""
     lowest, highest = code_limits(out, activation)
-    return (np.rint(np.clip(values, lowest, highest)) + out.zero_point).astype(np.uint8)
+    found: NDArray[np.uint8] = (np.rint(np.clip(values, lowest, highest)) + out.zero_point).astype(
+        np.uint8
+    )
+    return found
 
 
 def code_limits(out: Activation, activation: str) -> tuple[int, int]:
@@ -198,7 +206,8 @@ def fixed_point(factor: NDArray[np.float64] | float) -> tuple[NDArray[np.int64],
     fraction, power = np.frexp(factor)
     fixed = np.floor(fraction * 2**31 + 0.5).astype(np.int64)
     full = fixed == 2**31
-    return np.where(full, 2**30, fixed), power + full.astype(np.int64)
+    fixed, power = np.where(full, 2**30, fixed), power + full.astype(np.int64)
+    return np.where(power < -31, 0, fixed), np.maximum(power, -31)
 
 
 def rescaled(
@@ -212,4 +221,5 @@ def rescaled(
     scaled >>= 31
     right = np.maximum(-power, 0)
     half = (1 << right) >> 1
-    return np.sign(scaled) * ((np.abs(scaled) + half) >> right)
+    found: NDArray[np.int64] = np.sign(scaled) * ((np.abs(scaled) + half) >> right)
+    return found

@@ -151,8 +151,64 @@ struct Packed<2> {
 
 #endif
 
-template <class Order, int ROWS, int VECTORS>
-inline void finish(const Matmul<std::uint8_t>& job, const Panel& panel, int from, Ints (&sum)[ROWS][VECTORS]) {
+template <int VECTORS>
+struct OrderChoice {
+  using Type = Plain<VECTORS>;
+};
+#if defined(MNV2_TARGET_AVX512)
+template <>
+struct OrderChoice<2> {
+  using Type = Packed<2>;
+};
+template <>
+struct OrderChoice<4> {
+  using Type = Packed<4>;
+};
+#endif
+template <int VECTORS>
+using OrderOf = typename OrderChoice<VECTORS>::Type;
+
+// One pixel's sums, whatever becomes of them.
+template <class Order, int VECTORS>
+inline void finish_pixel(const Matmul<std::uint8_t>& job, const Panel& panel, int pixel, const std::int32_t* sums) {
+  const Requantize& to = job.requantize;
+  const int at = panel.channel - job.out_channel, channels = job.channels - panel.channel;
+  Ints bytes[1][VECTORS];
+  for (int j = 0; j < VECTORS; j++) {
+    const int channel = panel.channel + j * LANES, rest = channels - j * LANES;
+    Vec value = rescaled(to, load_ints(sums + j * LANES), channel);
+    if (job.shortcut) {
+      const std::uint8_t* const more = job.shortcut + pixel * job.shortcut_pixel + panel.channel;
+      value = with_shortcut(to, value, Order::shortcut(more, j, channels));
+    }
+    value = between(value, job.low, job.high);
+    if (to.real) {
+      store_some(to.real + pixel * job.out_pixel + channel, mul(value, splat(to.real_factor)),
+                 rest < LANES ? rest : LANES);
+    }
+    bytes[0][j] = add_ints(to_ints(value), splat_ints(to.zero));
+  }
+  if (to.real) return;
+  std::uint8_t* const out = job.out + pixel * job.out_pixel + at / BLOCK * job.out_block + at % BLOCK;
+  Order::template store<1>(bytes, {out, job.out_pixel, job.out_block, channels});
+}
+
+template <int VECTORS>
+MNV2_NOINLINE void finish_pixels(const Matmul<std::uint8_t>& job, const Panel& panel, int from, int count,
+                                 const std::int32_t* sums) {
+  for (int i = 0; i < count; i++, sums += VECTORS * LANES) {
+    if (!job.requantize.real) {
+      finish_pixel<OrderOf<VECTORS>, VECTORS>(job, panel, from + i, sums);
+      continue;
+    }
+    finish_pixel<Plain<VECTORS>, VECTORS>(job, panel, from + i, sums);
+  }
+}
+
+// A tile's sums, rounded once, to bytes.
+template <int ROWS, int VECTORS>
+inline void finish_tile(const Matmul<std::uint8_t>& job, const Panel& panel, int from, Ints (&sum)[ROWS][VECTORS]) {
+  using Order = OrderOf<VECTORS>;
   const Requantize& to = job.requantize;
   const int at = panel.channel - job.out_channel, channels = job.channels - panel.channel;
   if (Order::LIMITS && to.saturating && !job.shortcut) {
@@ -161,14 +217,17 @@ inline void finish(const Matmul<std::uint8_t>& job, const Panel& panel, int from
       MNV2_UNROLL for (int i = 0; i < ROWS; i++) sum[i][j] = to_ints(mul(to_floats(sum[i][j]), factor));
     }
   } else {
-    MNV2_UNROLL for (int i = 0; i < ROWS; i++) {
-      MNV2_UNROLL for (int j = 0; j < VECTORS; j++) {
-        Vec value = rescaled(to, sum[i][j], panel.channel + j * LANES);
+    const Vec share = splat(to.shortcut_factor), low = splat(job.low), high = splat(job.high);
+    const Ints offset = splat_ints(-to.shortcut_zero);
+    MNV2_UNROLL for (int j = 0; j < VECTORS; j++) {
+      const Vec factor = load(to.factor + panel.channel + j * LANES);
+      const std::uint8_t* more = job.shortcut + from * job.shortcut_pixel + panel.channel;
+      MNV2_UNROLL for (int i = 0; i < ROWS; i++, more += job.shortcut_pixel) {
+        Vec value = mul(to_floats(sum[i][j]), factor);
         if (job.shortcut) {
-          const std::uint8_t* const more = job.shortcut + (from + i) * job.shortcut_pixel + panel.channel;
-          value = with_shortcut(to, value, Order::shortcut(more, j, channels));
+          value = add(value, mul(to_floats(add_ints(Order::shortcut(more, j, channels), offset)), share));
         }
-        sum[i][j] = to_ints(between(value, job.low, job.high));
+        sum[i][j] = to_ints(lowest(highest(value, low), high));
       }
     }
   }
@@ -182,19 +241,6 @@ inline void finish(const Matmul<std::uint8_t>& job, const Panel& panel, int from
   Order::template store<ROWS>(sum, {out, job.out_pixel, job.out_block, channels});
 }
 
-template <int ROWS, int VECTORS>
-inline void finish_real(const Matmul<std::uint8_t>& job, const Panel& panel, int from, Ints (&sum)[ROWS][VECTORS]) {
-  const Requantize& to = job.requantize;
-  MNV2_UNROLL for (int i = 0; i < ROWS; i++) {
-    MNV2_UNROLL for (int j = 0; j < VECTORS; j++) {
-      const int channel = panel.channel + j * LANES, rest = job.channels - channel;
-      const Vec value = between(rescaled(to, sum[i][j], channel), job.low, job.high);
-      store_some(to.real + (from + i) * job.out_pixel + channel, mul(value, splat(to.real_factor)),
-                 rest < LANES ? rest : LANES);
-    }
-  }
-}
-
 // The tile of ROWS pixels x VECTORS vectors at pixel `from`. AHEAD: a line of `ahead` is fetched with each step.
 template <int ROWS, int VECTORS, bool AHEAD>
 MNV2_NOINLINE void tile(const Matmul<std::uint8_t>& job, const Panel& panel, int from, const std::int8_t* ahead) {
@@ -206,10 +252,12 @@ MNV2_NOINLINE void tile(const Matmul<std::uint8_t>& job, const Panel& panel, int
   const std::ptrdiff_t pixel = job.in_pixel;
   const std::int8_t* weights = job.weights + panel.weights;
   const std::uint8_t* const tile_in = job.in + from * pixel;
+  const std::ptrdiff_t segment_weights = static_cast<std::ptrdiff_t>(job.depth) * (VECTORS * LANES);
   for (int r = 0; r < job.row_count; r++) {
-    for (int s = 0; s < job.segment_count; s++) {
-      const std::uint8_t* in = tile_in + r * job.in_row + s * job.in_segment;
-      const std::int8_t* const end = weights + static_cast<std::ptrdiff_t>(job.depth) * (VECTORS * LANES);
+    const std::uint8_t* segment = tile_in + r * job.in_row;
+    for (int s = 0; s < job.segment_count; s++, segment += job.in_segment) {
+      const std::uint8_t* in = segment;
+      const std::int8_t* const end = weights + segment_weights;
       for (; weights != end; weights += 4 * VECTORS * LANES, in += 4) {
         if constexpr (AHEAD) {
           prefetch(ahead);
@@ -224,17 +272,15 @@ MNV2_NOINLINE void tile(const Matmul<std::uint8_t>& job, const Panel& panel, int
       }
     }
   }
-  if (job.requantize.real) {
-    finish_real(job, panel, from, sum);
-  } else {
-#if defined(MNV2_TARGET_AVX512)
-    if constexpr (VECTORS == 2 || VECTORS == 4) {
-      finish<Packed<VECTORS>>(job, panel, from, sum);
-      return;
-    }
-#endif
-    finish<Plain<VECTORS>>(job, panel, from, sum);
+  if (!job.requantize.fraction && !job.requantize.real) {
+    finish_tile(job, panel, from, sum);
+    return;
   }
+  alignas(64) std::int32_t sums[ROWS * VECTORS * LANES];
+  MNV2_UNROLL for (int i = 0; i < ROWS; i++) {
+    MNV2_UNROLL for (int j = 0; j < VECTORS; j++) store_ints(sums + (i * VECTORS + j) * LANES, sum[i][j]);
+  }
+  finish_pixels<VECTORS>(job, panel, from, ROWS, sums);
 }
 
 }  // namespace

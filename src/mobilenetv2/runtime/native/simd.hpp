@@ -149,6 +149,7 @@ inline Ints to_ints(Vec value) { return _mm512_cvtps_epi32(value); }
 inline Ints load_byte_ints(const std::uint8_t* from, int count) {
   return _mm512_cvtepu8_epi32(_mm_maskz_loadu_epi8(first(count), from));
 }
+inline void store_ints(std::int32_t* to, Ints value) { _mm512_storeu_si512(to, value); }
 inline void store_some_ints(std::int32_t* to, Ints value, int count) {
   _mm512_mask_storeu_epi32(to, first(count), value);
 }
@@ -214,6 +215,7 @@ inline __m128i some_bytes(const std::uint8_t* from, int count) {
 inline Ints load_byte_ints(const std::uint8_t* from, int count) {
   return _mm256_cvtepu8_epi32(some_bytes(from, count));
 }
+inline void store_ints(std::int32_t* to, Ints value) { _mm256_storeu_si256(reinterpret_cast<__m256i*>(to), value); }
 inline void store_some_ints(std::int32_t* to, Ints value, int count) {
   _mm256_maskstore_epi32(to, first(count), value);
 }
@@ -275,6 +277,7 @@ inline Ints dot(Ints sum, Ints bytes, Ints weights) {
 inline Vec to_floats(Ints value) { return static_cast<float>(value); }
 inline Ints to_ints(Vec value) { return static_cast<Ints>(__builtin_lrintf(value)); }
 inline Ints load_byte_ints(const std::uint8_t* from, int) { return *from; }
+inline void store_ints(std::int32_t* to, Ints value) { *to = value; }
 inline void store_some_ints(std::int32_t* to, Ints value, int) { *to = value; }
 inline void store_bytes(std::uint8_t* to, Ints value) { *to = static_cast<std::uint8_t>(value); }
 inline void store_some_bytes(std::uint8_t* to, Ints value, int count) {

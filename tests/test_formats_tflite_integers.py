@@ -1,0 +1,331 @@
+"""Quantised TensorFlow Lite files as integers: the same bytes as LiteRT's reference kernels, and the
+file's own scales, zero points and axes.
+"""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from mobilenetv2.architecture import layers
+from mobilenetv2.checkpoint import Checkpoint
+from mobilenetv2.cli import run as cli
+from mobilenetv2.errors import ModelFileError
+from mobilenetv2.formats import read
+from mobilenetv2.images import decode
+from mobilenetv2.quantized import QuantizedCheckpoint, QuantizedLayer
+from mobilenetv2.runtime import IntegerReference
+
+from .integers import IntegerTFLiteWriter, random_quantized
+
+QUANT, PTQ, BIRD = (
+    "mobilenet_v2_1.0_224_quant",
+    "tf2_mobilenet_v2_1.0_224_ptq",
+    "mobilenet_v2_1.0_224_inat_bird_quant",
+)
+
+
+def small(unsigned: bool = False, **changes: object) -> QuantizedCheckpoint:
+    settings = {
+        "width_mult": 0.35,
+        "classes": 5,
+        "resolution": (64, 64),
+        "padding": "same",
+        "bn_epsilon": 1e-3,
+    }
+    return random_quantized("twice", unsigned, **{**settings, **changes})
+
+
+def litert(path: Path, picture: np.ndarray) -> Callable[[int], np.ndarray]:
+    """Any tensor of the interpreter's reference kernels, as uint8."""
+    from ai_edge_litert.interpreter import Interpreter, OpResolverType
+
+    interpreter = Interpreter(
+        str(path),
+        experimental_op_resolver_type=OpResolverType.BUILTIN_REF,
+        experimental_preserve_all_tensors=True,
+    )
+    interpreter.allocate_tensors()
+    given = interpreter.get_input_details()[0]
+    signed = given["dtype"] == np.int8
+    fed = (picture.astype(np.int16) - 128).astype(np.int8) if signed else picture
+    interpreter.set_tensor(given["index"], fed)
+    interpreter.invoke()
+
+    def tensor(index: int) -> np.ndarray:
+        values = interpreter.get_tensor(index)
+        return (values.astype(np.int16) + 128).astype(np.uint8) if signed else values
+
+    tensor.interpreter = interpreter  # type: ignore[attr-defined]  # else it is gone
+    return tensor
+
+
+# --- files written here ---
+
+
+@pytest.mark.parametrize(
+    ("unsigned", "options"),
+    [
+        (True, {"pool": "AVERAGE_POOL_2D"}),
+        (True, {"pool": "AVERAGE_POOL_2D", "dense": False}),
+        (False, {}),
+        (False, {"dense": False}),
+    ],
+    ids=str,
+)
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {},
+        {"padding": "symmetric"},
+        {"width_mult": 0.5, "resolution": (97, 65)},
+        {"head": "features", "classes": 1000},
+    ],
+    ids=str,
+)
+def test_every_byte_of_litert(tmp_path, unsigned, options, changes) -> None:
+    """Of every layer. FULLY_CONNECTED alone rounds once there: a step away in a logit of 1000."""
+    model = small(unsigned, **changes)
+    writer = IntegerTFLiteWriter(model, **options)
+    path = writer.save(tmp_path / "model.tflite")
+    found = read(path)
+    same_model(found, model)
+    picture = pixels(model)
+    tensor = litert(path, picture)
+    names = [layer.name for layer in layers(model.architecture)]
+    for name, values in IntegerReference(found).run(picture, names).items():
+        wanted = tensor(writer.made[name]).reshape(values.shape)
+        off = np.abs(values.astype(int) - wanted).max()
+        assert off <= (name == "classifier.1" and writer.dense), name
+        assert len(np.unique(values)) > 2, name
+
+
+def pixels(model: QuantizedCheckpoint) -> np.ndarray:
+    size = (1, *model.architecture.resolution, 3)
+    return np.random.default_rng(1).integers(0, 256, size, dtype=np.uint8)
+
+
+def same_model(found: object, wanted: QuantizedCheckpoint) -> None:
+    assert isinstance(found, QuantizedCheckpoint)
+    assert found.architecture == wanted.architecture
+    assert found.activations.keys() == wanted.activations.keys()
+    for name, out in found.activations.items():
+        assert out.scale == pytest.approx(wanted.activations[name].scale, rel=1e-15)
+        assert out.zero_point == wanted.activations[name].zero_point
+    assert (found.image_scale, found.image_zero_points) == (
+        wanted.image_scale,
+        wanted.image_zero_points,
+    )
+    assert found.rounding == wanted.rounding
+    assert found.preprocessing == wanted.preprocessing
+    for name, layer in wanted.layers.items():
+        same = found.layers[name]
+        for kind in ("weight", "scale", "bias"):
+            np.testing.assert_array_equal(getattr(same, kind), getattr(layer, kind), err_msg=name)
+            assert getattr(same, kind).dtype == getattr(layer, kind).dtype
+        assert same.zero_point == layer.zero_point
+
+
+def test_an_average_over_its_own_scale(tmp_path) -> None:
+    """MEAN rescales even then: other bytes than AVERAGE_POOL_2D's."""
+    model = small()
+    last = model.activations["features.18.0"]
+    model = replace(model, activations={**model.activations, "pool": last})
+    writer = IntegerTFLiteWriter(model)
+    path = writer.save(tmp_path / "model.tflite")
+    found = IntegerReference(read(path)).run(pixels(model), ["pool"])["pool"]
+    wanted = litert(path, pixels(model))(writer.made["pool"]).reshape(found.shape)
+    np.testing.assert_array_equal(found, wanted)
+    other = IntegerReference(model).run(pixels(model), ["pool"])["pool"]
+    assert (found != other).any()
+
+
+def float_input(writer: IntegerTFLiteWriter) -> IntegerTFLiteWriter:
+    """Pictures come as floats, which a QUANTIZE makes integers."""
+    image = writer.made["image"]
+    given = writer.tensor("given", writer.graph.tensors[image].shape)
+    writer.op("QUANTIZE", [given], (1,), writer.schema.QuantizeOptionsT())
+    first = writer.graph.operators.pop()
+    first.outputs = [image]
+    writer.graph.operators.insert(0, first)
+    writer.graph.inputs = [given]
+    return writer
+
+
+def test_float_pictures(tmp_path) -> None:
+    model = small()
+    same_model(read(float_input(IntegerTFLiteWriter(model)).save(tmp_path / "a.tflite")), model)
+    other = float_input(IntegerTFLiteWriter(replace(model, image_scale=0.0157)))
+    refused(tmp_path, other, "float pictures are stored with scale 0.0157 and zero point 127")
+
+
+def test_integer_weights_between_float_activations_are_floats(tmp_path) -> None:
+    writer = IntegerTFLiteWriter(small())
+    for index in writer.made.values():
+        writer.graph.tensors[index].type = 0
+    found = read(writer.save(tmp_path / "model.tflite"))
+    assert isinstance(found, Checkpoint)
+    assert found.provenance["source"] == "TensorFlow Lite (int8)"
+
+
+def constant(writer: IntegerTFLiteWriter, name: str) -> Any:
+    return next(t for t in writer.graph.tensors if t.name == name.encode())
+
+
+def test_int8_weights_of_one_scale_and_a_zero_point(tmp_path) -> None:
+    """They become uint8: what they stand for is the same."""
+    writer = IntegerTFLiteWriter(small())
+    name = "features.2.conv.1.0"
+    made = constant(writer, f"{name}/w").quantization
+    made.scale, made.zeroPoint = [0.01], [3]
+    bias = constant(writer, f"{name}/b").quantization
+    bias.scale = [0.01 * small().activations["features.2.conv.0.0"].scale]
+    bias.zeroPoint = [0]
+    path = writer.save(tmp_path / "model.tflite")
+    layer = read(path).layers[name]
+    assert (layer.weight.dtype, layer.zero_point) == (np.uint8, 131)
+    wanted = read(path, integers=False).arrays[f"{name}.weight"]
+    np.testing.assert_allclose(real(layer), wanted, rtol=1e-6)
+
+
+def refused(tmp_path: Path, writer: IntegerTFLiteWriter, complaint: str) -> None:
+    path = writer.save(tmp_path / "other.tflite")
+    with pytest.raises(ModelFileError, match=rf"other\.tflite: .*{complaint}"):
+        read(path)
+
+
+def test_other_quantisations_are_refused(tmp_path) -> None:
+    def writer(**changes: object) -> IntegerTFLiteWriter:
+        return IntegerTFLiteWriter(small(**changes))
+
+    other = writer()
+    constant(other, "features.3.conv.2/w").quantization.scale.pop()
+    refused(tmp_path, other, "damaged")
+    other = writer()
+    constant(other, "features.0.0/b").quantization.scale[5] *= 1.01
+    refused(tmp_path, other, r"the bias of features\.0\.0 is not int32 in units of its sums")
+    other = writer()
+    constant(other, "features.0.0/w").quantization.zeroPoint[3] = 1
+    refused(tmp_path, other, r"the weights of features\.0\.0 have several zero points")
+    other = writer()
+    kernel = constant(other, "features.3.conv.2/w")  # (8, 1, 1, 48)
+    kernel.quantization.quantizedDimension = 3
+    kernel.quantization.scale = kernel.quantization.scale * 6
+    kernel.quantization.zeroPoint = kernel.quantization.zeroPoint * 6
+    refused(tmp_path, other, r"the weights of features\.3\.conv\.2 are not 8-bit integers with one")
+    other = writer(padding="symmetric")
+    pad = other.operators("PAD")[1].outputs[0]
+    other.graph.tensors[pad].quantization.scale = [0.5]
+    refused(tmp_path, other, r"the output of features\.2\.conv\.0\.0 is requantised")
+    other = writer()
+    other.graph.tensors[other.made["features.3.add"]].quantization.scale = [0.5, 0.5]
+    refused(tmp_path, other, "the tensor 'ADD' is not 8-bit integers of one scale")
+    other = IntegerTFLiteWriter(small(resolution=(97, 65)), pool="AVERAGE_POOL_2D")
+    refused(tmp_path, other, "its AVERAGE_POOL_2D changes the scale")
+
+
+# --- real files ---
+
+
+@pytest.mark.parametrize("name", [QUANT, PTQ])
+def test_recorded_logits_of_the_reference_kernels(shared, name) -> None:
+    """All of them, to the last bit; the first eight of the recorded pictures."""
+    run = IntegerReference(read(shared(f"models/{name}.tflite")))
+    pictures = np.load(shared("reference/imagenet/inputs.first32.npz"))["images"][:8]
+    wanted = np.load(shared(f"reference/imagenet/{name}.first32.npz"))["ref_logits"][:8]
+    for picture, logits in zip(pictures, wanted, strict=True):
+        np.testing.assert_allclose(run(picture[None])[0], logits, rtol=1e-6, atol=1e-6)
+
+
+def test_recorded_answers_of_the_bird_model(shared) -> None:
+    model = read(shared(f"models/{BIRD}.tflite"))
+    run = IntegerReference(model)
+    with open(
+        shared("reference/imagenet/inat_bird_on_imagenet_birds.ref.csv"), encoding="utf-8"
+    ) as file:
+        rows = list(csv.DictReader(file))[:8]
+    for row in rows:
+        picture = model.preprocessing(decode(shared(f"data/imagenet-sample/{row['file']}")))
+        best = run(picture[None])[0].argmax()
+        assert row["top1"] == str(best)
+
+
+@pytest.mark.parametrize("name", [QUANT, PTQ, BIRD])
+def test_integers_stand_for_the_floats(shared, name) -> None:
+    """IM-12: axes and zero points; the floats are held against recorded sums elsewhere."""
+    path = shared(f"models/{name}.tflite")
+    found, floats = read(path), read(path, integers=False)
+    assert isinstance(found, QuantizedCheckpoint)
+    assert found.architecture == floats.architecture
+    assert found.labels == floats.labels
+    assert found.provenance == floats.provenance
+    assert found.image_scale == pytest.approx(2 / 255 if name == PTQ else 1 / 128)
+    assert found.image_zero_points == ((127,) * 3 if name == PTQ else (128,) * 3)
+    for step in layers(found.architecture):
+        if step.weight:
+            layer = found.layers[step.name]
+            np.testing.assert_allclose(real(layer), floats.arrays[step.weight], rtol=1e-6)
+            assert layer.weight.dtype == (np.int8 if name == PTQ else np.uint8)
+            assert (layer.zero_point == 0) == (name == PTQ)
+            assert (len(set(layer.scale.tolist())) == 1) == (name != PTQ)
+    zeros = {out.zero_point for step, out in found.activations.items() if step.endswith("conv.2")}
+    assert min(zeros) > 90  # projections are signed
+    assert found.activations["features.18.0"].zero_point == 0
+
+
+def real(layer: QuantizedLayer) -> np.ndarray:
+    scale = layer.scale.reshape(-1, *[1] * (layer.weight.ndim - 1))
+    return (layer.weight.astype(np.float64) - layer.zero_point) * scale
+
+
+def test_sums_of_scales_that_differ(shared) -> None:
+    """QT-06: all ten, within a step of the sum of what both stand for."""
+    model = read(shared(f"models/{QUANT}.tflite"))
+    run = IntegerReference(model)
+    picture = np.load(shared("reference/imagenet/inputs.first32.npz"))["images"][:1]
+    adds = [step for step in layers(model.architecture) if step.kind == "add"]
+    values = run.run(picture, {name for add in adds for name in (add.name, *add.sources)})
+    for add in adds:
+        total = sum(run.real(name, values[name]) for name in add.sources)
+        step = model.activations[add.name].scale
+        assert np.abs(run.real(add.name, values[add.name]) - total).max() < 0.51 * step
+        assert (run.real(add.sources[1], values[add.sources[1]]) < 0).mean() > 0.2
+    assert len(adds) == 10
+
+
+def test_convert_keeps_integers(shared, tmp_path, capsys) -> None:
+    source, out = shared(f"models/{QUANT}.tflite"), tmp_path / "out.safetensors"
+    assert cli(["convert", str(source), str(out)]) == 0
+    assert "1001 classes with labels, same padding, integers" in capsys.readouterr().err
+    same_model(read(out), read(source))
+    assert out.stat().st_size < source.stat().st_size * 1.01 + 50_000
+    assert cli(["inspect", str(out), "--format", "json"]) == 0
+    (facts,) = json.loads(capsys.readouterr().out)
+    assert facts["precision"] == "uint8 weights, uint8 activations"
+    assert facts["quantization"]["rounding"] == "twice"
+    assert facts["quantization"]["image_zero_points"] == [128, 128, 128]
+    assert cli(["inspect", str(out), "--arrays", "--format", "csv"]) == 0
+    rows = list(csv.DictReader(io.StringIO(capsys.readouterr().out)))
+    assert [row["name"] for row in rows][-2:] == ["pool", "classifier.1"]
+    assert rows[0]["type"] == "uint8"
+    assert rows[0]["output_zero_point"] == "0"
+    assert len(rows) == 64
+    short = tmp_path / "short.safetensors"
+    assert cli(["convert", str(out), str(short), "--drop-background"]) == 0
+    picture = np.load(shared("reference/imagenet/inputs.first32.npz"))["images"][:1, :64, :64]
+    np.testing.assert_array_equal(
+        IntegerReference(read(short))(picture), IntegerReference(read(out))(picture)[:, 1:]
+    )
+    assert cli(["convert", str(source), str(short), "--float"]) == 0
+    assert "floats" in capsys.readouterr().err
+    assert isinstance(read(short), Checkpoint)
+    assert cli(["convert", str(out), str(short), "--float"]) == 2
+    assert "a quantised model" in capsys.readouterr().err

@@ -1,0 +1,182 @@
+"""The file of a quantised model: the same after a round trip, refused when damaged or wrong."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from collections.abc import Callable
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+import mobilenetv2
+from mobilenetv2.checkpoint import Checkpoint, read_safetensors
+from mobilenetv2.errors import ModelFileError
+from mobilenetv2.formats import open_checkpoint, read, recognise
+from mobilenetv2.nn import mobilenet_v2
+from mobilenetv2.quantized import Activation, QuantizedCheckpoint, stored_tensors
+from mobilenetv2.runtime import IntegerReference
+
+from .integers import random_quantized
+
+LABELS = ("background", "löwe", "狼")
+
+
+def small(rounding: str = "twice", unsigned: bool = True, **changes: object) -> QuantizedCheckpoint:
+    settings = {"width_mult": 0.35, "classes": 3, "resolution": (32, 32), **changes}
+    return replace(random_quantized(rounding, unsigned, **settings), labels=LABELS)
+
+
+@pytest.mark.parametrize("unsigned", [True, False])
+@pytest.mark.parametrize("rounding", ["nearest", "twice"])
+def test_the_same_in_another_process(tmp_path, pixels, rounding, unsigned) -> None:
+    model = small(rounding, unsigned)
+    path = tmp_path / "model.safetensors"
+    model.save(path)
+    np.save(tmp_path / "x.npy", pixels(2, 32, 32, 3))
+    code = """
+import sys, numpy as np, mobilenetv2
+from mobilenetv2.runtime import IntegerReference
+model = mobilenetv2.QuantizedCheckpoint.load(sys.argv[1])
+np.save(sys.argv[3], IntegerReference(model)(np.load(sys.argv[2])))
+model.save(sys.argv[1] + ".again")
+"""
+    names = [path, tmp_path / "x.npy", tmp_path / "y.npy"]
+    subprocess.run([sys.executable, "-c", code, *map(str, names)], check=True)
+    wanted = IntegerReference(model)(pixels(2, 32, 32, 3))
+    np.testing.assert_array_equal(np.load(tmp_path / "y.npy"), wanted)
+    assert (tmp_path / "model.safetensors.again").read_bytes() == path.read_bytes()
+
+
+def test_it_is_read_as_what_it_is(tmp_path) -> None:
+    path = tmp_path / "model.safetensors"
+    small().save(path)
+    assert recognise(path) == "mobilenetv2"
+    for found in (read(path), open_checkpoint(str(path)), QuantizedCheckpoint.load(path)):
+        assert isinstance(found, mobilenetv2.QuantizedCheckpoint)
+        assert found.labels == LABELS
+        assert found.activations == small().activations
+    for floats in (
+        Checkpoint.load,
+        lambda path: read(path, integers=False),
+        lambda path: mobilenet_v2(weights=path),
+    ):
+        with pytest.raises(ModelFileError, match=r"model\.safetensors: a quantised model"):
+            floats(path)
+    other = tmp_path / "float.safetensors"
+    open_checkpoint("cifar10").save(other)
+    with pytest.raises(ModelFileError, match="not a quantised mobilenetv2 model"):
+        QuantizedCheckpoint.load(other)
+
+
+def test_damage_anywhere_is_seen(tmp_path) -> None:
+    path = tmp_path / "model.safetensors"
+    tiny = small(width_mult=0.05, stages=small().architecture.stages[:1], last_channels=8)
+    tiny.save(path)
+    content = path.read_bytes()
+    header = content[: int.from_bytes(content[:8], "little") + 8].rstrip(b" ")
+    rng = np.random.default_rng(0)
+    places = [*range(0, len(header), 11), *rng.integers(len(header), len(content), 50)]
+    for place in places:
+        if content[place : place + 1] == b" ":
+            continue
+        damaged = bytearray(content)
+        damaged[place] ^= 1 << int(rng.integers(0, 8))
+        path.write_bytes(damaged)
+        with pytest.raises(ModelFileError, match=r"model\.safetensors"):
+            read(path)
+    for length in (0, 7, 100, len(header), len(content) - 1):
+        path.write_bytes(content[:length])
+        with pytest.raises(ModelFileError, match=r"model\.safetensors"):
+            read(path)
+
+
+@pytest.mark.parametrize(
+    ("change", "complaint"),
+    [
+        (lambda header, arrays: header.pop("quantization"), "missing"),
+        (lambda header, arrays: header.pop("labels"), "the header lacks labels"),
+        (lambda header, arrays: header.update(version="2"), "file version '2', this release"),
+        (lambda header, arrays: header.update(quantization="[]"), "indices"),
+        (lambda header, arrays: header.update(quantization="{}"), "weight_zero_points"),
+        (lambda header, arrays: arrays.pop("classifier.1.bias"), r"classifier\.1\.bias"),
+        (
+            lambda header, arrays: arrays.update({"features.0.0.more": np.zeros(3)}),
+            r"not part of the network: features\.0\.0\.more",
+        ),
+    ],
+)
+def test_files_that_lack_something(tmp_path, change: Callable[..., object], complaint) -> None:
+    from safetensors.numpy import save_file
+
+    from mobilenetv2.checkpoint import checksum
+    from mobilenetv2.quantized import HEADER
+
+    path = tmp_path / "model.safetensors"
+    small().save(path)
+    header, arrays = read_safetensors(path)
+    change(header, arrays)
+    header["checksum"] = checksum({n: header[n] for n in HEADER if n in header}, arrays)
+    save_file(arrays, path, header)
+    with pytest.raises(ModelFileError, match=rf"model\.safetensors: .*{complaint}"):
+        read(path)
+
+
+def changed(name: str, **arrays: object) -> Callable[[QuantizedCheckpoint], dict[str, object]]:
+    return lambda model: {"layers": {**model.layers, name: replace(model.layers[name], **arrays)}}
+
+
+STEM = "features.0.0"
+
+
+@pytest.mark.parametrize(
+    ("change", "complaint"),
+    [
+        (lambda m: {"rounding": "up"}, "rounding must be one of nearest, twice, not 'up'"),
+        (lambda m: {"image_zero_points": (0, 0)}, "not one a channel"),
+        (lambda m: {"image_zero_points": (0, 0, 256)}, r"not within 0\.\.255"),
+        (lambda m: {"image_scale": float("nan")}, "scale is not positive"),
+        (lambda m: {"labels": ("a",)}, "1 labels for 3 classes"),
+        (lambda m: {"layers": dict(list(m.layers.items())[1:])}, r"features\.0\.0 is missing"),
+        (lambda m: {"layers": {**m.layers, "x": m.layers[STEM]}}, "x is not part of the network"),
+        (changed(STEM, weight=np.zeros((16, 3, 3, 3))), "weights are float64, not int8 or uint8"),
+        (changed(STEM, weight=np.zeros((3, 3), np.int8)), r"weights are \(3, 3\), not \(16, 3, 3"),
+        (changed(STEM, weight=np.zeros((16, 3, 3, 3), np.int8)), "zero point .* of int8 weights"),
+        (changed(STEM, scale=np.ones(16)), r"scales are not float32 \(16,\)"),
+        (changed(STEM, scale=np.zeros(16, np.float32)), "a scale is not positive"),
+        (changed(STEM, bias=np.zeros(16, np.int64)), r"biases are not int32 \(16,\)"),
+        (changed(STEM, zero_point=256), "zero point 256"),
+        (lambda m: {"activations": {}}, "no scale for the output of"),
+        (lambda m: {"activations": {**m.activations, "x": Activation(1, 0)}}, "x, which is not"),
+        (lambda m: {"activations": {**m.activations, STEM: Activation(0, 0)}}, "not positive"),
+        (lambda m: {"activations": {**m.activations, STEM: Activation(1, 256)}}, "not within"),
+        (lambda m: {"rounding": "nearest"}, "which is not stored"),
+    ],
+)
+def test_models_that_cannot_be(change, complaint) -> None:
+    model = small()
+    with pytest.raises(ModelFileError, match=complaint):
+        replace(model, **change(model))
+
+
+def test_what_is_stored() -> None:
+    """With one rounding, what is added before it, and the logits, are not stored."""
+    net = small().architecture
+    everything, fewer = stored_tensors(net, "twice"), stored_tensors(net, "nearest")
+    assert len(everything) == 64
+    missing = sorted(set(everything) - set(fewer))
+    assert missing == sorted(
+        [f"features.{i}.conv.2" for i in (3, 5, 6, 8, 9, 10, 12, 13, 15, 16)] + ["classifier.1"]
+    )
+
+
+def test_without_the_background(pixels) -> None:
+    model = small()
+    short = model.without_background()
+    assert short.labels == LABELS[1:]
+    assert short.architecture.classes == 2
+    x = pixels(1, 32, 32, 3)
+    np.testing.assert_array_equal(IntegerReference(short)(x), IntegerReference(model)(x)[:, 1:])
+    with pytest.raises(ModelFileError, match="class 0 is not the background"):
+        short.without_background()
