@@ -149,9 +149,7 @@ def _largest(weight: Array, bias: Array, factors: dict[str, Array]) -> float:
     return float((sums * factors["factor"].astype(np.float64)).max())
 
 
-def _rounding(
-    checkpoint: QuantizedCheckpoint, place: Place, largest: float
-) -> _native.Rounding:
+def _rounding(checkpoint: QuantizedCheckpoint, place: Place, largest: float) -> _native.Rounding:
     layer, out = place.layer, _output(checkpoint, place)
     rounding = _native.Rounding()
     if layer.kind == "depthwise":

@@ -16,11 +16,20 @@ from ..architecture import Layer
 from ..quantized import QuantizedCheckpoint
 from . import _native
 
-STRIP_BYTES = (
-    160 << 10
-)  # a strip's wide rows and their depthwise output stay in the second-level cache
-PLANE_BYTES = 512 << 10  # a depthwise output up to this size is kept whole
-CHUNK_CHANNELS = 64  # wide channels at once on small maps
+
+@dataclass(frozen=True)
+class Budget:
+    """What a block may take of the caches: `strip` bytes for a strip's wide rows and their
+    depthwise output, half of it for each of several threads, `plane` for a depthwise output that is kept whole, and `chunk` wide channels
+    at once on such small maps. Measured; smaller strips save memory and cost time.
+    """
+
+    strip: int
+    plane: int
+    chunk: int
+
+
+BUDGETS = {4: Budget(160 << 10, 512 << 10, 64), 1: Budget(96 << 10, 64 << 10, 256)}  # by item bytes
 MOST_CHAINED = 3
 BLOCK = _native.BLOCK  # channels that wide tensors keep together
 LINE_BYTES = 64  # tensors begin on a cache line
@@ -264,7 +273,11 @@ def _step(chain: list[Group], weights: Weights, threads: int) -> Planned:
         unit = max(1, BLOCK // weights.panel_channels)  # panels of a whole block
         units = -(-channels // (unit * weights.panel_channels))
         step.chunk = unit * max(
-            1, min(CHUNK_CHANNELS // (unit * weights.panel_channels), units // threads)
+            1,
+            min(
+                BUDGETS[weights.item_bytes].chunk // (unit * weights.panel_channels),
+                units // threads,
+            ),
         )
         todo.wide_floats = up_to_block(channels) * math.prod(depthwise.out_shape[1:])
     elif (
@@ -274,7 +287,7 @@ def _step(chain: list[Group], weights: Weights, threads: int) -> Planned:
     ):
         step.kind = "rows"
         stages = [_stage(group, weights) for group in chain]
-        _cut_strips(stages, weights.item_bytes)
+        _cut_strips(stages, weights.item_bytes, threads)
         step.stages = stages
         if todo.in_place:  # bands keep the rows around their edges for one another
             halo = 2 * stages[0].dilation * (threads - 1)
@@ -322,25 +335,23 @@ def _fits_plane(group: Group, weights: Weights, threads: int) -> bool:
         return False
     depthwise = next(layer for layer in group.layers if layer.kind == "depthwise")
     channels, height, width = depthwise.out_shape
-    chunk_bytes = (
-        weights.item_bytes
-        * max(CHUNK_CHANNELS, weights.panel_channels)
-        * depthwise.in_shape[1]
-        * depthwise.in_shape[2]
-    )
-    if weights.item_bytes * channels * height * width > PLANE_BYTES or chunk_bytes > STRIP_BYTES:
+    budget = BUDGETS[weights.item_bytes]
+    at_once = max(budget.chunk, weights.panel_channels) * math.prod(depthwise.in_shape[1:])
+    kept = channels * height * width
+    if weights.item_bytes * kept > budget.plane or weights.item_bytes * at_once > budget.strip:
         return False
     chunks = -(-channels // weights.panel_channels)
     return threads == 1 or chunks >= 2 * threads or height < 8 * threads
 
 
-def _cut_strips(stages: list[_native.Stage], item_bytes: int) -> None:
-    """Output rows at once: for the last stage as many as fit STRIP_BYTES, for those before what it
+def _cut_strips(stages: list[_native.Stage], item_bytes: int, threads: int) -> None:
+    """Output rows at once: for the last stage as many as fit the budget, for those before what it
     asks for.
     """
     last = stages[-1]
     wide = max(last.wide_channels, last.out_channels)
     bytes_a_row = item_bytes * wide * (last.in_width * last.stride + last.out_width)
-    last.strip = max(1, min(STRIP_BYTES // bytes_a_row, last.out_height))
+    budget = BUDGETS[item_bytes].strip // min(threads, 2)
+    last.strip = max(1, min(budget // bytes_a_row, last.out_height))
     for before, after in zip(reversed(stages[:-1]), reversed(stages[1:])):
         before.strip = min(after.strip * after.stride, before.out_height)
