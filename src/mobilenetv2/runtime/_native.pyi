@@ -26,6 +26,7 @@ class Rounding:
     product: Twice
     shortcut: Twice
     total: Twice
+    upward: bool
     saturating: bool
     real: bool
     real_factor: float

@@ -138,7 +138,20 @@ def _factors(checkpoint: QuantizedCheckpoint, place: Place) -> dict[str, Array]:
         return {"factor": factor.astype(np.float32)}
     fixed, power = fixed_point(factor)
     left = np.maximum(power, 0)
-    return {"fraction": fixed / 2**31 * 2.0**left, "power": 2.0 ** (power - left)}
+    fraction, power = fixed / 2**31 * 2.0**left, 2.0 ** (power - left)
+    if out is not None and _is_upward(
+        checkpoint, layer, out
+    ):  # see Requantize in native/kernels.hpp
+        return {"fraction": fraction * power, "power": np.where(power < 1, (1 + power) / 2, 0.5)}
+    return {"fraction": fraction, "power": power}
+
+
+def _is_upward(checkpoint: QuantizedCheckpoint, layer: Layer, out: Activation) -> bool:
+    """Whether results below 0 are stored as 0, those above 255 as 255, and none is beyond 32 bits."""
+    if checkpoint.rounding == "nearest" or layer.activation == "linear":
+        return False
+    largest = _scale(checkpoint, layer.sources[0]) * checkpoint.layers[layer.name].scale.max()
+    return bool(largest < out.scale) and code_limits(out, layer.activation) == (0, 255)
 
 
 def _largest(weight: Array, bias: Array, factors: dict[str, Array]) -> float:
@@ -160,6 +173,7 @@ def _rounding(checkpoint: QuantizedCheckpoint, place: Place, largest: float) -> 
         return rounding
     rounding.zero = out.zero_point
     rounding.low, rounding.high = code_limits(out, layer.activation)
+    rounding.upward = _is_upward(checkpoint, layer, out)
     bounds = rounding.low + out.zero_point, rounding.high + out.zero_point
     rounding.saturating = largest < 1 << 30 and bounds == (0, 255)
     if layer.kind == "linear":

@@ -132,6 +132,7 @@ NB_MODULE(_native, module) {
       .def_rw("total", &Rounding::total)
       .def_rw("shortcut_zero", &Rounding::shortcut_zero)
       .def_rw("shortcut_factor", &Rounding::shortcut_factor)
+      .def_rw("upward", &Rounding::upward)
       .def_rw("saturating", &Rounding::saturating)
       .def_rw("real", &Rounding::real)
       .def_rw("real_factor", &Rounding::real_factor);

@@ -205,19 +205,13 @@ void set_rounding(Job& job, const Packed& packed) {
   const Rounding& from = packed.rounding;
   job.low = from.low;
   job.high = from.high;
-  job.requantize = {packed.factor.data(),
-                    packed.fraction.data(),
-                    packed.power.data(),
-                    from.zero,
-                    from.shortcut_zero,
-                    from.shortcut_factor,
-                    from.product_low,
-                    from.product_high,
-                    from.product,
-                    from.shortcut,
-                    from.total,
-                    from.saturating,
-                    nullptr,
+  job.requantize = {packed.factor.data(), packed.fraction.data(),
+                    packed.power.data(),  from.zero,
+                    from.shortcut_zero,   from.shortcut_factor,
+                    from.product_low,     from.product_high,
+                    from.product,         from.shortcut,
+                    from.total,           from.upward,
+                    from.saturating,      nullptr,
                     from.real_factor};
 }
 

@@ -178,6 +178,11 @@ MNV2_NOINLINE void byte_channels(const Depthwise<std::uint8_t>& job, int block) 
         MNV2_UNROLL for (int copy = 0; copy < COPIES; copy++) {
           MNV2_UNROLL for (int i = 0; i < 3; i++) sum[q] = dot(sum[q], rows[i][q], weights[copy][i][q]);
         }
+        if (to.upward) {
+          sum[q] =
+              to_ints_cut(add(mul(to_wide(sum[q]), load_quad(to.fraction + channel)), load_quad(to.power + channel)));
+          continue;
+        }
         const Vec value = to.fraction
                               ? to_floats(to_ints(rounded_twice(to_wide(sum[q]), load_quad(to.fraction + channel),
                                                                 load_quad(to.power + channel))))
@@ -212,7 +217,9 @@ void plain_byte_channels(const Depthwise<std::uint8_t>& job, int block) {
         }
         const int channel = block * BLOCK + c;
         float value;
-        if (to.fraction) {
+        if (to.upward) {
+          value = static_cast<float>(__builtin_trunc(sum * to.fraction[channel] + to.power[channel]));
+        } else if (to.fraction) {
           const double scaled = __builtin_floor(sum * to.fraction[channel] + 0.5) * to.power[channel];
           value = static_cast<float>(__builtin_trunc(scaled + __builtin_copysign(0.5, scaled)));
         } else {

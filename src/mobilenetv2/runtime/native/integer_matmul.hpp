@@ -21,11 +21,11 @@ inline Wide rounded_twice(Wide value, const Twice& by) {
 }
 
 // Sums times their factors, rounded twice.
-MNV2_NOINLINE Ints rescaled_twice(const Requantize& to, Ints sum, int channel) {
+inline Ints rescaled_twice(const Requantize& to, Ints sum, int channel) {
   return to_ints(rounded_twice(to_wide(sum), load_wide(to.fraction + channel), load_wide(to.power + channel)));
 }
 
-MNV2_NOINLINE Ints with_shortcut_twice(const Requantize& to, Ints product, Ints shortcut) {
+inline Ints with_shortcut_twice(const Requantize& to, Ints product, Ints shortcut) {
   const Wide total = add(rounded_twice(mul(to_wide(product), splat_wide(ADD_UNITS)), to.product),
                          rounded_twice(mul(to_wide(shortcut), splat_wide(ADD_UNITS)), to.shortcut));
   return to_ints(rounded_twice(total, to.total));
@@ -211,7 +211,16 @@ inline void finish_tile(const Matmul<std::uint8_t>& job, const Panel& panel, int
   using Order = OrderOf<VECTORS>;
   const Requantize& to = job.requantize;
   const int at = panel.channel - job.out_channel, channels = job.channels - panel.channel;
-  if (Order::LIMITS && to.saturating && !job.shortcut) {
+  if (to.upward) {
+    MNV2_UNROLL for (int j = 0; j < VECTORS; j++) {
+      const Wide factor = load_wide(to.fraction + panel.channel + j * LANES);
+      const Wide offset = load_wide(to.power + panel.channel + j * LANES);
+      MNV2_UNROLL for (int i = 0; i < ROWS; i++) {
+        sum[i][j] = to_ints_cut(add(mul(to_wide(sum[i][j]), factor), offset));
+        if (!Order::LIMITS) sum[i][j] = to_ints(between(to_floats(sum[i][j]), job.low, job.high));
+      }
+    }
+  } else if (Order::LIMITS && to.saturating && !job.shortcut) {
     MNV2_UNROLL for (int j = 0; j < VECTORS; j++) {
       const Vec factor = load(to.factor + panel.channel + j * LANES);
       MNV2_UNROLL for (int i = 0; i < ROWS; i++) sum[i][j] = to_ints(mul(to_floats(sum[i][j]), factor));
@@ -272,7 +281,7 @@ MNV2_NOINLINE void tile(const Matmul<std::uint8_t>& job, const Panel& panel, int
       }
     }
   }
-  if (!job.requantize.fraction && !job.requantize.real) {
+  if ((!job.requantize.fraction || job.requantize.upward) && !job.requantize.real) {
     finish_tile(job, panel, from, sum);
     return;
   }

@@ -55,6 +55,9 @@ struct Requantize {
   float shortcut_factor;
   float product_low, product_high;
   Twice product, shortcut, total;
+  // Where negative results count as 0, the two roundings are one: `fraction` is then the whole factor, and `power` what
+  // is added before rounding down.
+  bool upward;
   bool saturating;  // results are within 32 bits, and low and high are what a byte holds: packing limits them
   float* real;      // if not null, what the result goes to instead, as a float times real_factor
   float real_factor;

@@ -42,6 +42,7 @@ struct Rounding {
   float shortcut_factor = 1;
   float product_low = 0, product_high = 0;
   Twice product{1, 1}, shortcut{1, 1}, total{1, 1};
+  bool upward = false;
   bool saturating = false;
   bool real = false;  // results go to floats
   float real_factor = 1;

@@ -120,7 +120,8 @@ inline Vec in_register(Vec value) {
 // Bytes and 32-bit integers. A target gives: Ints, load_ints, load_weights (4 signed bytes a lane), splat_quad (4 bytes
 // to all lanes), dot (sum + the products of four bytes and four signed bytes, exactly), to_floats, to_ints (to the
 // nearest even), add_ints, load_byte_ints (a byte a lane), store_some_ints, store_bytes and store_some_bytes (of values
-// within 0..255), and doubles: Wide, to_wide, to_ints (whole numbers), load_wide, splat_wide, add, mul, down (to the
+// within 0..255), and doubles: Wide, to_wide, to_ints (whole numbers), to_ints_cut (what is behind
+// the point is left out), load_wide, splat_wide, add, mul, down (to the
 // whole number below) and half_away (to the nearest, halves away from zero).
 #if defined(MNV2_TARGET_AVX512)
 
@@ -169,6 +170,10 @@ inline Wide to_wide(Ints value) {
 inline Ints to_ints(Wide value) {
   const __m512i low = _mm512_castsi256_si512(_mm512_cvtpd_epi32(value.half[0]));
   return _mm512_inserti64x4(low, _mm512_cvtpd_epi32(value.half[1]), 1);
+}
+inline Ints to_ints_cut(Wide value) {
+  const __m512i low = _mm512_castsi256_si512(_mm512_cvttpd_epi32(value.half[0]));
+  return _mm512_inserti64x4(low, _mm512_cvttpd_epi32(value.half[1]), 1);
 }
 inline Wide load_wide(const double* from) { return {{_mm512_loadu_pd(from), _mm512_loadu_pd(from + 8)}}; }
 inline Wide splat_wide(double value) { return {{_mm512_set1_pd(value), _mm512_set1_pd(value)}}; }
@@ -240,6 +245,9 @@ inline Wide to_wide(Ints value) {
 inline Ints to_ints(Wide value) {
   return _mm256_set_m128i(_mm256_cvtpd_epi32(value.half[1]), _mm256_cvtpd_epi32(value.half[0]));
 }
+inline Ints to_ints_cut(Wide value) {
+  return _mm256_set_m128i(_mm256_cvttpd_epi32(value.half[1]), _mm256_cvttpd_epi32(value.half[0]));
+}
 inline Wide load_wide(const double* from) { return {{_mm256_loadu_pd(from), _mm256_loadu_pd(from + 4)}}; }
 inline Wide splat_wide(double value) { return {{_mm256_set1_pd(value), _mm256_set1_pd(value)}}; }
 inline Wide add(Wide a, Wide b) { return {{_mm256_add_pd(a.half[0], b.half[0]), _mm256_add_pd(a.half[1], b.half[1])}}; }
@@ -288,6 +296,7 @@ struct Wide {
 };
 inline Wide to_wide(Ints value) { return {static_cast<double>(value)}; }
 inline Ints to_ints(Wide value) { return static_cast<Ints>(__builtin_lrint(value.value)); }
+inline Ints to_ints_cut(Wide value) { return static_cast<Ints>(value.value); }
 inline Wide load_wide(const double* from) { return {*from}; }
 inline Wide splat_wide(double value) { return {value}; }
 inline Wide add(Wide a, Wide b) { return {a.value + b.value}; }
