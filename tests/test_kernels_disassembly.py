@@ -15,7 +15,12 @@ import pytest
 from .conftest import REPOSITORY
 
 KERNELS = ["tileI"]  # how the names of functions in kernels_*.cpp begin, mangled
-ISAS = {"avx2": "ymm", "avxvnni": "ymm", "avx512": "zmm", "avx512vnni": "zmm"}  # the wide registers of each
+ISAS = {
+    "avx2": "ymm",
+    "avxvnni": "ymm",
+    "avx512": "zmm",
+    "avx512vnni": "zmm",
+}  # the wide registers of each
 
 pytestmark = pytest.mark.skipif(
     platform.machine() not in ("x86_64", "AMD64")

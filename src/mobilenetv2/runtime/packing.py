@@ -119,7 +119,8 @@ def mean_rounding(
         return rounding, 1.0, float(count)
     fixed, power = fixed_point(source.scale / out.scale)
     shift = count.bit_length() - 1
-    return rounding, ((int(fixed) << shift) // count) / 2**31, 2.0 ** (shift - int(power))
+    fraction, power = ((int(fixed) << shift) // count) / 2**31, int(power) - shift
+    return rounding, fraction * 2.0 ** max(power, 0), 2.0 ** max(-power, 0)
 
 
 def _factors(checkpoint: QuantizedCheckpoint, place: Place) -> dict[str, Array]:
