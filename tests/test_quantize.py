@@ -57,7 +57,7 @@ def test_weights_are_rounded_by_channel() -> None:
     rng = np.random.default_rng(0)
     weight = rng.normal(0, 1, (6, 4, 3, 3)) * 10.0 ** np.arange(-3, 3).reshape(6, 1, 1, 1)
     bias = rng.normal(0, 1, 6)
-    layer = quantized_layer(weight, bias, 0.02)
+    layer = quantized_layer(weight, bias, 0.02, np.zeros(1))
     scale = layer.scale.astype(np.float64)
     assert layer.weight.dtype == np.int8
     assert layer.scale == pytest.approx(np.abs(weight).max(axis=(1, 2, 3)) / 127, rel=1e-6)
@@ -67,16 +67,31 @@ def test_weights_are_rounded_by_channel() -> None:
     assert (np.abs(layer.bias * scale * 0.02 - bias) <= scale * 0.02 / 2 * (1 + 1e-9)).all()
 
 
+def test_what_rounding_adds_on_average_is_taken_off_the_bias() -> None:
+    rng = np.random.default_rng(0)
+    for groups, shape in ((1, (8, 6, 3, 3)), (8, (8, 1, 3, 3)), (1, (8, 6))):
+        weight = rng.normal(0, 1, shape)
+        mean = rng.uniform(0, 6, (groups, shape[1]))
+        layer = quantized_layer(weight, np.zeros(8), 1e-5, mean)
+        stored = layer.weight * layer.scale.astype(float).reshape(-1, *[1] * (weight.ndim - 1))
+        inputs = np.broadcast_to(mean.reshape(*mean.shape, *[1] * (weight.ndim - 2)), shape)
+        axes = tuple(range(1, weight.ndim))
+        found = (stored * inputs).sum(axis=axes) + layer.bias * layer.scale * 1e-5
+        off = np.abs((stored * inputs).sum(axis=axes) - (weight * inputs).sum(axis=axes))
+        assert found == pytest.approx((weight * inputs).sum(axis=axes), abs=1e-6)
+        assert off.max() > 1e-3
+
+
 def test_dead_channels_keep_their_bias() -> None:
     weight = np.zeros((4, 8))
     weight[1], weight[2], weight[3] = 1e-9, -1e-7, 0.5
     bias = np.array([3.0, -5.0, 0.0, 1.0])
-    layer = quantized_layer(weight, bias, 0.02)
+    layer = quantized_layer(weight, bias, 0.02, np.zeros(1))
     assert np.isfinite(layer.scale).all()
     assert (layer.scale > 0).all()
     assert np.abs(layer.bias.astype(np.int64)).max() <= 2**30 + 2**7
     assert layer.bias * layer.scale.astype(float) * 0.02 == pytest.approx(bias, abs=1e-4)
-    assert quantized_layer(np.zeros((1, 8)), np.zeros(1), 0.02).bias.tolist() == [0]
+    assert quantized_layer(np.zeros((1, 8)), np.zeros(1), 0.02, np.zeros(1)).bias.tolist() == [0]
 
 
 @pytest.mark.parametrize(

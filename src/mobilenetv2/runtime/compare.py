@@ -11,10 +11,12 @@ from numpy.typing import NDArray
 from ..architecture import layers
 from ..checkpoint import Checkpoint
 from ..quantized import QuantizedCheckpoint, stored_tensors
+from .engine import Engine
 from .integer_reference import IntegerReference
 from .reference import Reference
 
-BATCH = 2  # pictures at once: all tensors of both networks are held
+BATCH = 2  # pictures at once where all tensors of both networks are held
+GROUP = 16  # pictures at once where the answers are
 CLOSELY = 16  # pictures whose tensors are compared
 
 
@@ -70,15 +72,15 @@ def compare(
 
     The answers are those of all pictures, the tensors those of at most 16, evenly spaced.
     """
-    reference, integers = Reference(checkpoint), IntegerReference(quantized)
+    floats, integers = Engine(checkpoint), Engine(quantized)
     agreeing = 0
     answer = np.zeros(2)
-    for begin in range(0, len(pixels), BATCH):
-        batch = pixels[begin : begin + BATCH]
-        wanted, found = reference(batch), integers(batch)
+    for begin in range(0, len(pixels), GROUP):
+        group = pixels[begin : begin + GROUP]
+        wanted, found = floats(group), integers(group)
         agreeing += int((wanted.argmax(axis=-1) == found.argmax(axis=-1)).sum())
         answer += _powers(wanted, found)
-        for _ in batch:
+        for _ in group:
             advance()
     classifies = quantized.architecture.head == "classifier"
     closely = pixels[np.unique(np.linspace(0, len(pixels) - 1, CLOSELY).astype(int))]
@@ -86,7 +88,7 @@ def compare(
         len(pixels),
         100 * agreeing / len(pixels) if classifies else None,
         _decibel(*answer),
-        tuple(_tensors(reference, integers, closely)),
+        tuple(_tensors(Reference(checkpoint), IntegerReference(quantized), closely)),
     )
 
 

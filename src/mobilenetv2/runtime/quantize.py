@@ -152,20 +152,21 @@ def to_integers(
     """What `quantize` does once the pictures are pixels (N, H, W, C); `advance` is called after
     each of them.
     """
-    activations = _activations(checkpoint, pixels, advance)
+    activations, means = _seen(checkpoint, pixels, advance)
     image_scale, image_zeros, gains, rests = _image(checkpoint.preprocessing)
+    means["image"] = image_scale * (pixels.mean(axis=(0, 1, 2)) - image_zeros)
     integers = {}
     for layer in layers(checkpoint.architecture):
         if layer.weight is None:
             continue
         weight, bias = fold(checkpoint, layer)
-        if layer.sources[0] == "image":
+        (source,) = layer.sources
+        if source == "image":
             bias = bias + np.einsum("oihw,i->o", weight, rests)
             weight = weight * gains[:, None, None]
-            step = image_scale
-        else:
-            step = activations[layer.sources[0]].scale
-        integers[layer.name] = quantized_layer(weight, bias, step)
+        step = image_scale if source == "image" else activations[source].scale
+        mean = means[source].reshape(layer.groups, -1)
+        integers[layer.name] = quantized_layer(weight, bias, step, mean)
     return QuantizedCheckpoint(
         architecture=checkpoint.architecture,
         layers=integers,
@@ -179,21 +180,30 @@ def to_integers(
 
 
 def quantized_layer(
-    weight: NDArray[np.float64], bias: NDArray[np.float64], step: float
+    weight: NDArray[np.float64], bias: NDArray[np.float64], step: float, mean: NDArray[np.float64]
 ) -> QuantizedLayer:
-    """A layer in integers; `step` is the scale of its input.
+    """A layer in integers.
 
     A channel's scale is the least that keeps its weights within -127..127 and its bias within
-    2**30.
+    2**30. What rounding the weights adds to the output on average is taken off the bias (Nagel et
+    al. 2019, arXiv 1906.04721, Section 4.2, with means that were seen; borders are not told apart).
+
+    Args:
+        weight: As a checkpoint's kernel.
+        bias: (out,).
+        step: Scale of the input.
+        mean: Of the input's channels, (groups, in / groups).
     """
     most = np.abs(weight).reshape(len(weight), -1).max(axis=1)
     floor = np.maximum(np.abs(bias) / (step * MOST_BIAS), SMALLEST_SCALE)
     scale = np.maximum(most / 127, floor).astype(np.float32)
-    by_channel = scale.reshape(-1, *[1] * (weight.ndim - 1)).astype(np.float64)
+    exact = scale.astype(np.float64)
+    by_channel = exact.reshape(-1, *[1] * (weight.ndim - 1))
+    rounded = np.clip(np.rint(weight / by_channel), -127, 127)
+    added = (rounded * by_channel - weight).reshape(*weight.shape[:2], -1).sum(axis=2) * mean
+    bias = bias - added.sum(axis=1)
     return QuantizedLayer(
-        np.clip(np.rint(weight / by_channel), -127, 127).astype(np.int8),
-        scale,
-        np.rint(bias / (step * scale.astype(np.float64))).astype(np.int32),
+        rounded.astype(np.int8), scale, np.rint(bias / (step * exact)).astype(np.int32)
     )
 
 
@@ -213,30 +223,35 @@ def _image(
     return image_scale, tuple(map(int, zeros)), scale / image_scale, offset + scale * zeros
 
 
-def _activations(
+def _seen(
     checkpoint: Checkpoint, pixels: NDArray[np.uint8], advance: Callable[[], object]
-) -> dict[str, Activation]:
-    """How each tensor is stored: outputs of ReLU6 as 0..6, the others by what is seen of them."""
-    kinds = {layer.name: layer for layer in layers(checkpoint.architecture)}
-    stored = stored_tensors(checkpoint.architecture, "nearest")
-    free = [name for name in stored if kinds[name].activation != "relu6"]
+) -> tuple[dict[str, Activation], dict[str, NDArray[np.float64]]]:
+    """How each tensor is stored, outputs of ReLU6 as 0..6 and the others by what is seen of them,
+    and the mean of each of its channels.
+    """
+    kinds = {layer.name: layer.activation for layer in layers(checkpoint.architecture)}
+    names = stored_tensors(checkpoint.architecture, "nearest")
     reference = Reference(checkpoint)
     rng = np.random.default_rng(0)
-    seen: dict[str, list[NDArray[Any]]] = {name: [] for name in free}
+    drawn: dict[str, list[NDArray[Any]]] = {name: [] for name in names if kinds[name] != "relu6"}
+    means = {name: np.zeros(1) for name in names}
     for begin in range(0, len(pixels), BATCH):
         batch = pixels[begin : begin + BATCH]
-        for name, values in reference.run(batch, free).items():
-            ends = values.min(), values.max()
-            if not np.isfinite(ends).all():
+        for name, values in reference.run(batch, names).items():
+            mean = values.mean(axis=(1, 2), dtype=np.float64).sum(axis=0) / len(pixels)
+            if not np.isfinite(mean).all():
                 raise UserError(f"the output of {name} overflows on the calibration pictures")
-            drawn = rng.integers(0, values.size, len(batch) * SAMPLES)
-            seen[name] += [values.ravel()[drawn], np.array(ends)]
+            means[name] = means[name] + mean
+            if name in drawn:
+                some = rng.integers(0, values.size, len(batch) * SAMPLES)
+                drawn[name] += [values.ravel()[some], np.array([values.min(), values.max()])]
         for _ in batch:
             advance()
-    return {
-        name: best_activation(np.concatenate(seen[name])) if name in seen else RELU6
-        for name in stored
+    activations = {
+        name: best_activation(np.concatenate(drawn[name])) if name in drawn else RELU6
+        for name in names
     }
+    return activations, means
 
 
 def best_activation(values: NDArray[np.floating[Any]]) -> Activation:
