@@ -318,9 +318,10 @@ def test_compare_tells_of_every_stored_tensor() -> None:
     assert first.added_percent == pytest.approx(100 * 10 ** (-first.signal_to_noise_db / 10))
 
 
-def test_the_published_model_on_recorded_pixels(shared, tmp_path) -> None:
+@pytest.mark.parametrize("name", ["tf2_mobilenet_v2_1.0_224_ptq", "mobilenet_v2_1.0_224_quant"])
+def test_published_models_on_recorded_pixels(name, shared, tmp_path) -> None:
     """The last 100 of 1000 photos calibrate; none of the 32 that are asked is among them."""
-    checkpoint = read(shared("models/tf2_mobilenet_v2_1.0_224_ptq.tflite"), integers=False)
+    checkpoint = read(shared(f"models/{name}.tflite"), integers=False)
     files = sorted(shared("data/imagenet-sample").glob("*.jpg"))[-100::3]
     with pytest.warns(UserWarning, match="quantised before"):
         quantized = quantize(checkpoint, files)
