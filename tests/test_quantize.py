@@ -23,7 +23,7 @@ from mobilenetv2.errors import UserError
 from mobilenetv2.formats import read
 from mobilenetv2.images import IMAGENET_MEAN, IMAGENET_STD, Preprocessing, decode
 from mobilenetv2.quantized import Activation, QuantizedCheckpoint, stored_tensors
-from mobilenetv2.runtime import IntegerReference, Reference
+from mobilenetv2.runtime import Engine, IntegerReference, Reference
 from mobilenetv2.runtime.compare import compare
 from mobilenetv2.runtime.quantize import best_activation, doubts, quantize, quantized_layer
 
@@ -326,7 +326,7 @@ def test_published_models_on_recorded_pixels(name, shared, tmp_path) -> None:
     with pytest.warns(UserWarning, match="quantised before"):
         quantized = quantize(checkpoint, files)
     images = np.load(shared("reference/imagenet/inputs.first32.npz"))["images"]
-    wanted, found = Reference(checkpoint)(images), IntegerReference(quantized)(images)
+    wanted, found = Engine(checkpoint)(images), Engine(quantized)(images)
     assert (wanted.argmax(1) == found.argmax(1)).sum() >= 30
     assert decibel(wanted, found) > 20
     quantized.save(tmp_path / "int8.safetensors")

@@ -30,9 +30,7 @@ from .inputs import check_images
 from .reference import Reference
 
 FEW_PICTURES = 32
-NOISE = (
-    0.5  # correlation of neighbouring pixels; 1000 photos had 0.65 to 0.99, random pixels 0 to 0.4
-)
+NOISE = 0.5  # correlation of neighbouring pixels: 1000 photos had 0.65 at least, noise 0 to 0.4
 BATCH = 4  # pictures at once
 SAMPLES = 4096  # values taken of a tensor and picture
 BINS = 4096
