@@ -35,7 +35,7 @@ MAY_IMPORT = {
     "nn": TRUNK | {"formats"},  # for weights by file or name
     "model": TRUNK | {"runtime", "formats"},
     "cli": TRUNK | {"runtime", "formats", "nn", "model"},
-    "__init__": TRUNK | {"model", "nn"},
+    "__init__": TRUNK | {"model", "nn", "runtime"},
     "__main__": {"cli"},
 }
 TORCH_IS_AT_HOME = ("nn/", "training/", "insight/", "formats/pytorch.py")

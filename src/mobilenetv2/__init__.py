@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from .model import Prediction as Prediction
     from .model import load as load
     from .quantized import QuantizedCheckpoint as QuantizedCheckpoint
+    from .runtime.quantize import quantize as quantize
     from .zoo import models as models
 
 _HOMES = {
@@ -35,6 +36,7 @@ _HOMES = {
     "layers": "architecture",
     "load": "model",
     "models": "zoo",
+    "quantize": "runtime.quantize",
 }
 __version__ = "0.1.0"
 __all__ = [*sorted(_HOMES), "nn"]

@@ -17,19 +17,21 @@ from .convert import convert
 from .cost import cost
 from .inspect import inspect
 from .models import models
+from .quantize import quantize
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"]})
 @click.version_option(package_name="mobilenetv2")
 def main() -> None:
-    """MobileNetV2, complete: count it, convert published weights, classify pictures, measure its speed.
+    """MobileNetV2, complete: count it, convert published weights, quantise them, classify pictures,
+    measure its speed.
 
     Results go to stdout, progress and complaints to stderr. Exit codes: 0 done; 1 it ran, but a
     check failed or some inputs could not be read; 2 wrong usage, a missing file or a missing extra;
     130 interrupted."""
 
 
-for command in (benchmark, classify, convert, cost, inspect, models):
+for command in (benchmark, classify, convert, cost, inspect, models, quantize):
     main.add_command(command)
 
 

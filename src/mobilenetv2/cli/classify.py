@@ -6,14 +6,13 @@ import glob
 import sys
 from collections import Counter
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
-from .output import format_option, write_json, write_rows
+from .output import format_option, progress, write_json, write_rows
 
 if TYPE_CHECKING:
     from ..model import Prediction
@@ -80,7 +79,7 @@ def classify(
 
     def answers() -> Iterator[tuple[Path, list[Prediction]]]:
         nonlocal failed
-        with _progress(len(inputs.files)) as advance:
+        with progress(len(inputs.files), "classifying") as advance:
             for path, answer in model.classify_files(inputs.files, top, max_pixels=max_pixels):
                 advance()
                 if isinstance(answer, ImageError):
@@ -149,20 +148,3 @@ def _collect(paths: Sequence[str]) -> _Inputs:
             inputs.problems.append(f"{name}: no such file or folder")
     inputs.files = list(dict.fromkeys(inputs.files))
     return inputs
-
-
-@contextmanager
-def _progress(total: int) -> Iterator[Any]:
-    """A bar on stderr if that is a terminal and there is something to wait for; yields the step
-    function.
-    """
-    if total < 2 or not sys.stderr.isatty():
-        yield lambda: None
-        return
-    from rich.console import Console
-    from rich.progress import MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
-
-    columns = (TextColumn("classifying"), MofNCompleteColumn(), TimeRemainingColumn())
-    with Progress(*columns, console=Console(stderr=True), transient=True) as bar:
-        task = bar.add_task("", total=total)
-        yield lambda: bar.advance(task)

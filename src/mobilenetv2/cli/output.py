@@ -1,5 +1,5 @@
-"""How every command prints rows: a table for people, JSON or CSV for programs. Rich is loaded for
-tables only.
+"""How every command prints rows: a table for people, JSON or CSV for programs; and how it shows
+progress. Rich is loaded for tables and bars only.
 """
 
 from __future__ import annotations
@@ -7,7 +7,8 @@ from __future__ import annotations
 import csv
 import json
 import sys
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from typing import Any, TypeVar
 
 import click
@@ -47,6 +48,23 @@ def write_json(objects: Iterable[Any]) -> None:
         click.echo(separator + json.dumps(value, ensure_ascii=False), nl=False)
         separator = ",\n"
     click.echo("[]" if separator == "[\n" else "\n]")
+
+
+@contextmanager
+def progress(total: int, doing: str) -> Iterator[Callable[[], object]]:
+    """A bar on stderr if that is a terminal and there is something to wait for; yields the step
+    function.
+    """
+    if total < 2 or not sys.stderr.isatty():
+        yield lambda: None
+        return
+    from rich.console import Console
+    from rich.progress import MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+    columns = (TextColumn(doing), MofNCompleteColumn(), TimeRemainingColumn())
+    with Progress(*columns, console=Console(stderr=True), transient=True) as bar:
+        task = bar.add_task("", total=total)
+        yield lambda: bar.advance(task)
 
 
 def _write_table(rows: Iterable[Mapping[str, Any]], columns: Sequence[str], title: str) -> None:

@@ -1,0 +1,280 @@
+"""Post-training quantisation: the ranges of a float network's tensors, seen on pictures, make it a
+network of integers.
+
+Weights are int8, symmetric, one scale an output channel; activations uint8, one scale a tensor
+(Krishnamoorthi 2018, arXiv 1806.08342). What docs/quantization.md measured decided the rest.
+"""
+
+from __future__ import annotations
+
+import os
+import warnings
+from collections.abc import Callable, Iterable
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ..architecture import layers
+from ..checkpoint import Checkpoint, fold
+from ..errors import ImageError, UserError
+from ..images import Preprocessing, decode
+from ..quantized import (
+    Activation,
+    AnyCheckpoint,
+    QuantizedCheckpoint,
+    QuantizedLayer,
+    stored_tensors,
+)
+from .inputs import check_images
+from .reference import Reference
+
+FEW_PICTURES = 32
+NOISE = 0.5  # correlation of neighbouring pixels: 1000 photos had 0.65 at least, noise 0 to 0.4
+BATCH = 4  # pictures at once
+SAMPLES = 4096  # values taken of a tensor and picture
+BINS = 4096
+SHRINK = np.linspace(0.2, 1, 24)  # ranges that are tried, as shares of what was seen
+RELU6 = Activation(6 / 255, 0)
+MOST_BIAS = 1 << 30  # leaves the other half of an int32 to the products
+SMALLEST_SCALE = 1e-12  # of channels whose weights are all 0
+
+
+def quantize(
+    checkpoint: Checkpoint, pictures: NDArray[np.uint8] | Iterable[str | os.PathLike[str]]
+) -> QuantizedCheckpoint:
+    """The same network in integers, its activations' ranges taken from pictures. The same pictures
+    give the same integers.
+
+    Warns (`UserWarning`) of files that cannot be read, which are skipped, of fewer than 32
+    pictures, of pictures that look like noise or are blank, and of weights that had been quantised
+    before.
+
+    Args:
+        checkpoint: A classifier, or a network that ends in features.
+        pictures: Files of the kind that the model will see, which `checkpoint.preprocessing`
+            prepares; or pixels (N, H, W, C) uint8 that are prepared already. About 100 will do.
+
+    Raises:
+        UserError: The model is quantised already or of another kind, no picture can be read, or
+            activations overflow.
+    """
+    check_quantizable(checkpoint)
+    complaints: list[str] = []
+    if isinstance(pictures, np.ndarray):
+        check_images(pictures, checkpoint.architecture.in_channels)
+        if pictures.dtype != np.uint8:
+            raise UserError(f"an array of pictures must be uint8 pixels, not {pictures.dtype}")
+    else:
+        pictures, complaints = read_pictures(checkpoint.preprocessing, pictures)
+    for complaint in complaints + doubts(checkpoint, pictures):
+        warnings.warn(complaint, stacklevel=2)
+    return to_integers(checkpoint, pictures)
+
+
+def check_quantizable(checkpoint: AnyCheckpoint) -> None:
+    """Refuses what is quantised already or has layers that do not run in integers."""
+    if isinstance(checkpoint, QuantizedCheckpoint):
+        raise UserError(
+            "quantised already: use it as it is, or quantise the float model it is from"
+        )
+    a = checkpoint.architecture
+    if a.head not in ("classifier", "features"):
+        raise UserError(f"the head {a.head!r} cannot be quantised yet; classifiers can")
+    if a.shortcut == "expansion" or (a.bottleneck, a.shortcut) == ("relu6", "bottleneck"):
+        raise UserError("shortcuts between expansions, or behind a ReLU6, cannot be quantised")
+
+
+def read_pictures(
+    preprocessing: Preprocessing,
+    files: Iterable[str | os.PathLike[str]],
+    advance: Callable[[], object] = lambda: None,
+) -> tuple[NDArray[np.uint8], list[str]]:
+    """The pixels (N, H, W, C) of all files that can be read, and what is wrong with the others.
+
+    Raises:
+        UserError: None can be read.
+    """
+    pixels, complaints = [], []
+    for file in files:
+        try:
+            pixels.append(preprocessing(decode(file)))
+        except ImageError as error:
+            complaints.append(f"{error} (skipped)")
+        advance()
+    if not pixels:
+        reasons = "; ".join(complaints[:3]) or "there are none"
+        raise UserError(f"no pictures to calibrate with: {reasons}")
+    return np.stack(pixels), complaints
+
+
+def doubts(checkpoint: Checkpoint, pixels: NDArray[np.uint8]) -> list[str]:
+    """Reasons why a network calibrated on these pixels may not be a good one."""
+    found = []
+    if len(pixels) < FEW_PICTURES:
+        found.append(
+            f"{len(pixels)} picture{'s' if len(pixels) > 1 else ''} to calibrate with: "
+            f"take {FEW_PICTURES} or more, of all kinds that the model will see"
+        )
+    correlation = _correlation(pixels)
+    if correlation is None:
+        found.append("the pictures are blank: calibrate with pictures that the model will see")
+    elif correlation < NOISE:
+        found.append(
+            f"the pictures look like noise (neighbouring pixels correlate by {correlation:.2f}, those of "
+            "photographs by 0.9): calibrate with pictures that the model will see"
+        )
+    source = str(checkpoint.provenance.get("source", ""))
+    if "int8" in source:
+        found.append(
+            f"the weights were quantised before ({source}) and are now rounded again: "
+            "quantise the float weights they were made of if you have them"
+        )
+    return found
+
+
+def _correlation(pixels: NDArray[np.uint8]) -> float | None:
+    """Of neighbouring pixels in a channel, over all pictures; None where nothing varies."""
+    together = apart = 0.0
+    for picture in pixels:
+        varying = picture - picture.mean(axis=(0, 1))
+        for a, b in ((varying[1:], varying[:-1]), (varying[:, 1:], varying[:, :-1])):
+            together += float((a * b).sum())
+            apart += float(np.sqrt((a * a).sum() * (b * b).sum()))
+    return together / apart if apart else None
+
+
+def to_integers(
+    checkpoint: Checkpoint, pixels: NDArray[np.uint8], advance: Callable[[], object] = lambda: None
+) -> QuantizedCheckpoint:
+    """What `quantize` does once the pictures are pixels (N, H, W, C); `advance` is called after
+    each of them.
+    """
+    activations, means = _seen(checkpoint, pixels, advance)
+    image_scale, image_zeros, gains, rests = _image(checkpoint.preprocessing)
+    means["image"] = image_scale * (pixels.mean(axis=(0, 1, 2)) - image_zeros)
+    integers = {}
+    for layer in layers(checkpoint.architecture):
+        if layer.weight is None:
+            continue
+        weight, bias = fold(checkpoint, layer)
+        (source,) = layer.sources
+        if source == "image":
+            bias = bias + np.einsum("oihw,i->o", weight, rests)
+            weight = weight * gains[:, None, None]
+        step = image_scale if source == "image" else activations[source].scale
+        mean = means[source].reshape(layer.groups, -1)
+        integers[layer.name] = quantized_layer(weight, bias, step, mean)
+    return QuantizedCheckpoint(
+        architecture=checkpoint.architecture,
+        layers=integers,
+        image_scale=image_scale,
+        image_zero_points=image_zeros,
+        activations=activations,
+        labels=checkpoint.labels,
+        preprocessing=checkpoint.preprocessing,
+        provenance={**checkpoint.provenance, "calibration_pictures": len(pixels)},
+    )
+
+
+def quantized_layer(
+    weight: NDArray[np.float64], bias: NDArray[np.float64], step: float, mean: NDArray[np.float64]
+) -> QuantizedLayer:
+    """A layer in integers.
+
+    A channel's scale is the least that keeps its weights within -127..127 and its bias within
+    2**30. What rounding the weights adds to the output on average is taken off the bias (Nagel et
+    al. 2019, arXiv 1906.04721, Section 4.2, with means that were seen; borders are not told apart).
+
+    Args:
+        weight: As a checkpoint's kernel.
+        bias: (out,).
+        step: Scale of the input.
+        mean: Of the input's channels, (groups, in / groups).
+    """
+    most = np.abs(weight).reshape(len(weight), -1).max(axis=1)
+    floor = np.maximum(np.abs(bias) / (step * MOST_BIAS), SMALLEST_SCALE)
+    scale = np.maximum(most / 127, floor).astype(np.float32)
+    exact = scale.astype(np.float64)
+    by_channel = exact.reshape(-1, *[1] * (weight.ndim - 1))
+    rounded = np.clip(np.rint(weight / by_channel), -127, 127)
+    added = (rounded * by_channel - weight).reshape(*weight.shape[:2], -1).sum(axis=2) * mean
+    bias = bias - added.sum(axis=1)
+    return QuantizedLayer(
+        rounded.astype(np.int8), scale, np.rint(bias / (step * exact)).astype(np.int32)
+    )
+
+
+def _image(
+    preprocessing: Preprocessing,
+) -> tuple[float, tuple[int, ...], NDArray[np.float64], NDArray[np.float64]]:
+    """Scale and zero points of the picture; for each channel, what its weights are multiplied by,
+    and what a weight adds to the bias.
+
+    normalised = scale * pixel + offset = gain * image_scale * (pixel - zero) + rest. The rest is
+    less than half a grey level; at the border, where it should not be, it is added too. Only where
+    no pixel stands for 0 is it more.
+    """
+    scale, offset = preprocessing.scale_offset()
+    zeros = np.clip(np.rint(-offset / scale), 0, 255)
+    image_scale = float(scale.mean())
+    return image_scale, tuple(map(int, zeros)), scale / image_scale, offset + scale * zeros
+
+
+def _seen(
+    checkpoint: Checkpoint, pixels: NDArray[np.uint8], advance: Callable[[], object]
+) -> tuple[dict[str, Activation], dict[str, NDArray[np.float64]]]:
+    """How each tensor is stored, outputs of ReLU6 as 0..6 and the others by what is seen of them,
+    and the mean of each of its channels.
+    """
+    kinds = {layer.name: layer.activation for layer in layers(checkpoint.architecture)}
+    names = stored_tensors(checkpoint.architecture, "nearest")
+    reference = Reference(checkpoint)
+    rng = np.random.default_rng(0)
+    drawn: dict[str, list[NDArray[Any]]] = {name: [] for name in names if kinds[name] != "relu6"}
+    means = {name: np.zeros(1) for name in names}
+    for begin in range(0, len(pixels), BATCH):
+        batch = pixels[begin : begin + BATCH]
+        for name, values in reference.run(batch, names).items():
+            mean = values.mean(axis=(1, 2), dtype=np.float64).sum(axis=0) / len(pixels)
+            if not np.isfinite(mean).all():
+                raise UserError(f"the output of {name} overflows on the calibration pictures")
+            means[name] = means[name] + mean
+            if name in drawn:
+                some = rng.integers(0, values.size, len(batch) * SAMPLES)
+                drawn[name] += [values.ravel()[some], np.array([values.min(), values.max()])]
+        for _ in batch:
+            advance()
+    activations = {
+        name: best_activation(np.concatenate(drawn[name])) if name in drawn else RELU6
+        for name in names
+    }
+    return activations, means
+
+
+def best_activation(values: NDArray[np.floating[Any]]) -> Activation:
+    """The range within that of the values, and with 0 in it, that stores them with the least
+    squared error: what lies outside is clipped, what lies inside is rounded.
+    """
+    low, high = min(float(values.min()), 0.0), max(float(values.max()), 0.0)
+    if low == high:
+        return Activation(1 / 255, 0)  # nothing but zeros; any scale will do
+    counts, edges = np.histogram(values.astype(np.float64), BINS, (low, high))
+    centres = (edges[1:] + edges[:-1]) / 2
+    tried = [
+        _activation(lower, upper)
+        for lower in np.unique(low * SHRINK)
+        for upper in np.unique(high * SHRINK)
+    ]
+    return min(tried, key=lambda stored: float(counts @ (_stored(centres, stored) - centres) ** 2))
+
+
+def _activation(low: float, high: float) -> Activation:
+    scale = (high - low) / 255
+    return Activation(float(scale), int(np.rint(-low / scale)))
+
+
+def _stored(values: NDArray[np.float64], stored: Activation) -> NDArray[np.float64]:
+    """The values after they were stored."""
+    steps = np.clip(np.rint(values / stored.scale), -stored.zero_point, 255 - stored.zero_point)
+    return steps * stored.scale
