@@ -32,16 +32,21 @@ def with_all_stored(
     """
     names = set(stored_tensors(integers.architecture, "twice")) - integers.activations.keys()
     found = Reference(checkpoint).run(pixels, names)
-    more = {name: best_activation(found[name].ravel()) for name in sorted(names)}
-    return replace(integers, rounding="twice", activations={**integers.activations, **more})
+    stored = dict(integers.activations)
+    stored |= {name: best_activation(found[name].ravel()) for name in sorted(names)}
+    rounded = {name: replace(a, scale=float(np.float32(a.scale))) for name, a in stored.items()}
+    image_scale = float(np.float32(integers.image_scale))
+    return replace(integers, rounding="twice", image_scale=image_scale, activations=rounded)
 
 
 def activations(checkpoint: QuantizedCheckpoint) -> Mapping[str, Activation]:
     """How each tensor is stored, the picture's pixels among them.
 
     Raises:
-        SystemExit: The picture has several zero points, which peers do not know.
+        SystemExit: Not all are stored, or the picture has several zero points: peers know neither.
     """
+    if checkpoint.rounding != "twice":
+        raise SystemExit("peers want a model whose sums are all rounded, as TensorFlow Lite's are")
     zeros = set(checkpoint.image_zero_points)
     if len(zeros) > 1:
         raise SystemExit(f"peers know one zero point a tensor, not {sorted(zeros)} of the picture")
@@ -108,7 +113,9 @@ def write_qdq(checkpoint: QuantizedCheckpoint, path: Path, batch: int | None = 1
         if layer is not steps[-1]:
             inputs = quantization(layer.name)
             if layer.kind == "pool":
-                node("Flatten", [node("QuantizeLinear", [output, *inputs[1:]], "pooled")], layer.name)
+                node(
+                    "Flatten", [node("QuantizeLinear", [output, *inputs[1:]], "pooled")], layer.name
+                )
             else:
                 node("QuantizeLinear", [output, *inputs[1:]], layer.name)
             node("DequantizeLinear", inputs, f"{layer.name}.real")

@@ -9,8 +9,8 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 from int8_files import ONNX_IR, ONNX_OPSET, activations, write_qdq
+from numpy.typing import NDArray
 from peers import PEERS, Recipe
 
 from mobilenetv2.architecture import Architecture, Layer, array_shapes, layers

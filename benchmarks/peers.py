@@ -7,7 +7,7 @@ that peer alone. `peer_files.py` writes the files.
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -35,7 +35,7 @@ class Peer(NamedTuple):
     package: str
     suffix: str
     load: Callable[[Path, int], Run]
-    prepare: dict[str, Callable[[Array], Any]]
+    prepare: Mapping[str, Callable[[Array], Any]]
 
 
 def nchw(images: Array) -> Array:
@@ -201,8 +201,8 @@ class Recipe(NamedTuple):
         """Writes the recipe as a JSON list."""
         path.write_text(json.dumps(self), encoding="utf-8")
 
-    def image(self, path: Path) -> Array:
-        """A picture file -> normalised (crop, crop, 3) float32, by Pillow."""
+    def pixels(self, path: Path) -> Array:
+        """A picture file -> (crop, crop, 3) uint8, by Pillow."""
         from PIL import Image
 
         with Image.open(path) as picture:
@@ -214,7 +214,10 @@ class Recipe(NamedTuple):
         if (width, height) != image.size:
             image = image.resize((width, height), Image.Resampling[self.filter.upper()])
         left, top = round((width - self.crop) / 2), round((height - self.crop) / 2)
-        image = image.crop((left, top, left + self.crop, top + self.crop))
+        return np.asarray(image.crop((left, top, left + self.crop, top + self.crop)))
+
+    def image(self, path: Path) -> Array:
+        """A picture file -> normalised (crop, crop, 3) float32."""
         scale = np.float32(1 / (255 * np.array(self.std)))
         offset = np.float32(-np.array(self.mean) / np.array(self.std))
-        return np.asarray(image) * scale + offset
+        return self.pixels(path) * scale + offset
