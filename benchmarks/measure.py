@@ -170,12 +170,12 @@ def markdown(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
 
 
 def report(
-    script: str, about: dict[str, Any], watch: Watch, results: Any, text: str, folder: Path
+    name: str, about: dict[str, Any], watch: Watch, results: Any, text: str, folder: Path
 ) -> None:
-    """Prints the text, and writes text and numbers as `<script>-<date>-<cpu>.md` and `.json`.
+    """Prints the text, and writes text and numbers as `<name>-<date>-<cpu>.md` and `.json`.
 
     Args:
-        script: Name of the benchmark.
+        name: Of the benchmark.
         about: What `machine` found.
         watch: Begun when the measurement began.
         results: The numbers, fit for JSON.
@@ -184,8 +184,8 @@ def report(
     """
     about["others_percent"] = round(watch.others_percent(), 1)
     cpu = re.sub(r"\((r|tm)\)|@.*", "", about["cpu"].lower())
-    stem = f"{script}-{date.today()}-{re.sub('[^a-z0-9]+', '-', cpu).strip('-')}"
-    command = " ".join(["python", f"benchmarks/{script}.py", *sys.argv[1:]])
+    stem = f"{name}-{date.today()}-{re.sub('[^a-z0-9]+', '-', cpu).strip('-')}"
+    command = " ".join(["python", f"benchmarks/{Path(sys.argv[0]).name}", *sys.argv[1:]])
     versions = ", ".join(f"{name} {number}" for name, number in about["versions"].items() if number)
     caches = ", ".join(f"{name} {size}" for name, size in about["caches"].items())
     text += (

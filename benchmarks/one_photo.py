@@ -18,9 +18,9 @@ elif runtime == "mobilenetv2":
 else:
     from pathlib import Path
 
-    from peers import PEERS, PRECISIONS, Recipe
+    from peers import PEERS, Recipe
 
     peer = PEERS[runtime]
     image = Recipe.read(Path(model).with_name("recipe.json")).image(Path(photo))[None]
-    run = peer.load(Path(model), int(threads), PRECISIONS[0])
-    print(run(peer.prepare(image)).argmax())
+    run = peer.load(Path(model), int(threads))
+    print(run(peer.prepare["float32"](image)).argmax())

@@ -1,5 +1,5 @@
 """Writes a classifier as its peers want it: batch norms folded, ReLU6 fused where the format can,
-one loop over `layers()` a format, in float32.
+one loop over `layers()` a format, in float32, and in int8 where a peer has it (see `int8_files.py`).
 """
 
 from __future__ import annotations
@@ -9,15 +9,16 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from int8_files import ONNX_IR, ONNX_OPSET, activations, write_qdq
 from numpy.typing import NDArray
 from peers import PEERS, Recipe
 
 from mobilenetv2.architecture import Architecture, Layer, array_shapes, layers
 from mobilenetv2.checkpoint import Checkpoint, fold
 from mobilenetv2.images import Preprocessing
+from mobilenetv2.quantized import AnyCheckpoint, QuantizedCheckpoint
 
 Array = NDArray[Any]
-ONNX_OPSET, ONNX_IR = 17, 8
 
 
 def random_checkpoint(width_mult: float = 1.0, resolution: int = 224, seed: int = 0) -> Checkpoint:
@@ -41,22 +42,25 @@ def random_checkpoint(width_mult: float = 1.0, resolution: int = 224, seed: int 
     return Checkpoint(architecture, arrays, (), Preprocessing(size=size), {"source": "random"})
 
 
-def write(checkpoint: Checkpoint, peer: str, folder: Path, batch: int | None = 1) -> Path:
+def write(checkpoint: AnyCheckpoint, peer: str, folder: Path, batch: int | None = 1) -> Path:
     """Writes a peer's file into `folder`, once for all peers that read it.
 
     Args:
-        checkpoint: A classifier.
+        checkpoint: A classifier; in integers, with all tensors stored.
         peer: A key of `PEERS`.
         folder: Where to.
         batch: Pictures a call; None leaves it open, in ONNX alone.
     """
     path = folder / f"model{PEERS[peer].suffix}"
     if not path.exists():
-        WRITERS[path.suffix](checkpoint, path, batch)
+        if isinstance(checkpoint, QuantizedCheckpoint):
+            INT8_WRITERS[path.suffix](checkpoint, path, batch)
+        else:
+            WRITERS[path.suffix](checkpoint, path, batch)
     return path
 
 
-def recipe(checkpoint: Checkpoint) -> Recipe:
+def recipe(checkpoint: AnyCheckpoint) -> Recipe:
     """The checkpoint's preprocessing as a peer's user would write it.
 
     Raises:
@@ -123,44 +127,75 @@ def write_onnx(checkpoint: Checkpoint, path: Path, batch: int | None = 1) -> Non
     save(helper.make_model(graph, opset_imports=[opset], ir_version=ONNX_IR), path)
 
 
-def write_tflite(checkpoint: Checkpoint, path: Path, batch: int | None = 1) -> None:
-    """TensorFlow Lite, NHWC, ReLU6 fused; for networks with TensorFlow's padding."""
+def write_tflite(checkpoint: AnyCheckpoint, path: Path, batch: int | None = 1) -> None:
+    """TensorFlow Lite, NHWC, ReLU6 fused; for networks with TensorFlow's padding. Quantised, all is int8
+    from the picture, pixels less 128, to the logits, which a last step makes float32.
+    """
     import flatbuffers
     from ai_edge_litert import schema_py_generated as schema
 
     assert checkpoint.architecture.padding == "same", "SAME is the padding that the format has"
+    stored = activations(checkpoint) if isinstance(checkpoint, QuantizedCheckpoint) else {}
     model, graph = schema.ModelT(), schema.SubGraphT()
     model.version, model.subgraphs = 3, [graph]
     model.buffers, model.operatorCodes = [schema.BufferT()], []
     graph.tensors, graph.operators = [], []
-    types = {"float32": schema.TensorType.FLOAT32, "int32": schema.TensorType.INT32}
 
-    def tensor(shape: tuple[int, ...], values: Array | None = None) -> int:
+    def tensor(shape: tuple[int, ...], kind: str = "float32", **quantization: Any) -> int:
         made = schema.TensorT()
-        made.shape, made.type = list(shape), types["float32"]
-        if values is not None:
-            made.type, made.buffer = types[values.dtype.name], len(model.buffers)
-            model.buffers.append(schema.BufferT())
-            model.buffers[-1].data = np.frombuffer(values.tobytes(), np.uint8)
+        made.shape, made.type = list(shape), getattr(schema.TensorType, kind.upper())
+        if quantization:
+            made.quantization = schema.QuantizationParametersT()
+            vars(made.quantization).update(quantization)
         graph.tensors.append(made)
         return len(graph.tensors) - 1
 
-    def operator(name: str, inputs: list[int], shape: tuple[int, ...], options: Any) -> int:
+    def constant(values: Array, scale: Array | None = None, axis: int = 0) -> int:
+        quantization: dict[str, Any] = {}
+        if scale is not None:
+            zeros = np.zeros(len(scale), np.int64)
+            scale = scale.astype(np.float32)
+            quantization = {"scale": scale, "zeroPoint": zeros, "quantizedDimension": axis}
+        made = tensor(values.shape, values.dtype.name, **quantization)
+        graph.tensors[made].buffer = len(model.buffers)
+        model.buffers.append(schema.BufferT())
+        model.buffers[-1].data = np.frombuffer(values.tobytes(), np.uint8)
+        return made
+
+    def activation(name: str, shape: tuple[int, ...]) -> int:
+        if not stored:
+            return tensor(shape)
+        scale, zero = np.float32(stored[name].scale), stored[name].zero_point - 128
+        return tensor(shape, "int8", scale=np.array([scale]), zeroPoint=np.array([zero]))
+
+    def operator(name: str, inputs: list[int], output: int, options: Any) -> int:
         made, code = schema.OperatorT(), schema.OperatorCodeT()
         code.builtinCode = code.deprecatedBuiltinCode = getattr(schema.BuiltinOperator, name)
-        made.opcodeIndex, made.inputs, made.outputs = (
-            len(model.operatorCodes),
-            inputs,
-            [tensor(shape)],
-        )
+        made.opcodeIndex, made.inputs, made.outputs = len(model.operatorCodes), inputs, [output]
         kind = type(options).__name__.removesuffix("T")
         made.builtinOptions = options
         made.builtinOptionsType = getattr(schema.BuiltinOptions, kind)
         model.operatorCodes.append(code)
         graph.operators.append(made)
-        return int(made.outputs[0])
+        return output
 
-    def convolution(layer: Layer, inputs: list[int], shape: tuple[int, ...]) -> int:
+    def kernel_and_bias(layer: Layer) -> list[int]:
+        axes, axis = {  # (out, in, k, k) -> (out, k, k, in); (1, k, k, out)
+            "conv": ((0, 2, 3, 1), 0),
+            "depthwise": ((1, 2, 3, 0), 3),
+            "linear": ((0, 1), 0),
+        }[layer.kind]
+        if isinstance(checkpoint, Checkpoint):
+            weight, bias = folded(checkpoint, layer)
+            return [constant(weight.transpose(axes)), constant(bias)]
+        found = checkpoint.layers[layer.name]
+        step = stored[layer.sources[0]].scale * found.scale.astype(np.float64)
+        return [
+            constant(found.weight.transpose(axes), found.scale, axis),
+            constant(found.bias, step),
+        ]
+
+    def convolution(layer: Layer, inputs: list[int], output: int) -> int:
         depthwise = layer.kind == "depthwise"
         options = schema.DepthwiseConv2DOptionsT() if depthwise else schema.Conv2DOptionsT()
         options.strideH = options.strideW = layer.stride
@@ -170,32 +205,31 @@ def write_tflite(checkpoint: Checkpoint, path: Path, batch: int | None = 1) -> N
             options.fusedActivationFunction = schema.ActivationFunctionType.RELU6
         if depthwise:
             options.depthMultiplier = 1
-        return operator("DEPTHWISE_CONV_2D" if depthwise else "CONV_2D", inputs, shape, options)
+        return operator("DEPTHWISE_CONV_2D" if depthwise else "CONV_2D", inputs, output, options)
 
-    made = {"image": tensor((batch or 1, *checkpoint.architecture.resolution, 3))}
+    made = {"image": activation("image", (batch or 1, *checkpoint.architecture.resolution, 3))}
     graph.inputs = [made["image"]]
     for layer in layers(checkpoint.architecture):
         channels, height, width = layer.out_shape
         shape: tuple[int, ...] = (batch or 1, height, width, channels)
+        flat = layer.kind in ("pool", "linear")
+        output = activation(layer.name, shape[::3] if flat else shape)
         inputs = [made[source] for source in layer.sources]
         if layer.weight:
-            weight, bias = folded(checkpoint, layer)
-            if layer.kind != "linear":  # (out, in, k, k) -> (out, k, k, in); (1, k, k, out)
-                weight = weight.transpose(
-                    (1, 2, 3, 0) if layer.kind == "depthwise" else (0, 2, 3, 1)
-                )
-            inputs += [tensor(weight.shape, weight), tensor(bias.shape, bias)]
+            inputs += kernel_and_bias(layer)
         if layer.kind == "add":
-            made[layer.name] = operator("ADD", inputs, shape, schema.AddOptionsT())
+            operator("ADD", inputs, output, schema.AddOptionsT())
         elif layer.kind == "pool":
-            inputs.append(tensor((2,), np.array([1, 2], np.int32)))
-            made[layer.name] = operator("MEAN", inputs, shape[::3], schema.ReducerOptionsT())
+            inputs.append(constant(np.array([1, 2], np.int32)))
+            operator("MEAN", inputs, output, schema.ReducerOptionsT())
         elif layer.kind == "linear":
-            options = schema.FullyConnectedOptionsT()
-            made[layer.name] = operator("FULLY_CONNECTED", inputs, shape[::3], options)
+            operator("FULLY_CONNECTED", inputs, output, schema.FullyConnectedOptionsT())
         else:
-            made[layer.name] = convolution(layer, inputs, shape)
-    graph.outputs = [made[layer.name]]
+            convolution(layer, inputs, output)
+        made[layer.name] = output
+    if stored:
+        output = operator("DEQUANTIZE", [output], tensor(shape[::3]), schema.DequantizeOptionsT())
+    graph.outputs = [output]
     builder = flatbuffers.Builder(1 << 20)
     builder.Finish(model.Pack(builder), b"TFL3")
     path.write_bytes(bytes(builder.Output()))
@@ -272,4 +306,8 @@ WRITERS: dict[str, Callable[[Checkpoint, Path, int | None], None]] = {
     ".tflite": write_tflite,
     ".param": write_ncnn,
     ".pt": write_torch,
+}
+INT8_WRITERS: dict[str, Callable[[QuantizedCheckpoint, Path, int | None], None]] = {
+    ".onnx": write_qdq,
+    ".tflite": write_tflite,
 }

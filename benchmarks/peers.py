@@ -7,7 +7,7 @@ that peer alone. `peer_files.py` writes the files.
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 Array = NDArray[Any]
 Run = Callable[[Any], Array]  # a prepared input -> (N, classes) float32 logits
-PRECISIONS = ("float32",)
+PRECISIONS = ("float32", "int8")
 
 
 class Peer(NamedTuple):
@@ -26,15 +26,16 @@ class Peer(NamedTuple):
         title: As the tables call it.
         package: The distribution that has its version.
         suffix: Ending of its model file.
-        load: (file, threads, precision) -> what runs it on exactly that many threads.
-        prepare: Normalised (N, H, W, 3) float32 -> the input that it likes best.
+        load: (file, threads) -> what runs it on exactly that many threads.
+        prepare: By precision that it has: (N, H, W, 3), normalised float32 or uint8 pixels -> the input
+            that it likes best.
     """
 
     title: str
     package: str
     suffix: str
-    load: Callable[[Path, int, str], Run]
-    prepare: Callable[[Array], Any]
+    load: Callable[[Path, int], Run]
+    prepare: Mapping[str, Callable[[Array], Any]]
 
 
 def nchw(images: Array) -> Array:
@@ -42,7 +43,7 @@ def nchw(images: Array) -> Array:
     return np.ascontiguousarray(images.transpose(0, 3, 1, 2))
 
 
-def load_onnxruntime(path: Path, threads: int, precision: str, *, spin: bool = True) -> Run:
+def load_onnxruntime(path: Path, threads: int, *, spin: bool = True) -> Run:
     """ONNX Runtime's CPU provider with all its optimisations and a pool that spins, its defaults."""
     import onnxruntime
 
@@ -53,7 +54,7 @@ def load_onnxruntime(path: Path, threads: int, precision: str, *, spin: bool = T
     return lambda images: session.run(None, {"image": images})[0]
 
 
-def load_openvino(path: Path, threads: int, precision: str) -> Run:
+def load_openvino(path: Path, threads: int) -> Run:
     """OpenVINO's CPU plugin, tuned for latency. Its float32 is float32: left alone it takes bfloat16
     where the processor has it.
     """
@@ -68,7 +69,7 @@ def load_openvino(path: Path, threads: int, precision: str) -> Run:
     return lambda images: request.infer([images], share_inputs=True, share_outputs=True)[0]
 
 
-def load_litert(path: Path, threads: int, precision: str) -> Run:
+def load_litert(path: Path, threads: int) -> Run:
     """LiteRT's interpreter with its XNNPACK delegate, its default."""
     from ai_edge_litert.interpreter import Interpreter
 
@@ -86,7 +87,7 @@ def load_litert(path: Path, threads: int, precision: str) -> Run:
     return run
 
 
-def load_ncnn(path: Path, threads: int, precision: str) -> Run:
+def load_ncnn(path: Path, threads: int) -> Run:
     """ncnn in float32; it knows no batches, so pictures go one after another."""
     import ncnn
 
@@ -115,7 +116,7 @@ def prepare_ncnn(images: Array) -> list[Any]:
     return [ncnn.Mat(image).clone() for image in nchw(images)]
 
 
-def load_torch(path: Path, threads: int, precision: str) -> Run:
+def load_torch(path: Path, threads: int) -> Run:
     """PyTorch eager in channels last, batch norms folded; the file lists the calls to make."""
     import torch
     from torch.nn import functional
@@ -160,12 +161,24 @@ def prepare_torch(images: Array) -> Any:
     return torch.from_numpy(nchw(images)).to(memory_format=torch.channels_last)
 
 
+def less_128(pixels: Array) -> Array:
+    """uint8 -> int8."""
+    return (pixels ^ np.uint8(128)).view(np.int8)
+
+
+NCHW = {"float32": nchw, "int8": nchw}
 PEERS = {
-    "onnxruntime": Peer("ONNX Runtime", "onnxruntime", ".onnx", load_onnxruntime, nchw),
-    "openvino": Peer("OpenVINO", "openvino", ".onnx", load_openvino, nchw),
-    "litert": Peer("LiteRT", "ai-edge-litert", ".tflite", load_litert, np.ascontiguousarray),
-    "ncnn": Peer("ncnn", "ncnn", ".param", load_ncnn, prepare_ncnn),
-    "torch": Peer("PyTorch eager", "torch", ".pt", load_torch, prepare_torch),
+    "onnxruntime": Peer("ONNX Runtime", "onnxruntime", ".onnx", load_onnxruntime, NCHW),
+    "openvino": Peer("OpenVINO", "openvino", ".onnx", load_openvino, NCHW),
+    "litert": Peer(
+        "LiteRT",
+        "ai-edge-litert",
+        ".tflite",
+        load_litert,
+        {"float32": np.ascontiguousarray, "int8": less_128},
+    ),
+    "ncnn": Peer("ncnn", "ncnn", ".param", load_ncnn, {"float32": prepare_ncnn}),
+    "torch": Peer("PyTorch eager", "torch", ".pt", load_torch, {"float32": prepare_torch}),
 }
 
 
@@ -188,8 +201,8 @@ class Recipe(NamedTuple):
         """Writes the recipe as a JSON list."""
         path.write_text(json.dumps(self), encoding="utf-8")
 
-    def image(self, path: Path) -> Array:
-        """A picture file -> normalised (crop, crop, 3) float32, by Pillow."""
+    def pixels(self, path: Path) -> Array:
+        """A picture file -> (crop, crop, 3) uint8, by Pillow."""
         from PIL import Image
 
         with Image.open(path) as picture:
@@ -201,7 +214,10 @@ class Recipe(NamedTuple):
         if (width, height) != image.size:
             image = image.resize((width, height), Image.Resampling[self.filter.upper()])
         left, top = round((width - self.crop) / 2), round((height - self.crop) / 2)
-        image = image.crop((left, top, left + self.crop, top + self.crop))
+        return np.asarray(image.crop((left, top, left + self.crop, top + self.crop)))
+
+    def image(self, path: Path) -> Array:
+        """A picture file -> normalised (crop, crop, 3) float32."""
         scale = np.float32(1 / (255 * np.array(self.std)))
         offset = np.float32(-np.array(self.mean) / np.array(self.std))
-        return np.asarray(image) * scale + offset
+        return self.pixels(path) * scale + offset

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 from folder import classes, disagreements
-from latency import Case, cases, table
+from int8_files import activations, with_all_stored
+from latency import FLOAT, Case, cases, random_pixels, table, uncorrelated
 from measure import markdown, process, ratio, turn
 from peer_files import random_checkpoint, recipe, write
 from peers import PEERS, Recipe
@@ -16,7 +18,9 @@ from startup import goals
 
 from mobilenetv2.checkpoint import Checkpoint
 from mobilenetv2.images import decode
-from mobilenetv2.runtime import Reference
+from mobilenetv2.quantized import AnyCheckpoint, QuantizedCheckpoint
+from mobilenetv2.runtime import IntegerReference, Reference
+from mobilenetv2.runtime.quantize import to_integers
 
 MODULES = {
     "onnxruntime": ("onnx", "onnxruntime"),
@@ -25,6 +29,7 @@ MODULES = {
     "ncnn": ("ncnn",),
     "torch": ("torch",),
 }
+INT8 = [name for name, peer in PEERS.items() if "int8" in peer.prepare]
 CAT = Path(__file__).parents[1] / "examples" / "cat.jpg"
 
 
@@ -33,14 +38,20 @@ def checkpoint() -> Checkpoint:
     return random_checkpoint(0.35, 96)
 
 
+@pytest.fixture(scope="module")
+def integers(checkpoint) -> QuantizedCheckpoint:
+    pictures = random_pixels(2, (4, 96, 96, 3))
+    return with_all_stored(to_integers(checkpoint, pictures), checkpoint, pictures)
+
+
 def logits_of(
-    peer: str, checkpoint: Checkpoint, folder: Path, images: np.ndarray, batch: int | None
+    peer: str, checkpoint: AnyCheckpoint, folder: Path, images: np.ndarray, batch: int | None
 ) -> np.ndarray:
     for module in MODULES[peer]:
         pytest.importorskip(module)
     path = write(checkpoint, peer, folder, batch)
-    run = PEERS[peer].load(path, 1, "float32")
-    return run(PEERS[peer].prepare(images))
+    precision = "float32" if isinstance(checkpoint, Checkpoint) else "int8"
+    return PEERS[peer].load(path, 1)(PEERS[peer].prepare[precision](images))
 
 
 @pytest.mark.parametrize("peer", PEERS)
@@ -53,6 +64,38 @@ def test_every_peer_runs_our_network(tmp_path, checkpoint, pixels, peer, batch) 
     found = logits_of(peer, checkpoint, tmp_path, images, batch)
     assert found.shape == (batch, 1000)
     np.testing.assert_allclose(found, wanted, atol=1e-3)
+
+
+@pytest.mark.parametrize("peer", INT8)
+@pytest.mark.parametrize("batch", [1, 3])
+def test_peers_run_our_integers(tmp_path, checkpoint, integers, pixels, peer, batch) -> None:
+    pictures = pixels(batch, 96, 96, 3)
+    found = logits_of(peer, integers, tmp_path, pictures, batch)
+    assert found.shape == (batch, 1000)
+    assert uncorrelated(found, Reference(checkpoint)(pictures)) < 0.02  # of floats
+    assert uncorrelated(found, IntegerReference(integers)(pictures)) < 0.02
+
+
+def test_tensorflow_lites_reference_has_our_integers(tmp_path, integers, pixels) -> None:
+    interpreter = pytest.importorskip("ai_edge_litert.interpreter")
+    path = write(integers, "litert", tmp_path, 2)
+    reference = interpreter.OpResolverType.BUILTIN_REF
+    run = interpreter.Interpreter(str(path), experimental_op_resolver_type=reference)
+    run.allocate_tensors()
+    pictures = pixels(2, 96, 96, 3)
+    run.set_tensor(run.get_input_details()[0]["index"], PEERS["litert"].prepare["int8"](pictures))
+    run.invoke()
+    found = run.get_tensor(run.get_output_details()[0]["index"])
+    wanted = IntegerReference(integers)(pictures)
+    step = integers.activations["classifier.1"].scale
+    np.testing.assert_allclose(found, wanted, atol=1.01 * step)  # its MEAN is not our average pool
+
+
+def test_what_peers_do_not_know_is_refused(checkpoint, integers, pixels) -> None:
+    with pytest.raises(SystemExit, match="all rounded"):
+        activations(to_integers(checkpoint, pixels(1, 96, 96, 3)))
+    with pytest.raises(SystemExit, match="one zero point"):
+        activations(replace(integers, image_zero_points=(127, 128, 128)))
 
 
 def test_an_open_batch_in_onnx(tmp_path, checkpoint, pixels) -> None:
@@ -86,10 +129,14 @@ def test_table_of_latencies() -> None:
     def result(runtime: str, rounds: list[float] | None) -> dict[str, object]:
         return {**vars(Case(1.0, 224, 1, 2)), "runtime": runtime, "rounds_ms": rounds}
 
+    def last_row(results: list[dict[str, object]]) -> list[str]:
+        return [cell.strip() for cell in table(results).splitlines()[-1].strip("|").split("|")]
+
     results = [result("mobilenetv2", [2, 4]), result("litert", [3, 6]), result("ncnn", None)]
-    row = table(results).splitlines()[-1]
-    cells = [cell.strip() for cell in row.strip("|").split("|")]
-    assert cells == ["1.0 / 224", "2", "3.00", "4.50: 1.50 (1.50-1.50)", "disagrees", "1.50"]
+    wanted = ["1.0 / 224", "2", "3.00", "4.50: 1.50 (1.50-1.50)", "disagrees", "1.50"]
+    assert last_row(results) == wanted
+    results[2] = result(FLOAT, [1, 2])  # no peer
+    assert last_row(results)[-2:] == ["1.50: 0.50 (0.50-0.50)", "1.50"]
 
 
 def test_default_cases_hold_each_width_and_resolution_once() -> None:

@@ -14,13 +14,18 @@ import pytest
 
 from .conftest import REPOSITORY
 
-KERNELS = ["tileI"]  # how the names of functions in kernels_*.cpp begin, mangled
-ISAS = {
-    "avx2": "ymm",
-    "avxvnni": "ymm",
-    "avx512": "zmm",
-    "avx512vnni": "zmm",
-}  # the wide registers of each
+WIDE = {"avx2": "ymm", "avxvnni": "ymm", "avx512": "zmm", "avx512vnni": "zmm"}  # registers
+FLOAT_TILES = "tileI.*MatmulIfE"  # functions of kernels_*.cpp, mangled
+BYTE_TILES = "tileI.*MatmulIhE"
+FLOAT_DEPTHWISE = "depthwise_channelsILi[12]E.*DepthwiseIfE"  # by stride; any other stride is rare
+KERNELS = [
+    ("avx2", FLOAT_TILES),
+    ("avxvnni", BYTE_TILES),
+    ("avx512", FLOAT_TILES),
+    ("avx512", FLOAT_DEPTHWISE),
+    ("avx512vnni", BYTE_TILES),
+]
+MULTIPLY_ADD = "vfmadd|vpdpbusd"
 
 pytestmark = pytest.mark.skipif(
     platform.machine() not in ("x86_64", "AMD64")
@@ -55,7 +60,7 @@ def flags(isa: str) -> list[str]:
 def functions(tmp_path_factory) -> dict[str, dict[str, Function]]:
     """By instruction set and name, `tile<6, 4>` as `tileILi6ELi4EE...`."""
     folder = tmp_path_factory.mktemp("kernels")
-    return {isa: disassembled(isa, folder / f"{isa}.o") for isa in ISAS}
+    return {isa: disassembled(isa, folder / f"{isa}.o") for isa in WIDE}
 
 
 def disassembled(isa: str, binary: Path) -> dict[str, Function]:
@@ -88,17 +93,18 @@ def inner_loops(function: Function) -> list[list[str]]:
     ]
 
 
-@pytest.mark.parametrize("isa", ISAS)
-@pytest.mark.parametrize("kernel", KERNELS)
-def test_vectors_stay_in_registers(kernel, isa, functions) -> None:
-    chosen = {name: f for name, f in functions[isa].items() if name.startswith(kernel)}
+@pytest.mark.parametrize(("isa", "kernel"), KERNELS)
+def test_vectors_stay_in_registers(isa, kernel, functions) -> None:
+    chosen = {name: f for name, f in functions[isa].items() if re.match(kernel, name)}
     assert chosen, f"no function {kernel} among {list(functions[isa])}"
     for name, function in chosen.items():
         # %rbp is the stack's only where the function makes it so
         frame = r"\(%r[sb]p" if "mov    %rsp,%rbp" in function.values() else r"\(%rsp"
-        loops = [loop for loop in inner_loops(function) if any("vfmadd" in i for i in loop)]
+        loops = [
+            loop for loop in inner_loops(function) if any(re.search(MULTIPLY_ADD, i) for i in loop)
+        ]
         assert loops, f"{name} has no loop of multiply-adds"
         for loop in loops:
-            assert any(f"%{ISAS[isa]}" in i for i in loop), f"{name} does not use {ISAS[isa]}"
+            assert any(f"%{WIDE[isa]}" in i for i in loop), f"{name} does not use {WIDE[isa]}"
             spills = [i for i in loop if re.search(frame, i) and re.search(r"%[xyz]mm", i)]
             assert not spills, f"{name}: {spills}"
