@@ -1,5 +1,9 @@
 #include "cpu.hpp"
 
+#if defined(__linux__)
+#include <sched.h>
+#endif
+
 #if defined(__x86_64__)
 #include <cpuid.h>
 #include <immintrin.h>
@@ -78,6 +82,39 @@ void pause() {}
 
 FlushSubnormals::FlushSubnormals() : before_(0) {}
 FlushSubnormals::~FlushSubnormals() { (void)before_; }
+
+#endif
+
+#if defined(__linux__)
+
+int current_processor() { return sched_getcpu(); }
+
+Processors::Processors() {
+  cpu_set_t set;
+  if (sched_getaffinity(0, sizeof(set), &set) != 0) return;
+  for (int i = 0; i < MOST && i < CPU_SETSIZE; i++) {
+    usable_[i] = CPU_ISSET(i, &set);
+    count_ += usable_[i];
+  }
+}
+
+void Processors::leave(int processor) const {
+  if (processor < 0 || processor >= MOST || count_ < 1 + usable_[processor]) return;
+  cpu_set_t set;
+  CPU_ZERO(&set);
+  for (int i = 0; i < MOST && i < CPU_SETSIZE; i++) {
+    if (usable_[i] && i != processor) CPU_SET(i, &set);
+  }
+  sched_setaffinity(0, sizeof(set), &set);  // fails where the system forbids it; then nothing changes
+}
+
+#else
+
+int current_processor() { return -1; }
+
+Processors::Processors() {}
+
+void Processors::leave(int) const {}
 
 #endif
 

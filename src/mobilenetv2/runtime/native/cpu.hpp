@@ -25,4 +25,20 @@ class FlushSubnormals {
   unsigned long long before_;
 };
 
+// The processor that the calling thread runs on, -1 if the system does not say.
+int current_processor();
+
+// The processors that the thread that makes it may use.
+class Processors {
+ public:
+  Processors();
+  // Moves the calling thread to any of them but this one, if there is another.
+  void leave(int processor) const;
+
+ private:
+  static constexpr int MOST = 1024;
+  bool usable_[MOST] = {};
+  int count_ = 0;
+};
+
 }  // namespace mobilenetv2

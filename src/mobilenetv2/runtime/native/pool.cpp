@@ -61,6 +61,7 @@ bool Pool::work(int slot) {
 }
 
 void Pool::run(int count, Call call, void* body) {
+  caller_ = current_processor();
   call_ = call;
   body_ = body;
   done_ = 0;
@@ -83,6 +84,11 @@ void Pool::run(int count, Call call, void* body) {
   }
 }
 
+void Pool::keep_clear_of_caller() const {
+  const int caller = caller_;
+  if (caller >= 0 && current_processor() == caller) processors_.leave(caller);
+}
+
 void Pool::serve(int slot) {
   const FlushSubnormals flush;
   while (!stopping_) {
@@ -96,6 +102,8 @@ void Pool::serve(int slot) {
     sleepers_++;
     wake_.wait(lock, [this] { return waiting() || stopping_; });
     sleepers_--;
+    lock.unlock();
+    keep_clear_of_caller();
   }
 }
 

@@ -8,10 +8,13 @@
 #include <thread>
 #include <vector>
 
+#include "cpu.hpp"
+
 namespace mobilenetv2 {
 
 // `threads - 1` workers and whoever calls. Workers look for work for some ten microseconds before they sleep. Tasks are
-// claimed one by one, so a worker that the system does not let run is never waited for unless it holds a task.
+// claimed one by one, so a worker that the system does not let run is never waited for unless it holds a task. Systems
+// like to wake a worker on its caller's processor, where the two would take turns: it then moves to another.
 class Pool {
  public:
   explicit Pool(int threads);
@@ -40,7 +43,10 @@ class Pool {
   bool work(int slot);  // claims and runs one task, false if there is none
   bool waiting() const;
   void serve(int slot);
+  void keep_clear_of_caller() const;
 
+  Processors processors_;
+  std::atomic<int> caller_{-1};  // the processor of the last caller
   std::vector<std::thread> workers_;
   long owner_;
   // Round (24 bits), tasks (20 bits), tasks claimed (20 bits). A claim succeeds only in its own round, which cannot end
