@@ -137,7 +137,8 @@ struct Columns {
   }
 };
 
-template <int STRIDE, int COPIES>
+// SIMPLE: results are rounded once, and packing limits them to 0..255.
+template <int STRIDE, int COPIES, bool SIMPLE>
 MNV2_NOINLINE void byte_channels(const Depthwise<std::uint8_t>& job, int block) {
   const Requantize& to = job.requantize;
   const Ints outside = splat_byte(job.zero), zero = splat_ints(to.zero);
@@ -158,39 +159,58 @@ MNV2_NOINLINE void byte_channels(const Depthwise<std::uint8_t>& job, int block) 
       columns.read(job.rows[row] ? job.rows[row] + at : nullptr, outside, together, quads);
     };
     std::uint8_t* out = job.out + block * job.out_block + x * BLOCK;
+    // Input row r of the job is in rows[r % 3]; three output rows at a time, so that the compiler knows which.
     Ints rows[3][QUADS];
     if (together) {
-      MNV2_UNROLL for (int i = 0; i < 3 - STRIDE; i++) read(i, rows[i + STRIDE]);
+      MNV2_UNROLL for (int i = 0; i < 3 - STRIDE; i++) read(i, rows[i]);
     }
-    for (int y = 0; y < job.out_rows; y++, out += static_cast<std::ptrdiff_t>(job.out_width) * BLOCK) {
-      if (together) {
-        MNV2_UNROLL for (int i = 0; i < 3 - STRIDE; i++) {
-          MNV2_UNROLL for (int q = 0; q < QUADS; q++) rows[i][q] = rows[i + STRIDE][q];
+    for (int begin = 0; begin < job.out_rows; begin += 3) {
+      MNV2_UNROLL for (int phase = 0; phase < 3; phase++) {
+        const int y = begin + phase;
+        if (y >= job.out_rows) break;
+        if (together) {
+          MNV2_UNROLL for (int i = 3 - STRIDE; i < 3; i++) read(y * STRIDE + i, rows[(phase * STRIDE + i) % 3]);
+        } else {
+          MNV2_UNROLL for (int i = 0; i < 3; i++) {
+            read(y * STRIDE + i * job.dilation, rows[(phase * STRIDE + i) % 3]);
+          }
         }
-        MNV2_UNROLL for (int i = 3 - STRIDE; i < 3; i++) read(y * STRIDE + i, rows[i]);
-      } else {
-        MNV2_UNROLL for (int i = 0; i < 3; i++) read(y * STRIDE + i * job.dilation, rows[i]);
+        Ints sum[QUADS];
+        MNV2_UNROLL for (int q = 0; q < QUADS; q++) {
+          const int channel = block * BLOCK + 4 * q;
+          sum[q] = load_quad(static_cast<const void*>(job.bias + channel));
+          MNV2_UNROLL for (int copy = 0; copy < COPIES; copy++) {
+            MNV2_UNROLL for (int i = 0; i < 3; i++) {
+              sum[q] = dot(sum[q], rows[(phase * STRIDE + i) % 3][q], weights[copy][i][q]);
+            }
+          }
+          if constexpr (SIMPLE) {
+            sum[q] = to_ints(mul(to_floats(sum[q]), load_quad(to.factor + channel)));
+          } else if (to.upward) {
+            sum[q] =
+                to_ints_cut(add(mul(to_wide(sum[q]), load_quad(to.fraction + channel)), load_quad(to.power + channel)));
+          } else {
+            const Vec value = to.fraction
+                                  ? to_floats(to_ints(rounded_twice(to_wide(sum[q]), load_quad(to.fraction + channel),
+                                                                    load_quad(to.power + channel))))
+                                  : mul(to_floats(sum[q]), load_quad(to.factor + channel));
+            sum[q] = add_ints(to_ints(between(value, job.low, job.high)), zero);
+          }
+        }
+        store_pixels(out + static_cast<std::ptrdiff_t>(y) * job.out_width * BLOCK, sum, job.out_width - x);
       }
-      Ints sum[QUADS];
-      MNV2_UNROLL for (int q = 0; q < QUADS; q++) {
-        const int channel = block * BLOCK + 4 * q;
-        sum[q] = load_quad(static_cast<const void*>(job.bias + channel));
-        MNV2_UNROLL for (int copy = 0; copy < COPIES; copy++) {
-          MNV2_UNROLL for (int i = 0; i < 3; i++) sum[q] = dot(sum[q], rows[i][q], weights[copy][i][q]);
-        }
-        if (to.upward) {
-          sum[q] =
-              to_ints_cut(add(mul(to_wide(sum[q]), load_quad(to.fraction + channel)), load_quad(to.power + channel)));
-          continue;
-        }
-        const Vec value = to.fraction
-                              ? to_floats(to_ints(rounded_twice(to_wide(sum[q]), load_quad(to.fraction + channel),
-                                                                load_quad(to.power + channel))))
-                              : mul(to_floats(sum[q]), load_quad(to.factor + channel));
-        sum[q] = add_ints(to_ints(between(value, job.low, job.high)), zero);
-      }
-      store_pixels(out, sum, job.out_width - x);
     }
+  }
+}
+
+template <int STRIDE>
+inline void byte_channels_of(const Depthwise<std::uint8_t>& job, int block) {
+  if (job.copies == 2) {
+    byte_channels<STRIDE, 2, false>(job, block);
+  } else if (job.requantize.saturating && job.requantize.zero == 0) {
+    byte_channels<STRIDE, 1, true>(job, block);
+  } else {
+    byte_channels<STRIDE, 1, false>(job, block);
   }
 }
 
@@ -235,10 +255,10 @@ void plain_byte_channels(const Depthwise<std::uint8_t>& job, int block) {
 void depthwise(const Depthwise<std::uint8_t>& job) {
   for (int block = 0; block < job.blocks; block++) {
 #if defined(MNV2_TARGET_AVX512) || defined(MNV2_TARGET_AVX2)
-    if (job.stride == 1) {
-      job.copies == 1 ? byte_channels<1, 1>(job, block) : byte_channels<1, 2>(job, block);
-    } else if (job.stride == 2) {
-      job.copies == 1 ? byte_channels<2, 1>(job, block) : byte_channels<2, 2>(job, block);
+    if (job.stride == 1 && job.copies <= 2) {
+      byte_channels_of<1>(job, block);
+    } else if (job.stride == 2 && job.copies <= 2) {
+      byte_channels_of<2>(job, block);
     } else {
       plain_byte_channels(job, block);
     }

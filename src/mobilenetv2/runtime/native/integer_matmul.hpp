@@ -118,6 +118,31 @@ struct Packed<4> {
 };
 
 template <>
+struct Packed<1> {  // four pixels at a time, channels in order
+  static constexpr bool LIMITS = true;
+  static Ints shortcut(const std::uint8_t* from, int, int channels) {
+    return load_byte_ints(from, channels < LANES ? channels : LANES);
+  }
+  template <int ROWS>
+  static void store(const Ints (&bytes)[ROWS][1], const TileOut& to) {
+    const __mmask16 in_use = to.channels >= LANES ? 0xffff : first(to.channels);
+    const Ints order = _mm512_setr_epi32(0, 4, 8, 12, 1, 5, 9, 13, 2, 6, 10, 14, 3, 7, 11, 15);
+    MNV2_UNROLL for (int i = 0; i < ROWS; i += 4) {
+      const Ints last = bytes[ROWS - 1][0];
+      const Ints second = i + 1 < ROWS ? bytes[i + 1][0] : last, third = i + 2 < ROWS ? bytes[i + 2][0] : last;
+      const Ints fourth = i + 3 < ROWS ? bytes[i + 3][0] : last;
+      const Ints four = _mm512_packus_epi16(_mm512_packs_epi32(bytes[i][0], second), _mm512_packs_epi32(third, fourth));
+      const Ints sorted = _mm512_permutexvar_epi32(order, four);
+      std::uint8_t* const out = to.out + i * to.pixel;
+      _mm_mask_storeu_epi8(out, in_use, _mm512_castsi512_si128(sorted));
+      if (i + 1 < ROWS) _mm_mask_storeu_epi8(out + to.pixel, in_use, _mm512_extracti32x4_epi32(sorted, 1));
+      if (i + 2 < ROWS) _mm_mask_storeu_epi8(out + 2 * to.pixel, in_use, _mm512_extracti32x4_epi32(sorted, 2));
+      if (i + 3 < ROWS) _mm_mask_storeu_epi8(out + 3 * to.pixel, in_use, _mm512_extracti32x4_epi32(sorted, 3));
+    }
+  }
+};
+
+template <>
 struct Packed<2> {
   static constexpr bool LIMITS = true;
   static Ints shortcut(const std::uint8_t* from, int vector, int channels) {
@@ -156,6 +181,10 @@ struct OrderChoice {
   using Type = Plain<VECTORS>;
 };
 #if defined(MNV2_TARGET_AVX512)
+template <>
+struct OrderChoice<1> {
+  using Type = Packed<1>;
+};
 template <>
 struct OrderChoice<2> {
   using Type = Packed<2>;
