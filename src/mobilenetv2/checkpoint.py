@@ -266,8 +266,11 @@ def read_safetensors(path: Path) -> tuple[dict[str, str], dict[str, NDArray[Any]
         raise ModelFileError(f"{path}: no such file")
     try:
         with safe_open(path, framework="np") as file:
-            names = file.keys()
-            return dict(file.metadata() or {}), {name: file.get_tensor(name) for name in names}
+            header, names = dict(file.metadata() or {}), file.keys()
+            arrays = {name: file.get_tensor(name) for name in names}
+        if any(array.dtype.kind not in "fiub" for array in arrays.values()):
+            raise TypeError  # an extension of NumPy's that some other package has brought along
+        return header, arrays
     except (TypeError, AttributeError):
         raise ModelFileError(
             f"{path}: holds arrays of a type that NumPy lacks, such as bfloat16: save them as float32"
