@@ -16,7 +16,7 @@ from ..checkpoint import Checkpoint, fold
 from ..quantized import Activation, QuantizedCheckpoint
 from . import _native
 from .integer_reference import code_limits, fixed_point
-from .plan import Group, Weights, chained, grouped, up_to_block
+from .plan import Group, Weights, chained, grouped
 
 Array = NDArray[np.generic]
 ADD_BITS = 20  # as the kernels
@@ -235,9 +235,11 @@ def _laid_out(place: Place, weight: Array) -> Array:
 
 def _filled(array: Array, axis: int = 0, unit: int = 0) -> Array:
     """Zeros behind an axis up to whole blocks, or to a multiple of `unit`."""
-    size = array.shape[axis]
+    missing = -array.shape[axis] % (unit or _native.BLOCK)
+    if not missing:
+        return array
     room = [(0, 0)] * array.ndim
-    room[axis] = (0, -size % unit if unit else up_to_block(size) - size)
+    room[axis] = (0, missing)
     return np.pad(array, room)
 
 
