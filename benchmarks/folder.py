@@ -3,7 +3,9 @@ threads in front of ONNX Runtime, in turns.
 
     pip install '.[benchmark]'
     python benchmarks/folder.py --images photos/ --model mine.safetensors
-    python benchmarks/folder.py --images photos/ --model quantised.tflite --precision int8
+    python benchmarks/folder.py --images photos/ --model mine.safetensors --precision int8
+
+In int8, a model of floats is quantised first, calibrated with every tenth photo.
 
 Ours is the process `mobilenetv2 classify FOLDER --model MODEL --format csv --top 1`; the peer's is
 `onnx_folder.py`, which prepares by the same Pillow calls; with a photo a call and with eight, and with
@@ -25,12 +27,16 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from int8_files import with_all_stored
 from measure import RESULTS, Watch, machine, markdown, process, ratio, report, turn, usable_cpus
 from peer_files import recipe, write
 from peers import PEERS, PRECISIONS
 
+from mobilenetv2.checkpoint import Checkpoint
 from mobilenetv2.formats import read
+from mobilenetv2.images import decode
 from mobilenetv2.quantized import QuantizedCheckpoint
+from mobilenetv2.runtime.quantize import quantize
 
 OURS = "mobilenetv2"
 PROGRAM = Path(__file__).with_name("onnx_folder.py")
@@ -54,8 +60,6 @@ def main() -> int:
     options = parser.parse_args()
     about, watch = machine([PEERS["onnxruntime"].package, "pillow"]), Watch()
     checkpoint = read(options.model, integers=options.precision == "int8")
-    if options.precision == "int8" and not isinstance(checkpoint, QuantizedCheckpoint):
-        raise SystemExit(f"{options.model} is not quantised")
     with tempfile.TemporaryDirectory() as name:
         work = Path(name)
         (work / "photos").mkdir()
@@ -64,8 +68,11 @@ def main() -> int:
             raise SystemExit(f"{options.images}: no .jpg files")
         for file in files:
             (work / "photos" / file.name).symlink_to(file.resolve())
-        recipe(checkpoint).save(work / "recipe.json")
-        model = write(checkpoint, "onnxruntime", work, batch=None)
+        theirs = checkpoint
+        if options.precision == "int8" and isinstance(checkpoint, Checkpoint):
+            checkpoint, theirs = quantized(checkpoint, files)
+        recipe(theirs).save(work / "recipe.json")
+        model = write(theirs, "onnxruntime", work, batch=None)
         checkpoint.save(work / "model.safetensors")
         ours = [
             "-m",
@@ -93,6 +100,16 @@ def main() -> int:
     )
     report(NAMES[options.precision], about, watch, results, text, options.output)
     return int(different > MOST_DIFFERENT[options.precision] * photos)
+
+
+def quantized(
+    floats: Checkpoint, files: list[Path]
+) -> tuple[QuantizedCheckpoint, QuantizedCheckpoint]:
+    """Integers for us and the same ones for the peer, calibrated with every tenth photo."""
+    some = files[::10] or files
+    integers = quantize(floats, some)
+    pixels = np.stack([floats.preprocessing(decode(file)) for file in some[:16]])
+    return integers, with_all_stored(integers, floats, pixels)
 
 
 def timed(commands: dict[str, list[Any]], rounds: int) -> dict[str, dict[str, Any]]:

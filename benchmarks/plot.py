@@ -71,7 +71,8 @@ def draw(panel: Any, results: list[dict[str, Any]]) -> None:
             panel.barh(at, ms, BAR * 0.92, color=colours[min(index, 1)])
             note = f" {ms:.2f}" if place or len(threads) == 1 else f" {ms:.2f}  {noun(count)}"
             panel.text(ms, at, note, va="center", fontsize=8, color="#333333")
-    names = ["mobilenetv2 (ours)" if name == OURS else PEERS[name].title for name in order]
+    titles = {OURS: "mobilenetv2 (ours)"} | {name: peer.title for name, peer in PEERS.items()}
+    names = [titles.get(name, name) for name in order]
     panel.set_yticks(range(len(order)), names)
     panel.get_yticklabels()[0].set_fontweight("bold")
     panel.invert_yaxis()
