@@ -63,9 +63,9 @@ def quantize(
 
     warnings.filterwarnings("ignore", module="PIL")  # of odd EXIF; what fails is an error
     _check_targets(model, target, report)
-    checkpoint = open_checkpoint(model)
+    found = open_checkpoint(model)
     try:
-        check_quantizable(checkpoint)
+        checkpoint = check_quantizable(found)
     except UserError as error:
         raise type(error)(f"{model}: {error}") from None
     files = _spread(_found(sources), samples)

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -18,7 +19,7 @@ from . import _native
 from .integer_reference import code_limits, fixed_point
 from .plan import Group, Weights, chained, grouped
 
-Array = NDArray[np.generic]
+Array = NDArray[Any]
 ADD_BITS = 20  # as the kernels
 
 
@@ -119,8 +120,8 @@ def mean_rounding(
         return rounding, 1.0, float(count)
     fixed, power = fixed_point(source.scale / out.scale)
     shift = count.bit_length() - 1
-    fraction, power = ((int(fixed) << shift) // count) / 2**31, int(power) - shift
-    return rounding, fraction * 2.0 ** max(power, 0), 2.0 ** max(-power, 0)
+    fraction, left = ((int(fixed) << shift) // count) / 2**31, int(power) - shift
+    return rounding, fraction * 2.0 ** max(left, 0), 2.0 ** max(-left, 0)
 
 
 def _factors(checkpoint: QuantizedCheckpoint, place: Place) -> dict[str, Array]:
@@ -139,12 +140,12 @@ def _factors(checkpoint: QuantizedCheckpoint, place: Place) -> dict[str, Array]:
         return {"factor": factor.astype(np.float32)}
     fixed, power = fixed_point(factor)
     left = np.maximum(power, 0)
-    fraction, power = fixed / 2**31 * 2.0**left, 2.0 ** (power - left)
+    fraction, rest = fixed / 2**31 * 2.0**left, 2.0 ** (power - left)
     if out is not None and _is_upward(
         checkpoint, layer, out
     ):  # see Requantize in native/kernels.hpp
-        return {"fraction": fraction * power, "power": np.where(power < 1, (1 + power) / 2, 0.5)}
-    return {"fraction": fraction, "power": power}
+        return {"fraction": fraction * rest, "power": np.where(rest < 1, (1 + rest) / 2, 0.5)}
+    return {"fraction": fraction, "power": rest}
 
 
 def _is_upward(checkpoint: QuantizedCheckpoint, layer: Layer, out: Activation) -> bool:
@@ -253,7 +254,7 @@ def _floats(array: Array) -> NDArray[np.float32]:
 
 def _signed_bytes(weight: NDArray[np.int64]) -> list[NDArray[np.int8]]:
     """The fewest arrays of signed bytes whose sum is `weight`; one, unless it is stored unsigned."""
-    parts = []
+    parts: list[NDArray[np.int8]] = []
     while not parts or weight.any():
         parts.append(np.clip(weight, -128, 127).astype(np.int8))
         weight = weight - parts[-1]

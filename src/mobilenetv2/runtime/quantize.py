@@ -72,8 +72,8 @@ def quantize(
     return to_integers(checkpoint, pictures)
 
 
-def check_quantizable(checkpoint: AnyCheckpoint) -> None:
-    """Refuses what is quantised already or has layers that do not run in integers."""
+def check_quantizable(checkpoint: AnyCheckpoint) -> Checkpoint:
+    """The same, if it is of floats and all its layers run in integers; refused otherwise."""
     if isinstance(checkpoint, QuantizedCheckpoint):
         raise UserError(
             "quantised already: use it as it is, or quantise the float model it is from"
@@ -83,6 +83,7 @@ def check_quantizable(checkpoint: AnyCheckpoint) -> None:
         raise UserError(f"the head {a.head!r} cannot be quantised yet; classifiers can")
     if a.shortcut == "expansion" or (a.bottleneck, a.shortcut) == ("relu6", "bottleneck"):
         raise UserError("shortcuts between expansions, or behind a ReLU6, cannot be quantised")
+    return checkpoint
 
 
 def read_pictures(
