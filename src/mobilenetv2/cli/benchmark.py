@@ -7,18 +7,12 @@ from typing import Any
 
 import click
 
-from .options import resolution_option
+from .options import model_option, resolution_option
 from .output import format_option, write_json, write_rows
 
 
 @click.command()
-@click.option(
-    "--model",
-    "model_name",
-    default="cifar10",
-    show_default=True,
-    help="Model file, or a name from `models`.",
-)
+@model_option
 @click.option(
     "--threads",
     type=click.IntRange(min=1),

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from .options import model_option
 from .output import format_option, progress, write_json, write_rows
 
 if TYPE_CHECKING:
@@ -29,13 +30,7 @@ class _Inputs:
 
 @click.command()
 @click.argument("paths", nargs=-1, required=True, metavar="PATH...")
-@click.option(
-    "--model",
-    "model_name",
-    default="cifar10",
-    show_default=True,
-    help="Model file, or a name from `models`.",
-)
+@model_option
 @click.option(
     "--top", default=5, show_default=True, type=click.IntRange(min=1), help="Classes a picture."
 )

@@ -10,6 +10,14 @@ import click
 
 Command = TypeVar("Command", bound=Callable[..., Any])
 
+model_option = click.option(
+    "--model",
+    "model_name",
+    default="cifar10",
+    show_default=True,
+    help="Model file, or a name from `models`.",
+)
+
 
 def resolution_option(default: str) -> Callable[[Command], Command]:
     """The option `--resolution SIDE|HxW`, handed over as (height, width) or None; `default` says

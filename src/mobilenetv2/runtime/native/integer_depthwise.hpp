@@ -4,6 +4,7 @@
 #pragma once
 
 #include "integer_matmul.hpp"
+#include "integer_simd.hpp"
 #include "kernels.hpp"
 #include "simd.hpp"
 

@@ -7,6 +7,7 @@
 #include "depthwise.hpp"
 #endif
 #include "integer_depthwise.hpp"
+#include "integer_simd.hpp"
 #include "kernels.hpp"
 #include "matmul.hpp"
 #include "simd.hpp"
