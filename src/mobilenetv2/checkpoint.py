@@ -98,7 +98,16 @@ class Checkpoint:
             ModelFileError: Not such a file, or damaged; the message names the file and what is
                 wrong.
         """
-        header, arrays = read_safetensors(Path(path))
+        return cls.from_file(path, *read_safetensors(Path(path)))
+
+    @classmethod
+    def from_file(
+        cls,
+        path: str | os.PathLike[str],
+        header: Mapping[str, str],
+        arrays: Mapping[str, NDArray[Any]],
+    ) -> Checkpoint:
+        """What `load` does once header and arrays are read."""
         if header.get("format") != FORMAT:
             raise ModelFileError(
                 f"{path}: a safetensors file, but not a mobilenetv2 model; weights of other libraries go through "

@@ -15,11 +15,12 @@ from numpy.typing import NDArray
 
 from .errors import ImageError, UserError
 from .images import decode
-from .quantized import AnyCheckpoint
 from .runtime import Engine
 
 if TYPE_CHECKING:
     from PIL.Image import Image
+
+    from .quantized import AnyCheckpoint
 
 GROUP = 4  # files that a worker takes at once: the weights are read once for all
 

@@ -5,11 +5,13 @@ from __future__ import annotations
 import os
 from collections.abc import Callable
 from pathlib import Path
-from typing import Literal, overload
+from typing import TYPE_CHECKING, Literal, overload
 
-from ..checkpoint import FORMAT, Checkpoint, read_safetensors_header
+from ..checkpoint import FORMAT, Checkpoint, read_safetensors, read_safetensors_header
 from ..errors import ModelFileError
-from ..quantized import AnyCheckpoint, QuantizedCheckpoint
+
+if TYPE_CHECKING:
+    from ..quantized import AnyCheckpoint
 
 KINDS = ("mobilenetv2", "safetensors", "tflite", "tgz", "keras", "hdf5", "pytorch")
 
@@ -72,9 +74,12 @@ def read(path: Path, integers: bool = True) -> AnyCheckpoint:
     """
     kind = recognise(path)
     if kind == "mobilenetv2":
-        if integers and "quantization" in read_safetensors_header(path):
-            return QuantizedCheckpoint.load(path)
-        return Checkpoint.load(path)
+        header, arrays = read_safetensors(path)
+        if integers and "quantization" in header:
+            from ..quantized import QuantizedCheckpoint
+
+            return QuantizedCheckpoint.from_file(path, header, arrays)
+        return Checkpoint.from_file(path, header, arrays)
     if kind == "tflite":
         from .tflite import read_tflite
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import threading
 from collections import OrderedDict
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -13,12 +13,13 @@ from numpy.typing import NDArray
 from ..architecture import layers
 from ..checkpoint import Checkpoint
 from ..errors import UserError
-from ..quantized import QuantizedCheckpoint
 from . import _native
 from .inputs import check_images, to_pixels
-from .integer_reference import check_integers
-from .packing import pack, pack_integers
+from .packing import pack
 from .plan import Plan, plan
+
+if TYPE_CHECKING:
+    from ..quantized import AnyCheckpoint
 
 KEPT_PLANS = 16
 BATCH = 4  # pictures at once at least; more go one group after another, so that memory stays small
@@ -52,21 +53,25 @@ class Engine:
 
     def __init__(
         self,
-        checkpoint: Checkpoint | QuantizedCheckpoint,
+        checkpoint: AnyCheckpoint,
         threads: int | None = None,
         isa: str | None = None,
     ) -> None:
         self.checkpoint = checkpoint
         self.threads = _threads(threads)
-        self._quantized = checkpoint if isinstance(checkpoint, QuantizedCheckpoint) else None
+        self._quantized = None if isinstance(checkpoint, Checkpoint) else checkpoint
         self.isa = _isa(isa, self._quantized is not None)
-        if isinstance(checkpoint, QuantizedCheckpoint):
-            check_integers(checkpoint)
-            self._network: _native.ByteNetwork = _native.ByteNetwork(self.isa, self.threads)
-            self._weights = pack_integers(self._network, checkpoint)
-        else:
-            self._network = network = _native.Network(self.isa, self.threads)
+        if isinstance(checkpoint, Checkpoint):
+            network = _native.Network(self.isa, self.threads)
+            self._network: _native.ByteNetwork = network
             self._weights = pack(network, checkpoint)
+        else:
+            from .integer_packing import pack_integers
+            from .integer_reference import check_integers
+
+            check_integers(checkpoint)
+            self._network = _native.ByteNetwork(self.isa, self.threads)
+            self._weights = pack_integers(self._network, checkpoint)
         self._plans: OrderedDict[tuple[int, int, bool, int], Plan] = OrderedDict()
         self._lock = threading.Lock()
 

@@ -11,10 +11,13 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
 
 from ..architecture import Layer
-from ..quantized import QuantizedCheckpoint
 from . import _native
+
+if TYPE_CHECKING:
+    from ..quantized import QuantizedCheckpoint
 
 
 @dataclass(frozen=True)
@@ -180,7 +183,7 @@ def plan(
 def _round_means(
     layers: Sequence[Layer], planned: Sequence[Planned], quantized: QuantizedCheckpoint
 ) -> None:
-    from .packing import mean_rounding
+    from .integer_packing import mean_rounding
 
     named = {layer.name: layer for layer in layers}
     for todo in planned:

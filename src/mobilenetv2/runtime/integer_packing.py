@@ -1,0 +1,189 @@
+"""Hands a quantised checkpoint's weights to the extension, and what it takes to round their sums."""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ..architecture import Layer, layers
+from ..quantized import Activation, QuantizedCheckpoint
+from . import _native
+from .integer_reference import ADD_BITS, code_limits, fixed_point
+from .packing import Array, Place, filled, laid_out, rows, weighted
+from .plan import Weights, grouped
+
+
+def pack_integers(network: _native.ByteNetwork, checkpoint: QuantizedCheckpoint) -> Weights:
+    """The input's zero point goes into the bias, and weights beyond a signed byte are cut into
+    several.
+    """
+    numbers: dict[str, int] = {}
+    for place in weighted(grouped(layers(checkpoint.architecture))):
+        layer, found = place.layer, checkpoint.layers[place.layer.name]
+        weight = found.weight.astype(np.int64) - found.zero_point
+        weight = weight.reshape(*weight.shape[:2], layer.kernel, layer.kernel)
+        zeros = np.array(_zero_points(checkpoint, layer.sources[0])).reshape(-1, 1, 1)
+        bias = found.bias - (weight * zeros).sum(axis=(1, 2, 3))
+        if np.abs(bias).max() >= 1 << 30:
+            bias = np.clip(bias, -(1 << 30), 1 << 30)  # far beyond every code
+        factors = _factors(checkpoint, place)
+        if place.writes_blocks:
+            bias, factors = filled(bias), {name: filled(array) for name, array in factors.items()}
+        weight = laid_out(place, weight)
+        parts = _signed_bytes(weight)
+        packed = _taps(parts) if layer.kind == "depthwise" else _together(parts, layer)
+        add = network.add_depthwise if layer.kind == "depthwise" else network.add_matrix
+        numbers[layer.name] = add(
+            packed,
+            bias.astype(np.int32),
+            len(parts),
+            rounding=_rounding(checkpoint, place, _largest(weight, bias, factors)),
+            **{name: np.ascontiguousarray(array) for name, array in factors.items()},
+        )
+    network.set_pixel_padding([float(zero) for zero in checkpoint.image_zero_points])
+    first = next(iter(numbers.values()))
+    return Weights(numbers, first, network.panel_channels, 1)
+
+
+def mean_rounding(
+    checkpoint: QuantizedCheckpoint, layer: Layer
+) -> tuple[_native.Rounding, float, float]:
+    """Of a global average over the layer's map: limits and zero points, factor, divisor."""
+    source, out = checkpoint.activations[layer.sources[0]], checkpoint.activations[layer.name]
+    count = layer.in_shape[1] * layer.in_shape[2]
+    rounding = _native.Rounding()
+    rounding.zero, rounding.input_zero = out.zero_point, source.zero_point
+    rounding.low, rounding.high = code_limits(out, "linear")
+    if checkpoint.rounding == "nearest":
+        return rounding, source.scale / (count * out.scale), 0.0
+    if source == out:  # the average of the codes themselves
+        rounding.zero = rounding.input_zero = 0
+        rounding.low, rounding.high = 0.0, 255.0
+        return rounding, 1.0, float(count)
+    fixed, power = fixed_point(source.scale / out.scale)
+    shift = count.bit_length() - 1
+    fraction, left = ((int(fixed) << shift) // count) / 2**31, int(power) - shift
+    return rounding, fraction * 2.0 ** max(left, 0), 2.0 ** max(-left, 0)
+
+
+def _factors(checkpoint: QuantizedCheckpoint, place: Place) -> dict[str, Array]:
+    """What turns a sum of each output channel into steps of the output."""
+    layer, found = place.layer, checkpoint.layers[place.layer.name]
+    scale = _scale(checkpoint, layer.sources[0])
+    twice = checkpoint.rounding == "twice"
+    if twice and found.weight.dtype == np.uint8:  # TensorFlow Lite's product of floats
+        factor = (np.float32(scale) * found.scale).astype(np.float64)
+    else:
+        factor = scale * found.scale.astype(np.float64)
+    out = _output(checkpoint, place)
+    if out is not None:
+        factor = factor / out.scale
+    if not twice:
+        return {"factor": factor.astype(np.float32)}
+    fixed, power = fixed_point(factor)
+    left = np.maximum(power, 0)
+    fraction, rest = fixed / 2**31 * 2.0**left, 2.0 ** (power - left)
+    if out is not None and _is_upward(
+        checkpoint, layer, out
+    ):  # see Requantize in native/kernels.hpp
+        return {"fraction": fraction * rest, "power": np.where(rest < 1, (1 + rest) / 2, 0.5)}
+    return {"fraction": fraction, "power": rest}
+
+
+def _is_upward(checkpoint: QuantizedCheckpoint, layer: Layer, out: Activation) -> bool:
+    """Whether results below 0 are stored as 0, those above 255 as 255, and none is beyond 32 bits."""
+    if checkpoint.rounding == "nearest" or layer.activation == "linear":
+        return False
+    largest = _scale(checkpoint, layer.sources[0]) * checkpoint.layers[layer.name].scale.max()
+    return bool(largest < out.scale) and code_limits(out, layer.activation) == (0, 255)
+
+
+def _largest(weight: Array, bias: Array, factors: dict[str, Array]) -> float:
+    """The largest result before limits, in steps of the output, that any input can give."""
+    if "factor" not in factors:
+        return np.inf
+    sums = np.abs(bias) + 255.0 * np.abs(weight).sum(axis=(1, 2, 3))
+    return float((sums * factors["factor"].astype(np.float64)).max())
+
+
+def _rounding(checkpoint: QuantizedCheckpoint, place: Place, largest: float) -> _native.Rounding:
+    layer, out = place.layer, _output(checkpoint, place)
+    rounding = _native.Rounding()
+    if layer.kind == "depthwise":
+        rounding.input_zero = _zero_points(checkpoint, layer.sources[0])[0]
+    rounding.real = layer.kind == "linear"
+    if out is None:  # logits that stay floats
+        rounding.low, rounding.high = -np.inf, np.inf
+        return rounding
+    rounding.zero = out.zero_point
+    rounding.low, rounding.high = code_limits(out, layer.activation)
+    rounding.upward = _is_upward(checkpoint, layer, out)
+    bounds = rounding.low + out.zero_point, rounding.high + out.zero_point
+    rounding.saturating = largest < 1 << 30 and bounds == (0, 255)
+    if layer.kind == "linear":
+        rounding.real_factor = out.scale
+    if place.added is None:
+        return rounding
+    shortcut = place.added.sources[0]
+    rounding.shortcut_zero = _zero_points(checkpoint, shortcut)[0]
+    scale, total = _scale(checkpoint, shortcut), checkpoint.activations[place.added.name]
+    if checkpoint.rounding == "nearest":
+        rounding.shortcut_factor = scale / out.scale
+        return rounding
+    rounding.product_low, rounding.product_high = rounding.low, rounding.high
+    rounding.zero = total.zero_point
+    rounding.low, rounding.high = code_limits(total, "linear")
+    largest = 2 * max(scale, out.scale)
+    rounding.product = _twice(out.scale / largest)
+    rounding.shortcut = _twice(scale / largest)
+    rounding.total = _twice(largest / (total.scale * 2**ADD_BITS))
+    return rounding
+
+
+def _twice(factor: float) -> _native.Twice:
+    fixed, power = fixed_point(factor)
+    left = max(int(power), 0)
+    return _native.Twice(int(fixed) / 2**31 * 2.0**left, 2.0 ** (int(power) - left))
+
+
+def _output(checkpoint: QuantizedCheckpoint, place: Place) -> Activation | None:
+    """How the result is stored, before a sum that is rounded on its own."""
+    if place.added is not None and checkpoint.rounding == "nearest":
+        return checkpoint.activations[place.added.name]
+    return checkpoint.activations.get(place.layer.name)
+
+
+def _scale(checkpoint: QuantizedCheckpoint, name: str) -> float:
+    return checkpoint.image_scale if name == "image" else checkpoint.activations[name].scale
+
+
+def _zero_points(checkpoint: QuantizedCheckpoint, name: str) -> tuple[int, ...]:
+    if name == "image":
+        return checkpoint.image_zero_points
+    return (checkpoint.activations[name].zero_point,)
+
+
+def _signed_bytes(weight: NDArray[np.int64]) -> list[NDArray[np.int8]]:
+    """The fewest arrays of signed bytes whose sum is `weight`; one, unless it is stored unsigned."""
+    parts: list[NDArray[np.int8]] = []
+    while not parts or weight.any():
+        parts.append(np.clip(weight, -128, 127).astype(np.int8))
+        weight = weight - parts[-1]
+    return parts
+
+
+def _together(parts: list[NDArray[np.int8]], layer: Layer) -> NDArray[np.int8]:
+    """Rows for a matrix: of each kernel row its pixels as one run of a multiple of 4, the parts one
+    after another.
+    """
+    runs = [filled(part.reshape(len(part), layer.kernel, -1), axis=2, unit=4) for part in parts]
+    stacked = np.stack(runs, axis=2 if layer.kernel > 1 else 1)
+    return np.ascontiguousarray(rows(stacked))
+
+
+def _taps(parts: list[NDArray[np.int8]]) -> NDArray[np.int8]:
+    """Depthwise taps as (blocks, parts, rows, BLOCK, columns + a zero)."""
+    stacked = np.stack([part[:, 0] for part in parts], axis=1)  # (C, parts, rows, columns)
+    taps = filled(stacked, axis=3, unit=4)
+    blocks = taps.reshape(-1, _native.BLOCK, *taps.shape[1:]).transpose(0, 2, 3, 1, 4)
+    return np.ascontiguousarray(rows(blocks))
