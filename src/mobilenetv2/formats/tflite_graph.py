@@ -15,6 +15,10 @@ TYPES = {0: np.float32, 1: np.float16, 2: np.int32, 3: np.uint8, 4: np.int64, 9:
 
 @dataclass(frozen=True)
 class Tensor:
+    """A tensor of the file; `data` is empty unless it is a constant. real = scale * (stored - zero
+    point), with one scale or one for each index of `axis`.
+    """
+
     name: str
     shape: tuple[int, ...]
     dtype: Any
@@ -47,6 +51,8 @@ class Tensor:
 
 @dataclass(frozen=True)
 class Op:
+    """An operator by its TensorFlow Lite name; inputs and outputs are numbers of tensors."""
+
     code: str
     inputs: tuple[int, ...]
     outputs: tuple[int, ...]
@@ -60,6 +66,8 @@ class Op:
 
 @dataclass(frozen=True)
 class Graph:
+    """The file's one subgraph, operators in the order in which they run."""
+
     tensors: tuple[Tensor, ...]
     ops: tuple[Op, ...]
     inputs: tuple[int, ...]

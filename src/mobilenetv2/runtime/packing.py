@@ -92,6 +92,7 @@ def filled(array: Array, axis: int = 0, unit: int = 0) -> Array:
 
 
 def rows(weight: Array) -> Array:
+    """One row for each output channel."""
     return weight.reshape(len(weight), -1)
 
 
