@@ -243,7 +243,8 @@ def _arrange(tree: _Tree, split: str | None) -> Dataset:
         problems.append(
             f"{len(empty)} classes without pictures: {_some([classes[i] for i in empty])}"
         )
-    return Dataset(tuple(classes), tuple(samples), (), tuple(problems))
+    shown = tuple(name.encode("utf-8", "backslashreplace").decode() for name in classes)
+    return Dataset(shown, tuple(samples), (), tuple(problems))
 
 
 def _chosen_splits(path: Path, tops: Sequence[str], split: str | None) -> list[str]:
