@@ -111,6 +111,15 @@ def test_without_val_test_is_taken_and_train_alone_is_everything(tmp_path: Path)
     assert greys(read_dataset(tmp_path)) == [("a", 2)]
 
 
+def test_splits_among_other_folders_and_a_class_called_train(tmp_path: Path) -> None:
+    build(tmp_path / "a", {"train/x/1.png": 1, "val/x/1.png": 2, "drawings/1.png": 3})
+    dataset = read_dataset(tmp_path / "a")
+    assert greys(dataset) == [("x", 2)]
+    assert dataset.problems == ("1 folders beside the splits left out: drawings",)
+    build(tmp_path / "b", {"train/x/1.png": 1, "plane/x/1.png": 2})
+    assert greys(read_dataset(tmp_path / "b")) == [("plane", 2), ("train", 1)]
+
+
 def test_links_are_followed_once(tmp_path: Path) -> None:
     build(tmp_path, {"data/a/1.png": 1, "elsewhere/2.png": 2})
     (tmp_path / "data/b").symlink_to(tmp_path / "elsewhere")

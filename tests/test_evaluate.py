@@ -210,6 +210,9 @@ def test_the_sheet_has_room_for_many_and_none(model: Model, tmp_path: Path) -> N
     assert len(mistakes) == 40
     assert contact_sheet(mistakes).size == (1024, 4 * 162)
     assert contact_sheet(()).size == (1024, 162)
+    assert contact_sheet([replace(mistakes[0], truth="two\nlines " * 9)]).size == (1024, 162)
+    Image.new("RGB", (3, 4000)).save(tmp_path / "emu/0.png")
+    assert contact_sheet(mistakes).size == (1024, 4 * 162)
 
 
 def test_the_bundled_model_on_its_test_set(shared: Callable[[str], Path]) -> None:

@@ -83,7 +83,8 @@ def read_dataset(source: str | os.PathLike[str], split: str | None = None) -> Da
     """Finds labelled pictures.
 
     A folder, or a .zip, has one folder a class; all that lies anywhere below it is of that class.
-    Above the classes there may be folders train, val (valid, validation) and test. A CSV list has
+    Above the classes there may be folders train, val (valid, validation) and test, one of them
+    alone or at least two among others. A CSV list has
     the columns file (relative to the list) and label, index (the class by number), or both. Hidden
     files and folders are left out; links are followed once.
 
@@ -237,6 +238,8 @@ def _arrange(tree: _Tree, split: str | None) -> Dataset:
             loose.append("/".join(parts))
     empty = sorted(set(range(len(classes))) - {sample.label for sample in samples})
     problems = list(tree.problems)
+    if beside := [top for top in tops if top not in named] if splits else []:
+        problems.append(f"{len(beside)} folders beside the splits left out: {_some(beside)}")
     if loose:
         problems.append(f"{len(loose)} pictures without a class folder left out: {_some(loose)}")
     if empty and samples:
@@ -255,12 +258,13 @@ def _chosen_splits(path: Path, tops: Sequence[str], split: str | None) -> list[s
         if not chosen:
             raise UserError(f"{path}: no split {split!r}; its folders are {_some(tops) or 'none'}")
         return chosen
-    if not all(top.lower() in SPLITS for top in tops):
+    splits = [top for top in tops if top.lower() in SPLITS]
+    if len(splits) < min(2, len(tops)):  # a class may well be called train
         return []
     for kind in ("val", "test"):
-        if chosen := [top for top in tops if SPLITS[top.lower()] == kind]:
+        if chosen := [top for top in splits if SPLITS[top.lower()] == kind]:
             return chosen
-    return list(tops)
+    return splits
 
 
 def _read_list(path: Path) -> Dataset:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import unicodedata
 from collections import defaultdict
 from collections.abc import Callable, Sequence
+from contextlib import closing
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -137,17 +138,18 @@ def evaluate(
     answers: list[Answer] = []
     skipped: list[ImageError] = []
     mistakes: list[Mistake] = []
-    for sample, answer in model.map_pictures(dataset.samples, judged, Sample.open):
-        if advance:
-            advance(sample, answer if isinstance(answer, ImageError) else None)
-        if isinstance(answer, ImageError):
-            skipped.append(answer)
-            continue
-        answers.append(answer)
-        confusion[sample.label, answer.said] += 1
-        if answer.rank:
-            name = dataset.classes[sample.label]
-            mistakes.append(Mistake(sample, name, names[answer.said], answer.probability))
+    with closing(model.map_pictures(dataset.samples, judged, Sample.open)) as found:
+        for sample, answer in found:
+            if advance:
+                advance(sample, answer if isinstance(answer, ImageError) else None)
+            if isinstance(answer, ImageError):
+                skipped.append(answer)
+                continue
+            answers.append(answer)
+            confusion[sample.label, answer.said] += 1
+            if answer.rank:
+                name = dataset.classes[sample.label]
+                mistakes.append(Mistake(sample, name, names[answer.said], answer.probability))
     if not answers:
         raise UserError(f"none of the {len(skipped)} pictures could be read: {skipped[0]}")
     return Evaluation(
@@ -257,7 +259,7 @@ def contact_sheet(mistakes: Sequence[Mistake]) -> Image:
     Raises:
         ImageError: One of the pictures can no longer be read.
     """
-    from PIL import Image, ImageDraw, ImageFont, ImageOps
+    from PIL import Image, ImageDraw, ImageFont
 
     shown = mistakes[:SHOWN]
     rows = max(1, -(-len(shown) // COLUMNS))
@@ -265,8 +267,10 @@ def contact_sheet(mistakes: Sequence[Mistake]) -> Image:
     draw, font = ImageDraw.Draw(sheet), ImageFont.load_default(11)
     for i, mistake in enumerate(shown):
         x, y = i % COLUMNS * TILE, i // COLUMNS * (TILE + CAPTION)
-        inside = (TILE - 4, TILE - 4)
-        picture = ImageOps.contain(decode(mistake.sample.open()), inside, Image.Resampling.BICUBIC)
+        picture = decode(mistake.sample.open())
+        scale = (TILE - 4) / max(picture.size)
+        size = [max(1, round(side * scale)) for side in picture.size]
+        picture = picture.resize((size[0], size[1]), Image.Resampling.BICUBIC)
         sheet.paste(picture, (x + (TILE - picture.width) // 2, y + (TILE - picture.height) // 2))
         lines = (mistake.truth, f"-> {mistake.said}", f"{mistake.probability:.2f}")
         room = TILE - 4 - draw.textlength(lines[2] + " ", font)
@@ -277,7 +281,8 @@ def contact_sheet(mistakes: Sequence[Mistake]) -> Image:
 
 
 def _cut(text: str, width: float, draw: ImageDraw, font: FreeTypeFont | ImageFont) -> str:
-    """As much of a text as fits into a width in pixels."""
+    """As much of a text as fits on a line of a width in pixels."""
+    text = " ".join(text.split())
     while text and draw.textlength(text, font) > width:
         text = text[:-1]
     return text
