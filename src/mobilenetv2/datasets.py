@@ -84,9 +84,9 @@ def read_dataset(source: str | os.PathLike[str], split: str | None = None) -> Da
 
     A folder, or a .zip, has one folder a class; all that lies anywhere below it is of that class.
     Above the classes there may be folders train, val (valid, validation) and test, one of them
-    alone or at least two among others. A CSV list has
-    the columns file (relative to the list) and label, index (the class by number), or both. Hidden
-    files and folders are left out; links are followed once.
+    alone or at least two among others. A CSV list has the columns file (relative to the list) and
+    label, index (the class by number), or both. Hidden files and folders are left out; links are
+    followed once.
 
     Args:
         source: Folder, .zip or .csv.
@@ -194,7 +194,7 @@ def _from_archive(path: Path) -> _Tree:
     }
     seen = {m: parts for m, parts in split.items() if parts and not any(map(is_hidden, parts))}
     files = {m: parts for m, parts in seen.items() if not m.endswith(("/", "\\"))}
-    tops = {parts[0] for parts in seen.values()}
+    tops = {parts[0].lower() for parts in seen.values()}
     depths = [len(parts) for parts in files.values() if _is_picture(parts[-1])]
     if len(tops) == 1 and not tops & SPLITS.keys() and min(depths, default=0) > 2:  # one wrapper
         seen, files = ({m: parts[1:] for m, parts in of.items()} for of in (seen, files))
