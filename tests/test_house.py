@@ -26,6 +26,7 @@ TRUNK = {
     "images",
     "labels",
     "checkpoint",
+    "datasets",
     "quantized",
     "zoo",
 }
@@ -34,8 +35,9 @@ MAY_IMPORT = {
     "formats": TRUNK,
     "nn": TRUNK | {"formats"},  # for weights by file or name
     "model": TRUNK | {"runtime", "formats"},
-    "cli": TRUNK | {"runtime", "formats", "nn", "model"},
-    "__init__": TRUNK | {"model", "nn", "runtime"},
+    "evaluation": TRUNK | {"runtime", "formats", "model"},
+    "cli": TRUNK | {"runtime", "formats", "nn", "model", "evaluation"},
+    "__init__": TRUNK | {"model", "evaluation", "nn", "runtime"},
     "__main__": {"cli"},
 }
 TORCH_IS_AT_HOME = ("nn/", "training/", "insight/", "formats/pytorch.py")

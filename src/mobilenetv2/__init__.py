@@ -14,7 +14,11 @@ if TYPE_CHECKING:
     from .architecture import Architecture as Architecture
     from .architecture import layers as layers
     from .checkpoint import Checkpoint as Checkpoint
+    from .datasets import Dataset as Dataset
+    from .datasets import read_dataset as read_dataset
     from .errors import UserError as UserError
+    from .evaluation import Evaluation as Evaluation
+    from .evaluation import evaluate as evaluate
     from .images import Preprocessing as Preprocessing
     from .images import decode as decode
     from .model import Model as Model
@@ -27,16 +31,20 @@ if TYPE_CHECKING:
 _HOMES = {
     "Architecture": "architecture",
     "Checkpoint": "checkpoint",
+    "Dataset": "datasets",
+    "Evaluation": "evaluation",
     "Model": "model",
     "Prediction": "model",
     "Preprocessing": "images",
     "QuantizedCheckpoint": "quantized",
     "UserError": "errors",
     "decode": "images",
+    "evaluate": "evaluation",
     "layers": "architecture",
     "load": "model",
     "models": "zoo",
     "quantize": "runtime.quantize",
+    "read_dataset": "datasets",
 }
 __version__ = "0.1.0"
 __all__ = [*sorted(_HOMES), "nn"]

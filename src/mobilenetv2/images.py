@@ -347,15 +347,16 @@ def _walk(folder: Path, closed: list[OSError]) -> Iterator[Path]:
     for parent, folders, files in os.walk(folder, followlinks=True, onerror=closed.append):
         real = os.path.realpath(parent)
         folders[:] = (
-            sorted(name for name in folders if not _hidden(name)) if real not in seen else []
+            sorted(name for name in folders if not is_hidden(name)) if real not in seen else []
         )
         if real in seen:  # a link to where we have been
             continue
         seen.add(real)
-        yield from (Path(parent, name) for name in files if not _hidden(name))
+        yield from (Path(parent, name) for name in files if not is_hidden(name))
 
 
-def _hidden(name: str) -> bool:
+def is_hidden(name: str) -> bool:
+    """A file or folder that no one put there as data: a leading dot, or what systems leave behind."""
     return name.startswith(".") or name in ("__MACOSX", "@eaDir", "Thumbs.db")
 
 

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import os
 from collections import deque
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Generator, Iterable, Iterator
+from contextlib import closing
 from dataclasses import dataclass
 from itertools import chain, islice
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -22,6 +23,8 @@ if TYPE_CHECKING:
 
     from .quantized import AnyCheckpoint
 
+Source = TypeVar("Source")
+Answer = TypeVar("Answer")
 GROUP = 4  # files that a worker takes at once: the weights are read once for all
 
 
@@ -107,22 +110,51 @@ class Model:
         """
         self._check(top)
 
-        def prepared(path: Path) -> NDArray[np.uint8] | ImageError:
+        def best(path: Path, logits: NDArray[np.float32]) -> list[Prediction]:
+            return self._best(logits, top)
+
+        with closing(self.map_pictures(paths, best, max_pixels=max_pixels)) as answers:
+            yield from answers
+
+    def map_pictures(
+        self,
+        sources: Iterable[Source],
+        use: Callable[[Source, NDArray[np.float32]], Answer],
+        opened: Callable[[Source], Any] = lambda source: source,
+        *,
+        max_pixels: int | None = None,
+    ) -> Generator[tuple[Source, Answer | ImageError], None, None]:
+        """Runs many pictures on several workers, as `classify_files` does.
+
+        Args:
+            sources: Whatever stands for a picture, in the order of the answers; taken as the work
+                goes on.
+            use: Called with each source and its logits (classes,), on the worker's thread.
+            opened: What `images.decode` reads for a source, also on the worker's thread; may raise
+                `ImageError`.
+            max_pixels: As for `images.decode`.
+
+        Yields:
+            Each source with what `use` made of it, or with its error.
+        """
+
+        def prepared(source: Source) -> NDArray[np.uint8] | ImageError:
             try:
-                return self.checkpoint.preprocessing(decode(path, max_pixels=max_pixels))
+                picture = decode(opened(source), max_pixels=max_pixels)
+                return self.checkpoint.preprocessing(picture)
             except ImageError as error:
                 return error
 
-        def answers(group: list[Path], alone: bool) -> list[list[Prediction] | ImageError]:
-            pictures = [prepared(path) for path in group]
+        def answers(group: list[Source], alone: bool) -> list[Answer | ImageError]:
+            pictures = [prepared(source) for source in group]
             pixels = [picture for picture in pictures if not isinstance(picture, ImageError)]
             logits = iter(self.engine(np.stack(pixels), alone) if pixels else ())
             return [
-                picture if isinstance(picture, ImageError) else self._best(next(logits), top)
-                for picture in pictures
+                picture if isinstance(picture, ImageError) else use(source, next(logits))
+                for source, picture in zip(group, pictures)
             ]
 
-        waiting = iter(paths)
+        waiting = iter(sources)
         first = list(islice(waiting, 2))
         if len(first) < 2:
             yield from zip(first, answers(first, alone=False))
@@ -143,11 +175,17 @@ class Model:
         finally:  # also of a generator that is left early
             pool.shutdown(cancel_futures=True)
 
-    def _check(self, top: int) -> None:
+    def check_classifies(self) -> None:
+        """Raises:
+        UserError: The model's head is not a classifier.
+        """
         if self.checkpoint.architecture.head != "classifier":
             raise UserError(
                 f"the model's head is {self.checkpoint.architecture.head!r}: it does not classify"
             )
+
+    def _check(self, top: int) -> None:
+        self.check_classifies()
         if top < 1:
             raise UserError(f"top must be at least 1, not {top}")
 

@@ -15,6 +15,7 @@ from .benchmark import benchmark
 from .classify import classify
 from .convert import convert
 from .cost import cost
+from .evaluate import evaluate
 from .inspect import inspect
 from .models import models
 from .quantize import quantize
@@ -24,14 +25,14 @@ from .quantize import quantize
 @click.version_option(package_name="mobilenetv2")
 def main() -> None:
     """MobileNetV2, complete: count it, convert published weights, quantise them, classify pictures,
-    measure its speed.
+    measure how right and how fast it is.
 
     Results go to stdout, progress and complaints to stderr. Exit codes: 0 done; 1 it ran, but a
     check failed or some inputs could not be read; 2 wrong usage, a missing file or a missing extra;
     130 interrupted."""
 
 
-for command in (benchmark, classify, convert, cost, inspect, models, quantize):
+for command in (benchmark, classify, convert, cost, evaluate, inspect, models, quantize):
     main.add_command(command)
 
 

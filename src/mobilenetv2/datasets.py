@@ -1,0 +1,318 @@
+"""Labelled pictures: a folder or a .zip with one folder a class, or a CSV list."""
+
+from __future__ import annotations
+
+import csv
+import io
+import os
+import re
+import threading
+import zipfile
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import IO
+
+from .errors import ImageError, UserError
+from .images import SUFFIXES, find_images, is_hidden
+
+SPLITS = {
+    "train": "train",
+    "training": "train",
+    "val": "val",
+    "valid": "val",
+    "validation": "val",
+    "test": "test",
+}
+TREE = "CLASS/picture.jpg, or val/CLASS/picture.jpg"
+
+
+@dataclass(frozen=True)
+class Sample:
+    """One labelled picture.
+
+    Attributes:
+        name: What to call it in a message: its path, or archive.zip/path.
+        label: Its class, an index into `Dataset.classes`.
+        source: The file, or the archive that has it under `member`.
+        member: Its name in the archive.
+    """
+
+    name: str
+    label: int
+    source: Path | Archive
+    member: str = ""
+
+    def open(self) -> Path | IO[bytes]:
+        """What `images.decode` reads; may be called from any thread.
+
+        Raises:
+            ImageError: The archive cannot give it.
+        """
+        if isinstance(self.source, Path):
+            return self.source
+        return self.source.open(self.member, self.name)
+
+
+@dataclass(frozen=True)
+class Dataset:
+    """Labelled pictures and where they are; nothing is decoded yet.
+
+    Attributes:
+        classes: Their names: of folders in order of their code points ("10" before "2", "B" before
+            "a"), of a list in order of its indices, if it has them.
+        samples: The pictures, in order of their paths, or as listed.
+        indices: A list's own number of each class, from 0, a background class not counted; () where
+            there are none.
+        problems: What was left out and why, a line each.
+    """
+
+    classes: tuple[str, ...]
+    samples: tuple[Sample, ...]
+    indices: tuple[int, ...] = ()
+    problems: tuple[str, ...] = ()
+
+    def summary(self) -> list[dict[str, str | int]]:
+        """How many pictures each class has: rows of class and pictures, empty classes included."""
+        counts = Counter(sample.label for sample in self.samples)
+        return [{"class": name, "pictures": counts[i]} for i, name in enumerate(self.classes)]
+
+
+def read_dataset(source: str | os.PathLike[str], split: str | None = None) -> Dataset:
+    """Finds labelled pictures.
+
+    A folder, or a .zip, has one folder a class; all that lies anywhere below it is of that class.
+    Above the classes there may be folders train, val (valid, validation) and test, one of them
+    alone or at least two among others. A CSV list has the columns file (relative to the list) and
+    label, index (the class by number), or both. Hidden files and folders are left out; links are
+    followed once.
+
+    Args:
+        source: Folder, .zip or .csv.
+        split: Which of train, val and test; None: val if it is there, else test, else everything.
+
+    Raises:
+        UserError: Not there, none of the three, no such split, or no labelled picture in it.
+    """
+    path = Path(source)
+    if not path.exists():
+        raise UserError(f"{path}: no such file or folder")
+    if path.is_dir():
+        dataset = _arrange(_from_folder(path), split)
+    elif path.suffix.lower() == ".csv":
+        if split is not None:
+            raise UserError(f"{path}: a list has no splits; leave out split (--split)")
+        dataset = _read_list(path)
+    elif zipfile.is_zipfile(path):
+        dataset = _arrange(_from_archive(path), split)
+    else:
+        raise UserError(f"{path}: neither a folder, a .zip nor a .csv list of labelled pictures")
+    if not dataset.samples:
+        raise UserError(
+            "; ".join((f"{path}: no pictures in class folders ({TREE})", *dataset.problems))
+        )
+    return dataset
+
+
+class Archive:
+    """A .zip file read from several threads and processes: each has a handle of its own."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self._own = threading.local()
+
+    def __reduce__(self) -> tuple[type[Archive], tuple[Path]]:
+        return Archive, (self.path,)
+
+    def open(self, member: str, name: str) -> IO[bytes]:
+        """A member's bytes as a file of that name.
+
+        Raises:
+            ImageError: It is damaged, encrypted or packed in an unknown way.
+        """
+        try:
+            return _Bytes(self._zip().read(member), name)
+        except MemoryError:
+            raise ImageError(f"{name}: too large for this machine's memory") from None
+        except Exception as error:  # zipfile and its decompressors raise nearly anything
+            raise ImageError(f"{name}: cannot be unpacked: {error}") from error
+
+    def _zip(self) -> zipfile.ZipFile:
+        if getattr(self._own, "process", None) != os.getpid():
+            self._own.zip, self._own.process = zipfile.ZipFile(self.path), os.getpid()
+        opened: zipfile.ZipFile = self._own.zip
+        return opened
+
+
+class _Bytes(io.BytesIO):
+    def __init__(self, data: bytes, name: str) -> None:
+        super().__init__(data)
+        self.name = name
+
+
+@dataclass(frozen=True)
+class _Tree:
+    """A folder or archive: folders of the first two levels, and pictures, by the parts of their
+    paths.
+    """
+
+    path: Path
+    folders: set[tuple[str, ...]]
+    pictures: Mapping[tuple[str, ...], tuple[Path | Archive, str]]
+    problems: list[str]
+
+
+def _from_folder(root: Path) -> _Tree:
+    found, others = find_images(root)
+    closed = [path for path in found if not _is_picture(path.name)]
+    problems = [f"{path}: may not be searched" for path in closed] + _ignored(others)
+    folders: set[tuple[str, ...]] = {(top,) for top in _subfolders(root)}
+    folders |= {(*top, name) for top in folders for name in _subfolders(root.joinpath(*top))}
+    pictures = {p.relative_to(root).parts: (p, "") for p in found if _is_picture(p.name)}
+    return _Tree(root, folders, pictures, problems)
+
+
+def _subfolders(folder: Path) -> list[str]:
+    try:
+        with os.scandir(folder) as entries:
+            return [e.name for e in entries if e.is_dir() and not is_hidden(e.name)]
+    except OSError:
+        return []
+
+
+def _from_archive(path: Path) -> _Tree:
+    archive = Archive(path)
+    try:
+        with zipfile.ZipFile(path) as opened:
+            members = opened.namelist()
+    except (zipfile.BadZipFile, OSError, ValueError) as error:
+        raise UserError(f"{path}: a damaged archive: {error}") from None
+    split = {
+        member: tuple(p for p in member.replace("\\", "/").split("/") if p not in ("", "."))
+        for member in members
+    }
+    seen = {m: parts for m, parts in split.items() if parts and not any(map(is_hidden, parts))}
+    files = {m: parts for m, parts in seen.items() if not m.endswith(("/", "\\"))}
+    tops = {parts[0].lower() for parts in seen.values()}
+    depths = [len(parts) for parts in files.values() if _is_picture(parts[-1])]
+    if len(tops) == 1 and not tops & SPLITS.keys() and min(depths, default=0) > 2:  # one wrapper
+        seen, files = ({m: parts[1:] for m, parts in of.items()} for of in (seen, files))
+    folders = {
+        parts[:depth]
+        for member, parts in seen.items()
+        for depth in (1, 2)
+        if depth < len(parts) + (member not in files)
+    } - {()}
+    pictures = {
+        parts: (archive, member)
+        for member, parts in sorted(files.items(), key=lambda item: item[1])
+        if _is_picture(parts[-1])
+    }
+    others = [Path(*parts) for parts in files.values() if parts not in pictures]
+    return _Tree(path, folders, pictures, _ignored(others))
+
+
+def _arrange(tree: _Tree, split: str | None) -> Dataset:
+    """Says which folders are splits and which are classes."""
+    tops = sorted(parts[0] for parts in tree.folders if len(parts) == 1)
+    splits = _chosen_splits(tree.path, tops, split)
+    depth = 1 if splits else 0
+    named = [top for top in tops if top.lower() in SPLITS or top in splits] if splits else []
+    classes = sorted(
+        {
+            parts[depth]
+            for parts in tree.folders
+            if len(parts) == depth + 1 and (not splits or parts[0] in named)
+        }
+    )
+    number = {name: i for i, name in enumerate(classes)}
+    samples, loose = [], []
+    for parts, (source, member) in tree.pictures.items():
+        if splits and len(parts) > 1 and parts[0] not in splits:
+            continue
+        name = str(tree.path.joinpath(*parts))
+        if len(parts) > depth + 1:
+            samples.append(Sample(name, number[parts[depth]], source, member))
+        else:
+            loose.append("/".join(parts))
+    empty = sorted(set(range(len(classes))) - {sample.label for sample in samples})
+    problems = list(tree.problems)
+    if beside := [top for top in tops if top not in named] if splits else []:
+        problems.append(f"{len(beside)} folders beside the splits left out: {_some(beside)}")
+    if loose:
+        problems.append(f"{len(loose)} pictures without a class folder left out: {_some(loose)}")
+    if empty and samples:
+        problems.append(
+            f"{len(empty)} classes without pictures: {_some([classes[i] for i in empty])}"
+        )
+    shown = tuple(name.encode("utf-8", "backslashreplace").decode() for name in classes)
+    return Dataset(shown, tuple(samples), (), tuple(problems))
+
+
+def _chosen_splits(path: Path, tops: Sequence[str], split: str | None) -> list[str]:
+    """Which of the folders at the top to read as splits; [] where they are classes."""
+    if split is not None:
+        kind = SPLITS.get(split.lower(), split)
+        chosen = [top for top in tops if split == top or SPLITS.get(top.lower()) == kind]
+        if not chosen:
+            raise UserError(f"{path}: no split {split!r}; its folders are {_some(tops) or 'none'}")
+        return chosen
+    splits = [top for top in tops if top.lower() in SPLITS]
+    if len(splits) < min(2, len(tops)):  # a class may well be called train
+        return []
+    for kind in ("val", "test"):
+        if chosen := [top for top in splits if SPLITS[top.lower()] == kind]:
+            return chosen
+    return splits
+
+
+def _read_list(path: Path) -> Dataset:
+    try:
+        with path.open(encoding="utf-8-sig", newline="") as file:
+            reader = csv.DictReader(file)
+            columns = reader.fieldnames or ()
+            if "file" not in columns or not {"label", "index"} & set(columns):
+                raise UserError(
+                    f"{path}: needs the columns file and label or index, not {', '.join(columns) or 'none'}"
+                )
+            rows = [(_entry(path, reader.line_num, row)) for row in reader]
+    except OSError as error:
+        raise UserError(f"{path}: cannot be read: {error.strerror}") from None
+    except (UnicodeDecodeError, csv.Error) as error:
+        raise UserError(f"{path}: not a CSV file in UTF-8: {error}") from None
+    keys = sorted({key for _, key in rows})
+    number = {key: i for i, key in enumerate(keys)}
+    samples = [Sample(str(file), number[key], file) for file, key in rows]
+    indices = tuple(index for index, _ in keys) if "index" in columns else ()
+    return Dataset(tuple(name for _, name in keys), tuple(samples), indices)
+
+
+def _entry(path: Path, line: int, row: Mapping[str, str | None]) -> tuple[Path, tuple[int, str]]:
+    """The file of a row, and its class: (index, name), the index -1 where there is none."""
+    if not row["file"]:
+        raise UserError(f"{path}: line {line} names no file")
+    number = row.get("index", "-1") or ""
+    if "index" in row and not re.fullmatch("[0-9]{1,9}", number):
+        raise UserError(f"{path}: line {line}: index {number!r} is not a whole number from 0")
+    name = row.get("label", number)
+    if not name:
+        raise UserError(f"{path}: line {line} has no label")
+    return path.parent / row["file"], (int(number), name)
+
+
+def _is_picture(name: str) -> bool:
+    return Path(name).suffix.lower() in SUFFIXES
+
+
+def _ignored(others: Iterable[Path]) -> list[str]:
+    kinds = Counter(path.suffix.lower() or "no ending" for path in others)
+    listed = ", ".join(f"{kind} ({count})" for kind, count in sorted(kinds.items()))
+    return (
+        [f"ignored {kinds.total()} files that are not pictures by name: {listed}"] if kinds else []
+    )
+
+
+def _some(names: Sequence[str], most: int = 5) -> str:
+    more = f" and {len(names) - most} more" if len(names) > most else ""
+    return ", ".join(names[:most]) + more

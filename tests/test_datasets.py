@@ -1,0 +1,235 @@
+"""`read_dataset`: classes and pictures of folders, archives and lists, and what is said of the rest."""
+
+from __future__ import annotations
+
+import pickle
+import zipfile
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from mobilenetv2.datasets import Dataset, read_dataset
+from mobilenetv2.errors import ImageError, UserError
+from mobilenetv2.images import decode
+
+LAYOUT = {
+    "10/b.png": 1,
+    "10/a.JPG": 2,
+    "2/deeper/day/c.png": 3,
+    "B/größe.png": 4,
+    "a/ü'x, y.webp": 5,
+}
+HIDDEN = (
+    ".git/x.png",
+    ".ipynb_checkpoints/x.png",
+    "__MACOSX/10/x.png",
+    "@eaDir/x.png",
+    "10/._a.JPG",
+)
+
+
+def build(root: Path, names: dict[str, int]) -> Path:
+    """Pictures of one grey each, which tells them apart."""
+    for name, grey in names.items():
+        (root / name).parent.mkdir(parents=True, exist_ok=True)
+        Image.new("RGB", (8, 8), (40 * grey,) * 3).save(root / name)
+    return root
+
+
+def packed(root: Path, target: Path, prefix: str = "") -> Path:
+    with zipfile.ZipFile(target, "w", zipfile.ZIP_DEFLATED) as archive:
+        for path in sorted(root.rglob("*"), reverse=True):
+            archive.write(path, prefix + path.relative_to(root).as_posix())
+    return target
+
+
+def greys(dataset: Dataset) -> list[tuple[str, int]]:
+    return [
+        (
+            dataset.classes[sample.label],
+            round(float(np.asarray(decode(sample.open())).mean()) / 40),
+        )
+        for sample in dataset.samples
+    ]
+
+
+EXPECTED = [("10", 2), ("10", 1), ("2", 3), ("B", 4), ("a", 5)]
+
+
+@pytest.fixture
+def root(tmp_path: Path) -> Path:
+    build(tmp_path / "data", {**LAYOUT, **dict.fromkeys(HIDDEN, 0)})
+    (tmp_path / "data/empty").mkdir()
+    (tmp_path / "data/10/notes.TXT").write_text("no picture")
+    build(tmp_path / "data", {"loose.png": 0})
+    return tmp_path / "data"
+
+
+@pytest.mark.parametrize("kind", ["folder", "zip", "wrapped zip"])
+def test_a_folder_and_its_archive_hold_the_same(root: Path, tmp_path: Path, kind: str) -> None:
+    if kind == "wrapped zip":
+        (root / "loose.png").unlink()
+        source = packed(root, tmp_path / "data.zip", "data/")
+    else:
+        source = root if kind == "folder" else packed(root, tmp_path / "data.zip")
+    dataset = read_dataset(source)
+    assert dataset.classes == ("10", "2", "B", "a", "empty")
+    assert greys(dataset) == EXPECTED
+    assert [row["pictures"] for row in dataset.summary()] == [2, 1, 1, 1, 0]
+    assert list(dataset.problems) == [
+        "ignored 1 files that are not pictures by name: .txt (1)",
+        *["1 pictures without a class folder left out: loose.png"] * (kind != "wrapped zip"),
+        "1 classes without pictures: empty",
+    ]
+    assert dataset.samples[0].name.startswith(str(source))
+
+
+@pytest.mark.parametrize("zipped", [False, True])
+def test_splits(tmp_path: Path, zipped: bool) -> None:
+    names = {"train/a/1.png": 1, "train/c/1.png": 2, "Validation/c/1.png": 3, "test/b/1.png": 4}
+    source = build(tmp_path / "data", names)
+    source = packed(source, tmp_path / "d.zip") if zipped else source
+    found = {split: read_dataset(source, split) for split in (None, "val", "train", "test")}
+    assert {dataset.classes for dataset in found.values()} == {("a", "b", "c")}
+    assert greys(found[None]) == greys(found["val"]) == [("c", 3)]
+    assert greys(found["train"]) == [("a", 1), ("c", 2)]
+    assert greys(found["test"]) == [("b", 4)]
+    with pytest.raises(
+        UserError, match="no split 'extra'; its folders are Validation, test, train"
+    ):
+        read_dataset(source, "extra")
+
+
+def test_without_val_test_is_taken_and_train_alone_is_everything(tmp_path: Path) -> None:
+    build(tmp_path, {"train/a/1.png": 1})
+    assert greys(read_dataset(tmp_path)) == [("a", 1)]
+    build(tmp_path, {"test/a/1.png": 2})
+    assert greys(read_dataset(tmp_path)) == [("a", 2)]
+
+
+def test_splits_among_other_folders_and_a_class_called_train(tmp_path: Path) -> None:
+    build(tmp_path / "a", {"train/x/1.png": 1, "val/x/1.png": 2, "drawings/1.png": 3})
+    dataset = read_dataset(tmp_path / "a")
+    assert greys(dataset) == [("x", 2)]
+    assert dataset.problems == ("1 folders beside the splits left out: drawings",)
+    build(tmp_path / "b", {"train/x/1.png": 1, "plane/x/1.png": 2})
+    assert greys(read_dataset(tmp_path / "b")) == [("plane", 2), ("train", 1)]
+
+
+def test_links_are_followed_once(tmp_path: Path) -> None:
+    build(tmp_path, {"data/a/1.png": 1, "elsewhere/2.png": 2})
+    (tmp_path / "data/b").symlink_to(tmp_path / "elsewhere")
+    (tmp_path / "data/a/back").symlink_to(tmp_path / "data")
+    assert greys(read_dataset(tmp_path / "data")) == [("a", 1), ("b", 2)]
+
+
+def test_names_that_are_not_text_can_be_printed(tmp_path: Path) -> None:
+    try:
+        build(tmp_path, {"caf\udce9/1.png": 1})
+    except (OSError, UnicodeError):
+        pytest.skip("this file system takes text alone")
+    dataset = read_dataset(tmp_path)
+    assert dataset.classes == (r"caf\udce9",)
+    assert greys(dataset) == [(r"caf\udce9", 1)]
+
+
+@pytest.mark.parametrize(
+    ("text", "classes", "indices", "labels"),
+    [
+        ("file,label\nx.png,dog\ny.png,cat\nx.png,cat\n", ("cat", "dog"), (), [1, 0, 0]),
+        ("index,file\n7,x.png\n10,y.png\n", ("7", "10"), (7, 10), [0, 1]),
+        (
+            '\ufefffile,synset,index,label\nx.png,n1,9,"crane, bird"\ny.png,n2,3,crane\n',
+            ("crane", "crane, bird"),
+            (3, 9),
+            [1, 0],
+        ),
+    ],
+)
+def test_lists(
+    tmp_path: Path, text: str, classes: object, indices: object, labels: list[int]
+) -> None:
+    (tmp_path / "list.csv").write_text(text, encoding="utf-8")
+    dataset = read_dataset(tmp_path / "list.csv")
+    assert (dataset.classes, dataset.indices) == (classes, indices)
+    assert [sample.label for sample in dataset.samples] == labels
+    assert dataset.samples[0].open() == tmp_path / "x.png"
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("name,label\nx,y\n", "needs the columns file and label or index, not name, label"),
+        ("", "needs the columns file and label or index, not none"),
+        ("file,label\nx.png,a\n,b\n", "line 3 names no file"),
+        ("file,label\nx.png\n", "line 2 has no label"),
+        ("file,index\nx.png,-1\n", "line 2: index '-1' is not a whole number from 0"),
+        ("file,index\nx.png," + "9" * 5000, "is not a whole number from 0"),
+        ("file,label\n", "no pictures"),
+        ("file,label\n\udcff,a\n", "not a CSV file in UTF-8"),
+    ],
+)
+def test_poor_lists(tmp_path: Path, text: str, message: str) -> None:
+    (tmp_path / "list.csv").write_bytes(text.encode("utf-8", "surrogateescape"))
+    with pytest.raises(UserError, match=message):
+        read_dataset(tmp_path / "list.csv")
+
+
+def test_what_is_no_dataset(tmp_path: Path) -> None:
+    build(tmp_path, {"flat/1.png": 1, "flat/2.png": 2})
+    (tmp_path / "x.bin").write_bytes(b"what")
+    packed(build(tmp_path / "whole", {"a/1.png": 1}), tmp_path / "cut.zip")
+    (tmp_path / "cut.zip").write_bytes((tmp_path / "cut.zip").read_bytes()[:-30])
+    (tmp_path / "list.csv").write_text("file,label\nx.png,a\n")
+    for name, split, message in (
+        ("flat", None, "CLASS/picture.jpg.*2 pictures without a class folder left out: 1.png, 2"),
+        ("x.bin", None, "neither a folder, a .zip nor a .csv"),
+        ("cut.zip", None, "neither a folder, a .zip|damaged"),
+        ("absent", None, "no such file or folder"),
+        ("list.csv", "val", "a list has no splits"),
+    ):
+        with pytest.raises(UserError, match=message):
+            read_dataset(tmp_path / name, split)
+
+
+def test_an_archive_is_read_from_many_threads_and_after_pickling(tmp_path: Path) -> None:
+    build(tmp_path / "data", {f"{c}/{i}.png": i for c in "ab" for i in range(6)})
+    dataset = read_dataset(packed(tmp_path / "data", tmp_path / "data.zip"))
+    expected = greys(dataset)
+    assert greys(pickle.loads(pickle.dumps(dataset))) == expected
+    with ThreadPoolExecutor(6) as pool:
+        assert list(pool.map(lambda _: greys(dataset), range(12))) == [expected] * 12
+
+
+def test_a_damaged_member_is_named(tmp_path: Path) -> None:
+    packed(build(tmp_path / "data", {"a/1.png": 1, "a/2.png": 2}), tmp_path / "data.zip")
+    dataset = read_dataset(tmp_path / "data.zip")
+    damaged = bytearray((tmp_path / "data.zip").read_bytes())
+    at = damaged.index(b"a/2.png") + 20
+    damaged[at : at + 8] = b"\xff" * 8
+    (tmp_path / "data.zip").write_bytes(damaged)
+    assert decode(dataset.samples[0].open()).size == (8, 8)
+    with pytest.raises(ImageError, match="data.zip/a/2.png: cannot be unpacked"):
+        dataset.samples[1].open()
+
+
+def test_the_error_of_a_picture_in_an_archive_names_it(tmp_path: Path) -> None:
+    with zipfile.ZipFile(tmp_path / "data.zip", "w") as archive:
+        archive.writestr("a\\1.png", b"no picture")
+    [sample] = read_dataset(tmp_path / "data.zip").samples
+    with pytest.raises(ImageError, match="data.zip/a/1.png: not a picture"):
+        decode(sample.open())
+
+
+def test_real_sets(shared: Callable[[str], Path]) -> None:
+    cifar = read_dataset(shared("data/cifar10/test.zip"))
+    assert [row["pictures"] for row in cifar.summary()] == [1000] * 10
+    assert not cifar.problems
+    ants = read_dataset(shared("data/folder-sample"))
+    assert ants.summary() == [{"class": "ants", "pictures": 70}, {"class": "bees", "pictures": 83}]
+    photos = read_dataset(shared("data/imagenet-sample/labels.csv"))
+    assert photos.indices == tuple(range(1000))

@@ -1,0 +1,237 @@
+"""`evaluate`: scores of answers known beforehand, classes matched by name, and the command."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+import mobilenetv2 as mnv2
+from mobilenetv2.cli import run
+from mobilenetv2.datasets import Dataset, read_dataset
+from mobilenetv2.errors import UserError
+from mobilenetv2.evaluation import Answer, contact_sheet, evaluate, judge, match_classes, score
+from mobilenetv2.model import Model
+
+from .conftest import random_checkpoint
+from .test_datasets import build, packed
+
+LABELS = ("cat", "dog", "emu, large bird")
+CHANCES = {  # by the grey of the picture
+    1: (0.7, 0.2, 0.1),
+    2: (0.18, 0.62, 0.2),
+    3: (0.05, 0.9, 0.05),
+    4: (0.5, 0.3, 0.2),
+}
+PICTURES = {"cat/1.png": 1, "cat/2.png": 2, "dog/1.png": 3, "emu/1.png": 4}
+
+
+class KnownAnswers:
+    """An engine that knows each picture by its grey."""
+
+    threads = 2
+
+    def __call__(self, images: np.ndarray, alone: bool = False) -> np.ndarray:
+        return np.log([CHANCES[int(grey)] for grey in images[:, 0, 0, 0] // 40]).astype(np.float32)
+
+
+@pytest.fixture
+def model(monkeypatch: pytest.MonkeyPatch) -> Model:
+    """Three classes, and `load` gives it for any name."""
+    checkpoint = random_checkpoint(width_mult=0.35, resolution=(32, 32), classes=3)
+    model = Model(replace(checkpoint, labels=LABELS), 1)
+    model.engine = KnownAnswers()  # type: ignore[assignment]
+    monkeypatch.setattr("mobilenetv2.model.load", lambda name: model)
+    return model
+
+
+def test_known_answers(model: Model, tmp_path: Path) -> None:
+    found = evaluate(model, read_dataset(build(tmp_path, PICTURES)))
+    assert (found.pictures, found.skipped, found.labels) == (4, (), LABELS)
+    assert (found.scores.top1, found.scores.top5) == (50, 100)  # three classes have no five best
+    assert found.scores.ece == pytest.approx((0.3 + 0.62 + 0.1 + 0.5) / 4, abs=1e-6)
+    assert found.scores.nll == pytest.approx(-np.log([0.7, 0.18, 0.9, 0.2]).mean(), abs=1e-6)
+    assert found.confusion.tolist() == [[1, 1, 0], [0, 1, 0], [1, 0, 0]]
+    rows = [(c.label, c.index, c.pictures, c.right) for c in found.classes]
+    assert rows == [("cat", 0, 2, 1), ("dog", 1, 1, 1), ("emu", 2, 1, 0)]
+    wrong = [(m.truth, m.said, round(m.probability, 6)) for m in found.mistakes]
+    assert wrong == [("cat", "dog", 0.62), ("emu", "cat", 0.5)]
+
+
+def test_calibration_sums_within_a_bin() -> None:
+    answers = [Answer(0, p, rank, 0.0) for p, rank in ((0.7, 0), (0.72, 1), (1.0, 0), (0.2, 5))]
+    found = score(answers)
+    assert found.ece == pytest.approx((abs(1 - 1.42) + 0 + 0.2) / 4)
+    assert (found.top1, found.top5) == (50, 75)
+
+
+def test_ranks_count_equal_logits_in_order() -> None:
+    logits = np.array([1, 3, 3, 2, 3, 0], np.float32)
+    assert [judge(logits, truth).rank for truth in range(6)] == [4, 0, 1, 3, 2, 5]
+    assert judge(logits, 0).said == 1
+    huge = judge(np.array([0, 3e38], np.float32), 0)
+    assert huge.probability == 1
+    assert huge.nll == pytest.approx(3e38)
+
+
+def named(*classes: str, indices: tuple[int, ...] = ()) -> Dataset:
+    return Dataset(classes, (), indices)
+
+
+@pytest.mark.parametrize(
+    ("dataset", "labels", "expected"),
+    [
+        (named("b", "a"), ("a", "b"), [1, 0]),
+        (named("A", "a"), ("a", "A"), [1, 0]),
+        (named("Great_White  shark"), ("x", "great white shark, white shark"), [1]),
+        (named("gro\u0308\u00dfe"), ("GR\u00d6SSE",), [0]),
+        (named("unused", "a"), ("a",), [-1, 0]),
+        (named("crane", "crane", indices=(0, 2)), ("crane", "b", "crane"), [0, 2]),
+        (named("crane", indices=(1,)), ("background", "crane", "crane"), [2]),
+        (named("1", "0", indices=(1, 0)), (), [1, 0]),
+        (named("1", indices=(1,)), ("1", "7"), [1]),
+        (named("1", indices=(1,)), ("background", "x", "y"), [2]),
+        (named("b", indices=(5,)), ("a", "b"), [1]),
+    ],
+)
+def test_classes_are_matched(
+    dataset: Dataset, labels: tuple[str, ...], expected: list[int]
+) -> None:
+    used = {i for i, name in enumerate(dataset.classes) if name != "unused"}
+    assert match_classes(dataset, labels, len(labels) or 2, used).tolist() == expected
+
+
+@pytest.mark.parametrize(
+    ("dataset", "labels", "message"),
+    [
+        (named("a", "bee"), ("a", "b"), "the model has no class 'bee'; its 2 are 'a', 'b'"),
+        (named("a"), (), "2 classes without names.*which is 'a'.*--labels"),
+        (named("2", indices=(2,)), (), "the model has no class '2'; its 2 are not named"),
+        (named("crane"), ("crane", "crane"), "may be any of the model's classes .0, 1."),
+        (named("Cat", "cat"), ("cat", "b"), r"\['Cat', 'cat'\] are one to the model, its class 0"),
+    ],
+)
+def test_classes_that_cannot_be_matched(
+    dataset: Dataset, labels: tuple[str, ...], message: str
+) -> None:
+    with pytest.raises(UserError, match=message):
+        match_classes(dataset, labels, 2, set(range(len(dataset.classes))))
+
+
+def test_other_heads_and_unreadable_sets_are_refused(model: Model, tmp_path: Path) -> None:
+    build(tmp_path, {"cat/1.png": 1})
+    features = Model(random_checkpoint(width_mult=0.35, resolution=(32, 32), head="features"), 1)
+    with pytest.raises(UserError, match="does not classify"):
+        evaluate(features, read_dataset(tmp_path))
+    (tmp_path / "cat/1.png").write_bytes(b"no picture")
+    with pytest.raises(UserError, match="none of the 1 pictures could be read: .*1.png"):
+        evaluate(model, read_dataset(tmp_path))
+
+
+@pytest.mark.parametrize("zipped", [False, True])
+def test_command_json(model: Model, tmp_path: Path, capsys, zipped: bool) -> None:
+    source = build(tmp_path / "data", {f"val/{name}": grey for name, grey in PICTURES.items()})
+    (source / "train/gnu").mkdir(parents=True)
+    source = packed(source, tmp_path / "data.zip") if zipped else source
+    assert run(["evaluate", str(source), "--format", "json"]) == 0
+    out, err = capsys.readouterr()
+    [found] = json.loads(out)
+    assert err == "1 classes without pictures: gnu\n"
+    assert found == {
+        "pictures": 4,
+        "skipped": 0,
+        "top1": 50.0,
+        "top5": 100.0,
+        "ece": 0.38,
+        "nll": round(-float(np.log([0.7, 0.18, 0.9, 0.2]).mean()), 6),
+        "classes": [
+            {"class": "cat", "index": 0, "pictures": 2, "right": 1, "percent": 50.0},
+            {"class": "dog", "index": 1, "pictures": 1, "right": 1, "percent": 100.0},
+            {"class": "emu", "index": 2, "pictures": 1, "right": 0, "percent": 0.0},
+            {"class": "gnu", "index": -1, "pictures": 0, "right": 0, "percent": None},
+        ],
+        "labels": list(LABELS),
+        "confusion": [[1, 1, 0], [0, 1, 0], [1, 0, 0], [0, 0, 0]],
+    }
+
+
+def test_command_csv_table_and_broken_pictures(model: Model, tmp_path: Path, capsys) -> None:
+    build(tmp_path, PICTURES)
+    (tmp_path / "dog/2.png").write_bytes(b"no picture")
+    assert run(["evaluate", str(tmp_path), "--format", "csv"]) == 1
+    out, err = capsys.readouterr()
+    rows = list(csv.DictReader(io.StringIO(out)))
+    assert list(rows[0]) == ["class", "index", "pictures", "right", "percent"]
+    assert [row["pictures"] for row in rows] == ["2", "1", "1"]
+    assert f"{tmp_path / 'dog/2.png'}: not a picture" in err
+    assert "1 of 5 could not be read" in err
+    assert run(["evaluate", str(tmp_path)]) == 1
+    out = capsys.readouterr().out
+    assert "top1" in out
+    assert "emu" in out
+
+
+def test_command_refusals(model: Model, tmp_path: Path, capsys) -> None:
+    build(tmp_path, {**PICTURES, "gnu/1.png": 1})
+    for arguments, message in (
+        (
+            [str(tmp_path)],
+            "the model has no class 'gnu'; its 3 are 'cat', 'dog', 'emu, large bird'",
+        ),
+        ([str(tmp_path), "--split", "val"], "no split 'val'"),
+        ([str(tmp_path / "absent")], "no such file or folder"),
+    ):
+        assert run(["evaluate", *arguments]) == 2
+        assert message in capsys.readouterr().err
+
+
+def test_mistakes_as_one_picture(model: Model, tmp_path: Path, capsys) -> None:
+    build(tmp_path / "data", PICTURES)
+    sheet = tmp_path / "sheet.png"
+    assert run(["evaluate", str(tmp_path / "data"), "--mistakes", str(sheet)]) == 0
+    with Image.open(sheet) as image:
+        assert image.size == (8 * 128, 162)
+        greys = [image.getpixel((x, 64)) for x in (64, 192, 320)]
+    assert greys == [(80, 80, 80), (160, 160, 160), (255, 255, 255)]
+    assert run(["evaluate", str(tmp_path / "data"), "--mistakes", str(tmp_path / "a.what")]) == 2
+    assert "a.what: cannot be written" in capsys.readouterr().err
+
+
+def test_the_sheet_has_room_for_many_and_none(model: Model, tmp_path: Path) -> None:
+    build(tmp_path, {f"emu/{i}.png": 4 for i in range(40)})
+    mistakes = evaluate(model, read_dataset(tmp_path)).mistakes
+    assert len(mistakes) == 40
+    assert contact_sheet(mistakes).size == (1024, 4 * 162)
+    assert contact_sheet(()).size == (1024, 162)
+    assert contact_sheet([replace(mistakes[0], truth="two\nlines " * 9)]).size == (1024, 162)
+    Image.new("RGB", (3, 4000)).save(tmp_path / "emu/0.png")
+    assert contact_sheet(mistakes).size == (1024, 4 * 162)
+
+
+def test_the_bundled_model_on_its_test_set(shared: Callable[[str], Path]) -> None:
+    model = mnv2.load("cifar10")
+    whole = mnv2.read_dataset(shared("data/cifar10/test.zip"))
+    found = mnv2.evaluate(model, whole)
+    assert found.scores.top1 == pytest.approx(79.8, abs=0.05)
+    assert found.confusion.sum() == found.pictures == 10_000
+    part = replace(whole, samples=whole.samples[::100])
+    answers = [model.classify(mnv2.decode(sample.open()), 1)[0] for sample in part.samples]
+    right = sum(
+        answer.label == part.classes[sample.label] for answer, sample in zip(answers, part.samples)
+    )
+    assert mnv2.evaluate(model, part).scores.top1 == right
+
+
+def test_a_list_of_photos(shared: Callable[[str], Path]) -> None:
+    model = mnv2.load(shared("models/tf2_mobilenet_v2_1.0_224_ptq.tflite"), integers=False)
+    found = mnv2.evaluate(model, mnv2.read_dataset(shared("data/imagenet-sample/labels.csv")))
+    assert sum(c.right for c in found.classes) == 875
+    assert (found.pictures, found.scores.top1) == (1000, 87.5)
+    assert [c.index for c in found.classes] == list(range(1, 1001))  # 0 is the background
