@@ -12,6 +12,7 @@ from mobilenetv2.architecture import Architecture
 from mobilenetv2.errors import UserError
 from mobilenetv2.quantized import QuantizedCheckpoint
 from mobilenetv2.runtime import Engine, IntegerReference, _native
+from mobilenetv2.runtime.timing import measure
 
 from .conftest import random_checkpoint
 from .integers import random_quantized
@@ -109,6 +110,13 @@ def test_instruction_sets_of_integers_mean_their_floats(monkeypatch) -> None:
         monkeypatch.setenv("MOBILENETV2_ISA", isa)
         assert Engine(model("v2", "nearest", False), 1).isa == isa
         assert Engine(floats, 1).isa == {"avxvnni": "avx2", "avx512vnni": "avx512"}.get(isa, isa)
+
+
+@pytest.mark.parametrize("isa", ISAS)
+def test_timing_knows_the_peak_of_bytes(isa) -> None:
+    timing = measure(Engine(model("v2", "nearest", False), 1, isa), 64, 64, runs=2)
+    assert timing.isa == isa
+    assert 0 < timing.peak_share <= 1
 
 
 def test_what_cannot_run_is_refused() -> None:

@@ -43,7 +43,7 @@ class Model:
     Args:
         checkpoint: The model; a `QuantizedCheckpoint` runs in integers.
         threads: Threads of the network; None: the processors this process may use.
-        isa: "scalar", "avx2" or "avx512"; None: the best that this machine has.
+        isa: As for `runtime.Engine`: "scalar", "avx2", "avx512"; None: the best of this machine.
 
     Attributes:
         checkpoint: Everything that was in the file.

@@ -23,7 +23,8 @@ from .output import format_option, write_json, write_rows
 )
 @resolution_option("what the model was made for")
 @click.option(
-    "--isa", help="Instruction set: scalar, avx2 or avx512.  [default: the best that is here]"
+    "--isa",
+    help="Instruction set: scalar, avx2 or avx512, for integers also avxvnni and avx512vnni.  [default: the best that is here]",
 )
 @click.option(
     "--runs",

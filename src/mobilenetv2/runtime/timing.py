@@ -10,6 +10,7 @@ from typing import TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
+from ..checkpoint import Checkpoint
 from ..cost import network_cost
 from ..errors import UserError
 from . import _native
@@ -115,7 +116,9 @@ def measure(
         ) from None
     p10, median, p90 = (float(value) for value in np.percentile(milliseconds, (10, 50, 90)))
     rate = _gmacs_per_second(macs * batch, median)
-    peak = 1e-9 * _native.fma_rate(engine.isa) * engine.threads
+    floats = isinstance(engine.checkpoint, Checkpoint)
+    reached = _native.fma_rate if floats else _native.byte_fma_rate
+    peak = 1e-9 * reached(engine.isa) * engine.threads
     return Timing(
         isa=engine.isa,
         threads=engine.threads,

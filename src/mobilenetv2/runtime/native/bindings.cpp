@@ -41,8 +41,9 @@ std::vector<std::string> kernel_names() {
   return found;
 }
 
+template <class T>
 double fma_rate(const std::string& isa) {
-  const mobilenetv2::Kernels<float>* const kernels = mobilenetv2::find_kernels<float>(isa.c_str());
+  const mobilenetv2::Kernels<T>* const kernels = mobilenetv2::find_kernels<T>(isa.c_str());
   if (!kernels) throw std::invalid_argument("no instruction set " + isa);
   const nb::gil_scoped_release released;
   return mobilenetv2::fma_rate(*kernels);
@@ -111,7 +112,9 @@ NB_MODULE(_native, module) {
   module.def("kernel_names", &kernel_names<float>,
              "Instruction sets that there are kernels for and that run here, best last.");
   module.def("byte_kernel_names", &kernel_names<std::uint8_t>, "The same for integer networks.");
-  module.def("fma_rate", &fma_rate, nb::arg("isa"),
+  module.def("byte_fma_rate", &fma_rate<std::uint8_t>, nb::arg("isa"),
+             "The same of unsigned by signed bytes, summed in 32 bits.");
+  module.def("fma_rate", &fma_rate<float>, nb::arg("isa"),
              "float32 multiply-adds a second that the kernels' vectors of an instruction set reach on one core, in "
              "registers alone. \"scalar\" is what the compiler makes of plain code.");
   module.attr("BLOCK") = mobilenetv2::BLOCK;

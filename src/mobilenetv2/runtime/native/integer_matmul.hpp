@@ -227,11 +227,11 @@ template <int VECTORS>
 MNV2_NOINLINE void finish_pixels(const Matmul<std::uint8_t>& job, const Panel& panel, int from, int count,
                                  const std::int32_t* sums) {
   for (int i = 0; i < count; i++, sums += VECTORS * LANES) {
-    if (!job.requantize.real) {
+    if (job.requantize.real) {
+      finish_pixel<Plain<VECTORS>, VECTORS>(job, panel, from + i, sums);
+    } else {
       finish_pixel<OrderOf<VECTORS>, VECTORS>(job, panel, from + i, sums);
-      continue;
     }
-    finish_pixel<Plain<VECTORS>, VECTORS>(job, panel, from + i, sums);
   }
 }
 
@@ -260,10 +260,10 @@ inline void finish_tile(const Matmul<std::uint8_t>& job, const Panel& panel, int
     const Ints offset = splat_ints(-to.shortcut_zero);
     MNV2_UNROLL for (int j = 0; j < VECTORS; j++) {
       const Vec factor = load(to.factor + panel.channel + j * LANES);
-      const std::uint8_t* more = job.shortcut + from * job.shortcut_pixel + panel.channel;
-      MNV2_UNROLL for (int i = 0; i < ROWS; i++, more += job.shortcut_pixel) {
+      MNV2_UNROLL for (int i = 0; i < ROWS; i++) {
         Vec value = mul(to_floats(sum[i][j]), factor);
         if (job.shortcut) {
+          const std::uint8_t* const more = job.shortcut + (from + i) * job.shortcut_pixel + panel.channel;
           value = add(value, mul(to_floats(add_ints(Order::shortcut(more, j, channels), offset)), share));
         }
         sum[i][j] = to_ints(lowest(highest(value, low), high));

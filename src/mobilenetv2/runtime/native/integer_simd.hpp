@@ -198,6 +198,17 @@ inline Wide half_away(Wide value) { return {__builtin_trunc(value.value + __buil
 
 #endif
 
+inline Ints in_register(Ints value) {
+#if defined(MNV2_TARGET_AVX512)
+  asm("" : "+v"(value));
+#elif defined(MNV2_TARGET_AVX2)
+  asm("" : "+x"(value));
+#elif defined(__GNUC__)
+  asm("" : "+r"(value));
+#endif
+  return value;
+}
+
 }  // namespace
 }  // namespace MNV2_NAMESPACE
 }  // namespace mobilenetv2

@@ -131,8 +131,8 @@ struct Kernels {
   void (*depthwise)(const Depthwise<T>&);
   // Sums over `pixels` pixels, `stride` apart, of `channels` channels.
   void (*sum)(const T* in, int pixels, std::ptrdiff_t stride, int channels, typename Types<T>::Sum* out);
-  // `rounds` multiply-adds in every lane of FMA_CHAINS vectors, each chain on its own; returns a number that all of
-  // them went into.
+  // `rounds` multiply-adds, of bytes dot products of four, in every lane of FMA_CHAINS vectors, each chain on its own;
+  // returns a number that all of them went into.
   float (*fma_chains)(int rounds, float factor);
 };
 

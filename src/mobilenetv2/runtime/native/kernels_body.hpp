@@ -27,6 +27,23 @@ void sum_bytes(const std::uint8_t* in, int pixels, std::ptrdiff_t stride, int ch
   }
 }
 
+float dot_chains(int rounds, float factor) {
+  Ints sum[FMA_CHAINS], weights[FMA_CHAINS];
+  Ints bytes = splat_ints(static_cast<int>(factor * 4) * 0x01010101);
+  MNV2_UNROLL for (int i = 0; i < FMA_CHAINS; i++) {
+    sum[i] = splat_ints(i);
+    weights[i] = in_register(splat_ints(i * 0x01010101));
+  }
+  for (int round = 0; round < rounds; round++) {
+    bytes = in_register(bytes);  // else the compiler knows what all rounds come to
+    MNV2_UNROLL for (int i = 0; i < FMA_CHAINS; i++) sum[i] = dot(sum[i], bytes, weights[i]);
+  }
+  MNV2_UNROLL for (int i = 1; i < FMA_CHAINS; i++) sum[0] = add_ints(sum[0], sum[i]);
+  float lanes[LANES];
+  store(lanes, to_floats(sum[0]));
+  return lanes[0];
+}
+
 #if defined(MNV2_TABLE)
 
 void matmul(const Matmul<float>& job) { run_panels(job); }
@@ -81,6 +98,6 @@ const Kernels<std::uint8_t> MNV2_BYTE_TABLE = {MNV2_BYTE_NAME,
                                                MNV2_NAMESPACE::matmul_bytes,
                                                MNV2_NAMESPACE::depthwise,
                                                MNV2_NAMESPACE::sum_bytes,
-                                               nullptr};
+                                               MNV2_NAMESPACE::dot_chains};
 
 }  // namespace mobilenetv2

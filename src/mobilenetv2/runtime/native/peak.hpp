@@ -5,7 +5,8 @@
 
 namespace mobilenetv2 {
 
-// Float multiply-adds a second on the calling thread's core: independent chains in registers, best of several tries.
-double fma_rate(const Kernels<float>& kernels);
+// Multiply-adds a second on the calling thread's core: independent chains in registers, best of several tries.
+template <class T>
+double fma_rate(const Kernels<T>& kernels);
 
 }  // namespace mobilenetv2
