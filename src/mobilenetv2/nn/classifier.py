@@ -52,15 +52,20 @@ class Conv2d(nn.Conv2d):
 
     def forward(self, x: Tensor) -> Tensor:
         """(N, C, H, W) -> (N, out, ceil(H / stride), ceil(W / stride))."""
-        kernel, stride, dilation = self.kernel_size[0], self.stride[0], self.dilation[0]
-        top, bottom = conv_padding(self.padding_rule, x.shape[2], kernel, stride, dilation)
-        left, right = conv_padding(self.padding_rule, x.shape[3], kernel, stride, dilation)
+        stride, dilation = self.stride[0], self.dilation[0]
+        (top, bottom), (left, right) = self.pads(x.shape[2]), self.pads(x.shape[3])
         if top == bottom and left == right:
             return functional.conv2d(
                 x, self.weight, self.bias, stride, (top, left), dilation, self.groups
             )
         x = functional.pad(x, (left, right, top, bottom))
         return functional.conv2d(x, self.weight, self.bias, stride, 0, dilation, self.groups)
+
+    def pads(self, size: int) -> tuple[int, int]:
+        """The padding before and after of a side of that size, in pixels."""
+        return conv_padding(
+            self.padding_rule, size, self.kernel_size[0], self.stride[0], self.dilation[0]
+        )
 
 
 class InvertedResidual(nn.Module):

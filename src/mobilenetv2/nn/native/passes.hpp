@@ -1,0 +1,55 @@
+// What training does to maps besides matrix products: batch norm with ReLU6, and the depthwise convolution, forward and
+// backward, on one chunk of a batch. Maps are channels last: pixels x channels, channels a multiple of 8.
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+
+namespace mobilenetv2 {
+
+struct bfloat16 {
+  std::uint16_t bits;
+};
+
+// y = x * scale + shift for each channel, then limited to 0..6 if `relu6`.
+struct Norm {
+  const float* scale;
+  const float* shift;
+  bool relu6;
+};
+
+template <class T>
+struct Maps {
+  const T* in;
+  int in_height, in_width;
+  int out_height, out_width;
+  int channels;
+  int stride, top, left;  // top, left: padding
+};
+
+template <class T>
+struct Passes {
+  // sum[c] and squares[c] of in - pivot over `pixels` pixels.
+  void (*sums)(const T* in, int pixels, int channels, const float* pivot, float* sum, float* squares);
+  void (*normalise)(const T* in, int pixels, int channels, const Norm& norm, T* out);
+  // Of the gradient that passes the clamp: its sum and its sum with in - pivot.
+  void (*gradient_sums)(const T* gradient, const T* in, int pixels, int channels, const Norm& norm, const float* pivot,
+                        float* sum, float* products);
+  // out = a * gradient that passes the clamp + b * in + c for each channel.
+  void (*gradient)(const T* gradient, const T* in, int pixels, int channels, const Norm& norm, const float* a,
+                   const float* b, const float* c, T* out);
+  // 3x3, of one picture; weights 9 x channels.
+  void (*depthwise)(const Maps<T>& maps, const float* weights, T* out);
+  // `gradient` is of the output: its gradient for the input, and 9 x channels for the weights.
+  void (*depthwise_gradient)(const Maps<T>& maps, const T* gradient, const float* weights, T* out,
+                             float* weight_gradient);
+};
+
+// The passes of an instruction set, "scalar", "avx2" or "avx512"; null if this build or this processor lacks it.
+template <class T>
+const Passes<T>* find_passes(const char* isa);
+
+extern const Passes<float> scalar_passes, avx2_passes, avx512_passes;
+extern const Passes<bfloat16> scalar_bfloat16_passes, avx2_bfloat16_passes, avx512_bfloat16_passes;
+
+}  // namespace mobilenetv2

@@ -1,0 +1,219 @@
+#include "training.hpp"
+
+#include <algorithm>
+#include <cmath>
+#include <cstring>
+#include <stdexcept>
+
+#include "../../runtime/native/cpu.hpp"
+
+namespace mobilenetv2 {
+namespace {
+
+constexpr int CHUNK = 512;  // pixels whose sums are made in float
+
+bool has(const char* isa) {
+  const std::vector<std::string> found = instruction_sets();
+  return std::find(found.begin(), found.end(), isa) != found.end();
+}
+
+template <class T>
+const Passes<T>* among(const char* isa, const Passes<T>* scalar, const Passes<T>* avx2, const Passes<T>* avx512) {
+  if (std::strcmp(isa, "scalar") == 0) return scalar;
+  if (avx2 && std::strcmp(isa, "avx2") == 0 && has(isa)) return avx2;
+  if (avx512 && std::strcmp(isa, "avx512") == 0 && has(isa)) return avx512;
+  return nullptr;
+}
+
+// The sum of `count` rows of `size` floats, in order.
+std::vector<double> added(const std::vector<float>& rows, std::ptrdiff_t count, std::ptrdiff_t size) {
+  std::vector<double> total(size, 0.0);
+  for (std::ptrdiff_t row = 0; row < count; row++) {
+    for (std::ptrdiff_t i = 0; i < size; i++) total[i] += rows[row * size + i];
+  }
+  return total;
+}
+
+struct Affine {
+  std::vector<float> scale, shift;
+};
+
+Affine affine(int channels, const float* weight, const float* bias, float epsilon, const float* mean,
+              const float* variance) {
+  Affine found{std::vector<float>(channels), std::vector<float>(channels)};
+  for (int c = 0; c < channels; c++) {
+    const double scale = weight[c] / std::sqrt(static_cast<double>(variance[c]) + epsilon);
+    found.scale[c] = static_cast<float>(scale);
+    found.shift[c] = static_cast<float>(bias[c] - mean[c] * scale);
+  }
+  return found;
+}
+
+// Taps first.
+std::vector<float> turned(const float* weights, int channels) {
+  std::vector<float> found(9 * static_cast<std::size_t>(channels));
+  for (int c = 0; c < channels; c++) {
+    for (int i = 0; i < 9; i++) found[i * channels + c] = weights[c * 9 + i];
+  }
+  return found;
+}
+
+template <class T>
+Maps<T> picture(Maps<T> maps, int index) {
+  maps.in += static_cast<std::ptrdiff_t>(index) * maps.in_height * maps.in_width * maps.channels;
+  return maps;
+}
+
+template <class T>
+std::ptrdiff_t out_size(const Maps<T>& maps) {
+  return static_cast<std::ptrdiff_t>(maps.out_height) * maps.out_width * maps.channels;
+}
+
+}  // namespace
+
+#if defined(MNV2_X86)
+
+template <>
+const Passes<float>* find_passes<float>(const char* isa) {
+  return among(isa, &scalar_passes, &avx2_passes, &avx512_passes);
+}
+
+template <>
+const Passes<bfloat16>* find_passes<bfloat16>(const char* isa) {
+  return among(isa, &scalar_bfloat16_passes, &avx2_bfloat16_passes, &avx512_bfloat16_passes);
+}
+
+#else
+
+template <>
+const Passes<float>* find_passes<float>(const char* isa) {
+  return among<float>(isa, &scalar_passes, nullptr, nullptr);
+}
+
+template <>
+const Passes<bfloat16>* find_passes<bfloat16>(const char* isa) {
+  return among<bfloat16>(isa, &scalar_bfloat16_passes, nullptr, nullptr);
+}
+
+#endif
+
+Training::Training(const std::string& isa, int threads)
+    : float_(find_passes<float>(isa.c_str())), bfloat16_(find_passes<bfloat16>(isa.c_str())), pool_(threads) {
+  if (!float_) throw std::invalid_argument("no instruction set " + isa);
+}
+
+template <>
+const Passes<float>& Training::passes<float>() const {
+  return *float_;
+}
+
+template <>
+const Passes<bfloat16>& Training::passes<bfloat16>() const {
+  return *bfloat16_;
+}
+
+template <class T>
+void Training::norm(const T* in, std::ptrdiff_t pixels, int channels, const float* weight, const float* bias,
+                    float epsilon, bool relu6, float* mean, float* variance, T* out) {
+  const std::lock_guard<std::mutex> lock(one_at_a_time_);
+  const int chunks = static_cast<int>((pixels + CHUNK - 1) / CHUNK);
+  std::vector<float> partial(2 * static_cast<std::size_t>(chunks) * channels);
+  std::vector<float> pivot(channels, 0.0f);  // one pixel: near the mean, so that the squares do not cancel
+  passes<T>().sums(in, 1, channels, pivot.data(), mean, variance);
+  std::copy(mean, mean + channels, pivot.begin());
+  const auto width = [&](int chunk) {
+    return static_cast<int>(std::min<std::ptrdiff_t>(CHUNK, pixels - static_cast<std::ptrdiff_t>(chunk) * CHUNK));
+  };
+  const auto offset = [&](int chunk) { return static_cast<std::ptrdiff_t>(chunk) * CHUNK * channels; };
+  pool_.parallel(chunks, [&](int chunk, int) {
+    float* const sum = partial.data() + 2 * static_cast<std::size_t>(chunk) * channels;
+    passes<T>().sums(in + offset(chunk), width(chunk), channels, pivot.data(), sum, sum + channels);
+  });
+  const std::vector<double> total = added(partial, chunks, 2 * channels);
+  for (int c = 0; c < channels; c++) {
+    const double away = total[c] / pixels;
+    mean[c] = static_cast<float>(pivot[c] + away);
+    variance[c] = static_cast<float>(std::max(0.0, total[channels + c] / pixels - away * away));
+  }
+  const Affine by = affine(channels, weight, bias, epsilon, mean, variance);
+  const Norm norm = {by.scale.data(), by.shift.data(), relu6};
+  pool_.parallel(chunks, [&](int chunk, int) {
+    passes<T>().normalise(in + offset(chunk), width(chunk), channels, norm, out + offset(chunk));
+  });
+}
+
+template <class T>
+void Training::norm_gradient(const T* gradient, const T* in, std::ptrdiff_t pixels, int channels, const float* weight,
+                             const float* bias, float epsilon, bool relu6, const float* mean, const float* variance,
+                             T* out, float* weight_gradient, float* bias_gradient) {
+  const std::lock_guard<std::mutex> lock(one_at_a_time_);
+  const int chunks = static_cast<int>((pixels + CHUNK - 1) / CHUNK);
+  std::vector<float> partial(2 * static_cast<std::size_t>(chunks) * channels);
+  const auto width = [&](int chunk) {
+    return static_cast<int>(std::min<std::ptrdiff_t>(CHUNK, pixels - static_cast<std::ptrdiff_t>(chunk) * CHUNK));
+  };
+  const auto offset = [&](int chunk) { return static_cast<std::ptrdiff_t>(chunk) * CHUNK * channels; };
+  const Affine by = affine(channels, weight, bias, epsilon, mean, variance);
+  const Norm norm = {by.scale.data(), by.shift.data(), relu6};
+  pool_.parallel(chunks, [&](int chunk, int) {
+    float* const sum = partial.data() + 2 * static_cast<std::size_t>(chunk) * channels;
+    passes<T>().gradient_sums(gradient + offset(chunk), in + offset(chunk), width(chunk), channels, norm, mean, sum,
+                              sum + channels);
+  });
+  const std::vector<double> total = added(partial, chunks, 2 * channels);
+  std::vector<float> a(channels), b(channels), c(channels);
+  for (int i = 0; i < channels; i++) {
+    const double deviation = 1 / std::sqrt(static_cast<double>(variance[i]) + epsilon);
+    const double sum = total[i], product = total[channels + i] * deviation;  // with the normalised input
+    weight_gradient[i] = static_cast<float>(product);
+    bias_gradient[i] = static_cast<float>(sum);
+    const double scale = weight[i] * deviation, slope = -scale * deviation * product / pixels;
+    a[i] = static_cast<float>(scale);
+    b[i] = static_cast<float>(slope);
+    c[i] = static_cast<float>(-scale * sum / pixels - slope * mean[i]);
+  }
+  pool_.parallel(chunks, [&](int chunk, int) {
+    passes<T>().gradient(gradient + offset(chunk), in + offset(chunk), width(chunk), channels, norm, a.data(), b.data(),
+                         c.data(), out + offset(chunk));
+  });
+}
+
+template <class T>
+void Training::depthwise(const Maps<T>& maps, int pictures, const float* weights, T* out) {
+  const std::lock_guard<std::mutex> lock(one_at_a_time_);
+  const std::vector<float> taps = turned(weights, maps.channels);
+  pool_.parallel(pictures, [&](int index, int) {
+    passes<T>().depthwise(picture(maps, index), taps.data(), out + index * out_size(maps));
+  });
+}
+
+template <class T>
+void Training::depthwise_gradient(const Maps<T>& maps, int pictures, const T* gradient, const float* weights, T* out,
+                                  float* weight_gradient) {
+  const std::lock_guard<std::mutex> lock(one_at_a_time_);
+  const std::vector<float> taps = turned(weights, maps.channels);
+  const std::ptrdiff_t size = 9 * static_cast<std::ptrdiff_t>(maps.channels);
+  std::vector<float> partial(size * pictures);
+  const std::ptrdiff_t in_size = static_cast<std::ptrdiff_t>(maps.in_height) * maps.in_width * maps.channels;
+  pool_.parallel(pictures, [&](int index, int) {
+    passes<T>().depthwise_gradient(picture(maps, index), gradient + index * out_size(maps), taps.data(),
+                                   out + index * in_size, partial.data() + index * size);
+  });
+  const std::vector<double> total = added(partial, pictures, size);
+  for (int c = 0; c < maps.channels; c++) {
+    for (int i = 0; i < 9; i++) weight_gradient[c * 9 + i] = static_cast<float>(total[i * maps.channels + c]);
+  }
+}
+
+#define MNV2_TRAINING(T)                                                                                             \
+  template void Training::norm<T>(const T*, std::ptrdiff_t, int, const float*, const float*, float, bool, float*,    \
+                                  float*, T*);                                                                       \
+  template void Training::norm_gradient<T>(const T*, const T*, std::ptrdiff_t, int, const float*, const float*,      \
+                                           float, bool, const float*, const float*, T*, float*, float*);             \
+  template void Training::depthwise<T>(const Maps<T>&, int, const float*, T*);                                       \
+  template void Training::depthwise_gradient<T>(const Maps<T>&, int, const T*, const float*, T*, float*);
+MNV2_TRAINING(float)
+MNV2_TRAINING(bfloat16)
+#undef MNV2_TRAINING
+
+}  // namespace mobilenetv2
