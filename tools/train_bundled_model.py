@@ -140,13 +140,9 @@ def main() -> None:
 
     net = MobileNetV2(ARCHITECTURE, drop_rate=recipe.drop_rate, bn_decay=recipe.bn_decay)
     net.to(memory_format=torch.channels_last)
-    ema = AveragedModel(
-        net, multi_avg_fn=get_ema_multi_avg_fn(recipe.ema_decay), use_buffers=True
-    )
+    ema = AveragedModel(net, multi_avg_fn=get_ema_multi_avg_fn(recipe.ema_decay), use_buffers=True)
     fuse(net)
-    depthwise = {
-        id(m.weight) for m in net.modules() if isinstance(m, nn.Conv2d) and m.groups > 1
-    }
+    depthwise = {id(m.weight) for m in net.modules() if isinstance(m, nn.Conv2d) and m.groups > 1}
     groups: dict[bool, list[nn.Parameter]] = {True: [], False: []}
     for parameter in net.parameters():
         groups[parameter.ndim > 1 and id(parameter) not in depthwise].append(parameter)

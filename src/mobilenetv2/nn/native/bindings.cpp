@@ -52,7 +52,7 @@ void bind(nb::class_<Training>& training) {
             self.norm(in.data(), pixels, static_cast<int>(channels), weight.data(), bias.data(), epsilon, relu6,
                       mean.data(), variance.data(), out.data());
           },
-          nb::arg("in").noconvert(), nb::arg("weight").noconvert(), nb::arg("bias").noconvert(), nb::arg("epsilon"), nb::arg("relu6"), nb::arg("mean").noconvert(),
+          nb::arg("in_").noconvert(), nb::arg("weight").noconvert(), nb::arg("bias").noconvert(), nb::arg("epsilon"), nb::arg("relu6"), nb::arg("mean").noconvert(),
           nb::arg("variance").noconvert(), nb::arg("out").noconvert())
       .def(
           "norm_gradient",
@@ -72,7 +72,7 @@ void bind(nb::class_<Training>& training) {
                                bias.data(), epsilon, relu6, mean.data(), variance.data(), out.data(),
                                weight_gradient.data(), bias_gradient.data());
           },
-          nb::arg("gradient").noconvert(), nb::arg("in").noconvert(), nb::arg("weight").noconvert(), nb::arg("bias").noconvert(), nb::arg("epsilon"), nb::arg("relu6"),
+          nb::arg("gradient").noconvert(), nb::arg("in_").noconvert(), nb::arg("weight").noconvert(), nb::arg("bias").noconvert(), nb::arg("epsilon"), nb::arg("relu6"),
           nb::arg("mean").noconvert(), nb::arg("variance").noconvert(), nb::arg("out").noconvert(), nb::arg("weight_gradient").noconvert(), nb::arg("bias_gradient").noconvert())
       .def(
           "depthwise",
@@ -82,7 +82,7 @@ void bind(nb::class_<Training>& training) {
             const nb::gil_scoped_release released;
             self.depthwise(maps, static_cast<int>(in.shape(0)), weights.data(), out.data());
           },
-          nb::arg("in").noconvert(), nb::arg("weights").noconvert(), nb::arg("stride"), nb::arg("top"), nb::arg("left"), nb::arg("out").noconvert())
+          nb::arg("in_").noconvert(), nb::arg("weights").noconvert(), nb::arg("stride"), nb::arg("top"), nb::arg("left"), nb::arg("out").noconvert())
       .def(
           "depthwise_gradient",
           [](Training& self, const Pictures<T>& gradient, const Pictures<T>& in, const Taps& weights, int stride,
@@ -94,13 +94,14 @@ void bind(nb::class_<Training>& training) {
             self.depthwise_gradient(maps, static_cast<int>(in.shape(0)), gradient.data(), weights.data(), out.data(),
                                     weight_gradient.data());
           },
-          nb::arg("gradient").noconvert(), nb::arg("in").noconvert(), nb::arg("weights").noconvert(), nb::arg("stride"), nb::arg("top"), nb::arg("left"),
+          nb::arg("gradient").noconvert(), nb::arg("in_").noconvert(), nb::arg("weights").noconvert(), nb::arg("stride"), nb::arg("top"), nb::arg("left"),
           nb::arg("out").noconvert(), nb::arg("weight_gradient").noconvert());
 }
 
 }  // namespace
 
 NB_MODULE(_native, module) {
+  nb::set_leak_warnings(false);  // PyTorch outlives the interpreter, and what it holds
   module.def("instruction_sets", [] {
     std::vector<std::string> found;
     for (const char* isa : {"scalar", "avx2", "avx512"}) {
