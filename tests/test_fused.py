@@ -5,6 +5,7 @@ published widths.
 from __future__ import annotations
 
 import copy
+
 import pytest
 import torch
 from torch import Tensor, nn

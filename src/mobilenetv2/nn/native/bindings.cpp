@@ -34,8 +34,15 @@ Maps<T> maps_of(const Pictures<T>& in, const Pictures<T>& out, const Taps& weigh
   check(in.shape(0) == out.shape(0) && in.shape(3) == out.shape(3) && in.shape(3) == weights.shape(0));
   check(in.shape(3) % 8 == 0 && (stride == 1 || stride == 2) && top >= 0 && top <= 1 && left >= 0 && left <= 1);
   const auto size = [](std::size_t value) { return static_cast<int>(value); };
-  return {in.data(), size(in.shape(1)), size(in.shape(2)), size(out.shape(1)), size(out.shape(2)), size(in.shape(3)),
-          stride,    top,               left};
+  return {in.data(),
+          size(in.shape(1)),
+          size(in.shape(2)),
+          size(out.shape(1)),
+          size(out.shape(2)),
+          size(in.shape(3)),
+          stride,
+          top,
+          left};
 }
 
 template <class T>
@@ -52,8 +59,8 @@ void bind(nb::class_<Training>& training) {
             self.norm(in.data(), pixels, static_cast<int>(channels), weight.data(), bias.data(), epsilon, relu6,
                       mean.data(), variance.data(), out.data());
           },
-          nb::arg("in_").noconvert(), nb::arg("weight").noconvert(), nb::arg("bias").noconvert(), nb::arg("epsilon"), nb::arg("relu6"), nb::arg("mean").noconvert(),
-          nb::arg("variance").noconvert(), nb::arg("out").noconvert())
+          nb::arg("in_").noconvert(), nb::arg("weight").noconvert(), nb::arg("bias").noconvert(), nb::arg("epsilon"),
+          nb::arg("relu6"), nb::arg("mean").noconvert(), nb::arg("variance").noconvert(), nb::arg("out").noconvert())
       .def(
           "norm_gradient",
           [](Training& self, const Pixels<T>& gradient, const Pixels<T>& in, const Channels& weight,
@@ -72,8 +79,10 @@ void bind(nb::class_<Training>& training) {
                                bias.data(), epsilon, relu6, mean.data(), variance.data(), out.data(),
                                weight_gradient.data(), bias_gradient.data());
           },
-          nb::arg("gradient").noconvert(), nb::arg("in_").noconvert(), nb::arg("weight").noconvert(), nb::arg("bias").noconvert(), nb::arg("epsilon"), nb::arg("relu6"),
-          nb::arg("mean").noconvert(), nb::arg("variance").noconvert(), nb::arg("out").noconvert(), nb::arg("weight_gradient").noconvert(), nb::arg("bias_gradient").noconvert())
+          nb::arg("gradient").noconvert(), nb::arg("in_").noconvert(), nb::arg("weight").noconvert(),
+          nb::arg("bias").noconvert(), nb::arg("epsilon"), nb::arg("relu6"), nb::arg("mean").noconvert(),
+          nb::arg("variance").noconvert(), nb::arg("out").noconvert(), nb::arg("weight_gradient").noconvert(),
+          nb::arg("bias_gradient").noconvert())
       .def(
           "depthwise",
           [](Training& self, const Pictures<T>& in, const Taps& weights, int stride, int top, int left,
@@ -82,7 +91,8 @@ void bind(nb::class_<Training>& training) {
             const nb::gil_scoped_release released;
             self.depthwise(maps, static_cast<int>(in.shape(0)), weights.data(), out.data());
           },
-          nb::arg("in_").noconvert(), nb::arg("weights").noconvert(), nb::arg("stride"), nb::arg("top"), nb::arg("left"), nb::arg("out").noconvert())
+          nb::arg("in_").noconvert(), nb::arg("weights").noconvert(), nb::arg("stride"), nb::arg("top"),
+          nb::arg("left"), nb::arg("out").noconvert())
       .def(
           "depthwise_gradient",
           [](Training& self, const Pictures<T>& gradient, const Pictures<T>& in, const Taps& weights, int stride,
@@ -94,8 +104,9 @@ void bind(nb::class_<Training>& training) {
             self.depthwise_gradient(maps, static_cast<int>(in.shape(0)), gradient.data(), weights.data(), out.data(),
                                     weight_gradient.data());
           },
-          nb::arg("gradient").noconvert(), nb::arg("in_").noconvert(), nb::arg("weights").noconvert(), nb::arg("stride"), nb::arg("top"), nb::arg("left"),
-          nb::arg("out").noconvert(), nb::arg("weight_gradient").noconvert());
+          nb::arg("gradient").noconvert(), nb::arg("in_").noconvert(), nb::arg("weights").noconvert(),
+          nb::arg("stride"), nb::arg("top"), nb::arg("left"), nb::arg("out").noconvert(),
+          nb::arg("weight_gradient").noconvert());
 }
 
 }  // namespace

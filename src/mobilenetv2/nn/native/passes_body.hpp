@@ -337,8 +337,8 @@ void correlate(const Maps<T>& maps, const T* gradient, float* weight_gradient) {
 template <class T>
 void depthwise_gradient(const Maps<T>& maps, const T* gradient, const float* weights, T* out, float* weight_gradient) {
   if (maps.stride == 1) {
-    const Maps<T> back = {gradient,      maps.out_height, maps.out_width, maps.in_height, maps.in_width,
-                          maps.channels, 1,               2 - maps.top,   2 - maps.left};
+    const Maps<T> back = {gradient, maps.out_height, maps.out_width, maps.in_height, maps.in_width, maps.channels,
+                          1,        2 - maps.top,    2 - maps.left};
     filter(back, weights, true, out);
   } else {
     spread(maps, gradient, weights, out);

@@ -205,12 +205,12 @@ void Training::depthwise_gradient(const Maps<T>& maps, int pictures, const T* gr
   }
 }
 
-#define MNV2_TRAINING(T)                                                                                             \
-  template void Training::norm<T>(const T*, std::ptrdiff_t, int, const float*, const float*, float, bool, float*,    \
-                                  float*, T*);                                                                       \
-  template void Training::norm_gradient<T>(const T*, const T*, std::ptrdiff_t, int, const float*, const float*,      \
-                                           float, bool, const float*, const float*, T*, float*, float*);             \
-  template void Training::depthwise<T>(const Maps<T>&, int, const float*, T*);                                       \
+#define MNV2_TRAINING(T)                                                                                               \
+  template void Training::norm<T>(const T*, std::ptrdiff_t, int, const float*, const float*, float, bool, float*,      \
+                                  float*, T*);                                                                         \
+  template void Training::norm_gradient<T>(const T*, const T*, std::ptrdiff_t, int, const float*, const float*, float, \
+                                           bool, const float*, const float*, T*, float*, float*);                      \
+  template void Training::depthwise<T>(const Maps<T>&, int, const float*, T*);                                         \
   template void Training::depthwise_gradient<T>(const Maps<T>&, int, const T*, const float*, T*, float*);
 MNV2_TRAINING(float)
 MNV2_TRAINING(bfloat16)
