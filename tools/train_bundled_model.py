@@ -15,9 +15,10 @@ import math
 import os
 import time
 import zipfile
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from io import BytesIO
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -40,15 +41,21 @@ ARCHITECTURE = Architecture(
         Stage(expansion=6, channels=48, repeats=4, stride=2),
         Stage(expansion=6, channels=72, repeats=3, stride=1),
         Stage(expansion=6, channels=96, repeats=3, stride=2),
-        Stage(expansion=6, channels=128, repeats=1, stride=1),
+        Stage(expansion=4, channels=128, repeats=1, stride=1),
     ),
     stem_channels=16,
     stem_stride=1,
-    last_channels=320,
+    last_channels=256,
     classes=10,
     resolution=(32, 32),
     padding="symmetric",
     bn_epsilon=1e-5,
+)
+# The first epochs are trained with a wider end, of which the weightiest channels are kept.
+WIDER = replace(
+    ARCHITECTURE,
+    stages=(*ARCHITECTURE.stages[:-1], replace(ARCHITECTURE.stages[-1], expansion=6)),
+    last_channels=320,
 )
 PREPROCESSING = Preprocessing(
     size=(32, 32), crop_fraction=1.0, mean=(0.5,) * 3, std=(0.25,) * 3
@@ -57,7 +64,8 @@ PREPROCESSING = Preprocessing(
 
 @dataclass(frozen=True)
 class Recipe:
-    epochs: int = 48
+    epochs: int = 45
+    wider_epochs: int = 15
     batch: int = 128  # of both processes together
     learning_rate: float = 0.2  # the highest; SGD with Nesterov momentum 0.9
     warm_up: float = 0.1  # share of the steps; then half a cosine down to 0
@@ -122,6 +130,60 @@ def shared_mean(tensors: list[Tensor]) -> None:
         tensor.copy_(part.view_as(tensor))
 
 
+def kept_channels(state: dict[str, Tensor]) -> dict[str, tuple[int, Tensor]]:
+    """Of each tensor that narrows from WIDER to ARCHITECTURE: which dimension, and what is kept."""
+    expanded = state["features.17.conv.1.1.weight"].abs() * state[
+        "features.17.conv.2.weight"
+    ].flatten(1).norm(dim=0)
+    last = state["features.18.1.weight"].abs() * state["classifier.1.weight"].norm(dim=0)
+    inner = expanded.topk(4 * 96).indices.sort().values
+    outer = last.topk(ARCHITECTURE.last_channels or 0).indices.sort().values
+    kept = {"features.17.conv.2.weight": (1, inner), "classifier.1.weight": (1, outer)}
+    for name, tensor in state.items():
+        if name.startswith(("features.17.conv.0.", "features.17.conv.1.")) and tensor.ndim:
+            kept[name] = 0, inner
+        elif name.startswith("features.18.") and tensor.ndim:
+            kept[name] = 0, outer
+    return kept
+
+
+def narrow(state: dict[str, dict]) -> None:
+    """Narrows a checkpoint of WIDER: network, moving average and momentum alike."""
+    kept = kept_channels(state["net"])
+    parameters = [
+        name for group in ordered_parameters(MobileNetV2(WIDER)).values() for name, _ in group
+    ]
+    momentum = state["optimizer"]["state"]
+    for name, (dimension, channels) in kept.items():
+        for part, key in (("net", name), ("ema", f"module.{name}")):
+            state[part][key] = state[part][key].index_select(dimension, channels)
+        if name in parameters:
+            buffers = momentum[parameters.index(name)]
+            buffers["momentum_buffer"] = buffers["momentum_buffer"].index_select(
+                dimension, channels
+            )
+
+
+def ordered_parameters(net: nn.Module) -> dict[bool, list[tuple[str, nn.Parameter]]]:
+    """Those with weight decay (True) and those without."""
+    depthwise = {
+        f"{name}.weight"
+        for name, m in net.named_modules()
+        if isinstance(m, nn.Conv2d) and m.groups > 1
+    }
+    groups: dict[bool, list[tuple[str, nn.Parameter]]] = {True: [], False: []}
+    for name, parameter in net.named_parameters():
+        groups[parameter.ndim > 1 and name not in depthwise].append((name, parameter))
+    return groups
+
+
+def restored(state: dict[str, Any], parts: dict[str, Any]) -> dict[str, Any]:
+    """The parts with their states loaded."""
+    for name, part in parts.items():
+        part.load_state_dict(state[name])
+    return parts
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("train", type=Path)
@@ -138,23 +200,6 @@ def main() -> None:
     order = np.random.default_rng(recipe.seed).permutation(len(x))
     held_out, train = order[: recipe.validation], order[recipe.validation :]
 
-    net = MobileNetV2(ARCHITECTURE, drop_rate=recipe.drop_rate, bn_decay=recipe.bn_decay)
-    net.to(memory_format=torch.channels_last)
-    ema = AveragedModel(net, multi_avg_fn=get_ema_multi_avg_fn(recipe.ema_decay), use_buffers=True)
-    fuse(net)
-    depthwise = {id(m.weight) for m in net.modules() if isinstance(m, nn.Conv2d) and m.groups > 1}
-    groups: dict[bool, list[nn.Parameter]] = {True: [], False: []}
-    for parameter in net.parameters():
-        groups[parameter.ndim > 1 and id(parameter) not in depthwise].append(parameter)
-    optimizer = torch.optim.SGD(
-        [
-            {"params": groups[True], "weight_decay": recipe.weight_decay},
-            {"params": groups[False], "weight_decay": 0.0},
-        ],
-        lr=recipe.learning_rate,
-        momentum=0.9,
-        nesterov=True,
-    )
     steps = recipe.epochs * (len(train) // recipe.batch)
 
     def rate(step: int) -> float:
@@ -163,21 +208,46 @@ def main() -> None:
             return done / recipe.warm_up
         return 0.5 + 0.5 * math.cos(math.pi * (done - recipe.warm_up) / (1 - recipe.warm_up))
 
-    schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, rate)
+    def parts_of(architecture: Architecture) -> dict[str, Any]:
+        net = MobileNetV2(architecture, drop_rate=recipe.drop_rate, bn_decay=recipe.bn_decay)
+        net.to(memory_format=torch.channels_last)
+        ema = AveragedModel(
+            net, multi_avg_fn=get_ema_multi_avg_fn(recipe.ema_decay), use_buffers=True
+        )
+        fuse(net)
+        groups = ordered_parameters(net)
+        optimizer = torch.optim.SGD(
+            [
+                {"params": [p for _, p in groups[decays]], "weight_decay": decay}
+                for decays, decay in ((True, recipe.weight_decay), (False, 0.0))
+            ],
+            lr=recipe.learning_rate,
+            momentum=0.9,
+            nesterov=True,
+        )
+        schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, rate)
+        return {"net": net, "ema": ema, "optimizer": optimizer, "schedule": schedule}
+
     loss_of = nn.CrossEntropyLoss(label_smoothing=recipe.label_smoothing)
-    parts = {"net": net, "ema": ema, "optimizer": optimizer, "schedule": schedule}
+    parts = parts_of(WIDER)
     saved = options.output.with_suffix(".part.pt")
     log: list[dict[str, float]] = []
     seconds_before = 0.0
     if saved.exists():
         state = torch.load(saved, weights_only=True)
-        for name, part in parts.items():
-            part.load_state_dict(state[name])
         log = state["log"]
         seconds_before = log[-1]["seconds"]
+        parts = restored(
+            state, parts if len(log) <= recipe.wider_epochs else parts_of(ARCHITECTURE)
+        )
 
     started = time.time()
     for epoch in range(len(log), recipe.epochs):
+        if epoch == recipe.wider_epochs and parts["net"].architecture == WIDER:
+            state = {name: part.state_dict() for name, part in parts.items()}
+            narrow(state)
+            parts = restored(state, parts_of(ARCHITECTURE))
+        net, ema, optimizer, schedule = parts.values()
         random = np.random.default_rng([recipe.seed, epoch, rank])
         torch.manual_seed(1000 * epoch + rank)
         shuffled = np.random.default_rng([recipe.seed, epoch]).permutation(train)
