@@ -8,7 +8,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import lru_cache, partial
 from math import ceil, exp, log, sqrt
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -28,6 +28,12 @@ LEVELS = 30  # a policy's magnitudes are 0..30
 ATTEMPTS = 10  # to draw a rectangle that fits
 BRIGHTER = 32  # of 255; slim/preprocessing/inception_preprocessing.py, distort_color
 LADDER = [0] * BRIGHTER + list(range(256)) + [255] * BRIGHTER
+CROPS = ("resized", "pad", "none")
+MOST_OF_PAIR = {"scale": 1, "ratio": 100, "erase_scale": 1, "erase_ratio": 100}
+MOST: dict[str, tuple[Any, int]] = {
+    **{"pad": (int, 1024), "rand_ops": (int, 14), "rand_magnitude": (int, LEVELS)},
+    **{"erase": (int | float, 1), "mixup": (int | float, 100), "cutmix": (int | float, 100)},
+}
 
 
 class Reach(NamedTuple):
@@ -98,31 +104,28 @@ class Augmentation:
     cutmix: float = 0.0
 
     def __post_init__(self) -> None:
-        for name, choices in (("crop", ("resized", "pad", "none")), ("policy", tuple(POLICIES))):
+        for name, choices in {"crop": CROPS, "policy": tuple(POLICIES)}.items():
             if getattr(self, name) not in choices:
-                raise UserError(
-                    f"augmentation {name} must be one of {', '.join(choices)}, not "
-                    f"{getattr(self, name)!r}"
-                )
-        for name, most in (
-            ("scale", 1.0),
-            ("ratio", 100),
-            ("erase_scale", 1.0),
-            ("erase_ratio", 100),
-        ):
-            least, greatest = getattr(self, name)
-            object.__setattr__(self, name, (least, greatest))
-            if not 0 < least <= greatest <= most:
-                raise UserError(
-                    f"augmentation {name} must be two rising numbers above 0 and up to {most:g}, "
-                    f"not {(least, greatest)}"
-                )
-        limits = {"pad": 1024, "rand_ops": 14, "rand_magnitude": LEVELS, "erase": 1}
-        for name, most in {**limits, "mixup": 100, "cutmix": 100}.items():
-            if not 0 <= getattr(self, name) <= most:
-                raise UserError(
-                    f"augmentation {name} must be from 0 to {most}, not {getattr(self, name)}"
-                )
+                raise self._refused(name, f"one of {', '.join(choices)}")
+        for name in ("flip", "colour"):
+            if not isinstance(getattr(self, name), bool):
+                raise self._refused(name, "True or False")
+        for name, most in MOST_OF_PAIR.items():
+            pair = getattr(self, name)
+            two = isinstance(pair, list | tuple) and len(pair) == 2
+            if not two or not all(isinstance(value, int | float) for value in pair):
+                raise self._refused(name, "two numbers")
+            if not 0 < pair[0] <= pair[1] <= most:
+                raise self._refused(name, f"two rising numbers above 0 and up to {most}")
+            object.__setattr__(self, name, tuple(pair))
+        for name, (kind, most) in MOST.items():
+            value = getattr(self, name)
+            if not isinstance(value, kind) or not 0 <= value <= most:
+                whole = "a whole number " if kind is int else ""
+                raise self._refused(name, f"{whole}from 0 to {most}")
+
+    def _refused(self, name: str, wanted: str) -> UserError:
+        return UserError(f"augmentation {name} must be {wanted}, not {getattr(self, name)!r}")
 
     def transform(self, size: tuple[int, int], preprocessing: Preprocessing) -> Transform:
         """What to do with one picture.
