@@ -196,8 +196,16 @@ def test_what_cannot_be_trained_with(tmp_path: Path, names: dict[str, int], mess
         read_split(build(tmp_path, names))
 
 
+def test_pictures_on_both_sides_are_named(tmp_path: Path) -> None:
+    source = build(tmp_path, {**many("a", 10), **many("b", 10)})
+    [problem] = read_split(source, source).problems
+    assert problem == f"20 pictures are trained and validated with: {tmp_path / 'a/00.png'}"
+
+
 @pytest.mark.parametrize("share", [0, 1, -0.1, float("nan")])
 def test_shares_out_of_range(tmp_path: Path, share: float) -> None:
+    with pytest.raises(UserError, match="seed must be 0 or above, not -1"):
+        read_split(tmp_path, seed=-1)
     with pytest.raises(UserError, match="val_share must be between 0 and 1"):
         read_split(tmp_path, val_share=share)
 

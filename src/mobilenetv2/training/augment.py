@@ -8,7 +8,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import lru_cache, partial
 from math import ceil, exp, log, sqrt
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -30,9 +30,14 @@ BRIGHTER = 32  # of 255; slim/preprocessing/inception_preprocessing.py, distort_
 LADDER = [0] * BRIGHTER + list(range(256)) + [255] * BRIGHTER
 CROPS = ("resized", "pad", "none")
 MOST_OF_PAIR = {"scale": 1, "ratio": 100, "erase_scale": 1, "erase_ratio": 100}
-MOST: dict[str, tuple[Any, int]] = {
-    **{"pad": (int, 1024), "rand_ops": (int, 14), "rand_magnitude": (int, LEVELS)},
-    **{"erase": (int | float, 1), "mixup": (int | float, 100), "cutmix": (int | float, 100)},
+NUMBER = (int, float)
+MOST = {
+    "pad": (int, 1024),
+    "rand_ops": (int, 14),
+    "rand_magnitude": (int, LEVELS),
+    "erase": (NUMBER, 1),
+    "mixup": (NUMBER, 100),
+    "cutmix": (NUMBER, 100),
 }
 
 

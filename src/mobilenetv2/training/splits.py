@@ -70,11 +70,13 @@ def read_split(
 
     Raises:
         UserError: A source is none, has no pictures or other classes than the training part;
-            fewer than two classes to train with; a share that is not between 0 and 1.
+            fewer than two classes to train with; `val_share` or `seed` out of range.
     """
     path = Path(source)
     if not 0 < val_share < 1:
         raise UserError(f"val_share must be between 0 and 1, not {val_share}")
+    if seed < 0:
+        raise UserError(f"seed must be 0 or above, not {seed}")
     parts = read_splits(path)
     train = _training(path, parts)
     notes: list[str] = []
@@ -86,6 +88,8 @@ def read_split(
         judged = _with_classes_of(train, other[name], Path(source if val is None else val))
         if val is None and name == "test":
             notes.append(f"{path}: there is no val, so test is validated with")
+    if both := {s.name for s in train.samples} & {s.name for s in judged.samples}:
+        notes.append(f"{len(both)} pictures are trained and validated with: {min(both)}")
     told = (*train.problems, *judged.problems, *notes, *_complaints(train))
     return Split(train, judged, tuple(dict.fromkeys(told)))
 
