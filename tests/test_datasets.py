@@ -82,6 +82,7 @@ def test_a_folder_and_its_archive_hold_the_same(root: Path, tmp_path: Path, kind
     assert [row["pictures"] for row in dataset.summary()] == [2, 1, 1, 1, 0]
     assert list(dataset.problems) == [
         "ignored 1 files that are not pictures by name: .txt (1)",
+        "hidden files and folders left out: ._a.JPG, .git, .ipynb_checkpoints, @eaDir, __MACOSX",
         *["1 pictures without a class folder left out: loose.png"] * (kind != "wrapped zip"),
         "1 classes without pictures: empty",
     ]
@@ -190,7 +191,7 @@ def test_what_is_no_dataset(tmp_path: Path) -> None:
         ("x.bin", None, "neither a folder, a .zip nor a .csv"),
         ("cut.zip", None, "neither a folder, a .zip|damaged"),
         ("absent", None, "no such file or folder"),
-        ("list.csv", "val", "a list has no splits"),
+        ("list.csv", "val", "no split 'val'; its splits are none"),
     ):
         with pytest.raises(UserError, match=message):
             read_dataset(tmp_path / name, split)

@@ -34,6 +34,7 @@ MAY_IMPORT = {
     "runtime": TRUNK,
     "formats": TRUNK,
     "nn": TRUNK | {"formats"},  # for weights by file or name
+    "training": TRUNK | {"nn", "formats", "model", "evaluation"},
     "model": TRUNK | {"runtime", "formats"},
     "evaluation": TRUNK | {"runtime", "formats", "model"},
     "cli": TRUNK | {"runtime", "formats", "nn", "model", "evaluation"},
