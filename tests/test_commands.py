@@ -178,11 +178,11 @@ def test_convert_can_drop_the_background(tmp_path, shared, capsys) -> None:
     assert "not the background" in capsys.readouterr().err
 
 
-def test_models_lists_the_bundled_one_first(capsys) -> None:
+def test_models_lists_the_bundled_ones_first(capsys) -> None:
     assert run(["models", "--format", "csv"]) == 0
     rows = list(csv.DictReader(io.StringIO(capsys.readouterr().out)))
-    assert rows[0]["name"] == "cifar10"
-    assert len(rows) == 56
+    assert [row["name"] for row in rows[:2]] == ["cifar10", "cifar10-int8"]
+    assert len(rows) == 57
 
 
 @pytest.mark.parametrize(

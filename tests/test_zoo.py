@@ -313,7 +313,7 @@ def test_convert_by_name(mirror, tmp_path, monkeypatch, capfd) -> None:
 def test_the_list() -> None:
     models = zoo.models()
     counts = {
-        "this package": 1,
+        "this package": 2,
         "torchvision": 2,
         "timm": 5,
         "Hugging Face": 4,
@@ -321,15 +321,15 @@ def test_the_list() -> None:
         "TF-slim": 22,
     }
     assert Counter(model.source for model in models) == counts
-    assert len({model.name for model in models}) == len(models) == 56
-    assert len({model.url for model in models}) == len(models)
-    for model in models[1:]:
+    assert len({model.name for model in models}) == len(models) == 57
+    assert len({model.url for model in models}) == len(models) - 1
+    for model in models[2:]:
         assert urlsplit(model.url).scheme == "https"
         assert model.licence
         assert 40 < model.top1 < model.top5 < 95
         assert model.name.isprintable()
         assert " " not in model.name
-    assert models[0].name == "cifar10"
+    assert [model.name for model in models[:2]] == ["cifar10", "cifar10-int8"]
     assert models == mobilenetv2.models()
 
 

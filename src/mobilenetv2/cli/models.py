@@ -17,7 +17,7 @@ COLUMNS = ("name", "source", "width_mult", "resolution", "top1", "top5", "licenc
 )
 @format_option
 def models(url: bool, format_: str) -> None:
-    """List the models that have a name: the one that ships with the package, then published ones.
+    """List the models that have a name: those that ship with the package, then published ones.
 
     A published model is fetched at first use, verified where its publisher states a checksum
     (shown; often only the first digits), converted once and kept. top1 and top5 are percent as the

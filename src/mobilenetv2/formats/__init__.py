@@ -127,6 +127,10 @@ def open_checkpoint(
     """
     if os.path.exists(name):  # unlike Path.exists, False for names that no file can have
         return read(Path(name), integers)
+    from ..zoo import BUNDLED, bundled_path
+
+    if name in BUNDLED:
+        return read(bundled_path(str(name)), integers)
     from .published import open_published
 
     return open_published(str(name), width_mult)

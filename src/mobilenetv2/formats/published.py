@@ -17,8 +17,7 @@ MAX_TFLITE_BYTES = 1 << 28
 
 
 def open_published(name: str, width_mult: float | None = None) -> Checkpoint:
-    """The model of that name: the bundled one, or a published one fetched and converted at first
-    use.
+    """The published model of that name, fetched and converted at first use.
 
     Raises:
         ModelFileError: No such name, or the published file is not what it should be.
@@ -28,8 +27,6 @@ def open_published(name: str, width_mult: float | None = None) -> Checkpoint:
         model = zoo.find_imagenet(1.0 if width_mult is None else float(width_mult))
     else:
         model = zoo.find(name)
-    if not model.url:
-        return Checkpoint.load(zoo.bundled_path(model))
     converted = zoo.cache_folder() / f"{model.name}.safetensors"
     if converted.is_file():
         try:

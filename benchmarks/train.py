@@ -1,0 +1,175 @@
+"""How many pictures a second a network learns from: as `mobilenetv2 train` does it, and a plain PyTorch
+loop, in turns, data loading included.
+
+    pip install '.[train]'
+    python benchmarks/train.py --data cifar10/train.zip
+
+The network and the pictures are the same: width 0.5 for 32x32 pixels, shifted and mirrored, batches of
+64. "Every default" is what a short loop does: the maps as PyTorch lays them out, float32, `DataLoader`
+without workers, SGD. "Every switch" has channels last, bfloat16, workers, and pictures decoded once.
+Both threads counts are the machine's. Each turn is an epoch over `--most` pictures, its start included;
+the first round is not counted. `--profile` adds where the time of a step goes.
+"""
+
+from __future__ import annotations
+
+import argparse
+import logging
+import sys
+import time
+import warnings
+from collections.abc import Callable, Iterable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from lightning.fabric import Fabric
+from measure import RESULTS, Watch, machine, markdown, ratio, report, turn
+from torch import Tensor, nn
+from torch.utils.data import DataLoader
+
+from mobilenetv2.architecture import SMALL_IMAGES
+from mobilenetv2.images import Preprocessing
+from mobilenetv2.nn import MobileNetV2
+from mobilenetv2.training.augment import Augmentation
+from mobilenetv2.training.data import Pictures, default_workers, loader, read_split
+from mobilenetv2.training.machine import faster_precision
+from mobilenetv2.training.network import Start, prepare
+from mobilenetv2.training.recipes import MODERN
+from mobilenetv2.training.settings import Settings
+from mobilenetv2.training.trainer import Trainer
+
+OURS = "mobilenetv2 train"
+DEFAULT, SWITCHES = "PyTorch, every default", "PyTorch, every switch"
+BATCH = 64
+Step = Callable[[Tensor, Tensor], Any]
+Epoch = Callable[[int], Iterable[tuple[Tensor, Tensor]]]
+PREPROCESSING = Preprocessing(size=(32, 32), crop_fraction=1.0)
+
+
+def main() -> int:
+    """Trains in turns, prints and writes the table; returns the exit status."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--data", type=Path, required=True, help="a folder, .zip or .csv")
+    parser.add_argument("--width", type=float, default=0.5)
+    parser.add_argument("--most", type=int, default=1920, help="pictures an epoch; default: 1920")
+    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--profile", action="store_true", help="also the operators of a step")
+    parser.add_argument("--output", type=Path, default=RESULTS, help="folder of the results")
+    options = parser.parse_args()
+    warnings.filterwarnings("ignore", module="lightning")
+    logging.getLogger("lightning.fabric").setLevel(logging.ERROR)
+    about, watch = machine(["torch", "lightning", "pillow"]), Watch()
+    samples = read_split(options.data).train.samples
+    samples = samples[:: len(samples) // options.most][: options.most]  # of all classes
+    transform = Augmentation(crop="pad").transform((32, 32), PREPROCESSING)
+    classes = 1 + max(sample.label for sample in samples)
+    architecture = replace(SMALL_IMAGES, width_mult=options.width, classes=classes)
+    remembered = Pictures(samples, transform, remember_bytes=1 << 30)
+    ways = {
+        OURS: ours(architecture, remembered),
+        DEFAULT: plain(architecture, Pictures(samples, transform), switched=False),
+        SWITCHES: plain(architecture, remembered, switched=True),
+    }
+    results: dict[str, dict[str, Any]] = {name: {"s": []} for name in ways}
+    for round_ in range(-1, options.rounds):
+        for name in turn(list(ways), round_):
+            step, batches = ways[name]
+            start = time.perf_counter()
+            for pixels, labels in batches(round_ + 1):
+                step(pixels, labels)
+            if round_ >= 0:
+                results[name]["s"].append(time.perf_counter() - start)
+    text = table(results, len(samples))
+    if options.profile:
+        text += "\n\n" + "\n\n".join(f"{name}:\n\n{profile(*way)}" for name, way in ways.items())
+    report("train", about, watch, results, text, options.output)
+    return 0
+
+
+def ours(architecture: Any, pictures: Pictures) -> tuple[Step, Epoch]:
+    """The step and the batches of `mobilenetv2 train`, recipe "modern"."""
+    fabric = Fabric(accelerator="cpu", devices=1)
+    net = prepare(MobileNetV2(architecture))
+    recipe = MODERN.changed({"batch": BATCH, "augmentation.crop": "pad"})
+    recipe = recipe.changed({"augmentation.policy": "none"})
+    settings = Settings(
+        version="",
+        data="",
+        val=None,
+        start=Start(small_images=True),
+        recipe=recipe,
+        precision=faster_precision(net, PREPROCESSING, fabric.device),
+        classes=(),
+        pictures={},
+        architecture=architecture,
+        preprocessing=PREPROCESSING,
+        weights={},
+    )
+    trainer = Trainer(fabric, net, settings)
+
+    def batches(epoch: int) -> Iterable[tuple[Tensor, Tensor]]:
+        workers = default_workers()
+        return loader(pictures, BATCH, epoch=epoch, seed=0, train=True, workers=workers)
+
+    return lambda pixels, labels: trainer.step(pixels, labels, 0.1, 0), batches
+
+
+def plain(architecture: Any, pictures: Pictures, switched: bool) -> tuple[Step, Epoch]:
+    """A loop as people write it."""
+    net = MobileNetV2(architecture).train()
+    if switched:
+        net = net.to(memory_format=torch.channels_last)
+    optimizer = torch.optim.SGD(net.parameters(), lr=0.1, momentum=0.9, nesterov=True)
+
+    def step(pixels: Tensor, labels: Tensor) -> None:
+        x = pixels.float().div(127.5).sub(1)
+        x = x.to(memory_format=torch.channels_last) if switched else x.contiguous()
+        with torch.autocast("cpu", torch.bfloat16, enabled=switched):
+            loss = nn.functional.cross_entropy(net(x), labels)
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        loss.item()
+
+    if not switched:
+        return step, lambda epoch: DataLoader(pictures, BATCH, shuffle=True)
+    return step, lambda epoch: DataLoader(
+        pictures, BATCH, shuffle=True, num_workers=default_workers()
+    )
+
+
+def profile(step: Step, batches: Epoch) -> str:
+    """The operators that take most of a step's time, by share."""
+    pixels, labels = next(iter(batches(0)))
+    step(pixels, labels)
+    with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU]) as found:
+        step(pixels, labels)
+    events = sorted(found.key_averages(), key=lambda event: -event.self_cpu_time_total)
+    total = sum(event.self_cpu_time_total for event in events)
+    rows = [
+        [event.key, str(event.count), f"{100 * event.self_cpu_time_total / total:.0f} %"]
+        for event in events[:8]
+    ]
+    return markdown(["operator", "calls", "share"], rows)
+
+
+def table(results: dict[str, dict[str, Any]], pictures: int) -> str:
+    """A row a way."""
+    rows = [
+        [
+            name,
+            f"{pictures / np.median(result['s']):.0f}",
+            str(ratio(result["s"], results[OURS]["s"])),
+        ]
+        for name, result in results.items()
+    ]
+    return markdown(["way", "pictures/s", "time / ours"], rows)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
