@@ -121,7 +121,10 @@ def _print(found: Explanation, format_: str) -> None:
         write_json([everything(found)])
         return
     if format_ == "table":
-        rows = [{"property": name.replace("_", " "), "value": value} for name, value in totals(found).items()]
+        rows = [
+            {"property": name.replace("_", " "), "value": value}
+            for name, value in totals(found).items()
+        ]
         write_rows(rows, ("property", "value"), format_)
     if found.on_photos:
         write_rows(block_rows(found), COLUMNS, format_)

@@ -69,7 +69,9 @@ def block_facts(rows: Sequence[LayerCost]) -> Facts:
 
 def spiral_facts(e: Explanation) -> Facts:
     """Of Figure 1."""
-    gaps = [abs(row.area - row.theorem) / row.area_error for row in e.survival if row.area_error > 1e-12]
+    gaps = [
+        abs(row.area - row.theorem) / row.area_error for row in e.survival if row.area_error > 1e-12
+    ]
     return {"matrices": f"{e.survival[0].matrices:,}", "worst_sigma": short(max(gaps))}
 
 
@@ -102,7 +104,9 @@ def manifold_facts(e: Explanation, on: OnPhotos) -> Facts:
     facts = {
         "photos": str(m.photos),
         "pixels": f"{SAMPLES} × {m.photos}" if m.photos > 1 else str(SAMPLES),
-        "thin_rank_share": mean_percent([span.effective_rank / span.channels for span in m.bottlenecks]),
+        "thin_rank_share": mean_percent(
+            [span.effective_rank / span.channels for span in m.bottlenecks]
+        ),
         "thin_99_share": mean_percent([span.channels_99 / span.channels for span in m.bottlenecks]),
         "relu_channels": f"{sum(channels for _, _, channels in m.dead):,}",
         "dead": str(sum(dead for _, dead, _ in m.dead)),
@@ -114,7 +118,9 @@ def manifold_facts(e: Explanation, on: OnPhotos) -> Facts:
     below = [row for row in m.trained if row.below > 0]
     listed = ", ".join(f"{row.block}: {percent(row.below)} %" for row in below)
     return facts | {
-        "wide_rank_share": mean_percent([span.effective_rank / span.channels for span in m.expansions]),
+        "wide_rank_share": mean_percent(
+            [span.effective_rank / span.channels for span in m.expansions]
+        ),
         "within": str(sum(span.effective_rank <= read[span.block] for span in m.expansions)),
         "expansions": str(len(m.expansions)),
         "widest_block": str(widest.block),
@@ -195,7 +201,7 @@ def bottleneck_sizes(found: Sequence[Layer]) -> list[tuple[str, int, int]]:
         if layer.role == "project":
             channels, height, width = layer.out_shape
             most[height, width] = max(most.get((height, width), 0), channels)
-    return [(f"{h}x{w}", channels, 2 * channels * h * w) for (h, w), channels in most.items()]
+    return [(f"{h} × {w}", channels, 2 * channels * h * w) for (h, w), channels in most.items()]
 
 
 def adding_blocks(found: Sequence[Layer]) -> set[int]:
@@ -223,9 +229,15 @@ def mean_percent(shares: Sequence[float]) -> str:
 
 
 def percent(share: float) -> str:
-    """A share 0..1 as percent without the sign, two digits at least."""
+    """A share 0..1 as percent without the sign, two digits."""
     value = 100 * share
-    return f"{value:.0f}" if value >= 10 or value == 0 else f"{value:.2g}"
+    return (
+        f"{value:.0f}"
+        if value >= 9.95 or value == 0
+        else f"{value:.1f}"
+        if value >= 1
+        else f"{value:.2g}"
+    )
 
 
 def short(value: float) -> str:
@@ -252,5 +264,3 @@ def kilobytes(count: int) -> str:
     """In units of 1000 bytes."""
     value = count / 1000
     return f"{value:,.0f}" if value >= 10 else f"{value:.2g}"
-
-

@@ -4,7 +4,7 @@ alone; and what the model's answers are worth afterwards.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -60,23 +60,19 @@ class Narrowing:
 
 
 class ClippedEngine(Engine):
-    """An engine whose named projections end in a ReLU6.
+    """An engine on which projections can be made to end in a ReLU6; see `Engine` for the rest."""
 
-    Args:
-        checkpoint: The model.
-        clipped: Names of layers of role "project".
-        threads: As for `Engine`.
-    """
+    clipped: frozenset[str] = frozenset()
 
-    def __init__(
-        self, checkpoint: Checkpoint, clipped: Collection[str], threads: int | None = None
-    ) -> None:
-        super().__init__(checkpoint, threads)
-        self._clipped = frozenset(clipped)
+    def clip(self, names: Iterable[str]) -> ClippedEngine:
+        """Puts a ReLU6 on the layers of these names alone, and returns itself."""
+        self.clipped = frozenset(names)
+        self._plans.clear()
+        return self
 
     def _layers(self, height: int, width: int) -> tuple[Layer, ...]:
         return tuple(
-            replace(layer, activation="relu6") if layer.name in self._clipped else layer
+            replace(layer, activation="relu6") if layer.name in self.clipped else layer
             for layer in super()._layers(height, width)
         )
 
@@ -121,13 +117,13 @@ def clip_bottlenecks(
         for layer in layers(checkpoint.architecture)
         if layer.role == "project" and layer.activation == "linear"
     ]
+    engine = ClippedEngine(checkpoint)
     found = []
     for layer in linear:
-        found.append(Clipping(layer.block, judge(ClippedEngine(checkpoint, [layer.name]))))
+        found.append(Clipping(layer.block, judge(engine.clip([layer.name]))))
         advance()
     if linear:
-        everywhere = ClippedEngine(checkpoint, [layer.name for layer in linear])
-        found.append(Clipping(None, judge(everywhere)))
+        found.append(Clipping(None, judge(engine.clip(layer.name for layer in linear))))
     return tuple(found)
 
 

@@ -160,7 +160,10 @@ def twin(matrix: Array, x: Array) -> Array:
 
 
 def invertibility(
-    inputs: int = INPUTS, expansions: Sequence[float] = EXPANSIONS, samples: int = 1000, seed: int = 0
+    inputs: int = INPUTS,
+    expansions: Sequence[float] = EXPANSIONS,
+    samples: int = 1000,
+    seed: int = 0,
 ) -> tuple[Invertibility, ...]:
     """Lemma 2 tried on random layers: where it says that the input can be told, it is told; where
     not, a second input is shown.

@@ -134,7 +134,9 @@ def _grow() -> None:
 
     architecture = Architecture.from_json(sys.argv[1])
     height, width, threads = map(int, sys.argv[2:])
-    arrays = {name: np.zeros(shape, np.float32) for name, shape in array_shapes(architecture).items()}
+    arrays = {
+        name: np.zeros(shape, np.float32) for name, shape in array_shapes(architecture).items()
+    }
     half = (0.5,) * architecture.in_channels
     checkpoint = Checkpoint(architecture, arrays, (), Preprocessing(mean=half, std=half))
     engine = Engine(checkpoint, threads)

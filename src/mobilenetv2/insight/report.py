@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from html import escape
@@ -16,6 +17,9 @@ from .figures_theory import disc, invertible_share, spiral_panels
 from .pictures import COLUMNS, coloured, jpeg, png, strongest
 from .svg import Canvas
 from .words import FOLDER, LANGUAGES, read_words
+
+
+UNBROKEN = re.compile(r"(?<=[\d}]) (?=×|%|KB|M\b)|(?<=×) (?=\d)")  # a number keeps its unit
 
 
 @dataclass(frozen=True)
@@ -82,22 +86,23 @@ class Report:
 
     def html(self) -> str:
         """The page."""
-        style = "".join((FOLDER / name).read_text(encoding="utf-8") for name in ("page.css", "figures.css"))
+        style = "".join(
+            (FOLDER / name).read_text(encoding="utf-8") for name in ("page.css", "figures.css")
+        )
         script = (FOLDER / "page.js").read_text(encoding="utf-8")
         sections = self.steps()
-        links = "".join(
-            f'<a href="#{name}">{self._say(name, "title")}</a>' for name in sections
-        )
+        links = "".join(f'<a href="#{name}">{self._say(name, "title")}</a>' for name in sections)
         body = "\n".join(
-            self._section(number, name, some) for number, (name, some) in enumerate(sections.items(), 1)
+            self._section(number, name, some)
+            for number, (name, some) in enumerate(sections.items(), 1)
         )
         title = self._say("page", "title")
         return (
             f'<!DOCTYPE html>\n<html lang="{self.language}">\n<head>\n<meta charset="utf-8">\n'
             '<meta name="viewport" content="width=device-width, initial-scale=1">\n'
             f"<title>{title}</title>\n<style>\n{style}</style>\n</head>\n<body>\n"
-            f"<header><h1>{title}</h1>\n<div class=\"lead\">{self._paragraphs('page', 'lead')}</div>\n"
-            f"{self._tiles()}\n<nav aria-label=\"{self._say('page', 'contents')}\">{links}</nav></header>\n"
+            f'<header><h1>{title}</h1>\n<div class="lead">{self._paragraphs("page", "lead")}</div>\n'
+            f'{self._tiles()}\n<nav aria-label="{self._say("page", "contents")}">{links}</nav></header>\n'
             f"<main>\n{body}\n</main>\n<footer>\n{self._made()}\n</footer>\n"
             f"<script>\n{script}</script>\n</body>\n</html>\n"
         )
@@ -113,7 +118,7 @@ class Report:
         }
 
     def _section(self, number: int, name: str, some: Sequence[Step]) -> str:
-        reference = f'{self._say("page", "section")} {self._say(name, "reference")}'
+        reference = f"{self._say('page', 'section')} {self._say(name, 'reference')}"
         inner = "\n".join(self._step(name, step) for step in some)
         if not some:
             inner = f'<div class="words">{self._paragraphs(name, "missing")}</div>'
@@ -123,7 +128,7 @@ class Report:
         )
 
     def _step(self, section: str, step: Step) -> str:
-        shows = f'<p>{self._say(section, f"{step.key}_shows")}</p>'
+        shows = f"<p>{self._say(section, f'{step.key}_shows')}</p>"
         for kind in ("measured", "paper"):
             if f"{step.key}_{kind}" in self.words[section]:
                 words = self._say(section, f"{step.key}_{kind}")
@@ -135,7 +140,8 @@ class Report:
         )
 
     def _say(self, section: str, key: str, **more: str) -> str:
-        return self.words[section][key].format_map({**self.facts, **more})
+        text = self.words[section][key].format_map({**self.facts, **more})
+        return UNBROKEN.sub("\u00a0", text)
 
     def _paragraphs(self, section: str, key: str) -> str:
         return "".join(f"<p>{part.strip()}</p>" for part in self._say(section, key).split("\n\n"))
@@ -179,7 +185,8 @@ class Report:
         if on and on.unchanged and on.unchanged.accuracy is not None:
             tiles.append((f"{on.unchanged.accuracy:.0f} %", "tile_answers"))
         inner = "".join(
-            f"<div><b>{value}</b><span>{self._say('page', key)}</span></div>" for value, key in tiles
+            f"<div><b>{value}</b><span>{self._say('page', key)}</span></div>"
+            for value, key in tiles
         )
         return f'<div class="tiles">{inner}</div>'
 
@@ -189,13 +196,20 @@ class Report:
             '<div id="play" hidden><svg viewBox="-1.15 -1.15 2.3 2.3" role="img"><g></g></svg>'
             '<label>n = <output>5</output><input type="range" min="2" max="30" value="5"></label>'
             f'<button type="button">{say["play_button"]}</button>'
-            f'<p>{say["play_kept"]}: <b></b></p></div>'
+            f"<p>{say['play_kept']}: <b></b></p></div>"
         )
 
     def _survival_table(self) -> str:
         names = ("n", "theorem", "area", "error", "invertible", "distortion")
         rows = [
-            (row.dimension, f"{row.theorem:.4f}", f"{row.area:.4f}", _error(row.area_error), f"{row.invertible:.4f}", f"{row.distortion:.2f}")
+            (
+                row.dimension,
+                f"{row.theorem:.4f}",
+                f"{row.area:.4f}",
+                _error(row.area_error),
+                f"{row.invertible:.4f}",
+                f"{row.distortion:.2f}",
+            )
             for row in self.e.survival
         ]
         return self._table("spiral", names, rows)
@@ -203,22 +217,32 @@ class Report:
     def _regions_table(self) -> str:
         names = ("outputs", "rank", "carried", "bent_uncut", "bent_cut")
         rows = [
-            (row.outputs, row.rank, f"{f.percent(row.carried)} %", f.tiny(row.bent_uncut), f"{f.percent(row.bent_cut)} %")
+            (
+                row.outputs,
+                row.rank,
+                f"{f.percent(row.carried)} %",
+                f.tiny(row.bent_uncut),
+                f"{f.percent(row.bent_cut)} %",
+            )
             for row in self.e.regions
         ]
         return self._table("linear", names, rows)
 
     def _table_3(self) -> str:
-        printed = {row.size: row.mobilenet_v2[1] for row in TABLE_3}
+        printed = {row.size.replace("x", " × "): row.mobilenet_v2[1] for row in TABLE_3}
         rows = [
-            (size.replace("x", " × "), channels, f.kilobytes(count), printed.get(size, "–"))
+            (size, channels, f.kilobytes(count), printed.get(size, "–"))
             for size, channels, count in f.bottleneck_sizes(self.e.layers)
         ]
         return self._table("memory", ("size", "channels", "kb", "printed"), rows)
 
     def _narrowing_table(self, on: OnPhotos) -> str:
         rows = [
-            (f"{100 * row.share:g} %", f"{row.kept:,} / {row.channels:,}", f"{f.worth(row.effect):.0f} %")
+            (
+                f"{100 * row.share:g} %",
+                f"{row.kept:,} / {row.channels:,}",
+                f"{f.worth(row.effect):.0f} %",
+            )
             for row in on.narrowings
         ]
         return self._table("manifold", ("share", "kept", "answers"), rows)
@@ -226,7 +250,8 @@ class Report:
     def _table(self, section: str, names: Sequence[str], rows: Iterable[Sequence[object]]) -> str:
         head = "".join(f"<th>{self._say(section, f'column_{name}')}</th>" for name in names)
         body = "".join(
-            "<tr>" + "".join(f"<td>{escape(str(cell))}</td>" for cell in row) + "</tr>" for row in rows
+            "<tr>" + "".join(f"<td>{escape(str(cell))}</td>" for cell in row) + "</tr>"
+            for row in rows
         )
         return f"<table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table>"
 
@@ -292,5 +317,3 @@ def _standalone(drawing: str, style: str) -> str:
     """A drawing with its colours inside."""
     head, rest = drawing.split(">", 1)
     return f"{head}><style>{style}</style>{rest}"
-
-

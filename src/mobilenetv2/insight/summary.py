@@ -72,13 +72,17 @@ def everything(e: Explanation) -> dict[str, Any]:
     found = {**totals(e), "size": list(e.size)}
     for name in ("survival", "regions", "invertibility", "memory"):
         found[name] = _plain(getattr(e, name))
-    found["expansion_reads"] = {str(block): count for block, count in read_channels(e.layers).items()}
+    found["expansion_reads"] = {
+        str(block): count for block, count in read_channels(e.layers).items()
+    }
     if e.on_photos:
         on = e.on_photos
         found["blocks"] = block_rows(e)
         for name in ("bottlenecks", "expansions", "trained", "initial", "dead"):
             found[name] = _plain(getattr(on.manifold, name))
-        found |= {name: _plain(getattr(on, name)) for name in ("unchanged", "clippings", "narrowings")}
+        found |= {
+            name: _plain(getattr(on, name)) for name in ("unchanged", "clippings", "narrowings")
+        }
         found["labelled"] = on.photos.truth is not None
     return found
 

@@ -74,7 +74,7 @@ class Canvas:
         """Coloured squares with words, (class, words), in a row that wraps."""
         left = x
         for class_, words in entries:
-            wide = 16 + sum(9.5 if ord(letter) > 0x1100 else 5.4 for letter in words) + 10
+            wide = 16 + sum(9.5 if ord(letter) > 0x1100 else 5.2 for letter in words) + 8
             if left > x and left + wide > WIDTH:
                 left, y = x, y + 14
             self.rect(left, y - 8, 9, 9, class_)
@@ -123,14 +123,18 @@ class Axes:
     ) -> None:  # fmt: skip
         """A bar from one value to another, over a part of the column."""
         begin, end = self.left(column + part[0]), self.left(column + part[1])
-        self.canvas.rect(begin, self.at(high), end - begin, self.at(low) - self.at(high), class_, tip)
+        self.canvas.rect(
+            begin, self.at(high), end - begin, self.at(low) - self.at(high), class_, tip
+        )
 
     def mark(
         self, column: int, value: float, class_: str, part: tuple[float, float] = (0.0, 1.0)
     ) -> None:
         """A short horizontal line at a value."""
         y = self.at(value)
-        self.canvas.line([(self.left(column + part[0]), y), (self.left(column + part[1]), y)], class_)
+        self.canvas.line(
+            [(self.left(column + part[0]), y), (self.left(column + part[1]), y)], class_
+        )
 
     def scale(self, ticks: Sequence[float], words: Sequence[Any], name: str = "") -> None:
         """Horizontal grid lines with their values, and what they count above."""
@@ -139,13 +143,17 @@ class Axes:
             self.canvas.line([(self.x, y), (self.x + self.width, y)], "grid")
             self.canvas.text(self.x - 4, y + 3, word, "small dim", "end")
         if name:
-            self.canvas.text(2, self.y - 5, name, "small dim")
+            self.canvas.text(2, 9, name, "small dim")
 
-    def names(self, words: Sequence[Any], every: int = 1) -> None:
-        """A word under each column, or under every so many."""
-        for column in range(0, self.columns, every):
-            x = self.left(column + 0.5)
-            self.canvas.text(x, self.y + self.height + 12, words[column], "small dim", "middle")
+    def names(self, words: Sequence[Any]) -> None:
+        """Numbers under the columns; a word that is no number stands lower, unless the one before
+        it does.
+        """
+        lowered = False
+        for column, word in enumerate(words):
+            lowered = not (lowered or str(word)[-1].isdecimal())
+            y = self.y + self.height + (23 if lowered else 12)
+            self.canvas.text(self.left(column + 0.5), y, word, "small dim", "middle")
 
 
 def ticks(top: float, count: int = 4) -> list[float]:
