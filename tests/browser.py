@@ -9,8 +9,9 @@ import json
 import os
 import shutil
 import subprocess
+import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from itertools import count
 from pathlib import Path
 from typing import Any
@@ -20,6 +21,11 @@ FLAGS = (
     "--headless=new", "--no-sandbox", "--disable-gpu", "--disable-dev-shm-usage", "--no-first-run",
     "--disable-extensions", "--hide-scrollbars", "--remote-debugging-pipe", "--disable-background-networking",
 )  # fmt: skip
+
+AS_THREE_AND_FOUR = """import os, sys
+for given, wanted in zip(sys.argv[1:3], (103, 104)): os.dup2(int(given), wanted)
+for given, wanted in ((103, 3), (104, 4)): os.dup2(given, wanted)
+os.execv(sys.argv[3], sys.argv[3:])"""  # the numbers that the browser's pipe has
 
 
 def find_browser() -> str | None:
@@ -42,6 +48,11 @@ class Page:
         ]
         for domain in ("Page", "Runtime", "Log", "Network"):
             self.call(f"{domain}.enable")
+
+    def close(self) -> None:
+        """Ends the conversation."""
+        self._commands.close()
+        self._answers.close()
 
     def call(self, method: str, **params: Any) -> dict[str, Any]:
         """One command of the DevTools protocol and its answer."""
@@ -116,21 +127,16 @@ def opened(browser: str, profile: Path) -> Iterator[Page]:
     read_commands, commands = os.pipe()
     answers, write_answers = os.pipe()
 
-    def as_three_and_four() -> None:
-        os.dup2(read_commands, 103)
-        os.dup2(write_answers, 104)
-        os.dup2(103, 3)
-        os.dup2(104, 4)
-
     process = subprocess.Popen(
-        [browser, *FLAGS, f"--user-data-dir={profile}", "about:blank"],
-        preexec_fn=as_three_and_four, close_fds=False,
-        stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
+        [sys.executable, "-c", AS_THREE_AND_FOUR, str(read_commands), str(write_answers),
+         browser, *FLAGS, f"--user-data-dir={profile}", "about:blank"],
+        pass_fds=(read_commands, write_answers), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
     )  # fmt: skip
     os.close(read_commands)
     os.close(write_answers)
     try:
-        yield Page(commands, answers)
+        with closing(Page(commands, answers)) as page:
+            yield page
     finally:
         process.terminate()
         process.wait(20)

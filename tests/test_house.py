@@ -36,7 +36,8 @@ MAY_IMPORT = {
     "nn": TRUNK | {"formats"},  # for weights by file or name
     "model": TRUNK | {"runtime", "formats"},
     "evaluation": TRUNK | {"runtime", "formats", "model"},
-    "cli": TRUNK | {"runtime", "formats", "nn", "model", "evaluation"},
+    "insight": TRUNK | {"runtime", "evaluation"},
+    "cli": TRUNK | {"runtime", "formats", "nn", "model", "evaluation", "insight"},
     "__init__": TRUNK | {"model", "evaluation", "nn", "runtime"},
     "__main__": {"cli"},
 }

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from statistics import fmean
 
 from ..architecture import Layer
-from ..cost import LayerCost, peak_memory, operator_memory
+from ..cost import LayerCost, operator_memory, peak_memory
 from .explain import Explanation, OnPhotos
 from .interventions import Effect
 from .manifold import SAMPLES
@@ -166,7 +166,7 @@ def answer_facts(e: Explanation, on: OnPhotos) -> Facts:
 
 def cost_facts(e: Explanation) -> Facts:
     """Where multiply-adds and parameters go."""
-    macs = {role: 0 for role in ("expand", "depthwise", "project", "other")}
+    macs = dict.fromkeys(("expand", "depthwise", "project", "other"), 0)
     for row in e.cost.layers:
         macs[row.layer.role if row.layer.role in macs else "other"] += row.macs
     end = max(i for i, row in enumerate(e.cost.layers) if row.layer.block is not None)

@@ -131,14 +131,14 @@ def is_invertible(matrix: Array, y: Array) -> bool:
     """
     rows = matrix[y > 0]
     inputs = matrix.shape[1]
-    return len(rows) >= inputs and int(np.linalg.matrix_rank(rows)) == inputs
+    return bool(len(rows) >= inputs and np.linalg.matrix_rank(rows) == inputs)
 
 
 def recover(matrix: Array, y: Array) -> Array:
     """The one x (n,) with ReLU(B x) = y, from the entries that were not cut; B as for
     `is_invertible`.
     """
-    x: Array = np.linalg.lstsq(matrix[y > 0], y[y > 0], rcond=None)[0]
+    x: Array = np.linalg.lstsq(matrix[y > 0], y[y > 0], rcond=None)[0].astype(np.float64)
     return x
 
 
@@ -152,11 +152,12 @@ def twin(matrix: Array, x: Array) -> Array:
     """
     before = matrix @ x
     rows = matrix[before > 0]
-    unseen = np.linalg.svd(rows)[2][-1] if len(rows) else np.eye(len(x))[0]  # (n,)
+    unseen: Array = np.linalg.svd(rows)[2][-1] if len(rows) else np.eye(len(x))[0]  # (n,)
     change = matrix[before <= 0] @ unseen
     rising = change > 0
     room = (-before[before <= 0][rising] / change[rising]).min(initial=2.0)
-    return x + room / 2 * unseen
+    other: Array = x + room / 2 * unseen
+    return other
 
 
 def invertibility(

@@ -18,7 +18,6 @@ from .pictures import COLUMNS, coloured, jpeg, png, strongest
 from .svg import Canvas
 from .words import FOLDER, LANGUAGES, read_words
 
-
 UNBROKEN = re.compile(r"(?<=[\d}]) (?=×|%|KB|M\b)|(?<=×) (?=\d)")  # a number keeps its unit
 
 
@@ -253,7 +252,7 @@ class Report:
             "<tr>" + "".join(f"<td>{escape(str(cell))}</td>" for cell in row) + "</tr>"
             for row in rows
         )
-        return f"<table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table>"
+        return f'<div class="table"><table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table></div>'
 
     def _manifold(self, on: OnPhotos) -> Iterator[Step]:
         e, m, labels = self.e, on.manifold, self.labels

@@ -98,7 +98,7 @@ def preserved_share(outputs: int, inputs: int) -> float:
     It is the chance that of m coordinates, each positive or not like a coin, n at least are.
     """
     ways = sum(math.comb(outputs, k) for k in range(outputs - inputs + 1))
-    return ways / 2**outputs
+    return float(ways / 2**outputs)
 
 
 def surviving_area(matrices: Array) -> Array:

@@ -31,11 +31,11 @@ def totals(e: Explanation) -> dict[str, Any]:
         found["dead_channels"] = sum(dead for _, dead, _ in on.manifold.dead)
     if on and on.unchanged:
         found["accuracy"] = on.unchanged.accuracy
-        for row in on.narrowings:
-            name = f"{100 * row.share:g}_percent_of_variance"
-            found[f"{name}_directions"] = f"{row.kept} of {row.channels}"
-            found[f"{name}_agreement"] = row.effect.agreement
-            found[f"{name}_accuracy"] = row.effect.accuracy
+        for narrowing in on.narrowings:
+            name = f"{100 * narrowing.share:g}_percent_of_variance"
+            found[f"{name}_directions"] = f"{narrowing.kept} of {narrowing.channels}"
+            found[f"{name}_agreement"] = narrowing.effect.agreement
+            found[f"{name}_accuracy"] = narrowing.effect.accuracy
     return found
 
 
@@ -48,7 +48,8 @@ def block_rows(e: Explanation) -> list[dict[str, Any]]:
     effects = {row.block: row.effect for row in on.clippings}
     rows = []
     for span in on.manifold.bottlenecks:
-        w, p, effect = (some.get(span.block) for some in (wide, positive, effects))
+        w, p = wide.get(span.block), positive.get(span.block)
+        effect = effects.get(span.block)
         rows.append(
             {
                 "block": span.block,
