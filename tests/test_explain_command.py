@@ -252,6 +252,7 @@ def test_other_networks(tmp_path: Path) -> None:
             ("no expansions", "ReLU6 already"),
         ),
         (replace(TINY, head="features"), ("names no classes",)),
+        (replace(TINY, head="deeplabv3", output_stride=16), ("count as unlabelled",)),
     ):
         checkpoint = random_checkpoint(architecture)
         found = explain(checkpoint, "other", read_photos(checkpoint, tmp_path))

@@ -198,9 +198,8 @@ def cost_bars(
     for row in cost.layers:
         if value(row):
             layer = row.layer
-            columns.setdefault(
-                str(layer.block) if layer.block else words.get(layer.role, layer.role), []
-            ).append(row)
+            role = "head" if layer.name.startswith("head.") else layer.role
+            columns.setdefault(str(layer.block or words[role]), []).append(row)
     canvas = Canvas(220, title)
     top = 1.05 * max(sum(map(value, rows)) for rows in columns.values())
     axes = Axes(canvas, len(columns), top, y=24)
@@ -234,7 +233,11 @@ def cost_bars(
 def memory(found: Memory, words: Words) -> Canvas:
     """What is held while each layer runs, in the three ways of running."""
     canvas = Canvas(222, words["memory_title"])
-    most = max(step.held_bytes for step in found.operators)
+    most = max(
+        step.held_bytes
+        for held in (found.operators, found.bottlenecks, found.runtime)
+        for step in held
+    )
     unit, word = (1e6, "MB") if most >= 2e6 else (1e3, "KB")
     top = 1.05 * most / unit
     axes = Axes(canvas, len(found.layers), top, y=24)

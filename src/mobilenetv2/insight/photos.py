@@ -85,10 +85,12 @@ def _find(
         files, _ = find_images(source)
         if not files:
             raise UserError(f"{source}: no photos in this folder") from None
-        return [Sample(str(file), -1, file) for file in files], None, str(error)
+        return [Sample(str(file), -1, file) for file in files], None, str(error).split(";")[0]
 
 
 def _truth(checkpoint: Checkpoint, dataset: Dataset) -> NDArray[np.int64]:
+    if checkpoint.architecture.head != "classifier":
+        raise UserError("the model does not name a class for a photo")
     used = {sample.label for sample in dataset.samples}
     labels, outputs = checkpoint.labels, checkpoint.architecture.classes
     index = match_classes(dataset, labels, outputs, used)

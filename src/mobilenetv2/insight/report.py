@@ -6,8 +6,8 @@ import re
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from html import escape
+from importlib.metadata import version
 
-from .. import __version__
 from ..errors import UserError
 from ..paper import TABLE_3
 from . import facts as f
@@ -140,6 +140,7 @@ class Report:
 
     def _say(self, section: str, key: str, **more: str) -> str:
         text = self.words[section][key].format_map({**self.facts, **more})
+        text = text.replace(" %", "%") if self.language == "ko" else text
         return UNBROKEN.sub("\u00a0", text)
 
     def _paragraphs(self, section: str, key: str) -> str:
@@ -150,7 +151,11 @@ class Report:
         e = self.e
         found = f.network_facts(e) | f.block_facts(f.shown_block(e)) | f.spiral_facts(e)
         found |= f.linear_facts(e) | f.cost_facts(e) | f.memory_facts(e)
-        found |= {"version": __version__, "command": self.command, "seed": str(self.seed)}
+        found |= {
+            "version": version("mobilenetv2"),
+            "command": self.command,
+            "seed": str(self.seed),
+        }
         found["maps_columns"] = str(COLUMNS)
         known = "known" if e.memory.resident_bytes is not None else "unknown"
         if e.on_photos:

@@ -77,8 +77,9 @@ def relu(x: Array) -> Array:
 
 
 def there_and_back(points: Array, matrix: Array) -> Array:
-    """T^-1 ReLU(T x) with T's pseudo-inverse, for points (P, 2) and T (n, 2) -> (P, 2)."""
-    return relu(points @ matrix.T) @ np.linalg.pinv(matrix).T
+    """T^-1 ReLU(T x) with T's pseudo-inverse, for points (P, 2) and T (..., n, 2) -> (..., P, 2)."""
+    back: Array = relu(points @ matrix.swapaxes(-1, -2)) @ np.linalg.pinv(matrix).swapaxes(-1, -2)
+    return back
 
 
 def panels(dimensions: Sequence[int] = DIMENSIONS, seed: int = 0) -> tuple[Panel, ...]:
@@ -124,7 +125,7 @@ def surviving_area(matrices: Array) -> Array:
 
 
 def survival(
-    dimensions: Sequence[int] = DIMENSIONS, matrices: int = 4000, seed: int = 0
+    dimensions: Sequence[int] = DIMENSIONS, matrices: int = 2000, seed: int = 0
 ) -> tuple[Survival, ...]:
     """The figure's claim as numbers over many random matrices, one record for each n.
 
@@ -138,7 +139,10 @@ def survival(
     found = []
     for dimension in dimensions:
         drawn = rng.standard_normal((matrices, dimension, 2))
-        areas = np.concatenate([surviving_area(part) for part in np.array_split(drawn, 20)])
+        parts = np.array_split(drawn, 20)
+        areas = np.concatenate([surviving_area(part) for part in parts])
+        invertible = np.concatenate([_invertible(points, part) for part in parts])
+        distortion = np.concatenate([_distortion(points, part) for part in parts])
         found.append(
             Survival(
                 dimension,
@@ -146,24 +150,28 @@ def survival(
                 preserved_share(dimension, 2),
                 float(areas.mean()),
                 float(areas.std(ddof=1) / math.sqrt(matrices)),
-                float(np.mean([_invertible(points, matrix).mean() for matrix in drawn])),
-                float(np.median([_distortion(points, matrix) for matrix in drawn])),
+                float(invertible.mean()),
+                float(np.median(distortion)),
             )
         )
     return tuple(found)
 
 
-def _invertible(points: Array, matrix: Array) -> NDArray[np.bool_]:
-    """Whether the derivative of ReLU(T x) has rank 2 at each point, from differences alone."""
-    here = relu(points @ matrix.T)
-    slopes = [(relu((points + step) @ matrix.T) - here) / STEP for step in STEP * np.eye(2)]
-    xx, yy, xy = ((a * b).sum(axis=1) for a, b in zip((*slopes, slopes[0]), (*slopes, slopes[1])))
+def _invertible(points: Array, matrices: Array) -> NDArray[np.bool_]:
+    """Whether the derivative of ReLU(T x) has rank 2, from differences alone, (M, P)."""
+    turned = matrices.swapaxes(1, 2)
+    here = relu(points @ turned)  # (M, P, n)
+    x, y = ((relu((points + step) @ turned) - here) / STEP for step in STEP * np.eye(2))
+    xx, yy, xy = (x * x).sum(axis=2), (y * y).sum(axis=2), (x * y).sum(axis=2)
     rank_two: NDArray[np.bool_] = xx * yy - xy**2 > 1e-6 * (xx + yy) ** 2
     return rank_two
 
 
-def _distortion(points: Array, matrix: Array) -> float:
-    back = there_and_back(points, matrix)
-    power = (back**2).sum()
-    scale = (back * points).sum() / power if power else 0.0
-    return math.sqrt(((scale * back - points) ** 2).sum() / (points**2).sum())
+def _distortion(points: Array, matrices: Array) -> Array:
+    """How unlike the spiral each matrix's is, (M,); see `Survival`."""
+    back = there_and_back(points, matrices)  # (M, P, 2)
+    power = (back**2).sum(axis=(1, 2))
+    scale = (back * points).sum(axis=(1, 2)) / np.maximum(power, 1e-300)
+    rest = ((scale[:, None, None] * back - points) ** 2).sum(axis=(1, 2))
+    unlike: Array = np.sqrt(rest / (points**2).sum())
+    return unlike
