@@ -37,7 +37,8 @@ MAY_IMPORT = {
     "training": TRUNK | {"nn", "formats", "model", "evaluation"},
     "model": TRUNK | {"runtime", "formats"},
     "evaluation": TRUNK | {"runtime", "formats", "model"},
-    "cli": TRUNK | {"runtime", "formats", "nn", "model", "evaluation"},
+    "insight": TRUNK | {"runtime", "evaluation"},
+    "cli": TRUNK | {"runtime", "formats", "nn", "model", "evaluation", "insight"},
     "__init__": TRUNK | {"model", "evaluation", "nn", "runtime"},
     "__main__": {"cli"},
 }

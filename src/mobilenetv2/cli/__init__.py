@@ -16,6 +16,7 @@ from .classify import classify
 from .convert import convert
 from .cost import cost
 from .evaluate import evaluate
+from .explain import explain
 from .inspect import inspect
 from .models import models
 from .quantize import quantize
@@ -32,7 +33,7 @@ def main() -> None:
     130 interrupted."""
 
 
-for command in (benchmark, classify, convert, cost, evaluate, inspect, models, quantize):
+for command in (benchmark, classify, convert, cost, evaluate, explain, inspect, models, quantize):
     main.add_command(command)
 
 

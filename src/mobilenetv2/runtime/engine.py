@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ..architecture import layers
+from ..architecture import Layer, layers
 from ..checkpoint import Checkpoint
 from ..errors import UserError
 from . import _native
@@ -131,6 +131,19 @@ class Engine:
         native = self._plan_for(height, width).native
         return self._weights.item_bytes * native.size(min(batch, self._group))
 
+    def activation_steps(self, height: int, width: int) -> list[tuple[str, str, str, int]]:
+        """Memory of each step for one picture of this size, its scratch included: the step's first
+        layer, its last layer, its kind, bytes. The most of them is `activation_bytes`.
+
+        Raises:
+            ArchitectureError: A side is out of range.
+        """
+        chosen = self._plan_for(height, width)
+        return [
+            (*names, self._weights.item_bytes * self._network.plan([step], self.threads).size(1))
+            for names, step in zip(chosen.steps, chosen.native_steps)
+        ]
+
     @property
     def weight_bytes(self) -> int:
         """Memory of the weights as the kernels read them: batch norms folded in, whole vectors."""
@@ -144,6 +157,10 @@ class Engine:
     def _group(self) -> int:
         """Pictures at once."""
         return max(BATCH, self.threads)
+
+    def _layers(self, height: int, width: int) -> tuple[Layer, ...]:
+        """What is run; `insight` runs variations of it on the same weights."""
+        return layers(self.checkpoint.architecture, height, width)
 
     def _run(
         self, images: NDArray[Any], chosen: Plan, seconds: NDArray[np.float64] | None = None
@@ -183,7 +200,7 @@ class Engine:
         with self._lock:
             found = self._plans.pop(key, None)
             if found is None:
-                steps = layers(self.checkpoint.architecture, height, width)
+                steps = self._layers(height, width)
                 steps = steps[:-1] if features else steps
                 found = plan(self._network, steps, self._weights, threads, self._quantized)
             self._plans[key] = found

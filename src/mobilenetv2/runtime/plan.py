@@ -128,13 +128,14 @@ def up_to_block(number: int) -> int:
 
 @dataclass(frozen=True)
 class Plan:
-    """The extension's plan for pictures of one size, the last layer's (C, H, W), and what each step
-    computes.
+    """The extension's plan for pictures of one size, the last layer's (C, H, W), what each step
+    computes, and the steps that the plan was made of.
     """
 
     native: _native.Plan
     out_shape: Shape
     steps: tuple[tuple[str, str, str], ...]  # first layer, last layer, kind of step
+    native_steps: tuple[_native.Step, ...]
 
 
 def plan(
@@ -177,7 +178,8 @@ def plan(
         (chain[0].first.name, chain[-1].last.name, todo.step.kind)
         for chain, todo in zip(chains, planned)
     )
-    return Plan(network.plan([todo.step for todo in planned], threads), layers[-1].out_shape, names)
+    steps = tuple(todo.step for todo in planned)
+    return Plan(network.plan(list(steps), threads), layers[-1].out_shape, names, steps)
 
 
 def _round_means(

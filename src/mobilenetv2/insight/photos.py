@@ -1,0 +1,97 @@
+"""The photos that a model is looked at with, and their right answers where they have any."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ..checkpoint import Checkpoint
+from ..datasets import Dataset, Sample, read_dataset
+from ..errors import ImageError, UserError
+from ..evaluation import match_classes
+from ..images import decode, find_images
+
+
+@dataclass(frozen=True)
+class Photos:
+    """Photos as the model sees them.
+
+    Attributes:
+        pixels: (N, H, W, C) uint8.
+        names: Their files.
+        truth: The model's index of each one's class, (N,); None where that is not known.
+        unlabelled: Why it is not known; empty where it is.
+        skipped: What is wrong with those that could not be read.
+    """
+
+    pixels: NDArray[np.uint8]
+    names: tuple[str, ...]
+    truth: NDArray[np.int64] | None = None
+    unlabelled: str = ""
+    skipped: tuple[str, ...] = ()
+
+
+def read_photos(
+    checkpoint: Checkpoint,
+    source: Path,
+    samples: int = 100,
+    advance: Callable[[], object] = lambda: None,
+) -> Photos:
+    """Reads photos, evenly spaced among those found.
+
+    Args:
+        checkpoint: Whose preprocessing and classes are meant.
+        source: A folder of photos; or labelled ones, as `datasets.read_dataset` takes them. Photos
+            in class folders that the model does not know count as unlabelled.
+        samples: How many at most.
+        advance: Called after each.
+
+    Raises:
+        UserError: There are none, or none can be read.
+    """
+    found, truth, unlabelled = _find(checkpoint, source)
+    count = min(samples, len(found))
+    chosen = [i * len(found) // count for i in range(count)]
+    pixels, kept, skipped = [], [], []
+    for i in chosen:
+        try:
+            pixels.append(checkpoint.preprocessing(decode(found[i].open())))
+            kept.append(i)
+        except ImageError as error:
+            skipped.append(str(error))
+        advance()
+    if not pixels:
+        raise UserError(f"{source}: none of the {count} photos can be read: {skipped[0]}")
+    names = tuple(found[i].name for i in kept)
+    right = None if truth is None else truth[kept]
+    return Photos(np.stack(pixels), names, right, unlabelled, tuple(skipped))
+
+
+def _find(
+    checkpoint: Checkpoint, source: Path
+) -> tuple[Sequence[Sample], NDArray[np.int64] | None, str]:
+    """The photos, the model's index of each one's class, and why there is none."""
+    if not source.is_dir():
+        dataset = read_dataset(source)
+        return dataset.samples, _truth(checkpoint, dataset), ""
+    try:
+        dataset = read_dataset(source)
+        return dataset.samples, _truth(checkpoint, dataset), ""
+    except UserError as error:
+        files, _ = find_images(source)
+        if not files:
+            raise UserError(f"{source}: no photos in this folder") from None
+        return [Sample(str(file), -1, file) for file in files], None, str(error).split(";")[0]
+
+
+def _truth(checkpoint: Checkpoint, dataset: Dataset) -> NDArray[np.int64]:
+    if checkpoint.architecture.head != "classifier":
+        raise UserError("the model does not name a class for a photo")
+    used = {sample.label for sample in dataset.samples}
+    labels, outputs = checkpoint.labels, checkpoint.architecture.classes
+    index = match_classes(dataset, labels, outputs, used)
+    return index[[sample.label for sample in dataset.samples]]
