@@ -1,0 +1,76 @@
+"""Trains the paper's network with its choices taken back one by one, from several seeds (Figure 6).
+
+    python tools/ablations.py TRAIN.zip TEST.zip -o runs/ --results docs/ablations.json
+
+Two networks at a time, each on one thread. A run that was interrupted is gone on with. The table is of
+the test pictures, which nothing was chosen by.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import time
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import asdict
+from itertools import product
+from multiprocessing import get_context
+from pathlib import Path
+
+from mobilenetv2 import read_dataset
+from mobilenetv2.insight.ablations import Outcome, summarise, train_variant, variants
+
+
+def one(variant: str, seed: int, options: argparse.Namespace) -> Outcome:
+    """Trains one network; runs in a process of its own."""
+    import torch
+
+    torch.set_num_threads(1)
+    folder = options.output / f"{list(variants()).index(variant)}-{seed}"
+    test = read_dataset(options.test)
+    top1 = train_variant(
+        variants()[variant], options.train, test, folder, epochs=options.epochs, seed=seed
+    )
+    return Outcome(variant, seed, top1)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("train", type=Path)
+    parser.add_argument("test", type=Path)
+    parser.add_argument("-o", "--output", type=Path, required=True, help="folder of the runs")
+    parser.add_argument("--results", type=Path, help="write what came out as JSON")
+    parser.add_argument("--epochs", type=int, default=5)
+    parser.add_argument("--seeds", type=int, default=3)
+    parser.add_argument("--jobs", type=int, default=2, help="networks at a time")
+    options = parser.parse_args()
+    options.output.mkdir(parents=True, exist_ok=True)
+    started, outcomes = time.time(), []
+    with ProcessPoolExecutor(options.jobs, get_context("spawn")) as pool:
+        runs = [
+            pool.submit(one, variant, seed, options)
+            for seed, variant in product(range(options.seeds), variants())
+        ]
+        for run in runs:
+            outcomes.append(run.result())
+            print(json.dumps(asdict(outcomes[-1])), flush=True)
+    rows = [asdict(row) for row in summarise(outcomes)]
+    for row in rows:
+        print(
+            f"{row['variant']:50} {row['macs'] / 1e6:6.2f} M  {row['parameters'] / 1e3:6.0f} K  "
+            f"{row['top1']:6.2f} ± {row['deviation']:.2f}  "
+            f"{row['difference']:+6.2f} ± {row['difference_error']:.2f}"
+        )
+    if options.results:
+        facts = {"epochs": options.epochs, "seconds": round(time.time() - started)}
+        outcome_rows = [asdict(outcome) for outcome in outcomes]
+        options.results.write_text(
+            json.dumps({**facts, "rows": rows, "outcomes": outcome_rows}, indent=1) + "\n",
+            encoding="utf-8",
+        )
+
+
+if __name__ == "__main__":
+    main()
