@@ -36,8 +36,9 @@ MAY_IMPORT = {
     "nn": TRUNK | {"formats"},  # for weights by file or name
     "model": TRUNK | {"runtime", "formats"},
     "evaluation": TRUNK | {"runtime", "formats", "model"},
-    "cli": TRUNK | {"runtime", "formats", "nn", "model", "evaluation"},
-    "__init__": TRUNK | {"model", "evaluation", "nn", "runtime"},
+    "training": TRUNK | {"runtime", "formats", "nn", "model", "evaluation"},
+    "cli": TRUNK | {"runtime", "formats", "nn", "model", "evaluation", "training"},
+    "__init__": TRUNK | {"model", "evaluation", "nn", "runtime", "training"},
     "__main__": {"cli"},
 }
 TORCH_IS_AT_HOME = ("nn/", "training/", "insight/", "formats/pytorch.py")
