@@ -85,8 +85,8 @@ def read_dataset(source: str | os.PathLike[str], split: str | None = None) -> Da
     A folder, or a .zip, has one folder a class; all that lies anywhere below it is of that class.
     Above the classes there may be folders train, val (valid, validation) and test, one of them
     alone or at least two among others. A CSV list has the columns file (relative to the list) and
-    label, index (the class by number), or both. Hidden files and folders are left out; links are
-    followed once.
+    label, index (the class by number), or both, and may have split. Hidden files and folders are
+    left out; links are followed once.
 
     Args:
         source: Folder, .zip or .csv.
@@ -95,24 +95,34 @@ def read_dataset(source: str | os.PathLike[str], split: str | None = None) -> Da
     Raises:
         UserError: Not there, none of the three, no such split, or no labelled picture in it.
     """
-    path = Path(source)
-    if not path.exists():
-        raise UserError(f"{path}: no such file or folder")
-    if path.is_dir():
-        dataset = _arrange(_from_folder(path), split)
-    elif path.suffix.lower() == ".csv":
-        if split is not None:
-            raise UserError(f"{path}: a list has no splits; leave out split (--split)")
-        dataset = _read_list(path)
-    elif zipfile.is_zipfile(path):
-        dataset = _arrange(_from_archive(path), split)
-    else:
-        raise UserError(f"{path}: neither a folder, a .zip nor a .csv list of labelled pictures")
+    found = _find(Path(source))
+    dataset = found.dataset(_chosen_splits(found, split))
     if not dataset.samples:
         raise UserError(
-            "; ".join((f"{path}: no pictures in class folders ({TREE})", *dataset.problems))
+            "; ".join((f"{found.path}: no pictures in class folders ({TREE})", *dataset.problems))
         )
     return dataset
+
+
+def read_splits(source: str | os.PathLike[str]) -> dict[str, Dataset]:
+    """Those of train, val and test that a source has, by these names, or all of it as "".
+
+    Each has the classes of its own folders or lines alone, and may be empty; that a class has no
+    pictures is not among the problems.
+
+    Args:
+        source: As for `read_dataset`.
+
+    Raises:
+        UserError: Not there, or none of the three kinds.
+    """
+    found = _find(Path(source))
+    names = _splits(found)
+    kinds = sorted({SPLITS[name.lower()] for name in names})
+    parts = {kind: [name for name in names if SPLITS[name.lower()] == kind] for kind in kinds}
+    return {kind: found.dataset(parts[kind], own=True) for kind in kinds} or {
+        "": found.dataset([], own=True)
+    }
 
 
 class Archive:
@@ -162,11 +172,55 @@ class _Tree:
     pictures: Mapping[tuple[str, ...], tuple[Path | Archive, str]]
     problems: list[str]
 
+    def tops(self) -> list[str]:
+        return sorted(parts[0] for parts in self.folders if len(parts) == 1)
+
+    def dataset(self, splits: Sequence[str], own: bool = False) -> Dataset:
+        """What lies below the folders `splits`, or everything; with the classes of all splits, or
+        of its own alone.
+        """
+        tops, depth = self.tops(), 1 if splits else 0
+        named = [top for top in tops if top.lower() in SPLITS or top in splits] if splits else []
+        classes = sorted(
+            {
+                parts[depth]
+                for parts in self.folders
+                if len(parts) == depth + 1
+                and (not splits or parts[0] in (splits if own else named))
+            }
+        )
+        number = {name: i for i, name in enumerate(classes)}
+        samples, loose = [], []
+        for parts, (source, member) in self.pictures.items():
+            if splits and len(parts) > 1 and parts[0] not in splits:
+                continue
+            name = str(self.path.joinpath(*parts))
+            if len(parts) > depth + 1:
+                samples.append(Sample(name, number[parts[depth]], source, member))
+            else:
+                loose.append("/".join(parts))
+        empty = sorted(set(range(len(classes))) - {sample.label for sample in samples})
+        problems = list(self.problems)
+        if beside := [top for top in tops if top not in named] if splits else []:
+            problems.append(f"{len(beside)} folders beside the splits left out: {_some(beside)}")
+        if loose:
+            problems.append(
+                f"{len(loose)} pictures without a class folder left out: {_some(loose)}"
+            )
+        if empty and samples and not own:
+            problems.append(
+                f"{len(empty)} classes without pictures: {_some([classes[i] for i in empty])}"
+            )
+        shown = tuple(name.encode("utf-8", "backslashreplace").decode() for name in classes)
+        return Dataset(shown, tuple(samples), (), tuple(problems))
+
 
 def _from_folder(root: Path) -> _Tree:
-    found, others = find_images(root)
+    hidden: list[Path] = []
+    found, others = find_images(root, hidden)
     closed = [path for path in found if not _is_picture(path.name)]
-    problems = [f"{path}: may not be searched" for path in closed] + _ignored(others)
+    problems = [f"{path}: may not be searched" for path in closed]
+    problems += _ignored(others, (path.name for path in hidden))
     folders: set[tuple[str, ...]] = {(top,) for top in _subfolders(root)}
     folders |= {(*top, name) for top in folders for name in _subfolders(root.joinpath(*top))}
     pictures = {p.relative_to(root).parts: (p, "") for p in found if _is_picture(p.name)}
@@ -193,6 +247,7 @@ def _from_archive(path: Path) -> _Tree:
         for member in members
     }
     seen = {m: parts for m, parts in split.items() if parts and not any(map(is_hidden, parts))}
+    hidden = [next(filter(is_hidden, p)) for p in split.values() if any(map(is_hidden, p))]
     files = {m: parts for m, parts in seen.items() if not m.endswith(("/", "\\"))}
     tops = {parts[0].lower() for parts in seen.values()}
     depths = [len(parts) for parts in files.values() if _is_picture(parts[-1])]
@@ -210,64 +265,71 @@ def _from_archive(path: Path) -> _Tree:
         if _is_picture(parts[-1])
     }
     others = [Path(*parts) for parts in files.values() if parts not in pictures]
-    return _Tree(path, folders, pictures, _ignored(others))
+    return _Tree(path, folders, pictures, _ignored(others, hidden))
 
 
-def _arrange(tree: _Tree, split: str | None) -> Dataset:
-    """Says which folders are splits and which are classes."""
-    tops = sorted(parts[0] for parts in tree.folders if len(parts) == 1)
-    splits = _chosen_splits(tree.path, tops, split)
-    depth = 1 if splits else 0
-    named = [top for top in tops if top.lower() in SPLITS or top in splits] if splits else []
-    classes = sorted(
-        {
-            parts[depth]
-            for parts in tree.folders
-            if len(parts) == depth + 1 and (not splits or parts[0] in named)
-        }
-    )
-    number = {name: i for i, name in enumerate(classes)}
-    samples, loose = [], []
-    for parts, (source, member) in tree.pictures.items():
-        if splits and len(parts) > 1 and parts[0] not in splits:
-            continue
-        name = str(tree.path.joinpath(*parts))
-        if len(parts) > depth + 1:
-            samples.append(Sample(name, number[parts[depth]], source, member))
-        else:
-            loose.append("/".join(parts))
-    empty = sorted(set(range(len(classes))) - {sample.label for sample in samples})
-    problems = list(tree.problems)
-    if beside := [top for top in tops if top not in named] if splits else []:
-        problems.append(f"{len(beside)} folders beside the splits left out: {_some(beside)}")
-    if loose:
-        problems.append(f"{len(loose)} pictures without a class folder left out: {_some(loose)}")
-    if empty and samples:
-        problems.append(
-            f"{len(empty)} classes without pictures: {_some([classes[i] for i in empty])}"
-        )
-    shown = tuple(name.encode("utf-8", "backslashreplace").decode() for name in classes)
-    return Dataset(shown, tuple(samples), (), tuple(problems))
+@dataclass(frozen=True)
+class _List:
+    """A CSV list: of each line the file, the class as (index, name), the index -1 where there is
+    none, and the split, "" where there is none.
+    """
+
+    path: Path
+    numbered: bool
+    lines: list[tuple[Path, tuple[int, str], str]]
+
+    def tops(self) -> list[str]:
+        return sorted({split for _, _, split in self.lines} - {""})
+
+    def dataset(self, splits: Sequence[str], own: bool = False) -> Dataset:
+        """The lines of `splits`, or all; with the classes of all lines, or of its own alone."""
+        chosen = [line for line in self.lines if not splits or line[2] in splits]
+        keys = sorted({key for _, key, _ in (chosen if own else self.lines)})
+        number = {key: i for i, key in enumerate(keys)}
+        samples = tuple(Sample(str(file), number[key], file) for file, key, _ in chosen)
+        indices = tuple(index for index, _ in keys) if self.numbered else ()
+        return Dataset(tuple(name for _, name in keys), samples, indices)
 
 
-def _chosen_splits(path: Path, tops: Sequence[str], split: str | None) -> list[str]:
-    """Which of the folders at the top to read as splits; [] where they are classes."""
+def _find(path: Path) -> _Tree | _List:
+    if not path.exists():
+        raise UserError(f"{path}: no such file or folder")
+    if path.is_dir():
+        return _from_folder(path)
+    if path.suffix.lower() == ".csv":
+        return _from_list(path)
+    if zipfile.is_zipfile(path):
+        return _from_archive(path)
+    raise UserError(f"{path}: neither a folder, a .zip nor a .csv list of labelled pictures")
+
+
+def _splits(found: _Tree | _List) -> list[str]:
+    """Which of the names at the top are splits; [] where they are classes."""
+    tops = found.tops()
+    splits = [top for top in tops if top.lower() in SPLITS]
+    return splits if len(splits) >= min(2, len(tops)) else []  # a class may well be called train
+
+
+def _chosen_splits(found: _Tree | _List, split: str | None) -> list[str]:
+    """Which of the splits to read; [] for all that there is."""
+    tops = found.tops()
     if split is not None:
         kind = SPLITS.get(split.lower(), split)
         chosen = [top for top in tops if split == top or SPLITS.get(top.lower()) == kind]
         if not chosen:
-            raise UserError(f"{path}: no split {split!r}; its folders are {_some(tops) or 'none'}")
+            kinds = "folders" if isinstance(found, _Tree) else "splits"
+            raise UserError(
+                f"{found.path}: no split {split!r}; its {kinds} are {_some(tops) or 'none'}"
+            )
         return chosen
-    splits = [top for top in tops if top.lower() in SPLITS]
-    if len(splits) < min(2, len(tops)):  # a class may well be called train
-        return []
+    splits = _splits(found)
     for kind in ("val", "test"):
         if chosen := [top for top in splits if SPLITS[top.lower()] == kind]:
             return chosen
     return splits
 
 
-def _read_list(path: Path) -> Dataset:
+def _from_list(path: Path) -> _List:
     try:
         with path.open(encoding="utf-8-sig", newline="") as file:
             reader = csv.DictReader(file)
@@ -276,20 +338,18 @@ def _read_list(path: Path) -> Dataset:
                 raise UserError(
                     f"{path}: needs the columns file and label or index, not {', '.join(columns) or 'none'}"
                 )
-            rows = [(_entry(path, reader.line_num, row)) for row in reader]
+            return _List(
+                path, "index" in columns, [_entry(path, reader.line_num, row) for row in reader]
+            )
     except OSError as error:
         raise UserError(f"{path}: cannot be read: {error.strerror}") from None
     except (UnicodeDecodeError, csv.Error) as error:
         raise UserError(f"{path}: not a CSV file in UTF-8: {error}") from None
-    keys = sorted({key for _, key in rows})
-    number = {key: i for i, key in enumerate(keys)}
-    samples = [Sample(str(file), number[key], file) for file, key in rows]
-    indices = tuple(index for index, _ in keys) if "index" in columns else ()
-    return Dataset(tuple(name for _, name in keys), tuple(samples), indices)
 
 
-def _entry(path: Path, line: int, row: Mapping[str, str | None]) -> tuple[Path, tuple[int, str]]:
-    """The file of a row, and its class: (index, name), the index -1 where there is none."""
+def _entry(
+    path: Path, line: int, row: Mapping[str, str | None]
+) -> tuple[Path, tuple[int, str], str]:
     if not row["file"]:
         raise UserError(f"{path}: line {line} names no file")
     number = row.get("index", "-1") or ""
@@ -298,19 +358,23 @@ def _entry(path: Path, line: int, row: Mapping[str, str | None]) -> tuple[Path, 
     name = row.get("label", number)
     if not name:
         raise UserError(f"{path}: line {line} has no label")
-    return path.parent / row["file"], (int(number), name)
+    split = row.get("split", "") or ""
+    if "split" in row and split.lower() not in SPLITS:
+        raise UserError(f"{path}: line {line}: split {split!r} is not train, val or test")
+    return path.parent / row["file"], (int(number), name), split
 
 
 def _is_picture(name: str) -> bool:
     return Path(name).suffix.lower() in SUFFIXES
 
 
-def _ignored(others: Iterable[Path]) -> list[str]:
+def _ignored(others: Iterable[Path], hidden: Iterable[str]) -> list[str]:
     kinds = Counter(path.suffix.lower() or "no ending" for path in others)
     listed = ", ".join(f"{kind} ({count})" for kind, count in sorted(kinds.items()))
-    return (
-        [f"ignored {kinds.total()} files that are not pictures by name: {listed}"] if kinds else []
-    )
+    names = sorted(set(hidden))
+    return [f"ignored {kinds.total()} files that are not pictures by name: {listed}"] * bool(
+        kinds
+    ) + [f"hidden files and folders left out: {_some(names)}"] * bool(names)
 
 
 def _some(names: Sequence[str], most: int = 5) -> str:

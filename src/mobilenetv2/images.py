@@ -329,29 +329,30 @@ def center_crop(image: Image, height: int, width: int) -> Image:
     return image.crop((left, top, left + width, top + height))
 
 
-def find_images(folder: Path) -> tuple[list[Path], list[Path]]:
+def find_images(folder: Path, hidden: list[Path] | None = None) -> tuple[list[Path], list[Path]]:
     """Pictures below a folder by the ending of their names, and the other files, both sorted by
     path.
 
-    Hidden files and folders (a leading dot, `__MACOSX`, `@eaDir`) are left out of both. A folder
-    that may not be searched stands among the pictures, so that whoever decodes them is told."""
+    Hidden files and folders (a leading dot, `__MACOSX`, `@eaDir`) are left out of both, and
+    appended to `hidden`. A folder that may not be searched stands among the pictures, so that
+    whoever decodes them is told."""
     closed: list[OSError] = []
-    found = sorted(_walk(folder, closed))
+    found = sorted(_walk(folder, closed, [] if hidden is None else hidden))
     pictures = [path for path in found if path.suffix.lower() in SUFFIXES]
     others = [path for path in found if path.suffix.lower() not in SUFFIXES]
     return sorted(pictures + [Path(error.filename) for error in closed]), others
 
 
-def _walk(folder: Path, closed: list[OSError]) -> Iterator[Path]:
+def _walk(folder: Path, closed: list[OSError], hidden: list[Path]) -> Iterator[Path]:
     seen: set[str] = set()
     for parent, folders, files in os.walk(folder, followlinks=True, onerror=closed.append):
         real = os.path.realpath(parent)
-        folders[:] = (
-            sorted(name for name in folders if not is_hidden(name)) if real not in seen else []
-        )
         if real in seen:  # a link to where we have been
+            folders.clear()
             continue
         seen.add(real)
+        hidden += (Path(parent, name) for name in (*folders, *files) if is_hidden(name))
+        folders[:] = sorted(name for name in folders if not is_hidden(name))
         yield from (Path(parent, name) for name in files if not is_hidden(name))
 
 

@@ -136,12 +136,13 @@ def _changes(options: Mapping[str, Any]) -> dict[str, Any]:
 
 def _recipe(options: Mapping[str, Any], changes: Mapping[str, Any]) -> Any:
     """The recipe asked for; None where nothing was."""
-    from ..training import RECIPES as BY_NAME
+    from ..training.recipes import RECIPES as BY_NAME
+    from ..training.recipes import default_recipe
 
-    if options["recipe"] is None and not changes:
-        return None
-    default = "modern" if options["weights"] is None else "finetune"
-    return BY_NAME[options["recipe"] or default].changed(changes)
+    if options["recipe"] is not None:
+        return BY_NAME[options["recipe"]].changed(changes)
+    default = default_recipe(options["weights"] is not None, options["small_images"])
+    return default.changed(changes) if changes else None
 
 
 def _log(level: int) -> None:

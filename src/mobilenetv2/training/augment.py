@@ -1,27 +1,360 @@
-"""Stub until the real one arrives."""
+"""Augmentation as data: pictures changed by chance, each by its own random numbers, and batches
+mixed.
+"""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from functools import lru_cache, partial
+from math import ceil, exp, log, sqrt
+from typing import NamedTuple
 
+import numpy as np
 import torch
+from numpy.random import Generator
+from numpy.typing import NDArray
+from PIL import Image, ImageEnhance, ImageOps
+from torch import Tensor
+from torch.nn.functional import one_hot
+
+from ..errors import UserError
+from ..images import Preprocessing
+
+Transform = Callable[[Image.Image, Generator], NDArray[np.uint8]]
+Box = tuple[int, int, int, int]  # left, top, right, bottom
+Fill = tuple[int, ...]  # a value a channel
+LEVELS = 30  # a policy's magnitudes are 0..30
+ATTEMPTS = 10  # to draw a rectangle that fits
+BRIGHTER = 32  # of 255; slim/preprocessing/inception_preprocessing.py, distort_color
+LADDER = [0] * BRIGHTER + list(range(256)) + [255] * BRIGHTER
+CROPS = ("resized", "pad", "none")
+MOST_OF_PAIR = {"scale": 1, "ratio": 100, "erase_scale": 1, "erase_ratio": 100}
+NUMBER = (int, float)
+MOST = {
+    "pad": (int, 1024),
+    "rand_ops": (int, 14),
+    "rand_magnitude": (int, LEVELS),
+    "erase": (NUMBER, 1),
+    "mixup": (NUMBER, 100),
+    "cutmix": (NUMBER, 100),
+}
 
 
-@dataclass(frozen=True)
+class Reach(NamedTuple):
+    """What a policy's operations do at the greatest magnitude: a slope, pixels and a share of the
+    side, degrees, a factor above or below 1, bits taken away.
+    """
+
+    shear: float
+    pixels: float
+    share: float
+    degrees: float
+    factor: float
+    bits: int
+
+
+WIDE = Reach(0.99, 32, 0, 135, 0.99, 6)  # TrivialAugment
+RANDAUGMENT = Reach(0.3, 0, 150 / 331, 30, 0.9, 4)
+OPERATIONS = (
+    *("identity", "shear_x", "shear_y", "translate_x", "translate_y", "rotate", "brightness"),
+    *("color", "contrast", "sharpness", "posterize", "solarize", "autocontrast", "equalize"),
+)
+
+
+@dataclass(frozen=True, kw_only=True)
 class Augmentation:
-    flip: float = 0.5
+    """What training does to pictures by chance. Fit for JSON by `dataclasses.asdict`; lists are
+    taken for tuples.
+
+    Attributes:
+        crop: "resized": a part of the picture, scaled to the size, as in TF-slim and the Inception
+            paper; "pad": prepared as for evaluation, then moved by up to `pad` pixels over mirrored
+            edges, as is usual for 32x32 pixels; "none": prepared as for evaluation.
+        scale: Least and greatest share of the picture's area that "resized" takes.
+        ratio: Least and greatest width over height of that part, relative to the size.
+        pad: Pixels.
+        flip: Mirror one in two pictures left to right.
+        colour: TF-slim's fast mode: add up to 32 of 255 of brightness, scale colour by 0.5 to 1.5.
+        policy: "trivial": TrivialAugment (wide; Mueller and Hutter 2021); "rand": RandAugment
+            (Cubuk et al. 2019) of `rand_ops` operations of magnitude `rand_magnitude`; "none".
+        rand_ops: Operations a picture.
+        rand_magnitude: 0..30.
+        erase: Share of the pictures of which a rectangle becomes the mean colour (random erasing,
+            Zhong et al. 2017).
+        erase_scale: Least and greatest share of the area of that rectangle.
+        erase_ratio: Least and greatest width over height of it.
+        mixup: Parameter of the beta distribution by which pairs of pictures are mixed (Zhang et
+            al. 2017); 0: never.
+        cutmix: The same for rectangles pasted from another picture (Yun et al. 2019). With both,
+            a batch has either, one time in two.
+
+    Raises:
+        UserError: A value is out of range; the message names it.
+    """
+
+    crop: str = "resized"
+    scale: tuple[float, float] = (0.05, 1.0)
+    ratio: tuple[float, float] = (3 / 4, 4 / 3)
+    pad: int = 4
+    flip: bool = True
+    colour: bool = False
+    policy: str = "none"
+    rand_ops: int = 2
+    rand_magnitude: int = 9
+    erase: float = 0.0
+    erase_scale: tuple[float, float] = (0.02, 1 / 3)
+    erase_ratio: tuple[float, float] = (0.3, 3.3)
     mixup: float = 0.0
+    cutmix: float = 0.0
 
-    def transform(self, size, preprocessing):
-        def apply(image, rng):
-            x = preprocessing(image)
-            return x[:, ::-1].copy() if rng.random() < self.flip else x
+    def __post_init__(self) -> None:
+        for name, choices in {"crop": CROPS, "policy": tuple(POLICIES)}.items():
+            if getattr(self, name) not in choices:
+                raise self._refused(name, f"one of {', '.join(choices)}")
+        for name in ("flip", "colour"):
+            if not isinstance(getattr(self, name), bool):
+                raise self._refused(name, "True or False")
+        for name, most in MOST_OF_PAIR.items():
+            pair = getattr(self, name)
+            two = isinstance(pair, list | tuple) and len(pair) == 2
+            if not two or not all(isinstance(value, int | float) for value in pair):
+                raise self._refused(name, "two numbers")
+            if not 0 < pair[0] <= pair[1] <= most:
+                raise self._refused(name, f"two rising numbers above 0 and up to {most}")
+            object.__setattr__(self, name, tuple(pair))
+        for name, (kind, most) in MOST.items():
+            value = getattr(self, name)
+            if not isinstance(value, kind) or not 0 <= value <= most:
+                whole = "a whole number " if kind is int else ""
+                raise self._refused(name, f"{whole}from 0 to {most}")
 
-        return apply
+    def _refused(self, name: str, wanted: str) -> UserError:
+        return UserError(f"augmentation {name} must be {wanted}, not {getattr(self, name)!r}")
 
-    def mix(self, x, labels, classes, generator):
-        return x, torch.nn.functional.one_hot(labels, classes).float()
+    def transform(self, size: tuple[int, int], preprocessing: Preprocessing) -> Transform:
+        """What to do with one picture.
+
+        Args:
+            size: (height, width) of the result.
+            preprocessing: Its channels, its filter, its mean colour, and for the crops other than
+                "resized" its way of resizing.
+
+        Returns:
+            A function of an upright RGB picture and random numbers that gives (H, W, channels)
+            uint8. It can be pickled.
+
+        Raises:
+            UserError: A crop "pad" of pictures that are not larger than `pad`.
+        """
+        if self.crop == "pad" and min(size) <= self.pad:
+            raise UserError(f"pictures of {size[0]}x{size[1]} cannot be padded by {self.pad}")
+        return partial(_transformed, self, replace(preprocessing, size=(size[0], size[1])))
+
+    def mix(
+        self, x: Tensor, labels: Tensor, classes: int, generator: torch.Generator
+    ) -> tuple[Tensor, Tensor]:
+        """Mixes the pictures of a batch with one another.
+
+        Args:
+            x: (N, C, H, W) floats.
+            labels: (N,) int64.
+            classes: How many there are.
+            generator: On the CPU; decides what is mixed and how much.
+
+        Returns:
+            x, mixed or as it was, and the share of each class, (N, classes) float32.
+        """
+        rng = np.random.default_rng(int(torch.randint(1 << 62, (), generator=generator)))
+        ways = [way for way, alpha in ((mixup, self.mixup), (cutmix, self.cutmix)) if alpha > 0]
+        soft = one_hot(labels, classes).float()
+        if not ways:
+            return x, soft
+        way = ways[rng.integers(len(ways))]
+        return way(x, soft, self.mixup if way is mixup else self.cutmix, rng)
 
 
-def evaluation_transform(preprocessing):
-    return lambda image, rng: preprocessing(image)
+def evaluation_transform(preprocessing: Preprocessing) -> Transform:
+    """What prediction does with a picture, for `Pictures`: no chance in it, and it can be pickled."""
+    return partial(_prepared, preprocessing)
+
+
+def _prepared(
+    preprocessing: Preprocessing, image: Image.Image, rng: Generator
+) -> NDArray[np.uint8]:
+    return preprocessing(image)
+
+
+def _transformed(
+    augmentation: Augmentation, preprocessing: Preprocessing, image: Image.Image, rng: Generator
+) -> NDArray[np.uint8]:
+    a, (height, width), channels = augmentation, preprocessing.size, preprocessing.channels
+    if a.crop == "resized":
+        image = image.convert("L") if channels == 1 else image
+        ratio = (a.ratio[0] * width / height, a.ratio[1] * width / height)
+        box = crop_box(image.size, a.scale, ratio, rng)
+        filter_ = Image.Resampling[preprocessing.interpolation.upper()]
+        image = image.resize((width, height), filter_, box=box)
+    else:
+        pixels = preprocessing(image)  # (H, W, channels)
+        pixels = shifted(pixels, a.pad, rng) if a.crop == "pad" else pixels
+        image = Image.fromarray(pixels[:, :, 0] if channels == 1 else pixels)
+    if a.flip and rng.random() < 0.5:
+        image = ImageOps.mirror(image)
+    if a.colour:
+        image = jitter(image, rng)
+    fill = tuple(round(255 * min(max(mean, 0), 1)) for mean in preprocessing.mean)
+    image = POLICIES[a.policy](a, image, fill, rng)
+    if rng.random() < a.erase:
+        erased = fitting_box(image.size, a.erase_scale, a.erase_ratio, rng)
+        if erased:
+            image.paste(fill, erased)
+    return np.array(image).reshape(height, width, channels)
+
+
+def crop_box(
+    size: tuple[int, int], scale: tuple[float, float], ratio: tuple[float, float], rng: Generator
+) -> Box:
+    """A part of a picture of size (width, height), by shares of its area and width over height; the
+    middle, as large as the ratio allows, where no other was found.
+    """
+    if box := fitting_box(size, scale, ratio, rng):
+        return box
+    width, height = size
+    shape = min(max(width / height, ratio[0]), ratio[1])
+    wide, high = min(width, round(height * shape)), min(height, round(width / shape))
+    left, top = (width - max(1, wide)) // 2, (height - max(1, high)) // 2
+    return left, top, left + max(1, wide), top + max(1, high)
+
+
+def fitting_box(
+    size: tuple[int, int], scale: tuple[float, float], ratio: tuple[float, float], rng: Generator
+) -> Box | None:
+    """A rectangle inside (width, height) whose share of the area is uniform and whose ratio is
+    uniform in its logarithm; None if ten draws did not fit.
+    """
+    width, height = size
+    for _ in range(ATTEMPTS):
+        area = width * height * rng.uniform(*scale)
+        shape = exp(rng.uniform(log(ratio[0]), log(ratio[1])))
+        wide, high = round(sqrt(area * shape)), round(sqrt(area / shape))
+        if 0 < wide <= width and 0 < high <= height:
+            left = int(rng.integers(width - wide + 1))
+            top = int(rng.integers(height - high + 1))
+            return left, top, left + wide, top + high
+    return None
+
+
+def shifted(pixels: NDArray[np.uint8], pad: int, rng: Generator) -> NDArray[np.uint8]:
+    """(H, W, C) moved by up to `pad` pixels each way, mirrored at the edges, the edge not twice."""
+    top, left = rng.integers(2 * pad + 1, size=2)
+    rows, columns = (_mirrored(side, pad) for side in pixels.shape[:2])
+    return pixels[rows[top : top + len(pixels)]][:, columns[left : left + pixels.shape[1]]]
+
+
+@lru_cache
+def _mirrored(side: int, pad: int) -> NDArray[np.intp]:
+    return np.pad(np.arange(side), pad, mode="reflect")
+
+
+def jitter(image: Image.Image, rng: Generator) -> Image.Image:
+    """Brightness and colour by chance, in either order."""
+    more, factor = int(rng.integers(-BRIGHTER, BRIGHTER + 1)), rng.uniform(0.5, 1.5)
+    table = LADDER[BRIGHTER + more : BRIGHTER + more + 256] * len(image.getbands())
+    if rng.random() < 0.5:
+        return ImageEnhance.Color(image.point(table)).enhance(factor)
+    return ImageEnhance.Color(image).enhance(factor).point(table)
+
+
+def operate(
+    operation: str, image: Image.Image, level: float, sign: int, reach: Reach, fill: Fill
+) -> Image.Image:
+    """One of `OPERATIONS` on a picture.
+
+    Args:
+        operation: Its name.
+        image: RGB or L.
+        level: Magnitude, 0..30.
+        sign: 1 or -1: which way, where there are two.
+        reach: What the greatest magnitude means.
+        fill: What comes in from outside of the picture.
+    """
+    share = level / LEVELS
+    if operation in ("brightness", "color", "contrast", "sharpness"):
+        enhancer = getattr(ImageEnhance, operation.capitalize())(image)
+        enhanced: Image.Image = enhancer.enhance(1 + sign * share * reach.factor)
+        return enhanced
+    if operation == "rotate":
+        return image.rotate(sign * share * reach.degrees, Image.Resampling.BILINEAR, fillcolor=fill)
+    if operation == "posterize":
+        return ImageOps.posterize(image, 8 - round(share * reach.bits))
+    if operation == "solarize":
+        return ImageOps.solarize(image, ceil(255 * (1 - share)))
+    if operation in ("autocontrast", "equalize"):
+        return (
+            ImageOps.autocontrast(image)
+            if operation == "autocontrast"
+            else ImageOps.equalize(image)
+        )
+    slope = sign * share * reach.shear
+    across, down = (sign * share * (reach.pixels + reach.share * side) for side in image.size)
+    matrix = {
+        "shear_x": (1, slope, 0, 0, 1, 0),
+        "shear_y": (1, 0, 0, slope, 1, 0),
+        "translate_x": (1, 0, round(across), 0, 1, 0),
+        "translate_y": (1, 0, 0, 0, 1, round(down)),
+    }.get(operation)
+    if matrix is None:
+        return image
+    return image.transform(
+        image.size, Image.Transform.AFFINE, matrix, Image.Resampling.BILINEAR, fillcolor=fill
+    )
+
+
+def _chosen(
+    image: Image.Image, level: float, reach: Reach, fill: Fill, rng: Generator
+) -> Image.Image:
+    operation = OPERATIONS[rng.integers(len(OPERATIONS))]
+    return operate(operation, image, level, 1 if rng.random() < 0.5 else -1, reach, fill)
+
+
+def _trivial(a: Augmentation, image: Image.Image, fill: Fill, rng: Generator) -> Image.Image:
+    return _chosen(image, int(rng.integers(LEVELS + 1)), WIDE, fill, rng)
+
+
+def _rand(a: Augmentation, image: Image.Image, fill: Fill, rng: Generator) -> Image.Image:
+    for _ in range(a.rand_ops):
+        image = _chosen(image, a.rand_magnitude, RANDAUGMENT, fill, rng)
+    return image
+
+
+POLICIES: dict[str, Callable[[Augmentation, Image.Image, Fill, Generator], Image.Image]] = {
+    "none": lambda a, image, fill, rng: image,
+    "trivial": _trivial,
+    "rand": _rand,
+}
+
+
+def mixup(x: Tensor, soft: Tensor, alpha: float, rng: Generator) -> tuple[Tensor, Tensor]:
+    """Each picture (N, C, H, W) and its classes (N, classes) with a share of its neighbour's."""
+    share = float(rng.beta(alpha, alpha))
+    return share * x + (1 - share) * x.roll(1, 0), share * soft + (1 - share) * soft.roll(1, 0)
+
+
+def cutmix(x: Tensor, soft: Tensor, alpha: float, rng: Generator) -> tuple[Tensor, Tensor]:
+    """Each picture (N, C, H, W) with a rectangle of its neighbour's, and its classes (N, classes) by
+    what remains of it.
+    """
+    height, width = x.shape[2:]
+    side = sqrt(1 - float(rng.beta(alpha, alpha)))  # of the rectangle, before the edges cut it
+    rows, columns = (_span(length, side, rng) for length in (height, width))
+    x, neighbour = x.clone(), x.roll(1, 0)
+    x[:, :, rows, columns] = neighbour[:, :, rows, columns]
+    cut = (rows.stop - rows.start) * (columns.stop - columns.start) / (height * width)
+    return x, (1 - cut) * soft + cut * soft.roll(1, 0)
+
+
+def _span(length: int, share: float, rng: Generator) -> slice:
+    """A share of a side around a point by chance, as far as it is inside."""
+    middle, half = int(rng.integers(length)), round(share * length / 2)
+    return slice(max(0, middle - half), min(length, middle + half))

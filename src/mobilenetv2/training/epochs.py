@@ -93,7 +93,7 @@ def batches(with_: Materials, pictures: Pictures, epoch: int, train: bool) -> An
     recipe, fabric = with_.trainer.recipe, with_.fabric
     return loader(
         pictures,
-        recipe.batch,
+        -(-recipe.batch // fabric.world_size),
         epoch=epoch,
         seed=recipe.seed,
         train=train,

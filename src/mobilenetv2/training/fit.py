@@ -24,7 +24,7 @@ from .epochs import Materials, Progress, run_epochs
 from .features import fit_head
 from .machine import Machine, faster_precision, launch, once
 from .network import Start, build, last_map, prepare, restore
-from .recipes import FINETUNE, MODERN, Recipe
+from .recipes import Recipe, default_recipe
 from .report import draw_confusion, draw_curves
 from .run_folder import RunFolder
 from .settings import Settings
@@ -33,6 +33,7 @@ from .trainer import Trainer, balanced
 LOG = logging.getLogger(__name__)
 LISTED = 50  # classes that a table is shown of
 FEATURE_BATCH = 64
+REMEMBERED_BYTES = 1 << 28  # decoded pictures kept in memory
 
 
 @dataclass(frozen=True)
@@ -88,7 +89,8 @@ def fit(
     Args:
         data: Labelled pictures: a folder, .zip or .csv, as for `read_dataset`.
         out: Folder of the run; it must not have one yet, unless `resume`.
-        recipe: How to train; None: FINETUNE with weights, else MODERN, or the resumed run's.
+        recipe: How to train; None: the resumed run's, or `default_recipe`: to fine-tune with weights,
+            else the modern one.
         start: The network to start from; None: a new one of width 1, or the resumed run's.
         val: Pictures to validate with; None: those of `data`, or a share of them.
         machine: How to run.
@@ -104,7 +106,9 @@ def fit(
     fabric = launch(folder.path)
     before = once(fabric, folder.read_settings if resume else folder.check_new)
     start = start or (before.start if before else Start())
-    default = before.recipe if before else MODERN if start.weights is None else FINETUNE
+    default = default_recipe(start.weights is not None, start.small_images)
+    if before:
+        default = before.recipe
     val = val or (before.val if before else None)
     job = Job(fabric, machine, os.fspath(data), val and os.fspath(val), recipe or default, start)
     if job.recipe.head_first and start.weights is None:
@@ -241,7 +245,7 @@ def _materials(
         trainer,
         folder,
         job.machine,
-        Pictures(split.train.samples, augmented, recipe.seed),
+        Pictures(split.train.samples, augmented, recipe.seed, REMEMBERED_BYTES),
         Pictures(split.val.samples, evaluation_transform(preprocessing)),
         keep_best,
     )
@@ -250,7 +254,12 @@ def _materials(
 def _checkpoint(net: MobileNetV2, settings: Settings, scores: Mapping[str, float]) -> Checkpoint:
     provenance = {
         "source": f"mobilenetv2 train {settings.version}",
-        "trained_on": {"data": settings.data, "val": settings.val, **settings.pictures},
+        "trained_on": {
+            "data": settings.data,
+            "val": settings.val,
+            "train_pictures": settings.pictures["train"],
+            "val_pictures": settings.pictures["val"],
+        },
         "weights": dict(settings.weights),
         "start": asdict(settings.start),
         "recipe": asdict(settings.recipe),

@@ -30,7 +30,7 @@ RANGES = {
     "head_l2": (0, 1e6),
     "layer_decay": (1e-3, 1),
     "patience": (0, 10**6),
-    "val_share": (0, 0.9),
+    "val_share": (1e-6, 0.999),
     "seed": (0, 2**63 - 1),
 }
 
@@ -181,6 +181,7 @@ PAPER = Recipe(  # Section 6.1; what it leaves open is TF-slim's, see docs/train
     batch=96,
     clip_norm=0.0,
     bn_decay=0.997,
+    augmentation=Augmentation(colour=True),
 )
 MODERN = Recipe(
     name="modern",
@@ -192,6 +193,7 @@ MODERN = Recipe(
     warmup_epochs=5.0,
     ema_decay=0.999,
     bn_decay=0.9,
+    augmentation=Augmentation(scale=(0.25, 1.0), policy="trivial"),
 )
 FINETUNE = Recipe(
     name="finetune",
@@ -205,5 +207,13 @@ FINETUNE = Recipe(
     freeze_norms=True,
     head_first=True,
     layer_decay=0.8,
+    augmentation=Augmentation(scale=(0.35, 1.0)),
 )
 RECIPES = {recipe.name: recipe for recipe in (PAPER, MODERN, FINETUNE)}
+
+
+def default_recipe(weights: bool, small_images: bool) -> Recipe:
+    """What is done where no recipe is asked for."""
+    if weights:
+        return FINETUNE
+    return MODERN.changed({"augmentation.crop": "pad"}) if small_images else MODERN

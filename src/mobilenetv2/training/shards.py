@@ -1,0 +1,223 @@
+"""Pictures in tar files, one after another: for sets that are larger than a disk."""
+
+from __future__ import annotations
+
+import io
+import json
+import random
+import re
+import warnings
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from importlib.util import find_spec
+from itertools import count, islice
+from pathlib import Path
+from typing import Any
+from zlib import crc32
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.utils.data import DataLoader, IterableDataset, get_worker_info
+
+from ..errors import ImageError, MissingExtraError, UserError
+from ..images import SUFFIXES, decode
+from .augment import Transform
+from .workers import Batch, batch_loader, stacked
+
+SHUFFLED = 1000  # pictures, still encoded, among which the next one is drawn
+REMOTE = re.compile("[a-z][a-z0-9+]+:", re.IGNORECASE)  # longer than a drive's letter
+
+
+@dataclass(frozen=True)
+class Shards:
+    """Tar files of pictures in WebDataset's layout.
+
+    Attributes:
+        urls: The files, or addresses that the library webdataset opens.
+        classes: Names of the classes; None: labels are numbers.
+    """
+
+    urls: tuple[str, ...]
+    classes: tuple[str, ...] | None = None
+
+    def label(self, sample: dict[str, Any]) -> int:
+        """The class of a sample of webdataset's.
+
+        Raises:
+            UserError: It has none, or one that is not known.
+        """
+        try:
+            if "cls" in sample:
+                said: Any = sample["cls"].decode().strip()
+            else:
+                content = json.loads(sample["json"])
+                said = content["index"] if "index" in content else content["label"]
+        except (KeyError, TypeError, ValueError):
+            raise UserError(
+                f"{_name(sample)}: no class: neither a .cls file nor a .json file with label or "
+                "index beside it"
+            ) from None
+        classes = self.classes or ()
+        if said in classes:
+            return classes.index(said)
+        if not re.fullmatch("[0-9]{1,9}", str(said)) or (classes and int(said) >= len(classes)):
+            known = (
+                f"one of the {len(classes)} classes"
+                if classes
+                else "a number, and no names are given"
+            )
+            raise UserError(f"{_name(sample)}: its class {said!r} is not {known}")
+        return int(said)
+
+
+def read_shards(pattern: str, classes: Sequence[str] | None = None) -> Shards:
+    """Names the tar files of a pattern such as train-{000000..000123}.tar.
+
+    Each file has, one after another, a picture (.jpg, .png, ...) and its class under the same name:
+    .cls with the class's name or its number from 0, or .json with one of them as label or index.
+
+    Args:
+        pattern: Path or address, with braces for those that differ.
+        classes: Their names, by number. None: the files have numbers.
+
+    Raises:
+        MissingExtraError: The library webdataset is not installed.
+        UserError: A file is not there; addresses are not tried.
+    """
+    if find_spec("webdataset") is None:
+        raise MissingExtraError("shards need the library webdataset: pip install webdataset")
+    from webdataset.shardlists import expand_urls
+
+    urls = expand_urls(pattern)
+    absent = [url for url in urls if not REMOTE.match(url) and not Path(url).is_file()]
+    if absent:
+        raise UserError(f"{pattern}: {len(absent)} of {len(urls)} files are absent: {absent[0]}")
+    return Shards(tuple(urls), None if classes is None else tuple(classes))
+
+
+class ShardPictures(IterableDataset[tuple[Tensor, int]]):
+    """The pictures of shards, decoded and changed, again and again without an end.
+
+    In each round, the shards are shared out among all workers of all processes by chance, by
+    the seed and the epoch; the order inside is by chance among 1000 pictures at a time. A picture's
+    random numbers depend on the seed, the epoch, the round and its name. Pictures that cannot be
+    decoded are left out with a warning.
+
+    Args:
+        shards: From `read_shards`.
+        transform: As for `Pictures`.
+        seed: 0 or above.
+        rank: Which process of training this is.
+        world: How many there are.
+
+    Raises:
+        UserError: There are fewer shards than processes.
+    """
+
+    def __init__(
+        self, shards: Shards, transform: Transform, seed: int = 0, rank: int = 0, world: int = 1
+    ) -> None:
+        if len(shards.urls) < world:
+            raise UserError(f"{len(shards.urls)} shards cannot be shared by {world} processes")
+        self.shards, self.transform, self.seed = shards, transform, seed
+        self.rank, self.world, self.epoch = rank, world, 0
+
+    def set_epoch(self, epoch: int) -> None:
+        """Another order and other random numbers from the next iteration on."""
+        self.epoch = epoch
+
+    def __iter__(self) -> Iterator[tuple[Tensor, int]]:
+        """(C, H, W) uint8 and the label.
+
+        Raises:
+            UserError: A shard cannot be read, a picture has no class, or a round no pictures.
+        """
+        import webdataset
+
+        info = get_worker_info()
+        workers, worker = (info.num_workers, info.id) if info else (1, 0)
+        part, parts = self.rank * workers + worker, self.world * workers
+        for turn in count():
+            order = np.random.default_rng((0, self.epoch, self.seed, turn))
+            urls = order.permutation(self.shards.urls)[part::parts].tolist()
+            shuffled = webdataset.shuffle(
+                SHUFFLED, rng=random.Random(f"{self.seed} {self.epoch} {turn} {part}")
+            )
+            empty = True
+            for sample in shuffled(_samples(urls)):
+                if picture := self._picture(sample, turn):
+                    empty = False
+                    yield picture
+            if empty:
+                raise UserError(f"no pictures in {', '.join(urls[:5])}")
+
+    def _picture(self, sample: dict[str, Any], turn: int) -> tuple[Tensor, int] | None:
+        kinds = [kind for kind in sample if f".{kind.rpartition('.')[2]}" in SUFFIXES]
+        if not kinds:
+            return None
+        file = io.BytesIO(sample[kinds[0]])
+        file.name = _name(sample, kinds[0])
+        try:
+            image = decode(file)
+        except ImageError as error:
+            warnings.warn(f"left out: {error}", stacklevel=2)
+            return None
+        key = crc32(sample["__key__"].encode())
+        rng = np.random.default_rng((key + 1, self.epoch, self.seed, turn))
+        pixels = torch.from_numpy(self.transform(image, rng)).permute(2, 0, 1)  # (C, H, W)
+        return pixels, self.shards.label(sample)
+
+
+def _samples(urls: Sequence[str]) -> Iterator[dict[str, Any]]:
+    from webdataset.gopen import gopen
+    from webdataset.tariterators import group_by_keys, tar_file_expander
+
+    for url in urls:
+        try:
+            with gopen(url) as stream:
+                yield from group_by_keys(tar_file_expander([{"url": url, "stream": stream}]))
+        except Exception as error:  # of the library, tarfile and whatever fetches
+            raise UserError(f"{url}: cannot be read: {error}") from error
+
+
+def shard_loader(
+    pictures: ShardPictures, batch: int, *, epoch: int, steps: int, workers: int
+) -> DataLoader[Batch]:
+    """`steps` batches of shards, for what is then called an epoch: as `loader` gives them.
+
+    Args:
+        pictures: What to load; its epoch is set.
+        batch: Pictures a batch and process.
+        epoch: Decides the order and the pictures' random numbers.
+        steps: How many batches.
+        workers: Processes that decode; no more than there are shards for each process of training.
+    """
+    pictures.set_epoch(epoch)
+    workers = min(workers, len(pictures.shards.urls) // pictures.world, steps)
+    one = next(iter(pictures))[0].nbytes * batch if workers else 0
+    return batch_loader(_Batches(pictures, batch, steps), one, workers)
+
+
+class _Batches(IterableDataset["Batch | UserError"]):
+    """A worker's batches; workers take turns."""
+
+    def __init__(self, pictures: ShardPictures, batch: int, steps: int) -> None:
+        self.pictures, self.batch, self.steps = pictures, batch, steps
+
+    def __len__(self) -> int:
+        return self.steps
+
+    def __iter__(self) -> Iterator[Batch | UserError]:
+        info = get_worker_info()
+        workers, worker = (info.num_workers, info.id) if info else (1, 0)
+        stream = iter(self.pictures)
+        try:
+            for _ in range(worker, self.steps, workers):
+                yield stacked(list(islice(stream, self.batch)))
+        except UserError as error:
+            yield error
+
+
+def _name(sample: dict[str, Any], kind: str = "*") -> str:
+    return f"{sample['__url__']}/{sample['__key__']}.{kind}"

@@ -1,0 +1,209 @@
+"""Which pictures to train with, and which to validate with."""
+
+from __future__ import annotations
+
+import os
+from collections import Counter, defaultdict
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+
+from ..datasets import SPLITS, Dataset, Sample, read_splits
+from ..errors import ImageError, UserError
+from ..images import decode
+
+TREE = """expected one folder a class:
+  DATA/train/CLASS/picture.jpg
+  DATA/val/CLASS/picture.jpg
+or, and some are set aside for validation:
+  DATA/CLASS/picture.jpg"""
+FEW = 10  # pictures of a class that are worth a word
+IMBALANCE = 10  # pictures of the largest class over those of the smallest, likewise
+GROUP = 64  # pictures that a thread checks at a time
+
+
+@dataclass(frozen=True)
+class Split:
+    """Pictures to train with and others to validate with.
+
+    Attributes:
+        train: What the network learns from; at least two classes have pictures.
+        val: What it is judged by; the same classes in the same order, of which some may be empty.
+        problems: What to know before the first epoch, a line each.
+    """
+
+    train: Dataset
+    val: Dataset
+    problems: tuple[str, ...]
+
+    def rows(self) -> list[dict[str, str | int]]:
+        """How many pictures each class has: rows of class, train and val."""
+        val = self.val.summary()
+        return [
+            {"class": row["class"], "train": row["pictures"], "val": other["pictures"]}
+            for row, other in zip(self.train.summary(), val)
+        ]
+
+
+def read_split(
+    source: str | os.PathLike[str],
+    val: str | os.PathLike[str] | None = None,
+    *,
+    val_share: float = 0.1,
+    seed: int = 0,
+) -> Split:
+    """Finds the pictures to train and to validate with.
+
+    What is validated with is `val`; else the source's own part val (valid, validation), else its
+    part test; else pictures set aside from each class by `seed`: their share rounded, but at least
+    one to either side. It is the same choice on every machine. A list has parts by its column
+    split.
+
+    Args:
+        source: Folder, .zip or .csv, as `datasets.read_dataset` reads it.
+        val: Another source, of which the part val, else test, else everything is taken.
+        val_share: Share of each class to set aside where there is no other validation, 0..1.
+        seed: Of that choice.
+
+    Raises:
+        UserError: A source is none, has no pictures or other classes than the training part;
+            fewer than two classes to train with; `val_share` or `seed` out of range.
+    """
+    path = Path(source)
+    if not 0 < val_share < 1:
+        raise UserError(f"val_share must be between 0 and 1, not {val_share}")
+    if seed < 0:
+        raise UserError(f"seed must be 0 or above, not {seed}")
+    parts = read_splits(path)
+    train = _training(path, parts)
+    notes: list[str] = []
+    other = read_splits(val) if val is not None else parts
+    name = next((name for name in ("val", "test", "", "train") if name in other), "")
+    if val is None and name not in ("val", "test"):
+        train, judged = _set_aside(train, val_share, seed, notes)
+    else:
+        judged = _with_classes_of(train, other[name], Path(source if val is None else val))
+        if val is None and name == "test":
+            notes.append(f"{path}: there is no val, so test is validated with")
+    if both := {s.name for s in train.samples} & {s.name for s in judged.samples}:
+        notes.append(f"{len(both)} pictures are trained and validated with: {min(both)}")
+    told = (*train.problems, *judged.problems, *notes, *_complaints(train))
+    return Split(train, judged, tuple(dict.fromkeys(told)))
+
+
+def _training(path: Path, parts: Mapping[str, Dataset]) -> Dataset:
+    train = parts.get("train", parts.get(""))
+    if train is None:
+        raise UserError(f"{path}: has {' and '.join(sorted(parts))} but no train; {TREE}")
+    if not train.samples:
+        raise UserError("; ".join((f"{path}: no pictures to train with", *train.problems, TREE)))
+    if len(used := sorted({sample.label for sample in train.samples})) < 2:
+        raise UserError(
+            f"{path}: all pictures to train with are of the class {train.classes[used[0]]!r}; a "
+            f"classifier needs two classes; {TREE}"
+        )
+    return train
+
+
+def _set_aside(
+    dataset: Dataset, share: float, seed: int, notes: list[str]
+) -> tuple[Dataset, Dataset]:
+    """Splits each class of the pictures by chance."""
+    rng = np.random.default_rng(seed)
+    members: defaultdict[int, list[int]] = defaultdict(list)
+    for i, sample in enumerate(dataset.samples):
+        members[sample.label].append(i)
+    aside: set[int] = set()
+    for _, of_class in sorted(members.items()):
+        count = min(max(round(share * len(of_class)), 1), len(of_class) - 1)
+        aside.update(rng.permutation(of_class)[:count].tolist())
+    if single := [dataset.classes[label] for label, of in sorted(members.items()) if len(of) == 1]:
+        notes.append(f"a single picture, which is trained with and not validated: {_all(single)}")
+    if not aside:
+        raise UserError(f"no class has two pictures, one of them to validate with; {TREE}")
+    return tuple(  # type: ignore[return-value]
+        replace(dataset, samples=tuple(s for i, s in enumerate(dataset.samples) if i in chosen))
+        for chosen in (set(range(len(dataset.samples))) - aside, aside)
+    )
+
+
+def _with_classes_of(train: Dataset, val: Dataset, path: Path) -> Dataset:
+    """`val` with the classes of `train`, found by name, or by index where both have one."""
+    numbered = bool(train.indices and val.indices)
+    keys = (train.indices, val.indices) if numbered else (train.classes, val.classes)
+    taught = {sample.label for sample in train.samples}
+    number = {key: i for i, key in enumerate(keys[0]) if i in taught}
+    lacking = {
+        val.classes[sample.label] for sample in val.samples if keys[1][sample.label] not in number
+    }
+    if lacking:
+        raise UserError(
+            f"{path}: pictures to validate with of classes that have none to train with: "
+            f"{_all(sorted(lacking))}"
+        )
+    if not val.samples:
+        raise UserError("; ".join((f"{path}: no pictures to validate with", *val.problems, TREE)))
+    samples = (replace(sample, label=number[keys[1][sample.label]]) for sample in val.samples)
+    return Dataset(train.classes, tuple(samples), train.indices, val.problems)
+
+
+def _complaints(train: Dataset) -> Iterator[str]:
+    """What may go wrong with these pictures to train with."""
+    counts = Counter(sample.label for sample in train.samples)
+    names = [(name, counts[i]) for i, name in enumerate(train.classes)]
+    if empty := [name for name, count in names if not count]:
+        yield f"no pictures to train with, so never the answer: {_all(empty)}"
+    if few := [f"{name} ({count})" for name, count in names if 0 < count < FEW]:
+        yield f"fewer than {FEW} pictures to train with: {_all(few)}"
+    present = [(count, name) for name, count in names if count]
+    (least, small), (most, large) = min(present), max(present)
+    if most >= IMBALANCE * least:
+        yield (
+            f"unbalanced: {most} pictures of {large!r} and {least} of {small!r}; --balance shows "
+            "all classes equally often"
+        )
+    alike = defaultdict(list)
+    for name in train.classes:
+        alike[name.casefold()].append(name)
+    for same in alike.values():
+        if len(same) > 1:
+            yield f"classes that differ only in upper and lower case: {_all(same)}"
+    if parts := [name for name in train.classes if name.lower() in SPLITS]:
+        yield f"taken as a class, not as a part of the data: {_all(parts)}; {TREE}"
+
+
+def check_pictures(samples: Sequence[Sample], workers: int) -> dict[str, ImageError]:
+    """Decodes every picture once: the errors of those that cannot be, by the sample's name.
+
+    Args:
+        samples: Of a dataset.
+        workers: Threads that decode; at least one does.
+    """
+
+    def errors(group: Sequence[Sample]) -> dict[str, ImageError]:
+        found = {}
+        for sample in group:
+            try:
+                decode(sample.open())
+            except ImageError as error:
+                found[sample.name] = error
+        return found
+
+    groups = [samples[i : i + GROUP] for i in range(0, len(samples), GROUP)]
+    pool = ThreadPoolExecutor(max(1, workers))
+    try:
+        return {name: e for found in pool.map(errors, groups) for name, e in found.items()}
+    finally:  # also when interrupted
+        pool.shutdown(cancel_futures=True)
+
+
+def without(dataset: Dataset, broken: Collection[str]) -> Dataset:
+    """The dataset less the pictures of these names."""
+    return replace(dataset, samples=tuple(s for s in dataset.samples if s.name not in broken))
+
+
+def _all(names: Sequence[str]) -> str:
+    return ", ".join(names)
