@@ -242,11 +242,16 @@ def test_fine_tuning_moves_all_but_the_statistics(two_classes: Path, tmp_path: P
 
 
 def test_a_loss_that_is_not_finite_stops(two_classes: Path, tmp_path: Path) -> None:
-    recipe = QUICK.changed({"lr": 1000.0, "clip_norm": 0.0, "warmup_epochs": 0.0, "epochs": 9})
-    with pytest.raises(DivergedError, match=r"step \d+ of 5 in epoch \d, learning rate"):
+    """Decay times rate is 10: the weights grow by more than that at each step."""
+    changes = {"lr": 10.0, "weight_decay": 1.0, "clip_norm": 0.0, "warmup_epochs": 0.0}
+    recipe = QUICK.changed(changes | {"epochs": 9})
+    said = r"finite (at step \d of 5 in|in validation after) epoch \d, .*state is .*last.ckpt"
+    with pytest.raises(DivergedError, match=said):
         fit(two_classes, tmp_path / "run", recipe, TINY, machine=MACHINE)
-    if (tmp_path / "run" / "model.safetensors").exists():  # of an epoch that was finite
-        Checkpoint.load(tmp_path / "run" / "model.safetensors")
+    state = RunFolder(tmp_path / "run").read_state()
+    assert state is not None
+    assert state["progress"]["epoch"] >= 1
+    assert all(bool(torch.isfinite(x).all()) for x in state["net"].values())
 
 
 @pytest.mark.parametrize(
@@ -426,31 +431,3 @@ def test_a_kill_while_writing_leaves_the_state_before(
         folder.write_state({"epoch": 5})
     assert folder.last.read_bytes() == before
     assert folder.read_state() is not None
-
-
-def test_two_processes_do_as_one(straight: tuple[Path, Path], tmp_path: Path) -> None:
-    data, whole = straight
-    program = tmp_path / "program.py"
-    program.write_text(
-        PROGRAM.format(
-            tests=str(REPOSITORY),
-            data=str(data),
-            out=str(tmp_path / "run"),
-            at=-1,
-            signal=9,
-        )
-    )
-    command = [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node", "2"]
-    done = subprocess.run(
-        [*command, "--master_port", "0", str(program)], capture_output=True, text=True
-    )
-    assert done.returncode == 0, done.stderr
-    one, two = (RunFolder(run).read_state() for run in (whole, tmp_path / "run"))
-    assert one is not None
-    assert two is not None
-    assert len(two["progress"]["rows"]) == 4
-    kept = Checkpoint.load(tmp_path / "run" / "model.safetensors")
-    assert kept.provenance["validation"]["top1"] == 100
-    for mine, theirs in zip(two["progress"]["rows"], one["progress"]["rows"]):
-        assert mine["lr"] == theirs["lr"]
-        assert mine["train_loss"] == pytest.approx(theirs["train_loss"], abs=0.2)

@@ -5,7 +5,8 @@ from __future__ import annotations
 import json
 import logging
 import os
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -76,42 +77,48 @@ def train(data: str, output: Path, format_: str, **options: Any) -> int:
     Pictures that cannot be read are named on stderr and left out, and the exit code is 1; so it is
     where the loss is no longer finite. SIGINT and SIGTERM finish the step and save: exit codes 130
     and 143."""
-    import warnings
-
     changes = _changes(options)
-    first = os.environ.get("RANK", "0") == "0"
-    _log(logging.INFO if first else logging.CRITICAL)
-    from ..errors import UserError
-    from ..training import Machine, Start, fit
-    from ..training.epochs import DivergedError, Stopped
+    first = os.environ.get("RANK", "0") == "0"  # of the processes that torchrun starts
+    with _logged(logging.INFO if first else logging.CRITICAL) as log:
+        from ..errors import UserError
+        from ..training.epochs import DivergedError, Stopped
 
-    warnings.filterwarnings("ignore", module="PIL")
-    start_fields = ("weights", "width", "resolution", "small_images")
-    try:
-        start = Start(**{name: options[name] for name in start_fields})
-        resume = options["resume"]
-        trained = fit(
-            data,
-            output,
-            _recipe(options, changes),
-            None if resume and start == Start() else start,
-            val=options["val"],
-            machine=Machine(options["workers"], options["precision"]),
-            resume=resume,
-        )
-    except Stopped as stop:
-        logging.getLogger("mobilenetv2").info("%s", stop)
-        return 128 + stop.signal
-    except DivergedError as error:
-        logging.getLogger("mobilenetv2").error("error: %s", error)
-        return 1
-    except UserError:
-        if first:
-            raise
-        return 2
+        try:
+            trained = _fit(data, output, options, changes)
+        except Stopped as stop:
+            log.info("%s", stop)
+            return 128 + stop.signal
+        except DivergedError as error:
+            log.error("error: %s", error)
+            return 1
+        except UserError:
+            if first:
+                raise
+            return 2
     if first:
         _write(trained, format_)
     return 1 if trained.broken else 0
+
+
+def _fit(
+    data: str, output: Path, options: Mapping[str, Any], changes: Mapping[str, Any]
+) -> Trained:
+    import warnings
+
+    from ..training import Machine, Start, fit
+
+    warnings.filterwarnings("ignore", module="PIL")
+    names = ("weights", "width", "resolution", "small_images")
+    start = Start(**{name: options[name] for name in names})
+    return fit(
+        data,
+        output,
+        _recipe(options, changes),
+        None if options["resume"] and start == Start() else start,
+        val=options["val"],
+        machine=Machine(options["workers"], options["precision"]),
+        resume=options["resume"],
+    )
 
 
 def _changes(options: Mapping[str, Any]) -> dict[str, Any]:
@@ -145,14 +152,19 @@ def _recipe(options: Mapping[str, Any], changes: Mapping[str, Any]) -> Any:
     return default.changed(changes) if changes else None
 
 
-def _log(level: int) -> None:
+@contextmanager
+def _logged(level: int) -> Iterator[logging.Logger]:
     """The library's log on stderr, lines as they are."""
-    handler = logging.StreamHandler()
-    handler.setFormatter(logging.Formatter("%(message)s"))
-    logger = logging.getLogger("mobilenetv2")
-    logger.handlers, logger.propagate = [handler], False
+    logger, handler = logging.getLogger("mobilenetv2"), logging.StreamHandler()
+    before = logger.level
+    logger.addHandler(handler)
     logger.setLevel(level)
     logging.getLogger("lightning.fabric").setLevel(logging.ERROR)
+    try:
+        yield logger
+    finally:
+        logger.removeHandler(handler)
+        logger.setLevel(before)
 
 
 def _write(trained: Trained, format_: str) -> None:

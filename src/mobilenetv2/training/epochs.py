@@ -119,7 +119,8 @@ def _train(with_: Materials, progress: Progress, asked: Callable[[], int]) -> di
         seed = np.random.SeedSequence([recipe.seed, epoch, step, fabric.global_rank])
         loss = trainer.step(pixels, labels, lr, int(seed.generate_state(1)[0]))
         if not math.isfinite(loss):
-            raise DivergedError(_diverged(with_, progress, f"step {step + 1} of {steps}", lr))
+            where = f"at step {step + 1} of {steps} in epoch {epoch + 1}"
+            raise DivergedError(_diverged(with_, where, lr))
         progress.step += 1
         progress.loss_sum += loss
         if step % LOGGED_STEPS == 0:
@@ -145,7 +146,8 @@ def judge(with_: Materials, progress: Progress, facts: dict[str, Any]) -> Valida
     """Validates, logs, and keeps the network if it is the best so far."""
     found = with_.trainer.validate(batches(with_, with_.val, 0, train=False))
     if not math.isfinite(found.loss):
-        raise DivergedError(_diverged(with_, progress, "the validation", facts["lr"] or 0.0))
+        where = f"in validation after epoch {progress.epoch}"
+        raise DivergedError(_diverged(with_, where, facts["lr"] or 0.0))
     scores = {"val_loss": found.loss, "val_top1": found.top1, "val_balanced": found.balanced}
     progress.rows.append({"epoch": progress.epoch, **facts, **scores})
     best = progress.best
@@ -176,10 +178,10 @@ def _line(row: dict[str, Any], epochs: int) -> str:
     )
 
 
-def _diverged(with_: Materials, progress: Progress, where: str, lr: float) -> str:
+def _diverged(with_: Materials, where: str, lr: float) -> str:
     last = with_.folder.last
     good = f"the last good state is {last}" if last.exists() else "nothing was saved"
     return (
-        f"the loss is no longer finite at {where} in epoch {progress.epoch + 1}, learning rate "
-        f"{lr:.3g}; {good}; try a lower rate (--lr) or --precision 32"
+        f"the loss is no longer finite {where}, learning rate {lr:.3g}; {good}; try a lower rate "
+        "(--lr) or --precision 32"
     )

@@ -131,7 +131,7 @@ class Trainer:
             confusion += torch.bincount(pairs, minlength=self.classes**2)
         confusion, loss = self.fabric.all_reduce((confusion, loss), reduce_op="sum")
         counts = confusion.view(self.classes, self.classes).cpu().numpy()
-        return Validation(float(loss) / max(1, counts.sum()), counts)
+        return Validation(float(loss) / int(counts.sum()), counts)
 
     def state_dict(self) -> dict[str, Any]:
         """Tensors and plain numbers."""
