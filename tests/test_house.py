@@ -34,12 +34,12 @@ MAY_IMPORT = {
     "runtime": TRUNK,
     "formats": TRUNK,
     "nn": TRUNK | {"formats"},  # for weights by file or name
-    "training": TRUNK | {"nn", "formats", "model", "evaluation"},
+    "training": TRUNK | {"runtime", "formats", "nn", "model", "evaluation"},
     "model": TRUNK | {"runtime", "formats"},
     "evaluation": TRUNK | {"runtime", "formats", "model"},
-    "insight": TRUNK | {"runtime", "evaluation"},
-    "cli": TRUNK | {"runtime", "formats", "nn", "model", "evaluation", "insight"},
-    "__init__": TRUNK | {"model", "evaluation", "nn", "runtime"},
+    "insight": TRUNK | {"runtime", "model", "evaluation", "training"},
+    "cli": TRUNK | {"runtime", "formats", "nn", "model", "evaluation", "training", "insight"},
+    "__init__": TRUNK | {"model", "evaluation", "nn", "runtime", "training"},
     "__main__": {"cli"},
 }
 TORCH_IS_AT_HOME = ("nn/", "training/", "insight/", "formats/pytorch.py")

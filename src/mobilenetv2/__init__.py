@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from . import nn as nn
+    from . import training as training
     from .architecture import Architecture as Architecture
     from .architecture import layers as layers
     from .checkpoint import Checkpoint as Checkpoint
@@ -47,12 +48,12 @@ _HOMES = {
     "read_dataset": "datasets",
 }
 __version__ = "0.1.0"
-__all__ = [*sorted(_HOMES), "nn"]
+__all__ = [*sorted(_HOMES), "nn", "training"]
 
 
 def __getattr__(name: str) -> Any:
-    if name == "nn":
-        return import_module(".nn", __name__)
+    if name in ("nn", "training"):
+        return import_module(f".{name}", __name__)
     if name in _HOMES:
         return getattr(import_module(f".{_HOMES[name]}", __name__), name)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -20,20 +20,23 @@ from .explain import explain
 from .inspect import inspect
 from .models import models
 from .quantize import quantize
+from .train import train
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"]})
 @click.version_option(package_name="mobilenetv2")
 def main() -> None:
-    """MobileNetV2, complete: count it, convert published weights, quantise them, classify pictures,
-    measure how right and how fast it is.
+    """MobileNetV2, complete: count it, convert published weights, quantise them, train, classify
+    pictures, measure how right and how fast it is.
 
     Results go to stdout, progress and complaints to stderr. Exit codes: 0 done; 1 it ran, but a
     check failed or some inputs could not be read; 2 wrong usage, a missing file or a missing extra;
-    130 interrupted."""
+    130 interrupted, 143 terminated."""
 
 
-for command in (benchmark, classify, convert, cost, evaluate, explain, inspect, models, quantize):
+for command in (
+    benchmark, classify, convert, cost, evaluate, explain, inspect, models, quantize, train,
+):  # fmt: skip
     main.add_command(command)
 
 

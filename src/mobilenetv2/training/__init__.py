@@ -1,8 +1,17 @@
-"""Training on labelled pictures. Needs the extra `train` (`pip install 'mobilenetv2[train]'`)."""
+"""Training and fine-tuning. Needs the extra `train` (`pip install 'mobilenetv2[train]'`)."""
 
 from importlib.util import find_spec
 
 from ..errors import MissingExtraError
 
-if find_spec("torch") is None:
-    raise MissingExtraError("mobilenetv2.training needs PyTorch: pip install 'mobilenetv2[train]'")
+if lacking := [name for name in ("torch", "lightning", "tensorboard") if find_spec(name) is None]:
+    raise MissingExtraError(
+        f"training needs {', '.join(lacking)}: pip install 'mobilenetv2[train]'"
+    )
+
+from .fit import Trained, fit
+from .machine import Machine
+from .network import Start
+from .recipes import RECIPES, Recipe
+
+__all__ = ["RECIPES", "Machine", "Recipe", "Start", "Trained", "fit"]

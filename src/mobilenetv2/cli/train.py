@@ -1,0 +1,199 @@
+"""`mobilenetv2 train`: labelled pictures in, a model file out."""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from .options import resolution_option
+from .output import format_option, write_json, write_rows
+
+if TYPE_CHECKING:
+    from ..training import Trained
+
+RECIPES = ("paper", "modern", "finetune")
+FIELDS = ("epochs", "batch", "lr", "weight_decay", "patience", "seed", "balance")
+COLUMNS = ("class", "pictures", "right", "percent")
+
+
+@click.command()
+@click.argument("data", metavar="DATA")
+@click.option(
+    "-o",
+    "--output",
+    required=True,
+    type=click.Path(file_okay=False, path_type=Path),
+    help="Folder of the run.",
+)
+@click.option("--val", metavar="DATA", help="Validate with these pictures.")
+@click.option("--weights", help="Start from a model file or a name from `models`.")
+@click.option("--width", type=float, help="Width multiplier of a new network.")
+@resolution_option("the weights', or 224, or 32 with --small-images")
+@click.option("--small-images", is_flag=True, help="A new network for pictures around 32x32.")
+@click.option(
+    "--recipe",
+    type=click.Choice(RECIPES),
+    help="How to train.  [default: finetune with --weights, else modern]",
+)
+@click.option("--freeze", is_flag=True, help="Leave the backbone as it is: the head alone.")
+@click.option("--epochs", type=int, help="Passes over the pictures.")
+@click.option("--batch", type=int, help="Pictures a step.")
+@click.option("--lr", type=float, help="Learning rate at its highest.")
+@click.option("--weight-decay", type=float, help="Of all kernels but depthwise ones.")
+@click.option("--patience", type=int, help="Stop after so many epochs without a better result.")
+@click.option("--seed", type=int, help="Of everything random.")
+@click.option("--balance", is_flag=True, default=None, help="Show all classes equally often.")
+@click.option(
+    "--set",
+    "changes",
+    metavar="NAME=VALUE",
+    multiple=True,
+    help="Any other field of the recipe; may be repeated.",
+)
+@click.option(
+    "--precision",
+    type=click.Choice(["auto", "32", "bf16"]),
+    default="auto",
+    show_default=True,
+    help="bf16 where that is faster, or as said.",
+)
+@click.option("--workers", type=int, help="Processes that read pictures.")
+@click.option("--resume", is_flag=True, help="Go on with the run in the folder.")
+@format_option
+def train(data: str, output: Path, format_: str, **options: Any) -> int:
+    """Train or fine-tune a classifier on labelled pictures.
+
+    DATA is a folder or a .zip with one folder a class (above them train and val, if you like), or a
+    CSV list; `evaluate` says more. The folder of the run gets model.safetensors, the best network
+    so far, and all that --resume needs.
+
+    Pictures that cannot be read are named on stderr and left out, and the exit code is 1; so it is
+    where the loss is no longer finite. SIGINT and SIGTERM finish the step and save: exit codes 130
+    and 143."""
+    changes = _changes(options)
+    first = os.environ.get("RANK", "0") == "0"  # of the processes that torchrun starts
+    with _logged(logging.INFO if first else logging.CRITICAL) as log:
+        from ..errors import UserError
+        from ..training.epochs import DivergedError, Stopped
+
+        try:
+            trained = _fit(data, output, options, changes)
+        except Stopped as stop:
+            log.info("%s", stop)
+            return 128 + stop.signal
+        except DivergedError as error:
+            log.error("error: %s", error)
+            return 1
+        except UserError:
+            if first:
+                raise
+            return 2
+    if first:
+        _write(trained, format_)
+    return 1 if trained.broken else 0
+
+
+def _fit(
+    data: str, output: Path, options: Mapping[str, Any], changes: Mapping[str, Any]
+) -> Trained:
+    import warnings
+
+    from ..training import Machine, Start, fit
+
+    warnings.filterwarnings("ignore", module="PIL")
+    names = ("weights", "width", "resolution", "small_images")
+    start = Start(**{name: options[name] for name in names})
+    return fit(
+        data,
+        output,
+        _recipe(options, changes),
+        None if options["resume"] and start == Start() else start,
+        val=options["val"],
+        machine=Machine(options["workers"], options["precision"]),
+        resume=options["resume"],
+    )
+
+
+def _changes(options: Mapping[str, Any]) -> dict[str, Any]:
+    """What the options change of the recipe."""
+    changes: dict[str, Any] = {}
+    for text in options["changes"]:
+        name, equals, value = text.partition("=")
+        if not equals:
+            raise click.UsageError(f"--set wants NAME=VALUE, not {text!r}")
+        try:
+            changes[name] = json.loads(value)
+        except ValueError:
+            changes[name] = value
+    changes |= {name: options[name] for name in FIELDS if options[name] is not None}
+    if options["freeze"]:
+        if options["recipe"] not in (None, "finetune") or options["weights"] is None:
+            raise click.UsageError("--freeze goes with --weights and the recipe finetune")
+        if changes.setdefault("epochs", 0):
+            raise click.UsageError("--freeze trains the head alone, which has no --epochs")
+    return changes
+
+
+def _recipe(options: Mapping[str, Any], changes: Mapping[str, Any]) -> Any:
+    """The recipe asked for; None where nothing was."""
+    from ..training.recipes import RECIPES as BY_NAME
+    from ..training.recipes import default_recipe
+
+    if options["recipe"] is not None:
+        return BY_NAME[options["recipe"]].changed(changes)
+    default = default_recipe(options["weights"] is not None, options["small_images"])
+    return default.changed(changes) if changes else None
+
+
+@contextmanager
+def _logged(level: int) -> Iterator[logging.Logger]:
+    """The library's log on stderr, lines as they are."""
+    logger, handler = logging.getLogger("mobilenetv2"), logging.StreamHandler()
+    before = logger.level
+    logger.addHandler(handler)
+    logger.setLevel(level)
+    logging.getLogger("lightning.fabric").setLevel(logging.ERROR)
+    try:
+        yield logger
+    finally:
+        logger.removeHandler(handler)
+        logger.setLevel(before)
+
+
+def _write(trained: Trained, format_: str) -> None:
+    found = trained.evaluation
+    facts = {
+        "file": str(trained.file),
+        "epochs": trained.epochs,
+        "best_epoch": trained.best_epoch,
+        "broken": len(trained.broken),
+        "pictures": found.pictures,
+        "top1": round(found.scores.top1, 4),
+        "top5": round(found.scores.top5, 4),
+        "balanced": round(trained.balanced, 4),
+        "ece": round(found.scores.ece, 6),
+        "nll": round(found.scores.nll, 6),
+    }
+    classes = [
+        {
+            "class": c.label,
+            "pictures": c.pictures,
+            "right": c.right,
+            "percent": round(100 * c.right / c.pictures, 4) if c.pictures else None,
+        }
+        for c in found.classes
+    ]
+    if format_ == "json":
+        write_json([{**facts, "classes": classes}])
+        return
+    if format_ == "table":
+        rows = [{"property": name, "value": value} for name, value in facts.items()]
+        write_rows(rows, ("property", "value"), format_)
+    write_rows(classes, COLUMNS, format_)

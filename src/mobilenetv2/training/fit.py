@@ -1,0 +1,293 @@
+"""`fit`: from labelled pictures to a model file, in a folder that the run can be resumed from."""
+
+from __future__ import annotations
+
+import logging
+import os
+from collections.abc import Iterator, Mapping
+from dataclasses import asdict, dataclass, replace
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from lightning.fabric import Fabric
+
+from ..checkpoint import Checkpoint
+from ..datasets import Dataset
+from ..errors import ImageError, UserError
+from ..evaluation import Evaluation, evaluate, match_classes
+from ..model import Model
+from ..nn import MobileNetV2
+from .augment import evaluation_transform
+from .data import Pictures, Split, check_pictures, loader, read_split, without
+from .epochs import Materials, Progress, run_epochs
+from .features import fit_head
+from .machine import Machine, faster_precision, launch, once
+from .network import Start, build, last_map, prepare, restore
+from .recipes import Recipe, default_recipe
+from .report import draw_confusion, draw_curves
+from .run_folder import RunFolder
+from .settings import Settings
+from .trainer import Trainer, balanced
+
+LOG = logging.getLogger(__name__)
+LISTED = 50  # classes that a table is shown of
+FEATURE_BATCH = 64
+REMEMBERED_BYTES = 1 << 28  # decoded pictures kept in memory
+
+
+@dataclass(frozen=True)
+class Trained:
+    """What came of a run.
+
+    Attributes:
+        file: The best network's model file.
+        epochs: How many were trained.
+        best_epoch: After which the network was as in the file; 0: the head alone was fitted.
+        evaluation: The file's, on the pictures held out, by the runtime that will use it.
+        broken: The errors of pictures that were left out, by name.
+    """
+
+    file: Path
+    epochs: int
+    best_epoch: int
+    evaluation: Evaluation
+    broken: Mapping[str, ImageError]
+
+    @property
+    def balanced(self) -> float:
+        """Balanced accuracy in percent: the mean over the classes of their percent right."""
+        return balanced(self.evaluation.confusion)
+
+
+class Job(NamedTuple):
+    """What was asked for, with the defaults filled in, and where it runs."""
+
+    fabric: Fabric
+    machine: Machine
+    data: str
+    val: str | None
+    recipe: Recipe
+    start: Start
+
+
+def fit(
+    data: str | os.PathLike[str],
+    out: str | os.PathLike[str],
+    recipe: Recipe | None = None,
+    start: Start | None = None,
+    *,
+    val: str | os.PathLike[str] | None = None,
+    machine: Machine | None = None,
+    resume: bool = False,
+) -> Trained:
+    """Trains or fine-tunes a classifier.
+
+    What happens is logged to the logger "mobilenetv2". Started by `torchrun`, the processes share
+    the work.
+
+    Args:
+        data: Labelled pictures: a folder, .zip or .csv, as for `read_dataset`.
+        out: Folder of the run; it must not have one yet, unless `resume`.
+        recipe: How to train; None: the resumed run's, or `default_recipe`: to fine-tune with weights,
+            else the modern one.
+        start: The network to start from; None: a new one of width 1, or the resumed run's.
+        val: Pictures to validate with; None: those of `data`, or a share of them.
+        machine: How to run.
+        resume: Go on with the run in `out`, to the same weights as if it had not stopped.
+
+    Raises:
+        UserError: No such data, a setting that cannot be, other classes or settings than those of
+            the run to resume.
+        DivergedError: The loss is no longer finite.
+        Stopped: SIGINT or SIGTERM came, and the state was saved.
+    """
+    folder, machine = RunFolder(out), machine or Machine()
+    fabric = launch(folder.path)
+    before = once(fabric, folder.read_settings if resume else folder.check_new)
+    start = start or (before.start if before else Start())
+    default = default_recipe(start.weights is not None, start.small_images)
+    if before:
+        default = before.recipe
+    val = val or (before.val if before else None)
+    job = Job(fabric, machine, os.fspath(data), val and os.fspath(val), recipe or default, start)
+    if job.recipe.head_first and start.weights is None:
+        raise UserError(f"recipe {job.recipe.name!r} fits the head first, and so wants weights")
+    split, broken = _pictures(job)
+    state = None
+    if before:
+        before.check_resumed(_facts(job, split))
+        state = folder.read_state()
+    if before and state:
+        net, settings = prepare(restore(before.architecture, before.recipe)), before
+    else:
+        net, settings = _begin(job, split, before)
+        if fabric.is_global_zero:
+            folder.write_settings(settings)
+    trainer = Trainer(fabric, net, settings)
+    progress = Progress()
+    if state:
+        progress = Progress(**state.pop("progress"))
+        trainer.load_state_dict(state)
+    run_epochs(_materials(job, folder, trainer, settings, split), progress)
+    found = once(fabric, lambda: _finish(folder, settings, split.val, progress))
+    return Trained(folder.model, progress.epoch, int(progress.best["epoch"]), found, broken)
+
+
+def _facts(job: Job, split: Split) -> dict[str, Any]:
+    """The settings that a resumed run must share."""
+    return {
+        "start": job.start,
+        "recipe": job.recipe,
+        "classes": split.train.classes,
+        "pictures": {"train": len(split.train.samples), "val": len(split.val.samples)},
+        "precision": None if job.machine.precision == "auto" else job.machine.precision,
+    }
+
+
+def _pictures(job: Job) -> tuple[Split, dict[str, ImageError]]:
+    """The pictures that can be read, and the errors of the others; says what there is."""
+    split = read_split(job.data, job.val, val_share=job.recipe.val_share, seed=job.recipe.seed)
+    samples = (*split.train.samples, *split.val.samples)
+    broken = once(job.fabric, lambda: check_pictures(samples, job.machine.worker_count))
+    split = replace(split, train=without(split.train, broken), val=without(split.val, broken))
+    for problem in (*split.problems, *map(str, broken.values())):
+        LOG.warning("%s", problem)
+    if broken:
+        LOG.warning("%d of %d pictures cannot be read and are left out", len(broken), len(samples))
+    for purpose, part in (("train", split.train), ("validate", split.val)):
+        if not part.samples:
+            first = next(iter(broken.values()))
+            raise UserError(f"no picture to {purpose} with can be read: {first}")
+    used = {sample.label for sample in split.train.samples}
+    if len(used) < 2:
+        raise UserError(f"{job.data}: pictures of one class only; a classifier needs two")
+    match_classes(_judged(split.val), split.val.classes, len(split.val.classes), used)
+    for line in _table(split):
+        LOG.info("%s", line)
+    return split, broken
+
+
+def _table(split: Split) -> Iterator[str]:
+    """How many pictures each class has, and all have."""
+    rows = split.rows()
+    total = {
+        "class": f"{len(rows)} classes",
+        "train": len(split.train.samples),
+        "val": len(split.val.samples),
+    }
+    shown = [*(rows if len(rows) <= LISTED else ()), total]
+    width = max(len(str(row["class"])) for row in shown)
+    yield f"{'class':{width}}  {'train':>9}  {'val':>9}"
+    for row in shown:
+        yield f"{row['class']:{width}}  {row['train']:9,}  {row['val']:9,}"
+
+
+def _begin(job: Job, split: Split, before: Settings | None) -> tuple[MobileNetV2, Settings]:
+    """The network as it is before the first epoch, and the settings of the run."""
+    classes = split.train.classes
+    net, preprocessing, weights = build(job.start, classes, split.train.samples, job.recipe)
+    if last_map(net.architecture) == (1, 1):
+        LOG.warning(
+            "pictures of %dx%d are a map of 1x1 before pooling, which says little: give a larger "
+            "resolution, or train from scratch for small pictures (--resolution, --small-images)",
+            *preprocessing.size,
+        )
+    net = prepare(net)
+    facts = _facts(job, split)
+    if before:
+        facts["precision"] = before.precision
+    if facts["precision"] is None:
+        facts["precision"] = once(
+            job.fabric, lambda: faster_precision(net, preprocessing, job.fabric.device)
+        )
+        LOG.info("precision %s: the faster here", facts["precision"])
+    settings = Settings(
+        version=version("mobilenetv2"),
+        data=job.data,
+        val=job.val,
+        architecture=net.architecture,
+        preprocessing=preprocessing,
+        weights=weights,
+        **facts,
+    )
+    if job.recipe.head_first:
+        once(job.fabric, lambda: _fit_head(job, net, settings, split.train))
+    return net, settings
+
+
+def _fit_head(job: Job, net: MobileNetV2, settings: Settings, train: Dataset) -> None:
+    LOG.info("fitting the head to the features of %d pictures", len(train.samples))
+    pictures = Pictures(train.samples, evaluation_transform(settings.preprocessing))
+    batches = loader(
+        pictures,
+        FEATURE_BATCH,
+        epoch=0,
+        seed=0,
+        train=False,
+        workers=job.machine.worker_count,
+    )
+    fit_head(net, settings.preprocessing, batches, job.recipe.head_l2, job.recipe.balance)
+
+
+def _materials(
+    job: Job, folder: RunFolder, trainer: Trainer, settings: Settings, split: Split
+) -> Materials:
+    preprocessing, recipe = settings.preprocessing, settings.recipe
+    augmented = recipe.augmentation.transform(preprocessing.size, preprocessing)
+
+    def keep_best(best: Mapping[str, float]) -> None:
+        if job.fabric.is_global_zero:
+            _checkpoint(trainer.average.module, settings, best).save(folder.model)
+
+    return Materials(
+        job.fabric,
+        trainer,
+        folder,
+        job.machine,
+        Pictures(split.train.samples, augmented, recipe.seed, REMEMBERED_BYTES),
+        Pictures(split.val.samples, evaluation_transform(preprocessing)),
+        keep_best,
+    )
+
+
+def _checkpoint(net: MobileNetV2, settings: Settings, scores: Mapping[str, float]) -> Checkpoint:
+    provenance = {
+        "source": f"mobilenetv2 train {settings.version}",
+        "trained_on": {
+            "data": settings.data,
+            "val": settings.val,
+            "train_pictures": settings.pictures["train"],
+            "val_pictures": settings.pictures["val"],
+        },
+        "weights": dict(settings.weights),
+        "start": asdict(settings.start),
+        "recipe": asdict(settings.recipe),
+        "validation": dict(scores),
+    }
+    return net.to_checkpoint(
+        labels=settings.classes, preprocessing=settings.preprocessing, provenance=provenance
+    )
+
+
+def _finish(folder: RunFolder, settings: Settings, val: Dataset, progress: Progress) -> Evaluation:
+    """Judges the file by the runtime that will use it, writes that into it, and draws."""
+    kept = Checkpoint.load(folder.model)
+    found = evaluate(Model(kept), _judged(val))
+    scores = {
+        "epoch": progress.best["epoch"],
+        **asdict(found.scores),
+        "balanced": balanced(found.confusion),
+    }
+    replace(kept, provenance=kept.provenance | {"validation": scores}).save(folder.model)
+    draw_curves(progress.rows, folder.curves)
+    draw_confusion(found.confusion, settings.classes, folder.confusion)
+    return found
+
+
+def _judged(val: Dataset) -> Dataset:
+    """The pictures held out, by the trained model's own classes: a list's indices are kept only
+    where they are these.
+    """
+    own = val.indices == tuple(range(len(val.classes)))
+    return val if own else replace(val, indices=())

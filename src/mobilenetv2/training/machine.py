@@ -1,0 +1,130 @@
+"""What a run stands on: the device, one process or several, precision, and the signals that stop
+it.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from copy import deepcopy
+from dataclasses import dataclass
+from typing import TypeVar
+
+import torch
+from lightning.fabric import Fabric
+from lightning.fabric.loggers import TensorBoardLogger
+from torch import nn
+
+from ..errors import UserError
+from ..images import Preprocessing
+from ..nn import MobileNetV2
+from .data import default_workers
+
+PRECISIONS = ("auto", "32", "bf16")
+TIMED_STEPS, TIMED_BATCH = 3, 8
+Value = TypeVar("Value")
+
+
+@dataclass(frozen=True)
+class Machine:
+    """How to run, which does not change what is trained but for rounding.
+
+    Attributes:
+        workers: Processes that prepare pictures; None: as the machine has room for.
+        precision: "32", "bf16" (bfloat16 where autocast deems it safe), or "auto": the faster of
+            the two, measured before the first epoch.
+    """
+
+    workers: int | None = None
+    precision: str = "auto"
+
+    def __post_init__(self) -> None:
+        if self.precision not in PRECISIONS:
+            raise UserError(f"precision must be one of {PRECISIONS}, not {self.precision!r}")
+        if self.workers is not None and self.workers < 0:
+            raise UserError(f"workers must be at least 0, not {self.workers}")
+
+    @property
+    def worker_count(self) -> int:
+        return default_workers() if self.workers is None else self.workers
+
+
+def launch(folder: str | os.PathLike[str]) -> Fabric:
+    """The device of this process, joined with the others that `torchrun` has started."""
+    local = int(os.environ.get("LOCAL_WORLD_SIZE", 1))
+    nodes = int(os.environ.get("WORLD_SIZE", 1)) // local
+    logger = TensorBoardLogger(folder, name="", version="")
+    fabric = Fabric(accelerator="auto", devices=local, num_nodes=nodes, loggers=[logger])
+    fabric.launch()
+    return fabric
+
+
+def once(fabric: Fabric, work: Callable[[], Value]) -> Value:
+    """Does the work in the first process alone; all get what it gives or raise what it raises."""
+    value: Value | UserError | None = None
+    if fabric.is_global_zero:
+        try:
+            value = work()
+        except UserError as error:
+            value = error
+    value = fabric.broadcast(value)
+    if isinstance(value, UserError):
+        raise value
+    return value  # type: ignore[return-value]
+
+
+def faster_precision(net: MobileNetV2, preprocessing: Preprocessing, device: torch.device) -> str:
+    """Whether a few training steps of a copy of the network are faster in "32" or in "bf16"."""
+    shape = (TIMED_BATCH, preprocessing.channels, *preprocessing.size)
+    took = {}
+    for precision in ("32", "bf16"):
+        copy = deepcopy(net).to(device).train()
+        x = torch.randn(shape, device=device).to(memory_format=torch.channels_last)
+        labels = torch.arange(TIMED_BATCH, device=device) % net.architecture.classes
+        times = []
+        for _ in range(TIMED_STEPS):
+            started = time.perf_counter()
+            with autocast(device, precision):
+                loss = nn.functional.cross_entropy(copy(x), labels)
+            loss.backward()
+            loss.item()  # waits for the device
+            times.append(time.perf_counter() - started)
+        took[precision] = min(times)
+    return min(took, key=lambda precision: took[precision])
+
+
+def autocast(device: torch.device, precision: str) -> torch.autocast:
+    """Arithmetic of "32" or "bf16" within a `with` block."""
+    return torch.autocast(device.type, torch.bfloat16, enabled=precision == "bf16")
+
+
+@contextmanager
+def stop_signals() -> Iterator[Callable[[], int]]:
+    """Within the block, the first SIGINT or SIGTERM is only remembered, for the loop to ask for; a
+    second one does what it always does. Yields the question: the signal's number, or 0.
+    """
+    seen = [0]
+    if threading.current_thread() is not threading.main_thread():
+        yield lambda: 0
+        return
+    kinds = (signal.SIGINT, signal.SIGTERM)
+    before = {kind: signal.getsignal(kind) for kind in kinds}
+
+    def restore() -> None:
+        for kind, handler in before.items():
+            signal.signal(kind, handler)
+
+    def remember(kind: int, frame: object) -> None:
+        seen[0] = kind
+        restore()
+
+    for kind in kinds:
+        signal.signal(kind, remember)
+    try:
+        yield lambda: seen[0]
+    finally:
+        restore()

@@ -1,0 +1,80 @@
+"""The pictures of a run: its curves, and what was taken for what."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ..checkpoint import write_atomically
+from ..errors import MissingExtraError
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+NAMED, NUMBERED, LONGEST = 50, 20, 24  # classes that have room for names, for numbers; letters
+
+
+def draw_curves(rows: Sequence[Mapping[str, Any]], path: Path) -> None:
+    """Loss, accuracy and learning rate of each epoch of a log."""
+    figure = _figure(11, 3.4)
+    panels = (
+        ("loss, nats", ("train_loss", "val_loss")),
+        ("validation, %", ("val_top1", "val_balanced")),
+        ("learning rate", ("lr",)),
+    )
+    epochs = [row["epoch"] for row in rows]
+    for axes, (title, names) in zip(figure.subplots(1, 3), panels):
+        for name in names:
+            values = [np.nan if row[name] == "" else row[name] for row in rows]
+            axes.plot(epochs, values, label=name, marker="." if len(rows) < 40 else "")
+        axes.set_title(title)
+        axes.set_xlabel("epoch")
+        axes.xaxis.get_major_locator().set_params(integer=True)
+        axes.grid(alpha=0.3)
+        if len(names) > 1:
+            axes.legend()
+    _save(figure, path)
+
+
+def draw_confusion(confusion: NDArray[np.int64], labels: Sequence[str], path: Path) -> None:
+    """Rows what pictures are, columns what was said, coloured by the share of the row."""
+    count = len(labels)
+    side = min(14.0, 3.0 + 0.3 * count)
+    figure = _figure(side + 1, side)
+    axes = figure.subplots()
+    shares = 100 * confusion / np.maximum(1, confusion.sum(1, keepdims=True))
+    image = axes.imshow(shares, cmap="Blues", vmin=0, vmax=100)
+    figure.colorbar(image, label="% of the row")
+    axes.set_xlabel("said")
+    axes.set_ylabel("is")
+    if count <= NAMED:
+        short = [name if len(name) <= LONGEST else name[: LONGEST - 1] + "…" for name in labels]
+        axes.set_xticks(range(count), short, rotation=90)
+        axes.set_yticks(range(count), short)
+    if count <= NUMBERED:
+        for (row, column), number in np.ndenumerate(confusion):
+            colour = "white" if shares[row, column] > 50 else "black"
+            if number:
+                axes.text(column, row, str(number), ha="center", va="center", color=colour)
+    _save(figure, path)
+
+
+def _figure(width: float, height: float) -> Figure:
+    try:
+        from matplotlib.figure import Figure
+    except ImportError:
+        raise MissingExtraError(
+            "pictures of a run need matplotlib: pip install 'mobilenetv2[train]'"
+        ) from None
+    return Figure(figsize=(width, height), layout="constrained")
+
+
+def _save(figure: Figure, path: Path) -> None:
+    content = io.BytesIO()
+    figure.savefig(content, format="png", dpi=110)
+    write_atomically(path, content.getvalue())

@@ -1,0 +1,433 @@
+"""Training end to end: what must come out of it whatever happens on the way."""
+
+from __future__ import annotations
+
+import csv
+import json
+import math
+import os
+import signal
+import subprocess
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from mobilenetv2 import Checkpoint, Model, UserError, decode, evaluate, read_dataset
+from mobilenetv2.architecture import Architecture, layers
+from mobilenetv2.nn import MobileNetV2
+from mobilenetv2.training import RECIPES, Machine, Recipe, Start, fit
+from mobilenetv2.training.epochs import DivergedError
+from mobilenetv2.training.optim import RMSProp, learning_rate, make_optimizer, parameter_groups
+from mobilenetv2.training.run_folder import RunFolder
+
+from .conftest import REPOSITORY, random_checkpoint
+
+TINY = Start(width=0.35, resolution=(16, 16), small_images=True)
+QUICK = RECIPES["modern"].changed(
+    {
+        "epochs": 2,
+        "batch": 8,
+        "lr": 0.05,
+        "warmup_epochs": 0.5,
+        "augmentation.crop": "pad",
+        "augmentation.policy": "none",
+    }
+)
+MACHINE = Machine(workers=0, precision="32")
+
+
+@pytest.fixture(autouse=True)
+def _one_thread() -> None:
+    torch.set_num_threads(1)
+
+
+def make_pictures(folder: Path, counts: dict[str, int], side: int = 16, seed: int = 0) -> Path:
+    """Noise that is brighter in each class than in the one before: easy to tell apart."""
+    rng = np.random.default_rng(seed)
+    for i, (name, count) in enumerate(counts.items()):
+        (folder / name).mkdir(parents=True, exist_ok=True)
+        low = 200 * i // max(1, len(counts) - 1)
+        for j in range(count):
+            pixels = rng.integers(low, low + 56, (side, side, 3), dtype=np.uint8)
+            Image.fromarray(pixels).save(folder / name / f"{j:03}.png")
+    return folder
+
+
+@pytest.fixture
+def two_classes(tmp_path: Path) -> Path:
+    return make_pictures(tmp_path / "pictures", {"dark": 20, "light": 20})
+
+
+def read_log(folder: Path) -> list[dict[str, str]]:
+    with (folder / "log.csv").open(newline="") as file:
+        return list(csv.DictReader(file))
+
+
+def test_a_run_and_its_folder(two_classes: Path, tmp_path: Path) -> None:
+    out = tmp_path / "run"
+    trained = fit(two_classes, out, QUICK, TINY, machine=MACHINE)
+    kept = Checkpoint.load(out / "model.safetensors")
+    assert kept.labels == ("dark", "light")
+    assert kept.preprocessing.size == (16, 16)
+    assert kept.preprocessing.crop_fraction == 1  # the pictures are no larger
+    assert Recipe.from_json(json.dumps(kept.provenance["recipe"])) == QUICK
+    assert kept.provenance["trained_on"] == {
+        "data": str(two_classes), "val": None, "train_pictures": 36, "val_pictures": 4,
+    }  # fmt: skip
+    assert kept.provenance["validation"]["top1"] == trained.evaluation.scores.top1
+    assert [row["epoch"] for row in read_log(out)] == ["1", "2"]
+    assert any(path.name.startswith("events.out") for path in out.iterdir())
+    for name in ("curves.png", "confusion.png"):
+        with Image.open(out / name) as picture:
+            assert min(picture.size) > 100
+    with pytest.raises(UserError, match="has a run already"):
+        fit(two_classes, out, QUICK, TINY, machine=MACHINE)
+
+
+def test_the_accuracy_is_what_evaluate_gives(tmp_path: Path) -> None:
+    for split in ("train", "val"):
+        make_pictures(tmp_path / "data" / split, {"a": 10, "b": 10, "c": 10}, side=24)
+    out = tmp_path / "run"
+    trained = fit(tmp_path / "data", out, QUICK, TINY, machine=MACHINE)
+    kept = Checkpoint.load(out / "model.safetensors")
+    assert kept.preprocessing.crop_fraction == 0.875
+    found = evaluate(Model(kept), read_dataset(tmp_path / "data", "val"))
+    assert found.scores == trained.evaluation.scores
+    best = read_log(out)[trained.best_epoch - 1]
+    assert float(best["val_top1"]) == pytest.approx(found.scores.top1, abs=1e-3)
+    assert float(best["val_loss"]) == pytest.approx(found.scores.nll, abs=1e-4)
+
+
+def test_every_parameter_is_in_one_group() -> None:
+    net = MobileNetV2(Architecture(width_mult=0.35, classes=3))
+    groups = parameter_groups(net, RECIPES["finetune"])
+    names = [name for group in groups for name in group["names"]]
+    assert sorted(names) == sorted(dict(net.named_parameters()))
+    kinds = {layer.weight: layer.kind for layer in layers(net.architecture)}
+    for group in groups:
+        for name in group["names"]:
+            decayed = kinds.get(name) in ("conv", "linear")
+            assert group["weight_decay"] == (4e-5 if decayed else 0)
+    scales = {name: group["scale"] for group in groups for name in group["names"]}
+    assert scales["classifier.1.weight"] == 1
+    assert scales["features.18.0.weight"] == pytest.approx(0.8)
+    assert scales["features.0.1.bias"] == pytest.approx(0.8**19)
+
+
+def test_rmsprop_is_tensorflows() -> None:
+    weight = torch.nn.Parameter(torch.tensor([1.0]))
+    optimizer = RMSProp([weight], lr=0.1)
+    square, momentum, wanted = 1.0, 0.0, 1.0
+    for gradient in (2.0, -1.0, 0.5):
+        weight.grad = torch.tensor([gradient])
+        optimizer.step()
+        square = 0.9 * square + 0.1 * gradient**2
+        momentum = 0.9 * momentum + 0.1 * gradient / math.sqrt(square + 1)
+        wanted -= momentum
+    assert weight.item() == pytest.approx(wanted, rel=1e-6)
+
+
+def test_learning_rates() -> None:
+    cosine = replace(RECIPES["modern"], epochs=10, warmup_epochs=1.0, lr=1.0)
+    rates = [learning_rate(cosine, step, 5) for step in range(50)]
+    assert rates[:6] == pytest.approx([1 / 6, 2 / 6, 3 / 6, 4 / 6, 5 / 6, 1])
+    assert rates[5:] == sorted(rates[5:], reverse=True)
+    assert 0 < rates[-1] < 0.002 < rates[-6]  # near 0 at the last step, not an epoch early
+    paper = RECIPES["paper"]
+    assert learning_rate(paper, 0, 5) == learning_rate(paper, 4, 5) == 0.045
+    assert learning_rate(paper, 5, 5) == pytest.approx(0.045 * 0.98)
+    assert learning_rate(replace(paper, epochs=30), 5, 5) == pytest.approx(0.045 * 0.98**10)
+
+
+@pytest.mark.parametrize("optimizer", ["rmsprop", "sgd", "adamw"])
+def test_the_optimisers_make_progress(optimizer: str) -> None:
+    torch.manual_seed(0)
+    net = MobileNetV2(Architecture(width_mult=0.35, classes=2, resolution=(32, 32)), bn_decay=0.9)
+    recipe = replace(QUICK, optimizer=optimizer)
+    chosen = make_optimizer(net, recipe)
+    x, labels = torch.randn(8, 3, 32, 32), torch.arange(8) % 2
+    losses = []
+    for _ in range(12):
+        loss = torch.nn.functional.cross_entropy(net(x), labels)
+        chosen.zero_grad()
+        loss.backward()
+        for group in chosen.param_groups:
+            group["lr"] = 0.003
+        chosen.step()
+        losses.append(loss.item())
+    assert min(losses[-3:]) < losses[0] - 0.1
+
+
+def test_evaluation_agrees_with_training_after_few_steps(tmp_path: Path) -> None:
+    """200 pictures, two easy classes, batches of 8, 10 epochs: running statistics suffice."""
+    data = make_pictures(tmp_path / "data", {"dark": 100, "light": 100})
+    recipe = QUICK.changed({"epochs": 10, "val_share": 0.1})
+    trained = fit(data, tmp_path / "run", recipe, TINY, machine=MACHINE)
+    kept = Checkpoint.load(trained.file)
+    found = evaluate(Model(kept), read_dataset(data))
+    assert found.scores.top1 >= 95
+    start = {"running_mean": 0.0, "running_var": 1.0}
+    for name, array in kept.arrays.items():
+        if (kind := name.rpartition(".")[2]) in start:
+            assert not np.any(array == start[kind]), name
+    assert abs(found.scores.top1 - accuracy_in_train_mode(kept, data)) <= 10
+
+
+def accuracy_in_train_mode(kept: Checkpoint, data: Path) -> float:
+    """Percent right where batches of 8 are normalised by themselves, as in training."""
+    net = MobileNetV2(kept.architecture, drop_rate=0.0).train()
+    net.load_checkpoint(kept)
+    samples = read_dataset(data).samples
+    order = np.random.default_rng(0).permutation(len(samples))
+    right = 0
+    for batch in np.split(order, len(order) // 8):
+        pixels = np.stack([kept.preprocessing(decode(samples[i].open())) for i in batch])
+        x = torch.from_numpy(kept.preprocessing.normalize(pixels)).permute(0, 3, 1, 2)
+        said = net(x).argmax(1).numpy()
+        right += int((said == [samples[i].label for i in batch]).sum())
+    return 100 * right / len(samples)
+
+
+def test_the_frozen_backbone_stays(two_classes: Path, tmp_path: Path) -> None:
+    before = random_checkpoint(width_mult=0.35, resolution=(32, 32))
+    before.save(tmp_path / "start.safetensors")
+    start = Start(weights=tmp_path / "start.safetensors")
+    recipe = RECIPES["finetune"].changed({"epochs": 0})
+    trained = fit(two_classes, tmp_path / "run", recipe, start, machine=MACHINE)
+    after = Checkpoint.load(trained.file)
+    assert trained.best_epoch == trained.epochs == 0
+    assert trained.evaluation.scores.top1 == 100
+    for name, array in after.arrays.items():
+        if name.startswith("features."):
+            assert np.array_equal(array, before.arrays[name]), name
+
+
+def test_folded_batch_norms_are_not_normalised_by_batches(
+    two_classes: Path, tmp_path: Path
+) -> None:
+    before = random_checkpoint(width_mult=0.35, resolution=(32, 32))
+    folded = {
+        name: np.zeros_like(array) if name.endswith("running_mean") else array
+        for name, array in before.arrays.items()
+    }
+    replace(before, arrays=folded).save(tmp_path / "start.safetensors")
+    recipe = RECIPES["finetune"].changed({"freeze_norms": False})
+    with pytest.raises(UserError, match="freeze_norms"):
+        fit(
+            two_classes,
+            tmp_path / "run",
+            recipe,
+            Start(weights=tmp_path / "start.safetensors"),
+            machine=MACHINE,
+        )
+
+
+def test_fine_tuning_moves_all_but_the_statistics(two_classes: Path, tmp_path: Path) -> None:
+    before = random_checkpoint(width_mult=0.35, resolution=(32, 32))
+    before.save(tmp_path / "start.safetensors")
+    recipe = RECIPES["finetune"].changed({"epochs": 1, "batch": 16})
+    start = Start(weights=tmp_path / "start.safetensors", resolution=(24, 24))
+    fit(two_classes, tmp_path / "run", recipe, start, machine=MACHINE)
+    state = RunFolder(tmp_path / "run").read_state()
+    assert state is not None
+    for name, array in state["net"].items():
+        if name.startswith("features.") and name in before.arrays:
+            same = np.array_equal(array.numpy(), before.arrays[name])
+            assert same == ("running" in name), name
+
+
+def test_a_loss_that_is_not_finite_stops(two_classes: Path, tmp_path: Path) -> None:
+    """Decay times rate is 10: the weights grow by more than that at each step."""
+    changes = {"lr": 10.0, "weight_decay": 1.0, "clip_norm": 0.0, "warmup_epochs": 0.0}
+    recipe = QUICK.changed(changes | {"epochs": 9})
+    said = r"finite (at step \d of 5 in|in validation after) epoch \d, .*state is .*last.ckpt"
+    with pytest.raises(DivergedError, match=said):
+        fit(two_classes, tmp_path / "run", recipe, TINY, machine=MACHINE)
+    state = RunFolder(tmp_path / "run").read_state()
+    assert state is not None
+    assert state["progress"]["epoch"] >= 1
+    assert all(bool(torch.isfinite(x).all()) for x in state["net"].values())
+
+
+@pytest.mark.parametrize(
+    ("counts", "batch"),
+    [
+        ({"a": 33, "b": 32}, 64),
+        ({"a": 3, "b": 3}, 32),
+        ({f"{i:03}": 3 for i in range(60)}, 64),
+        ({"a": 6, "b": 6, "c": 6, "d": 6}, 1),
+    ],
+)
+def test_awkward_numbers(counts: dict[str, int], batch: int, tmp_path: Path) -> None:
+    data = make_pictures(tmp_path / "data", counts)
+    recipe = replace(QUICK, epochs=1, batch=batch)
+    trained = fit(data, tmp_path / "run", recipe, TINY, machine=MACHINE)
+    assert len(trained.evaluation.labels) == len(counts)
+    assert 0 <= trained.evaluation.scores.top1 <= trained.evaluation.scores.top5 <= 100
+
+
+def test_one_class_is_refused(tmp_path: Path) -> None:
+    data = make_pictures(tmp_path / "data", {"only": 8})
+    with pytest.raises(UserError, match="two classes"):
+        fit(data, tmp_path / "run", QUICK, TINY, machine=MACHINE)
+
+
+def test_broken_pictures_are_named_and_left_out(
+    two_classes: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    (two_classes / "dark" / "broken.png").write_bytes(b"not a picture")
+    with caplog.at_level("INFO", "mobilenetv2"):
+        trained = fit(
+            two_classes, tmp_path / "run", replace(QUICK, epochs=1), TINY, machine=MACHINE
+        )
+    assert [Path(name).name for name in trained.broken] == ["broken.png"]
+    lines = caplog.messages
+    named = next(i for i, line in enumerate(lines) if "broken.png" in line)
+    first = next(i for i, line in enumerate(lines) if line.startswith("epoch 1/1"))
+    assert named < first
+    assert any(line.split() == ["dark", "18", "2"] for line in lines)
+
+
+def test_nothing_but_broken_pictures(tmp_path: Path) -> None:
+    for name in ("a", "b"):
+        (tmp_path / "data" / name).mkdir(parents=True)
+        for i in range(4):
+            (tmp_path / "data" / name / f"{i}.jpg").write_bytes(b"no")
+    with pytest.raises(UserError, match="no picture to train with can be read"):
+        fit(tmp_path / "data", tmp_path / "run", QUICK, TINY, machine=MACHINE)
+
+
+def test_a_map_of_one_pixel_is_warned_of(
+    two_classes: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    start = replace(TINY, small_images=False, resolution=(32, 32))
+    fit(two_classes, tmp_path / "run", replace(QUICK, epochs=1), start, machine=MACHINE)
+    assert "1x1" in caplog.text
+    assert "--small-images" in caplog.text
+
+
+def test_balance_lifts_the_small_class(tmp_path: Path) -> None:
+    data = tmp_path / "data"
+    make_pictures(data / "train", {"large": 60, "small": 3})
+    make_pictures(data / "val", {"large": 10, "small": 10}, seed=1)
+    recall = {}
+    for balance in (False, True):
+        recipe = QUICK.changed({"balance": balance, "epochs": 3, "lr": 0.01})
+        trained = fit(data, tmp_path / f"run{balance}", recipe, TINY, machine=MACHINE)
+        recall[balance] = trained.evaluation.classes[1].right
+    assert recall[True] > recall[False]
+
+
+def test_patience(two_classes: Path, tmp_path: Path) -> None:
+    recipe = QUICK.changed({"epochs": 30, "patience": 2, "lr": 1e-9, "warmup_epochs": 0.0})
+    trained = fit(two_classes, tmp_path / "run", recipe, TINY, machine=MACHINE)
+    assert trained.epochs == trained.best_epoch + 2 < 30
+
+
+PROGRAM = """
+import os, signal, sys, torch
+torch.set_num_threads(1)
+sys.path.insert(0, {tests!r})
+from tests.test_fit import *
+from mobilenetv2.training import trainer
+steps, step = [0], trainer.Trainer.step
+def counted(self, *rest):
+    loss = step(self, *rest)
+    steps[0] += 1
+    if steps[0] == {at}:
+        os.kill(os.getpid(), {signal})
+    return loss
+trainer.Trainer.step = counted
+recipe = QUICK.changed({{"epochs": 4, "drop_rate": 0.3, "augmentation.mixup": 0.2}})
+fit({data!r}, {out!r}, recipe, TINY, machine=MACHINE)
+"""
+
+
+def run_killed(data: Path, out: Path, at: int, kind: int) -> subprocess.CompletedProcess[str]:
+    """Four epochs of five steps, with a signal to itself after so many steps."""
+    program = PROGRAM.format(
+        tests=str(REPOSITORY), data=str(data), out=str(out), at=at, signal=int(kind)
+    )
+    return subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
+
+
+@pytest.fixture(scope="module")
+def straight(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
+    """Pictures, and four epochs without an interruption."""
+    torch.set_num_threads(1)
+    folder = tmp_path_factory.mktemp("straight")
+    data = make_pictures(folder / "data", {"dark": 20, "light": 20})
+    fit(data, folder / "run", four_epochs(), TINY, machine=MACHINE)
+    return data, folder / "run"
+
+
+def four_epochs() -> Recipe:
+    return QUICK.changed({"epochs": 4, "drop_rate": 0.3, "augmentation.mixup": 0.2})
+
+
+@pytest.mark.parametrize("kind", [signal.SIGKILL, signal.SIGTERM], ids=lambda kind: kind.name)
+def test_resumed_is_as_never_stopped(
+    straight: tuple[Path, Path], tmp_path: Path, kind: signal.Signals
+) -> None:
+    data, whole = straight
+    out = tmp_path / "run"
+    done = run_killed(data, out, 8, kind)
+    assert done.returncode == (-9 if kind == signal.SIGKILL else 1), done.stderr
+    saved = RunFolder(out).read_state()
+    assert saved is not None
+    assert saved["progress"]["epoch"] == 1
+    assert saved["progress"]["step"] == (0 if kind == signal.SIGKILL else 3)
+    fit(data, out, resume=True, machine=MACHINE)
+    assert same_state(RunFolder(out).read_state(), RunFolder(whole).read_state())
+    assert [row["lr"] for row in read_log(out)] == [row["lr"] for row in read_log(whole)]
+    mine, theirs = (Checkpoint.load(run / "model.safetensors") for run in (out, whole))
+    assert mine.labels == theirs.labels
+    for name, array in mine.arrays.items():
+        assert np.array_equal(array, theirs.arrays[name]), name
+
+
+def same_state(one: object, other: object) -> bool:
+    """Equal to the last bit, but for the times in the log."""
+    if isinstance(one, dict) and isinstance(other, dict):
+        keys = one.keys() - {"seconds", "waiting"}
+        return one.keys() == other.keys() and all(same_state(one[k], other[k]) for k in keys)
+    if isinstance(one, list) and isinstance(other, list):
+        return len(one) == len(other) and all(map(same_state, one, other))
+    if isinstance(one, torch.Tensor) and isinstance(other, torch.Tensor):
+        return torch.equal(one, other)
+    return one == other
+
+
+def test_resume_refuses_what_differs(straight: tuple[Path, Path], tmp_path: Path) -> None:
+    _, whole = straight
+    others = make_pictures(tmp_path / "others", {"dark": 20, "dusk": 20})
+    with pytest.raises(UserError, match="classes"):
+        fit(others, whole, resume=True, machine=MACHINE)
+    more = make_pictures(tmp_path / "more", {"dark": 20, "light": 21})
+    with pytest.raises(UserError, match="pictures"):
+        fit(more, whole, resume=True, machine=MACHINE)
+    with pytest.raises(UserError, match="lr 0.05, not 0.1"):
+        fit(straight[0], whole, replace(four_epochs(), lr=0.1), resume=True, machine=MACHINE)
+    with pytest.raises(UserError, match="no run to resume"):
+        fit(straight[0], tmp_path / "none", resume=True, machine=MACHINE)
+
+
+def test_a_kill_while_writing_leaves_the_state_before(
+    straight: tuple[Path, Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = RunFolder(straight[1])
+    before = folder.last.read_bytes()
+
+    def killed(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(os, "replace", killed)
+    with pytest.raises(KeyboardInterrupt):
+        folder.write_state({"epoch": 5})
+    assert folder.last.read_bytes() == before
+    assert folder.read_state() is not None

@@ -1,0 +1,147 @@
+"""`mobilenetv2 train` as a user meets it: what it prints, its exit codes, and two processes."""
+
+from __future__ import annotations
+
+import json
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from mobilenetv2.cli import run
+from mobilenetv2.training.run_folder import RunFolder
+
+from .test_fit import make_pictures, read_log
+
+TINY = ["--small-images", "--resolution", "16", "--width", "0.35", "--batch", "8", "--lr", "0.05"]
+PLAIN = ["--set", "augmentation.policy=none", "--set", "warmup_epochs=0.5"]
+HERE = ["--precision", "32", "--workers", "0"]
+QUICK = [*TINY, *PLAIN, *HERE, "--epochs", "1"]
+COMMAND = ["-m", "mobilenetv2", "train"]
+
+
+@pytest.fixture
+def data(tmp_path: Path) -> Path:
+    make_pictures(tmp_path / "data" / "train", {"dark": 20, "light": 21})
+    make_pictures(tmp_path / "data" / "val", {"dark": 4, "light": 5}, seed=1)
+    return tmp_path / "data"
+
+
+def test_the_file_is_as_good_as_it_says(data: Path, tmp_path: Path, capsys) -> None:
+    out = str(tmp_path / "run")
+    assert run(["train", str(data), "-o", out, *QUICK, "--format", "json"]) == 0
+    (said,), err = (f(text) for f, text in zip((json.loads, str), capsys.readouterr()))
+    assert [c["class"] for c in said["classes"]] == ["dark", "light"]
+    lines = [line.split() for line in err.splitlines()]
+    assert ["dark", "20", "4"] in lines
+    assert ["light", "21", "5"] in lines
+    assert run(["evaluate", str(data), "--model", said["file"], "--format", "json"]) == 0
+    (found,) = json.loads(capsys.readouterr().out)
+    for name in ("pictures", "top1", "top5", "ece", "nll"):
+        assert found[name] == said[name]
+    recalls = [c["percent"] for c in said["classes"]]
+    assert said["balanced"] == pytest.approx(sum(recalls) / 2)
+
+
+def test_broken_pictures(data: Path, tmp_path: Path, capsys) -> None:
+    (data / "train" / "dark" / "bad.jpg").write_bytes(b"bad")
+    assert run(["train", str(data), "-o", str(tmp_path / "run"), *QUICK]) == 1
+    out, err = capsys.readouterr()
+    assert "bad.jpg: not a picture" in err
+    assert "1 of 51 pictures" in err
+    assert "balanced" in out
+
+
+def test_a_loss_that_is_not_finite(data: Path, tmp_path: Path, capsys) -> None:
+    options = ["--set", "lr=1e3", "--weight-decay", "1", "--set", "clip_norm=0"]
+    quick = [option for option in QUICK if option not in ("--lr", "0.05")]
+    command = ["train", str(data), "-o", str(tmp_path / "run"), *quick, *options, "--epochs", "9"]
+    assert run(command) == 1
+    assert "no longer finite" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["--freeze"], "--freeze goes with --weights"),
+        (["--weights", "cifar10", "--freeze", "--epochs", "3"], "has no --epochs"),
+        (["--weights", "cifar10", "--small-images"], "small_images is for new networks"),
+        (["--weights", "nobody"], "nobody"),
+        (["--recipe", "finetune"], "wants weights"),
+        (["--set", "lr"], "NAME=VALUE"),
+        (["--set", "speed=3"], "no field 'speed'"),
+        (["--set", "augmentation.twist=3"], "no field 'augmentation.twist'"),
+        (["--set", "momentum=much"], "momentum must be of type float"),
+        (["--lr", "-1"], "lr must be from"),
+        (["--batch", "0"], "batch must be from"),
+        (["--epochs", "0"], "epochs must be at least 1"),
+        (["--workers", "-1"], "workers must be"),
+        (["--resume"], "no run to resume"),
+        (["--resolution", "big"], "neither a side"),
+    ],
+)
+def test_refusals(data: Path, tmp_path: Path, capsys, options: list[str], message: str) -> None:
+    assert run(["train", str(data), "-o", str(tmp_path / "run"), *options]) == 2
+    assert message in capsys.readouterr().err
+
+
+def test_wrong_usage_is_told_before_anything_is_loaded() -> None:
+    code = (
+        "import sys; from mobilenetv2.cli import run; run(['train', 'x', '-o', 'y', '--freeze'])\n"
+        "assert not {'torch', 'lightning', 'numpy'} & set(sys.modules)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+
+
+def test_a_missing_extra_is_named(tmp_path: Path) -> None:
+    code = (
+        "import sys, importlib.util as u; find = u.find_spec\n"
+        "u.find_spec = lambda name, *rest: None if name == 'lightning' else find(name, *rest)\n"
+        "from mobilenetv2.cli import run; sys.exit(run(['train', 'x', '-o', 'y']))"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert done.returncode == 2
+    assert done.stderr == "error: training needs lightning: pip install 'mobilenetv2[train]'\n"
+
+
+@pytest.mark.parametrize("kind", [signal.SIGINT, signal.SIGTERM], ids=lambda kind: kind.name)
+def test_signals_save(data: Path, tmp_path: Path, kind: signal.Signals) -> None:
+    out = tmp_path / "run"
+    command = [sys.executable, *COMMAND, str(data), "-o", str(out), *QUICK, "--epochs", "500"]
+    with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as process:
+        assert process.stderr is not None
+        for line in process.stderr:
+            if line.startswith("epoch 1/500"):
+                break
+        process.send_signal(kind)
+        said = process.stderr.read()
+    assert process.returncode == 128 + kind, said
+    assert "Traceback" not in said
+    assert "--resume" in said
+    state = RunFolder(out).read_state()
+    assert state is not None
+    assert state["progress"]["epoch"] >= 1
+
+
+def test_two_processes_do_as_one(data: Path, tmp_path: Path, capsys) -> None:
+    one, two = tmp_path / "one", tmp_path / "two"
+    options = [*QUICK, "--epochs", "3", "--format", "json"]
+    assert run(["train", str(data), "-o", str(one), *options]) == 0
+    (alone,) = json.loads(capsys.readouterr().out)
+    torchrun = ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
+    command = [sys.executable, *torchrun, *COMMAND, str(data), "-o", str(two), *options]
+    done = subprocess.run(command, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    (together,) = json.loads(done.stdout)  # printed once
+    assert sum(line.startswith("epoch 1/3") for line in done.stderr.splitlines()) == 1
+    assert together["pictures"] == alone["pictures"] == 9  # each counted once
+    assert abs(together["top1"] - alone["top1"]) < 12  # one picture of nine
+    last = read_log(two)[together["best_epoch"] - 1]
+    assert float(last["val_top1"]) == pytest.approx(together["top1"], abs=1e-3)
+    assert float(last["val_loss"]) == pytest.approx(together["nll"], abs=1e-4)
+    for mine, theirs in zip(read_log(two), read_log(one)):
+        assert mine["lr"] == theirs["lr"]
+        assert float(mine["train_loss"]) == pytest.approx(float(theirs["train_loss"]), abs=0.2)
