@@ -16,6 +16,7 @@ from .options import resolution_option
 from .output import format_option, write_json, write_rows
 
 if TYPE_CHECKING:
+    from ..architecture import Architecture
     from ..training import Trained
 
 RECIPES = ("paper", "modern", "finetune")
@@ -37,6 +38,11 @@ COLUMNS = ("class", "pictures", "right", "percent")
 @click.option("--width", type=float, help="Width multiplier of a new network.")
 @resolution_option("the weights', or 224, or 32 with --small-images")
 @click.option("--small-images", is_flag=True, help="A new network for pictures around 32x32.")
+@click.option(
+    "--architecture",
+    metavar="MODEL",
+    help="A new network described as another model's, or by a .json file.",
+)
 @click.option(
     "--recipe",
     type=click.Choice(RECIPES),
@@ -109,7 +115,11 @@ def _fit(
 
     warnings.filterwarnings("ignore", module="PIL")
     names = ("weights", "width", "resolution", "small_images")
-    start = Start(**{name: options[name] for name in names})
+    described = options["architecture"]
+    start = Start(
+        architecture=None if described is None else _described(described),
+        **{name: options[name] for name in names},
+    )
     return fit(
         data,
         output,
@@ -119,6 +129,20 @@ def _fit(
         machine=Machine(options["workers"], options["precision"]),
         resume=options["resume"],
     )
+
+
+def _described(name: str) -> Architecture:
+    """The architecture in a .json file, or a model's."""
+    from ..architecture import Architecture
+    from ..errors import ArchitectureError, UserError
+    from ..formats import open_checkpoint
+
+    if not name.lower().endswith(".json"):
+        return open_checkpoint(name).architecture
+    try:
+        return Architecture.from_json(Path(name).read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError, ArchitectureError) as error:
+        raise UserError(f"{name}: {error}") from None
 
 
 def _changes(options: Mapping[str, Any]) -> dict[str, Any]:

@@ -16,6 +16,7 @@ from ..datasets import Sample
 from ..errors import ImageError, UserError
 from ..images import Preprocessing
 from ..nn import MobileNetV2, mobilenet_v2
+from ..nn.fused import fuse
 from .recipes import Recipe
 
 LOOKED_AT = 100  # pictures whose size says whether all are small
@@ -31,18 +32,23 @@ class Start:
         resolution: (height, width) of the pictures; None: the weights', or 224, or 32 of
             `small_images`.
         small_images: The strides for 32 x 32 pictures, `architecture.SMALL_IMAGES`.
+        architecture: Everything about a new network but the classes; not together with weights or
+            `small_images`.
     """
 
     weights: str | os.PathLike[str] | None = None
     width: float | None = None
     resolution: tuple[int, int] | None = None
     small_images: bool = False
+    architecture: Architecture | None = None
 
     def __post_init__(self) -> None:
         if self.weights is not None:
             object.__setattr__(self, "weights", os.fspath(self.weights))
             if self.small_images:
                 raise UserError("small_images is for new networks: weights bring their own strides")
+        if self.architecture is not None and (self.weights is not None or self.small_images):
+            raise UserError("give one of weights, small_images and architecture")
 
 
 def build(
@@ -94,6 +100,7 @@ def restore(architecture: Architecture, recipe: Recipe) -> MobileNetV2:
 
 def prepare(net: MobileNetV2) -> MobileNetV2:
     """The same network, laid out for speed; called once, before optimiser and moving average."""
+    fuse(net)
     return net.to(memory_format=torch.channels_last)
 
 
@@ -104,7 +111,7 @@ def last_map(architecture: Architecture) -> tuple[int, int]:
 
 
 def _from_scratch(start: Start, samples: Sequence[Sample]) -> tuple[Architecture, Preprocessing]:
-    base = SMALL_IMAGES if start.small_images else Architecture()
+    base = start.architecture or (SMALL_IMAGES if start.small_images else Architecture())
     size = start.resolution or base.resolution
     architecture = replace(base, width_mult=start.width or base.width_mult, resolution=size)
     crop_fraction = 1.0 if _all_small(samples, size) else 0.875

@@ -59,6 +59,8 @@ class Settings:
             values = json.loads(text)
             start = values["start"]
             start["resolution"] = start["resolution"] and tuple(start["resolution"])
+            if start["architecture"]:
+                start["architecture"] = Architecture.from_json(json.dumps(start["architecture"]))
             values |= {
                 "start": Start(**start),
                 "recipe": Recipe.from_json(json.dumps(values["recipe"])),
