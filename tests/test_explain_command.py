@@ -9,6 +9,7 @@ import re
 import string
 from collections.abc import Iterator
 from dataclasses import replace
+from functools import partial
 from html.parser import HTMLParser
 from pathlib import Path
 
@@ -20,8 +21,10 @@ from mobilenetv2.architecture import SMALL_IMAGES, V1
 from mobilenetv2.cli import run
 from mobilenetv2.errors import UserError
 from mobilenetv2.insight.explain import Explanation, explain
+from mobilenetv2.insight.linear import invertibility, linear_regions
 from mobilenetv2.insight.photos import read_photos
 from mobilenetv2.insight.report import Report
+from mobilenetv2.insight.spiral import survival
 from mobilenetv2.insight.words import FOLDER, LANGUAGES, read_words
 from mobilenetv2.runtime.quantize import quantize
 
@@ -31,6 +34,20 @@ from .conftest import random_checkpoint
 SECTIONS = ["network", "idea", "spiral", "linear", "manifold", "cost", "memory", "maps"]
 TINY = replace(SMALL_IMAGES, width_mult=0.35, classes=3)
 LABELS = ("cat", "dog", "<b>emu</b>")
+
+
+@pytest.fixture(scope="module", autouse=True)
+def small_toys() -> Iterator[None]:
+    """Fewer random matrices: the numbers themselves are test_insight's."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("mobilenetv2.insight.explain.survival", partial(survival, matrices=60))
+        patch.setattr(
+            "mobilenetv2.insight.explain.linear_regions", partial(linear_regions, samples=100)
+        )
+        patch.setattr(
+            "mobilenetv2.insight.explain.invertibility", partial(invertibility, samples=20)
+        )
+        yield
 
 
 @pytest.fixture(scope="module")
