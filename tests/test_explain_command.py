@@ -225,7 +225,9 @@ def test_with_photos(folder: Path, tmp_path: Path, capsys) -> None:
     assert found["blocks"][0]["wide_channels"] is None
     assert found["clippings"][-1]["block"] is None
     assert found["runtime_bytes"] == max(step["held_bytes"] for step in found["memory"]["runtime"])
-    assert '<html lang="ko">' in page.read_text(encoding="utf-8")
+    html = page.read_text(encoding="utf-8")
+    assert '<html lang="ko">' in html
+    assert f"--samples 4 -o {page} --lang ko --seed 0</code>" in html
     assert (figures / "manifold-positive.svg").read_text(encoding="utf-8").startswith("<svg")
     assert not list(tmp_path.glob(".*"))
 
@@ -238,6 +240,15 @@ def test_without_photos(folder: Path, tmp_path: Path, capsys) -> None:
     assert "--images FOLDER" in outline.text
     assert [one for one in outline.ids if one in SECTIONS] == SECTIONS[:-1]
     assert "manifold-clipped" not in outline.ids
+
+
+def test_csv_without_photos_has_the_totals(explanation: Explanation, capsys) -> None:
+    from mobilenetv2.cli.explain import _print
+
+    _print(replace(explanation, on_photos=None), "csv")
+    rows = capsys.readouterr().out.splitlines()
+    assert rows[0] == "property,value"
+    assert f"macs,{explanation.cost.macs}" in rows
 
 
 def test_photos_without_labels_and_broken_ones(folder: Path, tmp_path: Path, capsys) -> None:
