@@ -9,6 +9,7 @@ import re
 import string
 from collections.abc import Iterator
 from dataclasses import replace
+from functools import partial
 from html.parser import HTMLParser
 from pathlib import Path
 
@@ -20,8 +21,10 @@ from mobilenetv2.architecture import SMALL_IMAGES, V1
 from mobilenetv2.cli import run
 from mobilenetv2.errors import UserError
 from mobilenetv2.insight.explain import Explanation, explain
+from mobilenetv2.insight.linear import invertibility, linear_regions
 from mobilenetv2.insight.photos import read_photos
 from mobilenetv2.insight.report import Report
+from mobilenetv2.insight.spiral import survival
 from mobilenetv2.insight.words import FOLDER, LANGUAGES, read_words
 from mobilenetv2.runtime.quantize import quantize
 
@@ -31,6 +34,20 @@ from .conftest import random_checkpoint
 SECTIONS = ["network", "idea", "spiral", "linear", "manifold", "cost", "memory", "maps"]
 TINY = replace(SMALL_IMAGES, width_mult=0.35, classes=3)
 LABELS = ("cat", "dog", "<b>emu</b>")
+
+
+@pytest.fixture(scope="module", autouse=True)
+def small_toys() -> Iterator[None]:
+    """Fewer random matrices: the numbers themselves are test_insight's."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("mobilenetv2.insight.explain.survival", partial(survival, matrices=60))
+        patch.setattr(
+            "mobilenetv2.insight.explain.linear_regions", partial(linear_regions, samples=100)
+        )
+        patch.setattr(
+            "mobilenetv2.insight.explain.invertibility", partial(invertibility, samples=20)
+        )
+        yield
 
 
 @pytest.fixture(scope="module")
@@ -208,7 +225,9 @@ def test_with_photos(folder: Path, tmp_path: Path, capsys) -> None:
     assert found["blocks"][0]["wide_channels"] is None
     assert found["clippings"][-1]["block"] is None
     assert found["runtime_bytes"] == max(step["held_bytes"] for step in found["memory"]["runtime"])
-    assert '<html lang="ko">' in page.read_text(encoding="utf-8")
+    html = page.read_text(encoding="utf-8")
+    assert '<html lang="ko">' in html
+    assert f"--samples 4 -o {page} --lang ko --seed 0</code>" in html
     assert (figures / "manifold-positive.svg").read_text(encoding="utf-8").startswith("<svg")
     assert not list(tmp_path.glob(".*"))
 
@@ -221,6 +240,15 @@ def test_without_photos(folder: Path, tmp_path: Path, capsys) -> None:
     assert "--images FOLDER" in outline.text
     assert [one for one in outline.ids if one in SECTIONS] == SECTIONS[:-1]
     assert "manifold-clipped" not in outline.ids
+
+
+def test_csv_without_photos_has_the_totals(explanation: Explanation, capsys) -> None:
+    from mobilenetv2.cli.explain import _print
+
+    _print(replace(explanation, on_photos=None), "csv")
+    rows = capsys.readouterr().out.splitlines()
+    assert rows[0] == "property,value"
+    assert f"macs,{explanation.cost.macs}" in rows
 
 
 def test_photos_without_labels_and_broken_ones(folder: Path, tmp_path: Path, capsys) -> None:

@@ -199,6 +199,7 @@ def test_moments_in_parts() -> None:
     moments = Moments(8)
     for part in np.array_split(rows, 7):
         moments.add(part)
+        moments.spectrum()
     assert moments.mean == pytest.approx(rows.mean(axis=0))
     assert moments.covariance == pytest.approx(np.cov(rows.T, bias=True))
     variances, directions = moments.spectrum()

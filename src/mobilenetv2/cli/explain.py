@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+import os
 import shlex
-import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -87,6 +87,11 @@ def explain(
         raise click.UsageError(f"--output must end in .html, not {target.name!r}")
     if not target.parent.is_dir():
         raise ModelFileError(f"{target}: the folder {target.parent} does not exist")
+    if figures is not None:
+        try:
+            figures.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise ModelFileError(f"{figures}: cannot be made: {error.strerror}") from None
     checkpoint = open_checkpoint(model, integers=False)
     photos: Photos | None = None
     if images is not None:
@@ -96,12 +101,14 @@ def explain(
         if photos.truth is None:
             click.echo(f"the photos count as unlabelled: {photos.unlabelled}", err=True)
     with progress(steps(checkpoint, photos) if photos else 0, "explaining") as advance:
-        found = run(checkpoint, Path(model).stem, photos, seed, advance)
-    command = shlex.join(["mobilenetv2", *sys.argv[1:]])
+        name = Path(model).stem if os.path.exists(model) else model
+        found = run(checkpoint, name, photos, seed, advance)
+    given = ["--images", str(images), "--samples", str(samples)] if images else []
+    more = ["-o", str(target), "--lang", lang, "--seed", str(seed)]
+    command = shlex.join(["mobilenetv2", "explain", model, *given, *more])
     report = Report(found, lang, command, seed)
     _write_page(report.html(), target)
     if figures is not None:
-        figures.mkdir(parents=True, exist_ok=True)
         for name, drawing in report.figures().items():
             _write_page(drawing, figures / f"{name}.svg")
     _print(found, format_)
@@ -120,7 +127,7 @@ def _print(found: Explanation, format_: str) -> None:
     if format_ == "json":
         write_json([everything(found)])
         return
-    if format_ == "table":
+    if format_ == "table" or not found.on_photos:
         rows = [
             {"property": name.replace("_", " "), "value": value}
             for name, value in totals(found).items()

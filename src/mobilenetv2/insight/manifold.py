@@ -34,6 +34,7 @@ class Moments:
         self.count = 0
         self._sum = np.zeros(channels)
         self._products = np.zeros((channels, channels))
+        self._spectrum: tuple[NDArray[np.float64], NDArray[np.float64]] | None = None
 
     def add(self, rows: NDArray[np.floating]) -> None:
         """Takes more rows in, (N, channels)."""
@@ -41,6 +42,7 @@ class Moments:
         self.count += len(rows)
         self._sum += rows.sum(axis=0)
         self._products += rows.T @ rows
+        self._spectrum = None
 
     @property
     def mean(self) -> NDArray[np.float64]:
@@ -55,10 +57,12 @@ class Moments:
 
     def spectrum(self) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
         """Variances along the principal directions, largest first, (channels,), and the directions
-        as columns, (channels, channels).
+        as columns, (channels, channels); computed once for the rows taken in so far.
         """
-        values, directions = np.linalg.eigh(self.covariance)
-        return np.maximum(values[::-1], 0), directions[:, ::-1]
+        if self._spectrum is None:
+            values, directions = np.linalg.eigh(self.covariance)
+            self._spectrum = np.maximum(values[::-1], 0), directions[:, ::-1]
+        return self._spectrum
 
 
 def effective_rank(variances: NDArray[np.float64]) -> float:

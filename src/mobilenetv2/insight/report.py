@@ -139,7 +139,10 @@ class Report:
         )
 
     def _say(self, section: str, key: str, **more: str) -> str:
-        text = self.words[section][key].format_map({**self.facts, **more})
+        return self._typeset(self.words[section][key].format_map({**self.facts, **more}))
+
+    def _typeset(self, text: str) -> str:
+        """Percent signs as the language has them, and numbers beside their units."""
         text = text.replace(" %", "%") if self.language == "ko" else text
         return UNBROKEN.sub("\u00a0", text)
 
@@ -254,7 +257,9 @@ class Report:
     def _table(self, section: str, names: Sequence[str], rows: Iterable[Sequence[object]]) -> str:
         head = "".join(f"<th>{self._say(section, f'column_{name}')}</th>" for name in names)
         body = "".join(
-            "<tr>" + "".join(f"<td>{escape(str(cell))}</td>" for cell in row) + "</tr>"
+            "<tr>"
+            + "".join(f"<td>{self._typeset(escape(str(cell)))}</td>" for cell in row)
+            + "</tr>"
             for row in rows
         )
         return f'<div class="table"><table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table></div>'
@@ -314,7 +319,7 @@ class Report:
 
 
 def _error(value: float) -> str:
-    return f"{value:.4f}" if value >= 5e-5 else "0" if value < 1e-12 else f"{value:.0e}"
+    return f"{value:.4f}" if value >= 5e-5 else "0" if value < 1e-12 else f.tiny(value)
 
 
 def _standalone(drawing: str, style: str) -> str:
