@@ -93,7 +93,7 @@ def train(data: str, output: Path, format_: str, **options: Any) -> int:
             trained = _fit(data, output, options, changes)
         except Stopped as stop:
             log.info("%s", stop)
-            return 128 + stop.signal
+            return 128 + int(stop.signal)
         except DivergedError as error:
             log.error("error: %s", error)
             return 1
