@@ -6,11 +6,14 @@ import json
 import signal
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
 
+from mobilenetv2.architecture import Architecture, Stage
+from mobilenetv2.checkpoint import Checkpoint
 from mobilenetv2.cli import run
 from mobilenetv2.training.run_folder import RunFolder
 
@@ -70,9 +73,28 @@ def test_a_loss_that_is_not_finite(data: Path, tmp_path: Path, capsys) -> None:
     assert "no longer finite" in capsys.readouterr().err
 
 
+def test_a_described_network(data: Path, tmp_path: Path, capsys) -> None:
+    stages = (Stage(1, 8, 1, 1), Stage(4, 16, 2, 2))
+    wanted = Architecture(stages=stages, stem_channels=8, last_channels=24, resolution=(16, 16))
+    described = tmp_path / "tiny.json"
+    described.write_text(wanted.to_json())
+    command = ["train", str(data), "-o", str(tmp_path / "run"), "--batch", "8", "--epochs", "1"]
+    command += [*PLAIN, *HERE, "--architecture", str(described)]
+    assert run(command) == 0
+    assert run([*command, "--resume"]) == 0
+    model = Checkpoint.load(tmp_path / "run" / "model.safetensors")
+    assert model.architecture == replace(wanted, classes=2)
+    described.write_text("{}}")
+    assert run([*command, "--resume"]) == 2
+    assert "tiny.json: the architecture is not JSON" in capsys.readouterr().err
+    assert run([*command[:-1], str(tmp_path / "run" / "model.safetensors"), "--resume"]) == 2
+    assert "classes" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize(
     ("options", "message"),
     [
+        (["--weights", "cifar10", "--architecture", "cifar10"], "give one of weights"),
         (["--freeze"], "--freeze goes with --weights"),
         (["--weights", "cifar10", "--freeze", "--epochs", "3"], "has no --epochs"),
         (["--weights", "cifar10", "--small-images"], "small_images is for new networks"),
