@@ -8,7 +8,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import lru_cache, partial
 from math import ceil, exp, log, sqrt
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -31,7 +31,7 @@ LADDER = [0] * BRIGHTER + list(range(256)) + [255] * BRIGHTER
 CROPS = ("resized", "pad", "none")
 MOST_OF_PAIR = {"scale": 1, "ratio": 100, "erase_scale": 1, "erase_ratio": 100}
 NUMBER = (int, float)
-MOST = {
+MOST: dict[str, tuple[Any, int]] = {
     "pad": (int, 1024),
     "rand_ops": (int, 14),
     "rand_magnitude": (int, LEVELS),

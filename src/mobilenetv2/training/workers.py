@@ -10,6 +10,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 from torch.utils.data import DataLoader
@@ -25,8 +26,10 @@ CGROUPS = Path("/sys/fs/cgroup")
 
 def stacked(pictures: Sequence[tuple[Tensor, int]]) -> Batch:
     """(C, H, W) and label of each as one batch whose memory has the channels last."""
-    pixels = torch.stack([picture.permute(1, 2, 0) for picture, _ in pictures])  # (N, H, W, C)
-    return pixels.permute(0, 3, 1, 2), torch.tensor([label for _, label in pictures])
+    # not torch.stack: its threads wait for one another on a busy machine, 110 ms instead of 6
+    pixels = np.stack([picture.permute(1, 2, 0).numpy() for picture, _ in pictures])  # (N, H, W, C)
+    labels = torch.tensor([label for _, label in pictures])
+    return torch.from_numpy(pixels).permute(0, 3, 1, 2), labels
 
 
 def batch_loader(
