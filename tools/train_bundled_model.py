@@ -63,14 +63,25 @@ PREPROCESSING = Preprocessing(
 
 
 @dataclass(frozen=True)
+class Cycle:
+    """Of the learning rate: up along a line, then down along half a cosine."""
+
+    epochs: int
+    planned: int  # epochs after which it would be 0
+    learning_rate: float  # the highest; SGD with Nesterov momentum 0.9
+    warm_up: float  # epochs
+    weight_decay: float  # not of biases, batch norms and depthwise filters
+
+
+@dataclass(frozen=True)
 class Recipe:
-    epochs: int = 45
+    cycles: tuple[Cycle, ...] = (
+        Cycle(epochs=38, planned=45, learning_rate=0.2, warm_up=4.5, weight_decay=5e-4),
+        Cycle(epochs=22, planned=22, learning_rate=0.06, warm_up=1.0, weight_decay=4e-5),
+    )
     wider_epochs: int = 15
     regularised_epochs: int = 28  # with dropout and cutout; without, a small network learns more
     batch: int = 128  # of both processes together
-    learning_rate: float = 0.2  # the highest; SGD with Nesterov momentum 0.9
-    warm_up: float = 0.1  # share of the steps; then half a cosine down to 0
-    weight_decay: float = 5e-4  # not of biases, batch norms and depthwise filters
     label_smoothing: float = 0.1
     drop_rate: float = 0.1
     ema_decay: float = 0.999
@@ -180,6 +191,15 @@ def ordered_parameters(net: nn.Module) -> dict[bool, list[tuple[str, nn.Paramete
     return groups
 
 
+def cycle_at(recipe: Recipe, epoch: float) -> tuple[Cycle, float]:
+    """The cycle at so many epochs from the start, and how many it is in."""
+    for cycle in recipe.cycles[:-1]:
+        if epoch < cycle.epochs:
+            return cycle, epoch
+        epoch -= cycle.epochs
+    return recipe.cycles[-1], epoch
+
+
 def restored(state: dict[str, Any], parts: dict[str, Any]) -> dict[str, Any]:
     """The parts with their states loaded."""
     for name, part in parts.items():
@@ -192,9 +212,8 @@ def main() -> None:
     parser.add_argument("train", type=Path)
     parser.add_argument("test", type=Path)
     parser.add_argument("-o", "--output", type=Path, required=True)
-    parser.add_argument("--epochs", type=int, default=Recipe.epochs)
     options = parser.parse_args()
-    recipe = Recipe(epochs=options.epochs)
+    recipe = Recipe()
     distributed.init_process_group("gloo")
     rank, world = distributed.get_rank(), distributed.get_world_size()
     torch.set_num_threads(1)
@@ -203,13 +222,14 @@ def main() -> None:
     order = np.random.default_rng(recipe.seed).permutation(len(x))
     held_out, train = order[: recipe.validation], order[recipe.validation :]
 
-    steps = recipe.epochs * (len(train) // recipe.batch)
+    steps = len(train) // recipe.batch  # an epoch
 
     def rate(step: int) -> float:
-        done = step / steps
-        if done < recipe.warm_up:
-            return done / recipe.warm_up
-        return 0.5 + 0.5 * math.cos(math.pi * (done - recipe.warm_up) / (1 - recipe.warm_up))
+        cycle, done = cycle_at(recipe, step / steps)
+        if done < cycle.warm_up:
+            return cycle.learning_rate * done / cycle.warm_up
+        share = (done - cycle.warm_up) / (cycle.planned - cycle.warm_up)
+        return cycle.learning_rate * (0.5 + 0.5 * math.cos(math.pi * share))
 
     def parts_of(architecture: Architecture) -> dict[str, Any]:
         net = MobileNetV2(architecture, drop_rate=recipe.drop_rate, bn_decay=recipe.bn_decay)
@@ -222,14 +242,13 @@ def main() -> None:
         optimizer = torch.optim.SGD(
             [
                 {"params": [p for _, p in groups[decays]], "weight_decay": decay}
-                for decays, decay in ((True, recipe.weight_decay), (False, 0.0))
+                for decays, decay in ((True, recipe.cycles[0].weight_decay), (False, 0.0))
             ],
-            lr=recipe.learning_rate,
+            lr=1.0,
             momentum=0.9,
             nesterov=True,
         )
-        schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, rate)
-        return {"net": net, "ema": ema, "optimizer": optimizer, "schedule": schedule}
+        return {"net": net, "ema": ema, "optimizer": optimizer}
 
     loss_of = nn.CrossEntropyLoss(label_smoothing=recipe.label_smoothing)
     parts = parts_of(WIDER)
@@ -245,12 +264,13 @@ def main() -> None:
         )
 
     started = time.time()
-    for epoch in range(len(log), recipe.epochs):
+    for epoch in range(len(log), sum(cycle.epochs for cycle in recipe.cycles)):
         if epoch == recipe.wider_epochs and parts["net"].architecture == WIDER:
             state = {name: part.state_dict() for name, part in parts.items()}
             narrow(state)
             parts = restored(state, parts_of(ARCHITECTURE))
-        net, ema, optimizer, schedule = parts.values()
+        net, ema, optimizer = parts.values()
+        optimizer.param_groups[0]["weight_decay"] = cycle_at(recipe, epoch)[0].weight_decay
         regularised = epoch < recipe.regularised_epochs
         net.classifier[0].p = recipe.drop_rate if regularised else 0.0
         cutout = recipe.cutout if regularised else 0
@@ -259,7 +279,9 @@ def main() -> None:
         shuffled = np.random.default_rng([recipe.seed, epoch]).permutation(train)
         net.train()
         losses, right = [], 0
-        for step in range(len(train) // recipe.batch):
+        for step in range(steps):
+            for group in optimizer.param_groups:
+                group["lr"] = rate(epoch * steps + step)
             part = shuffled[step * recipe.batch : (step + 1) * recipe.batch][rank::world]
             pictures, labels = normalise(augment(x[part], recipe, cutout, random)), y[part]
             with torch.autocast("cpu", torch.bfloat16):
@@ -269,7 +291,6 @@ def main() -> None:
             loss.backward()
             shared_mean([p.grad for p in net.parameters() if p.grad is not None])
             optimizer.step()
-            schedule.step()
             ema.update_parameters(net)
             losses.append(loss.item())
             right += int((logits.argmax(1) == labels).sum())
@@ -282,7 +303,7 @@ def main() -> None:
                     "loss": round(float(np.mean(losses)), 4),
                     "train_top1": round(100 * right / (len(losses) * len(part)), 2),
                     "validation_top1": round(accuracy(ema.module, x[held_out], y[held_out]), 2),
-                    "learning_rate": round(schedule.get_last_lr()[0], 6),
+                    "learning_rate": round(rate(epoch * steps + steps - 1), 6),
                     "seconds": round(seconds_before + time.time() - started, 1),
                 }
             )
