@@ -9,6 +9,7 @@ import os
 import signal
 import subprocess
 import sys
+import tarfile
 from dataclasses import replace
 from pathlib import Path
 
@@ -321,6 +322,33 @@ def test_balance_lifts_the_small_class(tmp_path: Path) -> None:
         trained = fit(data, tmp_path / f"run{balance}", recipe, TINY, machine=MACHINE)
         recall[balance] = trained.evaluation.classes[1].right
     assert recall[True] > recall[False]
+
+
+def test_shards(two_classes: Path, tmp_path: Path) -> None:
+    for s in range(2):
+        with tarfile.open(tmp_path / f"train-{s}.tar", "w") as archive:
+            for name in ("dark", "light"):
+                for file in sorted((two_classes / name).glob("*.png"))[s::2]:
+                    label = tmp_path / f"{name}.cls"
+                    label.write_text(name)
+                    archive.add(file, f"{name}{file.stem}.png")
+                    archive.add(label, f"{name}{file.stem}.cls")
+    pattern, recipe = (
+        str(tmp_path / "train-{0..1}.tar"),
+        QUICK.changed({"epoch_steps": 10, "epochs": 4}),
+    )
+    trained = fit(pattern, tmp_path / "run", recipe, TINY, val=two_classes, machine=MACHINE)
+    assert trained.epochs == 4
+    assert trained.evaluation.pictures == 40
+    assert trained.evaluation.scores.top1 > 90
+    assert Checkpoint.load(trained.file).labels == ("dark", "light")
+    again = fit(pattern, tmp_path / "run", machine=MACHINE, resume=True)
+    assert again.evaluation.scores == trained.evaluation.scores
+    with pytest.raises(UserError, match=r"train-.*--val.*epoch_steps"):
+        fit(pattern, tmp_path / "other", QUICK, TINY, val=two_classes, machine=MACHINE)
+    balanced = recipe.changed({"balance": True})
+    with pytest.raises(UserError, match="gone through beforehand"):
+        fit(pattern, tmp_path / "other", balanced, TINY, val=two_classes, machine=MACHINE)
 
 
 def test_patience(two_classes: Path, tmp_path: Path) -> None:

@@ -20,8 +20,10 @@ import mobilenetv2
 from mobilenetv2 import zoo
 from mobilenetv2.checkpoint import Checkpoint
 from mobilenetv2.cli import run
+from mobilenetv2.cost import network_cost
 from mobilenetv2.errors import DownloadError, ModelFileError
 from mobilenetv2.formats import open_checkpoint
+from mobilenetv2.quantized import QuantizedCheckpoint
 
 from .conftest import random_checkpoint
 from .writers import (
@@ -393,9 +395,21 @@ def test_the_bundled_model_needs_no_network(mirror) -> None:
     checkpoint = open_checkpoint("cifar10")
     assert mirror.asked == []
     assert not zoo.cache_folder().exists()
-    entry = zoo.find("cifar10")
-    assert (entry.width_mult, entry.resolution) == (
-        checkpoint.architecture.width_mult,
-        checkpoint.preprocessing.size[0],
-    )
+    integers = open_checkpoint("cifar10-int8")
+    for name, found in (("cifar10", checkpoint), ("cifar10-int8", integers)):
+        entry = zoo.find(name)
+        assert (entry.width_mult, entry.resolution) == (
+            found.architecture.width_mult,
+            found.preprocessing.size[0],
+        )
     assert len(checkpoint.labels) == 10
+    assert checkpoint.labels == integers.labels
+    assert isinstance(integers, QuantizedCheckpoint)
+    with pytest.raises(ModelFileError, match="cifar10-int8.*a quantised model"):
+        open_checkpoint("cifar10-int8", integers=False)
+
+
+def test_what_ships_is_small() -> None:
+    sizes = [zoo.bundled_path(name).stat().st_size for name in zoo.BUNDLED]
+    assert sum(sizes) < 4_000_000
+    assert network_cost(open_checkpoint("cifar10").architecture).parameters <= 1_000_000

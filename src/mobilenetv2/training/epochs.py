@@ -14,7 +14,7 @@ import numpy as np
 from lightning.fabric import Fabric
 
 from ..errors import UserError
-from .data import Pictures, loader
+from .data import Pictures, ShardPictures, loader, shard_loader
 from .machine import Machine, stop_signals
 from .optim import learning_rate
 from .run_folder import RunFolder
@@ -58,7 +58,7 @@ class Materials(NamedTuple):
     trainer: Trainer
     folder: RunFolder
     machine: Machine
-    train: Pictures
+    train: Pictures | ShardPictures
     val: Pictures
     keep_best: Callable[[dict[str, float]], None]
 
@@ -88,12 +88,16 @@ def run_epochs(with_: Materials, progress: Progress) -> None:
             save(with_, progress)
 
 
-def batches(with_: Materials, pictures: Pictures, epoch: int, train: bool) -> Any:
+def batches(with_: Materials, pictures: Pictures | ShardPictures, epoch: int, train: bool) -> Any:
     """The batches of one epoch for this process."""
     recipe, fabric = with_.trainer.recipe, with_.fabric
+    batch = -(-recipe.batch // fabric.world_size)
+    if isinstance(pictures, ShardPictures):
+        workers = with_.machine.worker_count
+        return shard_loader(pictures, batch, epoch=epoch, steps=recipe.epoch_steps, workers=workers)
     return loader(
         pictures,
-        -(-recipe.batch // fabric.world_size),
+        batch,
         epoch=epoch,
         seed=recipe.seed,
         train=train,

@@ -13,13 +13,22 @@ from typing import Any, NamedTuple
 from lightning.fabric import Fabric
 
 from ..checkpoint import Checkpoint
-from ..datasets import Dataset
+from ..datasets import Dataset, read_dataset
 from ..errors import ImageError, UserError
 from ..evaluation import Evaluation, evaluate, match_classes
 from ..model import Model
 from ..nn import MobileNetV2
 from .augment import evaluation_transform
-from .data import Pictures, Split, check_pictures, loader, read_split, without
+from .data import (
+    Pictures,
+    ShardPictures,
+    Split,
+    check_pictures,
+    loader,
+    read_shards,
+    read_split,
+    without,
+)
 from .epochs import Materials, Progress, run_epochs
 from .features import fit_head
 from .machine import Machine, faster_precision, launch, once
@@ -70,6 +79,10 @@ class Job(NamedTuple):
     recipe: Recipe
     start: Start
 
+    @property
+    def in_shards(self) -> bool:
+        return self.data.lower().endswith(".tar")
+
 
 def fit(
     data: str | os.PathLike[str],
@@ -87,7 +100,8 @@ def fit(
     the work.
 
     Args:
-        data: Labelled pictures: a folder, .zip or .csv, as for `read_dataset`.
+        data: Labelled pictures: a folder, .zip or .csv, as for `read_dataset`; or shards, as
+            "train-{000000..000123}.tar", with `val` and the recipe's `epoch_steps`.
         out: Folder of the run; it must not have one yet, unless `resume`.
         recipe: How to train; None: the resumed run's, or `default_recipe`: to fine-tune with weights,
             else the modern one.
@@ -147,7 +161,10 @@ def _facts(job: Job, split: Split) -> dict[str, Any]:
 
 def _pictures(job: Job) -> tuple[Split, dict[str, ImageError]]:
     """The pictures that can be read, and the errors of the others; says what there is."""
-    split = read_split(job.data, job.val, val_share=job.recipe.val_share, seed=job.recipe.seed)
+    if job.in_shards:
+        split = _beside_shards(job)
+    else:
+        split = read_split(job.data, job.val, val_share=job.recipe.val_share, seed=job.recipe.seed)
     samples = (*split.train.samples, *split.val.samples)
     broken = once(job.fabric, lambda: check_pictures(samples, job.machine.worker_count))
     split = replace(split, train=without(split.train, broken), val=without(split.val, broken))
@@ -156,16 +173,35 @@ def _pictures(job: Job) -> tuple[Split, dict[str, ImageError]]:
     if broken:
         LOG.warning("%d of %d pictures cannot be read and are left out", len(broken), len(samples))
     for purpose, part in (("train", split.train), ("validate", split.val)):
-        if not part.samples:
+        if not part.samples and not (part is split.train and job.in_shards):
             first = next(iter(broken.values()))
             raise UserError(f"no picture to {purpose} with can be read: {first}")
-    used = {sample.label for sample in split.train.samples}
+    used = {sample.label for sample in (split.val if job.in_shards else split.train).samples}
     if len(used) < 2:
         raise UserError(f"{job.data}: pictures of one class only; a classifier needs two")
     match_classes(_judged(split.val), split.val.classes, len(split.val.classes), used)
     for line in _table(split):
         LOG.info("%s", line)
     return split, broken
+
+
+def _beside_shards(job: Job) -> Split:
+    """Nothing to train with but shards, which are not looked through; their classes are those of
+    the pictures to validate with.
+    """
+    recipe = job.recipe
+    if job.val is None or not recipe.epoch_steps:
+        raise UserError(
+            f"{job.data}: shards want pictures to validate with, which also name the classes "
+            "(--val), and the steps of an epoch (--set epoch_steps=1000)"
+        )
+    if recipe.head_first or recipe.balance:
+        raise UserError(
+            f"{job.data}: shards are not gone through beforehand: --set head_first=false, and no "
+            "--balance"
+        )
+    val = read_dataset(job.val)
+    return Split(Dataset(val.classes, (), val.indices), val, val.problems)
 
 
 def _table(split: Split) -> Iterator[str]:
@@ -186,7 +222,8 @@ def _table(split: Split) -> Iterator[str]:
 def _begin(job: Job, split: Split, before: Settings | None) -> tuple[MobileNetV2, Settings]:
     """The network as it is before the first epoch, and the settings of the run."""
     classes = split.train.classes
-    net, preprocessing, weights = build(job.start, classes, split.train.samples, job.recipe)
+    seen = split.train.samples or split.val.samples
+    net, preprocessing, weights = build(job.start, classes, seen, job.recipe)
     if last_map(net.architecture) == (1, 1):
         LOG.warning(
             "pictures of %dx%d are a map of 1x1 before pooling, which says little: give a larger "
@@ -240,12 +277,15 @@ def _materials(
         if job.fabric.is_global_zero:
             _checkpoint(trainer.average.module, settings, best).save(folder.model)
 
+    rank, world = job.fabric.global_rank, job.fabric.world_size
     return Materials(
         job.fabric,
         trainer,
         folder,
         job.machine,
-        Pictures(split.train.samples, augmented, recipe.seed, REMEMBERED_BYTES),
+        ShardPictures(read_shards(job.data, settings.classes), augmented, recipe.seed, rank, world)
+        if job.in_shards
+        else Pictures(split.train.samples, augmented, recipe.seed, REMEMBERED_BYTES),
         Pictures(split.val.samples, evaluation_transform(preprocessing)),
         keep_best,
     )

@@ -18,6 +18,7 @@ RANGES = {
     "decay": (1e-6, 1),
     "epochs": (0, 10**6),
     "batch": (1, 10**6),
+    "epoch_steps": (0, 10**9),
     "warmup_epochs": (0, 10**6),
     "momentum": (0, 0.9999),
     "weight_decay": (0, 1),
@@ -49,6 +50,7 @@ class Recipe:
         decay: Of the exponential schedule.
         epochs: Passes over the training pictures; 0 trains the head alone (`head_first`).
         batch: Pictures a step, all processes together.
+        epoch_steps: Steps an epoch of shards, which have no end.
         warmup_epochs: In which the learning rate rises from 0.
         momentum: Of RMSProp and SGD; AdamW's first beta.
         weight_decay: Of the kernels of convolutions and of the classifier's; depthwise kernels,
@@ -82,6 +84,7 @@ class Recipe:
     decay: float = 0.98
     epochs: int
     batch: int
+    epoch_steps: int = 0
     warmup_epochs: float = 0.0
     momentum: float = 0.9
     weight_decay: float = 4e-5
