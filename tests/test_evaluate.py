@@ -215,11 +215,14 @@ def test_the_sheet_has_room_for_many_and_none(model: Model, tmp_path: Path) -> N
     assert contact_sheet(mistakes).size == (1024, 4 * 162)
 
 
-def test_the_bundled_model_on_its_test_set(shared: Callable[[str], Path]) -> None:
-    model = mnv2.load("cifar10")
+@pytest.mark.parametrize(("name", "top1"), [("cifar10", 89.21), ("cifar10-int8", 89.35)])
+def test_the_bundled_models_on_their_test_set(
+    shared: Callable[[str], Path], name: str, top1: float
+) -> None:
+    model = mnv2.load(name)
     whole = mnv2.read_dataset(shared("data/cifar10/test.zip"))
     found = mnv2.evaluate(model, whole)
-    assert found.scores.top1 == pytest.approx(79.8, abs=0.05)
+    assert found.scores.top1 == pytest.approx(top1, abs=0.05)
     assert found.confusion.sum() == found.pictures == 10_000
     part = replace(whole, samples=whole.samples[::100])
     answers = [model.classify(mnv2.decode(sample.open()), 1)[0] for sample in part.samples]
