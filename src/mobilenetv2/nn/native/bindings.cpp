@@ -3,10 +3,6 @@
 #include <nanobind/stl/string.h>
 #include <nanobind/stl/vector.h>
 
-#if defined(__GLIBC__)
-#include <malloc.h>
-#endif
-
 #include "training.hpp"
 
 namespace nb = nanobind;
@@ -115,16 +111,6 @@ void bind(nb::class_<Training>& training) {
 
 }  // namespace
 
-// A step frees and asks for the same large maps again and again; the C library would return each to the system, and the
-// system would clear it page by page.
-void keep_freed_memory() {
-#if defined(__GLIBC__)
-  mallopt(M_MMAP_THRESHOLD, 1 << 30);
-  mallopt(M_TRIM_THRESHOLD, 1 << 30);
-  mallopt(M_TOP_PAD, 64 << 20);
-#endif
-}
-
 NB_MODULE(_native, module) {
   nb::set_leak_warnings(false);  // PyTorch outlives the interpreter, and what it holds
   module.def("instruction_sets", [] {
@@ -134,7 +120,6 @@ NB_MODULE(_native, module) {
     }
     return found;
   });
-  module.def("keep_freed_memory", keep_freed_memory);
   nb::class_<Training> training(module, "Training");
   training.def(nb::init<const std::string&, int>(), nb::arg("isa"), nb::arg("threads"));
   bind<float>(training);
