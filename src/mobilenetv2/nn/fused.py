@@ -1,7 +1,7 @@
 """Training steps on the CPU as one native operator each: batch norm with its ReLU6, and the depthwise
 convolution.
 
-PyTorch's own take 60 % of a step there (docs/training.md).
+docs/training.md has what share of a step these take.
 """
 
 from __future__ import annotations
