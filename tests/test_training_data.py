@@ -492,7 +492,13 @@ def test_loading_leaves_the_global_random_numbers_alone(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     ("usable", "limit", "workers"),
-    [(1, "max 100000", 0), (2, "max 100000", 0), (64, "max 100000", 8), (64, "250000 100000", 0)],
+    [
+        (1, "max 100000", 0),
+        (2, "max 100000", 0),
+        (4, "max 100000", 2),
+        (64, "max 100000", 8),
+        (64, "250000 100000", 0),
+    ],
 )
 def test_default_workers_keep_to_the_processors(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, usable: int, limit: str, workers: int

@@ -18,13 +18,13 @@ from ..cost import network_cost
 from ..datasets import Dataset
 
 BASE = "linear bottleneck, shortcut between bottlenecks"
-EXPANSION_STRIDES = (1, 2, 2, 1, 1, 2, 1)  # 32, 16, 8, 8, 8, 4 and 4 pixels
+STRIDES = (1, 2, 2, 1, 1, 2, 1)  # 32, 16, 8, 8, 8, 4 and 4 pixels
 NETWORK = replace(
     SMALL_IMAGES,
     width_mult=0.35,
     stages=tuple(
         replace(stage, stride=stride)
-        for stage, stride in zip(SMALL_IMAGES.stages, EXPANSION_STRIDES, strict=True)
+        for stage, stride in zip(SMALL_IMAGES.stages, STRIDES, strict=True)
     ),
     last_channels=320,
     classes=10,
