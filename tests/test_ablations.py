@@ -43,7 +43,7 @@ def test_variants_differ_in_one_choice() -> None:
         assert network_cost(architecture).parameters == network_cost(base).parameters
     assert network_cost(v1).macs == pytest.approx(network_cost(base).macs, rel=0.03)
     maps = [{layer.out_shape[1] for layer in layers(a) if layer.block} for a in (v1, base)]
-    assert maps[0] == maps[1] == {32, 16, 8, 4}
+    assert maps[0] == maps[1] == {16, 8, 4}
     assert not any(layer.kind == "add" for layer in layers(v1))
 
 

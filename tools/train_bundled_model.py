@@ -15,16 +15,16 @@ import math
 import os
 import time
 import zipfile
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from io import BytesIO
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor, distributed, nn
+from torch.nn.functional import interpolate
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from mobilenetv2.architecture import Architecture, Stage
@@ -51,45 +51,39 @@ ARCHITECTURE = Architecture(
     padding="symmetric",
     bn_epsilon=1e-5,
 )
-# The first epochs are trained with a wider end, of which the weightiest channels are kept.
-WIDER = replace(
-    ARCHITECTURE,
-    stages=(*ARCHITECTURE.stages[:-1], replace(ARCHITECTURE.stages[-1], expansion=6)),
-    last_channels=320,
-)
 PREPROCESSING = Preprocessing(
     size=(32, 32), crop_fraction=1.0, mean=(0.5,) * 3, std=(0.25,) * 3
 )  # -2 to 2
 
 
 @dataclass(frozen=True)
-class Cycle:
-    """Of the learning rate: up along a line, then down along half a cosine."""
-
-    epochs: int
-    planned: int  # epochs after which it would be 0
-    learning_rate: float  # the highest; SGD with Nesterov momentum 0.9
-    warm_up: float  # epochs
-    weight_decay: float  # not of biases, batch norms and depthwise filters
-
-
-@dataclass(frozen=True)
 class Recipe:
-    cycles: tuple[Cycle, ...] = (
-        Cycle(epochs=38, planned=45, learning_rate=0.2, warm_up=4.5, weight_decay=5e-4),
-        Cycle(epochs=22, planned=22, learning_rate=0.06, warm_up=1.0, weight_decay=4e-5),
-    )
-    wider_epochs: int = 15
-    regularised_epochs: int = 28  # with dropout and cutout; without, a small network learns more
+    epochs: int = 64
+    sides: tuple[tuple[float, int], ...] = ((0.25, 24), (0.25, 28), (0.5, 32))  # share, pixels
+    learning_rate: float = 0.2  # the highest, after which half a cosine; SGD, Nesterov momentum 0.9
+    warm_up: float = 4.0  # epochs
+    weight_decay: float = 5e-4  # not of biases, batch norms and depthwise filters
     batch: int = 128  # of both processes together
     label_smoothing: float = 0.1
     drop_rate: float = 0.1
     ema_decay: float = 0.999
     bn_decay: float = 0.9
-    shift: int = 4  # pixels, at most, over reflected edges; half of the pictures are mirrored
+    shift: int = 4  # pixels, at most, over reflected edges
     cutout: int = 8  # side in pixels of the square that is greyed
     validation: int = 2000
     seed: int = 0
+
+    def rate(self, epoch: float) -> float:
+        """Learning rate so many epochs from the start."""
+        if epoch < self.warm_up:
+            return self.learning_rate * epoch / self.warm_up
+        share = (epoch - self.warm_up) / (self.epochs - self.warm_up)
+        return self.learning_rate * (0.5 + 0.5 * math.cos(math.pi * share))
+
+    def side(self, epoch: int) -> int:
+        """Pixels to which pictures are resized."""
+        ends = np.cumsum([share for share, _ in self.sides])
+        return self.sides[int((epoch >= self.epochs * ends[:-1]).sum())][1]
 
 
 def read_zip(path: Path) -> tuple[NDArray[np.uint8], Tensor, list[str]]:
@@ -104,17 +98,17 @@ def read_zip(path: Path) -> tuple[NDArray[np.uint8], Tensor, list[str]]:
 
 
 def augment(
-    x: NDArray[np.uint8], recipe: Recipe, cutout: int, random: np.random.Generator
+    x: NDArray[np.uint8], mirrored: NDArray[np.bool_], recipe: Recipe, random: np.random.Generator
 ) -> NDArray[np.uint8]:
     """Shifts, mirrors and greys a square of each picture; (N, H, W, 3)."""
     n, side = x.shape[:2]
     padded = np.pad(x, ((0, 0), (recipe.shift,) * 2, (recipe.shift,) * 2, (0, 0)), "reflect")
     top, left = random.integers(0, 2 * recipe.shift + 1, (2, n, 1))
     at = np.arange(side)
-    columns = np.where(random.random((n, 1)) < 0.5, at, side - 1 - at) + left
+    columns = np.where(mirrored[:, None], side - 1 - at, at) + left
     x = padded[np.arange(n)[:, None, None], (at + top)[:, :, None], columns[:, None, :]]
     centre = random.integers(0, side, (2, n, 1))
-    hit = np.abs(at - centre + 0.5) <= cutout / 2
+    hit = np.abs(at - centre + 0.5) <= recipe.cutout / 2
     x[hit[0][:, :, None] & hit[1][:, None, :]] = 128
     return x
 
@@ -144,67 +138,11 @@ def shared_mean(tensors: list[Tensor]) -> None:
         tensor.copy_(part.view_as(tensor))
 
 
-def kept_channels(state: dict[str, Tensor]) -> dict[str, tuple[int, Tensor]]:
-    """Of each tensor that narrows from WIDER to ARCHITECTURE: which dimension, and what is kept."""
-    expanded = state["features.17.conv.1.1.weight"].abs() * state[
-        "features.17.conv.2.weight"
-    ].flatten(1).norm(dim=0)
-    last = state["features.18.1.weight"].abs() * state["classifier.1.weight"].norm(dim=0)
-    inner = expanded.topk(4 * 96).indices.sort().values
-    outer = last.topk(ARCHITECTURE.last_channels or 0).indices.sort().values
-    kept = {"features.17.conv.2.weight": (1, inner), "classifier.1.weight": (1, outer)}
-    for name, tensor in state.items():
-        if name.startswith(("features.17.conv.0.", "features.17.conv.1.")) and tensor.ndim:
-            kept[name] = 0, inner
-        elif name.startswith("features.18.") and tensor.ndim:
-            kept[name] = 0, outer
-    return kept
-
-
-def narrow(state: dict[str, dict]) -> None:
-    """Narrows a checkpoint of WIDER: network, moving average and momentum alike."""
-    kept = kept_channels(state["net"])
-    parameters = [
-        name for group in ordered_parameters(MobileNetV2(WIDER)).values() for name, _ in group
-    ]
-    momentum = state["optimizer"]["state"]
-    for name, (dimension, channels) in kept.items():
-        for part, key in (("net", name), ("ema", f"module.{name}")):
-            state[part][key] = state[part][key].index_select(dimension, channels)
-        if name in parameters:
-            buffers = momentum[parameters.index(name)]
-            buffers["momentum_buffer"] = buffers["momentum_buffer"].index_select(
-                dimension, channels
-            )
-
-
-def ordered_parameters(net: nn.Module) -> dict[bool, list[tuple[str, nn.Parameter]]]:
-    """Those with weight decay (True) and those without."""
-    depthwise = {
-        f"{name}.weight"
-        for name, m in net.named_modules()
-        if isinstance(m, nn.Conv2d) and m.groups > 1
-    }
-    groups: dict[bool, list[tuple[str, nn.Parameter]]] = {True: [], False: []}
-    for name, parameter in net.named_parameters():
-        groups[parameter.ndim > 1 and name not in depthwise].append((name, parameter))
-    return groups
-
-
-def cycle_at(recipe: Recipe, epoch: float) -> tuple[Cycle, float]:
-    """The cycle at so many epochs from the start, and how many it is in."""
-    for cycle in recipe.cycles[:-1]:
-        if epoch < cycle.epochs:
-            return cycle, epoch
-        epoch -= cycle.epochs
-    return recipe.cycles[-1], epoch
-
-
-def restored(state: dict[str, Any], parts: dict[str, Any]) -> dict[str, Any]:
-    """The parts with their states loaded."""
-    for name, part in parts.items():
-        part.load_state_dict(state[name])
-    return parts
+def with_and_without_decay(net: nn.Module) -> tuple[list[nn.Parameter], list[nn.Parameter]]:
+    """Parameters that weight decay pulls at, and those it leaves alone."""
+    depthwise = {m.weight for m in net.modules() if isinstance(m, nn.Conv2d) and m.groups > 1}
+    decayed = [p for p in net.parameters() if p.ndim > 1 and p not in depthwise]
+    return decayed, [p for p in net.parameters() if p.ndim == 1 or p in depthwise]
 
 
 def main() -> None:
@@ -223,57 +161,31 @@ def main() -> None:
     held_out, train = order[: recipe.validation], order[recipe.validation :]
 
     steps = len(train) // recipe.batch  # an epoch
-
-    def rate(step: int) -> float:
-        cycle, done = cycle_at(recipe, step / steps)
-        if done < cycle.warm_up:
-            return cycle.learning_rate * done / cycle.warm_up
-        share = (done - cycle.warm_up) / (cycle.planned - cycle.warm_up)
-        return cycle.learning_rate * (0.5 + 0.5 * math.cos(math.pi * share))
-
-    def parts_of(architecture: Architecture) -> dict[str, Any]:
-        net = MobileNetV2(architecture, drop_rate=recipe.drop_rate, bn_decay=recipe.bn_decay)
-        net.to(memory_format=torch.channels_last)
-        ema = AveragedModel(
-            net, multi_avg_fn=get_ema_multi_avg_fn(recipe.ema_decay), use_buffers=True
-        )
-        fuse(net)
-        groups = ordered_parameters(net)
-        optimizer = torch.optim.SGD(
-            [
-                {"params": [p for _, p in groups[decays]], "weight_decay": decay}
-                for decays, decay in ((True, recipe.cycles[0].weight_decay), (False, 0.0))
-            ],
-            lr=1.0,
-            momentum=0.9,
-            nesterov=True,
-        )
-        return {"net": net, "ema": ema, "optimizer": optimizer}
-
+    net = MobileNetV2(ARCHITECTURE, drop_rate=recipe.drop_rate, bn_decay=recipe.bn_decay)
+    net.to(memory_format=torch.channels_last)
+    ema = AveragedModel(net, multi_avg_fn=get_ema_multi_avg_fn(recipe.ema_decay), use_buffers=True)
+    fuse(net)
+    optimizer = torch.optim.SGD(
+        [
+            {"params": parameters, "weight_decay": decay}
+            for parameters, decay in zip(with_and_without_decay(net), (recipe.weight_decay, 0.0))
+        ],
+        momentum=0.9,
+        nesterov=True,
+        fused=True,
+    )
     loss_of = nn.CrossEntropyLoss(label_smoothing=recipe.label_smoothing)
-    parts = parts_of(WIDER)
+    parts = {"net": net, "ema": ema, "optimizer": optimizer}
     saved = options.output.with_suffix(".part.pt")
     log: list[dict[str, float]] = []
-    seconds_before = 0.0
     if saved.exists():
         state = torch.load(saved, weights_only=True)
         log = state["log"]
-        seconds_before = log[-1]["seconds"]
-        parts = restored(
-            state, parts if len(log) <= recipe.wider_epochs else parts_of(ARCHITECTURE)
-        )
+        for name, part in parts.items():
+            part.load_state_dict(state[name])
 
-    started = time.time()
-    for epoch in range(len(log), sum(cycle.epochs for cycle in recipe.cycles)):
-        if epoch == recipe.wider_epochs and parts["net"].architecture == WIDER:
-            state = {name: part.state_dict() for name, part in parts.items()}
-            narrow(state)
-            parts = restored(state, parts_of(ARCHITECTURE))
-        net, ema, optimizer = parts.values()
-        optimizer.param_groups[0]["weight_decay"] = cycle_at(recipe, epoch)[0].weight_decay
-        regularised = epoch < recipe.regularised_epochs
-        net.classifier[0].p = recipe.drop_rate if regularised else 0.0
-        cutout = recipe.cutout if regularised else 0
+    started = time.time() - (log[-1]["seconds"] if log else 0.0)
+    for epoch in range(len(log), recipe.epochs):
         random = np.random.default_rng([recipe.seed, epoch, rank])
         torch.manual_seed(1000 * epoch + rank)
         shuffled = np.random.default_rng([recipe.seed, epoch]).permutation(train)
@@ -281,9 +193,13 @@ def main() -> None:
         losses, right = [], 0
         for step in range(steps):
             for group in optimizer.param_groups:
-                group["lr"] = rate(epoch * steps + step)
+                group["lr"] = recipe.rate(epoch + step / steps)
             part = shuffled[step * recipe.batch : (step + 1) * recipe.batch][rank::world]
-            pictures, labels = normalise(augment(x[part], recipe, cutout, random)), y[part]
+            mirrored = (part + epoch) % 2 == 0  # each picture in every other epoch
+            pictures, labels = normalise(augment(x[part], mirrored, recipe, random)), y[part]
+            pictures = interpolate(
+                pictures, size=recipe.side(epoch), mode="bilinear", antialias=True
+            )
             with torch.autocast("cpu", torch.bfloat16):
                 logits = net(pictures).float()
             loss = loss_of(logits, labels)
@@ -300,11 +216,12 @@ def main() -> None:
             log.append(
                 {
                     "epoch": epoch + 1,
+                    "side": recipe.side(epoch),
                     "loss": round(float(np.mean(losses)), 4),
                     "train_top1": round(100 * right / (len(losses) * len(part)), 2),
                     "validation_top1": round(accuracy(ema.module, x[held_out], y[held_out]), 2),
-                    "learning_rate": round(rate(epoch * steps + steps - 1), 6),
-                    "seconds": round(seconds_before + time.time() - started, 1),
+                    "learning_rate": round(recipe.rate(epoch + 1), 6),
+                    "seconds": round(time.time() - started, 1),
                 }
             )
             print(json.dumps(log[-1]), flush=True)

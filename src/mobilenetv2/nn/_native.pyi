@@ -8,6 +8,8 @@ def instruction_sets() -> list[str]: ...
 
 class Training:
     def __init__(self, isa: str, threads: int) -> None: ...
+    @property
+    def group(self) -> int: ...
     def norm(
         self,
         in_: Any,
@@ -46,4 +48,43 @@ class Training:
         left: int,
         out: Any,
         weight_gradient: Any,
+    ) -> None: ...
+    def residual(
+        self,
+        in_: Any,
+        expand: Any,
+        norms: Any,
+        taps: Any,
+        project: Any,
+        expand_epsilon: float,
+        depthwise_epsilon: float,
+        stride: int,
+        top: int,
+        left: int,
+        moments: Any,
+        statistics: Any,
+        kept: Any,
+        out: Any,
+    ) -> None: ...
+    def residual_gradient(
+        self,
+        gradient: Any,
+        in_: Any,
+        expand: Any,
+        norms: Any,
+        taps: Any,
+        project: Any,
+        expand_epsilon: float,
+        depthwise_epsilon: float,
+        stride: int,
+        top: int,
+        left: int,
+        moments: Any,
+        statistics: Any,
+        kept: Any,
+        out: Any,
+        for_expand: Any,
+        for_norms: Any,
+        for_taps: Any,
+        for_project: Any,
     ) -> None: ...

@@ -1,5 +1,5 @@
-"""Training steps on the CPU as one native operator each: batch norm with its ReLU6, and the depthwise
-convolution.
+"""Training steps on the CPU as one native operator each: the inverted residual up to its last batch
+norm, and for what is not in one, batch norm with its ReLU6 and the depthwise convolution.
 
 docs/training.md has what share of a step these take.
 """
@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from ._native import Training, instruction_sets
-from .classifier import Conv2d
+from .classifier import Conv2d, InvertedResidual
 
 DTYPES = (torch.float32, torch.bfloat16)
 
@@ -23,8 +23,8 @@ def fuse(net: nn.Module) -> None:
     """Makes the training steps of a network run as fused operators, in place.
 
     Parameters, buffers and their names stay. A fused module does as before in evaluation, on other
-    devices than the CPU and for other types than float32 and bfloat16; gradients of gradients are
-    not offered.
+    devices than the CPU and for other types than float32 and bfloat16. Gradients of gradients are
+    not offered, and hooks on the modules inside an inverted residual are not called.
     """
     for parent in list(net.modules()):
         if not isinstance(parent, nn.Sequential):
@@ -38,6 +38,9 @@ def fuse(net: nn.Module) -> None:
                     setattr(parent, name, nn.Identity())
             elif _is_depthwise(module):
                 module.__class__ = DepthwiseConv2d
+    for module in net.modules():
+        if _is_plain_residual(module):
+            module.__class__ = FusedResidual
 
 
 def _is_plain_norm(module: nn.Module) -> bool:
@@ -62,6 +65,19 @@ def _is_depthwise(module: nn.Module) -> bool:
     )
 
 
+def _is_plain_residual(module: nn.Module) -> bool:
+    if type(module) is not InvertedResidual or not module.expands or module.adds_expansion:
+        return False
+    (expand, first, *_), (depthwise, second, *_), project, *_ = module.conv
+    return (
+        type(first) is type(second) is NormReLU6
+        and first.active
+        and second.active
+        and type(depthwise) is DepthwiseConv2d
+        and expand.in_channels % 8 == project.out_channels % 8 == 0
+    )
+
+
 class NormReLU6(nn.BatchNorm2d):
     """Batch norm and the ReLU6 after it, if it is `active`."""
 
@@ -69,17 +85,20 @@ class NormReLU6(nn.BatchNorm2d):
 
     def forward(self, x: Tensor) -> Tensor:
         """(N, C, H, W) -> the same shape and type."""
-        pixels = x.numel() // x.shape[1]
-        if not (self.training and _is_native(x)) or pixels < 2:
+        if not (self.training and _is_native(x)) or _pixel_count(x) < 2:
             x = super().forward(x)
             return functional.relu6(x) if self.active else x
         y, mean, variance = _Norm.apply(x, self.weight, self.bias, self.eps, self.active)
-        momentum = cast(float, self.momentum)
-        with torch.no_grad():
-            self.num_batches_tracked.add_(1)
-            self.running_mean.lerp_(mean, momentum)
-            self.running_var.lerp_(variance * (pixels / (pixels - 1)), momentum)
+        self.count(mean, variance, _pixel_count(x))
         return y
+
+    @torch.no_grad()
+    def count(self, mean: Tensor, variance: Tensor, pixels: int) -> None:
+        """Takes a batch's mean and biased variance, each (C,), into the running statistics."""
+        momentum = cast(float, self.momentum)
+        self.num_batches_tracked.add_(1)
+        self.running_mean.lerp_(mean, momentum)
+        self.running_var.lerp_(variance * (pixels / (pixels - 1)), momentum)
 
 
 class DepthwiseConv2d(Conv2d):
@@ -91,6 +110,74 @@ class DepthwiseConv2d(Conv2d):
             return super().forward(x)
         top, left = (self.pads(size)[0] for size in x.shape[2:])
         return _Depthwise.apply(x, self.weight, self.stride[0], top, left)
+
+
+class FusedResidual(InvertedResidual):
+    """An inverted residual that keeps one wide map for the backward pass, not four."""
+
+    def forward(self, x: Tensor, wide: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        """As `InvertedResidual.forward`, but returns the projection for the wide tensor too."""
+        (expand, first, *_), (depthwise, second, *_), project, *rest = self.conv
+        if not (first.training and second.training and _is_native(x)) or _pixel_count(x) < 2:
+            return super().forward(x, wide)
+        top, left = (depthwise.pads(size)[0] for size in x.shape[2:])
+        out, statistics = _Residual.apply(
+            x, expand.weight, first.weight, first.bias, depthwise.weight, second.weight,
+            second.bias, project.weight, first.eps, second.eps, depthwise.stride[0], top, left,
+        )  # fmt: skip
+        first.count(statistics[0], statistics[1], _pixel_count(x))
+        second.count(statistics[2], statistics[3], _pixel_count(out))
+        for module in rest:
+            out = module(out)
+        return (x + self._drop_path(out) if self.adds_input else out), out
+
+
+class _Residual(torch.autograd.Function):
+    @staticmethod
+    def forward(
+        ctx: Any, x: Tensor, expand: Tensor, weight1: Tensor, bias1: Tensor, taps: Tensor,
+        weight2: Tensor, bias2: Tensor, project: Tensor, eps1: float, eps2: float, stride: int,
+        top: int, left: int,
+    ) -> Any:  # fmt: skip
+        x, kernels = _channels_last(x), _kernels()
+        n, channels, h, w = x.shape
+        expanded, out_channels = len(expand), len(project)
+        height, width = -(-h // stride), -(-w // stride)
+        weights = (
+            expand.detach().view(expanded, channels),
+            torch.stack((weight1, bias1, weight2, bias2)),
+            _taps(taps),
+            project.detach().view(out_channels, expanded),
+        )
+        ctx.settings = eps1, eps2, stride, top, left
+        moments, statistics = torch.empty(1 + channels, channels), torch.empty(4, expanded)
+        rounded = -(-expanded // kernels.group) * kernels.group
+        kept = torch.empty(n * height * width, rounded, dtype=x.dtype)
+        out = torch.empty(
+            (n, out_channels, height, width), dtype=x.dtype, memory_format=torch.channels_last
+        )
+        kernels.residual(
+            _pictures(x), *weights, *ctx.settings, moments, statistics, kept, _pictures(out)
+        )
+        ctx.save_for_backward(x, *weights, moments, statistics, kept)
+        ctx.mark_non_differentiable(statistics)
+        return out, statistics
+
+    @staticmethod
+    @torch.autograd.function.once_differentiable
+    def backward(ctx: Any, gradient: Tensor, _: Any) -> Any:
+        x, *weights, moments, statistics, kept = ctx.saved_tensors
+        out, gradients = torch.empty_like(x), [torch.empty_like(each) for each in weights]
+        _kernels().residual_gradient(
+            _pictures(_channels_last(gradient)), _pictures(x), *weights, *ctx.settings, moments,
+            statistics, kept, _pictures(out), *gradients,
+        )  # fmt: skip
+        expand, norms, taps, project = gradients
+        weight1, bias1, weight2, bias2 = norms
+        return (
+            out, expand[:, :, None, None], weight1, bias1, taps[:, None], weight2, bias2,
+            project[:, :, None, None], *(None,) * len(ctx.settings),
+        )  # fmt: skip
 
 
 class _Norm(torch.autograd.Function):
@@ -157,6 +244,10 @@ def _kernels() -> Training:
 
 def _is_native(x: Tensor) -> bool:
     return x.device.type == "cpu" and x.dtype in DTYPES
+
+
+def _pixel_count(x: Tensor) -> int:
+    return x.numel() // x.shape[1]
 
 
 def _channels_last(x: Tensor) -> Tensor:

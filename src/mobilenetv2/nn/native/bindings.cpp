@@ -8,6 +8,8 @@
 namespace nb = nanobind;
 using mobilenetv2::bfloat16;
 using mobilenetv2::Maps;
+using mobilenetv2::ResidualShape;
+using mobilenetv2::ResidualWeights;
 using mobilenetv2::Training;
 
 template <>
@@ -23,6 +25,7 @@ using Pixels = nb::ndarray<N, nb::ndim<2>, nb::c_contig, nb::device::cpu>;  // p
 template <class N>
 using Pictures = nb::ndarray<N, nb::ndim<4>, nb::c_contig, nb::device::cpu>;  // channels last
 using Channels = nb::ndarray<float, nb::ndim<1>, nb::c_contig, nb::device::cpu>;
+using Matrix = nb::ndarray<float, nb::ndim<2>, nb::c_contig, nb::device::cpu>;
 using Taps = nb::ndarray<float, nb::shape<-1, 3, 3>, nb::c_contig, nb::device::cpu>;
 
 void check(bool fits) {
@@ -43,6 +46,42 @@ Maps<T> maps_of(const Pictures<T>& in, const Pictures<T>& out, const Taps& weigh
           stride,
           top,
           left};
+}
+
+template <class T>
+ResidualShape shape_of(const Pictures<T>& in, const Pictures<T>& out, const Matrix& expand, const Matrix& norms,
+                       const Taps& taps, const Matrix& project, int stride, int top, int left, const Matrix& moments,
+                       const Matrix& statistics, const Pixels<T>& kept, int group) {
+  const std::size_t channels = in.shape(3), expanded = taps.shape(0), out_channels = out.shape(3);
+  check(in.shape(0) == out.shape(0) && in.shape(0) > 0 && channels % 8 == 0 && expanded % 8 == 0 &&
+        out_channels % 8 == 0 && (stride == 1 || stride == 2) && top >= 0 && top <= 1 && left >= 0 && left <= 1);
+  check(expand.shape(0) == expanded && expand.shape(1) == channels);
+  check(project.shape(0) == out_channels && project.shape(1) == expanded);
+  check(norms.shape(0) == 4 && norms.shape(1) == expanded);
+  check(statistics.shape(0) == 4 && statistics.shape(1) == expanded);
+  check(moments.shape(0) == 1 + channels && moments.shape(1) == channels);
+  check(kept.shape(0) == out.shape(0) * out.shape(1) * out.shape(2) &&
+        kept.shape(1) == (expanded + group - 1) / group * group);
+  const auto size = [](std::size_t value) { return static_cast<int>(value); };
+  return {size(in.shape(0)),
+          size(in.shape(1)),
+          size(in.shape(2)),
+          size(out.shape(1)),
+          size(out.shape(2)),
+          stride,
+          top,
+          left,
+          size(channels),
+          size(expanded),
+          size(out_channels)};
+}
+
+ResidualWeights weights_of(const Matrix& expand, const Matrix& norms, const Taps& taps, const Matrix& project,
+                           float expand_epsilon, float depthwise_epsilon) {
+  const float* const row = norms.data();
+  const std::size_t size = norms.shape(1);
+  return {expand.data(), {row, row + size, expand_epsilon}, taps.data(), {row + 2 * size, row + 3 * size, depthwise_epsilon},
+          project.data()};
 }
 
 template <class T>
@@ -106,7 +145,50 @@ void bind(nb::class_<Training>& training) {
           },
           nb::arg("gradient").noconvert(), nb::arg("in_").noconvert(), nb::arg("weights").noconvert(),
           nb::arg("stride"), nb::arg("top"), nb::arg("left"), nb::arg("out").noconvert(),
-          nb::arg("weight_gradient").noconvert());
+          nb::arg("weight_gradient").noconvert())
+      .def(
+          "residual",
+          [](Training& self, const Pictures<T>& in, const Matrix& expand, const Matrix& norms, const Taps& taps,
+             const Matrix& project, float expand_epsilon, float depthwise_epsilon, int stride, int top, int left,
+             const Matrix& moments, const Matrix& statistics, const Pixels<T>& kept, const Pictures<T>& out) {
+            const ResidualShape shape = shape_of(in, out, expand, norms, taps, project, stride, top, left, moments,
+                                                 statistics, kept, self.group());
+            const nb::gil_scoped_release released;
+            self.residual<T>(shape, weights_of(expand, norms, taps, project, expand_epsilon, depthwise_epsilon),
+                             in.data(), {moments.data(), statistics.data(), kept.data()}, out.data());
+          },
+          nb::arg("in_").noconvert(), nb::arg("expand").noconvert(), nb::arg("norms").noconvert(),
+          nb::arg("taps").noconvert(), nb::arg("project").noconvert(), nb::arg("expand_epsilon"),
+          nb::arg("depthwise_epsilon"), nb::arg("stride"), nb::arg("top"), nb::arg("left"),
+          nb::arg("moments").noconvert(), nb::arg("statistics").noconvert(), nb::arg("kept").noconvert(),
+          nb::arg("out").noconvert())
+      .def(
+          "residual_gradient",
+          [](Training& self, const Pictures<T>& gradient, const Pictures<T>& in, const Matrix& expand,
+             const Matrix& norms, const Taps& taps, const Matrix& project, float expand_epsilon,
+             float depthwise_epsilon, int stride, int top, int left, const Matrix& moments, const Matrix& statistics,
+             const Pixels<T>& kept, const Pictures<T>& out, const Matrix& for_expand, const Matrix& for_norms,
+             const Taps& for_taps, const Matrix& for_project) {
+            const ResidualShape shape = shape_of(in, gradient, expand, norms, taps, project, stride, top, left,
+                                                 moments, statistics, kept, self.group());
+            for (int i = 0; i < 4; i++) check(out.shape(i) == in.shape(i));
+            for (int i = 0; i < 2; i++) {
+              check(for_expand.shape(i) == expand.shape(i) && for_norms.shape(i) == norms.shape(i) &&
+                    for_project.shape(i) == project.shape(i));
+            }
+            check(for_taps.shape(0) == taps.shape(0));
+            const nb::gil_scoped_release released;
+            self.residual_gradient<T>(
+                shape, weights_of(expand, norms, taps, project, expand_epsilon, depthwise_epsilon), in.data(),
+                {moments.data(), statistics.data(), kept.data()}, gradient.data(), out.data(),
+                {for_expand.data(), for_norms.data(), for_taps.data(), for_project.data()});
+          },
+          nb::arg("gradient").noconvert(), nb::arg("in_").noconvert(), nb::arg("expand").noconvert(),
+          nb::arg("norms").noconvert(), nb::arg("taps").noconvert(), nb::arg("project").noconvert(),
+          nb::arg("expand_epsilon"), nb::arg("depthwise_epsilon"), nb::arg("stride"), nb::arg("top"), nb::arg("left"),
+          nb::arg("moments").noconvert(), nb::arg("statistics").noconvert(), nb::arg("kept").noconvert(),
+          nb::arg("out").noconvert(), nb::arg("for_expand").noconvert(), nb::arg("for_norms").noconvert(),
+          nb::arg("for_taps").noconvert(), nb::arg("for_project").noconvert());
 }
 
 }  // namespace
@@ -122,6 +204,7 @@ NB_MODULE(_native, module) {
   });
   nb::class_<Training> training(module, "Training");
   training.def(nb::init<const std::string&, int>(), nb::arg("isa"), nb::arg("threads"));
+  training.def_prop_ro("group", &Training::group);
   bind<float>(training);
   bind<bfloat16>(training);
 }

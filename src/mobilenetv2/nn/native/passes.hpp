@@ -27,6 +27,20 @@ struct Maps {
   int stride, top, left;  // top, left: padding
 };
 
+// out[i][j] = start[j] + the sum over k of a[i * a_row + k * a_step] * b[k * b_row + j], and what `out` was before if it
+// `accumulates`; limited to 0..6 if `relu6`. Whole vectors: `columns` is a multiple of Passes::lanes.
+struct Product {
+  const float* a;
+  std::ptrdiff_t a_row, a_step;
+  const float* b;
+  std::ptrdiff_t b_row;
+  float* out;
+  std::ptrdiff_t out_row;
+  int rows, columns, depth;
+  const float* start;  // null: zeros
+  bool accumulates, relu6;
+};
+
 template <class T>
 struct Passes {
   // sum[c] and squares[c] of in - pivot over `pixels` pixels.
@@ -43,6 +57,20 @@ struct Passes {
   // `gradient` is of the output: its gradient for the input, and 9 x channels for the weights.
   void (*depthwise_gradient)(const Maps<T>& maps, const T* gradient, const float* weights, T* out,
                              float* weight_gradient);
+
+  // From here on, for the inverted residual as one operator: what it keeps in memory is T, what it works on is float.
+  int lanes, group;  // floats in a vector; channels in a group of expanded ones, a multiple of it
+  void (*product)(const Product& job);
+  // out = in - minus, rows of `out_row` floats with zeros at their ends.
+  void (*centred)(const T* in, int pixels, int channels, const float* minus, float* out, int out_row);
+  void (*stored)(const float* in, int in_row, int pixels, int channels, T* out);
+  void (*normalise_kept)(const T* in, int pixels, int channels, const Norm& norm, float* out);
+  void (*gradient_sums_kept)(const float* gradient, const T* in, int pixels, int channels, const Norm& norm,
+                             const float* pivot, float* sum, float* products);
+  void (*gradient_kept)(const float* gradient, const T* in, int pixels, int channels, const Norm& norm, const float* a,
+                        const float* b, const float* c, float* out);
+  // Zeros the gradient where `limited`, the output of a ReLU6, is 0 or 6; the sum of what is left.
+  void (*clip)(const float* limited, int pixels, int channels, float* gradient, float* sum);
 };
 
 // The passes of an instruction set, "scalar", "avx2" or "avx512"; null if this build or this processor lacks it.

@@ -10,6 +10,8 @@ namespace mobilenetv2 {
 namespace MNV2_NAMESPACE {
 namespace {
 
+constexpr int GROUP = LANES == 16 ? 32 : 16;
+
 // Loads and stores of `count` lanes; count is LANES, or 8 of 16. Float to bfloat16 rounds to even.
 #if defined(MNV2_TARGET_AVX512)
 
@@ -128,8 +130,8 @@ void sums(const T* in, int pixels, int channels, const float* pivot, float* sum,
   });
 }
 
-template <class T>
-void normalise(const T* in, int pixels, int channels, const Norm& norm, T* out) {
+template <class In, class Out>
+void normalise(const In* in, int pixels, int channels, const Norm& norm, Out* out) {
   each_group(channels, [&](int c, int width, auto size) {
     constexpr int V = decltype(size)::vectors;
     Vec scale[V], shift[V];
@@ -138,8 +140,8 @@ void normalise(const T* in, int pixels, int channels, const Norm& norm, T* out) 
       shift[v] = load_lanes(norm.shift + c + v * LANES, lanes_of<V>(v, width));
     }
     const Vec six = splat(6.0f);
-    const T* from = in + c;
-    T* to = out + c;
+    const In* from = in + c;
+    Out* to = out + c;
     for (int p = 0; p < pixels; p++, from += channels, to += channels) {
       MNV2_UNROLL for (int v = 0; v < V; v++) {
         Vec y = fma(load_lanes(from + v * LANES, lanes_of<V>(v, width)), scale[v], shift[v]);
@@ -150,8 +152,8 @@ void normalise(const T* in, int pixels, int channels, const Norm& norm, T* out) 
   });
 }
 
-template <class T>
-void gradient_sums(const T* gradient, const T* in, int pixels, int channels, const Norm& norm, const float* pivot,
+template <class Slope, class In>
+void gradient_sums(const Slope* gradient, const In* in, int pixels, int channels, const Norm& norm, const float* pivot,
                    float* sum, float* products) {
   each_group(channels, [&](int c, int width, auto size) {
     constexpr int V = decltype(size)::vectors;
@@ -162,8 +164,8 @@ void gradient_sums(const T* gradient, const T* in, int pixels, int channels, con
       minus[v] = mul(load_lanes(pivot + c + v * LANES, lanes_of<V>(v, width)), splat(-1.0f));
       total[v] = product[v] = zero();
     }
-    const T* from = in + c;
-    const T* slope = gradient + c;
+    const In* from = in + c;
+    const Slope* slope = gradient + c;
     for (int p = 0; p < pixels; p++, from += channels, slope += channels) {
       MNV2_UNROLL for (int v = 0; v < V; v++) {
         const Vec x = load_lanes(from + v * LANES, lanes_of<V>(v, width));
@@ -180,9 +182,9 @@ void gradient_sums(const T* gradient, const T* in, int pixels, int channels, con
   });
 }
 
-template <class T>
-void gradient(const T* gradient, const T* in, int pixels, int channels, const Norm& norm, const float* a,
-              const float* b, const float* c, T* out) {
+template <class Slope, class In>
+void gradient(const Slope* gradient, const In* in, int pixels, int channels, const Norm& norm, const float* a,
+              const float* b, const float* c, Slope* out) {
   each_group(channels, [&](int channel, int width, auto size) {
     constexpr int V = decltype(size)::vectors;
     Vec scale[V], shift[V], by_gradient[V], by_input[V], constant[V];
@@ -194,9 +196,9 @@ void gradient(const T* gradient, const T* in, int pixels, int channels, const No
       by_input[v] = load_lanes(b + at, lanes);
       constant[v] = load_lanes(c + at, lanes);
     }
-    const T* from = in + channel;
-    const T* slope = gradient + channel;
-    T* to = out + channel;
+    const In* from = in + channel;
+    const Slope* slope = gradient + channel;
+    Slope* to = out + channel;
     for (int p = 0; p < pixels; p++, from += channels, slope += channels, to += channels) {
       MNV2_UNROLL for (int v = 0; v < V; v++) {
         const Vec x = load_lanes(from + v * LANES, lanes_of<V>(v, width));
@@ -347,8 +349,112 @@ void depthwise_gradient(const Maps<T>& maps, const T* gradient, const float* wei
 }
 
 template <class T>
+void centred(const T* in, int pixels, int channels, const float* minus, float* out, int out_row) {
+  each_vector(channels, [&](int c, int lanes) {
+    const Vec less = mul(load_lanes(minus + c, lanes), splat(-1.0f));
+    for (int p = 0; p < pixels; p++) {
+      const Vec x = load_lanes(in + static_cast<std::ptrdiff_t>(p) * channels + c, lanes);
+      store(out + static_cast<std::ptrdiff_t>(p) * out_row + c, add(x, less));  // lanes beyond read as zero
+    }
+  });
+}
+
+template <class T>
+void stored(const float* in, int in_row, int pixels, int channels, T* out) {
+  each_vector(channels, [&](int c, int lanes) {
+    for (int p = 0; p < pixels; p++) {
+      const Vec x = load_lanes(in + static_cast<std::ptrdiff_t>(p) * in_row + c, lanes);
+      store_lanes(out + static_cast<std::ptrdiff_t>(p) * channels + c, x, lanes);
+    }
+  });
+}
+
+inline void clip(const float* limited, int pixels, int channels, float* gradient, float* sum) {
+  each_vector(channels, [&](int c, int lanes) {
+    Vec total = zero();
+    for (int p = 0; p < pixels; p++) {
+      const std::ptrdiff_t at = static_cast<std::ptrdiff_t>(p) * channels + c;
+      const Vec g = inside(load_lanes(limited + at, lanes), load_lanes(gradient + at, lanes));
+      store_lanes(gradient + at, g, lanes);
+      total = add(total, g);
+    }
+    store_lanes(sum + c, total, lanes);
+  });
+}
+
+template <int ROWS, int VECTORS>
+MNV2_NOINLINE void product_tile(const Product& job, int row, int column) {
+  Vec sum[ROWS][VECTORS];
+  float* const out = job.out + row * job.out_row + column;
+  MNV2_UNROLL for (int j = 0; j < VECTORS; j++) {
+    const Vec start = job.start ? load(job.start + column + j * LANES) : zero();
+    MNV2_UNROLL for (int i = 0; i < ROWS; i++) {
+      sum[i][j] = job.accumulates ? add(start, load(out + i * job.out_row + j * LANES)) : start;
+    }
+  }
+  const std::ptrdiff_t a_row = job.a_row;
+  const float* a = job.a + row * a_row;
+  const float* b = job.b + column;
+  for (int k = 0; k < job.depth; k++, a += job.a_step, b += job.b_row) {
+    Vec w[VECTORS];
+    MNV2_UNROLL for (int j = 0; j < VECTORS; j++) w[j] = load(b + j * LANES);
+    MNV2_UNROLL for (int i = 0; i < ROWS; i++) {
+      const Vec value = splat(a[i * a_row]);
+      MNV2_UNROLL for (int j = 0; j < VECTORS; j++) sum[i][j] = fma(value, w[j], sum[i][j]);
+    }
+  }
+  const Vec six = splat(6.0f);
+  MNV2_UNROLL for (int i = 0; i < ROWS; i++) {
+    MNV2_UNROLL for (int j = 0; j < VECTORS; j++) {
+      const Vec value = job.relu6 ? lowest(highest(sum[i][j], zero()), six) : sum[i][j];
+      store(out + i * job.out_row + j * LANES, value);
+    }
+  }
+}
+
+// The last rows, fewer than a full tile.
+template <int ROWS, int VECTORS>
+inline void last_product_tile(const Product& job, int row, int column) {
+  if constexpr (ROWS > 0) {
+    if (job.rows - row == ROWS) {
+      product_tile<ROWS, VECTORS>(job, row, column);
+    } else {
+      last_product_tile<ROWS - 1, VECTORS>(job, row, column);
+    }
+  }
+}
+
+template <int VECTORS>
+inline void product_columns(const Product& job, int column) {
+  constexpr int ROWS = tile_rows(VECTORS);
+  int row = 0;
+  for (; row + ROWS <= job.rows; row += ROWS) product_tile<ROWS, VECTORS>(job, row, column);
+  last_product_tile<ROWS - 1, VECTORS>(job, row, column);
+}
+
+inline void product(const Product& job) {
+  int column = 0;
+  for (; column + 2 * LANES <= job.columns; column += 2 * LANES) product_columns<2>(job, column);
+  if (column < job.columns) product_columns<1>(job, column);
+}
+
+template <class T>
 constexpr Passes<T> all_passes() {
-  return {sums<T>, normalise<T>, gradient_sums<T>, gradient<T>, depthwise<T>, depthwise_gradient<T>};
+  return {sums<T>,
+          normalise<T, T>,
+          gradient_sums<T, T>,
+          gradient<T, T>,
+          depthwise<T>,
+          depthwise_gradient<T>,
+          LANES,
+          GROUP,
+          product,
+          centred<T>,
+          stored<T>,
+          normalise<T, float>,
+          gradient_sums<float, T>,
+          gradient<float, T>,
+          clip};
 }
 
 }  // namespace

@@ -1,4 +1,4 @@
-// Batch norm with ReLU6 and the depthwise convolution over whole batches, forward and backward, by several threads. The
+// Batch norm with ReLU6, the depthwise convolution and the inverted residual over whole batches, forward and backward, by several threads. The
 // results do not depend on the number of threads: sums are made chunk by chunk and added in order.
 #pragma once
 
@@ -8,6 +8,7 @@
 
 #include "../../runtime/native/pool.hpp"
 #include "passes.hpp"
+#include "residual.hpp"
 
 namespace mobilenetv2 {
 
@@ -35,14 +36,42 @@ class Training {
   void depthwise_gradient(const Maps<T>& maps, int pictures, const T* gradient, const float* weights, T* out,
                           float* weight_gradient);
 
+  // `in` is pictures x height x width x channels, `out` what the projection gives.
+  template <class T>
+  void residual(const ResidualShape& shape, const ResidualWeights& weights, const T* in, const ResidualKept<T>& kept,
+                T* out);
+
+  // `gradient` is of what residual() wrote to `out`; here `out` is the gradient of `in`.
+  template <class T>
+  void residual_gradient(const ResidualShape& shape, const ResidualWeights& weights, const T* in,
+                         const ResidualKept<T>& kept, const T* gradient, T* out, const ResidualGradients& gradients);
+
+  // Expanded channels of a group, to which ResidualKept::depthwise is rounded up.
+  int group() const { return float_->group; }
+
  private:
   template <class T>
   const Passes<T>& passes() const;
+  // Calls body(slice, unit, slot) for each unit, the units of a slice in order and by one thread.
+  template <class Body>
+  void by_slices(int slices, int units, Body&& body);
+  float* scratch(int slot, std::size_t size);  // until the next call with this slot
 
   const Passes<float>* float_;
   const Passes<bfloat16>* bfloat16_;
   Pool pool_;
+  std::vector<std::vector<float>> scratch_;
   std::mutex one_at_a_time_;
 };
+
+template <>
+inline const Passes<float>& Training::passes<float>() const {
+  return *float_;
+}
+
+template <>
+inline const Passes<bfloat16>& Training::passes<bfloat16>() const {
+  return *bfloat16_;
+}
 
 }  // namespace mobilenetv2
