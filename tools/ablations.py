@@ -42,7 +42,7 @@ def main() -> None:
     parser.add_argument("test", type=Path)
     parser.add_argument("-o", "--output", type=Path, required=True, help="folder of the runs")
     parser.add_argument("--results", type=Path, help="write what came out as JSON")
-    parser.add_argument("--epochs", type=int, default=5)
+    parser.add_argument("--epochs", type=int, default=6)
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--jobs", type=int, default=2, help="networks at a time")
     options = parser.parse_args()

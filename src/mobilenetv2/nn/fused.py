@@ -38,9 +38,11 @@ def fuse(net: nn.Module) -> None:
                     setattr(parent, name, nn.Identity())
             elif _is_depthwise(module):
                 module.__class__ = DepthwiseConv2d
-    for module in net.modules():
-        if _is_plain_residual(module):
-            module.__class__ = FusedResidual
+    blocks = [module for module in net.modules() if type(module) is InvertedResidual]
+    if any(block.adds_expansion for block in blocks):
+        return
+    for block in filter(_is_plain_residual, blocks):
+        block.__class__ = FusedResidual
 
 
 def _is_plain_norm(module: nn.Module) -> bool:
@@ -65,10 +67,10 @@ def _is_depthwise(module: nn.Module) -> bool:
     )
 
 
-def _is_plain_residual(module: nn.Module) -> bool:
-    if type(module) is not InvertedResidual or not module.expands or module.adds_expansion:
+def _is_plain_residual(block: InvertedResidual) -> bool:
+    if not block.expands:
         return False
-    (expand, first, *_), (depthwise, second, *_), project, *_ = module.conv
+    (expand, first, *_), (depthwise, second, *_), project, *_ = block.conv
     return (
         type(first) is type(second) is NormReLU6
         and first.active

@@ -53,7 +53,9 @@ class Parts {
   float* of(int slice) { return values_.data() + slice * size_; }
   Doubles total() const {
     Doubles sum(size_, 0.0);
-    for (std::size_t at = 0; at < values_.size(); at++) sum[at % size_] += values_[at];
+    for (auto part = values_.begin(); part != values_.end(); part += size_) {
+      for (std::size_t at = 0; at < size_; at++) sum[at] += part[at];
+    }
     return sum;
   }
 
