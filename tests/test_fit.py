@@ -263,7 +263,7 @@ def test_a_loss_that_is_not_finite_stops(
     [
         ({"a": 33, "b": 32}, 64),
         ({"a": 3, "b": 3}, 32),
-        ({f"{i:03}": 3 for i in range(60)}, 64),
+        ({f"{i:03}": 3 for i in range(1000)}, 64),
         ({"a": 6, "b": 6, "c": 6, "d": 6}, 1),
     ],
 )
@@ -273,6 +273,19 @@ def test_awkward_numbers(counts: dict[str, int], batch: int, tmp_path: Path) -> 
     trained = fit(data, tmp_path / "run", recipe, TINY, machine=MACHINE)
     assert len(trained.evaluation.labels) == len(counts)
     assert 0 <= trained.evaluation.scores.top1 <= trained.evaluation.scores.top5 <= 100
+
+
+def test_no_memory_for_a_batch(
+    two_classes: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(MobileNetV2, "forward", lambda net, x: torch.empty(1 << 50, len(x)))
+    with pytest.raises(UserError, match="no memory for a step with a batch of 8: give a smaller"):
+        fit(two_classes, tmp_path / "run", QUICK, TINY, machine=MACHINE)
+    monkeypatch.setattr(MobileNetV2, "forward", lambda net, x: x @ x.flatten())
+    with pytest.raises(
+        RuntimeError, match="size mismatch|shapes"
+    ):  # another error stays what it is
+        fit(two_classes, tmp_path / "other", QUICK, TINY, machine=MACHINE)
 
 
 def test_one_class_is_refused(tmp_path: Path) -> None:

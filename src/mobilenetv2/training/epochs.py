@@ -15,7 +15,7 @@ from lightning.fabric import Fabric
 
 from ..errors import UserError
 from .data import Pictures, ShardPictures, loader, shard_loader
-from .machine import Machine, stop_signals
+from .machine import Machine, stop_signals, told_of_memory
 from .optim import learning_rate
 from .run_folder import RunFolder
 from .trainer import Trainer, Validation
@@ -72,6 +72,7 @@ def run_epochs(with_: Materials, progress: Progress) -> None:
     Raises:
         DivergedError: The loss is no longer finite.
         Stopped: SIGINT or SIGTERM; the step was finished and the state saved.
+        UserError: A step wants more memory than there is.
     """
     recipe = with_.trainer.recipe
     if not progress.rows and recipe.head_first:
@@ -121,7 +122,8 @@ def _train(with_: Materials, progress: Progress, asked: Callable[[], int]) -> di
         step = progress.step
         lr = learning_rate(recipe, epoch * steps + step, steps)
         seed = np.random.SeedSequence([recipe.seed, epoch, step, fabric.global_rank])
-        loss = trainer.step(pixels, labels, lr, int(seed.generate_state(1)[0]))
+        with told_of_memory(recipe.batch):
+            loss = trainer.step(pixels, labels, lr, int(seed.generate_state(1)[0]))
         if not math.isfinite(loss):
             where = f"at step {step + 1} of {steps} in epoch {epoch + 1}"
             raise DivergedError(_diverged(with_, where, lr))

@@ -119,14 +119,7 @@ def fit(
     folder, machine = RunFolder(out), machine or Machine()
     fabric = launch(folder.path)
     before = once(fabric, folder.read_settings if resume else folder.check_new)
-    start = start or (before.start if before else Start())
-    default = default_recipe(start.weights is not None, start.small_images)
-    if before:
-        default = before.recipe
-    val = val or (before.val if before else None)
-    job = Job(fabric, machine, os.fspath(data), val and os.fspath(val), recipe or default, start)
-    if job.recipe.head_first and start.weights is None:
-        raise UserError(f"recipe {job.recipe.name!r} fits the head first, and so wants weights")
+    job = _job(fabric, machine, os.fspath(data), val and os.fspath(val), recipe, start, before)
     split, broken = _pictures(job)
     state = None
     if before:
@@ -146,6 +139,25 @@ def fit(
     run_epochs(_materials(job, folder, trainer, settings, split), progress)
     found = once(fabric, lambda: _finish(folder, settings, split.val, progress))
     return Trained(folder.model, progress.epoch, int(progress.best["epoch"]), found, broken)
+
+
+def _job(
+    fabric: Fabric,
+    machine: Machine,
+    data: str,
+    val: str | None,
+    recipe: Recipe | None,
+    start: Start | None,
+    before: Settings | None,
+) -> Job:
+    """What was asked for; what was not is as in the run to resume, if there is one."""
+    start = start or (before.start if before else Start())
+    if before:
+        recipe, val = recipe or before.recipe, val or before.val
+    recipe = recipe or default_recipe(start.weights is not None, start.small_images)
+    if recipe.head_first and start.weights is None:
+        raise UserError(f"recipe {recipe.name!r} fits the head first, and so wants weights")
+    return Job(fabric, machine, data, val, recipe, start)
 
 
 def _facts(job: Job, split: Split) -> dict[str, Any]:

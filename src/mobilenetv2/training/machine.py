@@ -103,6 +103,20 @@ def autocast(device: torch.device, precision: str) -> torch.autocast:
 
 
 @contextmanager
+def told_of_memory(batch: int) -> Iterator[None]:
+    """Turns running out of memory within the block into a UserError that names the batch size."""
+    try:
+        yield
+    except (MemoryError, RuntimeError) as error:
+        known = isinstance(error, MemoryError | torch.OutOfMemoryError)
+        if not known and "can't allocate memory" not in str(error):  # what the CPU's allocator says
+            raise
+        raise UserError(
+            f"no memory for a step with a batch of {batch}: give a smaller one (--batch)"
+        ) from error
+
+
+@contextmanager
 def stop_signals() -> Iterator[Callable[[], int]]:
     """Within the block, the first SIGINT or SIGTERM is only remembered, for the loop to ask for; a
     second one does what it always does. Yields the question: the signal's number, or 0.
