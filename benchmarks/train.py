@@ -6,9 +6,10 @@ loop, in turns, data loading included.
 
 The network and the pictures are the same: width 0.5 for 32x32 pixels, shifted and mirrored, batches of
 64. "Every default" is what a short loop does: the maps as PyTorch lays them out, float32, `DataLoader`
-without workers, SGD. "Every switch" has channels last, bfloat16, workers, and pictures decoded once.
-Both threads counts are the machine's. Each turn is an epoch over `--most` pictures, its start included;
-the first round is not counted. `--profile` adds where the time of a step goes.
+without workers, SGD. "Every switch" has channels last, bfloat16 where that is faster, workers where
+there are processors for them, and pictures decoded once. PyTorch's number of threads is its default in
+all three. Each turn is an epoch over `--most` pictures, its start included; the first round is not
+counted. "Kept" is what a step keeps for its backward pass. `--profile` adds where its time goes.
 """
 
 from __future__ import annotations
@@ -84,6 +85,8 @@ def main() -> int:
                 step(pixels, labels)
             if round_ >= 0:
                 results[name]["s"].append(time.perf_counter() - start)
+    for name, (step, batches) in ways.items():
+        results[name]["kept_bytes"] = kept_bytes(step, batches)
     text = table(results, len(samples))
     if options.profile:
         text += "\n\n" + "\n\n".join(f"{name}:\n\n{profile(*way)}" for name, way in ways.items())
@@ -122,14 +125,16 @@ def ours(architecture: Any, pictures: Pictures) -> tuple[Step, Epoch]:
 def plain(architecture: Any, pictures: Pictures, switched: bool) -> tuple[Step, Epoch]:
     """A loop as people write it."""
     net = MobileNetV2(architecture).train()
+    bfloat16 = False
     if switched:
         net = net.to(memory_format=torch.channels_last)
+        bfloat16 = faster_precision(net, PREPROCESSING, torch.device("cpu")) == "bf16"
     optimizer = torch.optim.SGD(net.parameters(), lr=0.1, momentum=0.9, nesterov=True)
 
     def step(pixels: Tensor, labels: Tensor) -> None:
         x = pixels.float().div(127.5).sub(1)
         x = x.to(memory_format=torch.channels_last) if switched else x.contiguous()
-        with torch.autocast("cpu", torch.bfloat16, enabled=switched):
+        with torch.autocast("cpu", torch.bfloat16, enabled=bfloat16):
             loss = nn.functional.cross_entropy(net(x), labels)
         optimizer.zero_grad()
         loss.backward()
@@ -141,6 +146,19 @@ def plain(architecture: Any, pictures: Pictures, switched: bool) -> tuple[Step, 
     return step, lambda epoch: DataLoader(
         pictures, BATCH, shuffle=True, num_workers=default_workers()
     )
+
+
+def kept_bytes(step: Step, batches: Epoch) -> int:
+    """What one step keeps for its backward pass, weights included."""
+    kept: dict[int, int] = {}  # by address: what is kept twice counts once
+
+    def note(tensor: Tensor) -> Tensor:
+        kept[tensor.data_ptr()] = tensor.nbytes
+        return tensor
+
+    with torch.autograd.graph.saved_tensors_hooks(note, lambda tensor: tensor):
+        step(*next(iter(batches(0))))
+    return sum(kept.values())
 
 
 def profile(step: Step, batches: Epoch) -> str:
@@ -165,10 +183,11 @@ def table(results: dict[str, dict[str, Any]], pictures: int) -> str:
             name,
             f"{pictures / np.median(result['s']):.0f}",
             str(ratio(result["s"], results[OURS]["s"])),
+            f"{result['kept_bytes'] / 1e6:.0f} MB",
         ]
         for name, result in results.items()
     ]
-    return markdown(["way", "pictures/s", "time / ours"], rows)
+    return markdown(["way", "pictures/s", "time / ours", "kept"], rows)
 
 
 if __name__ == "__main__":

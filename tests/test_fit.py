@@ -281,9 +281,9 @@ def test_no_memory_for_a_batch(
     monkeypatch.setattr(MobileNetV2, "forward", lambda net, x: torch.empty(1 << 50, len(x)))
     with pytest.raises(UserError, match="no memory for a step with a batch of 8: give a smaller"):
         fit(two_classes, tmp_path / "run", QUICK, TINY, machine=MACHINE)
-    monkeypatch.setattr(MobileNetV2, "forward", lambda net, x: x @ x.flatten())
+    monkeypatch.setattr(MobileNetV2, "forward", lambda net, x: torch.zeros(2).view(3))
     with pytest.raises(
-        RuntimeError, match="size mismatch|shapes"
+        RuntimeError, match="invalid for input of size"
     ):  # another error stays what it is
         fit(two_classes, tmp_path / "other", QUICK, TINY, machine=MACHINE)
 
