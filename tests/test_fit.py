@@ -282,9 +282,7 @@ def test_no_memory_for_a_batch(
     with pytest.raises(UserError, match="no memory for a step with a batch of 8: give a smaller"):
         fit(two_classes, tmp_path / "run", QUICK, TINY, machine=MACHINE)
     monkeypatch.setattr(MobileNetV2, "forward", lambda net, x: torch.zeros(2).view(3))
-    with pytest.raises(
-        RuntimeError, match="invalid for input of size"
-    ):  # another error stays what it is
+    with pytest.raises(RuntimeError, match="invalid for input"):  # another error stays what it is
         fit(two_classes, tmp_path / "other", QUICK, TINY, machine=MACHINE)
 
 
