@@ -54,6 +54,7 @@ def test_summary_by_hand() -> None:
     base, found = summarise(outcomes)
     assert (base.variant, base.seeds, base.top1, base.deviation) == (BASE, 3, 81.0, 1.0)
     assert base.difference == 0
+    assert 2 < base.regular_macs / base.macs < 9  # Section 3.1: at most k^2
     assert (found.variant, found.seeds, found.top1, found.difference) == (other, 2, 78.0, -3.0)
     assert found.deviation == pytest.approx(math.sqrt(8))
     assert found.difference_error == pytest.approx(math.sqrt(8 / 2 + 1 / 3))

@@ -14,7 +14,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from ..architecture import SMALL_IMAGES, Architecture, Stage
-from ..cost import network_cost
+from ..cost import network_cost, regular_convolution_macs
 from ..datasets import Dataset
 
 BASE = "linear bottleneck, shortcut between bottlenecks"
@@ -55,6 +55,8 @@ class Summary:
     Attributes:
         variant: Its name.
         macs: Multiply-adds a picture.
+        regular_macs: With a regular convolution in the place of each depthwise one and the 1x1
+            convolution behind it (Section 3.1).
         parameters: How many.
         seeds: How many networks were trained.
         top1: Mean percent right.
@@ -65,6 +67,7 @@ class Summary:
 
     variant: str
     macs: int
+    regular_macs: int
     parameters: int
     seeds: int
     top1: float
@@ -152,8 +155,8 @@ def summarise(outcomes: Iterable[Outcome], network: Architecture = NETWORK) -> I
         cost = network_cost(known[name])
         difference = statistics.fmean(top1s) - statistics.fmean(base) if base else math.nan
         yield Summary(
-            name, cost.macs, cost.parameters, len(top1s), statistics.fmean(top1s),
-            _deviation(top1s), difference,
+            name, cost.macs, regular_convolution_macs(known[name]), cost.parameters, len(top1s),
+            statistics.fmean(top1s), _deviation(top1s), difference,
             math.hypot(_deviation(top1s) / math.sqrt(len(top1s)),
                        _deviation(base) / math.sqrt(len(base) or 1)),
         )  # fmt: skip

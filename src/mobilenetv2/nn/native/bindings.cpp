@@ -80,7 +80,10 @@ ResidualWeights weights_of(const Matrix& expand, const Matrix& norms, const Taps
                            float expand_epsilon, float depthwise_epsilon) {
   const float* const row = norms.data();
   const std::size_t size = norms.shape(1);
-  return {expand.data(), {row, row + size, expand_epsilon}, taps.data(), {row + 2 * size, row + 3 * size, depthwise_epsilon},
+  return {expand.data(),
+          {row, row + size, expand_epsilon},
+          taps.data(),
+          {row + 2 * size, row + 3 * size, depthwise_epsilon},
           project.data()};
 }
 
@@ -169,8 +172,8 @@ void bind(nb::class_<Training>& training) {
              float depthwise_epsilon, int stride, int top, int left, const Matrix& moments, const Matrix& statistics,
              const Pixels<T>& kept, const Pictures<T>& out, const Matrix& for_expand, const Matrix& for_norms,
              const Taps& for_taps, const Matrix& for_project) {
-            const ResidualShape shape = shape_of(in, gradient, expand, norms, taps, project, stride, top, left,
-                                                 moments, statistics, kept, self.group());
+            const ResidualShape shape = shape_of(in, gradient, expand, norms, taps, project, stride, top, left, moments,
+                                                 statistics, kept, self.group());
             for (int i = 0; i < 4; i++) check(out.shape(i) == in.shape(i));
             for (int i = 0; i < 2; i++) {
               check(for_expand.shape(i) == expand.shape(i) && for_norms.shape(i) == norms.shape(i) &&

@@ -27,8 +27,8 @@ struct Maps {
   int stride, top, left;  // top, left: padding
 };
 
-// out[i][j] = start[j] + the sum over k of a[i * a_row + k * a_step] * b[k * b_row + j], and what `out` was before if it
-// `accumulates`; limited to 0..6 if `relu6`. Whole vectors: `columns` is a multiple of Passes::lanes.
+// out[i][j] = start[j] + the sum over k of a[i * a_row + k * a_step] * b[k * b_row + j], and what `out` was before if
+// it `accumulates`; limited to 0..6 if `relu6`. Whole vectors: `columns` is a multiple of Passes::lanes.
 struct Product {
   const float* a;
   std::ptrdiff_t a_row, a_step;

@@ -20,7 +20,7 @@ int round_up(int value, int step) { return (value + step - 1) / step * step; }
 // How a batch is cut: units of some pictures, slices of some units, groups of expanded channels.
 struct Cut {
   int pictures, per_unit, units, slices;
-  int in_pixels, out_pixels;  // of a picture
+  int in_pixels, out_pixels;              // of a picture
   int group, groups, thin, wide, narrow;  // thin, wide, narrow: channels in, expanded and out, rounded up
 
   Cut(const ResidualShape& shape, int lanes, int group_size)
@@ -99,10 +99,10 @@ Floats in_groups(const Floats& matrix, int rows, int columns, int group) {
 
 // The weights as the products want them.
 struct Packed {
-  Floats expand;       // for each group: channels x group, scaled by the batch norm
-  Floats back;         // wide x thin: the same, turned
-  Floats taps;         // for each group: 9 x group
-  Floats project;      // wide x narrow
+  Floats expand;        // for each group: channels x group, scaled by the batch norm
+  Floats back;          // wide x thin: the same, turned
+  Floats taps;          // for each group: 9 x group
+  Floats project;       // wide x narrow
   Floats project_back;  // for each group: out_channels x group
 
   Packed(const ResidualShape& shape, const Cut& cut, const ResidualWeights& weights, const Normal& normal) {
@@ -194,8 +194,8 @@ void Training::residual(const ResidualShape& shape, const ResidualWeights& weigh
     float* const u = scratch(slot, thin_size);
     const int pixels = cut.size(unit) * cut.in_pixels;
     at.centred(in + cut.in_pixel(unit) * channels, pixels, channels, kept.moments, u, cut.thin);
-    work.product({u, 1, cut.thin, u, cut.thin, products.of(slice), cut.thin, channels, cut.thin, pixels, nullptr, true,
-                  false});
+    work.product(
+        {u, 1, cut.thin, u, cut.thin, products.of(slice), cut.thin, channels, cut.thin, pixels, nullptr, true, false});
   });
   const Doubles product = products.total();
   for (int k = 0; k < channels; k++) {
@@ -312,7 +312,8 @@ void Training::residual_gradient(const ResidualShape& shape, const ResidualWeigh
     float* const limited = slope + kept_size;
     float* const sum = limited + kept_size;
     const int pixels = cut.size(unit) * cut.out_pixels;
-    at.centred(gradient + cut.out_pixel(unit) * out_channels, pixels, out_channels, zeros.data(), projected, cut.narrow);
+    at.centred(gradient + cut.out_pixel(unit) * out_channels, pixels, out_channels, zeros.data(), projected,
+               cut.narrow);
     for (int g = 0; g < cut.groups; g++) {
       const int c = g * cut.group;
       const Norm norm = {second.scale.data() + c, second.bias.data() + c, true};
@@ -404,8 +405,8 @@ void Training::residual_gradient(const ResidualShape& shape, const ResidualWeigh
       shift[k] += static_cast<float>(mean * row[k]);
     }
     for (int i = 0; i < 9; i++) {
-      gradients.taps[c * 9 + i] = static_cast<float>(
-          taps[(static_cast<std::size_t>(c / cut.group) * 9 + i) * cut.group + c % cut.group]);
+      gradients.taps[c * 9 + i] =
+          static_cast<float>(taps[(static_cast<std::size_t>(c / cut.group) * 9 + i) * cut.group + c % cut.group]);
     }
   }
   Floats square(static_cast<std::size_t>(channels) * cut.thin);
@@ -422,10 +423,10 @@ void Training::residual_gradient(const ResidualShape& shape, const ResidualWeigh
   });
 }
 
-#define MNV2_RESIDUAL(T)                                                                                    \
-  template void Training::residual<T>(const ResidualShape&, const ResidualWeights&, const T*,               \
-                                      const ResidualKept<T>&, T*);                                          \
-  template void Training::residual_gradient<T>(const ResidualShape&, const ResidualWeights&, const T*,      \
+#define MNV2_RESIDUAL(T)                                                                                              \
+  template void Training::residual<T>(const ResidualShape&, const ResidualWeights&, const T*, const ResidualKept<T>&, \
+                                      T*);                                                                            \
+  template void Training::residual_gradient<T>(const ResidualShape&, const ResidualWeights&, const T*,                \
                                                const ResidualKept<T>&, const T*, T*, const ResidualGradients&);
 MNV2_RESIDUAL(float)
 MNV2_RESIDUAL(bfloat16)

@@ -2,9 +2,9 @@
 // norm, ReLU6, project. Of its wide maps only the depthwise convolution's output is kept in memory; the expanded map is
 // made anew, some channels of some pictures at a time, wherever it is wanted.
 //
-// That takes two facts. The expansion is linear: the mean and variance of its output follow from the mean and the second
-// moments of its thin input. And a batch norm passes back a * g + b * x + c for each channel: behind the expansion, where
-// x = W u, the last two terms are a small matrix times the thin input.
+// That takes two facts. The expansion is linear: the mean and variance of its output follow from the mean and the
+// second moments of its thin input. And a batch norm passes back a * g + b * x + c for each channel: behind the
+// expansion, where x = W u, the last two terms are a small matrix times the thin input.
 #pragma once
 
 #include <cstddef>
@@ -14,7 +14,7 @@ namespace mobilenetv2 {
 struct ResidualShape {
   int pictures;
   int height, width, out_height, out_width;
-  int stride, top, left;                // top, left: padding
+  int stride, top, left;                 // top, left: padding
   int channels, expanded, out_channels;  // multiples of 8
 };
 
@@ -41,8 +41,8 @@ struct ResidualKept {
 };
 
 struct ResidualGradients {
-  float* expand;   // as the weights
-  float* norms;    // 4 x expanded: weight and bias of the first batch norm, then of the second
+  float* expand;  // as the weights
+  float* norms;   // 4 x expanded: weight and bias of the first batch norm, then of the second
   float* taps;
   float* project;
 };

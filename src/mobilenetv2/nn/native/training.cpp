@@ -98,7 +98,9 @@ const Passes<bfloat16>* find_passes<bfloat16>(const char* isa) {
 #endif
 
 Training::Training(const std::string& isa, int threads)
-    : float_(find_passes<float>(isa.c_str())), bfloat16_(find_passes<bfloat16>(isa.c_str())), pool_(threads),
+    : float_(find_passes<float>(isa.c_str())),
+      bfloat16_(find_passes<bfloat16>(isa.c_str())),
+      pool_(threads),
       scratch_(pool_.threads()) {
   if (!float_) throw std::invalid_argument("no instruction set " + isa);
 }

@@ -1,5 +1,6 @@
-// Batch norm with ReLU6, the depthwise convolution and the inverted residual over whole batches, forward and backward, by several threads. The
-// results do not depend on the number of threads: sums are made chunk by chunk and added in order.
+// Batch norm with ReLU6, the depthwise convolution and the inverted residual over whole batches, forward and backward,
+// by several threads. The results do not depend on the number of threads: sums are made chunk by chunk and added in
+// order.
 #pragma once
 
 #include <mutex>
