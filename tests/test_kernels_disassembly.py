@@ -14,16 +14,21 @@ import pytest
 
 from .conftest import REPOSITORY
 
+NATIVE = {"kernels": "runtime", "passes": "nn"}  # folders of kernels_*.cpp and of passes_*.cpp
+LIBRARIES = {"kernels": "mobilenetv2_runtime", "passes": "mobilenetv2_training"}
 WIDE = {"avx2": "ymm", "avxvnni": "ymm", "avx512": "zmm", "avx512vnni": "zmm"}  # registers
-FLOAT_TILES = "tileI.*MatmulIfE"  # functions of kernels_*.cpp, mangled
+FLOAT_TILES = "tileI.*MatmulIfE"  # functions, mangled
 BYTE_TILES = "tileI.*MatmulIhE"
 FLOAT_DEPTHWISE = "depthwise_channelsILi[12]E.*DepthwiseIfE"  # by stride; any other stride is rare
+TRAINING_TILES = "product_tileI"
 KERNELS = [
-    ("avx2", FLOAT_TILES),
-    ("avxvnni", BYTE_TILES),
-    ("avx512", FLOAT_TILES),
-    ("avx512", FLOAT_DEPTHWISE),
-    ("avx512vnni", BYTE_TILES),
+    ("kernels_avx2", FLOAT_TILES),
+    ("kernels_avxvnni", BYTE_TILES),
+    ("kernels_avx512", FLOAT_TILES),
+    ("kernels_avx512", FLOAT_DEPTHWISE),
+    ("kernels_avx512vnni", BYTE_TILES),
+    ("passes_avx2", TRAINING_TILES),
+    ("passes_avx512", TRAINING_TILES),
 ]
 MULTIPLY_ADD = "vfmadd|vpdpbusd"
 
@@ -36,8 +41,9 @@ pytestmark = pytest.mark.skipif(
 Function = dict[int, str]  # instructions by address
 
 
-def flags(isa: str) -> list[str]:
-    """What CMakeLists.txt gives GCC for the kernels of an instruction set."""
+def flags(stem: str) -> list[str]:
+    """What CMakeLists.txt gives GCC for a file of kernels."""
+    library = LIBRARIES[stem.partition("_")[0]]
     text = (REPOSITORY / "CMakeLists.txt").read_text(encoding="utf-8")
 
     def found(pattern: str) -> str:
@@ -46,26 +52,28 @@ def flags(isa: str) -> list[str]:
         return match[1]
 
     standard = "-std=gnu++" + found(r"set\(CMAKE_CXX_STANDARD (\d+)\)")
-    common = found(r"target_compile_options\(mobilenetv2_runtime PRIVATE (-[^)]*)\)").split()
-    own = found(rf'kernels_{isa}\.cpp PROPERTIES COMPILE_OPTIONS "([^"]*)"')
+    common = found(rf"target_compile_options\({library} PRIVATE (-[^)]*)\)").split()
+    own = found(rf'{stem}\.cpp PROPERTIES COMPILE_OPTIONS "([^"]*)"')
     variables = dict(re.findall(r"set\((\w+) (-[^)]*)\)", text))
     while "$" in own:
         own = re.sub(r"\$\{(\w+)\}", lambda match: variables[match[1]].replace(" ", ";"), own)
-    definitions = "-D" + found(r"target_compile_definitions\(mobilenetv2_runtime PRIVATE (\w+)\)")
+    definitions = "-D" + found(rf"target_compile_definitions\({library} PRIVATE (\w+)\)")
     chosen = own.split(";")
     return [standard, *common, *chosen, definitions, "-DNDEBUG", "-fPIC", "-fvisibility=hidden"]
 
 
 @pytest.fixture(scope="module")
 def functions(tmp_path_factory) -> dict[str, dict[str, Function]]:
-    """By instruction set and name, `tile<6, 4>` as `tileILi6ELi4EE...`."""
+    """By file and name, `tile<6, 4>` as `tileILi6ELi4EE...`."""
     folder = tmp_path_factory.mktemp("kernels")
-    return {isa: disassembled(isa, folder / f"{isa}.o") for isa in WIDE}
+    stems = dict.fromkeys(stem for stem, _ in KERNELS)
+    return {stem: disassembled(stem, folder / f"{stem}.o") for stem in stems}
 
 
-def disassembled(isa: str, binary: Path) -> dict[str, Function]:
-    source = REPOSITORY / "src" / "mobilenetv2" / "runtime" / "native" / f"kernels_{isa}.cpp"
-    subprocess.run(["g++", *flags(isa), "-w", "-c", source, "-o", binary], check=True)
+def disassembled(stem: str, binary: Path) -> dict[str, Function]:
+    folder = NATIVE[stem.partition("_")[0]]
+    source = REPOSITORY / "src" / "mobilenetv2" / folder / "native" / f"{stem}.cpp"
+    subprocess.run(["g++", *flags(stem), "-w", "-c", source, "-o", binary], check=True)
     command = ["objdump", "-d", "--no-show-raw-insn", binary]
     listing = subprocess.run(command, check=True, capture_output=True, text=True).stdout
     found: dict[str, Function] = {}
@@ -93,10 +101,11 @@ def inner_loops(function: Function) -> list[list[str]]:
     ]
 
 
-@pytest.mark.parametrize(("isa", "kernel"), KERNELS)
-def test_vectors_stay_in_registers(isa, kernel, functions) -> None:
-    chosen = {name: f for name, f in functions[isa].items() if re.match(kernel, name)}
-    assert chosen, f"no function {kernel} among {list(functions[isa])}"
+@pytest.mark.parametrize(("stem", "kernel"), KERNELS)
+def test_vectors_stay_in_registers(stem, kernel, functions) -> None:
+    wide = WIDE[stem.partition("_")[2]]
+    chosen = {name: f for name, f in functions[stem].items() if re.match(kernel, name)}
+    assert chosen, f"no function {kernel} among {list(functions[stem])}"
     for name, function in chosen.items():
         # %rbp is the stack's only where the function makes it so
         frame = r"\(%r[sb]p" if "mov    %rsp,%rbp" in function.values() else r"\(%rsp"
@@ -105,6 +114,6 @@ def test_vectors_stay_in_registers(isa, kernel, functions) -> None:
         ]
         assert loops, f"{name} has no loop of multiply-adds"
         for loop in loops:
-            assert any(f"%{WIDE[isa]}" in i for i in loop), f"{name} does not use {WIDE[isa]}"
+            assert any(f"%{wide}" in i for i in loop), f"{name} does not use {wide}"
             spills = [i for i in loop if re.search(frame, i) and re.search(r"%[xyz]mm", i)]
             assert not spills, f"{name}: {spills}"
