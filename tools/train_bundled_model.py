@@ -31,6 +31,7 @@ from mobilenetv2.architecture import Architecture, Stage
 from mobilenetv2.images import Preprocessing
 from mobilenetv2.nn import MobileNetV2
 from mobilenetv2.nn.fused import fuse
+from mobilenetv2.training.machine import autocast, faster_precision
 
 # Table 2 with less stride in front, and channels where they are cheap: 32, 16, 8 and 4 pixels.
 ARCHITECTURE = Architecture(
@@ -174,6 +175,8 @@ def main() -> None:
         nesterov=True,
         fused=True,
     )
+    choice = [faster_precision(net, PREPROCESSING, torch.device("cpu"))]
+    distributed.broadcast_object_list(choice)  # the first process's
     loss_of = nn.CrossEntropyLoss(label_smoothing=recipe.label_smoothing)
     parts = {"net": net, "ema": ema, "optimizer": optimizer}
     saved = options.output.with_suffix(".part.pt")
@@ -200,7 +203,7 @@ def main() -> None:
             pictures = interpolate(
                 pictures, size=recipe.side(epoch), mode="bilinear", antialias=True
             )
-            with torch.autocast("cpu", torch.bfloat16):
+            with autocast(pictures.device, choice[0]):
                 logits = net(pictures).float()
             loss = loss_of(logits, labels)
             optimizer.zero_grad()
