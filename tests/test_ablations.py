@@ -41,7 +41,7 @@ def test_variants_differ_in_one_choice() -> None:
     for architecture in found.values():  # the choices cost nothing
         assert network_cost(architecture).macs == network_cost(base).macs
         assert network_cost(architecture).parameters == network_cost(base).parameters
-    assert network_cost(v1).macs == pytest.approx(network_cost(base).macs, rel=0.03)
+    assert network_cost(v1).macs == pytest.approx(network_cost(base).macs, rel=0.04)
     maps = [{layer.out_shape[1] for layer in layers(a) if layer.block} for a in (v1, base)]
     assert maps[0] == maps[1] == {16, 8, 4}
     assert not any(layer.kind == "add" for layer in layers(v1))
@@ -53,7 +53,7 @@ def test_summary_by_hand() -> None:
     outcomes += [Outcome(other, i, top1) for i, top1 in enumerate((76.0, 80.0))]
     base, found = summarise(outcomes)
     assert (base.variant, base.seeds, base.top1, base.deviation) == (BASE, 3, 81.0, 1.0)
-    assert base.difference == 0
+    assert (base.difference, base.difference_error) == (0, 0)
     assert 2 < base.regular_macs / base.macs < 9  # Section 3.1: at most k^2
     assert (found.variant, found.seeds, found.top1, found.difference) == (other, 2, 78.0, -3.0)
     assert found.deviation == pytest.approx(math.sqrt(8))

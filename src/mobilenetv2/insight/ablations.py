@@ -62,7 +62,8 @@ class Summary:
         top1: Mean percent right.
         deviation: Standard deviation over the seeds, in points; NaN of one.
         difference: Points above the base's mean.
-        difference_error: Standard error of that, the two variants' seeds being independent.
+        difference_error: Standard error of that, the two variants' seeds being independent; 0 of
+            the base.
     """
 
     variant: str
@@ -154,11 +155,12 @@ def summarise(outcomes: Iterable[Outcome], network: Architecture = NETWORK) -> I
             continue
         cost = network_cost(known[name])
         difference = statistics.fmean(top1s) - statistics.fmean(base) if base else math.nan
+        error = math.hypot(
+            _deviation(top1s) / math.sqrt(len(top1s)), _deviation(base) / math.sqrt(len(base) or 1)
+        )
         yield Summary(
             name, cost.macs, regular_convolution_macs(known[name]), cost.parameters, len(top1s),
-            statistics.fmean(top1s), _deviation(top1s), difference,
-            math.hypot(_deviation(top1s) / math.sqrt(len(top1s)),
-                       _deviation(base) / math.sqrt(len(base) or 1)),
+            statistics.fmean(top1s), _deviation(top1s), difference, 0.0 if name == BASE else error,
         )  # fmt: skip
 
 
