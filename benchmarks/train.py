@@ -8,8 +8,8 @@ The network and the pictures are the same: width 0.5 for 32x32 pixels, shifted a
 64. "Every default" is what a short loop does: the maps as PyTorch lays them out, float32, `DataLoader`
 without workers, SGD. "Every switch" has channels last, bfloat16 where that is faster, workers where
 there are processors for them, and pictures decoded once. PyTorch's number of threads is its default in
-all three. Each turn is an epoch over `--most` pictures, its start included; the first round is not
-counted. "Kept" is what a step keeps for its backward pass. `--profile` adds where its time goes.
+all three. Each has a process of its own, and each turn is an epoch over `--most` pictures, its start
+included; the first round is not counted. "Kept" is what a step keeps for its backward pass. `--profile` adds where its time goes.
 """
 
 from __future__ import annotations
@@ -21,6 +21,9 @@ import time
 import warnings
 from collections.abc import Callable, Iterable
 from dataclasses import replace
+from multiprocessing import get_context
+from multiprocessing.connection import Connection
+from multiprocessing.process import BaseProcess
 from pathlib import Path
 from typing import Any
 
@@ -36,7 +39,7 @@ from mobilenetv2.images import Preprocessing
 from mobilenetv2.nn import MobileNetV2
 from mobilenetv2.training.augment import Augmentation
 from mobilenetv2.training.data import Pictures, default_workers, loader, read_split
-from mobilenetv2.training.machine import faster_precision
+from mobilenetv2.training.machine import faster_precision, keep_freed_memory
 from mobilenetv2.training.network import Start, prepare
 from mobilenetv2.training.recipes import MODERN
 from mobilenetv2.training.settings import Settings
@@ -62,40 +65,69 @@ def main() -> int:
     parser.add_argument("--profile", action="store_true", help="also the operators of a step")
     parser.add_argument("--output", type=Path, default=RESULTS, help="folder of the results")
     options = parser.parse_args()
+    about, watch = machine(["torch", "lightning", "pillow"]), Watch()
+    context = get_context("spawn")
+    served: dict[str, tuple[BaseProcess, Connection]] = {}
+    for name in (OURS, DEFAULT, SWITCHES):
+        mine, theirs = context.Pipe()
+        process = context.Process(target=serve, args=(name, options, theirs), daemon=True)
+        process.start()
+        served[name] = process, mine
+    results: dict[str, dict[str, Any]] = {name: {"s": []} for name in served}
+    for round_ in range(-1, options.rounds):
+        for name in turn(list(served), round_):
+            seconds = asked(served[name][1], ("epoch", round_ + 1))
+            if round_ >= 0:
+                results[name]["s"].append(seconds)
+    for name, (_, pipe) in served.items():
+        results[name]["kept_bytes"] = asked(pipe, ("kept",))
+    text = table(results, options.most)
+    if options.profile:
+        profiles = (f"{name}:\n\n{asked(pipe, ('profile',))}" for name, (_, pipe) in served.items())
+        text += "\n\n" + "\n\n".join(profiles)
+    for process, pipe in served.values():
+        pipe.send(None)
+        process.join()
+    report("train", about, watch, results, text, options.output)
+    return 0
+
+
+def asked(pipe: Connection, question: tuple[Any, ...]) -> Any:
+    """What a process answers."""
+    pipe.send(question)
+    return pipe.recv()
+
+
+def serve(name: str, options: argparse.Namespace, pipe: Connection) -> None:
+    """A way in a process of its own, which sleeps while the others have their turns."""
     warnings.filterwarnings("ignore", module="lightning")
     logging.getLogger("lightning.fabric").setLevel(logging.ERROR)
-    about, watch = machine(["torch", "lightning", "pillow"]), Watch()
     samples = read_split(options.data).train.samples
     samples = samples[:: len(samples) // options.most][: options.most]  # of all classes
     transform = Augmentation(crop="pad").transform((32, 32), PREPROCESSING)
     classes = 1 + max(sample.label for sample in samples)
     architecture = replace(SMALL_IMAGES, width_mult=options.width, classes=classes)
-    remembered = Pictures(samples, transform, remember_bytes=1 << 30)
-    ways = {
-        OURS: ours(architecture, remembered),
-        DEFAULT: plain(architecture, Pictures(samples, transform), switched=False),
-        SWITCHES: plain(architecture, remembered, switched=True),
-    }
-    results: dict[str, dict[str, Any]] = {name: {"s": []} for name in ways}
-    for round_ in range(-1, options.rounds):
-        for name in turn(list(ways), round_):
-            step, batches = ways[name]
-            start = time.perf_counter()
-            for pixels, labels in batches(round_ + 1):
-                step(pixels, labels)
-            if round_ >= 0:
-                results[name]["s"].append(time.perf_counter() - start)
-    for name, (step, batches) in ways.items():
-        results[name]["kept_bytes"] = kept_bytes(step, batches)
-    text = table(results, len(samples))
-    if options.profile:
-        text += "\n\n" + "\n\n".join(f"{name}:\n\n{profile(*way)}" for name, way in ways.items())
-    report("train", about, watch, results, text, options.output)
-    return 0
+    pictures = Pictures(samples, transform, remember_bytes=0 if name == DEFAULT else 1 << 30)
+    if name == OURS:
+        step, batches = ours(architecture, pictures)
+    else:
+        step, batches = plain(architecture, pictures, switched=name == SWITCHES)
+    while question := pipe.recv():
+        match question:
+            case ("epoch", epoch):
+                start = time.perf_counter()
+                for pixels, labels in batches(epoch):
+                    step(pixels, labels)
+                pipe.send(time.perf_counter() - start)
+            case ("kept",):
+                pipe.send(kept_bytes(step, batches))
+            case ("profile",):
+                pipe.send(profile(step, batches))
 
 
 def ours(architecture: Any, pictures: Pictures) -> tuple[Step, Epoch]:
     """The step and the batches of `mobilenetv2 train`, recipe "modern"."""
+    keep_freed_memory()
     fabric = Fabric(accelerator="cpu", devices=1)
     net = prepare(MobileNetV2(architecture))
     recipe = MODERN.changed({"batch": BATCH, "augmentation.crop": "pad"})
