@@ -9,7 +9,8 @@ The network and the pictures are the same: width 0.5 for 32x32 pixels, shifted a
 without workers, SGD. "Every switch" has channels last, bfloat16 where that is faster, workers where
 there are processors for them, and pictures decoded once. PyTorch's number of threads is its default in
 all three. Each has a process of its own, and each turn is an epoch over `--most` pictures, its start
-included; the first round is not counted. "Kept" is what a step keeps for its backward pass. `--profile` adds where its time goes.
+included; the first round is not counted. "Kept" is what a step keeps for its backward pass.
+`--profile` adds where its time goes.
 """
 
 from __future__ import annotations
@@ -72,6 +73,7 @@ def main() -> int:
         mine, theirs = context.Pipe()
         process = context.Process(target=serve, args=(name, options, theirs), daemon=True)
         process.start()
+        theirs.close()  # so that a process that failed is not waited for
         served[name] = process, mine
     results: dict[str, dict[str, Any]] = {name: {"s": []} for name in served}
     for round_ in range(-1, options.rounds):

@@ -6,6 +6,7 @@ import csv
 import json
 import math
 import os
+import platform
 import signal
 import subprocess
 import sys
@@ -284,6 +285,27 @@ def test_no_memory_for_a_batch(
     monkeypatch.setattr(MobileNetV2, "forward", lambda net, x: torch.zeros(2).view(3))
     with pytest.raises(RuntimeError, match="invalid for input"):  # another error stays what it is
         fit(two_classes, tmp_path / "other", QUICK, TINY, machine=MACHINE)
+
+
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="only glibc is told")
+def test_freed_memory_is_kept() -> None:
+    code = """
+import torch
+from pathlib import Path
+from mobilenetv2.training.machine import keep_freed_memory
+def resident():
+    return int(Path("/proc/self/statm").read_text().split()[1]) * 4096
+for keep in (False, True):
+    if keep:
+        keep_freed_memory()
+    before = resident()
+    x = torch.ones(1 << 25)
+    del x
+    print(resident() - before)
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    given_back, kept = map(int, done.stdout.split())
+    assert given_back < 1 << 25 < kept  # of 128 MB
 
 
 def test_one_class_is_refused(tmp_path: Path) -> None:

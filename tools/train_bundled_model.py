@@ -32,6 +32,8 @@ from mobilenetv2.images import Preprocessing
 from mobilenetv2.nn import MobileNetV2
 from mobilenetv2.nn.fused import fuse
 from mobilenetv2.training.machine import autocast, faster_precision
+from mobilenetv2.training.optim import parameter_groups
+from mobilenetv2.training.recipes import MODERN
 
 # Table 2 with less stride in front, and channels where they are cheap: 32, 16, 8 and 4 pixels.
 ARCHITECTURE = Architecture(
@@ -139,13 +141,6 @@ def shared_mean(tensors: list[Tensor]) -> None:
         tensor.copy_(part.view_as(tensor))
 
 
-def with_and_without_decay(net: nn.Module) -> tuple[list[nn.Parameter], list[nn.Parameter]]:
-    """Parameters that weight decay pulls at, and those it leaves alone."""
-    depthwise = {m.weight for m in net.modules() if isinstance(m, nn.Conv2d) and m.groups > 1}
-    decayed = [p for p in net.parameters() if p.ndim > 1 and p not in depthwise]
-    return decayed, [p for p in net.parameters() if p.ndim == 1 or p in depthwise]
-
-
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("train", type=Path)
@@ -167,10 +162,7 @@ def main() -> None:
     ema = AveragedModel(net, multi_avg_fn=get_ema_multi_avg_fn(recipe.ema_decay), use_buffers=True)
     fuse(net)
     optimizer = torch.optim.SGD(
-        [
-            {"params": parameters, "weight_decay": decay}
-            for parameters, decay in zip(with_and_without_decay(net), (recipe.weight_decay, 0.0))
-        ],
+        parameter_groups(net, MODERN.changed({"weight_decay": recipe.weight_decay})),
         momentum=0.9,
         nesterov=True,
         fused=True,

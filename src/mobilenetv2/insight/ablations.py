@@ -18,7 +18,7 @@ from ..cost import network_cost, regular_convolution_macs
 from ..datasets import Dataset
 
 BASE = "linear bottleneck, shortcut between bottlenecks"
-STRIDES = (1, 2, 2, 1, 1, 1, 1)  # 16, 8 and then 4 pixels: fifteen networks in an hour
+STRIDES = (1, 2, 2, 1, 1, 1, 1)  # 16, 8 and then 4 pixels
 NETWORK = replace(
     SMALL_IMAGES,
     width_mult=0.35,
