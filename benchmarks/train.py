@@ -7,16 +7,18 @@ loop, in turns, data loading included.
 The network and the pictures are the same: width 0.5 for 32x32 pixels, shifted and mirrored, batches of
 64. "Every default" is what a short loop does: the maps as PyTorch lays them out, float32, `DataLoader`
 without workers, SGD. "Every switch" has channels last, bfloat16 where that is faster, workers where
-there are processors for them, and pictures decoded once. PyTorch's number of threads is its default in
-all three. Each has a process of its own, and each turn is an epoch over `--most` pictures, its start
-included; the first round is not counted. "Kept" is what a step keeps for its backward pass.
-`--profile` adds where its time goes.
+there are processors for them, and pictures decoded once. Both have PyTorch's default number of threads;
+`mobilenetv2 train` shares the batches among as many processes as it would start itself. None runs in
+the process of another, and each turn is an epoch over `--most` pictures, its start included; the first
+round is not counted. "Kept" is what a step keeps for its backward pass. `--profile` adds where its time
+goes.
 """
 
 from __future__ import annotations
 
 import argparse
 import logging
+import os
 import sys
 import time
 import warnings
@@ -40,11 +42,13 @@ from mobilenetv2.images import Preprocessing
 from mobilenetv2.nn import MobileNetV2
 from mobilenetv2.training.augment import Augmentation
 from mobilenetv2.training.data import Pictures, default_workers, loader, read_split
-from mobilenetv2.training.machine import faster_precision, keep_freed_memory
+from mobilenetv2.training.machine import faster_precision, keep_freed_memory, once
 from mobilenetv2.training.network import Start, prepare
+from mobilenetv2.training.processes import default_processes, environment
 from mobilenetv2.training.recipes import MODERN
 from mobilenetv2.training.settings import Settings
 from mobilenetv2.training.trainer import Trainer
+from mobilenetv2.training.workers import usable_processors
 
 OURS = "mobilenetv2 train"
 DEFAULT, SWITCHES = "PyTorch, every default", "PyTorch, every switch"
@@ -67,41 +71,64 @@ def main() -> int:
     parser.add_argument("--output", type=Path, default=RESULTS, help="folder of the results")
     options = parser.parse_args()
     about, watch = machine(["torch", "lightning", "pillow"]), Watch()
-    context = get_context("spawn")
-    served: dict[str, tuple[BaseProcess, Connection]] = {}
-    for name in (OURS, DEFAULT, SWITCHES):
-        mine, theirs = context.Pipe()
-        process = context.Process(target=serve, args=(name, options, theirs), daemon=True)
-        process.start()
-        theirs.close()  # so that a process that failed is not waited for
-        served[name] = process, mine
+    pictures = len(read_split(options.data).train.samples)
+    served = {name: start(name, options, 1) for name in (DEFAULT, SWITCHES)}
+    served = {OURS: start(OURS, options, default_processes(pictures, BATCH))} | served
     results: dict[str, dict[str, Any]] = {name: {"s": []} for name in served}
     for round_ in range(-1, options.rounds):
         for name in turn(list(served), round_):
-            seconds = asked(served[name][1], ("epoch", round_ + 1))
+            seconds = max(asked(served[name], ("epoch", round_ + 1)))
             if round_ >= 0:
                 results[name]["s"].append(seconds)
-    for name, (_, pipe) in served.items():
-        results[name]["kept_bytes"] = asked(pipe, ("kept",))
+    for name, processes in served.items():
+        results[name]["kept_bytes"] = sum(asked(processes, ("kept",)))
+        results[name]["processes"] = len(processes)
     text = table(results, options.most)
     if options.profile:
-        profiles = (f"{name}:\n\n{asked(pipe, ('profile',))}" for name, (_, pipe) in served.items())
+        profiles = (f"{name}:\n\n{asked(each, ('profile',))[0]}" for name, each in served.items())
         text += "\n\n" + "\n\n".join(profiles)
-    for process, pipe in served.values():
-        pipe.send(None)
-        process.join()
+    for processes in served.values():
+        for _, pipe in processes:
+            pipe.send(None)
+        for process, _ in processes:
+            process.join()
     report("train", about, watch, results, text, options.output)
     return 0
 
 
-def asked(pipe: Connection, question: tuple[Any, ...]) -> Any:
-    """What a process answers."""
-    pipe.send(question)
-    return pipe.recv()
+Served = list[tuple[BaseProcess, Connection]]
 
 
-def serve(name: str, options: argparse.Namespace, pipe: Connection) -> None:
-    """A way in a process of its own, which sleeps while the others have their turns."""
+def start(name: str, options: argparse.Namespace, count: int) -> Served:
+    """The processes of a way."""
+    context, served = get_context("spawn"), []
+    settings = environment(count, max(1, usable_processors() // count)) if count > 1 else {}
+    for rank in range(count):
+        mine, theirs = context.Pipe()
+        if settings:
+            settings |= {"RANK": str(rank), "LOCAL_RANK": str(rank)}
+        arguments = (name, options, theirs, settings)
+        process = context.Process(target=serve, args=arguments, daemon=True)
+        process.start()
+        theirs.close()  # so that a process that failed is not waited for
+        served.append((process, mine))
+    return served
+
+
+def asked(served: Served, question: tuple[Any, ...]) -> list[Any]:
+    """What each process answers."""
+    for _, pipe in served:
+        pipe.send(question)
+    return [pipe.recv() for _, pipe in served]
+
+
+def serve(
+    name: str, options: argparse.Namespace, pipe: Connection, settings: dict[str, str]
+) -> None:
+    """A process of a way, which sleeps while the others have their turns."""
+    os.environ.update(settings)
+    if settings:
+        torch.set_num_threads(int(settings["OMP_NUM_THREADS"]))
     warnings.filterwarnings("ignore", module="lightning")
     logging.getLogger("lightning.fabric").setLevel(logging.ERROR)
     samples = read_split(options.data).train.samples
@@ -130,7 +157,8 @@ def serve(name: str, options: argparse.Namespace, pipe: Connection) -> None:
 def ours(architecture: Any, pictures: Pictures) -> tuple[Step, Epoch]:
     """The step and the batches of `mobilenetv2 train`, recipe "modern"."""
     keep_freed_memory()
-    fabric = Fabric(accelerator="cpu", devices=1)
+    fabric = Fabric(accelerator="cpu", devices=int(os.environ.get("LOCAL_WORLD_SIZE", 1)))
+    fabric.launch()
     net = prepare(MobileNetV2(architecture))
     recipe = MODERN.changed({"batch": BATCH, "augmentation.crop": "pad"})
     recipe = recipe.changed({"augmentation.policy": "none"})
@@ -140,7 +168,7 @@ def ours(architecture: Any, pictures: Pictures) -> tuple[Step, Epoch]:
         val=None,
         start=Start(small_images=True),
         recipe=recipe,
-        precision=faster_precision(net, PREPROCESSING, fabric.device),
+        precision=once(fabric, lambda: faster_precision(net, PREPROCESSING, fabric.device)),
         classes=(),
         pictures={},
         architecture=architecture,
@@ -150,8 +178,16 @@ def ours(architecture: Any, pictures: Pictures) -> tuple[Step, Epoch]:
     trainer = Trainer(fabric, net, settings)
 
     def batches(epoch: int) -> Iterable[tuple[Tensor, Tensor]]:
-        workers = default_workers()
-        return loader(pictures, BATCH, epoch=epoch, seed=0, train=True, workers=workers)
+        return loader(
+            pictures,
+            BATCH // fabric.world_size,
+            epoch=epoch,
+            seed=0,
+            train=True,
+            workers=default_workers(),
+            rank=fabric.global_rank,
+            world=fabric.world_size,
+        )
 
     return lambda pixels, labels: trainer.step(pixels, labels, 0.1, 0), batches
 
@@ -215,13 +251,14 @@ def table(results: dict[str, dict[str, Any]], pictures: int) -> str:
     rows = [
         [
             name,
+            str(result["processes"]),
             f"{pictures / np.median(result['s']):.0f}",
             str(ratio(result["s"], results[OURS]["s"])),
             f"{result['kept_bytes'] / 1e6:.0f} MB",
         ]
         for name, result in results.items()
     ]
-    return markdown(["way", "pictures/s", "time / ours", "kept"], rows)
+    return markdown(["way", "processes", "pictures/s", "time / ours", "kept"], rows)
 
 
 if __name__ == "__main__":

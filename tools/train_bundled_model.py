@@ -4,14 +4,14 @@
 
 The zips hold JPEG files as class/name.jpg. 2,000 of the training pictures (of a fixed shuffle) are
 the validation set; the test set is used once, at the end. Each process trains half of every batch on
-one core. A checkpoint is written after each epoch; started again, it goes on from there.
+one core. The recipe is laid out over a time, not over epochs: a slower machine trains less, and no
+longer. A checkpoint is written after each epoch; started again, it goes on from there.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
-import math
 import os
 import time
 import zipfile
@@ -61,14 +61,16 @@ PREPROCESSING = Preprocessing(
 
 @dataclass(frozen=True)
 class Recipe:
-    epochs: int = 64
-    sides: tuple[tuple[float, int], ...] = ((0.25, 24), (0.25, 28), (0.5, 32))  # share, pixels
-    learning_rate: float = 0.2  # the highest, after which half a cosine; SGD, Nesterov momentum 0.9
-    warm_up: float = 4.0  # epochs
-    weight_decay: float = 5e-4  # not of biases, batch norms and depthwise filters
+    minutes: float = 108.0  # of training; below, a share is one of this time
+    sides: tuple[tuple[float, int], ...] = ((0.3, 24), (0.5, 28), (1.0, 32))  # until share, pixels
+    matrix_rate: float = 0.02  # the highest, of the matrices of 1x1 convolutions (`Muon`)
+    learning_rate: float = 0.1  # the highest, of everything else; SGD, Nesterov momentum 0.9
+    warm_up: float = 0.03  # share, after which both rates fall along a line to 0
+    weight_decay: float = 5e-4  # of the stem and the classifier
     batch: int = 128  # of both processes together
     label_smoothing: float = 0.1
-    drop_rate: float = 0.1
+    skipped: float = 0.5  # chance of a picture whose loss is below the mean to miss an epoch,
+    skips: float = 0.875  # until this share (InfoBatch, Qin et al. 2023, arXiv 2303.04947)
     ema_decay: float = 0.999
     bn_decay: float = 0.9
     shift: int = 4  # pixels, at most, over reflected edges
@@ -76,17 +78,59 @@ class Recipe:
     validation: int = 2000
     seed: int = 0
 
-    def rate(self, epoch: float) -> float:
-        """Learning rate so many epochs from the start."""
-        if epoch < self.warm_up:
-            return self.learning_rate * epoch / self.warm_up
-        share = (epoch - self.warm_up) / (self.epochs - self.warm_up)
-        return self.learning_rate * (0.5 + 0.5 * math.cos(math.pi * share))
+    def pace(self, share: float) -> float:
+        """What the learning rates are multiplied by, 0 to 1, after this share of the time."""
+        return max(0.0, min(share / self.warm_up, (1 - share) / (1 - self.warm_up)))
 
-    def side(self, epoch: int) -> int:
+    def side(self, share: float) -> int:
         """Pixels to which pictures are resized."""
-        ends = np.cumsum([share for share, _ in self.sides])
-        return self.sides[int((epoch >= self.epochs * ends[:-1]).sum())][1]
+        return next(side for until, side in self.sides if share < until or until == 1)
+
+
+class Muon:
+    """Momentum whose steps are orthogonal matrices (Jordan et al. 2024), for 1x1 convolutions.
+
+    A batch norm follows each of them, so that only a matrix's direction matters: its Frobenius norm
+    is kept at the root of the number of its rows, and `rate` is the share of it that a step turns.
+    The processes, whose gradients are equal, share the matrices out.
+    """
+
+    def __init__(self, matrices: list[Tensor], momentum: float = 0.85) -> None:
+        self.matrices, self.momentum = [each.detach().flatten(1) for each in matrices], momentum
+        self.parameters = matrices
+        self.velocities = [torch.zeros_like(each) for each in self.matrices]
+        self.keep_norms()
+
+    def keep_norms(self) -> None:
+        for matrix in self.matrices:
+            matrix.mul_(len(matrix) ** 0.5 / matrix.norm())
+
+    @torch.no_grad()
+    def step(self, rate: float) -> None:
+        """Takes the parameters' gradients."""
+        updates = []
+        for i, (parameter, velocity) in enumerate(zip(self.parameters, self.velocities)):
+            gradient = parameter.grad.flatten(1)
+            velocity.mul_(self.momentum).add_(gradient)
+            mine = i % distributed.get_world_size() == distributed.get_rank()
+            ahead = gradient + self.momentum * velocity
+            updates.append(orthogonal(ahead) if mine else torch.zeros_like(ahead))
+        flat = torch.cat([each.flatten() for each in updates])
+        distributed.all_reduce(flat)
+        for matrix, update in zip(self.matrices, flat.split([each.numel() for each in updates])):
+            rows, columns = matrix.shape
+            matrix.sub_(update.view_as(matrix), alpha=rate * max(1.0, rows / columns) ** 0.5)
+        self.keep_norms()
+
+
+def orthogonal(matrix: Tensor, iterations: int = 5) -> Tensor:
+    """U V^T of the decomposition U S V^T, singular values within about 0.7 to 1.2 of 1."""
+    wide = matrix if len(matrix) <= matrix.shape[1] else matrix.T
+    wide = wide / (wide.norm() + 1e-7)
+    for _ in range(iterations):
+        square = wide @ wide.T
+        wide = 3.4445 * wide + (2.0315 * square @ square - 4.775 * square) @ wide
+    return wide if wide.shape == matrix.shape else wide.T
 
 
 def read_zip(path: Path) -> tuple[NDArray[np.uint8], Tensor, list[str]]:
@@ -123,13 +167,16 @@ def normalise(x: NDArray[np.uint8]) -> Tensor:
 
 @torch.no_grad()
 def accuracy(net: nn.Module, x: NDArray[np.uint8], y: Tensor) -> float:
-    """Percent of the pictures whose most probable class is right."""
+    """Percent of the pictures whose most probable class is right; each process tries its share."""
     net.eval()
+    rank, world = distributed.get_rank(), distributed.get_world_size()
     right = sum(
-        int((net(normalise(x[i : i + 250])).argmax(1) == y[i : i + 250]).sum())
-        for i in range(0, len(y), 250)
+        (net(normalise(x[i : i + 250])).argmax(1) == y[i : i + 250]).sum()
+        for i in range(250 * rank, len(y), 250 * world)
     )
-    return 100 * right / len(y)
+    right = torch.as_tensor(right)
+    distributed.all_reduce(right)
+    return 100 * int(right) / len(y)
 
 
 def shared_mean(tensors: list[Tensor]) -> None:
@@ -139,6 +186,20 @@ def shared_mean(tensors: list[Tensor]) -> None:
     flat /= distributed.get_world_size()
     for tensor, part in zip(tensors, flat.split([tensor.numel() for tensor in tensors])):
         tensor.copy_(part.view_as(tensor))
+
+
+def chosen(
+    train: NDArray[np.int64], losses: Tensor, share: float, recipe: Recipe, epoch: int
+) -> tuple[NDArray[np.int64], Tensor]:
+    """The pictures of an epoch, in its order, and by picture the weight that makes up for skips."""
+    random = np.random.default_rng([recipe.seed, epoch])
+    weights = torch.ones_like(losses)
+    if epoch and share < recipe.skips:
+        easy = losses < losses[train].mean()
+        weights[easy] = 1 / (1 - recipe.skipped)
+        kept = ~easy.numpy() | (random.random(len(losses)) >= recipe.skipped)
+        train = train[kept[train]]
+    return random.permutation(train), weights
 
 
 def main() -> None:
@@ -156,81 +217,99 @@ def main() -> None:
     order = np.random.default_rng(recipe.seed).permutation(len(x))
     held_out, train = order[: recipe.validation], order[recipe.validation :]
 
-    steps = len(train) // recipe.batch  # an epoch
-    net = MobileNetV2(ARCHITECTURE, drop_rate=recipe.drop_rate, bn_decay=recipe.bn_decay)
+    net = MobileNetV2(ARCHITECTURE, drop_rate=0.0, bn_decay=recipe.bn_decay)
     net.to(memory_format=torch.channels_last)
     ema = AveragedModel(net, multi_avg_fn=get_ema_multi_avg_fn(recipe.ema_decay), use_buffers=True)
     fuse(net)
-    optimizer = torch.optim.SGD(
-        parameter_groups(net, MODERN.changed({"weight_decay": recipe.weight_decay})),
-        momentum=0.9,
-        nesterov=True,
-        fused=True,
-    )
+    pointwise = [
+        m.weight for m in net.modules() if isinstance(m, nn.Conv2d) and m.kernel_size == (1, 1)
+    ]
+    muon = Muon(pointwise)
+    groups = parameter_groups(net, MODERN.changed({"weight_decay": recipe.weight_decay}))
+    for group in groups:
+        group["params"] = [p for p in group["params"] if all(p is not each for each in pointwise)]
+    optimizer = torch.optim.SGD(groups, lr=0.0, momentum=0.9, nesterov=True, fused=True)
     choice = [faster_precision(net, PREPROCESSING, torch.device("cpu"))]
     distributed.broadcast_object_list(choice)  # the first process's
-    loss_of = nn.CrossEntropyLoss(label_smoothing=recipe.label_smoothing)
+    loss_of = nn.CrossEntropyLoss(label_smoothing=recipe.label_smoothing, reduction="none")
     parts = {"net": net, "ema": ema, "optimizer": optimizer}
     saved = options.output.with_suffix(".part.pt")
     log: list[dict[str, float]] = []
+    losses = torch.zeros(len(x))  # of each picture when it was last seen
     if saved.exists():
         state = torch.load(saved, weights_only=True)
-        log = state["log"]
+        log, losses = state["log"], state["losses"]
         for name, part in parts.items():
             part.load_state_dict(state[name])
+        for velocity, each in zip(muon.velocities, state["velocities"], strict=True):
+            velocity.copy_(each)
 
     started = time.time() - (log[-1]["seconds"] if log else 0.0)
-    for epoch in range(len(log), recipe.epochs):
+    share = log[-1]["share"] if log else 0.0
+    while share < 1:
+        epoch, side = len(log), recipe.side(share)
         random = np.random.default_rng([recipe.seed, epoch, rank])
         torch.manual_seed(1000 * epoch + rank)
-        shuffled = np.random.default_rng([recipe.seed, epoch]).permutation(train)
+        order, weights = chosen(train, losses, share, recipe, epoch)
+        seen = torch.zeros_like(losses)
         net.train()
-        losses, right = [], 0
-        for step in range(steps):
-            for group in optimizer.param_groups:
-                group["lr"] = recipe.rate(epoch + step / steps)
-            part = shuffled[step * recipe.batch : (step + 1) * recipe.batch][rank::world]
+        count = right = 0
+        for step in range(len(order) // recipe.batch):
+            part = order[step * recipe.batch : (step + 1) * recipe.batch][rank::world]
             mirrored = (part + epoch) % 2 == 0  # each picture in every other epoch
             pictures, labels = normalise(augment(x[part], mirrored, recipe, random)), y[part]
-            pictures = interpolate(
-                pictures, size=recipe.side(epoch), mode="bilinear", antialias=True
-            )
+            pictures = interpolate(pictures, size=side, mode="bilinear", antialias=True)
             with autocast(pictures.device, choice[0]):
                 logits = net(pictures).float()
-            loss = loss_of(logits, labels)
+            each = loss_of(logits, labels)
+            seen[part] = each.detach()
             optimizer.zero_grad()
-            loss.backward()
-            shared_mean([p.grad for p in net.parameters() if p.grad is not None])
+            (each * weights[part]).mean().backward()
+            clock = torch.tensor([(time.time() - started) / (60 * recipe.minutes)])
+            shared_mean([clock, *(p.grad for p in net.parameters() if p.grad is not None)])
+            share = float(clock)
+            for group in optimizer.param_groups:
+                group["lr"] = recipe.learning_rate * recipe.pace(share)
             optimizer.step()
+            muon.step(recipe.matrix_rate * recipe.pace(share))
             ema.update_parameters(net)
-            losses.append(loss.item())
-            right += int((logits.argmax(1) == labels).sum())
+            count, right = count + len(part), right + int((logits.argmax(1) == labels).sum())
+            if share >= 1:
+                break
+        distributed.all_reduce(seen)
+        losses = torch.where(seen > 0, seen, losses)
         shared_mean([b for b in net.buffers() if b.dtype == torch.float32])
         shared_mean([b for b in ema.buffers() if b.dtype == torch.float32])
+        validation = accuracy(ema.module, x[held_out], y[held_out])
         if rank == 0:
             log.append(
                 {
                     "epoch": epoch + 1,
-                    "side": recipe.side(epoch),
-                    "loss": round(float(np.mean(losses)), 4),
-                    "train_top1": round(100 * right / (len(losses) * len(part)), 2),
-                    "validation_top1": round(accuracy(ema.module, x[held_out], y[held_out]), 2),
-                    "learning_rate": round(recipe.rate(epoch + 1), 6),
+                    "side": side,
+                    "pictures": count * world,
+                    "loss": round(float(losses[train].mean()), 4),
+                    "train_top1": round(100 * right / count, 2),
+                    "validation_top1": round(validation, 2),
+                    "share": round(share, 5),
                     "seconds": round(time.time() - started, 1),
                 }
             )
             print(json.dumps(log[-1]), flush=True)
             state = {name: part.state_dict() for name, part in parts.items()}
-            torch.save({**state, "log": log}, saved.with_suffix(".tmp"))
+            state |= {"velocities": muon.velocities, "losses": losses, "log": log}
+            torch.save(state, saved.with_suffix(".tmp"))
             os.replace(saved.with_suffix(".tmp"), saved)
+        else:
+            log.append({})
+    test_x, test_y, _ = read_zip(options.test)
+    test_top1 = accuracy(ema.module, test_x, test_y)
     if rank == 0:
-        test_x, test_y, _ = read_zip(options.test)
         provenance = {
             "source": "tools/train_bundled_model.py",
             "trained_on": f"CIFAR-10 (Krizhevsky 2009), {len(train)} of the {len(x)} training "
             "pictures, from scratch",
             "licence": "Apache-2.0",
-            "test_top1": accuracy(ema.module, test_x, test_y),
+            "test_top1": test_top1,
             "recipe": asdict(recipe),
             "log": log,
         }

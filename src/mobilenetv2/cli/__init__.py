@@ -45,7 +45,8 @@ def run(arguments: Sequence[str] | None = None) -> int:
     never a traceback.
     """
     try:
-        return int(main.main(arguments, prog_name="mobilenetv2", standalone_mode=False) or 0)
+        given = list(sys.argv[1:] if arguments is None else arguments)
+        return int(main.main(given, "mobilenetv2", standalone_mode=False, obj=given) or 0)
     except click.ClickException as error:
         error.show()
         return 2

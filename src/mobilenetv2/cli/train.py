@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import logging
-import os
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -71,6 +70,11 @@ COLUMNS = ("class", "pictures", "right", "percent")
     help="bf16 where that is faster, or as said.",
 )
 @click.option("--workers", type=int, help="Processes that read pictures.")
+@click.option(
+    "--processes",
+    type=click.IntRange(min=1),
+    help="Processes that train together.  [default: one a processor from scratch, else 1]",
+)
 @click.option("--resume", is_flag=True, help="Go on with the run in the folder.")
 @format_option
 def train(data: str, output: Path, format_: str, **options: Any) -> int:
@@ -84,13 +88,18 @@ def train(data: str, output: Path, format_: str, **options: Any) -> int:
     where the loss is no longer finite. SIGINT and SIGTERM finish the step and save: exit codes 130
     and 143."""
     changes = _changes(options)
-    first = os.environ.get("RANK", "0") == "0"  # of the processes that torchrun starts
+    from ..training.processes import beside, end_with_first, is_first
+
+    first = is_first()
     with _logged(logging.INFO if first else logging.CRITICAL) as log:
         from ..errors import UserError
         from ..training.epochs import DivergedError, Stopped
 
+        speaks = end_with_first() or first
         try:
-            trained = _fit(data, output, options, changes)
+            count = _processes(data, output, options, changes)
+            with beside(count, click.get_current_context().obj):
+                trained = _fit(data, output, options, changes)
         except Stopped as stop:
             log.info("%s", stop)
             return 128 + int(stop.signal)
@@ -98,7 +107,7 @@ def train(data: str, output: Path, format_: str, **options: Any) -> int:
             log.error("error: %s", error)
             return 1
         except UserError:
-            if first:
+            if speaks:
                 raise
             return 2
     if first:
@@ -129,6 +138,32 @@ def _fit(
         machine=Machine(options["workers"], options["precision"]),
         resume=options["resume"],
     )
+
+
+def _processes(
+    data: str, output: Path, options: Mapping[str, Any], changes: Mapping[str, Any]
+) -> int:
+    """How many train together: as asked for, as before, or as are worth their start."""
+    from ..training.processes import default_processes, is_one_of_several
+    from ..training.recipes import default_recipe
+    from ..training.run_folder import RunFolder
+    from ..training.splits import read_split
+
+    if is_one_of_several():
+        return 1
+    if options["processes"] is not None:
+        return int(options["processes"])
+    if options["resume"]:
+        return int(RunFolder(output).read_settings().processes)
+    if options["weights"] is not None:  # the head is fitted by one
+        return 1
+    recipe = _recipe(options, changes) or default_recipe(False, options["small_images"])
+    if data.lower().endswith(".tar"):
+        pictures = recipe.epoch_steps * recipe.batch
+    else:
+        split = read_split(data, options["val"], val_share=recipe.val_share, seed=recipe.seed)
+        pictures = len(split.train.samples)
+    return int(default_processes(pictures, recipe.batch))
 
 
 def _described(name: str) -> Architecture:
@@ -183,7 +218,8 @@ def _logged(level: int) -> Iterator[logging.Logger]:
     before = logger.level
     logger.addHandler(handler)
     logger.setLevel(level)
-    logging.getLogger("lightning.fabric").setLevel(logging.ERROR)
+    for noisy in ("lightning.fabric", "lightning.pytorch"):
+        logging.getLogger(noisy).setLevel(logging.ERROR)
     try:
         yield logger
     finally:

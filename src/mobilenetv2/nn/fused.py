@@ -177,9 +177,19 @@ class _Residual(torch.autograd.Function):
         expand, norms, taps, project = gradients
         weight1, bias1, weight2, bias2 = norms
         return (
-            out, expand[:, :, None, None], weight1, bias1, taps[:, None], weight2, bias2,
-            project[:, :, None, None], *(None,) * len(ctx.settings),
+            out, _as_weight(expand, *expand.shape, 1, 1), weight1, bias1,
+            _as_weight(taps, len(taps), 1, 3, 3), weight2, bias2,
+            _as_weight(project, *project.shape, 1, 1), *(None,) * len(ctx.settings),
         )  # fmt: skip
+
+
+def _as_weight(gradient: Tensor, *shape: int) -> Tensor:
+    """A convolution's gradient, (O, I) or (O, 9), in the shape and the strides of its weight with
+    the channels last, as processes that share gradients want it.
+    """
+    channels, height, width = shape[1:]
+    strides = (height * width * channels, 1, width * channels, channels)
+    return gradient.as_strided(shape, strides)
 
 
 class _Norm(torch.autograd.Function):
@@ -232,7 +242,7 @@ class _Depthwise(torch.autograd.Function):
             _pictures(_channels_last(gradient)), _pictures(x), _taps(weight), *ctx.geometry,
             _pictures(out), for_weight,
         )  # fmt: skip
-        return out, for_weight.view_as(weight), None, None, None
+        return out, _as_weight(for_weight, *weight.shape), None, None, None
 
 
 @cache

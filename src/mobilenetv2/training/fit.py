@@ -258,6 +258,7 @@ def _begin(job: Job, split: Split, before: Settings | None) -> tuple[MobileNetV2
         architecture=net.architecture,
         preprocessing=preprocessing,
         weights=weights,
+        processes=job.fabric.world_size,
         **facts,
     )
     if job.recipe.head_first:

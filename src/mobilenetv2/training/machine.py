@@ -14,11 +14,13 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from copy import deepcopy
 from dataclasses import dataclass
+from datetime import timedelta
 from typing import TypeVar
 
 import torch
 from lightning.fabric import Fabric
 from lightning.fabric.loggers import TensorBoardLogger
+from lightning.fabric.strategies import DDPStrategy
 from torch import nn
 
 from ..errors import UserError
@@ -27,6 +29,9 @@ from ..nn import MobileNetV2
 from .data import default_workers
 
 PRECISIONS = ("auto", "32", "bf16")
+PATIENCE = timedelta(
+    days=7
+)  # of the processes that wait while the first looks through the pictures
 TIMED_STEPS, TIMED_BATCH = 3, 8
 M_TRIM_THRESHOLD, M_MMAP_MAX = -1, -4  # of malloc.h
 Value = TypeVar("Value")
@@ -57,12 +62,16 @@ class Machine:
 
 
 def launch(folder: str | os.PathLike[str]) -> Fabric:
-    """The device of this process, joined with the others that `torchrun` has started."""
+    """The device of this process, joined with the others that were started with it."""
     local = int(os.environ.get("LOCAL_WORLD_SIZE", 1))
     nodes = int(os.environ.get("WORLD_SIZE", 1)) // local
     keep_freed_memory()
-    logger = TensorBoardLogger(folder, name="", version="")
-    fabric = Fabric(accelerator="auto", devices=local, num_nodes=nodes, loggers=[logger])
+    fabric = Fabric(
+        devices=local,
+        num_nodes=nodes,
+        strategy=DDPStrategy(timeout=PATIENCE) if local * nodes > 1 else "auto",
+        loggers=[TensorBoardLogger(folder, name="", version="")],
+    )
     fabric.launch()
     return fabric
 

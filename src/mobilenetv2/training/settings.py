@@ -30,6 +30,7 @@ class Settings:
         architecture: The network.
         preprocessing: What it expects of a picture.
         weights: Provenance of those it started from.
+        processes: How many shared the work, on all machines together.
     """
 
     version: str
@@ -43,6 +44,7 @@ class Settings:
     architecture: Architecture
     preprocessing: Preprocessing
     weights: Mapping[str, Any]
+    processes: int = 1
 
     def to_json(self) -> str:
         """As JSON text; `from_json` gives an equal object back."""

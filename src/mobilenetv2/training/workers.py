@@ -80,13 +80,18 @@ def _affordable(batch_bytes: int, workers: int) -> int:
 
 
 def default_workers() -> int:
-    """Half of the processors that this process may use, at most 8; the others compute. None of
-    fewer than four: a worker would take from the steps what it saves (benchmarks/train.py).
+    """Half of the processors of this process, at most 8; the others compute. None of fewer than
+    four: a worker would take from the steps what it saves (benchmarks/train.py).
     """
+    count = usable_processors() // int(os.environ.get("LOCAL_WORLD_SIZE", 1))
+    return min(MOST_WORKERS, count // 2) if count >= 4 else 0
+
+
+def usable_processors() -> int:
+    """Processors that this process may use, a container's limit counted in."""
     usable = getattr(os, "sched_getaffinity", None)
     count = len(usable(0)) if usable else os.cpu_count() or 1
-    usable_count = int(min(count, _cgroup_cpus(CGROUPS, Path("/proc/self/cgroup"))))
-    return min(MOST_WORKERS, usable_count // 2) if usable_count >= 4 else 0
+    return max(1, int(min(count, _cgroup_cpus(CGROUPS, Path("/proc/self/cgroup")))))
 
 
 def _cgroup_cpus(root: Path, own: Path) -> float:
