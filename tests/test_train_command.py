@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 import json
+import os
 import signal
 import subprocess
 import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 
@@ -108,6 +112,7 @@ def test_a_described_network(data: Path, tmp_path: Path, capsys) -> None:
         (["--batch", "0"], "batch must be from"),
         (["--epochs", "0"], "epochs must be at least 1"),
         (["--workers", "-1"], "workers must be"),
+        (["--processes", "0"], "'--processes': 0 is not in the range"),
         (["--resume"], "no run to resume"),
         (["--resolution", "big"], "neither a side"),
     ],
@@ -137,15 +142,25 @@ def test_a_missing_extra_is_named(tmp_path: Path) -> None:
     assert done.stderr == "error: training needs lightning: pip install 'mobilenetv2[train]'\n"
 
 
-@pytest.mark.parametrize("kind", [signal.SIGINT, signal.SIGTERM], ids=lambda kind: kind.name)
-def test_signals_save(data: Path, tmp_path: Path, kind: signal.Signals) -> None:
-    out = tmp_path / "run"
+@contextmanager
+def begun(data: Path, out: Path, *options: str) -> Iterator[subprocess.Popen[str]]:
+    """A long run after its first epoch."""
     command = [sys.executable, *COMMAND, str(data), "-o", str(out), *QUICK, "--epochs", "500"]
-    with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as process:
+    with subprocess.Popen([*command, *options], stderr=subprocess.PIPE, text=True) as process:
         assert process.stderr is not None
         for line in process.stderr:
             if line.startswith("epoch 1/500"):
                 break
+        yield process
+
+
+@pytest.mark.parametrize(
+    ("kind", "count"), [(signal.SIGINT, "1"), (signal.SIGTERM, "1"), (signal.SIGTERM, "2")]
+)
+def test_signals_save(data: Path, tmp_path: Path, kind: signal.Signals, count: str) -> None:
+    out = tmp_path / "run"
+    with begun(data, out, "--processes", count) as process:
+        assert process.stderr is not None
         process.send_signal(kind)
         said = process.stderr.read()
     assert process.returncode == 128 + kind, said
@@ -156,6 +171,30 @@ def test_signals_save(data: Path, tmp_path: Path, kind: signal.Signals) -> None:
     assert state["progress"]["epoch"] >= 1
 
 
+@pytest.mark.skipif(sys.platform != "linux", reason="looks for the other process in /proc")
+@pytest.mark.parametrize("first", [True, False], ids=["first", "other"])
+def test_a_process_does_not_outlive_another(data: Path, tmp_path: Path, first: bool) -> None:
+    with begun(data, tmp_path / "run", "--processes", "2") as process:
+        assert process.stderr is not None
+        children = Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text()
+        (other,) = map(int, children.split())
+        os.kill(process.pid if first else other, signal.SIGKILL)
+        said = process.stderr.read()
+    gone = Path(f"/proc/{other}/stat")
+    for _ in range(100):
+        if not gone.exists() or gone.read_text().split(") ")[1][0] == "Z":
+            break
+        time.sleep(0.1)
+    else:
+        pytest.fail("it goes on alone")
+    if not first:
+        assert process.returncode == 2
+        assert said.splitlines()[-1] == (
+            "error: one of the 2 processes that train together was killed, perhaps for want of "
+            "memory: give a smaller --batch or --processes 1"
+        )
+
+
 def torchrun(*arguments: str) -> subprocess.CompletedProcess[str]:
     """`mobilenetv2 train` in two processes."""
     options = ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
@@ -163,10 +202,20 @@ def torchrun(*arguments: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(command, capture_output=True, text=True)
 
 
-def test_two_processes_share_statistics_and_print_once(data: Path, tmp_path: Path) -> None:
+def ourselves(*arguments: str) -> subprocess.CompletedProcess[str]:
+    """The same without `torchrun`."""
+    command = [sys.executable, *COMMAND, *arguments, "--processes", "2"]
+    return subprocess.run(command, capture_output=True, text=True)
+
+
+@pytest.mark.parametrize("together", [torchrun, ourselves])
+def test_two_processes_share_statistics_and_print_once(
+    data: Path, tmp_path: Path, together: Callable[..., subprocess.CompletedProcess[str]]
+) -> None:
     """The validation of both together is that of the file alone, so their batch norms agreed."""
-    done = torchrun(str(data), "-o", str(tmp_path / "run"), *QUICK, "--format", "json")
+    done = together(str(data), "-o", str(tmp_path / "run"), *QUICK, "--format", "json")
     assert done.returncode == 0, done.stderr
+    assert RunFolder(tmp_path / "run").read_settings().processes == 2
     (said,) = json.loads(done.stdout)
     assert sum(line.startswith("epoch 1/1") for line in done.stderr.splitlines()) == 1
     assert said["pictures"] == 9  # each counted once

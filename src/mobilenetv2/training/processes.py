@@ -155,10 +155,10 @@ def _told(code: int, count: int, said: str) -> str:
 
 def _end(process: subprocess.Popen[bytes], seconds: float) -> None:
     """Waits for it, and then no longer."""
-    for stop in (process.terminate, process.kill):
-        try:
-            process.wait(timeout=seconds)
-            return
-        except subprocess.TimeoutExpired:
-            stop()
-    process.wait()
+    with process:
+        for stop in (process.terminate, process.kill):
+            try:
+                process.wait(timeout=seconds)
+                return
+            except subprocess.TimeoutExpired:
+                stop()

@@ -1,0 +1,54 @@
+"""How many processes train together, and what the first says of another that fails."""
+
+from __future__ import annotations
+
+import os
+
+import pytest
+import torch
+
+from mobilenetv2.errors import UserError
+from mobilenetv2.training import processes
+from mobilenetv2.training.processes import beside, default_processes
+
+
+@pytest.mark.parametrize(
+    ("processors", "pictures", "batch", "count"),
+    [
+        (2, 50_000, 128, 2),
+        (1, 50_000, 128, 1),
+        (64, 50_000, 128, 8),  # 16 pictures each
+        (64, 3_500, 128, 3),
+        (64, 244, 128, 1),
+        (64, 50_000, 8, 1),
+    ],
+)
+def test_as_many_as_have_enough_to_do(
+    monkeypatch: pytest.MonkeyPatch, processors: int, pictures: int, batch: int, count: int
+) -> None:
+    monkeypatch.setattr(processes, "usable_processors", lambda: processors)
+    monkeypatch.setattr(torch.accelerator, "is_available", lambda: False)
+    assert default_processes(pictures, batch) == count
+    monkeypatch.setattr(torch.accelerator, "is_available", lambda: True)
+    assert default_processes(pictures, batch) == 1
+
+
+def test_the_environment_is_as_before() -> None:
+    before, threads = dict(os.environ), torch.get_num_threads()
+    with beside(2, ["--version"]):
+        assert os.environ["WORLD_SIZE"] == "2"
+    assert dict(os.environ) == before
+    assert torch.get_num_threads() == threads
+
+
+def test_one_that_fails_is_named() -> None:
+    with (
+        pytest.raises(UserError, match=r"the 3 processes .* exit code 2: .*No such command 'dig'"),
+        beside(3, ["dig"]),
+    ):
+        raise RuntimeError("connection closed by peer")
+
+
+def test_other_errors_are_left_alone() -> None:
+    with pytest.raises(RuntimeError, match="of its own"), beside(2, ["--version"]):
+        raise RuntimeError("of its own")
