@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <cmath>
+#include <utility>
 #include <vector>
 
 #include "training.hpp"
@@ -164,24 +165,107 @@ float* Training::scratch(int slot, std::size_t size) {
   return found.data();
 }
 
+// One call of residual() or residual_gradient(), pass by pass.
 template <class T>
-void Training::residual(const ResidualShape& shape, const ResidualWeights& weights, const T* in,
-                        const ResidualKept<T>& kept, T* out) {
-  const std::lock_guard<std::mutex> lock(one_at_a_time_);
-  const Passes<T>& at = passes<T>();
-  const Passes<float>& work = passes<float>();
-  const Cut cut(shape, at.lanes, at.group);
-  const int channels = shape.channels, expanded = shape.expanded;
-  const double in_count = static_cast<double>(cut.pictures) * cut.in_pixels;
-  const std::size_t thin_size = static_cast<std::size_t>(cut.per_unit) * cut.in_pixels * cut.thin;
-  const std::size_t group_size = static_cast<std::size_t>(cut.per_unit) * cut.in_pixels * cut.group;
-  const std::size_t kept_size = static_cast<std::size_t>(cut.per_unit) * cut.out_pixels * cut.group;
-  const std::size_t narrow_size = static_cast<std::size_t>(cut.per_unit) * cut.out_pixels * cut.narrow;
+struct Training::ResidualCall {
+  Training& training;
+  const ResidualShape& shape;
+  const ResidualWeights& weights;
+  const T* const in;
+  const ResidualKept<T>& kept;
+  const Passes<T>& at;
+  const Passes<float>& work;
+  const Cut cut;
+  const int channels, expanded, out_channels;
+  const double in_count, out_count;                                 // pixels of the batch
+  const std::size_t thin_size, group_size, kept_size, narrow_size;  // floats of a unit
+  const Floats zeros;
 
-  // The input's mean and moments.
-  const Floats zeros(std::max(channels, shape.out_channels), 0.0f);
+  ResidualCall(Training& training_, const ResidualShape& shape_, const ResidualWeights& weights_, const T* in_,
+               const ResidualKept<T>& kept_)
+      : training(training_),
+        shape(shape_),
+        weights(weights_),
+        in(in_),
+        kept(kept_),
+        at(training.passes<T>()),
+        work(training.passes<float>()),
+        cut(shape, at.lanes, at.group),
+        channels(shape.channels),
+        expanded(shape.expanded),
+        out_channels(shape.out_channels),
+        in_count(static_cast<double>(cut.pictures) * cut.in_pixels),
+        out_count(static_cast<double>(cut.pictures) * cut.out_pixels),
+        thin_size(static_cast<std::size_t>(cut.per_unit) * cut.in_pixels * cut.thin),
+        group_size(static_cast<std::size_t>(cut.per_unit) * cut.in_pixels * cut.group),
+        kept_size(static_cast<std::size_t>(cut.per_unit) * cut.out_pixels * cut.group),
+        narrow_size(static_cast<std::size_t>(cut.per_unit) * cut.out_pixels * cut.narrow),
+        zeros(std::max(channels, out_channels), 0.0f) {}
+
+  // The statistics: of the expansion, then of the depthwise convolution.
+  float* mean() const { return kept.statistics; }
+  float* variance() const { return kept.statistics + expanded; }
+  float* out_mean() const { return kept.statistics + 2 * expanded; }
+  float* out_variance() const { return kept.statistics + 3 * expanded; }
+
+  Normal first_normal() const { return Normal(weights.expand_norm, variance(), expanded, cut.wide); }
+  Normal second_normal() const {
+    Normal normal(weights.depthwise_norm, out_variance(), expanded, cut.wide);
+    normal.move(out_mean(), expanded);
+    return normal;
+  }
+
+  template <class Body>
+  void by_slices(Body&& body) {
+    training.by_slices(cut.slices, cut.units, body);
+  }
+  float* scratch(int slot, std::size_t size) { return training.scratch(slot, size); }
+
+  // A unit's input about its means, or its gradient, channels rounded up.
+  void centre(int unit, float* u) const {
+    at.centred(in + cut.in_pixel(unit) * channels, cut.size(unit) * cut.in_pixels, channels, kept.moments, u, cut.thin);
+  }
+  void read(const T* gradient, int unit, float* projected) const {
+    at.centred(gradient + cut.out_pixel(unit) * out_channels, cut.size(unit) * cut.out_pixels, out_channels,
+               zeros.data(), projected, cut.narrow);
+  }
+  // A group of the expanded map.
+  void expand(const Packed& packed, const Normal& first, const float* u, int g, int pixels, float* wide) const {
+    work.product({u, cut.thin, 1, packed.expand.data() + static_cast<std::size_t>(g) * channels * cut.group, cut.group,
+                  wide, cut.group, pixels, cut.group, channels, first.bias.data() + g * cut.group, false, true});
+  }
+  // A group of the gradient before the projection.
+  void unproject(const Packed& packed, const float* projected, int g, int pixels, float* to) const {
+    work.product({projected, cut.narrow, 1,
+                  packed.project_back.data() + static_cast<std::size_t>(g) * out_channels * cut.group, cut.group, to,
+                  cut.group, pixels, cut.group, out_channels, nullptr, false, false});
+  }
+
+  void moments();
+  void expanded_statistics();
+  void filter(const Packed& packed, const Normal& first);
+  void filtered_statistics(const Floats& pivots);
+  void project(const Packed& packed, const Normal& second, T* out);
+
+  // What the second batch norm passes back: a * g + b * x + c.
+  struct Back {
+    Floats a, b, c;
+  };
+  Back project_gradient(const Packed& packed, const Normal& second, const T* gradient, const ResidualGradients& to);
+  struct Found {
+    Doubles taps, bias, expand;
+    Floats thin;  // the gradient of the input, but for what the first batch norm adds
+  };
+  Found filter_gradient(const Packed& packed, const Normal& first, const Normal& second, const Back& back,
+                        const T* gradient);
+  void input_gradient(const Normal& first, Found& found, T* out, const ResidualGradients& to);
+};
+
+// The input's mean and moments.
+template <class T>
+void Training::ResidualCall<T>::moments() {
   Parts sums(cut.slices, channels);
-  by_slices(cut.slices, cut.units, [&](int slice, int unit, int slot) {
+  by_slices([&](int slice, int unit, int slot) {
     float* const sum = scratch(slot, 2 * channels);
     at.sums(in + cut.in_pixel(unit) * channels, cut.size(unit) * cut.in_pixels, channels, zeros.data(), sum,
             sum + channels);
@@ -190,12 +274,11 @@ void Training::residual(const ResidualShape& shape, const ResidualWeights& weigh
   const Doubles sum = sums.total();
   for (int k = 0; k < channels; k++) kept.moments[k] = static_cast<float>(sum[k] / in_count);
   Parts products(cut.slices, static_cast<std::size_t>(channels) * cut.thin);
-  by_slices(cut.slices, cut.units, [&](int slice, int unit, int slot) {
+  by_slices([&](int slice, int unit, int slot) {
     float* const u = scratch(slot, thin_size);
-    const int pixels = cut.size(unit) * cut.in_pixels;
-    at.centred(in + cut.in_pixel(unit) * channels, pixels, channels, kept.moments, u, cut.thin);
-    work.product(
-        {u, 1, cut.thin, u, cut.thin, products.of(slice), cut.thin, channels, cut.thin, pixels, nullptr, true, false});
+    centre(unit, u);
+    work.product({u, 1, cut.thin, u, cut.thin, products.of(slice), cut.thin, channels, cut.thin,
+                  cut.size(unit) * cut.in_pixels, nullptr, true, false});
   });
   const Doubles product = products.total();
   for (int k = 0; k < channels; k++) {
@@ -203,8 +286,11 @@ void Training::residual(const ResidualShape& shape, const ResidualWeights& weigh
       kept.moments[(1 + k) * channels + j] = static_cast<float>(product[static_cast<std::size_t>(k) * cut.thin + j]);
     }
   }
-  float* const mean = kept.statistics;
-  float* const variance = mean + expanded;
+}
+
+// Mean and variance of the expansion, from the moments.
+template <class T>
+void Training::ResidualCall<T>::expanded_statistics() {
   const Floats spread = times_moments(shape, cut, work, weights.expand, kept.moments);
   for (int c = 0; c < expanded; c++) {
     double middle = 0, square = 0;
@@ -213,24 +299,23 @@ void Training::residual(const ResidualShape& shape, const ResidualWeights& weigh
       middle += weight * kept.moments[k];
       square += weight * spread[static_cast<std::size_t>(c) * cut.thin + k];
     }
-    mean[c] = static_cast<float>(middle);
-    variance[c] = static_cast<float>(std::max(0.0, square / in_count));
+    mean()[c] = static_cast<float>(middle);
+    variance()[c] = static_cast<float>(std::max(0.0, square / in_count));
   }
+}
 
-  // Expand and filter; the sums of what comes out.
-  const Normal first(weights.expand_norm, variance, expanded, cut.wide);
-  const Packed packed(shape, cut, weights, first);
-  Floats pivots(static_cast<std::size_t>(cut.units) * 3 * cut.wide);  // pivot, sum, squares
-  pool_.parallel(cut.units, [&](int unit, int slot) {
+// Expand and filter; the sums of what comes out.
+template <class T>
+void Training::ResidualCall<T>::filter(const Packed& packed, const Normal& first) {
+  Floats pivots(static_cast<std::size_t>(cut.units) * 3 * cut.wide);  // of each unit: pivot, sum, squares
+  training.pool_.parallel(cut.units, [&](int unit, int slot) {
     float* const u = scratch(slot, thin_size + group_size + kept_size);
     float* const wide = u + thin_size;
     float* const filtered = wide + group_size;
-    const int pixels = cut.size(unit) * cut.in_pixels, out_pixels = cut.size(unit) * cut.out_pixels;
-    at.centred(in + cut.in_pixel(unit) * channels, pixels, channels, kept.moments, u, cut.thin);
+    const int out_pixels = cut.size(unit) * cut.out_pixels;
+    centre(unit, u);
     for (int g = 0; g < cut.groups; g++) {
-      work.product({u, cut.thin, 1, packed.expand.data() + static_cast<std::size_t>(g) * channels * cut.group,
-                    cut.group, wide, cut.group, pixels, cut.group, channels, first.bias.data() + g * cut.group, false,
-                    true});
+      expand(packed, first, u, g, cut.size(unit) * cut.in_pixels, wide);
       for (int i = 0; i < cut.size(unit); i++) {
         work.depthwise(maps_of(shape, wide + static_cast<std::ptrdiff_t>(i) * cut.in_pixels * cut.group, cut.group),
                        packed.taps.data() + static_cast<std::size_t>(g) * 9 * cut.group,
@@ -242,10 +327,14 @@ void Training::residual(const ResidualShape& shape, const ResidualWeights& weigh
       at.stored(filtered, cut.group, out_pixels, cut.group, kept.depthwise + cut.kept(unit, g));
     }
   });
-  float* const out_mean = kept.statistics + 2 * expanded;
-  float* const out_variance = out_mean + expanded;
+  filtered_statistics(pivots);
+}
+
+// Mean and variance of the batch from those of its units (Chan, Golub and LeVeque 1979).
+template <class T>
+void Training::ResidualCall<T>::filtered_statistics(const Floats& pivots) {
   for (int c = 0; c < expanded; c++) {
-    double count = 0, middle = 0, squares = 0;  // Chan, Golub and LeVeque 1979
+    double count = 0, middle = 0, squares = 0;
     for (int unit = 0; unit < cut.units; unit++) {
       const float* const found = pivots.data() + static_cast<std::size_t>(unit) * 3 * cut.wide + c;
       const double n = static_cast<double>(cut.size(unit)) * cut.out_pixels;
@@ -254,14 +343,14 @@ void Training::residual(const ResidualShape& shape, const ResidualWeights& weigh
       middle += apart * n / (count + n);
       count += n;
     }
-    out_mean[c] = static_cast<float>(middle);
-    out_variance[c] = static_cast<float>(std::max(0.0, squares / count));
+    out_mean()[c] = static_cast<float>(middle);
+    out_variance()[c] = static_cast<float>(std::max(0.0, squares / count));
   }
+}
 
-  // Project.
-  Normal second(weights.depthwise_norm, out_variance, expanded, cut.wide);
-  second.move(out_mean, expanded);
-  pool_.parallel(cut.units, [&](int unit, int slot) {
+template <class T>
+void Training::ResidualCall<T>::project(const Packed& packed, const Normal& second, T* out) {
+  training.pool_.parallel(cut.units, [&](int unit, int slot) {
     float* const limited = scratch(slot, kept_size + narrow_size);
     float* const projected = limited + kept_size;
     const int pixels = cut.size(unit) * cut.out_pixels;
@@ -271,54 +360,32 @@ void Training::residual(const ResidualShape& shape, const ResidualWeights& weigh
       work.product({limited, cut.group, 1, packed.project.data() + static_cast<std::size_t>(g) * cut.group * cut.narrow,
                     cut.narrow, projected, cut.narrow, pixels, cut.narrow, cut.group, nullptr, g > 0, false});
     }
-    at.stored(projected, cut.narrow, pixels, shape.out_channels, out + cut.out_pixel(unit) * shape.out_channels);
+    at.stored(projected, cut.narrow, pixels, out_channels, out + cut.out_pixel(unit) * out_channels);
   });
 }
 
+// The gradients of the projection and the second batch norm. The gradient before the projection is made here for its
+// sums, and again by filter_gradient().
 template <class T>
-void Training::residual_gradient(const ResidualShape& shape, const ResidualWeights& weights, const T* in,
-                                 const ResidualKept<T>& kept, const T* gradient, T* out,
-                                 const ResidualGradients& gradients) {
-  const std::lock_guard<std::mutex> lock(one_at_a_time_);
-  const Passes<T>& at = passes<T>();
-  const Passes<float>& work = passes<float>();
-  const Cut cut(shape, at.lanes, at.group);
-  const int channels = shape.channels, expanded = shape.expanded, out_channels = shape.out_channels;
-  const double in_count = static_cast<double>(cut.pictures) * cut.in_pixels;
-  const double out_count = static_cast<double>(cut.pictures) * cut.out_pixels;
-  const std::size_t thin_size = static_cast<std::size_t>(cut.per_unit) * cut.in_pixels * cut.thin;
-  const std::size_t group_size = static_cast<std::size_t>(cut.per_unit) * cut.in_pixels * cut.group;
-  const std::size_t kept_size = static_cast<std::size_t>(cut.per_unit) * cut.out_pixels * cut.group;
-  const std::size_t narrow_size = static_cast<std::size_t>(cut.per_unit) * cut.out_pixels * cut.narrow;
-  const float* const out_mean = kept.statistics + 2 * expanded;
-  const Normal first(weights.expand_norm, kept.statistics + expanded, expanded, cut.wide);
-  Normal second(weights.depthwise_norm, kept.statistics + 3 * expanded, expanded, cut.wide);
-  second.move(out_mean, expanded);
-  const Packed packed(shape, cut, weights, first);
+typename Training::ResidualCall<T>::Back Training::ResidualCall<T>::project_gradient(const Packed& packed,
+                                                                                     const Normal& second,
+                                                                                     const T* gradient,
+                                                                                     const ResidualGradients& to) {
   Floats pivot(cut.wide, 0.0f);
-  std::copy_n(out_mean, expanded, pivot.data());
-  const Floats zeros(std::max(channels, out_channels), 0.0f);
-
-  // The gradient before the projection, through the second ReLU6: made here for its sums, and again below.
-  const auto unprojected = [&](const float* projected, int g, int pixels, float* to) {
-    work.product({projected, cut.narrow, 1,
-                  packed.project_back.data() + static_cast<std::size_t>(g) * out_channels * cut.group, cut.group, to,
-                  cut.group, pixels, cut.group, out_channels, nullptr, false, false});
-  };
+  std::copy_n(out_mean(), expanded, pivot.data());
   Parts sums(cut.slices, 2 * cut.wide), for_project(cut.slices, static_cast<std::size_t>(out_channels) * cut.wide);
-  by_slices(cut.slices, cut.units, [&](int slice, int unit, int slot) {
+  by_slices([&](int slice, int unit, int slot) {
     float* const projected = scratch(slot, narrow_size + 2 * kept_size + 2 * cut.group);
     float* const slope = projected + narrow_size;
     float* const limited = slope + kept_size;
     float* const sum = limited + kept_size;
     const int pixels = cut.size(unit) * cut.out_pixels;
-    at.centred(gradient + cut.out_pixel(unit) * out_channels, pixels, out_channels, zeros.data(), projected,
-               cut.narrow);
+    read(gradient, unit, projected);
     for (int g = 0; g < cut.groups; g++) {
       const int c = g * cut.group;
       const Norm norm = {second.scale.data() + c, second.bias.data() + c, true};
       const T* const filtered = kept.depthwise + cut.kept(unit, g);
-      unprojected(projected, g, pixels, slope);
+      unproject(packed, projected, g, pixels, slope);
       at.gradient_sums_kept(slope, filtered, pixels, cut.group, norm, pivot.data() + c, sum, sum + cut.group);
       add_to(sums.of(slice) + c, sum, cut.group);
       add_to(sums.of(slice) + cut.wide + c, sum + cut.group, cut.group);
@@ -330,97 +397,130 @@ void Training::residual_gradient(const ResidualShape& shape, const ResidualWeigh
   const Doubles project = for_project.total();
   for (int o = 0; o < out_channels; o++) {
     for (int c = 0; c < expanded; c++) {
-      gradients.project[o * expanded + c] = static_cast<float>(project[static_cast<std::size_t>(o) * cut.wide + c]);
+      to.project[o * expanded + c] = static_cast<float>(project[static_cast<std::size_t>(o) * cut.wide + c]);
     }
   }
   const Doubles sum = sums.total();
-  Floats a(cut.wide, 0.0f), b(cut.wide, 0.0f), constant(cut.wide, 0.0f);
+  Back back{Floats(cut.wide, 0.0f), Floats(cut.wide, 0.0f), Floats(cut.wide, 0.0f)};
   for (int c = 0; c < expanded; c++) {
     const double product = sum[cut.wide + c] * second.deviation[c];  // with the normalised input
-    gradients.norms[2 * expanded + c] = static_cast<float>(product);
-    gradients.norms[3 * expanded + c] = static_cast<float>(sum[c]);
+    to.norms[2 * expanded + c] = static_cast<float>(product);
+    to.norms[3 * expanded + c] = static_cast<float>(sum[c]);
     const double slope = -static_cast<double>(second.scale[c]) * second.deviation[c] * product / out_count;
-    a[c] = second.scale[c];
-    b[c] = static_cast<float>(slope);
-    constant[c] = static_cast<float>(-second.scale[c] * sum[c] / out_count - slope * out_mean[c]);
+    back.a[c] = second.scale[c];
+    back.b[c] = static_cast<float>(slope);
+    back.c[c] = static_cast<float>(-second.scale[c] * sum[c] / out_count - slope * out_mean()[c]);
   }
+  return back;
+}
 
-  // Back through the filter and the expansion, but for what the first batch norm adds.
+// Back through the filter and the expansion, but for what the first batch norm adds.
+template <class T>
+typename Training::ResidualCall<T>::Found Training::ResidualCall<T>::filter_gradient(
+    const Packed& packed, const Normal& first, const Normal& second, const Back& back, const T* gradient) {
   Parts for_taps(cut.slices, static_cast<std::size_t>(9) * cut.wide), for_bias(cut.slices, cut.wide),
       for_expand(cut.slices, static_cast<std::size_t>(channels) * cut.wide);
   Floats thin(static_cast<std::size_t>(cut.pictures) * cut.in_pixels * cut.thin);
-  by_slices(cut.slices, cut.units, [&](int slice, int unit, int slot) {
+  by_slices([&](int slice, int unit, int slot) {
     float* const projected = scratch(slot, narrow_size + thin_size + kept_size + 2 * group_size + 9 * cut.group);
     float* const u = projected + narrow_size;
     float* const slope = u + thin_size;
     float* const limited = slope + kept_size;
-    float* const back = limited + group_size;
-    float* const found = back + group_size;
+    float* const wide = limited + group_size;
+    float* const sum = wide + group_size;
     const int pixels = cut.size(unit) * cut.in_pixels, out_pixels = cut.size(unit) * cut.out_pixels;
-    at.centred(gradient + cut.out_pixel(unit) * out_channels, out_pixels, out_channels, zeros.data(), projected,
-               cut.narrow);
-    at.centred(in + cut.in_pixel(unit) * channels, pixels, channels, kept.moments, u, cut.thin);
+    read(gradient, unit, projected);
+    centre(unit, u);
     for (int g = 0; g < cut.groups; g++) {
       const int c = g * cut.group;
       const Norm norm = {second.scale.data() + c, second.bias.data() + c, true};
-      unprojected(projected, g, out_pixels, slope);
-      at.gradient_kept(slope, kept.depthwise + cut.kept(unit, g), out_pixels, cut.group, norm, a.data() + c,
-                       b.data() + c, constant.data() + c, slope);
-      work.product({u, cut.thin, 1, packed.expand.data() + static_cast<std::size_t>(g) * channels * cut.group,
-                    cut.group, limited, cut.group, pixels, cut.group, channels, first.bias.data() + c, false, true});
+      unproject(packed, projected, g, out_pixels, slope);
+      at.gradient_kept(slope, kept.depthwise + cut.kept(unit, g), out_pixels, cut.group, norm, back.a.data() + c,
+                       back.b.data() + c, back.c.data() + c, slope);
+      expand(packed, first, u, g, pixels, limited);
       for (int i = 0; i < cut.size(unit); i++) {
         const std::ptrdiff_t picture = static_cast<std::ptrdiff_t>(i) * cut.in_pixels * cut.group;
         work.depthwise_gradient(maps_of(shape, limited + picture, cut.group),
                                 slope + static_cast<std::ptrdiff_t>(i) * cut.out_pixels * cut.group,
-                                packed.taps.data() + static_cast<std::size_t>(g) * 9 * cut.group, back + picture,
-                                found);
-        add_to(for_taps.of(slice) + static_cast<std::size_t>(g) * 9 * cut.group, found, 9 * cut.group);
+                                packed.taps.data() + static_cast<std::size_t>(g) * 9 * cut.group, wide + picture, sum);
+        add_to(for_taps.of(slice) + static_cast<std::size_t>(g) * 9 * cut.group, sum, 9 * cut.group);
       }
-      work.clip(limited, pixels, cut.group, back, found);
-      add_to(for_bias.of(slice) + c, found, cut.group);
-      work.product({u, 1, cut.thin, back, cut.group, for_expand.of(slice) + c, cut.wide, channels, cut.group, pixels,
+      work.clip(limited, pixels, cut.group, wide, sum);
+      add_to(for_bias.of(slice) + c, sum, cut.group);
+      work.product({u, 1, cut.thin, wide, cut.group, for_expand.of(slice) + c, cut.wide, channels, cut.group, pixels,
                     nullptr, true, false});
-      work.product({back, cut.group, 1, packed.back.data() + static_cast<std::size_t>(c) * cut.thin, cut.thin,
+      work.product({wide, cut.group, 1, packed.back.data() + static_cast<std::size_t>(c) * cut.thin, cut.thin,
                     thin.data() + cut.in_pixel(unit) * cut.thin, cut.thin, pixels, cut.thin, cut.group, nullptr, g > 0,
                     false});
     }
   });
-  const Doubles taps = for_taps.total(), bias = for_bias.total(), expand = for_expand.total();
+  return {for_taps.total(), for_bias.total(), for_expand.total(), std::move(thin)};
+}
+
+// The gradients of the taps, the first batch norm, the expansion and the input.
+template <class T>
+void Training::ResidualCall<T>::input_gradient(const Normal& first, Found& found, T* out, const ResidualGradients& to) {
   const Floats spread = times_moments(shape, cut, work, weights.expand, kept.moments);
   Floats by_input(static_cast<std::size_t>(expanded) * cut.thin, 0.0f), shift(cut.thin, 0.0f);
   for (int c = 0; c < expanded; c++) {
     const float* const row = weights.expand + c * channels;
     double product = 0;  // with the normalised expansion
-    for (int k = 0; k < channels; k++) product += row[k] * expand[static_cast<std::size_t>(k) * cut.wide + c];
+    for (int k = 0; k < channels; k++) product += row[k] * found.expand[static_cast<std::size_t>(k) * cut.wide + c];
     product *= first.deviation[c];
-    gradients.norms[c] = static_cast<float>(product);
-    gradients.norms[expanded + c] = static_cast<float>(bias[c]);
+    to.norms[c] = static_cast<float>(product);
+    to.norms[expanded + c] = static_cast<float>(found.bias[c]);
     const double slope = -static_cast<double>(first.scale[c]) * first.deviation[c] * product / in_count;
-    const double mean = -first.scale[c] * bias[c] / in_count;
+    const double middle = -first.scale[c] * found.bias[c] / in_count;
     for (int k = 0; k < channels; k++) {
-      gradients.expand[c * channels + k] =
-          static_cast<float>(first.scale[c] * expand[static_cast<std::size_t>(k) * cut.wide + c] +
+      to.expand[c * channels + k] =
+          static_cast<float>(first.scale[c] * found.expand[static_cast<std::size_t>(k) * cut.wide + c] +
                              slope * spread[static_cast<std::size_t>(c) * cut.thin + k]);
       by_input[static_cast<std::size_t>(c) * cut.thin + k] = static_cast<float>(slope * row[k]);
-      shift[k] += static_cast<float>(mean * row[k]);
+      shift[k] += static_cast<float>(middle * row[k]);
     }
     for (int i = 0; i < 9; i++) {
-      gradients.taps[c * 9 + i] =
-          static_cast<float>(taps[(static_cast<std::size_t>(c / cut.group) * 9 + i) * cut.group + c % cut.group]);
+      to.taps[c * 9 + i] =
+          static_cast<float>(found.taps[(static_cast<std::size_t>(c / cut.group) * 9 + i) * cut.group + c % cut.group]);
     }
   }
   Floats square(static_cast<std::size_t>(channels) * cut.thin);
   work.product({weights.expand, 1, channels, by_input.data(), cut.thin, square.data(), cut.thin, channels, cut.thin,
                 expanded, nullptr, false, false});
-  pool_.parallel(cut.units, [&](int unit, int slot) {
+  training.pool_.parallel(cut.units, [&](int unit, int slot) {
     float* const u = scratch(slot, thin_size);
     const int pixels = cut.size(unit) * cut.in_pixels;
-    at.centred(in + cut.in_pixel(unit) * channels, pixels, channels, kept.moments, u, cut.thin);
-    float* const total = thin.data() + cut.in_pixel(unit) * cut.thin;
+    centre(unit, u);
+    float* const total = found.thin.data() + cut.in_pixel(unit) * cut.thin;
     work.product({u, cut.thin, 1, square.data(), cut.thin, total, cut.thin, pixels, cut.thin, channels, shift.data(),
                   true, false});
     at.stored(total, cut.thin, pixels, channels, out + cut.in_pixel(unit) * channels);
   });
+}
+
+template <class T>
+void Training::residual(const ResidualShape& shape, const ResidualWeights& weights, const T* in,
+                        const ResidualKept<T>& kept, T* out) {
+  const std::lock_guard<std::mutex> lock(one_at_a_time_);
+  ResidualCall<T> call(*this, shape, weights, in, kept);
+  call.moments();
+  call.expanded_statistics();
+  const Normal first = call.first_normal();
+  const Packed packed(shape, call.cut, weights, first);
+  call.filter(packed, first);
+  call.project(packed, call.second_normal(), out);
+}
+
+template <class T>
+void Training::residual_gradient(const ResidualShape& shape, const ResidualWeights& weights, const T* in,
+                                 const ResidualKept<T>& kept, const T* gradient, T* out,
+                                 const ResidualGradients& gradients) {
+  const std::lock_guard<std::mutex> lock(one_at_a_time_);
+  ResidualCall<T> call(*this, shape, weights, in, kept);
+  const Normal first = call.first_normal(), second = call.second_normal();
+  const Packed packed(shape, call.cut, weights, first);
+  const auto back = call.project_gradient(packed, second, gradient, gradients);
+  auto found = call.filter_gradient(packed, first, second, back, gradient);
+  call.input_gradient(first, found, out, gradients);
 }
 
 #define MNV2_RESIDUAL(T)                                                                                              \

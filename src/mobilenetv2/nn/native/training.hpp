@@ -52,6 +52,9 @@ class Training {
 
  private:
   template <class T>
+  struct ResidualCall;
+
+  template <class T>
   const Passes<T>& passes() const;
   // Calls body(slice, unit, slot) for each unit, the units of a slice in order and by one thread.
   template <class Body>
