@@ -1,0 +1,50 @@
+"""The tool that trains the model that ships: what is not the package's own."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+import train_bundled_model as tool
+
+
+@pytest.mark.parametrize("shape", [(24, 144), (144, 24), (64, 64)])
+def test_a_step_turns_all_directions_alike(shape: tuple[int, int]) -> None:
+    """Singular values over three orders of magnitude become nearly equal; their vectors stay."""
+    torch.manual_seed(0)
+    u, _, vh = torch.linalg.svd(torch.randn(shape), full_matrices=False)
+    found = tool.orthogonal(u @ torch.diag(torch.logspace(0, -3, len(vh))) @ vh)
+    turned = u.T @ found @ vh.T
+    assert torch.allclose(turned, torch.diag(turned.diag()), atol=1e-3)
+    large = turned.diag()[torch.logspace(0, -3, len(vh)) > 0.03]
+    assert 0.6 < large.min() <= large.max() < 1.3
+
+
+def test_skipped_pictures_are_made_up_for() -> None:
+    recipe = tool.Recipe()
+    losses = torch.cat([torch.full((6000,), 0.1), torch.full((4000,), 2.0)])
+    train = np.arange(1000, 10000)  # the first thousand are held out
+    order, weights = tool.chosen(train, losses, 0.5, recipe, epoch=3)
+    assert sorted(set(order)) == sorted(order)
+    assert order.min() >= 1000
+    easy = order[order < 6000]
+    assert len(order) - len(easy) == 4000
+    assert len(easy) / 5000 == pytest.approx(0.5, abs=0.03)
+    assert set(weights[easy].tolist()) == {2.0}
+    assert set(weights[order[order >= 6000]].tolist()) == {1.0}
+
+
+@pytest.mark.parametrize(("share", "epoch"), [(0.0, 0), (0.9, 40)])
+def test_the_first_and_the_last_epochs_are_whole(share: float, epoch: int) -> None:
+    losses = torch.arange(100.0)
+    order, weights = tool.chosen(np.arange(100), losses, share, tool.Recipe(), epoch)
+    assert sorted(order) == list(range(100))
+    assert set(weights.tolist()) == {1.0}
+    assert order.tolist() != sorted(order)
+
+
+def test_the_pace_of_the_recipe() -> None:
+    recipe = tool.Recipe(warm_up=0.1, sides=((0.25, 24), (1.0, 32)))
+    paces = [recipe.pace(share) for share in (0, 0.05, 0.1, 0.55, 1, 1.01)]
+    assert paces == pytest.approx([0, 0.5, 1, 0.5, 0, 0])
+    assert [recipe.side(share) for share in (0, 0.24, 0.25, 1.0)] == [24, 24, 32, 32]
