@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <cmath>
+#include <type_traits>
 #include <utility>
 #include <vector>
 
@@ -168,6 +169,8 @@ float* Training::scratch(int slot, std::size_t size) {
 // One call of residual() or residual_gradient(), pass by pass.
 template <class T>
 struct Training::ResidualCall {
+  static constexpr bool FLOATS = std::is_same_v<T, float>;  // maps may be worked on where they are
+
   Training& training;
   const ResidualShape& shape;
   const ResidualWeights& weights;
@@ -221,13 +224,27 @@ struct Training::ResidualCall {
   }
   float* scratch(int slot, std::size_t size) { return training.scratch(slot, size); }
 
-  // A unit's input about its means, or its gradient, channels rounded up.
+  // A unit's input about its means, or the gradient of its output, channels rounded up.
   void centre(int unit, float* u) const {
     at.centred(in + cut.in_pixel(unit) * channels, cut.size(unit) * cut.in_pixels, channels, kept.moments, u, cut.thin);
   }
-  void read(const T* gradient, int unit, float* projected) const {
-    at.centred(gradient + cut.out_pixel(unit) * out_channels, cut.size(unit) * cut.out_pixels, out_channels,
-               zeros.data(), projected, cut.narrow);
+  const float* read(const T* gradient, int unit, float* buffer) const {
+    const T* const from = gradient + cut.out_pixel(unit) * out_channels;
+    if constexpr (FLOATS) {
+      if (cut.narrow == out_channels) return from;
+    }
+    at.centred(from, cut.size(unit) * cut.out_pixels, out_channels, zeros.data(), buffer, cut.narrow);
+    return buffer;
+  }
+  // Where to compute what belongs at `to`, `channels` of them rounded up to `row`; stored() brings it there.
+  float* computed(T* to, int channels_, int row, float* buffer) const {
+    if constexpr (FLOATS) {
+      if (row == channels_) return to;
+    }
+    return buffer;
+  }
+  void stored(const float* from, int row, int pixels, int channels_, T* to) const {
+    if (static_cast<const void*>(from) != to) at.stored(from, row, pixels, channels_, to);
   }
   // A group of the expanded map.
   void expand(const Packed& packed, const Normal& first, const float* u, int g, int pixels, float* wide) const {
@@ -254,10 +271,14 @@ struct Training::ResidualCall {
   Back project_gradient(const Packed& packed, const Normal& second, const T* gradient, const ResidualGradients& to);
   struct Found {
     Doubles taps, bias, expand;
-    Floats thin;  // the gradient of the input, but for what the first batch norm adds
+    Floats thin;  // the gradient of the input, but for what the first batch norm adds; empty: it is where it belongs
   };
   Found filter_gradient(const Packed& packed, const Normal& first, const Normal& second, const Back& back,
-                        const T* gradient);
+                        const T* gradient, T* out);
+  float* thin(Floats& buffer, int unit, T* out) const {
+    float* const at_unit = buffer.empty() ? nullptr : buffer.data() + cut.in_pixel(unit) * cut.thin;
+    return computed(out + cut.in_pixel(unit) * channels, channels, cut.thin, at_unit);
+  }
   void input_gradient(const Normal& first, Found& found, T* out, const ResidualGradients& to);
 };
 
@@ -311,10 +332,11 @@ void Training::ResidualCall<T>::filter(const Packed& packed, const Normal& first
   training.pool_.parallel(cut.units, [&](int unit, int slot) {
     float* const u = scratch(slot, thin_size + group_size + kept_size);
     float* const wide = u + thin_size;
-    float* const filtered = wide + group_size;
     const int out_pixels = cut.size(unit) * cut.out_pixels;
     centre(unit, u);
     for (int g = 0; g < cut.groups; g++) {
+      T* const kept_group = kept.depthwise + cut.kept(unit, g);
+      float* const filtered = computed(kept_group, cut.group, cut.group, wide + group_size);
       expand(packed, first, u, g, cut.size(unit) * cut.in_pixels, wide);
       for (int i = 0; i < cut.size(unit); i++) {
         work.depthwise(maps_of(shape, wide + static_cast<std::ptrdiff_t>(i) * cut.in_pixels * cut.group, cut.group),
@@ -324,7 +346,7 @@ void Training::ResidualCall<T>::filter(const Packed& packed, const Normal& first
       float* const pivot = pivots.data() + static_cast<std::size_t>(unit) * 3 * cut.wide + g * cut.group;
       std::copy_n(filtered, cut.group, pivot);
       work.sums(filtered, out_pixels, cut.group, pivot, pivot + cut.wide, pivot + 2 * cut.wide);
-      at.stored(filtered, cut.group, out_pixels, cut.group, kept.depthwise + cut.kept(unit, g));
+      stored(filtered, cut.group, out_pixels, cut.group, kept_group);
     }
   });
   filtered_statistics(pivots);
@@ -352,7 +374,8 @@ template <class T>
 void Training::ResidualCall<T>::project(const Packed& packed, const Normal& second, T* out) {
   training.pool_.parallel(cut.units, [&](int unit, int slot) {
     float* const limited = scratch(slot, kept_size + narrow_size);
-    float* const projected = limited + kept_size;
+    T* const to = out + cut.out_pixel(unit) * out_channels;
+    float* const projected = computed(to, out_channels, cut.narrow, limited + kept_size);
     const int pixels = cut.size(unit) * cut.out_pixels;
     for (int g = 0; g < cut.groups; g++) {
       const Norm norm = {second.scale.data() + g * cut.group, second.bias.data() + g * cut.group, true};
@@ -360,7 +383,7 @@ void Training::ResidualCall<T>::project(const Packed& packed, const Normal& seco
       work.product({limited, cut.group, 1, packed.project.data() + static_cast<std::size_t>(g) * cut.group * cut.narrow,
                     cut.narrow, projected, cut.narrow, pixels, cut.narrow, cut.group, nullptr, g > 0, false});
     }
-    at.stored(projected, cut.narrow, pixels, out_channels, out + cut.out_pixel(unit) * out_channels);
+    stored(projected, cut.narrow, pixels, out_channels, to);
   });
 }
 
@@ -375,12 +398,11 @@ typename Training::ResidualCall<T>::Back Training::ResidualCall<T>::project_grad
   std::copy_n(out_mean(), expanded, pivot.data());
   Parts sums(cut.slices, 2 * cut.wide), for_project(cut.slices, static_cast<std::size_t>(out_channels) * cut.wide);
   by_slices([&](int slice, int unit, int slot) {
-    float* const projected = scratch(slot, narrow_size + 2 * kept_size + 2 * cut.group);
-    float* const slope = projected + narrow_size;
+    float* const slope = scratch(slot, 2 * kept_size + 2 * cut.group + narrow_size);
     float* const limited = slope + kept_size;
     float* const sum = limited + kept_size;
     const int pixels = cut.size(unit) * cut.out_pixels;
-    read(gradient, unit, projected);
+    const float* const projected = read(gradient, unit, sum + 2 * cut.group);
     for (int g = 0; g < cut.groups; g++) {
       const int c = g * cut.group;
       const Norm norm = {second.scale.data() + c, second.bias.data() + c, true};
@@ -417,19 +439,19 @@ typename Training::ResidualCall<T>::Back Training::ResidualCall<T>::project_grad
 // Back through the filter and the expansion, but for what the first batch norm adds.
 template <class T>
 typename Training::ResidualCall<T>::Found Training::ResidualCall<T>::filter_gradient(
-    const Packed& packed, const Normal& first, const Normal& second, const Back& back, const T* gradient) {
+    const Packed& packed, const Normal& first, const Normal& second, const Back& back, const T* gradient, T* out) {
   Parts for_taps(cut.slices, static_cast<std::size_t>(9) * cut.wide), for_bias(cut.slices, cut.wide),
       for_expand(cut.slices, static_cast<std::size_t>(channels) * cut.wide);
-  Floats thin(static_cast<std::size_t>(cut.pictures) * cut.in_pixels * cut.thin);
+  Floats buffer;
+  if (!FLOATS || cut.thin != channels) buffer.resize(static_cast<std::size_t>(cut.pictures) * cut.in_pixels * cut.thin);
   by_slices([&](int slice, int unit, int slot) {
-    float* const projected = scratch(slot, narrow_size + thin_size + kept_size + 2 * group_size + 9 * cut.group);
-    float* const u = projected + narrow_size;
+    float* const u = scratch(slot, thin_size + kept_size + 2 * group_size + 9 * cut.group + narrow_size);
     float* const slope = u + thin_size;
     float* const limited = slope + kept_size;
     float* const wide = limited + group_size;
     float* const sum = wide + group_size;
     const int pixels = cut.size(unit) * cut.in_pixels, out_pixels = cut.size(unit) * cut.out_pixels;
-    read(gradient, unit, projected);
+    const float* const projected = read(gradient, unit, sum + 9 * cut.group);
     centre(unit, u);
     for (int g = 0; g < cut.groups; g++) {
       const int c = g * cut.group;
@@ -450,11 +472,10 @@ typename Training::ResidualCall<T>::Found Training::ResidualCall<T>::filter_grad
       work.product({u, 1, cut.thin, wide, cut.group, for_expand.of(slice) + c, cut.wide, channels, cut.group, pixels,
                     nullptr, true, false});
       work.product({wide, cut.group, 1, packed.back.data() + static_cast<std::size_t>(c) * cut.thin, cut.thin,
-                    thin.data() + cut.in_pixel(unit) * cut.thin, cut.thin, pixels, cut.thin, cut.group, nullptr, g > 0,
-                    false});
+                    thin(buffer, unit, out), cut.thin, pixels, cut.thin, cut.group, nullptr, g > 0, false});
     }
   });
-  return {for_taps.total(), for_bias.total(), for_expand.total(), std::move(thin)};
+  return {for_taps.total(), for_bias.total(), for_expand.total(), std::move(buffer)};
 }
 
 // The gradients of the taps, the first batch norm, the expansion and the input.
@@ -490,10 +511,11 @@ void Training::ResidualCall<T>::input_gradient(const Normal& first, Found& found
     float* const u = scratch(slot, thin_size);
     const int pixels = cut.size(unit) * cut.in_pixels;
     centre(unit, u);
-    float* const total = found.thin.data() + cut.in_pixel(unit) * cut.thin;
+    T* const to_unit = out + cut.in_pixel(unit) * channels;
+    float* const total = thin(found.thin, unit, out);
     work.product({u, cut.thin, 1, square.data(), cut.thin, total, cut.thin, pixels, cut.thin, channels, shift.data(),
                   true, false});
-    at.stored(total, cut.thin, pixels, channels, out + cut.in_pixel(unit) * channels);
+    stored(total, cut.thin, pixels, channels, to_unit);
   });
 }
 
@@ -519,7 +541,7 @@ void Training::residual_gradient(const ResidualShape& shape, const ResidualWeigh
   const Normal first = call.first_normal(), second = call.second_normal();
   const Packed packed(shape, call.cut, weights, first);
   const auto back = call.project_gradient(packed, second, gradient, gradients);
-  auto found = call.filter_gradient(packed, first, second, back, gradient);
+  auto found = call.filter_gradient(packed, first, second, back, gradient, out);
   call.input_gradient(first, found, out, gradients);
 }
 
