@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import subprocess
+import sys
 
 import pytest
 import torch
@@ -52,3 +54,14 @@ def test_one_that_fails_is_named() -> None:
 def test_other_errors_are_left_alone() -> None:
     with pytest.raises(RuntimeError, match="of its own"), beside(2, ["--version"]):
         raise RuntimeError("of its own")
+
+
+def test_one_that_fails_at_once_is_not_waited_for() -> None:
+    code = (
+        "import time; from mobilenetv2.training.processes import beside\n"
+        "with beside(2, ['dig']): time.sleep(300)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert done.returncode == 2
+    assert done.stderr.startswith("error: one of the 2 processes")
+    assert "No such command 'dig'" in done.stderr

@@ -12,6 +12,7 @@ import socket
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from tempfile import TemporaryFile
@@ -27,6 +28,7 @@ OURS = "mobilenetv2"
 LEAST_BATCH = 16  # pictures of a step for each process: batch norm wants no fewer
 LEAST_PICTURES = 1000  # to train with for each process: of fewer, its start takes what it saves
 ENDING_SECONDS, FAILING_SECONDS = 10.0, 1.0  # for the others, when the first is done
+STUCK_SECONDS = 5.0  # for the first to notice that another is gone
 
 
 def default_processes(pictures: int, batch: int) -> int:
@@ -92,17 +94,20 @@ def beside(count: int, arguments: Sequence[str]) -> Iterator[None]:
             )
             for rank in range(1, count)
         ]
-        patience = FAILING_SECONDS
+        done, patience = threading.Event(), FAILING_SECONDS
+        threading.Thread(target=_watch, args=(others, said.fileno(), done), daemon=True).start()
         try:
             yield
             patience = ENDING_SECONDS
         except RuntimeError as error:  # what PyTorch raises when the connection is lost
-            ended = _ended(others)
-            if ended is None:
+            until = time.monotonic() + STUCK_SECONDS
+            while not (told := _failure(others, said.fileno())) and time.monotonic() < until:
+                time.sleep(0.1)
+            if told is None:
                 raise
-            said.seek(0)
-            raise UserError(_told(ended, count, said.read().decode(errors="replace"))) from error
+            raise UserError(told) from error
         finally:
+            done.set()
             if distributed.is_initialized():
                 distributed.destroy_process_group()
             for process in others:
@@ -132,25 +137,29 @@ def environment(count: int, threads: int) -> dict[str, str]:
     }
 
 
-def _ended(others: Sequence[subprocess.Popen[bytes]]) -> int | None:
-    """The exit code of the process that ended first, as far as one can tell; None: all are well."""
-    for process in others:
-        try:
-            code = process.wait(timeout=1)
-        except subprocess.TimeoutExpired:
-            continue
-        if code:
-            return code
-    return None
-
-
-def _told(code: int, count: int, said: str) -> str:
-    lines = said.strip().splitlines()
+def _failure(others: Sequence[subprocess.Popen[bytes]], said: int) -> str | None:
+    """What to say of one that failed, with the file that they write to; None: all are well."""
+    code = next((code for process in others if (code := process.poll())), None)
+    if code is None:
+        return None
     if code == -signal.SIGKILL:
         why = "was killed, perhaps for want of memory: give a smaller --batch or --processes 1"
     else:
-        why = f"ended with exit code {code}: {lines[-1] if lines else 'it said nothing'}"
-    return f"one of the {count} processes that train together {why}"
+        lines = os.pread(said, os.fstat(said).st_size, 0).decode(errors="replace").split("\n")
+        last = next((line for line in reversed(lines) if line.strip()), "it said nothing")
+        why = f"ended with exit code {code}: {last}"
+    return f"one of the {len(others) + 1} processes that train together {why}"
+
+
+def _watch(others: Sequence[subprocess.Popen[bytes]], said: int, done: threading.Event) -> None:
+    """Ends the first process where it waits for another that has failed, as it would to connect."""
+    while not done.wait(0.5):
+        told = _failure(others, said)
+        if told and not done.wait(STUCK_SECONDS):
+            for process in others:
+                process.kill()
+            os.write(2, f"error: {told}\n".encode())
+            os._exit(2)
 
 
 def _end(process: subprocess.Popen[bytes], seconds: float) -> None:
