@@ -18,6 +18,11 @@ from mobilenetv2.images import Preprocessing
 
 REPOSITORY = Path(__file__).parents[1]
 
+if (
+    "PYTEST_XDIST_WORKER" in os.environ
+):  # pytest -n: PyTorch's threads would spin beside other tests
+    os.environ.setdefault("OMP_NUM_THREADS", "1")
+
 
 @pytest.fixture(scope="session")
 def shared() -> Callable[[str], Path]:
