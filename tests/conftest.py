@@ -18,9 +18,8 @@ from mobilenetv2.images import Preprocessing
 
 REPOSITORY = Path(__file__).parents[1]
 
-if (
-    "PYTEST_XDIST_WORKER" in os.environ
-):  # pytest -n: PyTorch's threads would spin beside other tests
+# under pytest -n, PyTorch's threads would spin beside other tests
+if "PYTEST_XDIST_WORKER" in os.environ:
     os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 
