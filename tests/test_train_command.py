@@ -19,6 +19,8 @@ import torch
 from mobilenetv2.architecture import Architecture, Stage
 from mobilenetv2.checkpoint import Checkpoint
 from mobilenetv2.cli import run
+from mobilenetv2.cli.train import _processes
+from mobilenetv2.training import processes
 from mobilenetv2.training.run_folder import RunFolder
 
 from .conftest import random_checkpoint
@@ -195,6 +197,31 @@ def test_a_process_does_not_outlive_another(data: Path, tmp_path: Path, first: b
         )
 
 
+NOTHING = dict.fromkeys(
+    ("processes", "resume", "weights", "recipe", "small_images", "val", "freeze")
+)
+
+
+def test_from_scratch_pictures_and_batch_decide(
+    data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(
+        processes, "default_processes", lambda pictures, batch: 100 * pictures + batch
+    )
+    assert _processes(str(data), tmp_path, NOTHING, {}) == 100 * 41 + 128
+    assert _processes(str(data), tmp_path, NOTHING, {"batch": 8}) == 100 * 41 + 8
+    assert _processes(str(data), tmp_path, NOTHING | {"weights": "cifar10"}, {}) == 1
+    assert _processes(str(data), tmp_path, NOTHING | {"processes": 3}, {}) == 3
+
+
+def test_torchrun_has_said_how_many(
+    data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys
+) -> None:
+    monkeypatch.setenv("RANK", "0")
+    assert run(["train", str(data), "-o", str(tmp_path / "run"), *QUICK, "--processes", "2"]) == 2
+    assert "torchrun has started them already" in capsys.readouterr().err
+
+
 def torchrun(*arguments: str) -> subprocess.CompletedProcess[str]:
     """`mobilenetv2 train` in two processes."""
     options = ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
@@ -216,6 +243,7 @@ def test_two_processes_share_statistics_and_print_once(
     done = together(str(data), "-o", str(tmp_path / "run"), *QUICK, "--format", "json")
     assert done.returncode == 0, done.stderr
     assert RunFolder(tmp_path / "run").read_settings().processes == 2
+    assert _processes("", tmp_path / "run", NOTHING | {"resume": True}, {}) == 2
     (said,) = json.loads(done.stdout)
     assert sum(line.startswith("epoch 1/1") for line in done.stderr.splitlines()) == 1
     assert said["pictures"] == 9  # each counted once

@@ -124,7 +124,7 @@ class Muon:
 
 
 def orthogonal(matrix: Tensor, iterations: int = 5) -> Tensor:
-    """U V^T of the decomposition U S V^T, singular values within about 0.7 to 1.2 of 1."""
+    """U V^T of the decomposition U S V^T, its singular values from about 0.7 to 1.2."""
     wide = matrix if len(matrix) <= matrix.shape[1] else matrix.T
     wide = wide / (wide.norm() + 1e-7)
     for _ in range(iterations):

@@ -144,12 +144,14 @@ def _processes(
     data: str, output: Path, options: Mapping[str, Any], changes: Mapping[str, Any]
 ) -> int:
     """How many train together: as asked for, as before, or as are worth their start."""
-    from ..training.processes import default_processes, is_one_of_several
+    from ..training.processes import default_processes, is_beside_another, is_one_of_several
     from ..training.recipes import default_recipe
     from ..training.run_folder import RunFolder
     from ..training.splits import read_split
 
     if is_one_of_several():
+        if options["processes"] is not None and not is_beside_another():
+            raise click.UsageError("--processes: torchrun has started them already; leave it out")
         return 1
     if options["processes"] is not None:
         return int(options["processes"])

@@ -48,11 +48,16 @@ def is_one_of_several() -> bool:
     return "RANK" in os.environ
 
 
+def is_beside_another() -> bool:
+    """Whether `beside` has started this process."""
+    return not is_first() and os.environ.get(RUN_ID) == OURS
+
+
 def end_with_first() -> bool:
     """Where `beside` has started this process: ends it when the first one is gone, in whatever way.
     Whether that is so.
     """
-    if is_first() or os.environ.get(RUN_ID) != OURS:
+    if not is_beside_another():
         return False
 
     def wait() -> None:
