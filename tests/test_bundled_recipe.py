@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from pathlib import Path
+
 import numpy as np
 import pytest
 import torch
 import train_bundled_model as tool
+from torch import distributed
+from torch.nn import functional
 
 
 @pytest.mark.parametrize("shape", [(24, 144), (144, 24), (64, 64)])
@@ -18,6 +23,31 @@ def test_a_step_turns_all_directions_alike(shape: tuple[int, int]) -> None:
     assert torch.allclose(turned, torch.diag(turned.diag()), atol=1e-3)
     large = turned.diag()[torch.logspace(0, -3, len(vh)) > 0.03]
     assert 0.6 < large.min() <= large.max() < 1.3
+
+
+@pytest.fixture
+def alone(tmp_path: Path) -> Iterator[None]:
+    """A group of one process."""
+    distributed.init_process_group(
+        "gloo", init_method=f"file://{tmp_path / 'store'}", rank=0, world_size=1
+    )
+    yield
+    distributed.destroy_process_group()
+
+
+def test_a_step_forgets_its_gradient(alone: None) -> None:
+    """What is left of a gradient would be added to the next one."""
+    torch.manual_seed(0)
+    layer = torch.nn.Conv2d(8, 24, 1, bias=False)
+    muon = tool.Muon([layer.weight])
+    before = layer.weight.detach().clone()
+    y = functional.batch_norm(layer(torch.randn(2, 8, 3, 3)), None, None, training=True)
+    (y * torch.randn(y.shape)).mean().backward()
+    muon.step(0.02)
+    assert layer.weight.grad is None
+    assert float(layer.weight.detach().norm()) == pytest.approx(24**0.5)
+    turned = functional.cosine_similarity(before.flatten(), layer.weight.flatten(), dim=0)
+    assert float(turned.detach().arccos()) == pytest.approx(0.02, rel=0.2)
 
 
 def test_skipped_pictures_are_made_up_for() -> None:

@@ -63,11 +63,9 @@ def flags(stem: str) -> list[str]:
 
 
 @pytest.fixture(scope="module")
-def functions(tmp_path_factory) -> dict[str, dict[str, Function]]:
-    """By file and name, `tile<6, 4>` as `tileILi6ELi4EE...`."""
-    folder = tmp_path_factory.mktemp("kernels")
-    stems = dict.fromkeys(stem for stem, _ in KERNELS)
-    return {stem: disassembled(stem, folder / f"{stem}.o") for stem in stems}
+def functions(request, tmp_path_factory) -> dict[str, Function]:
+    """Of the file that the test names, by name: `tile<6, 4>` as `tileILi6ELi4EE...`."""
+    return disassembled(request.param, tmp_path_factory.mktemp("kernels") / f"{request.param}.o")
 
 
 def disassembled(stem: str, binary: Path) -> dict[str, Function]:
@@ -101,11 +99,14 @@ def inner_loops(function: Function) -> list[list[str]]:
     ]
 
 
-@pytest.mark.parametrize(("stem", "kernel"), KERNELS)
-def test_vectors_stay_in_registers(stem, kernel, functions) -> None:
-    wide = WIDE[stem.partition("_")[2]]
-    chosen = {name: f for name, f in functions[stem].items() if re.match(kernel, name)}
-    assert chosen, f"no function {kernel} among {list(functions[stem])}"
+@pytest.mark.parametrize(
+    ("functions", "kernel", "wide"),
+    [(stem, kernel, WIDE[stem.partition("_")[2]]) for stem, kernel in KERNELS],
+    indirect=["functions"],
+)
+def test_vectors_stay_in_registers(functions, kernel, wide) -> None:
+    chosen = {name: f for name, f in functions.items() if re.match(kernel, name)}
+    assert chosen, f"no function {kernel} among {list(functions)}"
     for name, function in chosen.items():
         # %rbp is the stack's only where the function makes it so
         frame = r"\(%r[sb]p" if "mov    %rsp,%rbp" in function.values() else r"\(%rsp"
