@@ -162,13 +162,14 @@ def ours(architecture: Any, pictures: Pictures) -> tuple[Step, Epoch]:
     net = prepare(MobileNetV2(architecture))
     recipe = MODERN.changed({"batch": BATCH, "augmentation.crop": "pad"})
     recipe = recipe.changed({"augmentation.policy": "none"})
+    batch = BATCH // fabric.world_size
     settings = Settings(
         version="",
         data="",
         val=None,
         start=Start(small_images=True),
         recipe=recipe,
-        precision=once(fabric, lambda: faster_precision(net, PREPROCESSING, fabric.device)),
+        precision=once(fabric, lambda: faster_precision(net, PREPROCESSING, fabric.device, batch)),
         classes=(),
         pictures={},
         architecture=architecture,
@@ -180,7 +181,7 @@ def ours(architecture: Any, pictures: Pictures) -> tuple[Step, Epoch]:
     def batches(epoch: int) -> Iterable[tuple[Tensor, Tensor]]:
         return loader(
             pictures,
-            BATCH // fabric.world_size,
+            batch,
             epoch=epoch,
             seed=0,
             train=True,
@@ -198,7 +199,7 @@ def plain(architecture: Any, pictures: Pictures, switched: bool) -> tuple[Step, 
     bfloat16 = False
     if switched:
         net = net.to(memory_format=torch.channels_last)
-        bfloat16 = faster_precision(net, PREPROCESSING, torch.device("cpu")) == "bf16"
+        bfloat16 = faster_precision(net, PREPROCESSING, torch.device("cpu"), BATCH) == "bf16"
     optimizer = torch.optim.SGD(net.parameters(), lr=0.1, momentum=0.9, nesterov=True)
 
     def step(pixels: Tensor, labels: Tensor) -> None:

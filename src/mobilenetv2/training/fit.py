@@ -247,8 +247,9 @@ def _begin(job: Job, split: Split, before: Settings | None) -> tuple[MobileNetV2
     if before:
         facts["precision"] = before.precision
     if facts["precision"] is None:
+        batch = -(-job.recipe.batch // job.fabric.world_size)
         facts["precision"] = once(
-            job.fabric, lambda: faster_precision(net, preprocessing, job.fabric.device)
+            job.fabric, lambda: faster_precision(net, preprocessing, job.fabric.device, batch)
         )
         LOG.info("precision %s: the faster here", facts["precision"])
     settings = Settings(

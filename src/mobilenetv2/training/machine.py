@@ -32,7 +32,7 @@ PRECISIONS = ("auto", "32", "bf16")
 PATIENCE = timedelta(
     days=7
 )  # of the processes that wait while the first looks through the pictures
-TIMED_STEPS, TIMED_BATCH = 3, 8
+TIMED_STEPS, TIMED_PIXELS = 3, 8 * 224 * 224
 M_TRIM_THRESHOLD, M_MMAP_MAX = -1, -4  # of malloc.h
 Value = TypeVar("Value")
 
@@ -101,14 +101,21 @@ def once(fabric: Fabric, work: Callable[[], Value]) -> Value:
     return value  # type: ignore[return-value]
 
 
-def faster_precision(net: MobileNetV2, preprocessing: Preprocessing, device: torch.device) -> str:
-    """Whether a few training steps of a copy of the network are faster in "32" or in "bf16"."""
-    shape = (TIMED_BATCH, preprocessing.channels, *preprocessing.size)
+def faster_precision(
+    net: MobileNetV2, preprocessing: Preprocessing, device: torch.device, batch: int
+) -> str:
+    """Whether a few training steps of a copy of the network are faster in "32" or in "bf16".
+
+    Their batches are of `batch` pictures, or of fewer where these are large.
+    """
+    height, width = preprocessing.size
+    pictures = min(batch, max(2, TIMED_PIXELS // (height * width)))
+    shape = (pictures, preprocessing.channels, height, width)
     took = {}
     for precision in ("32", "bf16"):
         copy = deepcopy(net).to(device).train()
         x = torch.randn(shape, device=device).to(memory_format=torch.channels_last)
-        labels = torch.arange(TIMED_BATCH, device=device) % net.architecture.classes
+        labels = torch.arange(pictures, device=device) % net.architecture.classes
         times = []
         for _ in range(TIMED_STEPS):
             started = time.perf_counter()
