@@ -25,7 +25,7 @@ from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor, distributed, nn
 from torch.nn.functional import interpolate
-from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn, update_bn
+from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from mobilenetv2.architecture import Architecture, Stage
 from mobilenetv2.images import Preprocessing
@@ -76,7 +76,6 @@ class Recipe:
     ema_decay: float = 0.999
     precision: str = "bf16"
     bn_decay: float = 0.9
-    statistics: int = 10_000  # pictures of which batch norm's are taken in the end
     shift: int = 4  # pixels, at most, over reflected edges
     cutout: int = 8  # side in pixels of the square that is greyed
     policy: float = 0.5  # chance of TrivialAugment as well,
@@ -313,12 +312,6 @@ def main() -> None:
             os.replace(saved.with_suffix(".tmp"), saved)
         else:
             log.append({})
-    # The average of the networks' statistics is not quite the statistics of their average.
-    sample = train[rank : recipe.statistics : world]
-    update_bn(
-        (normalise(x[part]) for part in np.array_split(sample, len(sample) // 250)), ema.module
-    )
-    shared_mean([b for b in ema.buffers() if b.dtype == torch.float32])
     validation = accuracy(ema.module, x[held_out], y[held_out])
     test_x, test_y, _ = read_zip(options.test)
     test_top1 = accuracy(ema.module, test_x, test_y)
