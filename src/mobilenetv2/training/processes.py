@@ -6,6 +6,7 @@ operators run in all of them at once (benchmarks/train.py).
 
 from __future__ import annotations
 
+import gc
 import os
 import signal
 import socket
@@ -70,10 +71,11 @@ def end_with_first() -> bool:
 
 @contextmanager
 def beside(count: int, arguments: Sequence[str]) -> Iterator[None]:
-    """Within the block this process is the first of `count`, as if `torchrun` had started them.
+    """Within the block this process is the first of `count`, as if `torchrun` had started them. After
+    it, it is joined with no other, whoever had started them.
 
     Args:
-        count: 1 does nothing.
+        count: 1 starts none.
         arguments: Of `mobilenetv2`, for the others. What they write is thrown away, unless they
             fail by themselves.
 
@@ -81,7 +83,10 @@ def beside(count: int, arguments: Sequence[str]) -> Iterator[None]:
         UserError: One of the others ended before its time.
     """
     if count == 1:
-        yield
+        try:
+            yield
+        finally:
+            _leave()
         return
     threads, before = torch.get_num_threads(), dict(os.environ)
     each = max(1, usable_processors() // count)
@@ -113,13 +118,19 @@ def beside(count: int, arguments: Sequence[str]) -> Iterator[None]:
             raise UserError(told) from error
         finally:
             done.set()
-            if distributed.is_initialized():
-                distributed.destroy_process_group()
+            _leave()
             for process in others:
                 _end(process, patience)
             os.environ.clear()
             os.environ.update(before)
             torch.set_num_threads(threads)
+
+
+def _leave() -> None:
+    """Ends PyTorch's threads, one of which may still hold a tensor: that aborts a Python that ends."""
+    gc.collect()  # of what is left of the training, which holds on to the threads
+    if distributed.is_initialized():
+        distributed.destroy_process_group()
 
 
 def environment(count: int, threads: int) -> dict[str, str]:
