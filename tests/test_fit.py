@@ -21,9 +21,11 @@ from PIL import Image
 
 from mobilenetv2 import Checkpoint, Model, UserError, decode, evaluate, read_dataset
 from mobilenetv2.architecture import Architecture, layers
+from mobilenetv2.images import Preprocessing
 from mobilenetv2.nn import MobileNetV2
 from mobilenetv2.training import RECIPES, Machine, Recipe, Start, fit
 from mobilenetv2.training.epochs import DivergedError
+from mobilenetv2.training.machine import faster_precision
 from mobilenetv2.training.optim import RMSProp, learning_rate, make_optimizer, parameter_groups
 from mobilenetv2.training.run_folder import RunFolder
 
@@ -68,6 +70,18 @@ def two_classes(tmp_path: Path) -> Path:
 def read_log(folder: Path) -> list[dict[str, str]]:
     with (folder / "log.csv").open(newline="") as file:
         return list(csv.DictReader(file))
+
+
+@pytest.mark.parametrize(
+    ("batch", "side", "timed"), [(1, 32, 2), (64, 32, 64), (10**6, 32, 392), (64, 224, 8)]
+)
+def test_precision_is_timed_with_the_batch(batch: int, side: int, timed: int) -> None:
+    """Or with two pictures, without which there is no batch norm, or with what a step may cost."""
+    net, seen = MobileNetV2(Architecture(width_mult=0.35, classes=2)), set()
+    net.register_forward_pre_hook(lambda module, inputs: seen.add(tuple(inputs[0].shape)))
+    preprocessing = Preprocessing(size=(side, side))
+    assert faster_precision(net, preprocessing, torch.device("cpu"), batch) in ("32", "bf16")
+    assert seen == {(timed, 3, side, side)}
 
 
 def test_a_run_and_its_folder(two_classes: Path, tmp_path: Path) -> None:

@@ -109,7 +109,7 @@ def faster_precision(
     Their batches are of `batch` pictures, or of fewer where these are large.
     """
     height, width = preprocessing.size
-    pictures = min(batch, max(2, TIMED_PIXELS // (height * width)))
+    pictures = max(2, min(batch, TIMED_PIXELS // (height * width)))  # batch norm wants two
     shape = (pictures, preprocessing.channels, height, width)
     took = {}
     for precision in ("32", "bf16"):
