@@ -16,7 +16,7 @@ from .conftest import REPOSITORY
 
 NATIVE = {"kernels": "runtime", "passes": "nn"}  # folders of kernels_*.cpp and of passes_*.cpp
 LIBRARIES = {"kernels": "mobilenetv2_runtime", "passes": "mobilenetv2_training"}
-WIDE = {"avx2": "ymm", "avxvnni": "ymm", "avx512": "zmm", "avx512vnni": "zmm"}  # registers
+WIDE = {"avx2": "ymm", "avxvnni": "ymm"}  # registers; the others' are zmm
 FLOAT_TILES = "tileI.*MatmulIfE"  # functions, mangled
 BYTE_TILES = "tileI.*MatmulIhE"
 FLOAT_DEPTHWISE = "depthwise_channelsILi[12]E.*DepthwiseIfE"  # by stride; any other stride is rare
@@ -29,8 +29,9 @@ KERNELS = [
     ("kernels_avx512vnni", BYTE_TILES),
     ("passes_avx2", TRAINING_TILES),
     ("passes_avx512", TRAINING_TILES),
+    ("passes_avx512bf16", TRAINING_TILES),
 ]
-MULTIPLY_ADD = "vfmadd|vpdpbusd"
+MULTIPLY_ADD = "vfmadd|vpdpbusd|vdpbf16ps"
 
 pytestmark = pytest.mark.skipif(
     platform.machine() not in ("x86_64", "AMD64")
@@ -101,7 +102,7 @@ def inner_loops(function: Function) -> list[list[str]]:
 
 @pytest.mark.parametrize(
     ("functions", "kernel", "wide"),
-    [(stem, kernel, WIDE[stem.partition("_")[2]]) for stem, kernel in KERNELS],
+    [(stem, kernel, WIDE.get(stem.partition("_")[2], "zmm")) for stem, kernel in KERNELS],
     indirect=["functions"],
 )
 def test_vectors_stay_in_registers(functions, kernel, wide) -> None:

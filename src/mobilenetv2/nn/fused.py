@@ -250,8 +250,13 @@ def _kernels_of(isa: str, threads: int) -> Training:
     return Training(isa, threads)
 
 
+@cache
+def _widest() -> str:
+    return instruction_sets()[-1]  # asking the processor takes long on a virtual machine
+
+
 def _kernels() -> Training:
-    return _kernels_of(instruction_sets()[-1], torch.get_num_threads())
+    return _kernels_of(_widest(), torch.get_num_threads())
 
 
 def _is_native(x: Tensor) -> bool:

@@ -200,7 +200,7 @@ NB_MODULE(_native, module) {
   nb::set_leak_warnings(false);  // PyTorch outlives the interpreter, and what it holds
   module.def("instruction_sets", [] {
     std::vector<std::string> found;
-    for (const char* isa : {"scalar", "avx2", "avx512"}) {
+    for (const char* isa : {"scalar", "avx2", "avx512", "avx512bf16"}) {
       if (mobilenetv2::find_passes<float>(isa)) found.emplace_back(isa);
     }
     return found;

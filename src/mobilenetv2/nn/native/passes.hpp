@@ -4,6 +4,7 @@
 
 #include <cstddef>
 #include <cstdint>
+#include <type_traits>
 
 namespace mobilenetv2 {
 
@@ -27,12 +28,23 @@ struct Maps {
   int stride, top, left;  // top, left: padding
 };
 
+// What a product takes of its factors at a time: a float, or two bfloat16 that follow each other along the depth.
+struct Pair {
+  bfloat16 first, second;
+};
+template <class T>
+using Unit = std::conditional_t<std::is_same_v<T, float>, float, Pair>;
+template <class T>
+constexpr int PER_UNIT = sizeof(Unit<T>) / sizeof(T);
+
 // out[i][j] = start[j] + the sum over k of a[i * a_row + k * a_step] * b[k * b_row + j], and what `out` was before if
-// it `accumulates`; limited to 0..6 if `relu6`. Whole vectors: `columns` is a multiple of Passes::lanes.
+// it `accumulates`; limited to 0..6 if `relu6`. The sums are of floats. Rows, steps and `depth` count units. Whole
+// vectors: `columns` is a multiple of Passes::lanes.
+template <class T>
 struct Product {
-  const float* a;
+  const Unit<T>* a;
   std::ptrdiff_t a_row, a_step;
-  const float* b;
+  const Unit<T>* b;
   std::ptrdiff_t b_row;
   float* out;
   std::ptrdiff_t out_row;
@@ -58,26 +70,31 @@ struct Passes {
   void (*depthwise_gradient)(const Maps<T>& maps, const T* gradient, const float* weights, T* out,
                              float* weight_gradient);
 
-  // From here on, for the inverted residual as one operator: what it keeps in memory is T, what it works on is float.
+  // From here on, for the inverted residual as one operator: what it keeps in memory and what its products take is T,
+  // the rest is float.
   int lanes, group;  // floats in a vector; channels in a group of expanded ones, a multiple of it
-  void (*product)(const Product& job);
-  // out = in - minus, rows of `out_row` floats with zeros at their ends.
-  void (*centred)(const T* in, int pixels, int channels, const float* minus, float* out, int out_row);
+  void (*product)(const Product<T>& job);
+  // Units along the rows of a matrix, where T itself is units along its columns: rows / PER_UNIT rounded up x columns,
+  // with zeros for a row that lacks.
+  void (*paired)(const T* in, int rows, int columns, Unit<T>* out);
+  // out = in - minus, rows of `out_row` with zeros at their ends.
+  void (*centred)(const T* in, int pixels, int channels, const float* minus, T* out, int out_row);
   void (*stored)(const float* in, int in_row, int pixels, int channels, T* out);
-  void (*normalise_kept)(const T* in, int pixels, int channels, const Norm& norm, float* out);
   void (*gradient_sums_kept)(const float* gradient, const T* in, int pixels, int channels, const Norm& norm,
                              const float* pivot, float* sum, float* products);
   void (*gradient_kept)(const float* gradient, const T* in, int pixels, int channels, const Norm& norm, const float* a,
                         const float* b, const float* c, float* out);
-  // Zeros the gradient where `limited`, the output of a ReLU6, is 0 or 6; the sum of what is left.
-  void (*clip)(const float* limited, int pixels, int channels, float* gradient, float* sum);
+  // out = the gradient, but zeros where `limited`, the output of a ReLU6, is 0 or 6; and its sum.
+  void (*clip)(const float* limited, const float* gradient, int pixels, int channels, T* out, float* sum);
 };
 
-// The passes of an instruction set, "scalar", "avx2" or "avx512"; null if this build or this processor lacks it.
+// The passes of an instruction set, "scalar", "avx2", "avx512" or "avx512bf16"; null if this build or this processor
+// lacks it.
 template <class T>
 const Passes<T>* find_passes(const char* isa);
 
 extern const Passes<float> scalar_passes, avx2_passes, avx512_passes;
-extern const Passes<bfloat16> scalar_bfloat16_passes, avx2_bfloat16_passes, avx512_bfloat16_passes;
+extern const Passes<bfloat16> scalar_bfloat16_passes, avx2_bfloat16_passes, avx512_bfloat16_passes,
+    avx512bf16_bfloat16_passes;
 
 }  // namespace mobilenetv2

@@ -25,10 +25,14 @@ inline Vec load_lanes(const bfloat16* from, int count) {
   return _mm512_castsi512_ps(_mm512_slli_epi32(_mm512_cvtepu16_epi32(bits), 16));
 }
 inline void store_lanes(bfloat16* to, Vec value, int count) {
+#if defined(MNV2_TARGET_AVX512BF16)
+  const __m256i high = (__m256i)_mm512_cvtneps_pbh(value);
+#else
   const __m512i bits = _mm512_castps_si512(value);
   const __m512i odd = _mm512_and_si512(_mm512_srli_epi32(bits, 16), _mm512_set1_epi32(1));
   const __m512i rounded = _mm512_add_epi32(_mm512_add_epi32(bits, _mm512_set1_epi32(0x7fff)), odd);
   const __m256i high = _mm512_cvtepi32_epi16(_mm512_srli_epi32(rounded, 16));
+#endif
   if (count == LANES) {
     _mm256_storeu_si256(reinterpret_cast<__m256i*>(to), high);
   } else {
@@ -130,8 +134,8 @@ void sums(const T* in, int pixels, int channels, const float* pivot, float* sum,
   });
 }
 
-template <class In, class Out>
-void normalise(const In* in, int pixels, int channels, const Norm& norm, Out* out) {
+template <class T>
+void normalise(const T* in, int pixels, int channels, const Norm& norm, T* out) {
   each_group(channels, [&](int c, int width, auto size) {
     constexpr int V = decltype(size)::vectors;
     Vec scale[V], shift[V];
@@ -140,8 +144,8 @@ void normalise(const In* in, int pixels, int channels, const Norm& norm, Out* ou
       shift[v] = load_lanes(norm.shift + c + v * LANES, lanes_of<V>(v, width));
     }
     const Vec six = splat(6.0f);
-    const In* from = in + c;
-    Out* to = out + c;
+    const T* from = in + c;
+    T* to = out + c;
     for (int p = 0; p < pixels; p++, from += channels, to += channels) {
       MNV2_UNROLL for (int v = 0; v < V; v++) {
         Vec y = fma(load_lanes(from + v * LANES, lanes_of<V>(v, width)), scale[v], shift[v]);
@@ -349,12 +353,12 @@ void depthwise_gradient(const Maps<T>& maps, const T* gradient, const float* wei
 }
 
 template <class T>
-void centred(const T* in, int pixels, int channels, const float* minus, float* out, int out_row) {
+void centred(const T* in, int pixels, int channels, const float* minus, T* out, int out_row) {
   each_vector(channels, [&](int c, int lanes) {
     const Vec less = mul(load_lanes(minus + c, lanes), splat(-1.0f));
     for (int p = 0; p < pixels; p++) {
       const Vec x = load_lanes(in + static_cast<std::ptrdiff_t>(p) * channels + c, lanes);
-      store(out + static_cast<std::ptrdiff_t>(p) * out_row + c, add(x, less));  // lanes beyond read as zero
+      store_lanes(out + static_cast<std::ptrdiff_t>(p) * out_row + c, add(x, less), LANES);  // beyond is read as zero
     }
   });
 }
@@ -369,21 +373,129 @@ void stored(const float* in, int in_row, int pixels, int channels, T* out) {
   });
 }
 
-inline void clip(const float* limited, int pixels, int channels, float* gradient, float* sum) {
+template <class T>
+void clip(const float* limited, const float* gradient, int pixels, int channels, T* out, float* sum) {
   each_vector(channels, [&](int c, int lanes) {
     Vec total = zero();
     for (int p = 0; p < pixels; p++) {
       const std::ptrdiff_t at = static_cast<std::ptrdiff_t>(p) * channels + c;
       const Vec g = inside(load_lanes(limited + at, lanes), load_lanes(gradient + at, lanes));
-      store_lanes(gradient + at, g, lanes);
+      store_lanes(out + at, g, lanes);
       total = add(total, g);
     }
     store_lanes(sum + c, total, lanes);
   });
 }
 
-template <int ROWS, int VECTORS>
-MNV2_NOINLINE void product_tile(const Product& job, int row, int column) {
+// Keeps GCC from holding all of a tile's factors in registers from one part to the next.
+inline void read_again() {
+#if defined(__GNUC__)
+  asm volatile("" : : : "memory");
+#endif
+}
+
+// Units of vectors: PARTS of each are multiplied one after the other, where the target has no product of pairs.
+template <class T>
+constexpr int PARTS = PER_UNIT<T>;
+#if defined(MNV2_TARGET_AVX512BF16)
+template <>
+constexpr int PARTS<bfloat16> = 1;
+#endif
+
+inline Vec load_units(const float* from, int) { return load(from); }
+inline Vec splat_units(const float* from, int) { return splat(*from); }
+template <class T>
+Vec multiply_add(Vec a, Vec b, Vec sum) {
+  return fma(a, b, sum);
+}
+
+#if defined(MNV2_TARGET_AVX512)
+
+inline Vec part_of(__m512i pairs, int part) {
+#if defined(MNV2_TARGET_AVX512BF16)
+  (void)part;
+  return _mm512_castsi512_ps(pairs);
+#else
+  return _mm512_castsi512_ps(part == 0 ? _mm512_slli_epi32(pairs, 16)
+                                       : _mm512_and_si512(pairs, _mm512_set1_epi32(-0x10000)));
+#endif
+}
+inline Vec load_units(const Pair* from, int part) { return part_of(_mm512_loadu_si512(from), part); }
+inline Vec splat_units(const Pair* from, int part) {
+  int bits;
+  std::memcpy(&bits, from, sizeof bits);
+  return part_of(_mm512_set1_epi32(bits), part);
+}
+#if defined(MNV2_TARGET_AVX512BF16)
+template <>
+inline Vec multiply_add<bfloat16>(Vec a, Vec b, Vec sum) {
+  return _mm512_dpbf16_ps(sum, (__m512bh)a, (__m512bh)b);
+}
+#endif
+// Two rows of bfloat16, side by side; `second` may be null: zeros.
+inline void store_pairs(Pair* to, const bfloat16* row, const bfloat16* second, int count) {
+  const auto lanes = [&](const bfloat16* from) {
+    return _mm512_cvtepu16_epi32(count == LANES ? _mm256_loadu_si256(reinterpret_cast<const __m256i*>(from))
+                                                : _mm256_maskz_loadu_epi16(first(count), from));
+  };
+  const __m512i high = second ? _mm512_slli_epi32(lanes(second), 16) : _mm512_setzero_si512();
+  const __m512i pairs = _mm512_or_si512(lanes(row), high);
+  count == LANES ? _mm512_storeu_si512(to, pairs) : _mm512_mask_storeu_epi32(to, first(count), pairs);
+}
+
+#elif defined(MNV2_TARGET_AVX2)
+
+inline Vec part_of(__m256i pairs, int part) {
+  return _mm256_castsi256_ps(part == 0 ? _mm256_slli_epi32(pairs, 16)
+                                       : _mm256_and_si256(pairs, _mm256_set1_epi32(-0x10000)));
+}
+inline Vec load_units(const Pair* from, int part) {
+  return part_of(_mm256_loadu_si256(reinterpret_cast<const __m256i*>(from)), part);
+}
+inline Vec splat_units(const Pair* from, int part) {
+  int bits;
+  std::memcpy(&bits, from, sizeof bits);
+  return part_of(_mm256_set1_epi32(bits), part);
+}
+inline void store_pairs(Pair* to, const bfloat16* row, const bfloat16* second, int) {
+  const auto lanes = [](const bfloat16* from) {
+    return _mm256_cvtepu16_epi32(_mm_loadu_si128(reinterpret_cast<const __m128i*>(from)));
+  };
+  const __m256i high = second ? _mm256_slli_epi32(lanes(second), 16) : _mm256_setzero_si256();
+  _mm256_storeu_si256(reinterpret_cast<__m256i*>(to), _mm256_or_si256(lanes(row), high));
+}
+
+#else
+
+inline Vec load_units(const Pair* from, int part) { return load_lanes(part == 0 ? &from->first : &from->second, 1); }
+inline Vec splat_units(const Pair* from, int part) { return load_units(from, part); }
+inline void store_pairs(Pair* to, const bfloat16* row, const bfloat16* second, int) {
+  *to = {*row, second ? *second : bfloat16{0}};
+}
+
+#endif
+
+inline void store_pairs(float* to, const float* row, const float*, int count) {
+  store_lanes(to, load_lanes(row, count), count);
+}
+
+template <class T>
+void paired(const T* in, int rows, int columns, Unit<T>* out) {
+  for (int r = 0; r < rows; r += PER_UNIT<T>, out += columns) {
+    const T* const row = in + static_cast<std::ptrdiff_t>(r) * columns;
+    const T* const second = r + 1 < rows ? row + columns : nullptr;
+    each_vector(columns, [&](int c, int lanes) { store_pairs(out + c, row + c, second ? second + c : second, lanes); });
+  }
+}
+
+// As tile_rows(), where a product in parts takes a register more.
+template <class T>
+constexpr int product_rows(int vectors) {
+  return tile_rows(vectors) - (PARTS<T> > 1 && LANES == 8);
+}
+
+template <class T, int ROWS, int VECTORS>
+MNV2_NOINLINE void product_tile(const Product<T>& job, int row, int column) {
   Vec sum[ROWS][VECTORS];
   float* const out = job.out + row * job.out_row + column;
   MNV2_UNROLL for (int j = 0; j < VECTORS; j++) {
@@ -393,14 +505,17 @@ MNV2_NOINLINE void product_tile(const Product& job, int row, int column) {
     }
   }
   const std::ptrdiff_t a_row = job.a_row;
-  const float* a = job.a + row * a_row;
-  const float* b = job.b + column;
+  const Unit<T>* a = job.a + row * a_row;
+  const Unit<T>* b = job.b + column;
   for (int k = 0; k < job.depth; k++, a += job.a_step, b += job.b_row) {
-    Vec w[VECTORS];
-    MNV2_UNROLL for (int j = 0; j < VECTORS; j++) w[j] = load(b + j * LANES);
-    MNV2_UNROLL for (int i = 0; i < ROWS; i++) {
-      const Vec value = splat(a[i * a_row]);
-      MNV2_UNROLL for (int j = 0; j < VECTORS; j++) sum[i][j] = fma(value, w[j], sum[i][j]);
+    MNV2_UNROLL for (int part = 0; part < PARTS<T>; part++) {
+      Vec w[VECTORS];
+      MNV2_UNROLL for (int j = 0; j < VECTORS; j++) w[j] = load_units(b + j * LANES, part);
+      MNV2_UNROLL for (int i = 0; i < ROWS; i++) {
+        const Vec value = splat_units(a + i * a_row, part);
+        MNV2_UNROLL for (int j = 0; j < VECTORS; j++) sum[i][j] = multiply_add<T>(value, w[j], sum[i][j]);
+      }
+      if (PARTS<T> > 1) read_again();
     }
   }
   const Vec six = splat(6.0f);
@@ -413,54 +528,57 @@ MNV2_NOINLINE void product_tile(const Product& job, int row, int column) {
 }
 
 // The last rows, fewer than a full tile.
-template <int ROWS, int VECTORS>
-inline void last_product_tile(const Product& job, int row, int column) {
+template <class T, int ROWS, int VECTORS>
+inline void last_product_tile(const Product<T>& job, int row, int column) {
   if constexpr (ROWS > 0) {
     if (job.rows - row == ROWS) {
-      product_tile<ROWS, VECTORS>(job, row, column);
+      product_tile<T, ROWS, VECTORS>(job, row, column);
     } else {
-      last_product_tile<ROWS - 1, VECTORS>(job, row, column);
+      last_product_tile<T, ROWS - 1, VECTORS>(job, row, column);
     }
   }
 }
 
-template <int VECTORS>
-inline void product_columns(const Product& job, int column) {
-  constexpr int ROWS = tile_rows(VECTORS);
+template <class T, int VECTORS>
+inline void product_columns(const Product<T>& job, int column) {
+  constexpr int ROWS = product_rows<T>(VECTORS);
   int row = 0;
-  for (; row + ROWS <= job.rows; row += ROWS) product_tile<ROWS, VECTORS>(job, row, column);
-  last_product_tile<ROWS - 1, VECTORS>(job, row, column);
+  for (; row + ROWS <= job.rows; row += ROWS) product_tile<T, ROWS, VECTORS>(job, row, column);
+  last_product_tile<T, ROWS - 1, VECTORS>(job, row, column);
 }
 
-inline void product(const Product& job) {
+template <class T>
+void product(const Product<T>& job) {
   int column = 0;
-  for (; column + 2 * LANES <= job.columns; column += 2 * LANES) product_columns<2>(job, column);
-  if (column < job.columns) product_columns<1>(job, column);
+  for (; column + 2 * LANES <= job.columns; column += 2 * LANES) product_columns<T, 2>(job, column);
+  if (column < job.columns) product_columns<T, 1>(job, column);
 }
 
 template <class T>
 constexpr Passes<T> all_passes() {
   return {sums<T>,
-          normalise<T, T>,
+          normalise<T>,
           gradient_sums<T, T>,
           gradient<T, T>,
           depthwise<T>,
           depthwise_gradient<T>,
           LANES,
           GROUP,
-          product,
+          product<T>,
+          paired<T>,
           centred<T>,
           stored<T>,
-          normalise<T, float>,
           gradient_sums<float, T>,
           gradient<float, T>,
-          clip};
+          clip<T>};
 }
 
 }  // namespace
 }  // namespace MNV2_NAMESPACE
 
+#if defined(MNV2_TABLE)
 const Passes<float> MNV2_TABLE = MNV2_NAMESPACE::all_passes<float>();
+#endif
 const Passes<bfloat16> MNV2_BFLOAT16_TABLE = MNV2_NAMESPACE::all_passes<bfloat16>();
 
 }  // namespace mobilenetv2

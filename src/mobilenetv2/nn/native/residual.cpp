@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <cmath>
+#include <memory>
 #include <type_traits>
 #include <utility>
 #include <vector>
@@ -99,36 +100,52 @@ Floats in_groups(const Floats& matrix, int rows, int columns, int group) {
   return packed;
 }
 
-// The weights as the products want them.
-struct Packed {
-  Floats expand;        // for each group: channels x group, scaled by the batch norm
-  Floats back;          // wide x thin: the same, turned
-  Floats taps;          // for each group: 9 x group
-  Floats project;       // wide x narrow
-  Floats project_back;  // for each group: out_channels x group
+// A factor of products: `rows` of values, `columns` of units; rows a multiple of PER_UNIT.
+template <class T>
+std::vector<Unit<T>> paired(const Passes<T>& passes, const Floats& matrix, int columns) {
+  const int rows = static_cast<int>(matrix.size() / columns);
+  std::vector<T> values(matrix.size());
+  passes.stored(matrix.data(), columns, rows, columns, values.data());
+  std::vector<Unit<T>> units(matrix.size() / PER_UNIT<T>);
+  passes.paired(values.data(), rows, columns, units.data());
+  return units;
+}
 
-  Packed(const ResidualShape& shape, const Cut& cut, const ResidualWeights& weights, const Normal& normal) {
+// The weights as the products want them.
+template <class T>
+struct Packed {
+  using Units = std::vector<Unit<T>>;
+  Units expand;        // for each group: channels x group, scaled by the batch norm
+  Units back;          // wide x thin: the same, turned
+  Floats taps;         // for each group: 9 x group
+  Units project;       // wide x narrow
+  Units project_back;  // for each group: out_channels x group
+
+  Packed(const ResidualShape& shape, const Cut& cut, const ResidualWeights& weights, const Normal& normal,
+         const Passes<T>& passes) {
     Floats rows(static_cast<std::size_t>(shape.channels) * cut.wide, 0.0f);
-    back.assign(static_cast<std::size_t>(cut.wide) * cut.thin, 0.0f);
+    Floats columns(static_cast<std::size_t>(cut.wide) * cut.thin, 0.0f);
     Floats nine(static_cast<std::size_t>(9) * cut.wide, 0.0f);
-    project.assign(static_cast<std::size_t>(cut.wide) * cut.narrow, 0.0f);
-    Floats turned(static_cast<std::size_t>(shape.out_channels) * cut.wide, 0.0f);
+    Floats out_columns(static_cast<std::size_t>(cut.wide) * cut.narrow, 0.0f);
+    Floats out_rows(static_cast<std::size_t>(shape.out_channels) * cut.wide, 0.0f);
     for (int c = 0; c < shape.expanded; c++) {
       for (int k = 0; k < shape.channels; k++) {
         const float value = weights.expand[c * shape.channels + k] * normal.scale[c];
         rows[k * cut.wide + c] = value;
-        back[c * cut.thin + k] = value;
+        columns[c * cut.thin + k] = value;
       }
       for (int i = 0; i < 9; i++) nine[i * cut.wide + c] = weights.taps[c * 9 + i];
       for (int o = 0; o < shape.out_channels; o++) {
         const float value = weights.project[o * shape.expanded + c];
-        project[c * cut.narrow + o] = value;
-        turned[o * cut.wide + c] = value;
+        out_columns[c * cut.narrow + o] = value;
+        out_rows[o * cut.wide + c] = value;
       }
     }
-    expand = in_groups(rows, shape.channels, cut.wide, cut.group);
+    expand = paired(passes, in_groups(rows, shape.channels, cut.wide, cut.group), cut.group);
+    back = paired(passes, columns, cut.thin);
     taps = in_groups(nine, 9, cut.wide, cut.group);
-    project_back = in_groups(turned, shape.out_channels, cut.wide, cut.group);
+    project = paired(passes, out_columns, cut.narrow);
+    project_back = paired(passes, in_groups(out_rows, shape.out_channels, cut.wide, cut.group), cut.group);
   }
 };
 
@@ -170,6 +187,7 @@ float* Training::scratch(int slot, std::size_t size) {
 template <class T>
 struct Training::ResidualCall {
   static constexpr bool FLOATS = std::is_same_v<T, float>;  // maps may be worked on where they are
+  static constexpr int PER = PER_UNIT<T>;
 
   Training& training;
   const ResidualShape& shape;
@@ -181,7 +199,7 @@ struct Training::ResidualCall {
   const Cut cut;
   const int channels, expanded, out_channels;
   const double in_count, out_count;                                 // pixels of the batch
-  const std::size_t thin_size, group_size, kept_size, narrow_size;  // floats of a unit
+  const std::size_t thin_size, group_size, kept_size, narrow_size;  // of a unit of the batch
   const Floats zeros;
 
   ResidualCall(Training& training_, const ResidualShape& shape_, const ResidualWeights& weights_, const T* in_,
@@ -203,7 +221,7 @@ struct Training::ResidualCall {
         group_size(static_cast<std::size_t>(cut.per_unit) * cut.in_pixels * cut.group),
         kept_size(static_cast<std::size_t>(cut.per_unit) * cut.out_pixels * cut.group),
         narrow_size(static_cast<std::size_t>(cut.per_unit) * cut.out_pixels * cut.narrow),
-        zeros(std::max(channels, out_channels), 0.0f) {}
+        zeros(channels, 0.0f) {}
 
   // The statistics: of the expansion, then of the depthwise convolution.
   float* mean() const { return kept.statistics; }
@@ -222,19 +240,36 @@ struct Training::ResidualCall {
   void by_slices(Body&& body) {
     training.by_slices(cut.slices, cut.units, body);
   }
-  float* scratch(int slot, std::size_t size) { return training.scratch(slot, size); }
 
-  // A unit's input about its means, or the gradient of its output, channels rounded up.
-  void centre(int unit, float* u) const {
-    at.centred(in + cut.in_pixel(unit) * channels, cut.size(unit) * cut.in_pixels, channels, kept.moments, u, cut.thin);
-  }
-  const float* read(const T* gradient, int unit, float* buffer) const {
-    const T* const from = gradient + cut.out_pixel(unit) * out_channels;
-    if constexpr (FLOATS) {
-      if (cut.narrow == out_channels) return from;
+  // Memory of a thread until its next call: parts of `size` values each, T or float, whole vectors.
+  struct Scratch {
+    float* at;
+    template <class V>
+    V* take(std::size_t size) {
+      V* const found = reinterpret_cast<V*>(at);
+      at += size;  // for bfloat16 twice what it takes
+      return found;
     }
-    at.centred(from, cut.size(unit) * cut.out_pixels, out_channels, zeros.data(), buffer, cut.narrow);
-    return buffer;
+  };
+  Scratch scratch(int slot, std::size_t size) { return {training.scratch(slot, size)}; }
+
+  // T beside T along a row is what products take units of.
+  static const Unit<T>* units(const T* from) { return reinterpret_cast<const Unit<T>*>(from); }
+  static int per_unit(int size) { return (size + PER - 1) / PER; }
+  // Units along the pixels instead.
+  const Unit<T>* paired(const T* from, int pixels, int channels_, float* buffer) const {
+    if constexpr (FLOATS) {
+      return from;
+    } else {
+      Unit<T>* const found = reinterpret_cast<Unit<T>*>(buffer);
+      at.paired(from, pixels, channels_, found);
+      return found;
+    }
+  }
+
+  // A unit's input about its means, channels rounded up.
+  void centre(int unit, T* u) const {
+    at.centred(in + cut.in_pixel(unit) * channels, cut.size(unit) * cut.in_pixels, channels, kept.moments, u, cut.thin);
   }
   // Where to compute what belongs at `to`, `channels` of them rounded up to `row`; stored() brings it there.
   float* computed(T* to, int channels_, int row, float* buffer) const {
@@ -243,40 +278,50 @@ struct Training::ResidualCall {
     }
     return buffer;
   }
+  // Where values that were computed at `wide` belong as T.
+  static T* place(float* wide, T* buffer) {
+    if constexpr (FLOATS) {
+      return wide;
+    } else {
+      return buffer;
+    }
+  }
   void stored(const float* from, int row, int pixels, int channels_, T* to) const {
     if (static_cast<const void*>(from) != to) at.stored(from, row, pixels, channels_, to);
   }
   // A group of the expanded map.
-  void expand(const Packed& packed, const Normal& first, const float* u, int g, int pixels, float* wide) const {
-    work.product({u, cut.thin, 1, packed.expand.data() + static_cast<std::size_t>(g) * channels * cut.group, cut.group,
-                  wide, cut.group, pixels, cut.group, channels, first.bias.data() + g * cut.group, false, true});
+  void expand(const Packed<T>& packed, const Normal& first, const T* u, int g, int pixels, float* wide) const {
+    at.product({units(u), cut.thin / PER, 1,
+                packed.expand.data() + static_cast<std::size_t>(g) * channels / PER * cut.group, cut.group, wide,
+                cut.group, pixels, cut.group, channels / PER, first.bias.data() + g * cut.group, false, true});
   }
   // A group of the gradient before the projection.
-  void unproject(const Packed& packed, const float* projected, int g, int pixels, float* to) const {
-    work.product({projected, cut.narrow, 1,
-                  packed.project_back.data() + static_cast<std::size_t>(g) * out_channels * cut.group, cut.group, to,
-                  cut.group, pixels, cut.group, out_channels, nullptr, false, false});
+  void unproject(const Packed<T>& packed, const T* gradient, int g, int pixels, float* to) const {
+    at.product({units(gradient), out_channels / PER, 1,
+                packed.project_back.data() + static_cast<std::size_t>(g) * out_channels / PER * cut.group, cut.group,
+                to, cut.group, pixels, cut.group, out_channels / PER, nullptr, false, false});
   }
 
   void moments();
   void expanded_statistics();
-  void filter(const Packed& packed, const Normal& first);
+  void filter(const Packed<T>& packed, const Normal& first);
   void filtered_statistics(const Floats& pivots);
-  void project(const Packed& packed, const Normal& second, T* out);
+  void project(const Packed<T>& packed, const Normal& second, T* out);
 
   // What the second batch norm passes back: a * g + b * x + c.
   struct Back {
     Floats a, b, c;
   };
-  Back project_gradient(const Packed& packed, const Normal& second, const T* gradient, const ResidualGradients& to);
+  Back project_gradient(const Packed<T>& packed, const Normal& second, const T* gradient, const ResidualGradients& to);
   struct Found {
     Doubles taps, bias, expand;
-    Floats thin;  // the gradient of the input, but for what the first batch norm adds; empty: it is where it belongs
+    // The gradient of the input, but for what the first batch norm adds; null: it is where it belongs.
+    std::unique_ptr<float[]> thin;
   };
-  Found filter_gradient(const Packed& packed, const Normal& first, const Normal& second, const Back& back,
+  Found filter_gradient(const Packed<T>& packed, const Normal& first, const Normal& second, const Back& back,
                         const T* gradient, T* out);
-  float* thin(Floats& buffer, int unit, T* out) const {
-    float* const at_unit = buffer.empty() ? nullptr : buffer.data() + cut.in_pixel(unit) * cut.thin;
+  float* thin(const std::unique_ptr<float[]>& buffer, int unit, T* out) const {
+    float* const at_unit = buffer ? buffer.get() + cut.in_pixel(unit) * cut.thin : nullptr;
     return computed(out + cut.in_pixel(unit) * channels, channels, cut.thin, at_unit);
   }
   void input_gradient(const Normal& first, Found& found, T* out, const ResidualGradients& to);
@@ -287,7 +332,7 @@ template <class T>
 void Training::ResidualCall<T>::moments() {
   Parts sums(cut.slices, channels);
   by_slices([&](int slice, int unit, int slot) {
-    float* const sum = scratch(slot, 2 * channels);
+    float* const sum = training.scratch(slot, 2 * channels);
     at.sums(in + cut.in_pixel(unit) * channels, cut.size(unit) * cut.in_pixels, channels, zeros.data(), sum,
             sum + channels);
     add_to(sums.of(slice), sum, channels);
@@ -296,10 +341,13 @@ void Training::ResidualCall<T>::moments() {
   for (int k = 0; k < channels; k++) kept.moments[k] = static_cast<float>(sum[k] / in_count);
   Parts products(cut.slices, static_cast<std::size_t>(channels) * cut.thin);
   by_slices([&](int slice, int unit, int slot) {
-    float* const u = scratch(slot, thin_size);
+    Scratch memory = scratch(slot, 2 * thin_size + cut.thin);
+    T* const u = memory.template take<T>(thin_size);
+    const int pixels = cut.size(unit) * cut.in_pixels;
     centre(unit, u);
-    work.product({u, 1, cut.thin, u, cut.thin, products.of(slice), cut.thin, channels, cut.thin,
-                  cut.size(unit) * cut.in_pixels, nullptr, true, false});
+    const Unit<T>* const by_pixels = paired(u, pixels, cut.thin, memory.at);
+    at.product({by_pixels, 1, cut.thin, by_pixels, cut.thin, products.of(slice), cut.thin, channels, cut.thin,
+                per_unit(pixels), nullptr, true, false});
   });
   const Doubles product = products.total();
   for (int k = 0; k < channels; k++) {
@@ -327,16 +375,17 @@ void Training::ResidualCall<T>::expanded_statistics() {
 
 // Expand and filter; the sums of what comes out.
 template <class T>
-void Training::ResidualCall<T>::filter(const Packed& packed, const Normal& first) {
+void Training::ResidualCall<T>::filter(const Packed<T>& packed, const Normal& first) {
   Floats pivots(static_cast<std::size_t>(cut.units) * 3 * cut.wide);  // of each unit: pivot, sum, squares
   training.pool_.parallel(cut.units, [&](int unit, int slot) {
-    float* const u = scratch(slot, thin_size + group_size + kept_size);
-    float* const wide = u + thin_size;
+    Scratch memory = scratch(slot, thin_size + group_size + kept_size);
+    T* const u = memory.template take<T>(thin_size);
+    float* const wide = memory.template take<float>(group_size);
     const int out_pixels = cut.size(unit) * cut.out_pixels;
     centre(unit, u);
     for (int g = 0; g < cut.groups; g++) {
       T* const kept_group = kept.depthwise + cut.kept(unit, g);
-      float* const filtered = computed(kept_group, cut.group, cut.group, wide + group_size);
+      float* const filtered = computed(kept_group, cut.group, cut.group, memory.at);
       expand(packed, first, u, g, cut.size(unit) * cut.in_pixels, wide);
       for (int i = 0; i < cut.size(unit); i++) {
         work.depthwise(maps_of(shape, wide + static_cast<std::ptrdiff_t>(i) * cut.in_pixels * cut.group, cut.group),
@@ -371,17 +420,19 @@ void Training::ResidualCall<T>::filtered_statistics(const Floats& pivots) {
 }
 
 template <class T>
-void Training::ResidualCall<T>::project(const Packed& packed, const Normal& second, T* out) {
+void Training::ResidualCall<T>::project(const Packed<T>& packed, const Normal& second, T* out) {
   training.pool_.parallel(cut.units, [&](int unit, int slot) {
-    float* const limited = scratch(slot, kept_size + narrow_size);
+    Scratch memory = scratch(slot, kept_size + narrow_size);
+    T* const limited = memory.template take<T>(kept_size);
     T* const to = out + cut.out_pixel(unit) * out_channels;
-    float* const projected = computed(to, out_channels, cut.narrow, limited + kept_size);
+    float* const projected = computed(to, out_channels, cut.narrow, memory.at);
     const int pixels = cut.size(unit) * cut.out_pixels;
     for (int g = 0; g < cut.groups; g++) {
       const Norm norm = {second.scale.data() + g * cut.group, second.bias.data() + g * cut.group, true};
-      at.normalise_kept(kept.depthwise + cut.kept(unit, g), pixels, cut.group, norm, limited);
-      work.product({limited, cut.group, 1, packed.project.data() + static_cast<std::size_t>(g) * cut.group * cut.narrow,
-                    cut.narrow, projected, cut.narrow, pixels, cut.narrow, cut.group, nullptr, g > 0, false});
+      at.normalise(kept.depthwise + cut.kept(unit, g), pixels, cut.group, norm, limited);
+      at.product({units(limited), cut.group / PER, 1,
+                  packed.project.data() + static_cast<std::size_t>(g) * cut.group / PER * cut.narrow, cut.narrow,
+                  projected, cut.narrow, pixels, cut.narrow, cut.group / PER, nullptr, g > 0, false});
     }
     stored(projected, cut.narrow, pixels, out_channels, to);
   });
@@ -390,7 +441,7 @@ void Training::ResidualCall<T>::project(const Packed& packed, const Normal& seco
 // The gradients of the projection and the second batch norm. The gradient before the projection is made here for its
 // sums, and again by filter_gradient().
 template <class T>
-typename Training::ResidualCall<T>::Back Training::ResidualCall<T>::project_gradient(const Packed& packed,
+typename Training::ResidualCall<T>::Back Training::ResidualCall<T>::project_gradient(const Packed<T>& packed,
                                                                                      const Normal& second,
                                                                                      const T* gradient,
                                                                                      const ResidualGradients& to) {
@@ -398,22 +449,26 @@ typename Training::ResidualCall<T>::Back Training::ResidualCall<T>::project_grad
   std::copy_n(out_mean(), expanded, pivot.data());
   Parts sums(cut.slices, 2 * cut.wide), for_project(cut.slices, static_cast<std::size_t>(out_channels) * cut.wide);
   by_slices([&](int slice, int unit, int slot) {
-    float* const slope = scratch(slot, 2 * kept_size + 2 * cut.group + narrow_size);
-    float* const limited = slope + kept_size;
-    float* const sum = limited + kept_size;
+    Scratch memory = scratch(slot, 3 * kept_size + narrow_size + 3 * cut.group + out_channels);
+    float* const slope = memory.template take<float>(kept_size);
+    T* const limited = memory.template take<T>(kept_size);
+    float* const sum = memory.template take<float>(2 * cut.group);
     const int pixels = cut.size(unit) * cut.out_pixels;
-    const float* const projected = read(gradient, unit, sum + 2 * cut.group);
+    const T* const from = gradient + cut.out_pixel(unit) * out_channels;
+    const Unit<T>* const by_pixels =
+        paired(from, pixels, out_channels, memory.template take<float>(narrow_size + out_channels));
     for (int g = 0; g < cut.groups; g++) {
       const int c = g * cut.group;
       const Norm norm = {second.scale.data() + c, second.bias.data() + c, true};
       const T* const filtered = kept.depthwise + cut.kept(unit, g);
-      unproject(packed, projected, g, pixels, slope);
+      unproject(packed, from, g, pixels, slope);
       at.gradient_sums_kept(slope, filtered, pixels, cut.group, norm, pivot.data() + c, sum, sum + cut.group);
       add_to(sums.of(slice) + c, sum, cut.group);
       add_to(sums.of(slice) + cut.wide + c, sum + cut.group, cut.group);
-      at.normalise_kept(filtered, pixels, cut.group, norm, limited);
-      work.product({projected, 1, cut.narrow, limited, cut.group, for_project.of(slice) + c, cut.wide, out_channels,
-                    cut.group, pixels, nullptr, true, false});
+      at.normalise(filtered, pixels, cut.group, norm, limited);
+      at.product({by_pixels, 1, out_channels, paired(limited, pixels, cut.group, memory.at), cut.group,
+                  for_project.of(slice) + c, cut.wide, out_channels, cut.group, per_unit(pixels), nullptr, true,
+                  false});
     }
   });
   const Doubles project = for_project.total();
@@ -439,24 +494,29 @@ typename Training::ResidualCall<T>::Back Training::ResidualCall<T>::project_grad
 // Back through the filter and the expansion, but for what the first batch norm adds.
 template <class T>
 typename Training::ResidualCall<T>::Found Training::ResidualCall<T>::filter_gradient(
-    const Packed& packed, const Normal& first, const Normal& second, const Back& back, const T* gradient, T* out) {
+    const Packed<T>& packed, const Normal& first, const Normal& second, const Back& back, const T* gradient, T* out) {
   Parts for_taps(cut.slices, static_cast<std::size_t>(9) * cut.wide), for_bias(cut.slices, cut.wide),
       for_expand(cut.slices, static_cast<std::size_t>(channels) * cut.wide);
-  Floats buffer;
-  if (!FLOATS || cut.thin != channels) buffer.resize(static_cast<std::size_t>(cut.pictures) * cut.in_pixels * cut.thin);
+  std::unique_ptr<float[]> buffer;
+  if (!FLOATS || cut.thin != channels) {
+    buffer.reset(new float[static_cast<std::size_t>(cut.pictures) * cut.in_pixels * cut.thin]);
+  }
   by_slices([&](int slice, int unit, int slot) {
-    float* const u = scratch(slot, thin_size + kept_size + 2 * group_size + 9 * cut.group + narrow_size);
-    float* const slope = u + thin_size;
-    float* const limited = slope + kept_size;
-    float* const wide = limited + group_size;
-    float* const sum = wide + group_size;
+    Scratch memory = scratch(slot, 2 * thin_size + kept_size + 4 * group_size + 10 * cut.group + cut.thin);
+    T* const u = memory.template take<T>(thin_size);
+    float* const slope = memory.template take<float>(kept_size);
+    float* const limited = memory.template take<float>(group_size);
+    float* const wide = memory.template take<float>(group_size);
+    float* const sum = memory.template take<float>(9 * cut.group);
     const int pixels = cut.size(unit) * cut.in_pixels, out_pixels = cut.size(unit) * cut.out_pixels;
-    const float* const projected = read(gradient, unit, sum + 9 * cut.group);
+    const T* const from = gradient + cut.out_pixel(unit) * out_channels;
     centre(unit, u);
+    const Unit<T>* const by_pixels = paired(u, pixels, cut.thin, memory.template take<float>(thin_size + cut.thin));
+    T* const clipped = place(wide, memory.template take<T>(group_size));
     for (int g = 0; g < cut.groups; g++) {
       const int c = g * cut.group;
       const Norm norm = {second.scale.data() + c, second.bias.data() + c, true};
-      unproject(packed, projected, g, out_pixels, slope);
+      unproject(packed, from, g, out_pixels, slope);
       at.gradient_kept(slope, kept.depthwise + cut.kept(unit, g), out_pixels, cut.group, norm, back.a.data() + c,
                        back.b.data() + c, back.c.data() + c, slope);
       expand(packed, first, u, g, pixels, limited);
@@ -467,12 +527,13 @@ typename Training::ResidualCall<T>::Found Training::ResidualCall<T>::filter_grad
                                 packed.taps.data() + static_cast<std::size_t>(g) * 9 * cut.group, wide + picture, sum);
         add_to(for_taps.of(slice) + static_cast<std::size_t>(g) * 9 * cut.group, sum, 9 * cut.group);
       }
-      work.clip(limited, pixels, cut.group, wide, sum);
+      at.clip(limited, wide, pixels, cut.group, clipped, sum);
       add_to(for_bias.of(slice) + c, sum, cut.group);
-      work.product({u, 1, cut.thin, wide, cut.group, for_expand.of(slice) + c, cut.wide, channels, cut.group, pixels,
-                    nullptr, true, false});
-      work.product({wide, cut.group, 1, packed.back.data() + static_cast<std::size_t>(c) * cut.thin, cut.thin,
-                    thin(buffer, unit, out), cut.thin, pixels, cut.thin, cut.group, nullptr, g > 0, false});
+      at.product({by_pixels, 1, cut.thin, paired(clipped, pixels, cut.group, memory.at), cut.group,
+                  for_expand.of(slice) + c, cut.wide, channels, cut.group, per_unit(pixels), nullptr, true, false});
+      at.product({units(clipped), cut.group / PER, 1, packed.back.data() + static_cast<std::size_t>(c) / PER * cut.thin,
+                  cut.thin, thin(buffer, unit, out), cut.thin, pixels, cut.thin, cut.group / PER, nullptr, g > 0,
+                  false});
     }
   });
   return {for_taps.total(), for_bias.total(), for_expand.total(), std::move(buffer)};
@@ -507,14 +568,15 @@ void Training::ResidualCall<T>::input_gradient(const Normal& first, Found& found
   Floats square(static_cast<std::size_t>(channels) * cut.thin);
   work.product({weights.expand, 1, channels, by_input.data(), cut.thin, square.data(), cut.thin, channels, cut.thin,
                 expanded, nullptr, false, false});
+  const std::vector<Unit<T>> by_square = mobilenetv2::paired(at, square, cut.thin);
   training.pool_.parallel(cut.units, [&](int unit, int slot) {
-    float* const u = scratch(slot, thin_size);
+    T* const u = scratch(slot, thin_size).template take<T>(thin_size);
     const int pixels = cut.size(unit) * cut.in_pixels;
     centre(unit, u);
     T* const to_unit = out + cut.in_pixel(unit) * channels;
     float* const total = thin(found.thin, unit, out);
-    work.product({u, cut.thin, 1, square.data(), cut.thin, total, cut.thin, pixels, cut.thin, channels, shift.data(),
-                  true, false});
+    at.product({units(u), cut.thin / PER, 1, by_square.data(), cut.thin, total, cut.thin, pixels, cut.thin,
+                channels / PER, shift.data(), true, false});
     stored(total, cut.thin, pixels, channels, to_unit);
   });
 }
@@ -527,7 +589,7 @@ void Training::residual(const ResidualShape& shape, const ResidualWeights& weigh
   call.moments();
   call.expanded_statistics();
   const Normal first = call.first_normal();
-  const Packed packed(shape, call.cut, weights, first);
+  const Packed<T> packed(shape, call.cut, weights, first, call.at);
   call.filter(packed, first);
   call.project(packed, call.second_normal(), out);
 }
@@ -539,7 +601,7 @@ void Training::residual_gradient(const ResidualShape& shape, const ResidualWeigh
   const std::lock_guard<std::mutex> lock(one_at_a_time_);
   ResidualCall<T> call(*this, shape, weights, in, kept);
   const Normal first = call.first_normal(), second = call.second_normal();
-  const Packed packed(shape, call.cut, weights, first);
+  const Packed<T> packed(shape, call.cut, weights, first, call.at);
   const auto back = call.project_gradient(packed, second, gradient, gradients);
   auto found = call.filter_gradient(packed, first, second, back, gradient, out);
   call.input_gradient(first, found, out, gradients);

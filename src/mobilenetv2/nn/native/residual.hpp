@@ -5,6 +5,8 @@
 // That takes two facts. The expansion is linear: the mean and variance of its output follow from the mean and the
 // second moments of its thin input. And a batch norm passes back a * g + b * x + c for each channel: behind the
 // expansion, where x = W u, the last two terms are a small matrix times the thin input.
+//
+// With maps of bfloat16 the products multiply bfloat16 and add floats, as PyTorch's convolutions under autocast do.
 #pragma once
 
 #include <cstddef>

@@ -14,15 +14,38 @@ constexpr int CHUNK = 512;  // pixels whose sums are made in float
 
 bool has(const char* isa) {
   const std::vector<std::string> found = instruction_sets();
-  return std::find(found.begin(), found.end(), isa) != found.end();
+  return std::strcmp(isa, "scalar") == 0 || std::find(found.begin(), found.end(), isa) != found.end();
 }
 
 template <class T>
-const Passes<T>* among(const char* isa, const Passes<T>* scalar, const Passes<T>* avx2, const Passes<T>* avx512) {
-  if (std::strcmp(isa, "scalar") == 0) return scalar;
-  if (avx2 && std::strcmp(isa, "avx2") == 0 && has(isa)) return avx2;
-  if (avx512 && std::strcmp(isa, "avx512") == 0 && has(isa)) return avx512;
-  return nullptr;
+struct Named {
+  const char* isa;
+  const Passes<T>* passes;
+};
+
+template <class T>
+std::vector<Named<T>> tables();
+template <>
+std::vector<Named<float>> tables<float>() {
+  return {
+      {"scalar", &scalar_passes},
+#if defined(MNV2_X86)
+      {"avx2", &avx2_passes},
+      {"avx512", &avx512_passes},
+      {"avx512bf16", &avx512_passes},
+#endif
+  };
+}
+template <>
+std::vector<Named<bfloat16>> tables<bfloat16>() {
+  return {
+      {"scalar", &scalar_bfloat16_passes},
+#if defined(MNV2_X86)
+      {"avx2", &avx2_bfloat16_passes},
+      {"avx512", &avx512_bfloat16_passes},
+      {"avx512bf16", &avx512bf16_bfloat16_passes},
+#endif
+  };
 }
 
 // The sum of `count` rows of `size` floats, in order.
@@ -71,31 +94,15 @@ std::ptrdiff_t out_size(const Maps<T>& maps) {
 
 }  // namespace
 
-#if defined(MNV2_X86)
-
-template <>
-const Passes<float>* find_passes<float>(const char* isa) {
-  return among(isa, &scalar_passes, &avx2_passes, &avx512_passes);
+template <class T>
+const Passes<T>* find_passes(const char* isa) {
+  for (const Named<T>& each : tables<T>()) {
+    if (std::strcmp(isa, each.isa) == 0 && has(isa)) return each.passes;
+  }
+  return nullptr;
 }
-
-template <>
-const Passes<bfloat16>* find_passes<bfloat16>(const char* isa) {
-  return among(isa, &scalar_bfloat16_passes, &avx2_bfloat16_passes, &avx512_bfloat16_passes);
-}
-
-#else
-
-template <>
-const Passes<float>* find_passes<float>(const char* isa) {
-  return among<float>(isa, &scalar_passes, nullptr, nullptr);
-}
-
-template <>
-const Passes<bfloat16>* find_passes<bfloat16>(const char* isa) {
-  return among<bfloat16>(isa, &scalar_bfloat16_passes, nullptr, nullptr);
-}
-
-#endif
+template const Passes<float>* find_passes<float>(const char*);
+template const Passes<bfloat16>* find_passes<bfloat16>(const char*);
 
 Training::Training(const std::string& isa, int threads)
     : float_(find_passes<float>(isa.c_str())),

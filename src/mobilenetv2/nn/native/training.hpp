@@ -15,7 +15,7 @@ namespace mobilenetv2 {
 
 class Training {
  public:
-  // Throws std::invalid_argument if `isa` is none of this machine's "scalar", "avx2", "avx512".
+  // Throws std::invalid_argument if `isa` is none of this machine's "scalar", "avx2", "avx512", "avx512bf16".
   Training(const std::string& isa, int threads);
 
   // Batch norm of `pixels` x `channels`: mean and (biased) variance of the batch, and what it makes of the batch.
