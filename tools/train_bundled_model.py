@@ -63,8 +63,8 @@ POLICY = Augmentation(crop="none", flip=False, policy="trivial").transform((32, 
 
 @dataclass(frozen=True)
 class Recipe:
-    minutes: float = 61.0  # of training; below, a share is one of this time
-    sides: tuple[tuple[float, int], ...] = ((0.3, 24), (0.5, 28), (1.0, 32))  # until share, pixels
+    minutes: float = 118.0  # of training; below, a share is one of this time
+    sides: tuple[tuple[float, int], ...] = ((0.3, 24), (0.7, 28), (1.0, 32))  # until share, pixels
     matrix_rate: float = 0.02  # the highest, of the matrices of 1x1 convolutions (`Muon`)
     learning_rate: float = 0.1  # the highest, of everything else; SGD, Nesterov momentum 0.9
     warm_up: float = 0.03  # share, after which both rates fall along a line to 0
@@ -79,7 +79,7 @@ class Recipe:
     shift: int = 4  # pixels, at most, over reflected edges
     cutout: int = 8  # side in pixels of the square that is greyed
     policy: float = 0.5  # chance of TrivialAugment as well,
-    policies: float = 0.9  # until this share
+    policies: float = 0.97  # until this share
     validation: int = 2000
     seed: int = 0
 
