@@ -17,36 +17,19 @@ bool has(const char* isa) {
   return std::strcmp(isa, "scalar") == 0 || std::find(found.begin(), found.end(), isa) != found.end();
 }
 
-template <class T>
-struct Named {
+struct Target {
   const char* isa;
-  const Passes<T>* passes;
+  const Passes<float>* floats;
+  const Passes<bfloat16>* bfloats;
 };
-
-template <class T>
-std::vector<Named<T>> tables();
-template <>
-std::vector<Named<float>> tables<float>() {
-  return {
-      {"scalar", &scalar_passes},
+constexpr Target TARGETS[] = {
+    {"scalar", &scalar_passes, &scalar_bfloat16_passes},
 #if defined(MNV2_X86)
-      {"avx2", &avx2_passes},
-      {"avx512", &avx512_passes},
-      {"avx512bf16", &avx512_passes},
+    {"avx2", &avx2_passes, &avx2_bfloat16_passes},
+    {"avx512", &avx512_passes, &avx512_bfloat16_passes},
+    {"avx512bf16", &avx512_passes, &avx512bf16_bfloat16_passes},
 #endif
-  };
-}
-template <>
-std::vector<Named<bfloat16>> tables<bfloat16>() {
-  return {
-      {"scalar", &scalar_bfloat16_passes},
-#if defined(MNV2_X86)
-      {"avx2", &avx2_bfloat16_passes},
-      {"avx512", &avx512_bfloat16_passes},
-      {"avx512bf16", &avx512bf16_bfloat16_passes},
-#endif
-  };
-}
+};
 
 // The sum of `count` rows of `size` floats, in order.
 std::vector<double> added(const std::vector<float>& rows, std::ptrdiff_t count, std::ptrdiff_t size) {
@@ -96,8 +79,13 @@ std::ptrdiff_t out_size(const Maps<T>& maps) {
 
 template <class T>
 const Passes<T>* find_passes(const char* isa) {
-  for (const Named<T>& each : tables<T>()) {
-    if (std::strcmp(isa, each.isa) == 0 && has(isa)) return each.passes;
+  for (const Target& each : TARGETS) {
+    if (std::strcmp(isa, each.isa) != 0 || !has(isa)) continue;
+    if constexpr (std::is_same_v<T, float>) {
+      return each.floats;
+    } else {
+      return each.bfloats;
+    }
   }
   return nullptr;
 }
