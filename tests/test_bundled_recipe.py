@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Iterator
 from pathlib import Path
 
-import numpy as np
 import pytest
 import torch
 import train_bundled_model as tool
@@ -48,29 +47,6 @@ def test_a_step_forgets_its_gradient(alone: None) -> None:
     assert float(layer.weight.detach().norm()) == pytest.approx(24**0.5)
     turned = functional.cosine_similarity(before.flatten(), layer.weight.flatten(), dim=0)
     assert float(turned.detach().arccos()) == pytest.approx(0.02, rel=0.2)
-
-
-def test_skipped_pictures_are_made_up_for() -> None:
-    recipe = tool.Recipe()
-    losses = torch.cat([torch.full((6000,), 0.1), torch.full((4000,), 2.0)])
-    train = np.arange(1000, 10000)  # the first thousand are held out
-    order, weights = tool.chosen(train, losses, 0.5, recipe, epoch=3)
-    assert sorted(set(order)) == sorted(order)
-    assert order.min() >= 1000
-    easy = order[order < 6000]
-    assert len(order) - len(easy) == 4000
-    assert len(easy) / 5000 == pytest.approx(0.5, abs=0.03)
-    assert set(weights[easy].tolist()) == {2.0}
-    assert set(weights[order[order >= 6000]].tolist()) == {1.0}
-
-
-@pytest.mark.parametrize(("share", "epoch"), [(0.0, 0), (0.9, 40)])
-def test_the_first_and_the_last_epochs_are_whole(share: float, epoch: int) -> None:
-    losses = torch.arange(100.0)
-    order, weights = tool.chosen(np.arange(100), losses, share, tool.Recipe(), epoch)
-    assert sorted(order) == list(range(100))
-    assert set(weights.tolist()) == {1.0}
-    assert order.tolist() != sorted(order)
 
 
 def test_the_pace_of_the_recipe() -> None:

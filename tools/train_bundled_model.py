@@ -33,17 +33,14 @@ from mobilenetv2.nn import MobileNetV2
 from mobilenetv2.nn.fused import fuse
 from mobilenetv2.training.augment import Augmentation
 from mobilenetv2.training.machine import autocast
-from mobilenetv2.training.optim import parameter_groups
-from mobilenetv2.training.recipes import MODERN
 
 # Table 2 with less stride in front, and channels where they are cheap: 32, 16, 8 and 4 pixels.
 ARCHITECTURE = Architecture(
     stages=(
         Stage(expansion=1, channels=16, repeats=1, stride=1),
-        Stage(expansion=4, channels=16, repeats=2, stride=1),
-        Stage(expansion=6, channels=24, repeats=3, stride=2),
-        Stage(expansion=6, channels=48, repeats=4, stride=2),
-        Stage(expansion=6, channels=72, repeats=3, stride=1),
+        Stage(expansion=3, channels=16, repeats=1, stride=1),
+        Stage(expansion=4, channels=32, repeats=3, stride=2),
+        Stage(expansion=4, channels=64, repeats=8, stride=2),
         Stage(expansion=6, channels=96, repeats=3, stride=2),
         Stage(expansion=4, channels=128, repeats=1, stride=1),
     ),
@@ -64,22 +61,20 @@ POLICY = Augmentation(crop="none", flip=False, policy="trivial").transform((32, 
 @dataclass(frozen=True)
 class Recipe:
     minutes: float = 118.0  # of training; below, a share is one of this time
-    sides: tuple[tuple[float, int], ...] = ((0.3, 24), (0.7, 28), (1.0, 32))  # until share, pixels
-    matrix_rate: float = 0.02  # the highest, of the matrices of 1x1 convolutions (`Muon`)
-    learning_rate: float = 0.1  # the highest, of everything else; SGD, Nesterov momentum 0.9
+    sides: tuple[tuple[float, int], ...] = ((0.25, 24), (0.5, 28), (1.0, 32))  # until share, pixels
+    matrix_rate: float = 0.025  # the highest, of the matrices of 1x1 convolutions (`Muon`)
+    learning_rate: float = 0.12  # the highest, of everything else; SGD, Nesterov momentum 0.9
     warm_up: float = 0.03  # share, after which both rates fall along a line to 0
-    weight_decay: float = 5e-4  # of the stem and the classifier
-    batch: int = 128  # of both processes together
+    weight_decay: float = 5e-4  # of all other kernels and the classifier
+    batch: int = 256  # of both processes together
     label_smoothing: float = 0.1
-    skipped: float = 0.5  # chance of a picture whose loss is below the mean to miss an epoch,
-    skips: float = 0.875  # until this share (InfoBatch, Qin et al. 2023, arXiv 2303.04947)
     ema_decay: float = 0.999
     precision: str = "bf16"  # which not every processor is faster with
     bn_decay: float = 0.9
     shift: int = 4  # pixels, at most, over reflected edges
     cutout: int = 8  # side in pixels of the square that is greyed
-    policy: float = 0.5  # chance of TrivialAugment as well,
-    policies: float = 0.97  # until this share
+    policy: float = 0.7  # chance of TrivialAugment as well,
+    policies: float = 0.96  # until this share
     validation: int = 2000
     seed: int = 0
 
@@ -201,20 +196,6 @@ def shared_mean(tensors: list[Tensor]) -> None:
         tensor.copy_(part.view_as(tensor))
 
 
-def chosen(
-    train: NDArray[np.int64], losses: Tensor, share: float, recipe: Recipe, epoch: int
-) -> tuple[NDArray[np.int64], Tensor]:
-    """The pictures of an epoch, in its order, and by picture the weight that makes up for skips."""
-    random = np.random.default_rng([recipe.seed, epoch])
-    weights = torch.ones_like(losses)
-    if epoch and share < recipe.skips:
-        easy = losses < losses[train].mean()
-        weights[easy] = 1 / (1 - recipe.skipped)
-        kept = ~easy.numpy() | (random.random(len(losses)) >= recipe.skipped)
-        train = train[kept[train]]
-    return random.permutation(train), weights
-
-
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("train", type=Path)
@@ -238,18 +219,19 @@ def main() -> None:
         m.weight for m in net.modules() if isinstance(m, nn.Conv2d) and m.kernel_size == (1, 1)
     ]
     muon = Muon(pointwise)
-    groups = parameter_groups(net, MODERN.changed({"weight_decay": recipe.weight_decay}))
-    for group in groups:
-        group["params"] = [p for p in group["params"] if all(p is not each for each in pointwise)]
+    others = [p for p in net.parameters() if all(p is not each for each in pointwise)]
+    groups = [
+        {"params": [p for p in others if p.ndim > 1], "weight_decay": recipe.weight_decay},
+        {"params": [p for p in others if p.ndim == 1], "weight_decay": 0.0},
+    ]
     optimizer = torch.optim.SGD(groups, lr=0.0, momentum=0.9, nesterov=True, fused=True)
-    loss_of = nn.CrossEntropyLoss(label_smoothing=recipe.label_smoothing, reduction="none")
+    loss_of = nn.CrossEntropyLoss(label_smoothing=recipe.label_smoothing)
     parts = {"net": net, "ema": ema, "optimizer": optimizer}
     saved = options.output.with_suffix(".part.pt")
     log: list[dict[str, float]] = []
-    losses = torch.zeros(len(x))  # of each picture when it was last seen
     if saved.exists():
         state = torch.load(saved, weights_only=True)
-        log, losses = state["log"], state["losses"]
+        log = state["log"]
         for name, part in parts.items():
             part.load_state_dict(state[name])
         for velocity, each in zip(muon.velocities, state["velocities"], strict=True):
@@ -261,10 +243,10 @@ def main() -> None:
         epoch, side = len(log), recipe.side(share)
         random = np.random.default_rng([recipe.seed, epoch, rank])
         torch.manual_seed(1000 * epoch + rank)
-        order, weights = chosen(train, losses, share, recipe, epoch)
-        seen = torch.zeros_like(losses)
+        order = np.random.default_rng([recipe.seed, epoch]).permutation(train)
         net.train()
         count = right = 0
+        total = torch.zeros(1)
         for step in range(len(order) // recipe.batch):
             part = order[step * recipe.batch : (step + 1) * recipe.batch][rank::world]
             mirrored = (part + epoch) % 2 == 0  # each picture in every other epoch
@@ -272,10 +254,9 @@ def main() -> None:
             pictures = interpolate(pictures, size=side, mode="bilinear", antialias=True)
             with autocast(pictures.device, recipe.precision):
                 logits = net(pictures).float()
-            each = loss_of(logits, labels)
-            seen[part] = each.detach()
+            loss = loss_of(logits, labels)
             optimizer.zero_grad()
-            (each * weights[part]).mean().backward()
+            loss.backward()
             clock = torch.tensor([(time.time() - started) / (60 * recipe.minutes)])
             shared_mean([clock, *(p.grad for p in net.parameters() if p.grad is not None)])
             share = float(clock)
@@ -285,10 +266,10 @@ def main() -> None:
             muon.step(recipe.matrix_rate * recipe.pace(share))
             ema.update_parameters(net)
             count, right = count + len(part), right + int((logits.argmax(1) == labels).sum())
+            total += loss.detach() * len(part)
             if share >= 1:
                 break
-        distributed.all_reduce(seen)
-        losses = torch.where(seen > 0, seen, losses)
+        shared_mean([total])
         shared_mean([b for b in net.buffers() if b.dtype == torch.float32])
         shared_mean([b for b in ema.buffers() if b.dtype == torch.float32])
         validation = accuracy(ema.module, x[held_out], y[held_out])
@@ -298,7 +279,7 @@ def main() -> None:
                     "epoch": epoch + 1,
                     "side": side,
                     "pictures": count * world,
-                    "loss": round(float(losses[train].mean()), 4),
+                    "loss": round(float(total) / count, 4),
                     "train_top1": round(100 * right / count, 2),
                     "validation_top1": round(validation, 2),
                     "share": round(share, 5),
@@ -307,7 +288,7 @@ def main() -> None:
             )
             print(json.dumps(log[-1]), flush=True)
             state = {name: part.state_dict() for name, part in parts.items()}
-            state |= {"velocities": muon.velocities, "losses": losses, "log": log}
+            state |= {"velocities": muon.velocities, "log": log}
             torch.save(state, saved.with_suffix(".tmp"))
             os.replace(saved.with_suffix(".tmp"), saved)
         else:
