@@ -6,7 +6,10 @@ import click
 
 from .output import format_option, write_rows
 
-COLUMNS = ("name", "source", "width_mult", "resolution", "top1", "top5", "licence", "sha256", "url")
+COLUMNS = (
+    *("name", "source", "width_mult", "resolution", "dataset", "top1", "top5"),
+    *("licence", "sha256", "url"),
+)
 
 
 @click.command()
@@ -20,8 +23,8 @@ def models(url: bool, format_: str) -> None:
     """List the models that have a name: those that ship with the package, then published ones.
 
     A published model is fetched at first use, verified where its publisher states a checksum
-    (shown; often only the first digits), converted once and kept. top1 and top5 are percent as the
-    publisher states them, on ImageNet."""
+    (shown; often only the first digits), converted once and kept. top1 and top5 are percent of the
+    dataset's pictures: as the publisher states them, and for those that ship as measured."""
     from dataclasses import asdict
 
     from ..zoo import models as all_models
