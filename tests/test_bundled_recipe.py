@@ -2,14 +2,20 @@
 
 from __future__ import annotations
 
+import zipfile
 from collections.abc import Iterator
+from io import BytesIO
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 import train_bundled_model as tool
+from PIL import Image
 from torch import distributed
 from torch.nn import functional
+
+from mobilenetv2.checkpoint import Checkpoint
 
 
 @pytest.mark.parametrize("shape", [(24, 144), (144, 24), (64, 64)])
@@ -54,3 +60,79 @@ def test_the_pace_of_the_recipe() -> None:
     paces = [recipe.pace(share) for share in (0, 0.05, 0.1, 0.55, 1, 1.01)]
     assert paces == pytest.approx([0, 0.5, 1, 0.5, 0, 0])
     assert [recipe.side(share) for share in (0, 0.24, 0.25, 1.0)] == [24, 24, 32, 32]
+
+
+def test_pasted_squares_are_the_picture_before() -> None:
+    x = np.random.default_rng(0).integers(0, 256, (2000, 32, 32, 3), dtype=np.uint8)
+    mixed, shares = tool.cutmix(x, 0.3, np.random.default_rng(1))
+    changed = (mixed != x).any(-1)
+    assert shares.shape == (2000, 1)
+    assert np.allclose(changed.mean((1, 2)), shares[:, 0], atol=3 / 1024)
+    assert (mixed == np.roll(x, 1, axis=0))[changed].all()
+    assert float((shares > 0).float().mean()) == pytest.approx(0.3, abs=0.03)
+    assert float(shares.max()) > 0.8
+    rows, columns = np.ptp(np.argwhere(changed[int(shares.argmax())]), axis=0)
+    assert abs(int(rows) - int(columns)) < 16  # a square, cut at the edges
+
+
+def _zip_of_colours(path: Path, a_class: int) -> Path:
+    """Ten classes, each of one grey, noisy."""
+    random = np.random.default_rng(a_class)
+    with zipfile.ZipFile(path, "w") as archive:
+        for label in range(10):
+            for i in range(a_class):
+                pixels = random.integers(0, 25, (32, 32, 3)) + 25 * label
+                encoded = BytesIO()
+                Image.fromarray(pixels.astype(np.uint8)).save(encoded, "jpeg")
+                archive.writestr(f"pictures/grey{label}/{i}.jpg", encoded.getvalue())
+    return path
+
+
+class _Clock:
+    """A tenth of a second a call, until it is stopped."""
+
+    def __init__(self, calls: int) -> None:
+        self.called, self.calls = 0, calls
+
+    def time(self) -> float:
+        self.called += 1
+        if self.called > self.calls:
+            raise KeyboardInterrupt
+        return self.called / 10
+
+
+def test_training_goes_on_where_it_stopped(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Stopped in its third epoch and started again, it ends as if it had not been stopped."""
+    recipe = tool.Recipe(minutes=0.02, batch=16, validation=20, precision="fp32", cutmix_from=0.5)
+    train, test = _zip_of_colours(tmp_path / "train.zip", 6), _zip_of_colours(tmp_path / "t.zip", 2)
+    for name, value in {"RANK": "0", "WORLD_SIZE": "1", "MASTER_ADDR": "127.0.0.1"}.items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.setenv("MASTER_PORT", "0")
+    monkeypatch.setattr(tool, "Recipe", lambda: recipe)
+
+    def run(output: Path, calls: int) -> None:
+        monkeypatch.setattr(tool, "time", _Clock(calls))
+        monkeypatch.setattr("sys.argv", ["tool", str(train), str(test), "-o", str(output)])
+        threads = torch.get_num_threads()
+        try:
+            tool.main()
+        finally:
+            torch.set_num_threads(threads)
+            if distributed.is_initialized():
+                distributed.destroy_process_group()
+
+    run(tmp_path / "whole.safetensors", 1000)
+    with pytest.raises(KeyboardInterrupt):
+        run(tmp_path / "parts.safetensors", 8)
+    assert not (tmp_path / "parts.safetensors").exists()
+    run(tmp_path / "parts.safetensors", 1000)
+    whole = Checkpoint.load(tmp_path / "whole.safetensors")
+    parts = Checkpoint.load(tmp_path / "parts.safetensors")
+    log = whole.provenance["log"]
+    assert whole.labels == tuple(f"grey{label}" for label in range(10))
+    assert [(each["epoch"], each["pictures"], each["side"]) for each in log] == [
+        (1, 32, 24), (2, 32, 24), (3, 32, 28), (4, 32, 32), (5, 16, 32),
+    ]  # fmt: skip
+    assert parts.provenance == whole.provenance
+    for name, array in whole.arrays.items():
+        assert np.allclose(parts.arrays[name], array, atol=1e-6), name

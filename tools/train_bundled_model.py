@@ -24,7 +24,7 @@ import torch
 from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor, distributed, nn
-from torch.nn.functional import interpolate
+from torch.nn.functional import interpolate, one_hot
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from mobilenetv2.architecture import Architecture, Stage
@@ -73,8 +73,10 @@ class Recipe:
     bn_decay: float = 0.9
     shift: int = 4  # pixels, at most, over reflected edges
     cutout: int = 8  # side in pixels of the square that is greyed
-    policy: float = 0.7  # chance of TrivialAugment as well,
-    policies: float = 0.96  # until this share
+    policy: float = 1.0  # chance of TrivialAugment as well,
+    cutmix: float = 0.3  # chance of a square of another picture, from `cutmix_from` on;
+    cutmix_from: float = 0.25
+    policies: float = 0.96  # until this share, both
     validation: int = 2000
     seed: int = 0
 
@@ -162,10 +164,27 @@ def augment(
     if share < recipe.policies:
         for i in np.flatnonzero(random.random(n) < recipe.policy):
             x[i] = POLICY(Image.fromarray(x[i]), random)
-    centre = random.integers(0, side, (2, n, 1))
-    hit = np.abs(at - centre + 0.5) <= recipe.cutout / 2
-    x[hit[0][:, :, None] & hit[1][:, None, :]] = 128
+    x[squares(np.full(n, recipe.cutout), side, random)] = 128
     return x
+
+
+def cutmix(
+    x: NDArray[np.uint8], chance: float, random: np.random.Generator
+) -> tuple[NDArray[np.uint8], Tensor]:
+    """Pastes into some of the pictures (N, H, W, 3) a square of the one before, its area uniform;
+    also returns the share of each picture that it covers, (N, 1).
+    """
+    n, side = x.shape[:2]
+    pasted = squares(side * random.random(n) ** 0.5 * (random.random(n) < chance), side, random)
+    mixed = np.where(pasted[..., None], np.roll(x, 1, axis=0), x)
+    return mixed, torch.from_numpy(pasted.mean((1, 2))).float()[:, None]
+
+
+def squares(sizes: NDArray[np.number], side: int, random: np.random.Generator) -> NDArray[np.bool_]:
+    """Sizes in pixels (N,) -> where a square of that size is around a point by chance, (N, H, W)."""
+    centre = random.integers(0, side, (2, len(sizes), 1))
+    rows, columns = np.abs(np.arange(side) - centre + 0.5) <= sizes[:, None] / 2
+    return rows[:, :, None] & columns[:, None, :]
 
 
 def normalise(x: NDArray[np.uint8]) -> Tensor:
@@ -250,11 +269,16 @@ def main() -> None:
         for step in range(len(order) // recipe.batch):
             part = order[step * recipe.batch : (step + 1) * recipe.batch][rank::world]
             mirrored = (part + epoch) % 2 == 0  # each picture in every other epoch
-            pictures, labels = normalise(augment(x[part], mirrored, recipe, share, random)), y[part]
+            augmented, labels = augment(x[part], mirrored, recipe, share, random), y[part]
+            target = one_hot(labels, len(classes)).float()
+            if recipe.cutmix_from <= share < recipe.policies:
+                augmented, pasted = cutmix(augmented, recipe.cutmix, random)
+                target = torch.lerp(target, target.roll(1, 0), pasted)
+            pictures = normalise(augmented)
             pictures = interpolate(pictures, size=side, mode="bilinear", antialias=True)
             with autocast(pictures.device, recipe.precision):
                 logits = net(pictures).float()
-            loss = loss_of(logits, labels)
+            loss = loss_of(logits, target)
             optimizer.zero_grad()
             loss.backward()
             clock = torch.tensor([(time.time() - started) / (60 * recipe.minutes)])
