@@ -332,6 +332,7 @@ def test_the_list() -> None:
         assert model.name.isprintable()
         assert " " not in model.name
     assert [model.name for model in models[:2]] == ["cifar10", "cifar10-int8"]
+    assert [model.dataset for model in models] == ["CIFAR-10"] * 2 + ["ImageNet"] * 55
     assert models == mobilenetv2.models()
 
 
