@@ -64,14 +64,16 @@ def test_the_pace_of_the_recipe() -> None:
 
 def test_pasted_squares_are_the_picture_before() -> None:
     x = np.random.default_rng(0).integers(0, 256, (2000, 32, 32, 3), dtype=np.uint8)
-    mixed, shares = tool.cutmix(x, 0.3, np.random.default_rng(1))
+    own = torch.eye(2000)  # each picture is a class
+    mixed, target = tool.cutmix(x, own, 0.3, np.random.default_rng(1))
     changed = (mixed != x).any(-1)
-    assert shares.shape == (2000, 1)
-    assert np.allclose(changed.mean((1, 2)), shares[:, 0], atol=3 / 1024)
     assert (mixed == np.roll(x, 1, axis=0))[changed].all()
-    assert float((shares > 0).float().mean()) == pytest.approx(0.3, abs=0.03)
-    assert float(shares.max()) > 0.8
-    rows, columns = np.ptp(np.argwhere(changed[int(shares.argmax())]), axis=0)
+    shares = target[torch.arange(2000), torch.arange(-1, 1999)].numpy()  # of the picture before
+    assert np.allclose(changed.mean((1, 2)), shares, atol=3 / 1024)
+    assert torch.allclose(target.diag() + torch.from_numpy(shares), torch.ones(2000))
+    assert (shares > 0).mean() == pytest.approx(0.3, abs=0.03)
+    assert shares.max() > 0.8
+    rows, columns = np.ptp(np.argwhere(changed[shares.argmax()]), axis=0)
     assert abs(int(rows) - int(columns)) < 16  # a square, cut at the edges
 
 

@@ -169,15 +169,16 @@ def augment(
 
 
 def cutmix(
-    x: NDArray[np.uint8], chance: float, random: np.random.Generator
+    x: NDArray[np.uint8], target: Tensor, chance: float, random: np.random.Generator
 ) -> tuple[NDArray[np.uint8], Tensor]:
-    """Pastes into some of the pictures (N, H, W, 3) a square of the one before, its area uniform;
-    also returns the share of each picture that it covers, (N, 1).
+    """Pastes into some of the pictures (N, H, W, 3) a square of the one before, its area uniform,
+    and as large a share of its classes into theirs, (N, classes); each picture has its own square.
     """
     n, side = x.shape[:2]
     pasted = squares(side * random.random(n) ** 0.5 * (random.random(n) < chance), side, random)
     mixed = np.where(pasted[..., None], np.roll(x, 1, axis=0), x)
-    return mixed, torch.from_numpy(pasted.mean((1, 2))).float()[:, None]
+    covered = torch.from_numpy(pasted.mean((1, 2))).float()[:, None]
+    return mixed, torch.lerp(target, target.roll(1, 0), covered)
 
 
 def squares(sizes: NDArray[np.number], side: int, random: np.random.Generator) -> NDArray[np.bool_]:
@@ -272,10 +273,8 @@ def main() -> None:
             augmented, labels = augment(x[part], mirrored, recipe, share, random), y[part]
             target = one_hot(labels, len(classes)).float()
             if recipe.cutmix_from <= share < recipe.policies:
-                augmented, pasted = cutmix(augmented, recipe.cutmix, random)
-                target = torch.lerp(target, target.roll(1, 0), pasted)
-            pictures = normalise(augmented)
-            pictures = interpolate(pictures, size=side, mode="bilinear", antialias=True)
+                augmented, target = cutmix(augmented, target, recipe.cutmix, random)
+            pictures = interpolate(normalise(augmented), size=side, mode="bilinear", antialias=True)
             with autocast(pictures.device, recipe.precision):
                 logits = net(pictures).float()
             loss = loss_of(logits, target)
