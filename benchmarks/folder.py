@@ -35,7 +35,7 @@ from peers import PEERS, PRECISIONS
 from mobilenetv2.checkpoint import Checkpoint
 from mobilenetv2.formats import read
 from mobilenetv2.images import decode
-from mobilenetv2.quantized import QuantizedCheckpoint
+from mobilenetv2.int8 import Int8Checkpoint
 from mobilenetv2.runtime.quantize import quantize
 
 OURS = "mobilenetv2"
@@ -59,7 +59,7 @@ def main() -> int:
     parser.add_argument("--output", type=Path, default=RESULTS, help="folder of the results")
     options = parser.parse_args()
     about, watch = machine([PEERS["onnxruntime"].package, "pillow"]), Watch()
-    checkpoint = read(options.model, integers=options.precision == "int8")
+    checkpoint = read(options.model, int8=options.precision == "int8")
     with tempfile.TemporaryDirectory() as name:
         work = Path(name)
         (work / "photos").mkdir()
@@ -102,9 +102,7 @@ def main() -> int:
     return int(different > MOST_DIFFERENT[options.precision] * photos)
 
 
-def quantized(
-    floats: Checkpoint, files: list[Path]
-) -> tuple[QuantizedCheckpoint, QuantizedCheckpoint]:
+def quantized(floats: Checkpoint, files: list[Path]) -> tuple[Int8Checkpoint, Int8Checkpoint]:
     """Integers for us and the same ones for the peer, calibrated with every tenth photo."""
     some = files[::10] or files
     integers = quantize(floats, some)

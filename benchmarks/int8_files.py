@@ -10,9 +10,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from mobilenetv2.architecture import layers
 from mobilenetv2.checkpoint import Checkpoint
-from mobilenetv2.quantized import Activation, QuantizedCheckpoint, stored_tensors
+from mobilenetv2.graph import layers
+from mobilenetv2.int8 import Activation, Int8Checkpoint, stored_tensors
 from mobilenetv2.runtime import Reference
 from mobilenetv2.runtime.quantize import best_activation
 
@@ -20,8 +20,8 @@ ONNX_OPSET, ONNX_IR = 17, 8
 
 
 def with_all_stored(
-    integers: QuantizedCheckpoint, checkpoint: Checkpoint, pixels: NDArray[np.uint8]
-) -> QuantizedCheckpoint:
+    integers: Int8Checkpoint, checkpoint: Checkpoint, pixels: NDArray[np.uint8]
+) -> Int8Checkpoint:
     """The same integers with a scale for each tensor: peers store projections before a sum, too, and
     some the logits.
 
@@ -39,23 +39,23 @@ def with_all_stored(
     return replace(integers, rounding="twice", image_scale=image_scale, activations=rounded)
 
 
-def activations(checkpoint: QuantizedCheckpoint) -> Mapping[str, Activation]:
-    """How each tensor is stored, the picture's pixels among them.
+def activations(checkpoint: Int8Checkpoint) -> Mapping[str, Activation]:
+    """How each tensor is stored, the image's pixels among them.
 
     Raises:
-        SystemExit: Not all are stored, or the picture has several zero points: peers know neither.
+        SystemExit: Not all are stored, or the image has several zero points: peers know neither.
     """
     if checkpoint.rounding != "twice":
         raise SystemExit("peers want a model whose sums are all rounded, as TensorFlow Lite's are")
     zeros = set(checkpoint.image_zero_points)
     if len(zeros) > 1:
-        raise SystemExit(f"peers know one zero point a tensor, not {sorted(zeros)} of the picture")
+        raise SystemExit(f"peers know one zero point a tensor, not {sorted(zeros)} of the image")
     return {"image": Activation(checkpoint.image_scale, *zeros), **checkpoint.activations}
 
 
-def write_qdq(checkpoint: QuantizedCheckpoint, path: Path, batch: int | None = 1) -> None:
+def write_qdq(checkpoint: Int8Checkpoint, path: Path, batch: int | None = 1) -> None:
     """ONNX, NCHW: Conv, Add, GlobalAveragePool and Gemm between DequantizeLinear and QuantizeLinear, which
-    ONNX Runtime and OpenVINO fuse. The picture is uint8, the logits are float32.
+    ONNX Runtime and OpenVINO fuse. The image is uint8, the logits are float32.
 
     Raises:
         SystemExit: A ReLU6 that is not the range of its output.

@@ -1,4 +1,4 @@
-"""How long one call takes: our runtime and its peers, in turns, on the same weights and pictures.
+"""How long one call takes: our runtime and its peers, in turns, on the same weights and images.
 
     pip install '.[benchmark]'
     python benchmarks/latency.py                     # some minutes: the grid below
@@ -42,20 +42,20 @@ from peer_files import random_checkpoint, write
 from peers import PEERS, PRECISIONS
 
 import mobilenetv2
-from mobilenetv2.quantized import AnyCheckpoint
-from mobilenetv2.runtime.quantize import to_integers
+from mobilenetv2.int8 import AnyCheckpoint
+from mobilenetv2.runtime.quantize import to_int8
 
 WIDTHS = (0.35, 0.5, 0.75, 1.0, 1.4)
 RESOLUTIONS = (96, 128, 160, 192, 224)
 NAMES = {"float32": "latency", "int8": "latency-int8"}  # of the results
-CALIBRATION = 4  # pictures
+CALIBRATION = 4  # images
 OURS, FLOAT = "mobilenetv2", "mobilenetv2, float32"
 TITLES = {FLOAT: "ours in float32"} | {name: peer.title for name, peer in PEERS.items()}
 
 
 @dataclass(frozen=True)
 class Case:
-    """What is timed: a network, a size, pictures a call, threads."""
+    """What is timed: a network, a size, images a call, threads."""
 
     width: float
     resolution: int
@@ -63,7 +63,7 @@ class Case:
     threads: int
 
     def __str__(self) -> str:
-        batch = f", {self.batch} pictures" if self.batch > 1 else ""
+        batch = f", {self.batch} images" if self.batch > 1 else ""
         return f"{self.width} / {self.resolution}{batch}"
 
 
@@ -135,7 +135,7 @@ def measured(case: Case, options: argparse.Namespace) -> list[dict[str, Any]]:
         calls: dict[str, Callable[[], Any]] = {OURS: partial(model, pixels)}
         if options.precision == "int8":
             calibration = random_pixels(2, (CALIBRATION, *size))
-            integers = to_integers(checkpoint, calibration)
+            integers = to_int8(checkpoint, calibration)
             given, images = with_all_stored(integers, checkpoint, calibration), pixels
             ours = loaded(integers, folder / "int8.safetensors", case.threads)
             calls = {OURS: partial(ours, pixels), FLOAT: calls[OURS]}
@@ -159,7 +159,7 @@ def measured(case: Case, options: argparse.Namespace) -> list[dict[str, Any]]:
 
 
 def random_pixels(seed: int, shape: tuple[int, ...]) -> NDArray[np.uint8]:
-    """Pictures of noise."""
+    """Images of noise."""
     return np.random.default_rng(seed).integers(0, 256, shape, dtype=np.uint8)
 
 

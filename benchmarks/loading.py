@@ -1,4 +1,4 @@
-"""How many pictures a second training is given, without any training: each way of augmenting, decoded
+"""How many images a second training is given, without any training: each way of augmenting, decoded
 anew and remembered, by this process alone and by workers.
 
     pip install '.[train]'
@@ -6,7 +6,7 @@ anew and remembered, by this process alone and by workers.
     python benchmarks/loading.py --data photos/ --size 224 --batch 32
 
 A figure is of a whole epoch, the start of the workers included; decoding what is remembered is not.
-The last column is the processor time of a picture, which other programs change little, by the fewest
+The last column is the processor time of an image, which other programs change little, by the fewest
 workers.
 The ways take turns; what they give must be the same for any number of workers, else the exit code is 1.
 """
@@ -26,7 +26,7 @@ from measure import RESULTS, Watch, machine, markdown, report, turn
 
 from mobilenetv2.images import Preprocessing
 from mobilenetv2.training.augment import Augmentation
-from mobilenetv2.training.data import Pictures, loader, read_split
+from mobilenetv2.training.data import Images, loader, read_split
 
 
 def main() -> int:
@@ -38,7 +38,7 @@ def main() -> int:
     parser.add_argument("--size", type=int, default=224, help="pixels; default: 224")
     parser.add_argument("--crop", choices=("resized", "pad"), default="resized")
     parser.add_argument("--batch", type=int, default=128)
-    parser.add_argument("--most", type=int, default=10000, help="pictures; default: 10000")
+    parser.add_argument("--most", type=int, default=10000, help="images; default: 10000")
     parser.add_argument("--workers", type=int, nargs="+", default=[0, 1, 2])
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--output", type=Path, default=RESULTS, help="folder of the results")
@@ -56,21 +56,21 @@ def main() -> int:
     samples = read_split(options.data).train.samples
     samples = samples[:: -(-len(samples) // options.most)]  # of all classes
     loaded = {
-        f"{name}; {'remembered' if remembered else 'decoded'}": Pictures(
+        f"{name}; {'remembered' if remembered else 'decoded'}": Images(
             samples, way.transform(preprocessing.size, preprocessing), remember_bytes=remembered
         )
         for (name, way), remembered in product(ways.items(), (0, 1 << 33))
     }
     results = timed(loaded, options.workers, options.batch, options.rounds)
     same = all(len(set(result["checks"])) == 1 for result in results.values())
-    text = f"{table(results, len(samples))}\n\n{len(samples)} pictures, batches of {options.batch}."
+    text = f"{table(results, len(samples))}\n\n{len(samples)} images, batches of {options.batch}."
     stem = f"loading-{options.data.stem}-{options.size}"
     report(stem, about, watch, results, text, options.output)
     return int(not same)
 
 
 def timed(
-    loaded: dict[str, Pictures], workers: list[int], batch: int, rounds: int
+    loaded: dict[str, Images], workers: list[int], batch: int, rounds: int
 ) -> dict[str, dict[str, Any]]:
     """Of each way: seconds by number of workers, one value a round; processor seconds likewise, of
     the fewest workers; and the sum of some pixels of a first epoch by each.
@@ -96,18 +96,18 @@ def timed(
     return results
 
 
-def table(results: dict[str, dict[str, Any]], pictures: int) -> str:
-    """A row a way: pictures a second by the number of workers."""
+def table(results: dict[str, dict[str, Any]], images: int) -> str:
+    """A row a way: images a second by the number of workers."""
     rows = [
         [
             name,
-            *(f"{pictures / np.median(seconds):.0f}" for seconds in result["s"].values()),
-            f"{1000 * np.median(result['processor_s']) / pictures:.2f}",
+            *(f"{images / np.median(seconds):.0f}" for seconds in result["s"].values()),
+            f"{1000 * np.median(result['processor_s']) / images:.2f}",
         ]
         for name, result in results.items()
     ]
     counts = next(iter(results.values()))["s"]
-    return markdown(["pictures a second; workers:", *counts, "processor, ms a picture"], rows)
+    return markdown(["images a second; workers:", *counts, "processor, ms an image"], rows)
 
 
 if __name__ == "__main__":

@@ -13,10 +13,12 @@ from int8_files import ONNX_IR, ONNX_OPSET, activations, write_qdq
 from numpy.typing import NDArray
 from peers import PEERS, Recipe
 
-from mobilenetv2.architecture import Architecture, Layer, array_shapes, layers
-from mobilenetv2.checkpoint import Checkpoint, fold
+from mobilenetv2.architecture import Architecture
+from mobilenetv2.checkpoint import Checkpoint
+from mobilenetv2.folding import fold
+from mobilenetv2.graph import Layer, array_shapes, layers
 from mobilenetv2.images import Preprocessing
-from mobilenetv2.quantized import AnyCheckpoint, QuantizedCheckpoint
+from mobilenetv2.int8 import AnyCheckpoint, Int8Checkpoint
 
 Array = NDArray[Any]
 
@@ -49,11 +51,11 @@ def write(checkpoint: AnyCheckpoint, peer: str, folder: Path, batch: int | None 
         checkpoint: A classifier; in integers, with all tensors stored.
         peer: A key of `PEERS`.
         folder: Where to.
-        batch: Pictures a call; None leaves it open, in ONNX alone.
+        batch: Images a call; None leaves it open, in ONNX alone.
     """
     path = folder / f"model{PEERS[peer].suffix}"
     if not path.exists():
-        if isinstance(checkpoint, QuantizedCheckpoint):
+        if isinstance(checkpoint, Int8Checkpoint):
             INT8_WRITERS[path.suffix](checkpoint, path, batch)
         else:
             WRITERS[path.suffix](checkpoint, path, batch)
@@ -129,13 +131,13 @@ def write_onnx(checkpoint: Checkpoint, path: Path, batch: int | None = 1) -> Non
 
 def write_tflite(checkpoint: AnyCheckpoint, path: Path, batch: int | None = 1) -> None:
     """TensorFlow Lite, NHWC, ReLU6 fused; for networks with TensorFlow's padding. Quantised, all is int8
-    from the picture, pixels less 128, to the logits, which a last step makes float32.
+    from the image, pixels less 128, to the logits, which a last step makes float32.
     """
     import flatbuffers
     from ai_edge_litert import schema_py_generated as schema
 
     assert checkpoint.architecture.padding == "same", "SAME is the padding that the format has"
-    stored = activations(checkpoint) if isinstance(checkpoint, QuantizedCheckpoint) else {}
+    stored = activations(checkpoint) if isinstance(checkpoint, Int8Checkpoint) else {}
     model, graph = schema.ModelT(), schema.SubGraphT()
     model.version, model.subgraphs = 3, [graph]
     model.buffers, model.operatorCodes = [schema.BufferT()], []
@@ -307,7 +309,7 @@ WRITERS: dict[str, Callable[[Checkpoint, Path, int | None], None]] = {
     ".param": write_ncnn,
     ".pt": write_torch,
 }
-INT8_WRITERS: dict[str, Callable[[QuantizedCheckpoint, Path, int | None], None]] = {
+INT8_WRITERS: dict[str, Callable[[Int8Checkpoint, Path, int | None], None]] = {
     ".onnx": write_qdq,
     ".tflite": write_tflite,
 }

@@ -88,7 +88,7 @@ def load_litert(path: Path, threads: int) -> Run:
 
 
 def load_ncnn(path: Path, threads: int) -> Run:
-    """ncnn in float32; it knows no batches, so pictures go one after another."""
+    """ncnn in float32; it knows no batches, so images go one after another."""
     import ncnn
 
     net = ncnn.Net()
@@ -110,7 +110,7 @@ def load_ncnn(path: Path, threads: int) -> Run:
 
 
 def prepare_ncnn(images: Array) -> list[Any]:
-    """One `ncnn.Mat` (C, H, W) a picture."""
+    """One `ncnn.Mat` (C, H, W) an image."""
     import ncnn
 
     return [ncnn.Mat(image).clone() for image in nchw(images)]
@@ -183,7 +183,7 @@ PEERS = {
 
 
 class Recipe(NamedTuple):
-    """What a user of a peer writes by hand: how its pictures are prepared, and its labels."""
+    """What a user of a peer writes by hand: how its images are prepared, and its labels."""
 
     short_side: int
     crop: int
@@ -202,11 +202,11 @@ class Recipe(NamedTuple):
         path.write_text(json.dumps(self), encoding="utf-8")
 
     def pixels(self, path: Path) -> Array:
-        """A picture file -> (crop, crop, 3) uint8, by Pillow."""
+        """An image file -> (crop, crop, 3) uint8, by Pillow."""
         from PIL import Image
 
-        with Image.open(path) as picture:
-            image = picture.convert("RGB")
+        with Image.open(path) as source:
+            image = source.convert("RGB")
         ratio = self.short_side / min(image.size)
         width, height = (
             self.short_side if side == min(image.size) else int(side * ratio) for side in image.size
@@ -217,7 +217,7 @@ class Recipe(NamedTuple):
         return np.asarray(image.crop((left, top, left + self.crop, top + self.crop)))
 
     def image(self, path: Path) -> Array:
-        """A picture file -> normalised (crop, crop, 3) float32."""
+        """An image file -> normalised (crop, crop, 3) float32."""
         scale = np.float32(1 / (255 * np.array(self.std)))
         offset = np.float32(-np.array(self.mean) / np.array(self.std))
         return self.pixels(path) * scale + offset

@@ -22,12 +22,12 @@ BAR = 0.38
 
 
 def main() -> None:
-    """Reads the results, writes the picture."""
+    """Reads the results, writes the image."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("results", type=Path, help="a .json of latency.py")
-    parser.add_argument("picture", type=Path, help="the file to write: .png or .svg")
+    parser.add_argument("image", type=Path, help="the file to write: .png or .svg")
     parser.add_argument("--networks", nargs="+", default=["1.0/224", "0.35/96"])
     options = parser.parse_args()
     content = json.loads(options.results.read_text(encoding="utf-8"))
@@ -51,12 +51,12 @@ def main() -> None:
             f"MobileNetV2 {width}, {resolution} x {resolution}", loc="left", fontsize=11
         )
     figure.supxlabel(
-        f"milliseconds a picture (less is better); {content['machine']['cpu']}, {content['date']}",
+        f"milliseconds an image (less is better); {content['machine']['cpu']}, {content['date']}",
         fontsize=9,
         color="#444444",
     )
-    options.picture.parent.mkdir(parents=True, exist_ok=True)
-    figure.savefig(options.picture, dpi=160)
+    options.image.parent.mkdir(parents=True, exist_ok=True)
+    figure.savefig(options.image, dpi=160)
 
 
 def draw(panel: Any, results: list[dict[str, Any]]) -> None:

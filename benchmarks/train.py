@@ -1,15 +1,15 @@
-"""How many pictures a second a network learns from: as `mobilenetv2 train` does it, and a plain PyTorch
+"""How many images a second a network learns from: as `mobilenetv2 train` does it, and a plain PyTorch
 loop, in turns, data loading included.
 
     pip install '.[train]'
     python benchmarks/train.py --data cifar10/train.zip
 
-The network and the pictures are the same: width 0.5 for 32x32 pixels, shifted and mirrored, batches of
+The network and the images are the same: width 0.5 for 32x32 pixels, shifted and mirrored, batches of
 64. "Every default" is what a short loop does: the maps as PyTorch lays them out, float32, `DataLoader`
 without workers, SGD. "Every switch" has channels last, bfloat16 where that is faster, workers where
-there are processors for them, and pictures decoded once. Both have PyTorch's default number of threads;
+there are processors for them, and images decoded once. Both have PyTorch's default number of threads;
 `mobilenetv2 train` shares the batches among as many processes as it would start itself. None runs in
-the process of another, and each turn is an epoch over `--most` pictures, its start included; the first
+the process of another, and each turn is an epoch over `--most` images, its start included; the first
 round is not counted. "Kept" is what a step keeps for its backward pass. `--profile` adds where its time
 goes.
 """
@@ -41,7 +41,7 @@ from mobilenetv2.architecture import SMALL_IMAGES
 from mobilenetv2.images import Preprocessing
 from mobilenetv2.nn import MobileNetV2
 from mobilenetv2.training.augment import Augmentation
-from mobilenetv2.training.data import Pictures, default_workers, loader, read_split
+from mobilenetv2.training.data import Images, default_workers, loader, read_split
 from mobilenetv2.training.machine import faster_precision, keep_freed_memory, once
 from mobilenetv2.training.network import Start, prepare
 from mobilenetv2.training.processes import default_processes, environment
@@ -65,15 +65,15 @@ def main() -> int:
     )
     parser.add_argument("--data", type=Path, required=True, help="a folder, .zip or .csv")
     parser.add_argument("--width", type=float, default=0.5)
-    parser.add_argument("--most", type=int, default=1920, help="pictures an epoch; default: 1920")
+    parser.add_argument("--most", type=int, default=1920, help="images an epoch; default: 1920")
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--profile", action="store_true", help="also the operators of a step")
     parser.add_argument("--output", type=Path, default=RESULTS, help="folder of the results")
     options = parser.parse_args()
     about, watch = machine(["torch", "lightning", "pillow"]), Watch()
-    pictures = len(read_split(options.data).train.samples)
+    images = len(read_split(options.data).train.samples)
     served = {name: start(name, options, 1) for name in (DEFAULT, SWITCHES)}
-    served = {OURS: start(OURS, options, default_processes(pictures, BATCH))} | served
+    served = {OURS: start(OURS, options, default_processes(images, BATCH))} | served
     results: dict[str, dict[str, Any]] = {name: {"s": []} for name in served}
     for round_ in range(-1, options.rounds):
         for name in turn(list(served), round_):
@@ -136,11 +136,11 @@ def serve(
     transform = Augmentation(crop="pad").transform((32, 32), PREPROCESSING)
     classes = 1 + max(sample.label for sample in samples)
     architecture = replace(SMALL_IMAGES, width_mult=options.width, classes=classes)
-    pictures = Pictures(samples, transform, remember_bytes=0 if name == DEFAULT else 1 << 30)
+    images = Images(samples, transform, remember_bytes=0 if name == DEFAULT else 1 << 30)
     if name == OURS:
-        step, batches = ours(architecture, pictures)
+        step, batches = ours(architecture, images)
     else:
-        step, batches = plain(architecture, pictures, switched=name == SWITCHES)
+        step, batches = plain(architecture, images, switched=name == SWITCHES)
     while question := pipe.recv():
         match question:
             case ("epoch", epoch):
@@ -154,7 +154,7 @@ def serve(
                 pipe.send(profile(step, batches))
 
 
-def ours(architecture: Any, pictures: Pictures) -> tuple[Step, Epoch]:
+def ours(architecture: Any, images: Images) -> tuple[Step, Epoch]:
     """The step and the batches of `mobilenetv2 train`, recipe "modern"."""
     keep_freed_memory()
     fabric = Fabric(accelerator="cpu", devices=int(os.environ.get("LOCAL_WORLD_SIZE", 1)))
@@ -171,7 +171,7 @@ def ours(architecture: Any, pictures: Pictures) -> tuple[Step, Epoch]:
         recipe=recipe,
         precision=once(fabric, lambda: faster_precision(net, PREPROCESSING, fabric.device, batch)),
         classes=(),
-        pictures={},
+        images={},
         architecture=architecture,
         preprocessing=PREPROCESSING,
         weights={},
@@ -180,7 +180,7 @@ def ours(architecture: Any, pictures: Pictures) -> tuple[Step, Epoch]:
 
     def batches(epoch: int) -> Iterable[tuple[Tensor, Tensor]]:
         return loader(
-            pictures,
+            images,
             batch,
             epoch=epoch,
             seed=0,
@@ -193,7 +193,7 @@ def ours(architecture: Any, pictures: Pictures) -> tuple[Step, Epoch]:
     return lambda pixels, labels: trainer.step(pixels, labels, 0.1, 0), batches
 
 
-def plain(architecture: Any, pictures: Pictures, switched: bool) -> tuple[Step, Epoch]:
+def plain(architecture: Any, images: Images, switched: bool) -> tuple[Step, Epoch]:
     """A loop as people write it."""
     net = MobileNetV2(architecture).train()
     bfloat16 = False
@@ -213,9 +213,9 @@ def plain(architecture: Any, pictures: Pictures, switched: bool) -> tuple[Step, 
         loss.item()
 
     if not switched:
-        return step, lambda epoch: DataLoader(pictures, BATCH, shuffle=True)
+        return step, lambda epoch: DataLoader(images, BATCH, shuffle=True)
     return step, lambda epoch: DataLoader(
-        pictures, BATCH, shuffle=True, num_workers=default_workers()
+        images, BATCH, shuffle=True, num_workers=default_workers()
     )
 
 
@@ -247,19 +247,19 @@ def profile(step: Step, batches: Epoch) -> str:
     return markdown(["operator", "calls", "share"], rows)
 
 
-def table(results: dict[str, dict[str, Any]], pictures: int) -> str:
+def table(results: dict[str, dict[str, Any]], images: int) -> str:
     """A row a way."""
     rows = [
         [
             name,
             str(result["processes"]),
-            f"{pictures / np.median(result['s']):.0f}",
+            f"{images / np.median(result['s']):.0f}",
             str(ratio(result["s"], results[OURS]["s"])),
             f"{result['kept_bytes'] / 1e6:.0f} MB",
         ]
         for name, result in results.items()
     ]
-    return markdown(["way", "processes", "pictures/s", "time / ours", "kept"], rows)
+    return markdown(["way", "processes", "images/s", "time / ours", "kept"], rows)
 
 
 if __name__ == "__main__":

@@ -84,7 +84,7 @@ class Page:
         found = self.call("Runtime.evaluate", expression=expression, returnByValue=True)
         return found["result"].get("value")
 
-    def picture(self, path: Path, begin: int = 0, height: int | None = None) -> None:
+    def image(self, path: Path, begin: int = 0, height: int | None = None) -> None:
         """Writes the page, or a part of it, as a .png file."""
         size = self.call("Page.getLayoutMetrics")["cssContentSize"]
         clip = {

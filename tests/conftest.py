@@ -12,8 +12,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from mobilenetv2.architecture import Architecture, array_shapes
+from mobilenetv2.architecture import Architecture
 from mobilenetv2.checkpoint import Checkpoint
+from mobilenetv2.graph import array_shapes
 from mobilenetv2.images import Preprocessing
 
 REPOSITORY = Path(__file__).parents[1]
@@ -69,7 +70,7 @@ def random_checkpoint(
 
 @pytest.fixture
 def pixels() -> Callable[..., np.ndarray]:
-    """Random pictures (N, H, W, 3) uint8."""
+    """Random images (N, H, W, 3) uint8."""
     return lambda *shape, seed=0: np.random.default_rng(seed).integers(
         0, 256, shape, dtype=np.uint8
     )

@@ -12,8 +12,9 @@ import pytest
 from PIL import Image
 
 from mobilenetv2 import read_dataset
-from mobilenetv2.architecture import Stage, layers
+from mobilenetv2.architecture import Stage
 from mobilenetv2.cost import network_cost
+from mobilenetv2.graph import layers
 from mobilenetv2.insight.ablations import (
     BASE,
     NETWORK,

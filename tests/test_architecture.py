@@ -11,13 +11,10 @@ from dataclasses import asdict, replace
 import numpy as np
 import pytest
 
-from mobilenetv2.architecture import (
-    MOBILENET_V2,
-    SMALL_IMAGES,
-    V1,
-    Architecture,
+from mobilenetv2.architecture import MOBILENET_V2, SMALL_IMAGES, V1, Architecture, Stage
+from mobilenetv2.errors import ArchitectureError
+from mobilenetv2.graph import (
     Layer,
-    Stage,
     array_shapes,
     blocks,
     conv_padding,
@@ -26,7 +23,6 @@ from mobilenetv2.architecture import (
     make_divisible,
     stem_channels,
 )
-from mobilenetv2.errors import ArchitectureError
 
 NETWORK = Architecture()
 WIDTHS = {  # shared/facts/pitfalls.md: stem, seven stages, last convolution
@@ -434,7 +430,7 @@ def test_names_and_shapes_are_torchvisions() -> None:
     assert len(shapes) == 262  # 314 in torchvision's state dict less 52 num_batches_tracked
 
 
-def test_the_first_kernel_follows_the_picture() -> None:
+def test_the_first_kernel_follows_the_image() -> None:
     assert array_shapes(replace(NETWORK, in_channels=1))["features.0.0.weight"] == (32, 1, 3, 3)
 
 
@@ -549,7 +545,7 @@ def test_atrous_branches_need_an_output_stride_they_know() -> None:
 @pytest.mark.parametrize(
     "size", [(0, 224), (224, 0), (-1, 1), (224, 1 << 17), (224.0, 224), ("224", 224)]
 )
-def test_a_picture_out_of_range_is_refused(size: tuple[int, int]) -> None:
+def test_a_image_out_of_range_is_refused(size: tuple[int, int]) -> None:
     with pytest.raises(ArchitectureError, match=r"height|width"):
         layers(NETWORK, *size)
 

@@ -1,4 +1,4 @@
-"""Augmentation: each operation against what it must give on pictures known beforehand."""
+"""Augmentation: each operation against what it must give on images known beforehand."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ SIZE = Preprocessing(size=(24, 24), crop_fraction=1.0)
 FILL = (128, 128, 128)
 
 
-def picture(height: int = 24, width: int = 24, seed: int = 0) -> Image.Image:
+def random_image(height: int = 24, width: int = 24, seed: int = 0) -> Image.Image:
     rng = np.random.default_rng(seed)
     return Image.fromarray(rng.integers(0, 256, (height, width, 3), np.uint8))
 
@@ -48,7 +48,7 @@ def drawn(augmentation: Augmentation, image: Image.Image, count: int = 50) -> li
 
 
 def test_without_chance_it_is_the_evaluation() -> None:
-    image = picture(40, 30)
+    image = random_image(40, 30)
     for preprocessing in (SIZE, Preprocessing(size=(16, 20), mean=(0.5,), std=(0.5,))):
         expected = preprocessing(image)
         transforms = (
@@ -70,7 +70,7 @@ def test_every_combination_gives_the_size_and_the_same_twice(
     augmentation = Augmentation(crop=crop, policy=policy, colour=True, erase=0.5)
     preprocessing = Preprocessing(mean=(0.4,) * channels, std=(0.5,) * channels)
     transform = augmentation.transform((12, 20), preprocessing)
-    image, before = picture(31, 17), np.asarray(picture(31, 17))
+    image, before = random_image(31, 17), np.asarray(random_image(31, 17))
     results = [[transform(image, np.random.default_rng(i)) for i in range(20)] for _ in range(2)]
     for first, second in zip(*results):
         assert (first.shape, first.dtype) == ((12, 20, channels), np.uint8)
@@ -80,7 +80,7 @@ def test_every_combination_gives_the_size_and_the_same_twice(
 
 
 def test_flips_flip() -> None:
-    image = picture()
+    image = random_image()
     found = drawn(Augmentation(crop="none"), image, 200)
     same, mirrored = np.asarray(image), np.asarray(image)[:, ::-1]
     flipped = [np.array_equal(pixels, mirrored) for pixels in found]
@@ -89,7 +89,7 @@ def test_flips_flip() -> None:
 
 
 def test_padding_moves_over_mirrored_edges() -> None:
-    image = picture()
+    image = random_image()
     padded = np.pad(np.asarray(image), ((4, 4), (4, 4), (0, 0)), mode="reflect")
     places = {padded[y : y + 24, x : x + 24].tobytes(): (y, x) for y in range(9) for x in range(9)}
     found = drawn(Augmentation(crop="pad", flip=False), image, 600)
@@ -132,7 +132,7 @@ def test_needles_are_cropped_in_the_middle(
         )
 
 
-def test_a_resized_crop_is_a_part_of_the_picture() -> None:
+def test_a_resized_crop_is_a_part_of_the_image() -> None:
     ramp = np.repeat(np.arange(0, 240, dtype=np.uint8)[None, :, None], 240, 0).repeat(3, 2)
     found = drawn(Augmentation(scale=(0.25, 0.25), ratio=(1, 1), flip=False), Image.fromarray(ramp))
     spans = [(int(p[0, -1, 0]) - int(p[0, 0, 0])) / 23 * 24 for p in found]
@@ -142,7 +142,7 @@ def test_a_resized_crop_is_a_part_of_the_picture() -> None:
 
 def test_the_shape_is_relative_to_the_size() -> None:
     transform = Augmentation(scale=(1, 1), ratio=(1, 1), flip=False).transform((12, 24), SIZE)
-    image = picture(50, 100)
+    image = random_image(50, 100)
     np.testing.assert_array_equal(
         transform(image, np.random.default_rng(0)), image.resize((24, 12), RESAMPLING.BILINEAR)
     )
@@ -182,7 +182,7 @@ def test_erasing_erases_the_right_share(share: float) -> None:
 @pytest.mark.parametrize("level", [0, 7, 30])
 @pytest.mark.parametrize("sign", [1, -1])
 def test_operations_are_those_of_pillow(level: int, sign: int) -> None:
-    image = picture(30, 40)
+    image = random_image(30, 40)
     share = sign * level / 30
 
     def affine(*matrix: float) -> Image.Image:
@@ -211,8 +211,8 @@ def test_operations_are_those_of_pillow(level: int, sign: int) -> None:
         np.testing.assert_array_equal(found, expected, err_msg=name)
 
 
-def test_translation_moves_the_picture() -> None:
-    image = picture(48, 48)
+def test_translation_moves_the_image() -> None:
+    image = random_image(48, 48)
     pixels, moved = np.asarray(image), np.asarray(operate("translate_x", image, 15, 1, WIDE, FILL))
     np.testing.assert_array_equal(moved[:, :32], pixels[:, 16:])
     assert (moved[:, 32:] == 128).all()
@@ -235,7 +235,7 @@ def test_policies_draw_operations_and_magnitudes(
         return image
 
     monkeypatch.setattr(augment, "operate", noted)
-    drawn(Augmentation(**STILL, policy=policy, rand_ops=3, rand_magnitude=12), picture(), 700)
+    drawn(Augmentation(**STILL, policy=policy, rand_ops=3, rand_magnitude=12), random_image(), 700)
     assert len(seen) == 700 * calls
     if seen:
         names, levels, signs = zip(*seen)
@@ -248,7 +248,7 @@ def test_policies_draw_operations_and_magnitudes(
 
 
 def batch(count: int = 6) -> tuple[object, object]:
-    """Pictures of one value each, their number, and as many classes."""
+    """Images of one value each, their number, and as many classes."""
     values = torch.arange(count, dtype=torch.float32)
     return values[:, None, None, None].expand(count, 3, 16, 16), torch.arange(count)
 
@@ -263,7 +263,7 @@ def test_mixing_keeps_one_of_labels_and_agrees_with_the_pixels(way: str) -> None
         mixed, soft = augmentation.mix(x, labels, 8, generator)
         assert (mixed.shape, soft.shape, soft.dtype) == (x.shape, (6, 8), torch.float32)
         torch.testing.assert_close(soft.sum(1), torch.ones(6))
-        # the mean of a picture's pixels is that of its classes' numbers
+        # the mean of an image's pixels is that of its classes' numbers
         torch.testing.assert_close(mixed.mean((1, 2, 3)), soft @ torch.arange(8.0))
         shares.add(round(float(soft[0, 0]), 4))
     assert len(shares) > 20
@@ -336,7 +336,7 @@ def test_values_out_of_range(change: dict[str, object], message: str) -> None:
         Augmentation(**change)
 
 
-def test_pictures_too_small_to_pad() -> None:
+def test_images_too_small_to_pad() -> None:
     make: Callable[..., object] = Augmentation(crop="pad", pad=8).transform
-    with pytest.raises(UserError, match="pictures of 8x20 cannot be padded by 8"):
+    with pytest.raises(UserError, match="images of 8x20 cannot be padded by 8"):
         make((8, 20), SIZE)

@@ -24,11 +24,11 @@ from mobilenetv2.checkpoint import Checkpoint
 from mobilenetv2.cli import run
 from mobilenetv2.errors import ModelFileError
 from mobilenetv2.formats import KINDS, read, recognise
+from mobilenetv2.int8 import Int8Checkpoint
 from mobilenetv2.labels import read_labels
-from mobilenetv2.quantized import QuantizedCheckpoint
 
 from .conftest import random_checkpoint
-from .integers import IntegerTFLiteWriter, random_quantized
+from .int8 import Int8TFLiteWriter, random_int8
 from .writers import (
     TFLiteWriter,
     save_pth,
@@ -65,8 +65,8 @@ def small(**changes: object) -> Checkpoint:
     )
 
 
-def quantized() -> QuantizedCheckpoint:
-    return random_quantized("twice", width_mult=0.35, classes=2, resolution=(64, 64))
+def quantized() -> Int8Checkpoint:
+    return random_int8("twice", width_mult=0.35, classes=2, resolution=(64, 64))
 
 
 def write_ours(path: Path, checkpoint: Checkpoint) -> None:
@@ -89,7 +89,7 @@ WRITERS: dict[str, Callable[[Path, Checkpoint], object]] = {
         path
     ),
     "integers.safetensors": lambda path, _: quantized().save(path),
-    "integers.tflite": lambda path, _: IntegerTFLiteWriter(quantized()).save(path),
+    "integers.tflite": lambda path, _: Int8TFLiteWriter(quantized()).save(path),
     "slim.tgz": write_tgz,
     "weights.h5": partial(write_keras_legacy, style="published"),
     "model.h5": partial(write_keras_legacy, whole=True),
@@ -196,7 +196,7 @@ def test_every_bit_of_our_header_counts(tmp_path) -> None:
 
 
 def wrong_files(folder: Path) -> list[Path]:
-    """A text, a picture, archives, nothing, a folder, and what is not there."""
+    """A text, an image, archives, nothing, a folder, and what is not there."""
     (folder / "notes.txt").write_text("dear model")
     Image.new("RGB", (8, 8)).save(folder / "photo.jpg")
     with zipfile.ZipFile(folder / "stuff.zip", "w") as archive:

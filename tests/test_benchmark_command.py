@@ -9,10 +9,11 @@ import math
 
 import pytest
 
-from mobilenetv2.architecture import Architecture, layers
+from mobilenetv2.architecture import Architecture
 from mobilenetv2.cli import run
 from mobilenetv2.cost import network_cost
 from mobilenetv2.errors import UserError
+from mobilenetv2.graph import layers
 from mobilenetv2.runtime import Engine, _native
 from mobilenetv2.runtime.timing import measure, measure_steps
 from mobilenetv2.zoo import models
@@ -21,7 +22,7 @@ from .conftest import random_checkpoint
 
 FACTS = [
     "model", "isa", "threads", "batch", "height", "width", "runs", "median_ms", "p10_ms", "p90_ms",
-    "pictures_per_second", "macs", "gmacs_per_second", "peak_gmacs_per_second", "peak_share",
+    "images_per_second", "macs", "gmacs_per_second", "peak_gmacs_per_second", "peak_share",
     "activation_bytes", "weight_bytes",
 ]  # fmt: skip
 STEP = [
@@ -58,7 +59,7 @@ def test_json_tells_all(model, capsys) -> None:
     assert found.items() >= {**asked, "runs": 4}.items()
     assert found["macs"] == network_cost(Architecture(width_mult=0.35, classes=7), 64, 48).macs
     assert found["p10_ms"] <= found["median_ms"] <= found["p90_ms"]
-    assert found["pictures_per_second"] == pytest.approx(3e3 / found["median_ms"])
+    assert found["images_per_second"] == pytest.approx(3e3 / found["median_ms"])
     rate = found["macs"] * 3 / found["median_ms"] / 1e6
     assert found["gmacs_per_second"] == pytest.approx(rate)
     assert found["peak_share"] == pytest.approx(rate / found["peak_gmacs_per_second"])
@@ -164,13 +165,13 @@ def test_a_batch_beyond_the_memory_is_refused(monkeypatch) -> None:
     def no_memory(*_: object) -> None:
         raise MemoryError
 
-    monkeypatch.setattr("mobilenetv2.runtime.timing._pictures", no_memory)
-    with pytest.raises(UserError, match="5 pictures of 32x40 do not fit in memory"):
+    monkeypatch.setattr("mobilenetv2.runtime.timing._images", no_memory)
+    with pytest.raises(UserError, match="5 images of 32x40 do not fit in memory"):
         measure(engine, 32, 40, batch=5)
 
 
 def test_memory_of_a_batch_stops_growing() -> None:
-    """More pictures than run at once go one group after another."""
+    """More images than run at once go one group after another."""
     engine = Engine(random_checkpoint(width_mult=0.35), 1)
     sizes = [engine.activation_bytes(64, 64, batch) for batch in (1, 2, 4, 64)]
     assert engine.activation_bytes(64, 64) == sizes[0] < sizes[1] < sizes[2] == sizes[3]

@@ -1,4 +1,4 @@
-"""The benchmarks' own arithmetic, and that every peer is given our network and our pictures."""
+"""The benchmarks' own arithmetic, and that every peer is given our network and our images."""
 
 from __future__ import annotations
 
@@ -18,9 +18,9 @@ from startup import goals
 
 from mobilenetv2.checkpoint import Checkpoint
 from mobilenetv2.images import decode
-from mobilenetv2.quantized import AnyCheckpoint, QuantizedCheckpoint
-from mobilenetv2.runtime import IntegerReference, Reference
-from mobilenetv2.runtime.quantize import to_integers
+from mobilenetv2.int8 import AnyCheckpoint, Int8Checkpoint
+from mobilenetv2.runtime import Int8Reference, Reference
+from mobilenetv2.runtime.quantize import to_int8
 
 MODULES = {
     "onnxruntime": ("onnx", "onnxruntime"),
@@ -39,9 +39,9 @@ def checkpoint() -> Checkpoint:
 
 
 @pytest.fixture(scope="module")
-def integers(checkpoint) -> QuantizedCheckpoint:
-    pictures = random_pixels(2, (4, 96, 96, 3))
-    return with_all_stored(to_integers(checkpoint, pictures), checkpoint, pictures)
+def integers(checkpoint) -> Int8Checkpoint:
+    images = random_pixels(2, (4, 96, 96, 3))
+    return with_all_stored(to_int8(checkpoint, images), checkpoint, images)
 
 
 def logits_of(
@@ -57,10 +57,10 @@ def logits_of(
 @pytest.mark.parametrize("peer", PEERS)
 @pytest.mark.parametrize("batch", [1, 3])
 def test_every_peer_runs_our_network(tmp_path, checkpoint, pixels, peer, batch) -> None:
-    pictures = pixels(batch, 96, 96, 3)
-    wanted = Reference(checkpoint)(pictures)
+    sources = pixels(batch, 96, 96, 3)
+    wanted = Reference(checkpoint)(sources)
     assert wanted.std() > 0.5  # else agreeing would be no news
-    images = checkpoint.preprocessing.normalize(pictures)
+    images = checkpoint.preprocessing.normalize(sources)
     found = logits_of(peer, checkpoint, tmp_path, images, batch)
     assert found.shape == (batch, 1000)
     np.testing.assert_allclose(found, wanted, atol=1e-3)
@@ -69,11 +69,11 @@ def test_every_peer_runs_our_network(tmp_path, checkpoint, pixels, peer, batch) 
 @pytest.mark.parametrize("peer", INT8)
 @pytest.mark.parametrize("batch", [1, 3])
 def test_peers_run_our_integers(tmp_path, checkpoint, integers, pixels, peer, batch) -> None:
-    pictures = pixels(batch, 96, 96, 3)
-    found = logits_of(peer, integers, tmp_path, pictures, batch)
+    images = pixels(batch, 96, 96, 3)
+    found = logits_of(peer, integers, tmp_path, images, batch)
     assert found.shape == (batch, 1000)
-    assert uncorrelated(found, Reference(checkpoint)(pictures)) < 0.02  # of floats
-    assert uncorrelated(found, IntegerReference(integers)(pictures)) < 0.02
+    assert uncorrelated(found, Reference(checkpoint)(images)) < 0.02  # of floats
+    assert uncorrelated(found, Int8Reference(integers)(images)) < 0.02
 
 
 def test_tensorflow_lites_reference_has_our_integers(tmp_path, integers, pixels) -> None:
@@ -82,27 +82,27 @@ def test_tensorflow_lites_reference_has_our_integers(tmp_path, integers, pixels)
     reference = interpreter.OpResolverType.BUILTIN_REF
     run = interpreter.Interpreter(str(path), experimental_op_resolver_type=reference)
     run.allocate_tensors()
-    pictures = pixels(2, 96, 96, 3)
-    run.set_tensor(run.get_input_details()[0]["index"], PEERS["litert"].prepare["int8"](pictures))
+    images = pixels(2, 96, 96, 3)
+    run.set_tensor(run.get_input_details()[0]["index"], PEERS["litert"].prepare["int8"](images))
     run.invoke()
     found = run.get_tensor(run.get_output_details()[0]["index"])
-    wanted = IntegerReference(integers)(pictures)
+    wanted = Int8Reference(integers)(images)
     step = integers.activations["classifier.1"].scale
     np.testing.assert_allclose(found, wanted, atol=1.01 * step)  # its MEAN is not our average pool
 
 
 def test_what_peers_do_not_know_is_refused(checkpoint, integers, pixels) -> None:
     with pytest.raises(SystemExit, match="all rounded"):
-        activations(to_integers(checkpoint, pixels(1, 96, 96, 3)))
+        activations(to_int8(checkpoint, pixels(1, 96, 96, 3)))
     with pytest.raises(SystemExit, match="one zero point"):
         activations(replace(integers, image_zero_points=(127, 128, 128)))
 
 
 def test_an_open_batch_in_onnx(tmp_path, checkpoint, pixels) -> None:
-    pictures = pixels(2, 96, 96, 3)
-    images = checkpoint.preprocessing.normalize(pictures)
+    sources = pixels(2, 96, 96, 3)
+    images = checkpoint.preprocessing.normalize(sources)
     found = logits_of("onnxruntime", checkpoint, tmp_path, images, None)
-    np.testing.assert_allclose(found, Reference(checkpoint)(pictures), atol=1e-3)
+    np.testing.assert_allclose(found, Reference(checkpoint)(sources), atol=1e-3)
 
 
 def test_peers_prepare_a_photo_as_we_do(tmp_path, checkpoint) -> None:

@@ -62,13 +62,13 @@ def test_the_pace_of_the_recipe() -> None:
     assert [recipe.side(share) for share in (0, 0.24, 0.25, 1.0)] == [24, 24, 32, 32]
 
 
-def test_pasted_squares_are_the_picture_before() -> None:
+def test_pasted_squares_are_the_image_before() -> None:
     x = np.random.default_rng(0).integers(0, 256, (2000, 32, 32, 3), dtype=np.uint8)
-    own = torch.eye(2000)  # each picture is a class
+    own = torch.eye(2000)  # each image is a class
     mixed, target = tool.cutmix(x, own, 0.3, np.random.default_rng(1))
     changed = (mixed != x).any(-1)
     assert (mixed == np.roll(x, 1, axis=0))[changed].all()
-    shares = target[torch.arange(2000), torch.arange(-1, 1999)].numpy()  # of the picture before
+    shares = target[torch.arange(2000), torch.arange(-1, 1999)].numpy()  # of the image before
     assert np.allclose(changed.mean((1, 2)), shares, atol=3 / 1024)
     assert torch.allclose(target.diag() + torch.from_numpy(shares), torch.ones(2000))
     assert (shares > 0).mean() == pytest.approx(0.3, abs=0.03)
@@ -86,7 +86,7 @@ def _zip_of_colours(path: Path, a_class: int) -> Path:
                 pixels = random.integers(0, 25, (32, 32, 3)) + 25 * label
                 encoded = BytesIO()
                 Image.fromarray(pixels.astype(np.uint8)).save(encoded, "jpeg")
-                archive.writestr(f"pictures/grey{label}/{i}.jpg", encoded.getvalue())
+                archive.writestr(f"images/grey{label}/{i}.jpg", encoded.getvalue())
     return path
 
 
@@ -132,7 +132,7 @@ def test_training_goes_on_where_it_stopped(tmp_path: Path, monkeypatch: pytest.M
     parts = Checkpoint.load(tmp_path / "parts.safetensors")
     log = whole.provenance["log"]
     assert whole.labels == tuple(f"grey{label}" for label in range(10))
-    assert [(each["epoch"], each["pictures"], each["side"]) for each in log] == [
+    assert [(each["epoch"], each["images"], each["side"]) for each in log] == [
         (1, 32, 24), (2, 32, 24), (3, 32, 28), (4, 32, 32), (5, 16, 32),
     ]  # fmt: skip
     assert parts.provenance == whole.provenance

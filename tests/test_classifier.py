@@ -8,9 +8,10 @@ import numpy as np
 import pytest
 import torch
 
-from mobilenetv2.architecture import BATCH_NORM_ARRAYS, SMALL_IMAGES, Architecture, array_shapes
+from mobilenetv2.architecture import SMALL_IMAGES, Architecture
 from mobilenetv2.checkpoint import Checkpoint
 from mobilenetv2.errors import ArchitectureError, ModelFileError
+from mobilenetv2.graph import BATCH_NORM_ARRAYS, array_shapes
 from mobilenetv2.nn import FeatureTap, MobileNetV2, mobilenet_v2
 
 from .conftest import random_checkpoint
@@ -136,7 +137,7 @@ def test_output_stride_and_the_weights_still_fit(stride, side) -> None:
     assert net.forward_features(torch.zeros(1, 3, 224, 224)).shape == (1, 1280, side, side)
 
 
-def test_small_pictures_keep_a_map() -> None:
+def test_small_images_keep_a_map() -> None:
     assert MobileNetV2(SMALL_IMAGES).eval().forward_features(torch.zeros(1, 3, 32, 32)).shape == (
         1,
         1280,
@@ -179,7 +180,7 @@ def test_another_number_of_classes_gets_a_new_head_and_says_so() -> None:
     )
 
 
-def test_grey_pictures_from_colour_weights() -> None:
+def test_grey_images_from_colour_weights() -> None:
     checkpoint = random_checkpoint(width_mult=0.35)
     grey = mobilenet_v2(weights=checkpoint, in_chans=1).eval()
     colour = mobilenet_v2(weights=checkpoint).eval()
@@ -238,7 +239,7 @@ def test_arrays_that_do_not_fit_are_named() -> None:
 def test_published_weights_in_the_module(shared) -> None:
     from mobilenetv2.formats import read
 
-    checkpoint = read(shared("models/tf2_mobilenet_v2_1.0_224_ptq.tflite"), integers=False)
+    checkpoint = read(shared("models/tf2_mobilenet_v2_1.0_224_ptq.tflite"), int8=False)
     pixels = np.load(shared("reference/imagenet/inputs.first32.npz"))["images"][:8]
     wanted = np.load(shared("reference/imagenet/tf2_mobilenet_v2_1.0_224_ptq.first32.npz"))[
         "float_logits"

@@ -25,14 +25,14 @@ COUNT = 23
 
 @pytest.fixture
 def files(tmp_path: Path) -> list[Path]:
-    """Pictures of many sizes; a broken one, an absent one, and a whole group of broken ones."""
+    """Images of many sizes; a broken one, an absent one, and a whole group of broken ones."""
     rng = np.random.default_rng(0)
     paths = [tmp_path / f"{number:02}.png" for number in range(COUNT)]
     for number, path in enumerate(paths):
         height, width = rng.integers(20, 90, 2)
         Image.fromarray(rng.integers(0, 256, (height, width, 3), dtype=np.uint8)).save(path)
         if number in (5, *range(12, 16)):
-            path.write_bytes(b"no picture")
+            path.write_bytes(b"no image")
     paths[9].unlink()
     return paths
 

@@ -41,7 +41,7 @@ def expected(folder: Path) -> tuple[set[str], set[str]]:
 
 
 @pytest.mark.parametrize("name", ["cifar10", "random224"])
-def test_classify_answers_every_picture_and_names_every_other(
+def test_classify_answers_every_image_and_names_every_other(
     shared: Callable[[str], Path], tmp_path: Path, name: str
 ) -> None:
     pytest.importorskip("resource")  # not on Windows
@@ -102,7 +102,7 @@ def test_classify_answers_every_picture_and_names_every_other(
         assert len([line for line in lines if f"{file}: " in line]) == 1, (file, done.stderr)
     assert "more than 178956970 pixels" in next(line for line in lines if "bomb" in line)
     assert "--max-pixels" in next(line for line in lines if "bomb" in line)
-    assert "ignored 1 files that are not pictures by name: .md (1)" in lines
+    assert "ignored 1 files that are not images by name: .md (1)" in lines
     assert "5 of 35 could not be read" in lines
     assert len(lines) == 7, done.stderr  # and nothing else: no warnings of libraries
     # About 125 MB; 395 if the needle of 3x4000 were resized whole, over 1000 if the bomb were

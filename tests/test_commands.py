@@ -24,13 +24,13 @@ PHOTO = REPOSITORY / "examples" / "cat.jpg"
 
 @pytest.fixture
 def folder(tmp_path) -> Path:
-    """Three pictures (one deeper down, one with upper-case ending), a broken one, and a text file."""
+    """Three images (one deeper down, one with upper-case ending), a broken one, and a text file."""
     rng = np.random.default_rng(0)
     (tmp_path / "deeper").mkdir()
     for name in ("a.png", "b.JPG", "deeper/c.png"):
         Image.fromarray(rng.integers(0, 256, (40, 50, 3), dtype=np.uint8)).save(tmp_path / name)
     (tmp_path / "broken.jpg").write_bytes((tmp_path / "b.JPG").read_bytes()[:200])
-    (tmp_path / "notes.txt").write_text("no picture")
+    (tmp_path / "notes.txt").write_text("no image")
     return tmp_path
 
 
@@ -46,7 +46,7 @@ def test_classify_csv(folder, capsys) -> None:
     chances = [float(row["probability"]) for row in rows[:3]]
     assert chances == sorted(chances, reverse=True)
     assert f"{folder / 'broken.jpg'}: cannot be decoded" in err
-    assert "ignored 1 files that are not pictures by name: .txt (1)" in err
+    assert "ignored 1 files that are not images by name: .txt (1)" in err
     assert "1 of 4 could not be read" in err
 
 
@@ -71,7 +71,7 @@ def test_classify_json_is_one_object_a_file(folder, capsys) -> None:
     assert len(found[0]["predictions"]) == 2
 
 
-def test_classify_the_picture_that_ships(capsys) -> None:
+def test_classify_the_image_that_ships(capsys) -> None:
     assert run(["classify", str(PHOTO)]) == 0
     out = capsys.readouterr().out
     assert "cat" in out.splitlines()[3], out
@@ -123,7 +123,7 @@ def test_wrong_usage_is_one_line_and_exit_2(arguments, complaint, capsys) -> Non
     assert "Traceback" not in out + err
 
 
-def test_a_missing_picture_among_others(folder, capsys) -> None:
+def test_a_missing_image_among_others(folder, capsys) -> None:
     assert (
         run(["classify", str(folder / "gone.png"), str(folder / "a.png"), "--format", "csv"]) == 1
     )

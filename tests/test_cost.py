@@ -16,17 +16,10 @@ from types import SimpleNamespace
 
 import pytest
 from click.testing import CliRunner, Result
+from mobilenetv2.description import CHOICES
 
 from mobilenetv2 import paper
-from mobilenetv2.architecture import (
-    MOBILENET_V2,
-    SMALL_IMAGES,
-    V1,
-    Architecture,
-    Layer,
-    Stage,
-    layers,
-)
+from mobilenetv2.architecture import MOBILENET_V2, SMALL_IMAGES, V1, Architecture, Stage
 from mobilenetv2.cost import (
     MemoryStep,
     bottleneck_memory,
@@ -38,8 +31,8 @@ from mobilenetv2.cost import (
     regular_convolution_macs,
     separable_saving,
 )
-from mobilenetv2.description import CHOICES
 from mobilenetv2.errors import ArchitectureError, UserError
+from mobilenetv2.graph import Layer, layers
 
 NETWORK = Architecture()
 TOTALS = {  # shared/facts/pitfalls.md: multiply-adds (exact with 1000 classes) and parameters at 224

@@ -1,4 +1,4 @@
-"""`read_dataset`: classes and pictures of folders, archives and lists, and what is said of the rest."""
+"""`read_dataset`: classes and images of folders, archives and lists, and what is said of the rest."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ HIDDEN = (
 
 
 def build(root: Path, names: dict[str, int]) -> Path:
-    """Pictures of one grey each, which tells them apart."""
+    """Images of one grey each, which tells them apart."""
     for name, grey in names.items():
         (root / name).parent.mkdir(parents=True, exist_ok=True)
         Image.new("RGB", (8, 8), (40 * grey,) * 3).save(root / name)
@@ -64,7 +64,7 @@ EXPECTED = [("10", 2), ("10", 1), ("2", 3), ("B", 4), ("a", 5)]
 def root(tmp_path: Path) -> Path:
     build(tmp_path / "data", {**LAYOUT, **dict.fromkeys(HIDDEN, 0)})
     (tmp_path / "data/empty").mkdir()
-    (tmp_path / "data/10/notes.TXT").write_text("no picture")
+    (tmp_path / "data/10/notes.TXT").write_text("no image")
     build(tmp_path / "data", {"loose.png": 0})
     return tmp_path / "data"
 
@@ -79,12 +79,12 @@ def test_a_folder_and_its_archive_hold_the_same(root: Path, tmp_path: Path, kind
     dataset = read_dataset(source)
     assert dataset.classes == ("10", "2", "B", "a", "empty")
     assert greys(dataset) == EXPECTED
-    assert [row["pictures"] for row in dataset.summary()] == [2, 1, 1, 1, 0]
+    assert [row["images"] for row in dataset.summary()] == [2, 1, 1, 1, 0]
     assert list(dataset.problems) == [
-        "ignored 1 files that are not pictures by name: .txt (1)",
+        "ignored 1 files that are not images by name: .txt (1)",
         "hidden files and folders left out: ._a.JPG, .git, .ipynb_checkpoints, @eaDir, __MACOSX",
-        *["1 pictures without a class folder left out: loose.png"] * (kind != "wrapped zip"),
-        "1 classes without pictures: empty",
+        *["1 images without a class folder left out: loose.png"] * (kind != "wrapped zip"),
+        "1 classes without images: empty",
     ]
     assert dataset.samples[0].name.startswith(str(source))
 
@@ -170,7 +170,7 @@ def test_lists(
         ("file,label\nx.png\n", "line 2 has no label"),
         ("file,index\nx.png,-1\n", "line 2: index '-1' is not a whole number from 0"),
         ("file,index\nx.png," + "9" * 5000, "is not a whole number from 0"),
-        ("file,label\n", "no pictures"),
+        ("file,label\n", "no images"),
         ("file,label\n\udcff,a\n", "not a CSV file in UTF-8"),
     ],
 )
@@ -187,7 +187,7 @@ def test_what_is_no_dataset(tmp_path: Path) -> None:
     (tmp_path / "cut.zip").write_bytes((tmp_path / "cut.zip").read_bytes()[:-30])
     (tmp_path / "list.csv").write_text("file,label\nx.png,a\n")
     for name, split, message in (
-        ("flat", None, "CLASS/picture.jpg.*2 pictures without a class folder left out: 1.png, 2"),
+        ("flat", None, "CLASS/image.jpg.*2 images without a class folder left out: 1.png, 2"),
         ("x.bin", None, "neither a folder, a .zip nor a .csv"),
         ("cut.zip", None, "neither a folder, a .zip|damaged"),
         ("absent", None, "no such file or folder"),
@@ -218,19 +218,19 @@ def test_a_damaged_member_is_named(tmp_path: Path) -> None:
         dataset.samples[1].open()
 
 
-def test_the_error_of_a_picture_in_an_archive_names_it(tmp_path: Path) -> None:
+def test_the_error_of_a_image_in_an_archive_names_it(tmp_path: Path) -> None:
     with zipfile.ZipFile(tmp_path / "data.zip", "w") as archive:
-        archive.writestr("a\\1.png", b"no picture")
+        archive.writestr("a\\1.png", b"no image")
     [sample] = read_dataset(tmp_path / "data.zip").samples
-    with pytest.raises(ImageError, match="data.zip/a/1.png: not a picture"):
+    with pytest.raises(ImageError, match="data.zip/a/1.png: not an image"):
         decode(sample.open())
 
 
 def test_real_sets(shared: Callable[[str], Path]) -> None:
     cifar = read_dataset(shared("data/cifar10/test.zip"))
-    assert [row["pictures"] for row in cifar.summary()] == [1000] * 10
+    assert [row["images"] for row in cifar.summary()] == [1000] * 10
     assert not cifar.problems
     ants = read_dataset(shared("data/folder-sample"))
-    assert ants.summary() == [{"class": "ants", "pictures": 70}, {"class": "bees", "pictures": 83}]
+    assert ants.summary() == [{"class": "ants", "images": 70}, {"class": "bees", "images": 83}]
     photos = read_dataset(shared("data/imagenet-sample/labels.csv"))
     assert photos.indices == tuple(range(1000))

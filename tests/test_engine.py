@@ -9,9 +9,10 @@ from functools import cache
 import numpy as np
 import pytest
 
-from mobilenetv2.architecture import SMALL_IMAGES, V1, Architecture, Stage, layers
+from mobilenetv2.architecture import SMALL_IMAGES, V1, Architecture, Stage
 from mobilenetv2.errors import ArchitectureError, UserError
 from mobilenetv2.formats import read
+from mobilenetv2.graph import layers
 from mobilenetv2.model import Model
 from mobilenetv2.runtime import Engine, Reference, _native
 
@@ -61,10 +62,10 @@ def reference(variant: str) -> Reference:
 
 @cache
 def answer(variant: str, count: int, height: int, width: int) -> np.ndarray:
-    return reference(variant)(picture(variant, count, height, width))
+    return reference(variant)(image(variant, count, height, width))
 
 
-def picture(variant: str, count: int, height: int, width: int) -> np.ndarray:
+def image(variant: str, count: int, height: int, width: int) -> np.ndarray:
     shape = (count, height, width, VARIANTS[variant].in_channels)
     return np.random.default_rng(height * 1000 + width).integers(0, 256, shape, dtype=np.uint8)
 
@@ -85,7 +86,7 @@ def test_equals_the_reference(variant, isa) -> None:
     heavy = isa == "scalar" or variant in ("1.0", "1.4 same", "aspp", "v1 same")
     for height, width in CHEAP_SIZES if heavy else SIZES:
         count = 1 + height % 3
-        found = engine(variant, isa)(picture(variant, count, height, width))
+        found = engine(variant, isa)(image(variant, count, height, width))
         wanted = answer(variant, count, height, width)
         assert found.shape == wanted.shape
         assert found.dtype == np.float32
@@ -97,21 +98,21 @@ def test_equals_the_reference(variant, isa) -> None:
     ("variant", "height", "width"),
     [("1.0", 224, 224), ("1.4 same", 97, 225), ("0.35", 513, 513), ("v1 same", 96, 160)],
 )
-def test_larger_pictures(variant, height, width, isa) -> None:
-    found = engine(variant, isa, 2)(picture(variant, 1, height, width))
+def test_larger_images(variant, height, width, isa) -> None:
+    found = engine(variant, isa, 2)(image(variant, 1, height, width))
     assert np.abs(found - answer(variant, 1, height, width)).max() < 1e-4
 
 
 @pytest.mark.parametrize("isa", ISAS)
 @pytest.mark.parametrize("variant", ["0.35", "grey", "0.5 same", "deeplabv3"])
-def test_float_pictures(variant, isa) -> None:
+def test_float_images(variant, isa) -> None:
     shape = (2, 61, 44, VARIANTS[variant].in_channels)
     x = np.random.default_rng(1).uniform(-1, 1, shape)
     assert np.abs(engine(variant, isa)(x) - reference(variant)(x)).max() < 1e-4
 
 
 def test_the_border_is_exact() -> None:
-    """A picture of the value that normalises to nearly zero has nearly no border: a padding of 0
+    """An image of the value that normalises to nearly zero has nearly no border: a padding of 0
     would show.
     """
     checkpoint = replace(
@@ -130,7 +131,7 @@ def test_the_border_is_exact() -> None:
 @pytest.mark.parametrize("variant", ["0.5 same", "stride 8 same", "expansion", "v1", "deeplabv3"])
 def test_the_same_bits_for_any_number_of_threads_and_any_batch(variant, isa) -> None:
     for height, width in [(33, 17), (96, 80)]:
-        x = picture(variant, 11, height, width)
+        x = image(variant, 11, height, width)
         wanted = engine(variant, isa)(x)
         for threads in (1, 2, 3, 8):
             run = engine(variant, isa, threads)
@@ -141,7 +142,7 @@ def test_the_same_bits_for_any_number_of_threads_and_any_batch(variant, isa) -> 
 
 def test_strange_arrays() -> None:
     run = engine("0.35")
-    x = picture("0.35", 4, 40, 50)
+    x = image("0.35", 4, 40, 50)
     wanted = run(x)
     views = {
         "negative strides": (x[::-1, ::-1, ::-1], run(np.ascontiguousarray(x[::-1, ::-1, ::-1]))),
@@ -151,7 +152,7 @@ def test_strange_arrays() -> None:
             wanted,
         ),
         "Fortran order": (np.asfortranarray(x), wanted),
-        "one picture, repeated": (
+        "one image, repeated": (
             np.broadcast_to(x[:1], (3, 40, 50, 3)),
             np.repeat(wanted[:1], 3, axis=0),
         ),
@@ -223,7 +224,7 @@ def test_activation_memory() -> None:
 
 
 def test_the_profile_covers_the_network() -> None:
-    steps = engine("0.35").profile(picture("0.35", 1, 96, 96))
+    steps = engine("0.35").profile(image("0.35", 1, 96, 96))
     names = [layer.name for layer in layers(VARIANTS["0.35"], 96, 96)]
     assert steps[0][0] == names[0]
     assert steps[-1][1] == names[-1]
@@ -239,7 +240,7 @@ def test_published_logits(shared) -> None:
     name = "tf2_mobilenet_v2_1.0_224_ptq"
     pixels = np.load(shared("reference/imagenet/inputs.first32.npz"))["images"]
     wanted = np.load(shared(f"reference/imagenet/{name}.first32.npz"))["float_logits"]
-    checkpoint = read(shared(f"models/{name}.tflite"), integers=False)
+    checkpoint = read(shared(f"models/{name}.tflite"), int8=False)
     for isa in ISAS if FAST != "scalar" else ():
         count = 2 if isa == "scalar" else 32
         assert np.abs(Engine(checkpoint, isa=isa)(pixels[:count]) - wanted[:count]).max() < 1e-3

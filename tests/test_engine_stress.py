@@ -22,7 +22,7 @@ from mobilenetv2.runtime import Engine, Reference
 from mobilenetv2.runtime.engine import KEPT_PLANS
 
 from .conftest import REPOSITORY, random_checkpoint
-from .test_engine import FAST, ISAS, engine, picture, reference
+from .test_engine import FAST, ISAS, engine, image, reference
 
 PROC = Path("/proc/self")
 SANITIZED = (
@@ -48,7 +48,7 @@ def resident_kilobytes() -> int:
 @measures_memory
 @pytest.mark.parametrize("threads", [1, 2])
 def test_ten_thousand_calls(threads) -> None:
-    run, x = engine("0.35", FAST, threads), picture("0.35", 1, 32, 32)
+    run, x = engine("0.35", FAST, threads), image("0.35", 1, 32, 32)
     wanted = run(x)
     before = 0
     for call in range(10_000):
@@ -67,7 +67,7 @@ def test_five_hundred_shapes() -> None:
         if index == 100:
             before = resident_kilobytes()
         height, width = (int(side) for side in rng.integers(1, 131, 2))
-        x = picture("0.35", 1 + index % 3, height, width)
+        x = image("0.35", 1 + index % 3, height, width)
         found = run(x)
         if index % 25 == 0:
             samples.append((x, found))
@@ -80,12 +80,12 @@ def test_five_hundred_shapes() -> None:
 def test_sixteen_python_threads_share_an_engine(threads) -> None:
     """More shapes than plans are kept, so that plans go while others run on them."""
     run = engine("0.35", FAST, threads)
-    pictures = [picture("0.35", 1 + i % 3, 15 + 3 * i, 70 - 2 * i) for i in range(KEPT_PLANS + 8)]
-    wanted = [run(x) for x in pictures]
+    images = [image("0.35", 1 + i % 3, 15 + 3 * i, 70 - 2 * i) for i in range(KEPT_PLANS + 8)]
+    wanted = [run(x) for x in images]
 
     def many(seed: int) -> bool:
-        order = np.random.default_rng(seed).integers(0, len(pictures), 50)
-        return all(np.array_equal(run(pictures[i]), wanted[i]) for i in order)
+        order = np.random.default_rng(seed).integers(0, len(images), 50)
+        return all(np.array_equal(run(images[i]), wanted[i]) for i in order)
 
     with ThreadPoolExecutor(16) as pool:
         assert all(pool.map(many, range(16)))
@@ -93,7 +93,7 @@ def test_sixteen_python_threads_share_an_engine(threads) -> None:
 
 @pytest.mark.skipif(not PROC.exists(), reason="needs /proc")
 def test_engines_come_and_go_with_their_threads() -> None:
-    x = picture("0.35", 1, 32, 32)
+    x = image("0.35", 1, 32, 32)
     wanted = engine("0.35")(x)
     checkpoint = reference("0.35").checkpoint
     before = status("Threads")
@@ -197,7 +197,7 @@ def subnormal_checkpoint() -> Checkpoint:
 @pytest.mark.parametrize("threads", [1, 3])
 @pytest.mark.parametrize("isa", ISAS)
 def test_subnormal_numbers_are_zero_during_a_call_and_only_then(isa, threads) -> None:
-    run, x = Engine(subnormal_checkpoint(), threads, isa), picture("0.35", 3, 32, 32)
+    run, x = Engine(subnormal_checkpoint(), threads, isa), image("0.35", 3, 32, 32)
     for _ in range(20):  # the threads of the engine take part in some
         assert not run(x).any()
         assert np.float32(1e-40) * np.float32(1) != 0
@@ -211,7 +211,7 @@ def test_a_caller_that_flushes_subnormals_still_does_after_a_call() -> None:
     def flushes_after_a_call() -> bool:
         if not torch.set_flush_denormal(True):
             pytest.skip("this processor cannot flush subnormal numbers")
-        engine("0.35")(picture("0.35", 1, 32, 32))
+        engine("0.35")(image("0.35", 1, 32, 32))
         return bool(np.float32(1e-40) * np.float32(1) == 0)
 
     with ThreadPoolExecutor(1) as pool:  # the mode is a thread's own

@@ -25,17 +25,17 @@ from .conftest import random_checkpoint
 from .test_datasets import build, packed
 
 LABELS = ("cat", "dog", "emu, large bird")
-CHANCES = {  # by the grey of the picture
+CHANCES = {  # by the grey of the image
     1: (0.7, 0.2, 0.1),
     2: (0.18, 0.62, 0.2),
     3: (0.05, 0.9, 0.05),
     4: (0.5, 0.3, 0.2),
 }
-PICTURES = {"cat/1.png": 1, "cat/2.png": 2, "dog/1.png": 3, "emu/1.png": 4}
+IMAGES = {"cat/1.png": 1, "cat/2.png": 2, "dog/1.png": 3, "emu/1.png": 4}
 
 
 class KnownAnswers:
-    """An engine that knows each picture by its grey."""
+    """An engine that knows each image by its grey."""
 
     threads = 2
 
@@ -54,13 +54,13 @@ def model(monkeypatch: pytest.MonkeyPatch) -> Model:
 
 
 def test_known_answers(model: Model, tmp_path: Path) -> None:
-    found = evaluate(model, read_dataset(build(tmp_path, PICTURES)))
-    assert (found.pictures, found.skipped, found.labels) == (4, (), LABELS)
+    found = evaluate(model, read_dataset(build(tmp_path, IMAGES)))
+    assert (found.images, found.skipped, found.labels) == (4, (), LABELS)
     assert (found.scores.top1, found.scores.top5) == (50, 100)  # three classes have no five best
     assert found.scores.ece == pytest.approx((0.3 + 0.62 + 0.1 + 0.5) / 4, abs=1e-6)
     assert found.scores.nll == pytest.approx(-np.log([0.7, 0.18, 0.9, 0.2]).mean(), abs=1e-6)
     assert found.confusion.tolist() == [[1, 1, 0], [0, 1, 0], [1, 0, 0]]
-    rows = [(c.label, c.index, c.pictures, c.right) for c in found.classes]
+    rows = [(c.label, c.index, c.images, c.right) for c in found.classes]
     assert rows == [("cat", 0, 2, 1), ("dog", 1, 1, 1), ("emu", 2, 1, 0)]
     wrong = [(m.truth, m.said, round(m.probability, 6)) for m in found.mistakes]
     assert wrong == [("cat", "dog", 0.62), ("emu", "cat", 0.5)]
@@ -131,47 +131,47 @@ def test_other_heads_and_unreadable_sets_are_refused(model: Model, tmp_path: Pat
     features = Model(random_checkpoint(width_mult=0.35, resolution=(32, 32), head="features"), 1)
     with pytest.raises(UserError, match="does not classify"):
         evaluate(features, read_dataset(tmp_path))
-    (tmp_path / "cat/1.png").write_bytes(b"no picture")
-    with pytest.raises(UserError, match="none of the 1 pictures could be read: .*1.png"):
+    (tmp_path / "cat/1.png").write_bytes(b"no image")
+    with pytest.raises(UserError, match="none of the 1 images could be read: .*1.png"):
         evaluate(model, read_dataset(tmp_path))
 
 
 @pytest.mark.parametrize("zipped", [False, True])
 def test_command_json(model: Model, tmp_path: Path, capsys, zipped: bool) -> None:
-    source = build(tmp_path / "data", {f"val/{name}": grey for name, grey in PICTURES.items()})
+    source = build(tmp_path / "data", {f"val/{name}": grey for name, grey in IMAGES.items()})
     (source / "train/gnu").mkdir(parents=True)
     source = packed(source, tmp_path / "data.zip") if zipped else source
     assert run(["evaluate", str(source), "--format", "json"]) == 0
     out, err = capsys.readouterr()
     [found] = json.loads(out)
-    assert err == "1 classes without pictures: gnu\n"
+    assert err == "1 classes without images: gnu\n"
     assert found == {
-        "pictures": 4,
+        "images": 4,
         "skipped": 0,
         "top1": 50.0,
         "top5": 100.0,
         "ece": 0.38,
         "nll": round(-float(np.log([0.7, 0.18, 0.9, 0.2]).mean()), 6),
         "classes": [
-            {"class": "cat", "index": 0, "pictures": 2, "right": 1, "percent": 50.0},
-            {"class": "dog", "index": 1, "pictures": 1, "right": 1, "percent": 100.0},
-            {"class": "emu", "index": 2, "pictures": 1, "right": 0, "percent": 0.0},
-            {"class": "gnu", "index": -1, "pictures": 0, "right": 0, "percent": None},
+            {"class": "cat", "index": 0, "images": 2, "right": 1, "percent": 50.0},
+            {"class": "dog", "index": 1, "images": 1, "right": 1, "percent": 100.0},
+            {"class": "emu", "index": 2, "images": 1, "right": 0, "percent": 0.0},
+            {"class": "gnu", "index": -1, "images": 0, "right": 0, "percent": None},
         ],
         "labels": list(LABELS),
         "confusion": [[1, 1, 0], [0, 1, 0], [1, 0, 0], [0, 0, 0]],
     }
 
 
-def test_command_csv_table_and_broken_pictures(model: Model, tmp_path: Path, capsys) -> None:
-    build(tmp_path, PICTURES)
-    (tmp_path / "dog/2.png").write_bytes(b"no picture")
+def test_command_csv_table_and_broken_images(model: Model, tmp_path: Path, capsys) -> None:
+    build(tmp_path, IMAGES)
+    (tmp_path / "dog/2.png").write_bytes(b"no image")
     assert run(["evaluate", str(tmp_path), "--format", "csv"]) == 1
     out, err = capsys.readouterr()
     rows = list(csv.DictReader(io.StringIO(out)))
-    assert list(rows[0]) == ["class", "index", "pictures", "right", "percent"]
-    assert [row["pictures"] for row in rows] == ["2", "1", "1"]
-    assert f"{tmp_path / 'dog/2.png'}: not a picture" in err
+    assert list(rows[0]) == ["class", "index", "images", "right", "percent"]
+    assert [row["images"] for row in rows] == ["2", "1", "1"]
+    assert f"{tmp_path / 'dog/2.png'}: not an image" in err
     assert "1 of 5 could not be read" in err
     assert run(["evaluate", str(tmp_path)]) == 1
     out = capsys.readouterr().out
@@ -180,7 +180,7 @@ def test_command_csv_table_and_broken_pictures(model: Model, tmp_path: Path, cap
 
 
 def test_command_refusals(model: Model, tmp_path: Path, capsys) -> None:
-    build(tmp_path, {**PICTURES, "gnu/1.png": 1})
+    build(tmp_path, {**IMAGES, "gnu/1.png": 1})
     for arguments, message in (
         (
             [str(tmp_path)],
@@ -193,8 +193,8 @@ def test_command_refusals(model: Model, tmp_path: Path, capsys) -> None:
         assert message in capsys.readouterr().err
 
 
-def test_mistakes_as_one_picture(model: Model, tmp_path: Path, capsys) -> None:
-    build(tmp_path / "data", PICTURES)
+def test_mistakes_as_one_image(model: Model, tmp_path: Path, capsys) -> None:
+    build(tmp_path / "data", IMAGES)
     sheet = tmp_path / "sheet.png"
     assert run(["evaluate", str(tmp_path / "data"), "--mistakes", str(sheet)]) == 0
     with Image.open(sheet) as image:
@@ -222,7 +222,7 @@ def test_the_bundled_models_on_their_test_set(shared: Callable[[str], Path], nam
     whole = mnv2.read_dataset(shared("data/cifar10/test.zip"))
     found = mnv2.evaluate(model, whole)
     assert found.scores.top1 == pytest.approx(find(name).top1, abs=0.05)
-    assert found.confusion.sum() == found.pictures == 10_000
+    assert found.confusion.sum() == found.images == 10_000
     part = replace(whole, samples=whole.samples[::100])
     answers = [model.classify(mnv2.decode(sample.open()), 1)[0] for sample in part.samples]
     right = sum(
@@ -232,8 +232,8 @@ def test_the_bundled_models_on_their_test_set(shared: Callable[[str], Path], nam
 
 
 def test_a_list_of_photos(shared: Callable[[str], Path]) -> None:
-    model = mnv2.load(shared("models/tf2_mobilenet_v2_1.0_224_ptq.tflite"), integers=False)
+    model = mnv2.load(shared("models/tf2_mobilenet_v2_1.0_224_ptq.tflite"), int8=False)
     found = mnv2.evaluate(model, mnv2.read_dataset(shared("data/imagenet-sample/labels.csv")))
     assert sum(c.right for c in found.classes) == 875
-    assert (found.pictures, found.scores.top1) == (1000, 87.5)
+    assert (found.images, found.scores.top1) == (1000, 87.5)
     assert [c.index for c in found.classes] == list(range(1, 1001))  # 0 is the background

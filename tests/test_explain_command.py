@@ -256,7 +256,7 @@ def test_photos_without_labels_and_broken_ones(folder: Path, tmp_path: Path, cap
         (tmp_path / f"{name}.png").write_bytes(
             (folder / "photos" / "cat" / f"{name}.png").read_bytes()
         )
-    (tmp_path / "broken.png").write_bytes(b"no picture")
+    (tmp_path / "broken.png").write_bytes(b"no image")
     page = tmp_path / "page.html"
     arguments = ["explain", str(folder / "tiny.safetensors"), "--images", str(tmp_path)]
     assert run([*arguments, "-o", str(page), "--format", "csv"]) == 1

@@ -20,7 +20,8 @@ import torch
 from PIL import Image
 
 from mobilenetv2 import Checkpoint, Model, UserError, decode, evaluate, read_dataset
-from mobilenetv2.architecture import Architecture, layers
+from mobilenetv2.architecture import Architecture
+from mobilenetv2.graph import layers
 from mobilenetv2.images import Preprocessing
 from mobilenetv2.nn import MobileNetV2
 from mobilenetv2.training import RECIPES, Machine, Recipe, Start, fit
@@ -50,7 +51,7 @@ def _one_thread() -> None:
     torch.set_num_threads(1)
 
 
-def make_pictures(folder: Path, counts: dict[str, int], side: int = 16, seed: int = 0) -> Path:
+def make_images(folder: Path, counts: dict[str, int], side: int = 16, seed: int = 0) -> Path:
     """Noise that is brighter in each class than in the one before: easy to tell apart."""
     rng = np.random.default_rng(seed)
     for i, (name, count) in enumerate(counts.items()):
@@ -64,7 +65,7 @@ def make_pictures(folder: Path, counts: dict[str, int], side: int = 16, seed: in
 
 @pytest.fixture
 def two_classes(tmp_path: Path) -> Path:
-    return make_pictures(tmp_path / "pictures", {"dark": 20, "light": 20})
+    return make_images(tmp_path / "images", {"dark": 20, "light": 20})
 
 
 def read_log(folder: Path) -> list[dict[str, str]]:
@@ -76,7 +77,7 @@ def read_log(folder: Path) -> list[dict[str, str]]:
     ("batch", "side", "timed"), [(1, 32, 2), (64, 32, 64), (10**6, 32, 392), (64, 224, 8)]
 )
 def test_precision_is_timed_with_the_batch(batch: int, side: int, timed: int) -> None:
-    """Or with two pictures, without which there is no batch norm, or with what a step may cost."""
+    """Or with two images, without which there is no batch norm, or with what a step may cost."""
     net, seen = MobileNetV2(Architecture(width_mult=0.35, classes=2)), set()
     net.register_forward_pre_hook(lambda module, inputs: seen.add(tuple(inputs[0].shape)))
     preprocessing = Preprocessing(size=(side, side))
@@ -90,24 +91,24 @@ def test_a_run_and_its_folder(two_classes: Path, tmp_path: Path) -> None:
     kept = Checkpoint.load(out / "model.safetensors")
     assert kept.labels == ("dark", "light")
     assert kept.preprocessing.size == (16, 16)
-    assert kept.preprocessing.crop_fraction == 1  # the pictures are no larger
+    assert kept.preprocessing.crop_fraction == 1  # the images are no larger
     assert Recipe.from_json(json.dumps(kept.provenance["recipe"])) == QUICK
     assert kept.provenance["trained_on"] == {
-        "data": str(two_classes), "val": None, "train_pictures": 36, "val_pictures": 4,
+        "data": str(two_classes), "val": None, "train_images": 36, "val_images": 4,
     }  # fmt: skip
     assert kept.provenance["validation"]["top1"] == trained.evaluation.scores.top1
     assert [row["epoch"] for row in read_log(out)] == ["1", "2"]
     assert any(path.name.startswith("events.out") for path in out.iterdir())
     for name in ("curves.png", "confusion.png"):
-        with Image.open(out / name) as picture:
-            assert min(picture.size) > 100
+        with Image.open(out / name) as image:
+            assert min(image.size) > 100
     with pytest.raises(UserError, match="has a run already"):
         fit(two_classes, out, QUICK, TINY, machine=MACHINE)
 
 
 def test_the_accuracy_is_what_evaluate_gives(tmp_path: Path) -> None:
     for split in ("train", "val"):
-        make_pictures(tmp_path / "data" / split, {"a": 10, "b": 10, "c": 10}, side=24)
+        make_images(tmp_path / "data" / split, {"a": 10, "b": 10, "c": 10}, side=24)
     out = tmp_path / "run"
     trained = fit(tmp_path / "data", out, QUICK, TINY, machine=MACHINE)
     kept = Checkpoint.load(out / "model.safetensors")
@@ -180,8 +181,8 @@ def test_the_optimisers_make_progress(optimizer: str) -> None:
 
 
 def test_evaluation_agrees_with_training_after_few_steps(tmp_path: Path) -> None:
-    """200 pictures, two easy classes, batches of 8, 10 epochs: running statistics suffice."""
-    data = make_pictures(tmp_path / "data", {"dark": 100, "light": 100})
+    """200 images, two easy classes, batches of 8, 10 epochs: running statistics suffice."""
+    data = make_images(tmp_path / "data", {"dark": 100, "light": 100})
     recipe = QUICK.changed({"epochs": 10, "val_share": 0.1})
     trained = fit(data, tmp_path / "run", recipe, TINY, machine=MACHINE)
     kept = Checkpoint.load(trained.file)
@@ -283,7 +284,7 @@ def test_a_loss_that_is_not_finite_stops(
     ],
 )
 def test_awkward_numbers(counts: dict[str, int], batch: int, tmp_path: Path) -> None:
-    data = make_pictures(tmp_path / "data", counts)
+    data = make_images(tmp_path / "data", counts)
     recipe = replace(QUICK, epochs=1, batch=batch)
     trained = fit(data, tmp_path / "run", recipe, TINY, machine=MACHINE)
     assert len(trained.evaluation.labels) == len(counts)
@@ -323,15 +324,15 @@ for keep in (False, True):
 
 
 def test_one_class_is_refused(tmp_path: Path) -> None:
-    data = make_pictures(tmp_path / "data", {"only": 8})
+    data = make_images(tmp_path / "data", {"only": 8})
     with pytest.raises(UserError, match="two classes"):
         fit(data, tmp_path / "run", QUICK, TINY, machine=MACHINE)
 
 
-def test_broken_pictures_are_named_and_left_out(
+def test_broken_images_are_named_and_left_out(
     two_classes: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    (two_classes / "dark" / "broken.png").write_bytes(b"not a picture")
+    (two_classes / "dark" / "broken.png").write_bytes(b"not an image")
     with caplog.at_level("INFO", "mobilenetv2"):
         trained = fit(
             two_classes, tmp_path / "run", replace(QUICK, epochs=1), TINY, machine=MACHINE
@@ -344,12 +345,12 @@ def test_broken_pictures_are_named_and_left_out(
     assert any(line.split() == ["dark", "18", "2"] for line in lines)
 
 
-def test_nothing_but_broken_pictures(tmp_path: Path) -> None:
+def test_nothing_but_broken_images(tmp_path: Path) -> None:
     for name in ("a", "b"):
         (tmp_path / "data" / name).mkdir(parents=True)
         for i in range(4):
             (tmp_path / "data" / name / f"{i}.jpg").write_bytes(b"no")
-    with pytest.raises(UserError, match="no picture to train with can be read"):
+    with pytest.raises(UserError, match="no image to train with can be read"):
         fit(tmp_path / "data", tmp_path / "run", QUICK, TINY, machine=MACHINE)
 
 
@@ -364,8 +365,8 @@ def test_a_map_of_one_pixel_is_warned_of(
 
 def test_balance_lifts_the_small_class(tmp_path: Path) -> None:
     data = tmp_path / "data"
-    make_pictures(data / "train", {"large": 120, "small": 4})
-    make_pictures(data / "val", {"large": 20, "small": 20}, seed=1)
+    make_images(data / "train", {"large": 120, "small": 4})
+    make_images(data / "val", {"large": 20, "small": 20}, seed=1)
     recall = {}
     for balance in (False, True):
         recipe = QUICK.changed({"balance": balance, "epochs": 4, "lr": 0.02})
@@ -389,7 +390,7 @@ def test_shards(two_classes: Path, tmp_path: Path) -> None:
     )
     trained = fit(pattern, tmp_path / "run", recipe, TINY, val=two_classes, machine=MACHINE)
     assert trained.epochs == 4
-    assert trained.evaluation.pictures == 40
+    assert trained.evaluation.images == 40
     assert trained.evaluation.scores.top1 > 90
     assert Checkpoint.load(trained.file).labels == ("dark", "light")
     again = fit(pattern, tmp_path / "run", machine=MACHINE, resume=True)
@@ -436,10 +437,10 @@ def run_killed(data: Path, out: Path, at: int, kind: int) -> subprocess.Complete
 
 @pytest.fixture(scope="module")
 def straight(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
-    """Pictures, and four epochs without an interruption."""
+    """Images, and four epochs without an interruption."""
     torch.set_num_threads(1)
     folder = tmp_path_factory.mktemp("straight")
-    data = make_pictures(folder / "data", {"dark": 20, "light": 20})
+    data = make_images(folder / "data", {"dark": 20, "light": 20})
     fit(data, folder / "run", four_epochs(), TINY, machine=MACHINE)
     return data, folder / "run"
 
@@ -483,11 +484,11 @@ def same_state(one: object, other: object) -> bool:
 
 def test_resume_refuses_what_differs(straight: tuple[Path, Path], tmp_path: Path) -> None:
     _, whole = straight
-    others = make_pictures(tmp_path / "others", {"dark": 20, "dusk": 20})
+    others = make_images(tmp_path / "others", {"dark": 20, "dusk": 20})
     with pytest.raises(UserError, match="classes"):
         fit(others, whole, resume=True, machine=MACHINE)
-    more = make_pictures(tmp_path / "more", {"dark": 20, "light": 21})
-    with pytest.raises(UserError, match="pictures"):
+    more = make_images(tmp_path / "more", {"dark": 20, "light": 21})
+    with pytest.raises(UserError, match="images"):
         fit(more, whole, resume=True, machine=MACHINE)
     with pytest.raises(UserError, match="lr 0.05, not 0.1"):
         fit(straight[0], whole, replace(four_epochs(), lr=0.1), resume=True, machine=MACHINE)

@@ -15,10 +15,10 @@ import h5py
 import numpy as np
 import pytest
 
-from mobilenetv2.architecture import conv_padding
 from mobilenetv2.checkpoint import Checkpoint
 from mobilenetv2.errors import MissingExtraError, ModelFileError
 from mobilenetv2.formats import read
+from mobilenetv2.graph import conv_padding
 from mobilenetv2.runtime import Reference
 
 from .conftest import random_checkpoint
@@ -171,11 +171,11 @@ def test_axes_of_kernels(tmp_path) -> None:
             1  # row, column, channel
         )
         file["mobl0_conv_0_project/mobl0_conv_0_project/kernel:0"][0, 0, 5, 3] = 1
-    picture = np.random.default_rng(0).uniform(0, 1, (1, 16, 20, 3)).astype(np.float32)
-    found = Reference(read(path)).run(picture, ["features.1.conv.1"])["features.1.conv.1"]
+    image = np.random.default_rng(0).uniform(0, 1, (1, 16, 20, 3)).astype(np.float32)
+    found = Reference(read(path)).run(image, ["features.1.conv.1"])["features.1.conv.1"]
     before = conv_padding("same", 16, 3, 2, 1)[0]
     assert before == 0
-    stem = np.pad(picture[0, :, :, 0], ((0, 2), (0, 2)))[2::2, 1::2][
+    stem = np.pad(image[0, :, :, 0], ((0, 2), (0, 2)))[2::2, 1::2][
         :8, :10
     ]  # row 2i + 2, column 2j + 1
     wanted = np.pad(stem, 1)[0:8, 2:12]  # row i - 1, column j + 1
@@ -378,8 +378,8 @@ def test_damaged_archives(tmp_path) -> None:
 def test_another_hdf5_file(tmp_path) -> None:
     path = tmp_path / "data.h5"
     with h5py.File(path, "w") as file:
-        file["pictures"] = np.zeros((4, 4), np.float32)
-    with pytest.raises(ModelFileError, match=r"data\.h5: not Keras's MobileNetV2: .*pictures"):
+        file["images"] = np.zeros((4, 4), np.float32)
+    with pytest.raises(ModelFileError, match=r"data\.h5: not Keras's MobileNetV2: .*images"):
         read(path)
     with h5py.File(path, "w"):
         pass

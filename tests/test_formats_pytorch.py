@@ -214,11 +214,9 @@ def test_without_background_keeps_the_other_logits(tmp_path) -> None:
     checkpoint = random_checkpoint(width_mult=0.35, classes=1001, **TENSORFLOW)
     full = read_state_dict(tmp_path / "model.pth", hugging_face(checkpoint))
     short = full.without_background()
-    picture = np.random.default_rng(0).uniform(-1, 1, (1, 64, 64, 3)).astype(np.float32)
+    image = np.random.default_rng(0).uniform(-1, 1, (1, 64, 64, 3)).astype(np.float32)
     assert short.labels == imagenet_labels(1000)
-    np.testing.assert_allclose(
-        Reference(short)(picture), Reference(full)(picture)[:, 1:], atol=1e-6
-    )
+    np.testing.assert_allclose(Reference(short)(image), Reference(full)(image)[:, 1:], atol=1e-6)
     with pytest.raises(ModelFileError, match="class 0 is not the background"):
         short.without_background()
 

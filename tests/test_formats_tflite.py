@@ -14,9 +14,10 @@ from typing import Any
 import numpy as np
 import pytest
 
-from mobilenetv2.checkpoint import Checkpoint, unfolded
-from mobilenetv2.checkpoint import fold as folded
+from mobilenetv2.checkpoint import Checkpoint
 from mobilenetv2.errors import ModelFileError
+from mobilenetv2.folding import fold as folded
+from mobilenetv2.folding import unfolded
 from mobilenetv2.formats import read, recognise
 from mobilenetv2.runtime import Reference
 
@@ -41,23 +42,23 @@ def small(**changes: object) -> Checkpoint:
     return random_checkpoint(**{**settings, **changes})
 
 
-def litert(path: Path, picture: np.ndarray) -> np.ndarray:
+def litert(path: Path, image: np.ndarray) -> np.ndarray:
     """What the TensorFlow Lite interpreter answers."""
     from ai_edge_litert.interpreter import Interpreter
 
     interpreter = Interpreter(str(path))
     interpreter.allocate_tensors()
-    interpreter.set_tensor(interpreter.get_input_details()[0]["index"], picture)
+    interpreter.set_tensor(interpreter.get_input_details()[0]["index"], image)
     interpreter.invoke()
     return interpreter.get_tensor(interpreter.get_output_details()[0]["index"])
 
 
-def chances(checkpoint: Checkpoint, picture: np.ndarray) -> np.ndarray:
-    powers = np.exp(Reference(checkpoint)(picture))
+def chances(checkpoint: Checkpoint, image: np.ndarray) -> np.ndarray:
+    powers = np.exp(Reference(checkpoint)(image))
     return powers / powers.sum()
 
 
-def picture(height: int = 64, width: int = 64) -> np.ndarray:
+def image(height: int = 64, width: int = 64) -> np.ndarray:
     return np.random.default_rng(3).uniform(-1, 1, (1, height, width, 3)).astype(np.float32)
 
 
@@ -73,7 +74,7 @@ def test_float32_against_the_original_and_litert(tmp_path, padding, pool, dense)
     found = read(path)
     assert found.architecture == checkpoint.architecture
     assert difference(checkpoint, found) < 1e-5
-    np.testing.assert_allclose(chances(found, picture()), litert(path, picture()), atol=1e-4)
+    np.testing.assert_allclose(chances(found, image()), litert(path, image()), atol=1e-4)
     assert found.provenance == {"source": "TensorFlow Lite (float32)", "file": "model.tflite"}
     assert (found.preprocessing.size, found.preprocessing.mean) == ((64, 64), (0.5, 0.5, 0.5))
 
@@ -101,7 +102,7 @@ def test_other_shapes(tmp_path, changes) -> None:
     assert found.preprocessing.size == checkpoint.architecture.resolution
     assert difference(checkpoint, found) < 1e-5
     if checkpoint.architecture.head == "classifier":
-        shot = picture(*checkpoint.architecture.resolution)
+        shot = image(*checkpoint.architecture.resolution)
         np.testing.assert_allclose(chances(found, shot), litert(path, shot), atol=1e-4)
 
 
@@ -119,7 +120,7 @@ def test_float16_behind_dequantize(tmp_path, padding) -> None:
         np.testing.assert_array_equal(found.arrays[name], array, err_msg=name)
     assert found.provenance["source"] == "TensorFlow Lite (float16)"
     assert 1e-5 < difference(checkpoint, found) < 0.05
-    np.testing.assert_allclose(chances(found, picture()), litert(path, picture()), atol=1e-4)
+    np.testing.assert_allclose(chances(found, image()), litert(path, image()), atol=1e-4)
 
 
 def test_edges_of_batch_norm(tmp_path) -> None:
@@ -127,7 +128,7 @@ def test_edges_of_batch_norm(tmp_path) -> None:
     path = TFLiteWriter(checkpoint).save(tmp_path / "model.tflite")
     found = read(path)
     assert difference(checkpoint, found) < 1e-5
-    np.testing.assert_allclose(chances(found, picture()), litert(path, picture()), atol=1e-4)
+    np.testing.assert_allclose(chances(found, image()), litert(path, image()), atol=1e-4)
 
 
 def test_axes_of_kernels(tmp_path) -> None:
@@ -149,7 +150,7 @@ def test_axes_of_kernels(tmp_path) -> None:
         )
         writer.model.buffers[bias.buffer].data = np.zeros(4 * bias.shape[0], np.uint8)
     found = read(writer.save(tmp_path / "model.tflite"))
-    shot = np.abs(picture(16, 20))
+    shot = np.abs(image(16, 20))
     out = Reference(found).run(shot, ["features.1.conv.1"])["features.1.conv.1"]
     stem = np.pad(shot[0, :, :, 0], ((0, 2), (0, 2)))[2::2, 1::2][
         :8, :10
@@ -175,7 +176,7 @@ def test_attached_labels(tmp_path, member, labels) -> None:
     path = TFLiteWriter(small()).save(tmp_path / "model.tflite")
     archive = io.BytesIO()
     with zipfile.ZipFile(archive, "w") as file:
-        file.writestr("picture.bin", bytes(range(128, 256)))
+        file.writestr("image.bin", bytes(range(128, 256)))
         file.writestr("labels.txt", member)
     path.write_bytes(path.read_bytes() + archive.getvalue())
     assert read(path).labels == labels
@@ -202,7 +203,7 @@ def test_kernels_of_real_files(shared, name) -> None:
     """Sums, extremes and norms of every dequantised kernel and bias; the published logits are in
     test_reference.
     """
-    found = read(shared(f"models/{name}.tflite"), integers=False)
+    found = read(shared(f"models/{name}.tflite"), int8=False)
     rows = list(
         csv.DictReader(io.StringIO(shared(f"reference/weights/{name}.layers.csv").read_text()))
     )
@@ -234,7 +235,7 @@ def test_kernels_of_real_files(shared, name) -> None:
     ],
 )
 def test_what_real_files_are(shared, name, classes, kind, middle) -> None:
-    found = read(shared(f"models/{name}.tflite"), integers=False)
+    found = read(shared(f"models/{name}.tflite"), int8=False)
     assert (found.architecture.width_mult, found.architecture.padding) == (1.0, "same")
     assert found.provenance["source"] == f"TensorFlow Lite ({kind})"
     assert found.architecture.classes == len(found.labels) == classes
@@ -250,7 +251,7 @@ def test_what_real_files_are(shared, name, classes, kind, middle) -> None:
 
 def test_attached_labels_of_the_bird_model(shared) -> None:
     labels = shared("models/inat_bird_labels.txt").read_text(encoding="utf-8").splitlines()
-    assert list(read(shared(f"models/{CLASSIFIERS[2]}.tflite"), integers=False).labels) == labels
+    assert list(read(shared(f"models/{CLASSIFIERS[2]}.tflite"), int8=False).labels) == labels
 
 
 @pytest.mark.parametrize(

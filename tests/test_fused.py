@@ -13,7 +13,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from mobilenetv2.architecture import SMALL_IMAGES, Architecture, Stage, layers
+from mobilenetv2.architecture import SMALL_IMAGES, Architecture, Stage
+from mobilenetv2.graph import layers
 from mobilenetv2.nn import MobileNetV2, fused
 from mobilenetv2.nn._native import Training, instruction_sets
 from mobilenetv2.nn.classifier import InvertedResidual
@@ -63,9 +64,9 @@ def im2col_depthwise(x: Tensor, weight: Tensor, stride: int, top: int, left: int
 def test_depthwise_at_every_shape_of_the_published_widths(isa: str, dtype: torch.dtype) -> None:
     assert len(SHAPES) == 32
     for i, (channels, stride) in enumerate(SHAPES):
-        for pictures, h, w in ((1, 5, 6), (4, 6, 5)):
+        for images, h, w in ((1, 5, 6), (4, 6, 5)):
             top, left = (1, 1) if i % 2 or stride == 1 else (h % 2, w % 2)  # both padding rules
-            x = random_maps(pictures, channels, h, w, dtype).requires_grad_()
+            x = random_maps(images, channels, h, w, dtype).requires_grad_()
             weight = torch.randn(channels, 1, 3, 3, requires_grad=True)
             out = fused._Depthwise.apply(x, weight, stride, top, left)
             gradient = random_maps(*out.shape, dtype, seed=1)
@@ -108,13 +109,13 @@ def test_norm(isa: str, dtype: torch.dtype, active: bool, channels: int) -> None
     assert norm.num_batches_tracked == 1
 
 
-# Channels in, expansion, channels out, stride, padding, pictures, height and width.
+# Channels in, expansion, channels out, stride, padding, images, height and width.
 RESIDUALS = [
     (8, 6, 8, 1, "symmetric", 3, 13, 14),
     (8, 5, 16, 2, "symmetric", 3, 13, 14),  # 40 expanded channels: the last group is not full
     (16, 6, 24, 2, "same", 2, 14, 12),  # padded below and on the right
-    (24, 4, 24, 1, "same", 40, 3, 5),  # three units of 17, 17 and 6 pictures
-    (8, 2, 8, 1, "symmetric", 18, 17, 16),  # a picture a unit, more units than slices
+    (24, 4, 24, 1, "same", 40, 3, 5),  # three units of 17, 17 and 6 images
+    (8, 2, 8, 1, "symmetric", 18, 17, 16),  # an image a unit, more units than slices
     (40, 6, 56, 2, "symmetric", 40, 1, 2),
 ]
 
@@ -162,8 +163,8 @@ def errors(found: list[Tensor], wanted: list[Tensor]) -> list[float]:
 @pytest.mark.parametrize("dtype", fused.DTYPES, ids=str)
 @pytest.mark.parametrize("shape", RESIDUALS, ids=str)
 def test_inverted_residual(isa: str, shape: tuple[Any, ...], dtype: torch.dtype) -> None:
-    *block_shape, pictures, height, width = shape
-    x = random_maps(pictures, shape[0], height, width, dtype) * 2 + 5  # not about zero
+    *block_shape, images, height, width = shape
+    x = random_maps(images, shape[0], height, width, dtype) * 2 + 5  # not about zero
     for seed in range(100):
         torch.manual_seed(seed)
         plain = random_residual(*block_shape)
@@ -172,7 +173,7 @@ def test_inverted_residual(isa: str, shape: tuple[Any, ...], dtype: torch.dtype)
     exact, block = copy.deepcopy(plain).double(), copy.deepcopy(plain)
     fused.fuse(nn.Sequential(block))
     assert type(block) is fused.FusedResidual
-    out_shape = pictures, shape[2], -(-height // shape[3]), -(-width // shape[3])
+    out_shape = images, shape[2], -(-height // shape[3]), -(-width // shape[3])
     gradient = random_maps(*out_shape, dtype, seed=1)
     autocast = dtype == torch.bfloat16
     wanted = passed(exact, x.double(), gradient.double(), False)
@@ -284,7 +285,7 @@ def test_same_bits_for_any_number_of_threads(monkeypatch: pytest.MonkeyPatch) ->
         taps = torch.linspace(-1, 1, 9 * 48).view(48, 3, 3)
         back, for_taps = torch.empty_like(x), torch.empty_like(taps)
         kernels.depthwise_gradient(
-            fused._pictures(out), fused._pictures(x), taps, 1, 1, 1, fused._pictures(back), for_taps
+            fused._images(out), fused._images(x), taps, 1, 1, 1, fused._images(back), for_taps
         )
         monkeypatch.setattr(fused, "_kernels", lambda kernels=kernels: kernels)
         many = random_maps(200, 24, 5, 4, torch.float32)

@@ -20,14 +20,16 @@ SOURCE = ROOT / "src" / "mobilenetv2"
 TRUNK = {
     "errors",
     "architecture",
-    "description",
+    "graph",
+    "files",
+    "folding",
     "cost",
     "paper",
     "images",
     "labels",
     "checkpoint",
     "datasets",
-    "quantized",
+    "int8",
     "zoo",
 }
 MAY_IMPORT = {

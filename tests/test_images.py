@@ -1,4 +1,4 @@
-"""Pictures in: every kind of file and mode that people feed a classifier, against NumPy oracles and
+"""Images in: every kind of file and mode that people feed a classifier, against NumPy oracles and
 stated means.
 
 The codes in brackets (IN-01, PP-03 and so on) are those of shared/facts/pitfalls.md.
@@ -29,7 +29,7 @@ from .conftest import random_checkpoint
 
 ORANGE = (200, 100, 50)
 ORANGE_GREY = 124  # 0.299 R + 0.587 G + 0.114 B
-WHOLE = Preprocessing(size=(64, 64), crop_fraction=1)  # of a 64x64 picture: the pixels themselves
+WHOLE = Preprocessing(size=(64, 64), crop_fraction=1)  # of a 64x64 image: the pixels themselves
 
 
 def array(image: Image.Image) -> np.ndarray:
@@ -41,9 +41,9 @@ def photo(height: int = 60, width: int = 80) -> np.ndarray:
     """Smooth, colourful and not symmetrical, with a pure red patch at the top left."""
     y, x = np.mgrid[0:height, 0:width]
     channels = (40 + 200 * y / height, 60 + 150 * x / width, 128 + 90 * np.sin(x / 9 + y / 13))
-    picture = np.stack(channels, axis=2).astype(np.uint8)
-    picture[:16, :16] = (255, 0, 0)
-    return picture
+    image = np.stack(channels, axis=2).astype(np.uint8)
+    image[:16, :16] = (255, 0, 0)
+    return image
 
 
 def png(width: int, height: int, bits: int, colour: int, data: bytes) -> bytes:
@@ -148,7 +148,7 @@ def test_deep_ramps_equal_the_8_bit_ramp(tmp_path: Path, mode: str, ending: str,
     assert np.abs(got.astype(int) - want).max() <= 1
     assert len(np.unique(got)) >= 200
     pre = Preprocessing(size=(256, 256), crop_fraction=1)
-    assert np.array_equal(pre(deep), got)  # a picture that the caller opened, treated alike
+    assert np.array_equal(pre(deep), got)  # an image that the caller opened, treated alike
 
 
 def test_16_bit_colour_keeps_the_high_byte(tmp_path: Path) -> None:
@@ -157,7 +157,7 @@ def test_16_bit_colour_keeps_the_high_byte(tmp_path: Path) -> None:
     assert (array(decode(path)) == ORANGE).all()
 
 
-def test_dark_16_bit_picture_is_not_brightened() -> None:
+def test_dark_16_bit_image_is_not_brightened() -> None:
     assert (WHOLE(Image.new("I;16", (64, 64), 255)) == 0).all()
     assert (WHOLE(Image.new("I;16", (64, 64), 256)) == 1).all()
 
@@ -192,7 +192,7 @@ def test_cmyk_is_not_inverted(tmp_path: Path, ending: str) -> None:
 
 
 def in_mode(mode: str) -> tuple[Image.Image, tuple[int, int, int]]:
-    """A picture of one colour in that mode, and the colour it means."""
+    """An image of one colour in that mode, and the colour it means."""
     image = Image.new("RGB", (64, 64), ORANGE)
     if mode in ("L", "LA", "La", "I", "I;16", "I;16B", "F"):
         value = {"I;16": 257 * ORANGE_GREY, "I;16B": 257 * ORANGE_GREY, "F": ORANGE_GREY / 255}.get(
@@ -330,7 +330,7 @@ def test_orientation_outside_1_to_8_is_ignored(tmp_path: Path, value: int) -> No
     "exif", [b"Exif\0\0rubbish!!!!", b"Exif\0\0II*\0", b"Exif\0\0II*\0\xff\xff\0\0", b"\xff" * 40]
 )
 @pytest.mark.parametrize("ending", ["png", "webp"])
-def test_damaged_exif_does_not_lose_the_picture(tmp_path: Path, exif: bytes, ending: str) -> None:
+def test_damaged_exif_does_not_lose_the_image(tmp_path: Path, exif: bytes, ending: str) -> None:
     Image.fromarray(photo()).save(tmp_path / f"a.{ending}", exif=exif, lossless=True)
     assert np.array_equal(array(decode(tmp_path / f"a.{ending}")), photo())
 
@@ -348,7 +348,7 @@ def bad_files(folder: Path) -> dict[str, bytes]:
         "cut.tiff": encoded(noise, "TIFF")[:2000],
         "empty.jpg": b"",
         "page.png": b"<!doctype html><title>404 Not Found</title>",
-        "text.jpg": b"not a picture\n",
+        "text.jpg": b"not an image\n",
         "header.png": whole[:20] + b"\xff" * 8 + whole[28:],
         "no_height.png": png(5, 0, 8, 2, b""),
         "nothing.ppm": b"P6 0 0 255\n",
@@ -375,7 +375,7 @@ def test_missing_files_folders_and_impossible_names_are_refused(tmp_path: Path) 
 
 
 @pytest.mark.parametrize("kind", ["JPEG", "PNG", "GIF", "WEBP", "TIFF", "BMP"])
-def test_damage_anywhere_is_an_image_error_or_a_picture(tmp_path: Path, kind: str) -> None:
+def test_damage_anywhere_is_an_image_error_or_a_image(tmp_path: Path, kind: str) -> None:
     whole, rng = encoded(Image.fromarray(photo(24, 32)), kind), np.random.default_rng(0)
     path = tmp_path / "damaged"
     for trial in range(60):
@@ -467,7 +467,7 @@ def test_200_megapixels_are_refused_naming_file_and_option(tmp_path: Path) -> No
     assert before == Image.MAX_IMAGE_PIXELS
 
 
-def test_max_pixels_lifts_the_limit_for_this_picture_only(
+def test_max_pixels_lifts_the_limit_for_this_image_only(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 1000)
@@ -523,7 +523,7 @@ def test_open_files_and_streams(tmp_path: Path) -> None:
     with (tmp_path / "a.png").open("rb") as stream:
         assert np.array_equal(array(decode(stream)), photo())
         assert not stream.closed
-    with pytest.raises(ImageError, match=r"^<stream>: not a picture"):
+    with pytest.raises(ImageError, match=r"^<stream>: not an image"):
         decode(io.BytesIO(b""))
     (tmp_path / "bad.png").write_bytes(b"bad")
     with (tmp_path / "bad.png").open("rb") as stream, pytest.raises(ImageError, match=r"bad\.png"):
@@ -560,17 +560,17 @@ def test_center_crop_is_torchvisions_to_the_pixel(
     rows: int, pixels: Callable[..., np.ndarray]
 ) -> None:
     for columns in (1, 24, 25, 50, 52, 55):
-        picture = pixels(rows, columns, 3) | 1  # no black of its own
+        image = pixels(rows, columns, 3) | 1  # no black of its own
         for crop in ((24, 24), (50, 50), (25, 51), (51, 24)):
-            got = array(center_crop(Image.fromarray(picture), *crop))
-            assert np.array_equal(got, torchvision_center_crop(picture, *crop)), (
+            got = array(center_crop(Image.fromarray(image), *crop))
+            assert np.array_equal(got, torchvision_center_crop(image, *crop)), (
                 rows,
                 columns,
                 crop,
             )
 
 
-def test_a_crop_larger_than_the_picture_is_padded_with_black() -> None:
+def test_a_crop_larger_than_the_image_is_padded_with_black() -> None:
     got = array(center_crop(Image.new("RGB", (24, 24), "white"), 50, 50))
     assert got.shape == (50, 50, 3)
     assert (got[13:37, 13:37] == 255).all()
@@ -600,14 +600,14 @@ def test_the_resize_scales_with_the_size(side: int, resized: int) -> None:
 
 
 def test_the_default_is_short_side_then_centre_crop() -> None:
-    picture = Image.fromarray(photo(375, 500))
-    want = picture.resize((341, 256), Image.Resampling.BILINEAR).crop((58, 16, 58 + 224, 16 + 224))
-    assert np.array_equal(Preprocessing()(picture), array(want))
-    squashed = Preprocessing(resize="stretch")(picture)
-    assert np.array_equal(squashed, array(picture.resize((224, 224), Image.Resampling.BILINEAR)))
+    image = Image.fromarray(photo(375, 500))
+    want = image.resize((341, 256), Image.Resampling.BILINEAR).crop((58, 16, 58 + 224, 16 + 224))
+    assert np.array_equal(Preprocessing()(image), array(want))
+    squashed = Preprocessing(resize="stretch")(image)
+    assert np.array_equal(squashed, array(image.resize((224, 224), Image.Resampling.BILINEAR)))
     assert not np.array_equal(squashed, array(want))
-    wide = Preprocessing(size=(30, 70), resize="stretch")(picture)
-    assert np.array_equal(wide, array(picture.resize((70, 30), Image.Resampling.BILINEAR)))
+    wide = Preprocessing(size=(30, 70), resize="stretch")(image)
+    assert np.array_equal(wide, array(image.resize((70, 30), Image.Resampling.BILINEAR)))
 
 
 @pytest.mark.parametrize("interpolation", ["bilinear", "bicubic", "lanczos"])
@@ -633,19 +633,19 @@ def test_bilinear_shrinking_is_the_triangle_filter() -> None:
 @pytest.mark.parametrize(
     "size", [(224, 448), (200, 200), (225, 225), (97, 130), (33, 31), (32, 32), (1, 1)]
 )
-@pytest.mark.parametrize("picture", [(375, 500), (500, 375), (1, 1), (7, 300)])
+@pytest.mark.parametrize("image", [(375, 500), (500, 375), (1, 1), (7, 300)])
 @pytest.mark.parametrize("resize", ["short_side", "stretch"])
 def test_sizes_that_are_not_square_nor_multiples_of_32(
-    size: tuple[int, int], picture: tuple[int, int], resize: str
+    size: tuple[int, int], image: tuple[int, int], resize: str
 ) -> None:
-    pixels = Preprocessing(size=size, resize=resize)(np.full((*picture, 3), ORANGE, np.uint8))
+    pixels = Preprocessing(size=size, resize=resize)(np.full((*image, 3), ORANGE, np.uint8))
     assert pixels.shape == (*size, 3)
     assert pixels.dtype == np.uint8
-    assert (pixels == ORANGE).all()  # the picture covers the crop everywhere
+    assert (pixels == ORANGE).all()  # the image covers the crop everywhere
 
 
 @pytest.mark.parametrize("size", [(97, 130), (130, 97), (224, 100)])
-def test_the_resized_picture_just_covers_a_crop_that_is_not_square(size: tuple[int, int]) -> None:
+def test_the_resized_image_just_covers_a_crop_that_is_not_square(size: tuple[int, int]) -> None:
     pre = Preprocessing(size=size, crop_fraction=1)
     for height in range(1, 90, 7):
         for width in range(1, 90, 5):
@@ -655,9 +655,9 @@ def test_the_resized_picture_just_covers_a_crop_that_is_not_square(size: tuple[i
             assert rows == size[0] or columns == size[1]
 
 
-def test_tiny_pictures_of_the_right_size_are_untouched(pixels: Callable[..., np.ndarray]) -> None:
-    picture = pixels(32, 32, 3)
-    assert np.array_equal(Preprocessing(size=(32, 32), crop_fraction=1)(picture), picture)
+def test_tiny_images_of_the_right_size_are_untouched(pixels: Callable[..., np.ndarray]) -> None:
+    image = pixels(32, 32, 3)
+    assert np.array_equal(Preprocessing(size=(32, 32), crop_fraction=1)(image), image)
     wide = pixels(32, 40, 3)
     assert np.array_equal(Preprocessing(size=(32, 32), crop_fraction=1)(wide), wide[:, 4:36])
 
@@ -666,15 +666,15 @@ def test_tiny_pictures_of_the_right_size_are_untouched(pixels: Callable[..., np.
 # computed
 
 
-@pytest.mark.parametrize("picture", [(3, 400), (400, 3), (1, 97), (57, 31), (375, 500), (300, 77)])
+@pytest.mark.parametrize("image", [(3, 400), (400, 3), (1, 97), (57, 31), (375, 500), (300, 77)])
 @pytest.mark.parametrize("interpolation", ["bilinear", "bicubic", "lanczos"])
 def test_the_bounded_resize_agrees_with_the_full_one(
-    picture: tuple[int, int],
+    image: tuple[int, int],
     interpolation: str,
     monkeypatch: pytest.MonkeyPatch,
     pixels: Callable[..., np.ndarray],
 ) -> None:
-    noise = pixels(*picture, 3)
+    noise = pixels(*image, 3)
     if (
         interpolation != "bilinear"
     ):  # these overshoot: keep clear of the limits, since Pillow may swap its two passes
@@ -743,12 +743,12 @@ def test_colour_cards(tmp_path: Path, name: str, channel: int, ending: str) -> N
     card.save(path)
     want = -np.ones(3)
     want[channel] = 1
-    for picture in (decode(path), card, np.asarray(card)):
-        normal = WHOLE.normalize(WHOLE(picture))
+    for image in (decode(path), card, np.asarray(card)):
+        normal = WHOLE.normalize(WHOLE(image))
         assert np.abs(normal - want).max() <= 3 / 127.5
 
 
-def test_path_picture_and_array_give_equal_answers(tmp_path: Path) -> None:
+def test_path_image_and_array_give_equal_answers(tmp_path: Path) -> None:
     stored, exif = turned(photo(), 8)
     stored.save(tmp_path / "a.png", exif=exif)
     model = Model(random_checkpoint(width_mult=0.35, resolution=(32, 32), classes=7))
@@ -758,7 +758,7 @@ def test_path_picture_and_array_give_equal_answers(tmp_path: Path) -> None:
     with Image.open(tmp_path / "a.png") as opened:
         assert model.classify(opened) == answer
     assert model.classify(photo()) == answer
-    assert model.classify(photo()[:, :, ::-1]) != answer  # BGR is another picture
+    assert model.classify(photo()[:, :, ::-1]) != answer  # BGR is another image
 
 
 def test_one_channel_follows_the_luma_weights() -> None:
@@ -775,7 +775,7 @@ def test_one_channel_follows_the_luma_weights() -> None:
 
 
 @pytest.mark.parametrize(
-    "picture",
+    "image",
     [
         np.zeros((8, 8), np.uint8),
         np.zeros((8, 8, 4), np.uint8),
@@ -786,13 +786,13 @@ def test_one_channel_follows_the_luma_weights() -> None:
         np.zeros((0, 8, 3), np.uint8),
     ],
 )
-def test_arrays_that_are_not_pictures_are_refused(picture: np.ndarray) -> None:
-    with pytest.raises(ImageError, match=re.escape(f"{picture.shape} {picture.dtype}")):
-        Preprocessing()(picture)
+def test_arrays_that_are_not_images_are_refused(image: np.ndarray) -> None:
+    with pytest.raises(ImageError, match=re.escape(f"{image.shape} {image.dtype}")):
+        Preprocessing()(image)
 
 
 @pytest.mark.parametrize("size", [(0, 5), (5, 0), (0, 0)])
-def test_pictures_without_pixels_are_refused(size: tuple[int, int]) -> None:
+def test_images_without_pixels_are_refused(size: tuple[int, int]) -> None:
     with pytest.raises(ImageError, match="no pixels"):
         Preprocessing()(Image.new("RGB", size))
 
@@ -891,7 +891,7 @@ def relative(folder: Path, paths: list[Path]) -> list[str]:
     return [path.relative_to(folder).as_posix() for path in paths]
 
 
-def test_find_images_sorts_pictures_from_the_rest(tmp_path: Path) -> None:
+def test_find_images_sorts_images_from_the_rest(tmp_path: Path) -> None:
     touch(
         tmp_path,
         "b.JPG",
@@ -904,11 +904,11 @@ def test_find_images_sorts_pictures_from_the_rest(tmp_path: Path) -> None:
         "z.JPEG",
     )
     touch(tmp_path, "notes.md", "a/list.csv", "png", "archive.jpg.zip", "a/README")
-    pictures, others = find_images(tmp_path)
-    assert relative(tmp_path, pictures) == (
+    images, others = find_images(tmp_path)
+    assert relative(tmp_path, images) == (
         ["B/x.bmp", "a/b/c.Tiff", "a/z.png", "a.webp", "b.JPG", "c/1.jpeg", "c/10.gif", "z.JPEG"]
     )
-    assert pictures == sorted(pictures)
+    assert images == sorted(images)
     assert relative(tmp_path, others) == [
         "a/README",
         "a/list.csv",
@@ -946,8 +946,8 @@ def test_find_images_follows_links_once(tmp_path: Path) -> None:
         (tmp_path / "root/link.jpg").symlink_to(tmp_path / "elsewhere/3.jpg")
     except OSError:
         pytest.skip("no symbolic links here")
-    pictures, others = find_images(tmp_path / "root")
-    assert relative(tmp_path / "root", pictures) == [
+    images, others = find_images(tmp_path / "root")
+    assert relative(tmp_path / "root", images) == [
         "2.jpg",
         "a/1.jpg",
         "link.jpg",
@@ -969,11 +969,11 @@ def test_a_folder_that_may_not_be_searched_is_not_passed_over(
         return scandir(path)
 
     monkeypatch.setattr(os, "scandir", refusing)
-    pictures, others = find_images(tmp_path)
-    assert relative(tmp_path, pictures) == ["a/1.jpg", "b", "c/3.jpg"]
+    images, others = find_images(tmp_path)
+    assert relative(tmp_path, images) == ["a/1.jpg", "b", "c/3.jpg"]
     assert others == []
     with pytest.raises(ImageError, match=re.escape(str(tmp_path / "b"))):
-        decode(pictures[1])
+        decode(images[1])
 
 
 def test_find_images_in_an_empty_folder(tmp_path: Path) -> None:

@@ -11,9 +11,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from mobilenetv2.architecture import SMALL_IMAGES, V1, Architecture, Stage, layers
+from mobilenetv2.architecture import SMALL_IMAGES, V1, Architecture, Stage
 from mobilenetv2.checkpoint import Checkpoint
 from mobilenetv2.errors import UserError
+from mobilenetv2.graph import layers
 from mobilenetv2.insight.interventions import (
     ClippedEngine,
     Judge,
@@ -341,7 +342,7 @@ def test_narrowing_by_hand(checkpoint: Checkpoint) -> None:
 
 def output(checkpoint: Checkpoint, layer, x: np.ndarray) -> np.ndarray:
     """Of a 1 x 1 convolution and its batch norm, for one pixel, before the activation."""
-    from mobilenetv2.checkpoint import fold
+    from mobilenetv2.folding import fold
 
     weight, bias = fold(checkpoint, layer)
     return weight[:, :, 0, 0] @ x + bias
@@ -370,14 +371,14 @@ def test_memory_by_hand() -> None:
         stages=stages, stem_channels=8, last_channels=None, classes=4, resolution=(8, 8)
     )
     found = measure_memory(random_checkpoint(architecture), 8, 8, 1)
-    picture, stem, thin, wide, pooled, answer = 3 * 64, 8 * 16, 16 * 16, 32 * 16, 16, 4
+    image, stem, thin, wide, pooled, answer = 3 * 64, 8 * 16, 16 * 16, 32 * 16, 16, 4
     operators = [
-        picture + stem, stem + stem, stem + thin,
+        image + stem, stem + stem, stem + thin,
         thin + wide, wide + wide + thin, wide + thin + thin, 3 * thin,
         thin + pooled, pooled + answer,
     ]  # fmt: skip
     assert [step.held_bytes for step in found.operators] == [4 * count for count in operators]
-    blocks = [picture + stem, stem + thin, thin + thin, thin + pooled, pooled + answer]
+    blocks = [image + stem, stem + thin, thin + thin, thin + pooled, pooled + answer]
     assert [step.held_bytes for step in found.bottlenecks] == [4 * count for count in blocks]
     assert [(step.first, step.last) for step in found.bottlenecks] == [
         (0, 0), (1, 2), (3, 6), (7, 7), (8, 8),
@@ -417,7 +418,7 @@ def test_photos_with_and_without_classes(checkpoint: Checkpoint, tmp_path: Path)
     for name in ("dog/1.png", "cat/2.png", "cat/3.png", "cat/4.png"):
         (tmp_path / name).parent.mkdir(exist_ok=True)
         Image.fromarray(rng.integers(0, 256, (40, 50, 3), dtype=np.uint8)).save(tmp_path / name)
-    (tmp_path / "cat" / "3.png").write_bytes(b"no picture")
+    (tmp_path / "cat" / "3.png").write_bytes(b"no image")
     labelled = replace(checkpoint, labels=("emu", "cat", "dog"))
     found = read_photos(labelled, tmp_path)
     assert [Path(name).name for name in found.names] == ["2.png", "4.png", "1.png"]
@@ -442,5 +443,5 @@ def test_photos_with_and_without_classes(checkpoint: Checkpoint, tmp_path: Path)
 
 def one_broken(folder: Path) -> Path:
     folder.mkdir()
-    (folder / "a.jpg").write_bytes(b"no picture")
+    (folder / "a.jpg").write_bytes(b"no image")
     return folder

@@ -15,24 +15,24 @@ from mobilenetv2.training.processes import beside, default_processes
 
 
 @pytest.mark.parametrize(
-    ("processors", "pictures", "batch", "count"),
+    ("processors", "images", "batch", "count"),
     [
         (2, 50_000, 128, 2),
         (1, 50_000, 128, 1),
-        (64, 50_000, 128, 8),  # 16 pictures each
+        (64, 50_000, 128, 8),  # 16 images each
         (64, 3_500, 128, 3),
         (64, 244, 128, 1),
         (64, 50_000, 8, 1),
     ],
 )
 def test_as_many_as_have_enough_to_do(
-    monkeypatch: pytest.MonkeyPatch, processors: int, pictures: int, batch: int, count: int
+    monkeypatch: pytest.MonkeyPatch, processors: int, images: int, batch: int, count: int
 ) -> None:
     monkeypatch.setattr(processes, "usable_processors", lambda: processors)
     monkeypatch.setattr(torch.accelerator, "is_available", lambda: False)
-    assert default_processes(pictures, batch) == count
+    assert default_processes(images, batch) == count
     monkeypatch.setattr(torch.accelerator, "is_available", lambda: True)
-    assert default_processes(pictures, batch) == 1
+    assert default_processes(images, batch) == 1
 
 
 def test_the_environment_is_as_before() -> None:

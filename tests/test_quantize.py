@@ -1,4 +1,4 @@
-"""Float weights and pictures to integers: scales worked out by hand, what calibration pictures must
+"""Float weights and images to integers: scales worked out by hand, what calibration images must
 be, and how near the answers stay.
 """
 
@@ -17,15 +17,17 @@ import pytest
 from PIL import Image
 
 import mobilenetv2
-from mobilenetv2.architecture import SMALL_IMAGES, V1, Architecture, layers
-from mobilenetv2.checkpoint import Checkpoint, fold
+from mobilenetv2.architecture import SMALL_IMAGES, V1, Architecture
+from mobilenetv2.checkpoint import Checkpoint
 from mobilenetv2.cli import run
 from mobilenetv2.errors import UserError
+from mobilenetv2.folding import fold
 from mobilenetv2.formats import read
+from mobilenetv2.graph import layers
 from mobilenetv2.images import IMAGENET_MEAN, IMAGENET_STD, Preprocessing, decode
+from mobilenetv2.int8 import Activation, Int8Checkpoint, stored_tensors
 from mobilenetv2.model import Model
-from mobilenetv2.quantized import Activation, QuantizedCheckpoint, stored_tensors
-from mobilenetv2.runtime import Engine, IntegerReference, Reference
+from mobilenetv2.runtime import Engine, Int8Reference, Reference
 from mobilenetv2.runtime.compare import compare
 from mobilenetv2.runtime.quantize import best_activation, doubts, quantize, quantized_layer
 
@@ -35,7 +37,7 @@ SMALL = Architecture(width_mult=0.35, classes=10, resolution=(48, 48))
 
 
 def photos(count: int, side: int = 48, seed: int = 0) -> np.ndarray:
-    """Pictures (N, side, side, 3) uint8 whose neighbouring pixels are alike, as in photographs."""
+    """Images (N, side, side, 3) uint8 whose neighbouring pixels are alike, as in photographs."""
     rng = np.random.default_rng(seed)
     coarse = rng.integers(0, 256, (count, 6, 6, 3), dtype=np.uint8)
     smooth = np.stack(
@@ -44,10 +46,10 @@ def photos(count: int, side: int = 48, seed: int = 0) -> np.ndarray:
     return np.clip(smooth + rng.normal(0, 8, smooth.shape), 0, 255).astype(np.uint8)
 
 
-def folder_of(pictures: np.ndarray, folder: Path) -> Path:
+def folder_of(images: np.ndarray, folder: Path) -> Path:
     folder.mkdir(exist_ok=True)
-    for index, picture in enumerate(pictures):
-        Image.fromarray(picture).save(folder / f"{index:03}.png")
+    for index, image in enumerate(images):
+        Image.fromarray(image).save(folder / f"{index:03}.png")
     return folder
 
 
@@ -131,7 +133,7 @@ def test_relu6_is_stored_as_0_to_6(pixels) -> None:
     for name in names:
         assert quantized.activations[name] == Activation(6 / 255, 0)
     wanted = Reference(checkpoint).run(photos(2, seed=9), names[:1])[names[0]]
-    found = IntegerReference(quantized).run(photos(2, seed=9), names[:1])[names[0]]
+    found = Int8Reference(quantized).run(photos(2, seed=9), names[:1])[names[0]]
     assert (wanted == 6).mean() > 0.01
     assert (found[wanted == 6] >= 254).all()
     assert found.max() == 255
@@ -140,11 +142,11 @@ def test_relu6_is_stored_as_0_to_6(pixels) -> None:
 def test_bottlenecks_keep_negative_values_and_sums_are_right_to_a_step() -> None:
     checkpoint = random_checkpoint(Architecture(classes=10, resolution=(32, 32)))
     quantized = quantize(checkpoint, photos(40, 32))
-    picture = photos(1, 32, seed=5)
+    image = photos(1, 32, seed=5)
     steps = {layer.name: layer for layer in layers(quantized.architecture, 32, 32)}
-    integers = IntegerReference(quantized)
+    integers = Int8Reference(quantized)
     stored = stored_tensors(quantized.architecture, "nearest")
-    found = integers.run(picture, stored)
+    found = integers.run(image, stored)
     linear = [name for name in stored if steps[name].activation == "linear"]
     for name in linear[:-1]:
         assert (found[name] < quantized.activations[name].zero_point).any(), name
@@ -185,10 +187,10 @@ def test_answers_stay_near_on_random_weights(architecture) -> None:
         np.ascontiguousarray(photos(40, 60, seed)[:, :height, :width, :channels]) for seed in (1, 2)
     )
     quantized = quantize(checkpoint, seen)
-    assert decibel(Reference(checkpoint)(other), IntegerReference(quantized)(other)) > 15
+    assert decibel(Reference(checkpoint)(other), Int8Reference(quantized)(other)) > 15
 
 
-def test_the_picture_of_mean_and_deviation() -> None:
+def test_the_image_of_mean_and_deviation() -> None:
     preprocessing = Preprocessing(size=(48, 48), mean=IMAGENET_MEAN, std=IMAGENET_STD)
     checkpoint = replace(random_checkpoint(SMALL), preprocessing=preprocessing)
     quantized = quantize(checkpoint, photos(40))
@@ -203,16 +205,16 @@ def test_the_picture_of_mean_and_deviation() -> None:
         found = (stem.weight.astype(int).sum(axis=(2, 3)) @ centred + stem.bias) * step
         assert np.abs(found - wanted).max() < 0.5 * 9 * 390 * step.max()
     other = photos(8, seed=3)
-    assert decibel(Reference(checkpoint)(other), IntegerReference(quantized)(other)) > 15
+    assert decibel(Reference(checkpoint)(other), Int8Reference(quantized)(other)) > 15
 
 
 @pytest.mark.parametrize("count", [1, 8])
-def test_few_pictures_work_with_a_warning(count, tmp_path) -> None:
+def test_few_images_work_with_a_warning(count, tmp_path) -> None:
     checkpoint = random_checkpoint(SMALL)
     folder = folder_of(photos(count), tmp_path / "few")
-    with pytest.warns(UserWarning, match=f"^{count} pictures? to calibrate with: take 32 or more"):
+    with pytest.warns(UserWarning, match=f"^{count} images? to calibrate with: take 32 or more"):
         quantized = quantize(checkpoint, sorted(folder.iterdir()))
-    assert np.isfinite(IntegerReference(quantized)(photos(1))).all()
+    assert np.isfinite(Int8Reference(quantized)(photos(1))).all()
 
 
 def test_files_are_prepared_as_the_model_is_fed(tmp_path) -> None:
@@ -223,7 +225,7 @@ def test_files_are_prepared_as_the_model_is_fed(tmp_path) -> None:
     assert by_file.activations == by_pixels.activations
 
 
-def test_noise_and_blank_pictures_get_a_warning(pixels) -> None:
+def test_noise_and_blank_images_get_a_warning(pixels) -> None:
     checkpoint = random_checkpoint(SMALL)
     with pytest.warns(UserWarning, match="look like noise .* by -?0.0"):
         quantize(checkpoint, pixels(40, 48, 48, 3))
@@ -234,14 +236,14 @@ def test_noise_and_blank_pictures_get_a_warning(pixels) -> None:
         quantize(one_pixel, pixels(40, 1, 1, 3))
 
 
-def test_a_corrupt_picture_is_named_and_skipped(tmp_path) -> None:
+def test_a_corrupt_image_is_named_and_skipped(tmp_path) -> None:
     files = sorted(folder_of(photos(40), tmp_path / "photos").iterdir())
     whole = quantize(random_checkpoint(SMALL), files[1:])
     files[0].write_bytes(files[0].read_bytes()[:200])
     with pytest.warns(UserWarning, match=r"000\.png: cannot be decoded: .* \(skipped\)"):
         quantized = quantize(random_checkpoint(SMALL), files)
     assert quantized.activations == whole.activations
-    assert quantized.provenance == {"source": "random", "calibration_pictures": 39}
+    assert quantized.provenance == {"source": "random", "calibration_images": 39}
 
 
 def test_weights_quantised_before_get_a_note() -> None:
@@ -267,12 +269,12 @@ def test_what_cannot_be_quantised(pixels, tmp_path) -> None:
         (behind, photos(1), "behind a ReLU6"),
         (small, pixels(1, 48, 48, 4), r"must be \(N, H, W, 3\)"),
         (small, np.zeros((1, 48, 48, 3), np.float32), "must be uint8 pixels, not float32"),
-        (small, [], "no pictures to calibrate with: there are none"),
-        (small, [tmp_path / "no.png"], "no pictures to calibrate with: .*no.png: no such file"),
+        (small, [], "no images to calibrate with: there are none"),
+        (small, [tmp_path / "no.png"], "no images to calibrate with: .*no.png: no such file"),
     ]
-    for checkpoint, pictures, complaint in refused:
+    for checkpoint, images, complaint in refused:
         with pytest.raises(UserError, match=complaint):
-            quantize(checkpoint, pictures)
+            quantize(checkpoint, images)
 
 
 def test_activations_that_overflow_are_an_error() -> None:
@@ -284,19 +286,19 @@ def test_activations_that_overflow_are_an_error() -> None:
             quantize(replace(checkpoint, arrays=huge), photos(40))
 
 
-def test_same_pictures_same_file_and_same_answers_in_another_process(tmp_path) -> None:
-    pictures = photos(40)
+def test_same_images_same_file_and_same_answers_in_another_process(tmp_path) -> None:
+    images = photos(40)
     for name in ("a", "b"):
-        quantize(random_checkpoint(SMALL), pictures).save(tmp_path / f"{name}.safetensors")
+        quantize(random_checkpoint(SMALL), images).save(tmp_path / f"{name}.safetensors")
     assert (tmp_path / "a.safetensors").read_bytes() == (tmp_path / "b.safetensors").read_bytes()
-    here = IntegerReference(quantize(random_checkpoint(SMALL), pictures))(pictures[:3])
-    np.save(tmp_path / "pictures.npy", pictures[:3])
+    here = Int8Reference(quantize(random_checkpoint(SMALL), images))(images[:3])
+    np.save(tmp_path / "images.npy", images[:3])
     code = (
         "import sys, numpy as np\n"
-        "from mobilenetv2.quantized import QuantizedCheckpoint\n"
-        "from mobilenetv2.runtime import IntegerReference\n"
-        "model = IntegerReference(QuantizedCheckpoint.load('a.safetensors'))\n"
-        "np.save('answer.npy', model(np.load('pictures.npy')))\n"
+        "from mobilenetv2.int8 import Int8Checkpoint\n"
+        "from mobilenetv2.runtime import Int8Reference\n"
+        "model = Int8Reference(Int8Checkpoint.load('a.safetensors'))\n"
+        "np.save('answer.npy', model(np.load('images.npy')))\n"
     )
     subprocess.run([sys.executable, "-c", code], cwd=tmp_path, check=True)
     assert np.load(tmp_path / "answer.npy").tobytes() == here.tobytes()
@@ -307,10 +309,9 @@ def test_compare_tells_of_every_stored_tensor() -> None:
     quantized = quantize(checkpoint, photos(40))
     found = compare(checkpoint, quantized, photos(20, seed=4))
     assert [row.layer for row in found.tensors] == stored_tensors(SMALL, "nearest")
-    assert found.pictures == 20
+    assert found.images == 20
     wanted, answer = (
-        network(photos(20, seed=4))
-        for network in (Reference(checkpoint), IntegerReference(quantized))
+        network(photos(20, seed=4)) for network in (Reference(checkpoint), Int8Reference(quantized))
     )
     assert found.answer_db == pytest.approx(decibel(wanted, answer), abs=1e-3)
     same = (wanted.argmax(1) == answer.argmax(1)).mean()
@@ -323,7 +324,7 @@ def test_compare_tells_of_every_stored_tensor() -> None:
 @pytest.mark.parametrize("name", ["tf2_mobilenet_v2_1.0_224_ptq", "mobilenet_v2_1.0_224_quant"])
 def test_published_models_on_recorded_pixels(name, shared, tmp_path) -> None:
     """The last 100 of 1000 photos calibrate; none of the 32 that are asked is among them."""
-    checkpoint = read(shared(f"models/{name}.tflite"), integers=False)
+    checkpoint = read(shared(f"models/{name}.tflite"), int8=False)
     files = sorted(shared("data/imagenet-sample").glob("*.jpg"))[-100::3]
     with pytest.warns(UserWarning, match="quantised before"):
         quantized = quantize(checkpoint, files)
@@ -344,8 +345,8 @@ def model(tmp_path) -> str:
 
 def test_the_command(model, tmp_path, capsys) -> None:
     folder = folder_of(photos(50), tmp_path / "photos")
-    (folder / "000.png").write_bytes(b"no picture")
-    (folder / "notes.txt").write_text("no picture either")
+    (folder / "000.png").write_bytes(b"no image")
+    (folder / "notes.txt").write_text("no image either")
     target, report = tmp_path / "int8.safetensors", tmp_path / "report.json"
     arguments = ["quantize", model, "--calibrate", str(folder), "-o", str(target)]
     assert run([*arguments, "--samples", "40", "--report", str(report)]) == 1
@@ -357,17 +358,17 @@ def test_the_command(model, tmp_path, capsys) -> None:
     assert "layers that add most noise" in out
     told = json.loads(report.read_text())
     assert list(told) == [
-        "model", "file", "file_bytes", "float_bytes", "calibration_pictures", "agreement_percent",
+        "model", "file", "file_bytes", "float_bytes", "calibration_images", "agreement_percent",
         "answer_db", "warnings", "skipped", "layers",
     ]  # fmt: skip
-    assert told["calibration_pictures"] == 39
+    assert told["calibration_images"] == 39
     assert told["file_bytes"] == target.stat().st_size
     assert told["warnings"] == []
     assert len(told["skipped"]) == 1
     assert [row["layer"] for row in told["layers"]] == stored_tensors(SMALL, "nearest")
     spread = [folder / f"{i * 50 // 40:03}.png" for i in range(1, 40)]
     same = quantize(Checkpoint.load(model), spread)
-    assert QuantizedCheckpoint.load(target).activations == same.activations
+    assert Int8Checkpoint.load(target).activations == same.activations
 
 
 def test_the_command_takes_files_and_warns(model, tmp_path, capsys) -> None:
@@ -375,8 +376,8 @@ def test_the_command_takes_files_and_warns(model, tmp_path, capsys) -> None:
     target = tmp_path / "int8.safetensors"
     sources = [part for i in (0, 2) for part in ("--calibrate", str(folder / f"00{i}.png"))]
     assert run(["quantize", model, *sources, "--output", str(target)]) == 0
-    assert "warning: 2 pictures to calibrate with: take 32 or more" in capsys.readouterr().err
-    assert QuantizedCheckpoint.load(target).provenance["calibration_pictures"] == 2
+    assert "warning: 2 images to calibrate with: take 32 or more" in capsys.readouterr().err
+    assert Int8Checkpoint.load(target).provenance["calibration_images"] == 2
     assert run(["quantize", str(target), *sources, "-o", str(tmp_path / "b.safetensors")]) == 2
     assert "int8.safetensors: quantised already" in capsys.readouterr().err
 
@@ -391,7 +392,7 @@ def test_wrong_usage(model, tmp_path, capsys) -> None:
         ({"-o": model}, "is MODEL itself"),
         ({"--report": str(tmp_path / "absent" / "r.json")}, "absent does not exist"),
         ({"--calibrate": str(tmp_path / "no")}, "does not exist"),
-        ({"--calibrate": str(tmp_path / "empty")}, "no pictures to calibrate with"),
+        ({"--calibrate": str(tmp_path / "empty")}, "no images to calibrate with"),
         ({"--samples": "0"}, "--samples"),
     ):
         options = [part for pair in {**good, **change}.items() for part in pair]
@@ -403,14 +404,14 @@ def test_wrong_usage(model, tmp_path, capsys) -> None:
 
 def test_the_public_names() -> None:
     assert mobilenetv2.quantize is quantize
-    assert mobilenetv2.QuantizedCheckpoint is QuantizedCheckpoint
+    assert mobilenetv2.Int8Checkpoint is Int8Checkpoint
 
 
 def test_900_photos_after_100_to_calibrate(shared, tmp_path) -> None:
     """Of the published weights as floats: within a point, 95 % the same answers, 1.1 bytes a
     parameter.
     """
-    floats = read(shared("models/tf2_mobilenet_v2_1.0_224_ptq.tflite"), integers=False)
+    floats = read(shared("models/tf2_mobilenet_v2_1.0_224_ptq.tflite"), int8=False)
     photos = shared("data/imagenet-sample")
     files = sorted(photos.glob("*.jpg"))
     with pytest.warns(UserWarning, match="were quantised before"):

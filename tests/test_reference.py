@@ -11,10 +11,12 @@ import numpy as np
 import pytest
 import torch
 
-from mobilenetv2.architecture import SMALL_IMAGES, V1, Architecture, layers
-from mobilenetv2.checkpoint import Checkpoint, fold
+from mobilenetv2.architecture import SMALL_IMAGES, V1, Architecture
+from mobilenetv2.checkpoint import Checkpoint
 from mobilenetv2.errors import UserError
+from mobilenetv2.folding import fold
 from mobilenetv2.formats import read
+from mobilenetv2.graph import layers
 from mobilenetv2.nn import MobileNetV2
 from mobilenetv2.runtime import Reference
 from mobilenetv2.runtime.reference import resize_corners
@@ -26,15 +28,15 @@ QUANTISED = ("tf2_mobilenet_v2_1.0_224_ptq", "mobilenet_v2_1.0_224_quant")
 
 @pytest.mark.parametrize("name", QUANTISED)
 def test_published_logits_on_the_recorded_pixels(shared, name) -> None:
-    checkpoint = read(shared(f"models/{name}.tflite"), integers=False)
+    checkpoint = read(shared(f"models/{name}.tflite"), int8=False)
     pixels = np.load(shared("reference/imagenet/inputs.first32.npz"))["images"]
     wanted = np.load(shared(f"reference/imagenet/{name}.first32.npz"))["float_logits"]
     assert np.abs(Reference(checkpoint)(pixels) - wanted).max() < 1e-3
 
 
 @pytest.mark.parametrize("name", QUANTISED)
-def test_every_stage_of_the_first_picture(shared, name) -> None:
-    checkpoint = read(shared(f"models/{name}.tflite"), integers=False)
+def test_every_stage_of_the_first_image(shared, name) -> None:
+    checkpoint = read(shared(f"models/{name}.tflite"), int8=False)
     pixels = np.load(shared("reference/imagenet/inputs.first32.npz"))["images"][:1]
     steps = layers(checkpoint.architecture)
     ends = {"stem": steps[0].name, "last_conv": "features.18.0", "logits": "classifier.1"}
@@ -59,7 +61,7 @@ def test_every_stage_of_the_first_picture(shared, name) -> None:
 
 
 def test_wrong_padding_moves_the_logits(shared) -> None:
-    right = read(shared(f"models/{QUANTISED[0]}.tflite"), integers=False)
+    right = read(shared(f"models/{QUANTISED[0]}.tflite"), int8=False)
     wrong = replace(right, architecture=replace(right.architecture, padding="symmetric"))
     pixels = np.load(shared("reference/imagenet/inputs.first32.npz"))["images"][:1]
     assert np.abs(Reference(right)(pixels) - Reference(wrong)(pixels)).max() > 0.5
@@ -135,7 +137,7 @@ def test_batch_norm_folding_at_the_edges() -> None:
     assert (weight * x).sum(axis=(1, 2, 3)) + bias == pytest.approx(wanted, rel=1e-10, abs=1e-10)
 
 
-def test_a_picture_alone_or_in_a_batch(pixels) -> None:
+def test_a_image_alone_or_in_a_batch(pixels) -> None:
     run = Reference(random_checkpoint(width_mult=0.35))
     x = pixels(3, 64, 48, 3)
     assert (
@@ -143,7 +145,7 @@ def test_a_picture_alone_or_in_a_batch(pixels) -> None:
     )  # the matrix product sums in another order
 
 
-def test_deeplab_head_gives_scores_at_the_pictures_size(pixels) -> None:
+def test_deeplab_head_gives_scores_at_the_images_size(pixels) -> None:
     checkpoint = random_checkpoint(
         width_mult=0.35, head="deeplabv3", classes=5, output_stride=16, padding="same"
     )

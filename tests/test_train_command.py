@@ -24,7 +24,7 @@ from mobilenetv2.training import processes
 from mobilenetv2.training.run_folder import RunFolder
 
 from .conftest import random_checkpoint
-from .test_fit import make_pictures, read_log
+from .test_fit import make_images, read_log
 
 TINY = ["--small-images", "--resolution", "16", "--width", "0.35", "--batch", "8", "--lr", "0.05"]
 PLAIN = ["--set", "augmentation.policy=none", "--set", "warmup_epochs=0.5"]
@@ -41,8 +41,8 @@ def _one_thread(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.fixture
 def data(tmp_path: Path) -> Path:
-    make_pictures(tmp_path / "data" / "train", {"dark": 20, "light": 21})
-    make_pictures(tmp_path / "data" / "val", {"dark": 4, "light": 5}, seed=1)
+    make_images(tmp_path / "data" / "train", {"dark": 20, "light": 21})
+    make_images(tmp_path / "data" / "val", {"dark": 4, "light": 5}, seed=1)
     return tmp_path / "data"
 
 
@@ -56,18 +56,18 @@ def test_the_file_is_as_good_as_it_says(data: Path, tmp_path: Path, capsys) -> N
     assert ["light", "21", "5"] in lines
     assert run(["evaluate", str(data), "--model", said["file"], "--format", "json"]) == 0
     (found,) = json.loads(capsys.readouterr().out)
-    for name in ("pictures", "top1", "top5", "ece", "nll"):
+    for name in ("images", "top1", "top5", "ece", "nll"):
         assert found[name] == said[name]
     recalls = [c["percent"] for c in said["classes"]]
     assert said["balanced"] == pytest.approx(sum(recalls) / 2)
 
 
-def test_broken_pictures(data: Path, tmp_path: Path, capsys) -> None:
+def test_broken_images(data: Path, tmp_path: Path, capsys) -> None:
     (data / "train" / "dark" / "bad.jpg").write_bytes(b"bad")
     assert run(["train", str(data), "-o", str(tmp_path / "run"), *QUICK]) == 1
     out, err = capsys.readouterr()
-    assert "bad.jpg: not a picture" in err
-    assert "1 of 51 pictures" in err
+    assert "bad.jpg: not an image" in err
+    assert "1 of 51 images" in err
     assert "balanced" in out
 
 
@@ -202,12 +202,10 @@ NOTHING = dict.fromkeys(
 )
 
 
-def test_from_scratch_pictures_and_batch_decide(
+def test_from_scratch_images_and_batch_decide(
     data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(
-        processes, "default_processes", lambda pictures, batch: 100 * pictures + batch
-    )
+    monkeypatch.setattr(processes, "default_processes", lambda images, batch: 100 * images + batch)
     assert _processes(str(data), tmp_path, NOTHING, {}) == 100 * 41 + 128
     assert _processes(str(data), tmp_path, NOTHING, {"batch": 8}) == 100 * 41 + 8
     assert _processes(str(data), tmp_path, NOTHING | {"weights": "cifar10"}, {}) == 1
@@ -246,7 +244,7 @@ def test_two_processes_share_statistics_and_print_once(
     assert _processes("", tmp_path / "run", NOTHING | {"resume": True}, {}) == 2
     (said,) = json.loads(done.stdout)
     assert sum(line.startswith("epoch 1/1") for line in done.stderr.splitlines()) == 1
-    assert said["pictures"] == 9  # each counted once
+    assert said["images"] == 9  # each counted once
     (row,) = read_log(tmp_path / "run")
     assert float(row["val_top1"]) == pytest.approx(said["top1"], abs=1e-3)
     assert float(row["val_loss"]) == pytest.approx(said["nll"], abs=1e-4)
@@ -254,7 +252,7 @@ def test_two_processes_share_statistics_and_print_once(
 
 def test_two_processes_do_as_one(data: Path, tmp_path: Path) -> None:
     """Without normalising by batches and dropout, but for rounding."""
-    (data / "train" / "light" / "000.png").unlink()  # 40 pictures in even batches
+    (data / "train" / "light" / "000.png").unlink()  # 40 images in even batches
     random_checkpoint(width_mult=0.35, resolution=(32, 32)).save(tmp_path / "start.safetensors")
     start = ["--weights", str(tmp_path / "start.safetensors"), "--set", "drop_rate=0"]
     options = [*start, *HERE, "--epochs", "2", "--batch", "8"]

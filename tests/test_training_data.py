@@ -1,4 +1,4 @@
-"""Pictures for training: which are trained and validated with, how they are decoded, and in which
+"""Images for training: which are trained and validated with, how they are decoded, and in which
 batches they come.
 """
 
@@ -27,9 +27,9 @@ from mobilenetv2.images import Preprocessing, decode  # noqa: E402
 from mobilenetv2.training import workers as processes  # noqa: E402
 from mobilenetv2.training.augment import Augmentation, evaluation_transform  # noqa: E402
 from mobilenetv2.training.data import (  # noqa: E402
-    Pictures,
-    ShardPictures,
-    check_pictures,
+    Images,
+    ShardImages,
+    check_images,
     default_workers,
     loader,
     read_shards,
@@ -48,13 +48,13 @@ CHANCE = Augmentation(colour=True, policy="rand", erase=0.5).transform((8, 8), S
 
 
 def samples(root: Path, **counts: int) -> Dataset:
-    """As many different pictures of each class."""
+    """As many different images of each class."""
     rng = np.random.default_rng(0)
     for name, count in counts.items():
         (root / name).mkdir(parents=True)
         for i in range(count):
-            picture = rng.integers(0, 256, (12, 10, 3), np.uint8)
-            Image.fromarray(picture).save(root / name / f"{i:03}.png")
+            image = rng.integers(0, 256, (12, 10, 3), np.uint8)
+            Image.fromarray(image).save(root / name / f"{i:03}.png")
     return read_dataset(root)
 
 
@@ -68,7 +68,7 @@ def many(label: str, count: int, first: int = 0) -> dict[str, int]:
     return {f"{label}/{i:02}.png": 1 for i in range(first, first + count)}
 
 
-# --- which pictures ---
+# --- which images ---
 
 
 @pytest.mark.parametrize("name", ["val", "valid", "Validation", "test"])
@@ -115,7 +115,7 @@ def test_each_class_gives_its_share(tmp_path: Path) -> None:
         (1, 0),
     ]
     assert not {s.name for s in split.train.samples} & {s.name for s in split.val.samples}
-    assert "a single picture, which is trained with and not validated: d" in split.problems
+    assert "a single image, which is trained with and not validated: d" in split.problems
     assert [row["train"] for row in read_split(source, val_share=0.99).rows()] == [1, 1, 1, 1]
 
 
@@ -172,11 +172,11 @@ def test_lists_with_numbers_meet_by_number(tmp_path: Path) -> None:
     [
         (
             {"1.png": 1, "2.png": 1},
-            r"2 pictures without a class folder left out: 1.png, 2.png; exp",
+            r"2 images without a class folder left out: 1.png, 2.png; exp",
         ),
         (
             {"train/1.png": 1, "val/1.png": 1},
-            r"no pictures to train with.*DATA/train/CLASS/picture",
+            r"no images to train with.*DATA/train/CLASS/image",
         ),
         (
             {"train/a/1.png": 1, "val/a/1.png": 1},
@@ -187,8 +187,8 @@ def test_lists_with_numbers_meet_by_number(tmp_path: Path) -> None:
             {"train/a/1.png": 1, "train/b/1.png": 1, "val/d/1.png": 1, "val/c/1.png": 1},
             "none to train with: c, d",
         ),
-        ({"train/a/1.png": 1, "train/b/1.png": 1, "val/1.png": 1}, "no pictures to validate with"),
-        ({"a/1.png": 1, "b/1.png": 1}, "no class has two pictures"),
+        ({"train/a/1.png": 1, "train/b/1.png": 1, "val/1.png": 1}, "no images to validate with"),
+        ({"a/1.png": 1, "b/1.png": 1}, "no class has two images"),
     ],
 )
 def test_what_cannot_be_trained_with(tmp_path: Path, names: dict[str, int], message: str) -> None:
@@ -196,10 +196,10 @@ def test_what_cannot_be_trained_with(tmp_path: Path, names: dict[str, int], mess
         read_split(build(tmp_path, names))
 
 
-def test_pictures_on_both_sides_are_named(tmp_path: Path) -> None:
+def test_images_on_both_sides_are_named(tmp_path: Path) -> None:
     source = build(tmp_path, {**many("a", 10), **many("b", 10)})
     [problem] = read_split(source, source).problems
-    assert problem == f"20 pictures are trained and validated with: {tmp_path / 'a/00.png'}"
+    assert problem == f"20 images are trained and validated with: {tmp_path / 'a/00.png'}"
 
 
 @pytest.mark.parametrize("share", [0, 1, -0.1, float("nan")])
@@ -235,7 +235,7 @@ def test_every_ending_counts(tmp_path: Path) -> None:
     split = read_split(tmp_path, val_share=0.5)
     assert {(row["train"], row["val"]) for row in split.rows()} == {(1, 1)}
     assert split.train.classes == tuple(sorted(endings))
-    assert split.problems[0] == "ignored 1 files that are not pictures by name: .mov (1)"
+    assert split.problems[0] == "ignored 1 files that are not images by name: .mov (1)"
 
 
 def test_complaints(tmp_path: Path) -> None:
@@ -243,9 +243,9 @@ def test_complaints(tmp_path: Path) -> None:
     (tmp_path / "empty").mkdir()
     problems = read_split(source, val_share=0.01).problems
     assert problems[:4] == (
-        "no pictures to train with, so never the answer: empty",
-        "fewer than 10 pictures to train with: val (2)",
-        "unbalanced: 119 pictures of 'Cat' and 2 of 'val'; --balance shows all classes equally often",
+        "no images to train with, so never the answer: empty",
+        "fewer than 10 images to train with: val (2)",
+        "unbalanced: 119 images of 'Cat' and 2 of 'val'; --balance shows all classes equally often",
         "classes that differ only in upper and lower case: Cat, cat",
     )
     assert problems[4].startswith("taken as a class, not as a part of the data: val; expected")
@@ -269,31 +269,31 @@ def test_read_splits_names_the_parts(tmp_path: Path) -> None:
 # --- broken ones ---
 
 
-def test_broken_pictures_are_named_before_the_first_epoch(tmp_path: Path) -> None:
+def test_broken_images_are_named_before_the_first_epoch(tmp_path: Path) -> None:
     whole = samples(tmp_path, a=70, b=70)
     good = (tmp_path / "a/000.png").read_bytes()
     bad = {"cut.png": good[:-150], "empty.jpg": b"", "page.png": b"<html>", "text.jpg": b"text"}
     for name, content in {**bad, "header.png": b"\x89PNG" + good[10:]}.items():
         (tmp_path / "b" / name).write_bytes(content)
     dataset = read_dataset(tmp_path)
-    broken = check_pictures(dataset.samples, workers=2)
+    broken = check_images(dataset.samples, workers=2)
     assert {Path(name).name for name in broken} == {*bad, "header.png"}
     assert all(name in str(error) for name, error in broken.items())
     assert without(dataset, broken) == whole
 
 
 @pytest.mark.parametrize("workers", [0, 1])
-def test_a_picture_that_breaks_later_is_named(tmp_path: Path, workers: int) -> None:
-    pictures = Pictures(samples(tmp_path, a=4, b=4).samples, PLAIN)
+def test_a_image_that_breaks_later_is_named(tmp_path: Path, workers: int) -> None:
+    images = Images(samples(tmp_path, a=4, b=4).samples, PLAIN)
     (tmp_path / "b/002.png").write_bytes(b"gone")
     with pytest.raises(ImageError) as caught:
-        list(loader(pictures, 2, epoch=0, seed=0, train=False, workers=workers))
+        list(loader(images, 2, epoch=0, seed=0, train=False, workers=workers))
     assert str(caught.value) == (
-        f"{tmp_path / 'b/002.png'}: not a picture, or of a kind that Pillow cannot read"
+        f"{tmp_path / 'b/002.png'}: not an image, or of a kind that Pillow cannot read"
     )
 
 
-# --- pictures ---
+# --- images ---
 
 
 def test_training_decodes_as_prediction_does(
@@ -304,9 +304,9 @@ def test_training_decodes_as_prediction_does(
     of = [Sample(name, 1, folder / name) for name in names]
     preprocessing = Preprocessing(size=(64, 48))
     for bytes_ in (0, 1 << 30):
-        pictures = Pictures(of, evaluation_transform(preprocessing), remember_bytes=bytes_)
+        images = Images(of, evaluation_transform(preprocessing), remember_bytes=bytes_)
         for i, name in enumerate(names):
-            pixels, label = pictures[i]
+            pixels, label = images[i]
             assert label == 1
             expected = preprocessing(decode(folder / name))
             np.testing.assert_array_equal(pixels.permute(1, 2, 0), expected, err_msg=name)
@@ -317,75 +317,75 @@ def test_sixteen_bits_keep_their_shades(tmp_path: Path) -> None:
     Image.fromarray(ramp).save(tmp_path / "16.png")
     preprocessing = Preprocessing(size=(256, 256), crop_fraction=1.0)
     of = [Sample("16", 0, tmp_path / "16.png")]
-    pixels, _ = Pictures(of, evaluation_transform(preprocessing))[0]
+    pixels, _ = Images(of, evaluation_transform(preprocessing))[0]
     assert len(pixels.unique()) == 256
     np.testing.assert_array_equal(pixels[0], ramp >> 8)
 
 
 def test_what_is_remembered_is_not_read_again(tmp_path: Path) -> None:
     dataset = samples(tmp_path, a=3, b=3)  # 360 bytes each
-    pictures = Pictures(dataset.samples, PLAIN, remember_bytes=4 * 360)
-    before = [pictures[i][0] for i in range(6)]
+    images = Images(dataset.samples, PLAIN, remember_bytes=4 * 360)
+    before = [images[i][0] for i in range(6)]
     for sample in dataset.samples:
         Path(sample.name).unlink()
-    assert all(torch.equal(pictures[i][0], before[i]) for i in range(4))
+    assert all(torch.equal(images[i][0], before[i]) for i in range(4))
     for i in (4, 5):
         with pytest.raises(ImageError, match="no such file"):
-            pictures[i]
+            images[i]
 
 
 # --- batches ---
 
 
-def everything(pictures: Pictures, batch: int = 8, **options: object) -> tuple[object, list[int]]:
+def everything(images: Images, batch: int = 8, **options: object) -> tuple[object, list[int]]:
     """One epoch as one tensor, and its labels."""
     options = {"epoch": 0, "seed": 0, "train": True, "workers": 0, **options}
-    pixels, labels = zip(*loader(pictures, batch, **options))
+    pixels, labels = zip(*loader(images, batch, **options))
     return torch.cat(pixels), torch.cat(labels).tolist()
 
 
-def indices(pictures: Pictures, batch: int, **options: object) -> list[list[int]]:
-    """The pictures of each batch by number, which they have as their label."""
+def indices(images: Images, batch: int, **options: object) -> list[list[int]]:
+    """The images of each batch by number, which they have as their label."""
     options = {"epoch": 0, "seed": 0, "train": True, "workers": 0, **options}
-    return [labels.tolist() for _, labels in loader(pictures, batch, **options)]
+    return [labels.tolist() for _, labels in loader(images, batch, **options)]
 
 
 @pytest.fixture
-def numbered(tmp_path: Path) -> Callable[[int], Pictures]:
-    """Pictures whose label is their number."""
+def numbered(tmp_path: Path) -> Callable[[int], Images]:
+    """Images whose label is their number."""
     Image.new("RGB", (8, 8)).save(tmp_path / "x.png")
-    return lambda n: Pictures([Sample(str(i), i, tmp_path / "x.png") for i in range(n)], PLAIN)
+    return lambda n: Images([Sample(str(i), i, tmp_path / "x.png") for i in range(n)], PLAIN)
 
 
-def test_any_number_of_workers_gives_the_same_pictures(tmp_path: Path) -> None:
-    pictures = Pictures(samples(tmp_path, a=12, b=9).samples, CHANCE, seed=5)
-    alone, labels = everything(pictures, epoch=3)
+def test_any_number_of_workers_gives_the_same_images(tmp_path: Path) -> None:
+    images = Images(samples(tmp_path, a=12, b=9).samples, CHANCE, seed=5)
+    alone, labels = everything(images, epoch=3)
     for options in ({"workers": 1}, {"workers": 2}):
-        pixels, same = everything(pictures, epoch=3, **options)
+        pixels, same = everything(images, epoch=3, **options)
         assert torch.equal(pixels, alone)
         assert same == labels
-    again = Pictures(pictures.samples, CHANCE, seed=5, remember_bytes=1 << 20)
+    again = Images(images.samples, CHANCE, seed=5, remember_bytes=1 << 20)
     assert torch.equal(everything(again, epoch=3)[0], alone)
     assert pixels.dtype == torch.uint8
     assert pixels.shape == (21, 3, 8, 8)
 
 
-def test_a_picture_depends_on_seed_epoch_and_number_alone(tmp_path: Path) -> None:
+def test_a_image_depends_on_seed_epoch_and_number_alone(tmp_path: Path) -> None:
     of = samples(tmp_path, a=4, b=4).samples
-    pictures = Pictures([of[0], of[0], of[1]], CHANCE, seed=1)
-    first, twin = pictures[0][0], pictures[1][0]
+    images = Images([of[0], of[0], of[1]], CHANCE, seed=1)
+    first, twin = images[0][0], images[1][0]
     assert not torch.equal(first, twin)
-    assert torch.equal(pictures[0][0], first)
-    pictures.set_epoch(1)
-    assert not torch.equal(pictures[0][0], first)
-    pictures.set_epoch(0)
-    assert torch.equal(pictures[0][0], first)
-    assert not torch.equal(Pictures(of[:1], CHANCE, seed=2)[0][0], first)
+    assert torch.equal(images[0][0], first)
+    images.set_epoch(1)
+    assert not torch.equal(images[0][0], first)
+    images.set_epoch(0)
+    assert torch.equal(images[0][0], first)
+    assert not torch.equal(Images(of[:1], CHANCE, seed=2)[0][0], first)
 
 
 def test_batches_lie_with_the_channels_last(tmp_path: Path) -> None:
     [(pixels, labels)] = loader(
-        Pictures(samples(tmp_path, a=2, b=2).samples, PLAIN),
+        Images(samples(tmp_path, a=2, b=2).samples, PLAIN),
         4,
         epoch=0,
         seed=0,
@@ -396,19 +396,19 @@ def test_batches_lie_with_the_channels_last(tmp_path: Path) -> None:
     assert labels.dtype == torch.int64
 
 
-def test_the_order_is_by_seed_and_epoch(numbered: Callable[[int], Pictures]) -> None:
-    pictures = numbered(40)
-    order = indices(pictures, 8, epoch=1)
-    assert indices(pictures, 8, epoch=1) == order
+def test_the_order_is_by_seed_and_epoch(numbered: Callable[[int], Images]) -> None:
+    images = numbered(40)
+    order = indices(images, 8, epoch=1)
+    assert indices(images, 8, epoch=1) == order
     flat = [i for labels in order for i in labels]
     assert sorted(flat) == list(range(40)) != flat
-    assert len({str(indices(pictures, 8, epoch=e, seed=s)) for e in (1, 2) for s in (0, 1)}) == 4
-    in_order = [i for labels in indices(pictures, 8, train=False) for i in labels]
+    assert len({str(indices(images, 8, epoch=e, seed=s)) for e in (1, 2) for s in (0, 1)}) == 4
+    in_order = [i for labels in indices(images, 8, train=False) for i in labels]
     assert in_order == list(range(40))
 
 
 @pytest.mark.parametrize(
-    ("pictures", "batch", "sizes"),
+    ("images", "batch", "sizes"),
     [
         (65, 64, [33, 32]),
         (5, 32, [5]),
@@ -419,28 +419,26 @@ def test_the_order_is_by_seed_and_epoch(numbered: Callable[[int], Pictures]) -> 
         (100, 33, [25, 25, 25, 25]),
     ],
 )
-def test_no_batch_of_training_has_a_single_picture(
-    numbered: Callable[[int], Pictures], pictures: int, batch: int, sizes: list[int]
+def test_no_batch_of_training_has_a_single_image(
+    numbered: Callable[[int], Images], images: int, batch: int, sizes: list[int]
 ) -> None:
-    assert [len(labels) for labels in indices(numbered(pictures), batch)] == sizes
+    assert [len(labels) for labels in indices(numbered(images), batch)] == sizes
 
 
 @pytest.mark.parametrize(("count", "world"), [(65, 2), (64, 3), (8, 4), (9, 4)])
-def test_ranks_share_the_pictures(
-    numbered: Callable[[int], Pictures], count: int, world: int
-) -> None:
-    pictures = numbered(count)
+def test_ranks_share_the_images(numbered: Callable[[int], Images], count: int, world: int) -> None:
+    images = numbered(count)
     for train in (True, False):
-        ranks = [indices(pictures, 8, train=train, rank=r, world=world) for r in range(world)]
+        ranks = [indices(images, 8, train=train, rank=r, world=world) for r in range(world)]
         assert sorted(i for rank in ranks for batch in rank for i in batch) == list(range(count))
         assert not train or len({len(rank) for rank in ranks}) == 1
         assert not train or min(len(batch) for rank in ranks for batch in rank) > 1
 
 
-def test_too_few_to_train_and_poor_batches(numbered: Callable[[int], Pictures]) -> None:
-    with pytest.raises(UserError, match="7 pictures are too few .* 4 processes"):
+def test_too_few_to_train_and_poor_batches(numbered: Callable[[int], Images]) -> None:
+    with pytest.raises(UserError, match="7 images are too few .* 4 processes"):
         indices(numbered(7), 8, world=4)
-    with pytest.raises(UserError, match="a batch has at least 1 picture, not 0"):
+    with pytest.raises(UserError, match="a batch has at least 1 image, not 0"):
         indices(numbered(7), 0)
     assert indices(numbered(1), 8, train=False, rank=1, world=2, workers=2) == []
 
@@ -448,11 +446,9 @@ def test_too_few_to_train_and_poor_batches(numbered: Callable[[int], Pictures]) 
 def test_balance_shows_all_classes_equally_often(tmp_path: Path) -> None:
     Image.new("RGB", (8, 8)).save(tmp_path / "x.png")
     labels = [0] * 500 + [2] * 15  # and none of 1
-    pictures = Pictures(
-        [Sample(str(i), c, tmp_path / "x.png") for i, c in enumerate(labels)], PLAIN
-    )
+    images = Images([Sample(str(i), c, tmp_path / "x.png") for i, c in enumerate(labels)], PLAIN)
     order = [
-        loader(pictures, 64, epoch=e, seed=0, train=True, workers=0, balance=True) for e in (0, 1)
+        loader(images, 64, epoch=e, seed=0, train=True, workers=0, balance=True) for e in (0, 1)
     ]
     seen = [Counter(np.concatenate(of.dataset.batches).tolist()) for of in order]
     assert sum(seen[0].values()) == 515
@@ -463,30 +459,30 @@ def test_balance_shows_all_classes_equally_often(tmp_path: Path) -> None:
         assert max(counts[i] for i in range(500)) == 1
     assert seen[0] != seen[1]
     assert {len(batch) for batch in order[0].dataset.batches} == {57, 58}
-    plain = Counter(everything(pictures, 64)[1])
+    plain = Counter(everything(images, 64)[1])
     assert plain == {0: 500, 2: 15}
 
 
 # --- processes ---
 
 
-class Threads(Pictures):
+class Threads(Images):
     def __getitem__(self, i: int) -> tuple[object, int]:
         return super().__getitem__(i)[0], torch.get_num_threads()
 
 
 def test_a_worker_computes_with_one_thread(tmp_path: Path) -> None:
-    pictures = Threads(samples(tmp_path, a=2, b=2).samples, PLAIN)
+    images = Threads(samples(tmp_path, a=2, b=2).samples, PLAIN)
     before = torch.get_num_threads()
-    assert indices(pictures, 2, workers=2) == [[1, 1], [1, 1]]
+    assert indices(images, 2, workers=2) == [[1, 1], [1, 1]]
     assert torch.get_num_threads() == before
 
 
 def test_loading_leaves_the_global_random_numbers_alone(tmp_path: Path) -> None:
-    pictures = Pictures(samples(tmp_path, a=2, b=2).samples, CHANCE)
+    images = Images(samples(tmp_path, a=2, b=2).samples, CHANCE)
     state = torch.get_rng_state()
-    everything(pictures, 2)
-    everything(pictures, 2, workers=1)
+    everything(images, 2)
+    everything(images, 2, workers=1)
     assert torch.equal(torch.get_rng_state(), state)
 
 
@@ -537,13 +533,13 @@ def test_little_shared_memory_means_fewer_workers(
     usage = namedtuple("usage", "total used free")
     monkeypatch.setattr(processes, "SHARED_MEMORY", tmp_path)
     monkeypatch.setattr("shutil.disk_usage", lambda path: usage(free, 0, free))
-    pictures = Pictures(samples(tmp_path / "data", a=20, b=20).samples, PLAIN)
+    images = Images(samples(tmp_path / "data", a=20, b=20).samples, PLAIN)
     options = {"epoch": 0, "seed": 0, "train": True, "workers": 2}
     if workers == 2:
-        assert loader(pictures, 8, **options).num_workers == 2
+        assert loader(images, 8, **options).num_workers == 2
         return
     with pytest.warns(UserWarning, match=rf"enough for {workers} workers .*--shm-size"):
-        found = loader(pictures, 8, **options)
+        found = loader(images, 8, **options)
     assert found.num_workers == workers
     assert sum(len(labels) for _, labels in found) == 40
 
@@ -552,11 +548,11 @@ INTERRUPTED = """
 import sys, time
 from mobilenetv2.images import Preprocessing
 from mobilenetv2.training.augment import evaluation_transform
-from mobilenetv2.training.data import Pictures, loader, read_split
-pictures = Pictures(
+from mobilenetv2.training.data import Images, loader, read_split
+images = Images(
     read_split(sys.argv[1]).train.samples, evaluation_transform(Preprocessing(size=(8, 8)))
 )
-epoch = iter(loader(pictures, 2, epoch=0, seed=0, train=True, workers=2))
+epoch = iter(loader(images, 2, epoch=0, seed=0, train=True, workers=2))
 next(epoch)
 import multiprocessing
 print(*(child.pid for child in multiprocessing.active_children()), flush=True)
@@ -608,7 +604,7 @@ def png(grey: int) -> bytes:
 
 @pytest.fixture
 def shards(tmp_path: Path) -> str:
-    """Four of five pictures each; picture i is of grey 10 i and of class i % 3, a cat, dog or emu."""
+    """Four of five images each; image i is of grey 10 i and of class i % 3, a cat, dog or emu."""
     pytest.importorskip("webdataset")
     for s in range(4):
         files: dict[str, bytes] = {}
@@ -625,46 +621,44 @@ def shards(tmp_path: Path) -> str:
 NAMES = ("cat", "dog", "emu")
 
 
-def streamed(pictures: ShardPictures, **options: int) -> list[tuple[int, int]]:
-    """Number and class of each picture of an epoch of five batches of four: once through."""
+def streamed(images: ShardImages, **options: int) -> list[tuple[int, int]]:
+    """Number and class of each image of an epoch of five batches of four: once through."""
     options = {"epoch": 0, "steps": 5, "workers": 0, **options}
     return [
         (int(pixels[0, 0, 0]) // 10, int(label))
-        for batch in shard_loader(pictures, 4, **options)
+        for batch in shard_loader(images, 4, **options)
         for pixels, label in zip(*batch)
     ]
 
 
 def test_shards_once_through_and_again(shards: str) -> None:
-    pictures = ShardPictures(read_shards(shards, NAMES), PLAIN)
-    found = streamed(pictures)
+    images = ShardImages(read_shards(shards, NAMES), PLAIN)
+    found = streamed(images)
     assert sorted(i for i, _ in found) == list(range(20)) != [i for i, _ in found]
     assert all(label == i % 3 for i, label in found)
-    assert streamed(pictures) == found
-    assert streamed(pictures, epoch=1) != found
-    assert sorted(Counter(i for i, _ in streamed(pictures, steps=10)).values()) == [2] * 20
+    assert streamed(images) == found
+    assert streamed(images, epoch=1) != found
+    assert sorted(Counter(i for i, _ in streamed(images, steps=10)).values()) == [2] * 20
 
 
 def test_shards_are_shared_by_workers_and_ranks(shards: str) -> None:
     named = read_shards(shards, NAMES)
-    both = [i for i, _ in streamed(ShardPictures(named, PLAIN), workers=2, steps=4)]
+    both = [i for i, _ in streamed(ShardImages(named, PLAIN), workers=2, steps=4)]
     assert len(both) == len(set(both)) == 16
-    ranks = [streamed(ShardPictures(named, PLAIN, rank=r, world=2), steps=2) for r in range(2)]
+    ranks = [streamed(ShardImages(named, PLAIN, rank=r, world=2), steps=2) for r in range(2)]
     seen = [i for rank in ranks for i, _ in rank]
     assert len(seen) == len(set(seen)) == 16
     assert (
-        shard_loader(
-            ShardPictures(named, PLAIN, world=4), 4, epoch=0, steps=2, workers=8
-        ).num_workers
+        shard_loader(ShardImages(named, PLAIN, world=4), 4, epoch=0, steps=2, workers=8).num_workers
         == 1
     )
     with pytest.raises(UserError, match="4 shards cannot be shared by 5 processes"):
-        ShardPictures(named, PLAIN, world=5)
+        ShardImages(named, PLAIN, world=5)
 
 
-def test_batches_of_shards_are_those_of_pictures(shards: str) -> None:
+def test_batches_of_shards_are_those_of_images(shards: str) -> None:
     [(pixels, labels)] = shard_loader(
-        ShardPictures(read_shards(shards, NAMES), CHANCE), 6, epoch=0, steps=1, workers=1
+        ShardImages(read_shards(shards, NAMES), CHANCE), 6, epoch=0, steps=1, workers=1
     )
     assert (pixels.shape, pixels.dtype, labels.dtype) == ((6, 3, 8, 8), torch.uint8, torch.int64)
     assert pixels.is_contiguous(memory_format=torch.channels_last)
@@ -674,7 +668,7 @@ def test_batches_of_shards_are_those_of_pictures(shards: str) -> None:
 def test_poor_shards(tmp_path: Path, shards: str, workers: int) -> None:
     def stream(files: dict[str, bytes], classes: object = NAMES) -> list[tuple[int, int]]:
         return streamed(
-            ShardPictures(read_shards(str(shard(tmp_path / "x.tar", files)), classes), PLAIN),
+            ShardImages(read_shards(str(shard(tmp_path / "x.tar", files)), classes), PLAIN),
             workers=workers,
         )
 
@@ -683,20 +677,20 @@ def test_poor_shards(tmp_path: Path, shards: str, workers: int) -> None:
         ({"1.png": png(1), "1.cls": b"yak"}, NAMES, "its class 'yak' is not one of the 3 classes"),
         ({"1.png": png(1), "1.cls": b"3"}, NAMES, "its class '3' is not one of the 3 classes"),
         ({"1.png": png(1), "1.cls": b"cat"}, None, "'cat' is not a number, and no names are given"),
-        ({}, NAMES, "no pictures in .*x.tar"),
+        ({}, NAMES, "no images in .*x.tar"),
     ):
         with pytest.raises(UserError, match=message):
             stream(files, classes)
     (tmp_path / "cut.tar").write_bytes((tmp_path / "train-000001.tar").read_bytes()[:3000])
     with pytest.raises(UserError, match="cut.tar: cannot be read"):
-        streamed(ShardPictures(read_shards(str(tmp_path / "cut.tar"), NAMES), PLAIN))
+        streamed(ShardImages(read_shards(str(tmp_path / "cut.tar"), NAMES), PLAIN))
     with pytest.raises(UserError, match=r"1 of 5 files are absent: .*train-000004.tar"):
         read_shards(shards.replace("3}", "4}"))
 
 
-def test_a_broken_picture_of_a_shard_is_left_out_and_named(tmp_path: Path) -> None:
+def test_a_broken_image_of_a_shard_is_left_out_and_named(tmp_path: Path) -> None:
     pytest.importorskip("webdataset")
     files = {"1.png": png(10), "1.cls": b"7", "2.jpg": b"no", "2.cls": b"7"}
-    pictures = ShardPictures(read_shards(str(shard(tmp_path / "x.tar", files))), PLAIN)
-    with pytest.warns(UserWarning, match="left out: .*x.tar/2.jpg: not a picture"):
-        assert set(streamed(pictures, steps=1)) == {(1, 7)}
+    images = ShardImages(read_shards(str(shard(tmp_path / "x.tar", files))), PLAIN)
+    with pytest.warns(UserWarning, match="left out: .*x.tar/2.jpg: not an image"):
+        assert set(streamed(images, steps=1)) == {(1, 7)}

@@ -23,7 +23,7 @@ from mobilenetv2.cli import run
 from mobilenetv2.cost import network_cost
 from mobilenetv2.errors import DownloadError, ModelFileError
 from mobilenetv2.formats import open_checkpoint
-from mobilenetv2.quantized import QuantizedCheckpoint
+from mobilenetv2.int8 import Int8Checkpoint
 
 from .conftest import random_checkpoint
 from .writers import (
@@ -405,9 +405,9 @@ def test_the_bundled_model_needs_no_network(mirror) -> None:
         )
     assert len(checkpoint.labels) == 10
     assert checkpoint.labels == integers.labels
-    assert isinstance(integers, QuantizedCheckpoint)
+    assert isinstance(integers, Int8Checkpoint)
     with pytest.raises(ModelFileError, match="cifar10-int8.*a quantised model"):
-        open_checkpoint("cifar10-int8", integers=False)
+        open_checkpoint("cifar10-int8", int8=False)
 
 
 def test_what_ships_is_small() -> None:

@@ -18,8 +18,10 @@ from typing import Any
 
 import numpy as np
 
-from mobilenetv2.architecture import Architecture, Layer, layers
-from mobilenetv2.checkpoint import Checkpoint, fold
+from mobilenetv2.architecture import Architecture
+from mobilenetv2.checkpoint import Checkpoint
+from mobilenetv2.folding import fold
+from mobilenetv2.graph import Layer, layers
 from mobilenetv2.runtime import Reference
 
 Arrays = dict[str, np.ndarray]
@@ -527,11 +529,11 @@ class TFLiteWriter:
 
 
 def difference(checkpoint: Checkpoint, other: Checkpoint, side: int = 64) -> float:
-    """Largest difference of what two models say of a random picture, relative to the largest
+    """Largest difference of what two models say of a random image, relative to the largest
     answer.
     """
-    picture = np.random.default_rng(5).uniform(-1, 1, (1, side, side, 3)).astype(np.float32)
-    wanted, found = Reference(checkpoint)(picture), Reference(other)(picture)
+    image = np.random.default_rng(5).uniform(-1, 1, (1, side, side, 3)).astype(np.float32)
+    wanted, found = Reference(checkpoint)(image), Reference(other)(image)
     return float(np.abs(wanted - found).max() / np.abs(wanted).max())
 
 

@@ -4,7 +4,7 @@ r"""Trains the paper's network with its choices taken back one by one, from seve
         --figure docs/images/ablations.png
 
 Two networks at a time, each on one thread. A run that was interrupted is gone on with. The table is of
-the test pictures, which nothing was chosen by.
+the test images, which nothing was chosen by.
 """
 
 from __future__ import annotations
@@ -48,7 +48,7 @@ def draw(rows: list[dict[str, Any]], outcomes: list[Outcome], file: Path) -> Non
         axes.plot([row["top1"]] * 2, [line - 0.3, line + 0.3], color="#212529")
     axes.set_yticks(range(len(rows)), [row["variant"] for row in rows])
     axes.invert_yaxis()
-    axes.set_xlabel("CIFAR-10 test pictures right, %")
+    axes.set_xlabel("CIFAR-10 test images right, %")
     axes.grid(axis="x", alpha=0.3)
     figure.savefig(file, dpi=150)
 

@@ -2,7 +2,7 @@
 
     torchrun --nproc_per_node 2 tools/train_bundled_model.py TRAIN.zip TEST.zip -o cifar10.safetensors
 
-The zips hold JPEG files as class/name.jpg. 2,000 of the training pictures (of a fixed shuffle) are
+The zips hold JPEG files as class/name.jpg. 2,000 of the training images (of a fixed shuffle) are
 the validation set; the test set is used once, at the end. Each process trains half of every batch on
 one core. The recipe is laid out over a time, not over epochs: a slower machine trains less, and no
 longer. A checkpoint is written after each epoch; started again, it goes on from there.
@@ -74,7 +74,7 @@ class Recipe:
     shift: int = 4  # pixels, at most, over reflected edges
     cutout: int = 8  # side in pixels of the square that is greyed
     policy: float = 1.0  # chance of TrivialAugment as well,
-    cutmix: float = 0.3  # chance of a square of another picture, from `cutmix_from` on;
+    cutmix: float = 0.3  # chance of a square of another image, from `cutmix_from` on;
     cutmix_from: float = 0.25
     policies: float = 0.96  # until this share, both
     validation: int = 2000
@@ -85,7 +85,7 @@ class Recipe:
         return max(0.0, min(share / self.warm_up, (1 - share) / (1 - self.warm_up)))
 
     def side(self, share: float) -> int:
-        """Pixels to which pictures are resized."""
+        """Pixels to which images are resized."""
         return next(side for until, side in self.sides if share < until or until == 1)
 
 
@@ -137,14 +137,14 @@ def orthogonal(matrix: Tensor, iterations: int = 5) -> Tensor:
 
 
 def read_zip(path: Path) -> tuple[NDArray[np.uint8], Tensor, list[str]]:
-    """All pictures of a zip as (N, H, W, 3), their classes, and the class names in sorted order."""
+    """All images of a zip as (N, H, W, 3), their classes, and the class names in sorted order."""
     with zipfile.ZipFile(path) as archive:
         names = sorted(name for name in archive.namelist() if name.endswith(".jpg"))
         classes = sorted({name.split("/")[-2] for name in names})
-        pictures = np.stack(
+        images = np.stack(
             [np.asarray(Image.open(BytesIO(archive.read(name))).convert("RGB")) for name in names]
         )
-    return pictures, torch.tensor([classes.index(name.split("/")[-2]) for name in names]), classes
+    return images, torch.tensor([classes.index(name.split("/")[-2]) for name in names]), classes
 
 
 def augment(
@@ -154,7 +154,7 @@ def augment(
     share: float,
     random: np.random.Generator,
 ) -> NDArray[np.uint8]:
-    """Shifts, mirrors, perhaps distorts, and greys a square of each picture; (N, H, W, 3)."""
+    """Shifts, mirrors, perhaps distorts, and greys a square of each image; (N, H, W, 3)."""
     n, side = x.shape[:2]
     padded = np.pad(x, ((0, 0), (recipe.shift,) * 2, (recipe.shift,) * 2, (0, 0)), "reflect")
     top, left = random.integers(0, 2 * recipe.shift + 1, (2, n, 1))
@@ -171,8 +171,8 @@ def augment(
 def cutmix(
     x: NDArray[np.uint8], target: Tensor, chance: float, random: np.random.Generator
 ) -> tuple[NDArray[np.uint8], Tensor]:
-    """Pastes into some of the pictures (N, H, W, 3) a square of the one before, its area uniform,
-    and as large a share of its classes into theirs, (N, classes); each picture has its own square.
+    """Pastes into some of the images (N, H, W, 3) a square of the one before, its area uniform,
+    and as large a share of its classes into theirs, (N, classes); each image has its own square.
     """
     n, side = x.shape[:2]
     pasted = squares(side * random.random(n) ** 0.5 * (random.random(n) < chance), side, random)
@@ -195,7 +195,7 @@ def normalise(x: NDArray[np.uint8]) -> Tensor:
 
 @torch.no_grad()
 def accuracy(net: nn.Module, x: NDArray[np.uint8], y: Tensor) -> float:
-    """Percent of the pictures whose most probable class is right; each process tries its share."""
+    """Percent of the images whose most probable class is right; each process tries its share."""
     net.eval()
     rank, world = distributed.get_rank(), distributed.get_world_size()
     right = sum(
@@ -269,14 +269,14 @@ def main() -> None:
         total = torch.zeros(1)
         for step in range(len(order) // recipe.batch):
             part = order[step * recipe.batch : (step + 1) * recipe.batch][rank::world]
-            mirrored = (part + epoch) % 2 == 0  # each picture in every other epoch
+            mirrored = (part + epoch) % 2 == 0  # each image in every other epoch
             augmented, labels = augment(x[part], mirrored, recipe, share, random), y[part]
             target = one_hot(labels, len(classes)).float()
             if recipe.cutmix_from <= share < recipe.policies:
                 augmented, target = cutmix(augmented, target, recipe.cutmix, random)
-            pictures = interpolate(normalise(augmented), size=side, mode="bilinear", antialias=True)
-            with autocast(pictures.device, recipe.precision):
-                logits = net(pictures).float()
+            images = interpolate(normalise(augmented), size=side, mode="bilinear", antialias=True)
+            with autocast(images.device, recipe.precision):
+                logits = net(images).float()
             loss = loss_of(logits, target)
             optimizer.zero_grad()
             loss.backward()
@@ -301,7 +301,7 @@ def main() -> None:
                 {
                     "epoch": epoch + 1,
                     "side": side,
-                    "pictures": count * world,
+                    "images": count * world,
                     "loss": round(float(total) / count, 4),
                     "train_top1": round(100 * right / count, 2),
                     "validation_top1": round(validation, 2),
@@ -322,7 +322,7 @@ def main() -> None:
         provenance = {
             "source": "tools/train_bundled_model.py",
             "trained_on": f"CIFAR-10 (Krizhevsky 2009), {len(train)} of the {len(x)} training "
-            "pictures, from scratch",
+            "images, from scratch",
             "licence": "Apache-2.0",
             "validation_top1": log[-1]["validation_top1"],
             "test_top1": test_top1,

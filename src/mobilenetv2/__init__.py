@@ -1,4 +1,4 @@
-"""MobileNetV2, complete: the network as data, published weights in, pictures classified, without
+"""MobileNetV2, complete: the network as data, published weights in, images classified, without
 PyTorch.
 
 The names below are loaded when they are first used, so that importing the package costs nothing.
@@ -13,19 +13,20 @@ if TYPE_CHECKING:
     from . import nn as nn
     from . import training as training
     from .architecture import Architecture as Architecture
-    from .architecture import layers as layers
     from .checkpoint import Checkpoint as Checkpoint
     from .datasets import Dataset as Dataset
     from .datasets import read_dataset as read_dataset
     from .errors import UserError as UserError
     from .evaluation import Evaluation as Evaluation
     from .evaluation import evaluate as evaluate
+    from .graph import layers as layers
     from .images import Preprocessing as Preprocessing
     from .images import decode as decode
+    from .int8 import Int8Checkpoint as Int8Checkpoint
+    from .int8 import QuantizedCheckpoint as QuantizedCheckpoint
     from .model import Model as Model
     from .model import Prediction as Prediction
     from .model import load as load
-    from .quantized import QuantizedCheckpoint as QuantizedCheckpoint
     from .runtime.quantize import quantize as quantize
     from .zoo import models as models
 
@@ -37,11 +38,12 @@ _HOMES = {
     "Model": "model",
     "Prediction": "model",
     "Preprocessing": "images",
-    "QuantizedCheckpoint": "quantized",
+    "Int8Checkpoint": "int8",
+    "QuantizedCheckpoint": "int8",
     "UserError": "errors",
     "decode": "images",
     "evaluate": "evaluation",
-    "layers": "architecture",
+    "layers": "graph",
     "load": "model",
     "models": "zoo",
     "quantize": "runtime.quantize",

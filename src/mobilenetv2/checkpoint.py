@@ -9,10 +9,7 @@ from __future__ import annotations
 
 import json
 import os
-import threading
-import zlib
 from collections.abc import Mapping
-from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -20,8 +17,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from .architecture import Architecture, Layer, array_shapes
+from .architecture import Architecture
 from .errors import ModelFileError, UserError
+from .files import checksum, in_order, read_safetensors, write_atomically
+from .graph import array_shapes
 from .images import Preprocessing
 from .labels import BACKGROUND
 
@@ -39,7 +38,7 @@ class Checkpoint:
         architecture: Which network.
         arrays: Every array that `array_shapes(architecture)` names, and no other.
         labels: One name a class, or none.
-        preprocessing: What the weights expect of a picture.
+        preprocessing: What the weights expect of an image.
         provenance: Free facts as JSON: where the weights came from, licence, accuracy.
 
     Raises:
@@ -202,130 +201,6 @@ def check_arrays(arrays: Mapping[str, NDArray[Any]], wanted: Mapping[str, tuple[
             problems = [f"values that are not finite, or a negative variance: {_some(broken)}"]
     if problems:
         raise ModelFileError("arrays do not fit the network: " + "; ".join(problems))
-
-
-def fold(
-    checkpoint: Checkpoint, layer: Layer, dtype: type[np.floating[Any]] = np.float64
-) -> tuple[NDArray[Any], NDArray[np.float64]]:
-    """Kernel and bias of one layer with its batch norm folded in, computed in float64.
-
-    w' = w * gamma / sqrt(var + epsilon), b' = beta - mean * gamma / sqrt(var + epsilon).
-
-    Returns:
-        The kernel, shaped as in the checkpoint and rounded to `dtype`, and a bias (out,).
-    """
-    assert layer.weight is not None
-    weight = checkpoint.arrays[layer.weight]
-    if layer.norm is None:
-        bias = checkpoint.arrays[layer.bias] if layer.bias else np.zeros(layer.out_shape[0])
-        return np.asarray(weight, dtype), bias.astype(np.float64)
-    gamma, beta, mean, variance = (
-        checkpoint.arrays[f"{layer.norm}.{name}"].astype(np.float64)
-        for name in ("weight", "bias", "running_mean", "running_var")
-    )
-    scale = gamma / np.sqrt(variance + layer.bn_epsilon)
-    folded = np.empty(weight.shape, dtype)
-    scales = scale.reshape(-1, *[1] * (weight.ndim - 1))
-    np.multiply(weight, scales, folded, dtype=np.float64, casting="same_kind")
-    return folded, beta - mean * scale
-
-
-def unfolded(layer: Layer, weight: NDArray[Any], bias: NDArray[Any]) -> dict[str, FloatArray]:
-    """The arrays of a layer whose batch norm was folded away elsewhere: an identity that adds the
-    bias.
-    """
-    assert layer.weight is not None
-    arrays = {layer.weight: np.ascontiguousarray(weight, np.float32)}
-    if layer.norm is None:
-        assert layer.bias is not None
-        return arrays | {layer.bias: np.ascontiguousarray(bias, np.float32)}
-    count = layer.out_shape[0]
-    identity = (np.ones(count), bias, np.zeros(count), np.full(count, 1 - layer.bn_epsilon))
-    names = ("weight", "bias", "running_mean", "running_var")
-    return arrays | {
-        f"{layer.norm}.{name}": np.asarray(a, np.float32)
-        for name, a in zip(names, identity, strict=True)
-    }
-
-
-def read_safetensors_header(path: Path) -> dict[str, str]:
-    """The free-form header of any safetensors file, without its arrays.
-
-    Raises:
-        ModelFileError: The file is absent, truncated or not safetensors.
-    """
-    from safetensors import safe_open
-
-    try:
-        with safe_open(path, framework="np") as file:
-            return dict(file.metadata() or {})
-    except Exception as error:  # SafetensorError and OSError
-        raise ModelFileError(f"{path}: not a readable safetensors file: {error}") from None
-
-
-def read_safetensors(path: Path) -> tuple[dict[str, str], dict[str, NDArray[Any]]]:
-    """Header and arrays of any safetensors file.
-
-    Raises:
-        ModelFileError: The file is absent, truncated or not safetensors.
-    """
-    from safetensors import safe_open
-
-    if not path.is_file():
-        raise ModelFileError(f"{path}: no such file")
-    try:
-        with safe_open(path, framework="np") as file:
-            header, names = dict(file.metadata() or {}), file.keys()
-            arrays = {name: file.get_tensor(name) for name in names}
-        if any(array.dtype.kind not in "fiub" for array in arrays.values()):
-            raise TypeError  # an extension of NumPy's that some other package has brought along
-        return header, arrays
-    except (TypeError, AttributeError):
-        raise ModelFileError(
-            f"{path}: holds arrays of a type that NumPy lacks, such as bfloat16: save them as float32"
-        ) from None
-    except Exception as error:  # SafetensorError and OSError
-        raise ModelFileError(f"{path}: not a readable safetensors file: {error}") from None
-
-
-def write_atomically(path: Path, content: bytes) -> None:
-    """Writes a file under a temporary name beside it, then renames it over `path`.
-
-    Raises:
-        ModelFileError: The folder is absent or cannot be written to.
-    """
-    temporary = path.with_name(f".{path.name}.{os.getpid()}-{threading.get_ident()}.part")
-    try:
-        with open(temporary, "wb") as file:
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
-    except OSError as error:
-        raise ModelFileError(f"{path}: cannot be written: {error.strerror or error}") from None
-    finally:
-        with suppress(OSError):  # gone, being `path` now, or never made
-            temporary.unlink()
-
-
-def checksum(header: Mapping[str, str], arrays: Mapping[str, NDArray[Any]]) -> str:
-    """CRC-32 over the header's texts and all arrays: against damage, not against forgery."""
-    crc = zlib.crc32(json.dumps([header[name] for name in sorted(header)]).encode())
-    for name in sorted(arrays):
-        array = np.ascontiguousarray(arrays[name])
-        crc = zlib.crc32(f"{name} {array.dtype} {array.shape}".encode(), crc)
-        crc = zlib.crc32(array.data, crc)
-    return f"crc32:{crc:08x}"
-
-
-def in_order(content: bytes) -> bytes:
-    """A safetensors file with its free-form texts sorted, which the library shuffles."""
-    end = 8 + int.from_bytes(content[:8], "little")
-    header = json.loads(content[8:end])
-    header["__metadata__"] = dict(sorted(header["__metadata__"].items()))
-    text = json.dumps(header, separators=(",", ":")).encode()
-    text += b" " * (-len(text) % 8)  # the arrays begin at a multiple of 8
-    return len(text).to_bytes(8, "little") + text + content[end:]
 
 
 def _some(names: list[str], most: int = 4) -> str:

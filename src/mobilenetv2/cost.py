@@ -16,13 +16,14 @@ import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
-from .architecture import Architecture, Layer, layers
+from .architecture import Architecture
 from .errors import ArchitectureError, UserError
+from .graph import Layer, layers
 
 
 @dataclass(frozen=True)
 class LayerCost:
-    """What one layer costs on one picture.
+    """What one layer costs on one image.
 
     Attributes:
         layer: The layer, with its shapes.
@@ -30,8 +31,8 @@ class LayerCost:
         parameters: Trained numbers, batch norm's gamma and beta among them.
         parameters_without_batch_norm: Kernel and bias alone.
         activation_bytes: Size of the output tensor.
-        receptive_field: Side of the square of the picture that one output value depends on, in
-            pixels. It may reach beyond the picture. After a global pool: the longer side.
+        receptive_field: Side of the square of the image that one output value depends on, in
+            pixels. It may reach beyond the image. After a global pool: the longer side.
     """
 
     layer: Layer
@@ -44,7 +45,7 @@ class LayerCost:
 
 @dataclass(frozen=True)
 class Cost:
-    """What a network costs on one picture, layer by layer and in total; units as in `LayerCost`."""
+    """What a network costs on one image, layer by layer and in total; units as in `LayerCost`."""
 
     layers: tuple[LayerCost, ...]
 
@@ -99,12 +100,12 @@ def network_cost(
     width: int | None = None,
     bytes_per_element: int = 4,
 ) -> Cost:
-    """Counts a network on a picture of height x width (default: the architecture's own resolution).
+    """Counts a network on an image of height x width (default: the architecture's own resolution).
 
     Args:
         architecture: Which network.
-        height: Rows of the picture.
-        width: Columns of the picture.
+        height: Rows of the image.
+        width: Columns of the image.
         bytes_per_element: Of an activation: 4 for float32, 2 for the paper's 16 bit, 1 for int8.
 
     Raises:
@@ -156,7 +157,7 @@ def regular_convolution_macs(
 
 
 def receptive_fields(found: Sequence[Layer]) -> dict[str, int]:
-    """Side of the square of the picture that one output value of each layer depends on, in pixels,
+    """Side of the square of the image that one output value of each layer depends on, in pixels,
     by layer name.
 
     A field grows by (kernel - 1) * dilation steps of the grid it looks at; a step is the product of
@@ -195,9 +196,9 @@ def operator_memory(
 
     Args:
         architecture: Which network.
-        height: Rows of the picture; the architecture's own resolution if None.
-        width: Columns of the picture.
-        bytes_per_element: Of an activation; the picture counts as one.
+        height: Rows of the image; the architecture's own resolution if None.
+        width: Columns of the image.
+        bytes_per_element: Of an activation; the image counts as one.
 
     Raises:
         UserError: An argument is out of range; the message names it.
@@ -222,9 +223,9 @@ def bottleneck_memory(
 
     Args:
         architecture: Which network.
-        height: Rows of the picture; the architecture's own resolution if None.
-        width: Columns of the picture.
-        bytes_per_element: Of an activation; the picture counts as one.
+        height: Rows of the image; the architecture's own resolution if None.
+        width: Columns of the image.
+        bytes_per_element: Of an activation; the image counts as one.
         splits: The paper's t-way split: the n inner channels pass in `splits` slices, each of which
             holds (s^2 + s'^2) * ceil(n / splits) elements before and after the depthwise
             convolution. A number of n or more leaves one channel. None leaves the slices out: the

@@ -1,4 +1,4 @@
-"""Labelled pictures: a folder or a .zip with one folder a class, or a CSV list."""
+"""Labelled images: a folder or a .zip with one folder a class, or a CSV list."""
 
 from __future__ import annotations
 
@@ -25,12 +25,12 @@ SPLITS = {
     "validation": "val",
     "test": "test",
 }
-TREE = "CLASS/picture.jpg, or val/CLASS/picture.jpg"
+TREE = "CLASS/image.jpg, or val/CLASS/image.jpg"
 
 
 @dataclass(frozen=True)
 class Sample:
-    """One labelled picture.
+    """One labelled image.
 
     Attributes:
         name: What to call it in a message: its path, or archive.zip/path.
@@ -57,12 +57,12 @@ class Sample:
 
 @dataclass(frozen=True)
 class Dataset:
-    """Labelled pictures and where they are; nothing is decoded yet.
+    """Labelled images and where they are; nothing is decoded yet.
 
     Attributes:
         classes: Their names: of folders in order of their code points ("10" before "2", "B" before
             "a"), of a list in order of its indices, if it has them.
-        samples: The pictures, in order of their paths, or as listed.
+        samples: The images, in order of their paths, or as listed.
         indices: A list's own number of each class, from 0, a background class not counted; () where
             there are none.
         problems: What was left out and why, a line each.
@@ -74,13 +74,13 @@ class Dataset:
     problems: tuple[str, ...] = ()
 
     def summary(self) -> list[dict[str, str | int]]:
-        """How many pictures each class has: rows of class and pictures, empty classes included."""
+        """How many images each class has: rows of class and images, empty classes included."""
         counts = Counter(sample.label for sample in self.samples)
-        return [{"class": name, "pictures": counts[i]} for i, name in enumerate(self.classes)]
+        return [{"class": name, "images": counts[i]} for i, name in enumerate(self.classes)]
 
 
 def read_dataset(source: str | os.PathLike[str], split: str | None = None) -> Dataset:
-    """Finds labelled pictures.
+    """Finds labelled images.
 
     A folder, or a .zip, has one folder a class; all that lies anywhere below it is of that class.
     Above the classes there may be folders train, val (valid, validation) and test, one of them
@@ -93,13 +93,13 @@ def read_dataset(source: str | os.PathLike[str], split: str | None = None) -> Da
         split: Which of train, val and test; None: val if it is there, else test, else everything.
 
     Raises:
-        UserError: Not there, none of the three, no such split, or no labelled picture in it.
+        UserError: Not there, none of the three, no such split, or no labelled image in it.
     """
     found = _find(Path(source))
     dataset = found.dataset(_chosen_splits(found, split))
     if not dataset.samples:
         raise UserError(
-            "; ".join((f"{found.path}: no pictures in class folders ({TREE})", *dataset.problems))
+            "; ".join((f"{found.path}: no images in class folders ({TREE})", *dataset.problems))
         )
     return dataset
 
@@ -108,7 +108,7 @@ def read_splits(source: str | os.PathLike[str]) -> dict[str, Dataset]:
     """Those of train, val and test that a source has, by these names, or all of it as "".
 
     Each has the classes of its own folders or lines alone, and may be empty; that a class has no
-    pictures is not among the problems.
+    images is not among the problems.
 
     Args:
         source: As for `read_dataset`.
@@ -163,13 +163,13 @@ class _Bytes(io.BytesIO):
 
 @dataclass(frozen=True)
 class _Tree:
-    """A folder or archive: folders of the first two levels, and pictures, by the parts of their
+    """A folder or archive: folders of the first two levels, and images, by the parts of their
     paths.
     """
 
     path: Path
     folders: set[tuple[str, ...]]
-    pictures: Mapping[tuple[str, ...], tuple[Path | Archive, str]]
+    images: Mapping[tuple[str, ...], tuple[Path | Archive, str]]
     problems: list[str]
 
     def tops(self) -> list[str]:
@@ -191,7 +191,7 @@ class _Tree:
         )
         number = {name: i for i, name in enumerate(classes)}
         samples, loose = [], []
-        for parts, (source, member) in self.pictures.items():
+        for parts, (source, member) in self.images.items():
             if splits and len(parts) > 1 and parts[0] not in splits:
                 continue
             name = str(self.path.joinpath(*parts))
@@ -204,12 +204,10 @@ class _Tree:
         if beside := [top for top in tops if top not in named] if splits else []:
             problems.append(f"{len(beside)} folders beside the splits left out: {_some(beside)}")
         if loose:
-            problems.append(
-                f"{len(loose)} pictures without a class folder left out: {_some(loose)}"
-            )
+            problems.append(f"{len(loose)} images without a class folder left out: {_some(loose)}")
         if empty and samples and not own:
             problems.append(
-                f"{len(empty)} classes without pictures: {_some([classes[i] for i in empty])}"
+                f"{len(empty)} classes without images: {_some([classes[i] for i in empty])}"
             )
         shown = tuple(name.encode("utf-8", "backslashreplace").decode() for name in classes)
         return Dataset(shown, tuple(samples), (), tuple(problems))
@@ -218,13 +216,13 @@ class _Tree:
 def _from_folder(root: Path) -> _Tree:
     hidden: list[Path] = []
     found, others = find_images(root, hidden)
-    closed = [path for path in found if not _is_picture(path.name)]
+    closed = [path for path in found if not _is_image(path.name)]
     problems = [f"{path}: may not be searched" for path in closed]
     problems += _ignored(others, (path.name for path in hidden))
     folders: set[tuple[str, ...]] = {(top,) for top in _subfolders(root)}
     folders |= {(*top, name) for top in folders for name in _subfolders(root.joinpath(*top))}
-    pictures = {p.relative_to(root).parts: (p, "") for p in found if _is_picture(p.name)}
-    return _Tree(root, folders, pictures, problems)
+    images = {p.relative_to(root).parts: (p, "") for p in found if _is_image(p.name)}
+    return _Tree(root, folders, images, problems)
 
 
 def _subfolders(folder: Path) -> list[str]:
@@ -250,7 +248,7 @@ def _from_archive(path: Path) -> _Tree:
     hidden = [next(filter(is_hidden, p)) for p in split.values() if any(map(is_hidden, p))]
     files = {m: parts for m, parts in seen.items() if not m.endswith(("/", "\\"))}
     tops = {parts[0].lower() for parts in seen.values()}
-    depths = [len(parts) for parts in files.values() if _is_picture(parts[-1])]
+    depths = [len(parts) for parts in files.values() if _is_image(parts[-1])]
     if len(tops) == 1 and not tops & SPLITS.keys() and min(depths, default=0) > 2:  # one wrapper
         seen, files = ({m: parts[1:] for m, parts in of.items()} for of in (seen, files))
     folders = {
@@ -259,13 +257,13 @@ def _from_archive(path: Path) -> _Tree:
         for depth in (1, 2)
         if depth < len(parts) + (member not in files)
     } - {()}
-    pictures = {
+    images = {
         parts: (archive, member)
         for member, parts in sorted(files.items(), key=lambda item: item[1])
-        if _is_picture(parts[-1])
+        if _is_image(parts[-1])
     }
-    others = [Path(*parts) for parts in files.values() if parts not in pictures]
-    return _Tree(path, folders, pictures, _ignored(others, hidden))
+    others = [Path(*parts) for parts in files.values() if parts not in images]
+    return _Tree(path, folders, images, _ignored(others, hidden))
 
 
 @dataclass(frozen=True)
@@ -300,7 +298,7 @@ def _find(path: Path) -> _Tree | _List:
         return _from_list(path)
     if zipfile.is_zipfile(path):
         return _from_archive(path)
-    raise UserError(f"{path}: neither a folder, a .zip nor a .csv list of labelled pictures")
+    raise UserError(f"{path}: neither a folder, a .zip nor a .csv list of labelled images")
 
 
 def _splits(found: _Tree | _List) -> list[str]:
@@ -364,7 +362,7 @@ def _entry(
     return path.parent / row["file"], (int(number), name), split
 
 
-def _is_picture(name: str) -> bool:
+def _is_image(name: str) -> bool:
     return Path(name).suffix.lower() in SUFFIXES
 
 
@@ -372,7 +370,7 @@ def _ignored(others: Iterable[Path], hidden: Iterable[str]) -> list[str]:
     kinds = Counter(path.suffix.lower() or "no ending" for path in others)
     listed = ", ".join(f"{kind} ({count})" for kind, count in sorted(kinds.items()))
     names = sorted(set(hidden))
-    return [f"ignored {kinds.total()} files that are not pictures by name: {listed}"] * bool(
+    return [f"ignored {kinds.total()} files that are not images by name: {listed}"] * bool(
         kinds
     ) + [f"hidden files and folders left out: {_some(names)}"] * bool(names)
 

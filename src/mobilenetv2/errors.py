@@ -14,7 +14,7 @@ class ModelFileError(UserError):
 
 
 class ImageError(UserError):
-    """A picture that cannot be decoded."""
+    """An image that cannot be decoded."""
 
 
 class MissingExtraError(UserError):

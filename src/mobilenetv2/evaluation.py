@@ -1,4 +1,4 @@
-"""How right a model is on labelled pictures, and how sure it may be."""
+"""How right a model is on labelled images, and how sure it may be."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ SHOWN = 32
 
 
 class Answer(NamedTuple):
-    """What was said of one picture: the class and its probability, how many classes were more
+    """What was said of one image: the class and its probability, how many classes were more
     probable than the right one, and the right one's negative log likelihood in nats.
     """
 
@@ -41,19 +41,19 @@ class Answer(NamedTuple):
 
 @dataclass(frozen=True)
 class ClassResult:
-    """One class of the dataset: its name there, the model's index for it, its pictures, and how
+    """One class of the dataset: its name there, the model's index for it, its images, and how
     many of them were called it.
     """
 
     label: str
     index: int
-    pictures: int
+    images: int
     right: int
 
 
 @dataclass(frozen=True)
 class Mistake:
-    """A picture called something else: what it is, what was said, and with which probability."""
+    """An image called something else: what it is, what was said, and with which probability."""
 
     sample: Sample
     truth: str
@@ -69,7 +69,7 @@ class Scores:
         top1: Percent whose class is the most probable.
         top5: Percent whose class is among the five most probable (all, of fewer classes).
         ece: Expected calibration error, 0..1: how far the probability of the answer is from the
-            share of right ones, in 15 equal bins of probability, weighted by their pictures.
+            share of right ones, in 15 equal bins of probability, weighted by their images.
         nll: Mean negative log likelihood of the right class, in nats.
     """
 
@@ -84,8 +84,8 @@ class Evaluation:
     """What `evaluate` found.
 
     Attributes:
-        scores: Of all pictures that could be read.
-        pictures: How many those are.
+        scores: Of all images that could be read.
+        images: How many those are.
         skipped: The errors of those that could not be read.
         classes: One by one, in the dataset's order, empty ones included; one that is empty and
             that the model lacks has the index -1.
@@ -95,7 +95,7 @@ class Evaluation:
     """
 
     scores: Scores
-    pictures: int
+    images: int
     skipped: tuple[ImageError, ...]
     classes: tuple[ClassResult, ...]
     labels: tuple[str, ...]
@@ -108,7 +108,7 @@ def evaluate(
     dataset: Dataset,
     advance: Callable[[Sample, ImageError | None], object] | None = None,
 ) -> Evaluation:
-    """Runs a model on every picture of a dataset.
+    """Runs a model on every image of a dataset.
 
     The dataset's classes are found among the model's labels by name: the same; else the same but
     for case, spaces and underscores; else the same up to the first comma, where lists of synonyms
@@ -118,10 +118,10 @@ def evaluate(
     Args:
         model: A classifier.
         dataset: From `datasets.read_dataset`.
-        advance: Called after each picture, with its error if it could not be read.
+        advance: Called after each image, with its error if it could not be read.
 
     Raises:
-        UserError: The model is not a classifier or lacks a class of the dataset, or no picture
+        UserError: The model is not a classifier or lacks a class of the dataset, or no image
             could be read.
     """
     model.check_classifies()
@@ -138,7 +138,7 @@ def evaluate(
     answers: list[Answer] = []
     skipped: list[ImageError] = []
     mistakes: list[Mistake] = []
-    with closing(model.map_pictures(dataset.samples, judged, Sample.open)) as found:
+    with closing(model.map_images(dataset.samples, judged, Sample.open)) as found:
         for sample, answer in found:
             if advance:
                 advance(sample, answer if isinstance(answer, ImageError) else None)
@@ -151,7 +151,7 @@ def evaluate(
                 name = dataset.classes[sample.label]
                 mistakes.append(Mistake(sample, name, names[answer.said], answer.probability))
     if not answers:
-        raise UserError(f"none of the {len(skipped)} pictures could be read: {skipped[0]}")
+        raise UserError(f"none of the {len(skipped)} images could be read: {skipped[0]}")
     return Evaluation(
         score(answers),
         len(answers),
@@ -167,7 +167,7 @@ def evaluate(
 
 
 def judge(logits: NDArray[np.float32], truth: int) -> Answer:
-    """One picture's logits (classes,) beside its class; of equal ones the first counts as most
+    """One image's logits (classes,) beside its class; of equal ones the first counts as most
     probable.
     """
     shifted = logits.astype(np.float64) - logits.max()
@@ -178,7 +178,7 @@ def judge(logits: NDArray[np.float32], truth: int) -> Answer:
 
 
 def score(answers: Sequence[Answer]) -> Scores:
-    """Sums up the answers to at least one picture."""
+    """Sums up the answers to at least one image."""
     sure = np.array([answer.probability for answer in answers])
     ranks = np.array([answer.rank for answer in answers])
     bins = np.clip(np.ceil(sure * BINS).astype(int) - 1, 0, BINS - 1)
@@ -253,11 +253,11 @@ KEYS: tuple[Callable[[str], str], ...] = (
 
 
 def contact_sheet(mistakes: Sequence[Mistake]) -> Image:
-    """The first 32 mistakes as one picture, 8 a row, each above what it is, what was said instead,
+    """The first 32 mistakes as one image, 8 a row, each above what it is, what was said instead,
     and with which probability.
 
     Raises:
-        ImageError: One of the pictures can no longer be read.
+        ImageError: One of the images can no longer be read.
     """
     from PIL import Image, ImageDraw, ImageFont
 
@@ -267,11 +267,11 @@ def contact_sheet(mistakes: Sequence[Mistake]) -> Image:
     draw, font = ImageDraw.Draw(sheet), ImageFont.load_default(11)
     for i, mistake in enumerate(shown):
         x, y = i % COLUMNS * TILE, i // COLUMNS * (TILE + CAPTION)
-        picture = decode(mistake.sample.open())
-        scale = (TILE - 4) / max(picture.size)
-        size = [max(1, round(side * scale)) for side in picture.size]
-        picture = picture.resize((size[0], size[1]), Image.Resampling.BICUBIC)
-        sheet.paste(picture, (x + (TILE - picture.width) // 2, y + (TILE - picture.height) // 2))
+        image = decode(mistake.sample.open())
+        scale = (TILE - 4) / max(image.size)
+        size = [max(1, round(side * scale)) for side in image.size]
+        image = image.resize((size[0], size[1]), Image.Resampling.BICUBIC)
+        sheet.paste(image, (x + (TILE - image.width) // 2, y + (TILE - image.height) // 2))
         lines = (mistake.truth, f"-> {mistake.said}", f"{mistake.probability:.2f}")
         room = TILE - 4 - draw.textlength(lines[2] + " ", font)
         draw.text((x + 2, y + TILE), _cut(lines[0], TILE - 4, draw, font), "black", font)

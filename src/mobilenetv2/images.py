@@ -1,4 +1,4 @@
-"""Pictures in: any file Pillow opens becomes upright 8-bit RGB, and `Preprocessing` makes it what
+"""Images in: any file Pillow opens becomes upright 8-bit RGB, and `Preprocessing` makes it what
 the weights expect.
 
 The same decoding and the same `Preprocessing` serve prediction, evaluation, calibration and
@@ -34,16 +34,14 @@ TURNS = {  # EXIF orientation -> what puts the stored pixels upright, a member o
 }
 IMAGENET_MEAN = (0.485, 0.456, 0.406)  # of red, green and blue in 0..1; torchvision, timm
 IMAGENET_STD = (0.229, 0.224, 0.225)
-MAX_RESIZED_PIXELS = (
-    1 << 25
-)  # a resized picture larger than this is resized only where the crop lies
-PILLOW_LIMIT_FACTOR = 2  # Pillow refuses pictures of more than twice Image.MAX_IMAGE_PIXELS
+MAX_RESIZED_PIXELS = 1 << 25  # a resized image larger than this is resized only where the crop lies
+PILLOW_LIMIT_FACTOR = 2  # Pillow refuses images of more than twice Image.MAX_IMAGE_PIXELS
 
 _pillow_limit = threading.Lock()
 
 
 def decode(source: str | os.PathLike[str] | IO[bytes], *, max_pixels: int | None = None) -> Image:
-    """Reads one picture as upright 8-bit RGB.
+    """Reads one image as upright 8-bit RGB.
 
     The stored orientation is applied, alpha is dropped, palettes, grey, 1 bit and CMYK become RGB,
     16-bit values keep their high byte, floats from 0 to 1 are scaled to 0..255, and of an animation
@@ -51,14 +49,14 @@ def decode(source: str | os.PathLike[str] | IO[bytes], *, max_pixels: int | None
 
     Args:
         source: A file name or an open binary file.
-        max_pixels: Refuse pictures of more pixels than this. Default: Pillow's own limit (about 179
+        max_pixels: Refuse images of more pixels than this. Default: Pillow's own limit (about 179
             million).
 
     Returns:
         A `PIL.Image.Image` of mode "RGB"; `numpy.asarray` of it is (height, width, 3) uint8.
 
     Raises:
-        ImageError: Not a picture, damaged, or too large; the message names the file.
+        ImageError: Not an image, damaged, or too large; the message names the file.
     """
     from PIL import Image, UnidentifiedImageError
 
@@ -78,7 +76,7 @@ def decode(source: str | os.PathLike[str] | IO[bytes], *, max_pixels: int | None
             f"{name}: more than {limit} pixels; raise the limit with max_pixels (--max-pixels) if that is right"
         ) from None
     except UnidentifiedImageError:
-        raise ImageError(f"{name}: not a picture, or of a kind that Pillow cannot read") from None
+        raise ImageError(f"{name}: not an image, or of a kind that Pillow cannot read") from None
     except FileNotFoundError:
         raise ImageError(f"{name}: no such file") from None
     except MemoryError:
@@ -109,17 +107,17 @@ def _open(source: str | os.PathLike[str] | IO[bytes], max_pixels: int | None) ->
 
 
 def _upright_rgb(image: Image) -> Image:
-    """Any picture of Pillow's as `decode` promises it; what has passed once passes unchanged."""
+    """Any image of Pillow's as `decode` promises it; what has passed once passes unchanged."""
     from PIL import Image
 
     if 0 in image.size:
-        raise ImageError(f"a picture of {image.width}x{image.height} has no pixels")
+        raise ImageError(f"an image of {image.width}x{image.height} has no pixels")
     image.load()
     turn = TURNS.get(_orientation(image))
     image = _to_rgb(image)
     if turn:
         image = image.transpose(Image.Transpose[turn])
-        image.info = {}  # the orientation is in it, and would turn the picture again
+        image.info = {}  # the orientation is in it, and would turn the image again
     return image
 
 
@@ -164,16 +162,16 @@ def _deep_to_rgb(image: Image) -> Image:
 
 @dataclass(frozen=True, kw_only=True)
 class Preprocessing:
-    """What the weights expect of a picture. Belongs to the weights and travels in their file.
+    """What the weights expect of an image. Belongs to the weights and travels in their file.
 
     Attributes:
         size: (height, width) of the result.
         resize: "short_side": scale until the crop divided by `crop_fraction` is just covered, then
-            cut the centre; "stretch": the whole picture to `size`, its aspect not kept.
-        crop_fraction: Side of the crop over side of the resized picture: 0.875 is 224 out of 256.
+            cut the centre; "stretch": the whole image to `size`, its aspect not kept.
+        crop_fraction: Side of the crop over side of the resized image: 0.875 is 224 out of 256.
         interpolation: Pillow's filter, which averages when it shrinks: "nearest", "bilinear",
             "bicubic", "lanczos".
-        mean: Subtracted from each channel after scaling to 0..1. One number means a grey picture.
+        mean: Subtracted from each channel after scaling to 0..1. One number means a grey image.
         std: Then divided by. Mean and std of 0.5 give -1..1.
 
     Raises:
@@ -223,10 +221,10 @@ class Preprocessing:
         return len(self.mean)
 
     def __call__(self, image: Image | NDArray[np.uint8]) -> NDArray[np.uint8]:
-        """One picture -> pixels (height, width, channels) uint8, not yet normalised.
+        """One image -> pixels (height, width, channels) uint8, not yet normalised.
 
         Args:
-            image: What `decode` gives, another picture of Pillow's, which is treated alike, or (H,
+            image: What `decode` gives, another image of Pillow's, which is treated alike, or (H,
                 W, 3) uint8 RGB.
 
         Raises:
@@ -251,7 +249,7 @@ class Preprocessing:
                 if (rows, columns) != (image.height, image.width):
                     image = image.resize((columns, rows), filter_)
                 image = center_crop(image, height, width)
-            else:  # needle-shaped: the same picture, computed only inside the crop
+            else:  # needle-shaped: the same image, computed only inside the crop
                 top, left = crop_offset(rows, height), crop_offset(columns, width)
                 y, x = image.height / rows, image.width / columns
                 box = (left * x, top * y, (left + width) * x, (top + height) * y)
@@ -262,7 +260,7 @@ class Preprocessing:
         return pixels.reshape(height, width, self.channels)
 
     def resized(self, height: int, width: int) -> tuple[int, int]:
-        """Size of the picture before the crop: torchvision's `Resize`, extended to crops that are
+        """Size of the image before the crop: torchvision's `Resize`, extended to crops that are
         not square.
         """
         rows, columns = (round(side / self.crop_fraction) for side in self.size)
@@ -316,13 +314,13 @@ def crop_offset(size: int, crop: int) -> int:
     """First row of the middle `crop` of `size` rows, halves rounded to even; negative where the
     crop is larger.
 
-    torchvision's `center_crop`: what lies outside the picture is black.
+    torchvision's `center_crop`: what lies outside the image is black.
     """
     return round((size - crop) / 2) if crop <= size else -((crop - size) // 2)
 
 
 def center_crop(image: Image, height: int, width: int) -> Image:
-    """The middle (height, width) of a picture, with black where it is smaller; torchvision's rule
+    """The middle (height, width) of an image, with black where it is smaller; torchvision's rule
     to the pixel.
     """
     top, left = crop_offset(image.height, height), crop_offset(image.width, width)
@@ -330,17 +328,17 @@ def center_crop(image: Image, height: int, width: int) -> Image:
 
 
 def find_images(folder: Path, hidden: list[Path] | None = None) -> tuple[list[Path], list[Path]]:
-    """Pictures below a folder by the ending of their names, and the other files, both sorted by
+    """Images below a folder by the ending of their names, and the other files, both sorted by
     path.
 
     Hidden files and folders (a leading dot, `__MACOSX`, `@eaDir`) are left out of both, and
-    appended to `hidden`. A folder that may not be searched stands among the pictures, so that
+    appended to `hidden`. A folder that may not be searched stands among the images, so that
     whoever decodes them is told."""
     closed: list[OSError] = []
     found = sorted(_walk(folder, closed, [] if hidden is None else hidden))
-    pictures = [path for path in found if path.suffix.lower() in SUFFIXES]
+    images = [path for path in found if path.suffix.lower() in SUFFIXES]
     others = [path for path in found if path.suffix.lower() not in SUFFIXES]
-    return sorted(pictures + [Path(error.filename) for error in closed]), others
+    return sorted(images + [Path(error.filename) for error in closed]), others
 
 
 def _walk(folder: Path, closed: list[OSError], hidden: list[Path]) -> Iterator[Path]:
@@ -367,6 +365,6 @@ def _from_array(array: NDArray[np.uint8]) -> Image:
 
     if array.dtype != np.uint8 or array.ndim != 3 or array.shape[2] != 3 or array.size == 0:
         raise ImageError(
-            f"a picture as an array must be (H, W, 3) uint8 RGB, not {array.shape} {array.dtype}"
+            f"an image as an array must be (H, W, 3) uint8 RGB, not {array.shape} {array.dtype}"
         )
     return Image.fromarray(array)

@@ -1,4 +1,4 @@
-"""The public face: `load` a model by file or name, then classify pictures with it. No PyTorch."""
+"""The public face: `load` a model by file or name, then classify images with it. No PyTorch."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from .runtime import Engine
 if TYPE_CHECKING:
     from PIL.Image import Image
 
-    from .quantized import AnyCheckpoint
+    from .int8 import AnyCheckpoint
 
 Source = TypeVar("Source")
 Answer = TypeVar("Answer")
@@ -41,7 +41,7 @@ class Model:
     """A checkpoint ready to run.
 
     Args:
-        checkpoint: The model; a `QuantizedCheckpoint` runs in integers.
+        checkpoint: The model; a `Int8Checkpoint` runs in integers.
         threads: Threads of the network; None: the processors this process may use.
         isa: As for `runtime.Engine`: "scalar", "avx2", "avx512"; None: the best of this machine.
 
@@ -69,7 +69,7 @@ class Model:
 
     def features(self, images: NDArray[np.uint8]) -> NDArray[np.float32]:
         """As the call, up to the classifier layer -> (N, channels) float32, the average of the last
-        map: a description of each picture that a search or a classifier of one's own can stand on.
+        map: a description of each image that a search or a classifier of one's own can stand on.
 
         Raises:
             UserError: As for the call, and where the model is not a classifier.
@@ -77,22 +77,22 @@ class Model:
         return self.engine.features(images)
 
     def classify(
-        self, picture: str | os.PathLike[str] | Image | NDArray[np.uint8], top: int = 5
+        self, image: str | os.PathLike[str] | Image | NDArray[np.uint8], top: int = 5
     ) -> list[Prediction]:
-        """The `top` most probable classes of one picture, best first; all of them where there are
+        """The `top` most probable classes of one image, best first; all of them where there are
         fewer.
 
         Args:
-            picture: A file name, a PIL picture, or (H, W, 3) uint8 RGB.
+            image: A file name, a PIL image, or (H, W, 3) uint8 RGB.
             top: How many, at least 1.
 
         Raises:
-            ImageError: The picture cannot be decoded.
+            ImageError: The image cannot be decoded.
             UserError: The model is not a classifier, or `top` is below 1.
         """
         self._check(top)
-        image = decode(picture) if isinstance(picture, str | os.PathLike) else picture
-        pixels = self.checkpoint.preprocessing(image)
+        decoded = decode(image) if isinstance(image, str | os.PathLike) else image
+        pixels = self.checkpoint.preprocessing(decoded)
         return self._best(self(pixels[None])[0], top)
 
     def classify_files(
@@ -101,7 +101,7 @@ class Model:
         """Classifies many files; one that cannot be read yields its error.
 
         As many workers as the engine has threads, each of which reads a few files and runs them on
-        its own thread: faster than one picture on all threads.
+        its own thread: faster than one image on all threads.
 
         Args:
             paths: The files, in the order of the answers; taken as the work goes on.
@@ -113,10 +113,10 @@ class Model:
         def best(path: Path, logits: NDArray[np.float32]) -> list[Prediction]:
             return self._best(logits, top)
 
-        with closing(self.map_pictures(paths, best, max_pixels=max_pixels)) as answers:
+        with closing(self.map_images(paths, best, max_pixels=max_pixels)) as answers:
             yield from answers
 
-    def map_pictures(
+    def map_images(
         self,
         sources: Iterable[Source],
         use: Callable[[Source, NDArray[np.float32]], Answer],
@@ -124,10 +124,10 @@ class Model:
         *,
         max_pixels: int | None = None,
     ) -> Generator[tuple[Source, Answer | ImageError], None, None]:
-        """Runs many pictures on several workers, as `classify_files` does.
+        """Runs many images on several workers, as `classify_files` does.
 
         Args:
-            sources: Whatever stands for a picture, in the order of the answers; taken as the work
+            sources: Whatever stands for an image, in the order of the answers; taken as the work
                 goes on.
             use: Called with each source and its logits (classes,), on the worker's thread.
             opened: What `images.decode` reads for a source, also on the worker's thread; may raise
@@ -140,18 +140,18 @@ class Model:
 
         def prepared(source: Source) -> NDArray[np.uint8] | ImageError:
             try:
-                picture = decode(opened(source), max_pixels=max_pixels)
-                return self.checkpoint.preprocessing(picture)
+                image = decode(opened(source), max_pixels=max_pixels)
+                return self.checkpoint.preprocessing(image)
             except ImageError as error:
                 return error
 
         def answers(group: list[Source], alone: bool) -> list[Answer | ImageError]:
-            pictures = [prepared(source) for source in group]
-            pixels = [picture for picture in pictures if not isinstance(picture, ImageError)]
+            images = [prepared(source) for source in group]
+            pixels = [image for image in images if not isinstance(image, ImageError)]
             logits = iter(self.engine(np.stack(pixels), alone) if pixels else ())
             return [
-                picture if isinstance(picture, ImageError) else use(source, next(logits))
-                for source, picture in zip(group, pictures)
+                image if isinstance(image, ImageError) else use(source, next(logits))
+                for source, image in zip(group, images)
             ]
 
         waiting = iter(sources)
@@ -205,7 +205,7 @@ def load(
     threads: int | None = None,
     isa: str | None = None,
     *,
-    integers: bool = True,
+    int8: bool = True,
 ) -> Model:
     """A model by file (any format that `formats.read` knows) or by a name of
     `mobilenetv2.models()`.
@@ -214,7 +214,7 @@ def load(
         name: The file or name.
         threads: As for `Model`.
         isa: As for `Model`.
-        integers: A quantised .tflite file runs in integers; False turns its weights into floats.
+        int8: A quantised .tflite file runs in int8; False turns its weights into floats.
 
     Raises:
         ModelFileError: Neither a readable model file nor a known name.
@@ -224,5 +224,5 @@ def load(
     from .formats import open_checkpoint
 
     file = Path(name) if isinstance(name, os.PathLike) else name
-    checkpoint = open_checkpoint(file, integers=integers)
+    checkpoint = open_checkpoint(file, int8=int8)
     return Model(checkpoint, threads, isa)

@@ -21,8 +21,9 @@ from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from decimal import ROUND_DOWN, ROUND_HALF_UP, Decimal
 
-from .architecture import V1, Architecture, layers
+from .architecture import V1, Architecture
 from .cost import Cost, network_cost, regular_convolution_macs
+from .graph import layers
 
 VERDICTS = ("match", "irreproducible", "quoted", "off")
 TOLERANCE = 0.015
@@ -174,7 +175,7 @@ NETWORKS = {  # those of the tables that this package describes
     "MNet V2*": Architecture(),
 }
 TABLE_7_SIDE = 513
-MULTI_SCALES = (0.5, 0.75, 1.0, 1.25, 1.5, 1.75)  # Appendix B; each picture also mirrored
+MULTI_SCALES = (0.5, 0.75, 1.0, 1.25, 1.5, 1.75)  # Appendix B; each image also mirrored
 
 
 @dataclass(frozen=True)

@@ -22,8 +22,8 @@ os.environ["HF_HUB_OFFLINE"] = "1"  # nothing is fetched
 
 import torch
 from comparing import COLUMNS, TOLERANCE, Row
+from image_peers import check_images
 from keras_peer import check_keras
-from picture_peers import check_pictures
 from pytorch_peers import check_timm, check_torchvision, check_transformers
 
 PACKAGES = (
@@ -42,7 +42,7 @@ CHECKS: dict[str, Callable[[Path], Iterator[Row]]] = {
     "timm": check_timm,
     "transformers": check_transformers,
     "keras": check_keras,
-    "pictures": check_pictures,
+    "images": check_images,
 }
 
 

@@ -50,7 +50,7 @@ class Row:
 
 @dataclass(frozen=True)
 class Case:
-    """A model of a package, and its answer (N, classes) or (N, H, W, C) to pictures (N, H, W,
+    """A model of a package, and its answer (N, classes) or (N, H, W, C) to images (N, H, W,
     channels).
     """
 
@@ -59,8 +59,8 @@ class Case:
     answer: Callable[[Array], Array]
     channels: int = 3
 
-    def pictures(self, size: Size) -> Array:
-        """A seeded normalised picture (1, height, width, channels) float32."""
+    def images(self, size: Size) -> Array:
+        """A seeded normalised image (1, height, width, channels) float32."""
         noise = np.random.default_rng(size).standard_normal((1, *size, self.channels))
         return np.clip(noise, -3, 3).astype(np.float32)
 
@@ -70,7 +70,7 @@ class Case:
 
     def same(self, format_: str, what: str, ours: Callable[[Array], Array], size: Size) -> Row:
         """Whether `ours` gives this model's answer at a size."""
-        x = self.pictures(size)
+        x = self.images(size)
         try:
             difference, allowed = distance(ours(x), self.answer(x))
         except Exception as error:
@@ -122,7 +122,7 @@ def controls(case: Case, path: Path, format_: str) -> Iterator[Row]:
     """The comparison must notice the other padding rule and the other epsilon, or it proves
     nothing.
     """
-    x = case.pictures(SQUARE)
+    x = case.images(SQUARE)
     theirs = case.answer(x)
     checkpoint = read(path)
     a = checkpoint.architecture

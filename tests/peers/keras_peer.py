@@ -126,7 +126,7 @@ def trained(folder: Path, keras: Any) -> Iterator[Row]:
     model.compile("adam", keras.losses.SparseCategoricalCrossentropy(from_logits=True))
     case = Case("keras", "one step of Adam, 4 classes", answer(model))
     with torch.enable_grad():
-        model.train_on_batch(np.concatenate([case.pictures(SQUARE)] * 2), np.array([0, 3]))
+        model.train_on_batch(np.concatenate([case.images(SQUARE)] * 2), np.array([0, 3]))
     for format_, path in save_three(model, folder, "trained").items():
         yield from compare(case, path, format_, (SQUARE,))
 

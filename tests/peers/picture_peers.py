@@ -28,10 +28,10 @@ RESIZED = (
 )
 
 
-def check_pictures(folder: Path) -> Iterator[Row]:
+def check_images(folder: Path) -> Iterator[Row]:
     """Every pair of sides through every preset; noise, so that a shift of one pixel shows.
 
-    Needle-shaped pictures, which we resize only inside the crop, may differ by rounding: one level
+    Needle-shaped images, which we resize only inside the crop, may differ by rounding: one level
     of 255."""
     from timm.data import create_transform
     from torchvision.transforms import CenterCrop, Compose, InterpolationMode, Resize
@@ -81,7 +81,7 @@ def pixels(
     sizes: tuple[tuple[int, int], ...] = SIZES,
     most: int = 0,
 ) -> Row:
-    """One way to cut pictures, compared over sizes; `most` is the difference allowed, of 255."""
+    """One way to cut images, compared over sizes; `most` is the difference allowed, of 255."""
     worst = 0
     for height, width in sizes:
         noise = np.random.default_rng((height, width)).integers(
@@ -91,24 +91,22 @@ def pixels(
         a, b = as_array(ours(image)), as_array(theirs(image))
         if a.shape != b.shape:
             verdict = f"FAIL: {height} x {width}: ours is {a.shape}, theirs {b.shape}"
-            return Row(package, name, "PIL pictures", interpolation, None, verdict)
+            return Row(package, name, "PIL images", interpolation, None, verdict)
         worst = max(worst, int(np.abs(a.astype(int) - b.astype(int)).max()))
         if worst > most:
             return Row(
                 package,
                 name,
-                "PIL pictures",
+                "PIL images",
                 interpolation,
                 worst,
                 f"FAIL: first at {height} x {width}",
             )
     verdict = "within a level" if most else "identical"
-    return Row(
-        package, name, "PIL pictures", interpolation, worst, f"{verdict}, {len(sizes)} sizes"
-    )
+    return Row(package, name, "PIL images", interpolation, worst, f"{verdict}, {len(sizes)} sizes")
 
 
-def as_array(picture: Any) -> Array:
-    """(height, width, 3) uint8 of a PIL picture, an array, or a uint8 tensor of PyTorch's layout."""
-    array = np.asarray(picture)
+def as_array(image: Any) -> Array:
+    """(height, width, 3) uint8 of a PIL image, an array, or a uint8 tensor of PyTorch's layout."""
+    array = np.asarray(image)
     return array.transpose(1, 2, 0) if array.shape[0] == 3 and array.shape[2] != 3 else array

@@ -121,7 +121,7 @@ def modules_load_theirs(case: Case, model: nn.Module, width: float) -> Iterator[
 
 
 def check_timm(folder: Path) -> Iterator[Row]:
-    """All models of timm, one without its head, and one for grey pictures."""
+    """All models of timm, one without its head, and one for grey images."""
     import timm
 
     for seed, name in enumerate(timm.list_models("mobilenetv2_*")):
@@ -230,7 +230,7 @@ def without_config(case: Case, path: Path) -> Iterator[Row]:
 
 
 def named_labels(folder: Path, kind: Any) -> Iterator[Row]:
-    """Labels and picture size come from the config."""
+    """Labels and image size come from the config."""
     names = {0: "cat", 1: "dog", 2: "newt"}
     options = {
         "id2label": names,
@@ -244,7 +244,7 @@ def named_labels(folder: Path, kind: Any) -> Iterator[Row]:
 
 
 def enlarged(small: Callable[[Array], Array]) -> Callable[[Array], Array]:
-    """Segmentation logits at the picture's size, corners aligned."""
+    """Segmentation logits at the image's size, corners aligned."""
 
     def large(x: Array) -> Array:
         maps = torch.from_numpy(small(x)).permute(0, 3, 1, 2)

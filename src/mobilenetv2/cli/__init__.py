@@ -27,7 +27,7 @@ from .train import train
 @click.version_option(package_name="mobilenetv2")
 def main() -> None:
     """MobileNetV2, complete: count it, convert published weights, quantise them, train, classify
-    pictures, measure how right and how fast it is.
+    images, measure how right and how fast it is.
 
     Results go to stdout, progress and complaints to stderr. Exit codes: 0 done; 1 it ran, but a
     check failed or some inputs could not be read; 2 wrong usage, a missing file or a missing extra;

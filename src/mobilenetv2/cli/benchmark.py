@@ -19,7 +19,7 @@ from .output import format_option, write_json, write_rows
     help="Threads of the network.  [default: the processors this process may use]",
 )
 @click.option(
-    "--batch", default=1, show_default=True, type=click.IntRange(min=1), help="Pictures a call."
+    "--batch", default=1, show_default=True, type=click.IntRange(min=1), help="Images a call."
 )
 @resolution_option("what the model was made for")
 @click.option(
@@ -45,7 +45,7 @@ def benchmark(
 ) -> None:
     """Measure how fast a model runs on this machine.
 
-    Each call takes random pictures, after a warm-up. "macs" are multiply-adds of one picture, as
+    Each call takes random images, after a warm-up. "macs" are multiply-adds of one image, as
     `cost` counts them; "gmacs per second" are thousand millions of them. "peak" is what one core
     reaches in registers alone, measured too, times the threads; more threads than cores make it
     too high.

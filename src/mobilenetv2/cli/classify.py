@@ -1,4 +1,4 @@
-"""`mobilenetv2 classify`: pictures in, classes out."""
+"""`mobilenetv2 classify`: images in, classes out."""
 
 from __future__ import annotations
 
@@ -32,21 +32,21 @@ class _Inputs:
 @click.argument("paths", nargs=-1, required=True, metavar="PATH...")
 @model_option
 @click.option(
-    "--top", default=5, show_default=True, type=click.IntRange(min=1), help="Classes a picture."
+    "--top", default=5, show_default=True, type=click.IntRange(min=1), help="Classes an image."
 )
 @click.option(
     "--max-pixels",
     type=click.IntRange(min=1),
-    help="Refuse larger pictures.  [default: about 179 million]",
+    help="Refuse larger images.  [default: about 179 million]",
 )
 @format_option
 def classify(
     paths: Sequence[str], model_name: str, top: int, max_pixels: int | None, format_: str
 ) -> int:
-    """Say what is on pictures.
+    """Say what is on images.
 
-    PATH is a picture, a folder (searched with its subfolders), a pattern such as 'photos/*.jpg', or
-    - for a list of files on stdin, one a line. Pictures that cannot be read are named on stderr,
+    PATH is an image, a folder (searched with its subfolders), a pattern such as 'photos/*.jpg', or
+    - for a list of files on stdin, one a line. Images that cannot be read are named on stderr,
     the others are answered, and the exit code is 1."""
     import warnings
 
@@ -55,7 +55,7 @@ def classify(
 
     warnings.filterwarnings(
         "ignore", module="PIL"
-    )  # of large pictures and odd EXIF; what fails is an error
+    )  # of large images and odd EXIF; what fails is an error
     inputs = _collect(paths)
     for problem in inputs.problems:
         click.echo(problem, err=True)
@@ -64,11 +64,11 @@ def classify(
             f"{suffix or 'no ending'} ({count})" for suffix, count in sorted(inputs.ignored.items())
         )
         click.echo(
-            f"ignored {inputs.ignored.total()} files that are not pictures by name: {kinds}",
+            f"ignored {inputs.ignored.total()} files that are not images by name: {kinds}",
             err=True,
         )
     if not inputs.files:
-        raise click.UsageError("no pictures to classify")
+        raise click.UsageError("no images to classify")
     model = load(model_name)
     failed = len(inputs.problems)
 
@@ -130,11 +130,11 @@ def _collect(paths: Sequence[str]) -> _Inputs:
         if name == "-":
             inputs.files += [Path(line.rstrip("\r\n")) for line in sys.stdin if line.strip()]
         elif Path(name).is_dir():
-            pictures, others = find_images(Path(name))
-            inputs.files += pictures
+            images, others = find_images(Path(name))
+            inputs.files += images
             inputs.ignored.update(path.suffix.lower() for path in others)
-            if not pictures:
-                inputs.problems.append(f"{name}: no pictures in this folder")
+            if not images:
+                inputs.problems.append(f"{name}: no images in this folder")
         elif Path(name).exists():
             inputs.files.append(Path(name))
         elif matches := [Path(match) for match in sorted(glob.glob(name, recursive=True))]:

@@ -37,7 +37,7 @@ def convert(
         raise click.UsageError(f"OUT must end in .safetensors, not {target.name!r}")
     if not target.parent.is_dir():
         raise ModelFileError(f"{target}: the folder {target.parent} does not exist")
-    checkpoint = open_checkpoint(source, integers=not floats)
+    checkpoint = open_checkpoint(source, int8=not floats)
     if labels is not None:
         checkpoint = replace(
             checkpoint, labels=read_labels(labels, checkpoint.architecture.classes)

@@ -131,7 +131,7 @@ def _print_cost(
     from ..cost import network_cost
 
     counted = network_cost(architecture, *size, bytes_per_element=bytes_)
-    title = f"width {architecture.width_mult:g}, picture {size[0]}x{size[1]} (macs: multiply-adds)"
+    title = f"width {architecture.width_mult:g}, image {size[0]}x{size[1]} (macs: multiply-adds)"
     write_rows(_cost_rows(counted, each), COLUMNS, format_, title)
     if format_ == "table":
         write_rows(_peak_rows(architecture, size, bytes_), ("peak memory", "bytes", "at"), format_)

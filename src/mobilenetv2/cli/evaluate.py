@@ -1,4 +1,4 @@
-"""`mobilenetv2 evaluate`: how right a model is on labelled pictures."""
+"""`mobilenetv2 evaluate`: how right a model is on labelled images."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from ..errors import ImageError
     from ..evaluation import Evaluation
 
-COLUMNS = ("class", "index", "pictures", "right", "percent")
+COLUMNS = ("class", "index", "images", "right", "percent")
 
 
 @click.command()
@@ -31,16 +31,16 @@ COLUMNS = ("class", "index", "pictures", "right", "percent")
 @click.option(
     "--mistakes",
     type=click.Path(dir_okay=False, path_type=Path),
-    help="Write the 32 surest wrong answers as one picture.",
+    help="Write the 32 surest wrong answers as one image.",
 )
 @format_option
 def evaluate(
     data: str, model_name: str, split: str | None, mistakes: Path | None, format_: str
 ) -> int:
-    """Measure how right a model is on labelled pictures.
+    """Measure how right a model is on labelled images.
 
     DATA is a folder or a .zip with one folder a class (above them train, val and test, if you
-    like), or a CSV list with the columns file and label, index or both. Pictures that cannot be
+    like), or a CSV list with the columns file and label, index or both. Images that cannot be
     read are named on stderr and left out, and the exit code is 1.
 
     top1 and top5 are percent; ece is the expected calibration error from 0 to 1; nll is the mean
@@ -76,7 +76,7 @@ def evaluate(
 def _write(found: Evaluation, format_: str) -> None:
     scores = found.scores
     facts = {
-        "pictures": found.pictures,
+        "images": found.images,
         "skipped": len(found.skipped),
         "top1": round(scores.top1, 4),
         "top5": round(scores.top5, 4),
@@ -87,9 +87,9 @@ def _write(found: Evaluation, format_: str) -> None:
         {
             "class": c.label,
             "index": c.index,
-            "pictures": c.pictures,
+            "images": c.images,
             "right": c.right,
-            "percent": round(100 * c.right / c.pictures, 4) if c.pictures else None,
+            "percent": round(100 * c.right / c.images, 4) if c.images else None,
         }
         for c in found.classes
     ]

@@ -92,7 +92,7 @@ def explain(
             figures.mkdir(parents=True, exist_ok=True)
         except OSError as error:
             raise ModelFileError(f"{figures}: cannot be made: {error.strerror}") from None
-    checkpoint = open_checkpoint(model, integers=False)
+    checkpoint = open_checkpoint(model, int8=False)
     photos: Photos | None = None
     if images is not None:
         photos = read_photos(checkpoint, images, samples)
@@ -116,7 +116,7 @@ def explain(
 
 
 def _write_page(text: str, path: Path) -> None:
-    from ..checkpoint import write_atomically
+    from ..files import write_atomically
 
     write_atomically(path, text.encode())
 

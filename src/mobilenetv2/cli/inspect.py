@@ -9,7 +9,7 @@ import click
 from .output import format_option, write_json, write_rows
 
 if TYPE_CHECKING:
-    from ..quantized import AnyCheckpoint, QuantizedCheckpoint
+    from ..int8 import AnyCheckpoint, Int8Checkpoint
 
 
 @click.command()
@@ -106,11 +106,11 @@ def _flat(facts: dict[str, Any]) -> list[tuple[str, Any]]:
 
 def _arrays(checkpoint: AnyCheckpoint) -> list[dict[str, Any]]:
     """Every array in the order of the network; of integers, every layer."""
-    from ..architecture import array_shapes
     from ..checkpoint import Checkpoint
+    from ..graph import array_shapes
 
     if not isinstance(checkpoint, Checkpoint):
-        return _integer_layers(checkpoint)
+        return _int8_layers(checkpoint)
     in_order = [(name, checkpoint.arrays[name]) for name in array_shapes(checkpoint.architecture)]
     return [
         {
@@ -124,9 +124,9 @@ def _arrays(checkpoint: AnyCheckpoint) -> list[dict[str, Any]]:
     ]
 
 
-def _integer_layers(checkpoint: QuantizedCheckpoint) -> list[dict[str, Any]]:
+def _int8_layers(checkpoint: Int8Checkpoint) -> list[dict[str, Any]]:
     """Each layer's weights, and how its output is stored; empty where it has none or is not."""
-    from ..architecture import layers
+    from ..graph import layers
 
     rows = []
     for step in layers(checkpoint.architecture):

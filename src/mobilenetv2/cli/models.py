@@ -24,7 +24,7 @@ def models(url: bool, format_: str) -> None:
 
     A published model is fetched at first use, verified where its publisher states a checksum
     (shown; often only the first digits), converted once and kept. top1 and top5 are percent of the
-    dataset's pictures: as the publisher states them, and for those that ship as measured."""
+    dataset's images: as the publisher states them, and for those that ship as measured."""
     from dataclasses import asdict
 
     from ..zoo import models as all_models

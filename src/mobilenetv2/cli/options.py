@@ -27,7 +27,7 @@ def resolution_option(default: str) -> Callable[[Command], Command]:
         "--resolution",
         metavar="SIDE|HxW",
         callback=_resolution,
-        help=f"Size of the picture, height first.  [default: {default}]",
+        help=f"Size of the image, height first.  [default: {default}]",
     )
 
 

@@ -24,7 +24,7 @@ COLUMNS = ("layer", "kind", "low", "high", "signal_to_noise_db", "added_percent"
     multiple=True,
     required=True,
     type=click.Path(exists=True, path_type=Path),
-    help="Pictures like those to come: a folder or a file; may be repeated.",
+    help="Images like those to come: a folder or a file; may be repeated.",
 )
 @click.option(
     "-o",
@@ -39,7 +39,7 @@ COLUMNS = ("layer", "kind", "low", "high", "signal_to_noise_db", "added_percent"
     default=100,
     show_default=True,
     type=click.IntRange(min=1),
-    help="Pictures to calibrate with, evenly spaced among those found.",
+    help="Images to calibrate with, evenly spaced among those found.",
 )
 @click.option(
     "--report",
@@ -51,15 +51,15 @@ def quantize(
 ) -> int:
     """Make MODEL, a file or a name, a model of 8-bit integers, a quarter the size.
 
-    The pictures show how large its activations grow; no training and no labels are needed. The two
-    models are then compared on the same pictures. Pictures that cannot be read are named on stderr
+    The images show how large its activations grow; no training and no labels are needed. The two
+    models are then compared on the same images. Images that cannot be read are named on stderr
     and skipped, and the exit code is 1."""
     import warnings
 
     from ..errors import UserError
     from ..formats import open_checkpoint
     from ..runtime.compare import compare
-    from ..runtime.quantize import check_quantizable, doubts, read_pictures, to_integers
+    from ..runtime.quantize import check_quantizable, doubts, read_images, to_int8
 
     warnings.filterwarnings("ignore", module="PIL")  # of odd EXIF; what fails is an error
     _check_targets(model, target, report)
@@ -70,13 +70,13 @@ def quantize(
         raise type(error)(f"{model}: {error}") from None
     files = _spread(_found(sources), samples)
     with progress(3 * len(files), "quantising") as advance:
-        pixels, skipped = read_pictures(checkpoint.preprocessing, files, advance)
+        pixels, skipped = read_images(checkpoint.preprocessing, files, advance)
         for complaint in skipped:
             click.echo(complaint, err=True)
         doubtful = doubts(checkpoint, pixels)
         for doubt in doubtful:
             click.echo(f"warning: {doubt}", err=True)
-        quantized = to_integers(checkpoint, pixels, advance)
+        quantized = to_int8(checkpoint, pixels, advance)
         quantized.save(target)
         compared = compare(checkpoint, quantized, pixels, advance)
     facts: dict[str, Any] = {
@@ -84,7 +84,7 @@ def quantize(
         "file": str(target),
         "file_bytes": target.stat().st_size,
         "float_bytes": sum(array.nbytes for array in checkpoint.arrays.values()),
-        "calibration_pictures": compared.pictures,
+        "calibration_images": compared.images,
         "agreement_percent": compared.agreement_percent,
         "answer_db": compared.answer_db,
     }
@@ -113,7 +113,7 @@ def _check_targets(model: str, target: Path, report: Path | None) -> None:
 
 
 def _found(sources: Sequence[Path]) -> list[Path]:
-    """The files given and the pictures in the folders given, each once."""
+    """The files given and the images in the folders given, each once."""
     from ..images import find_images
 
     found = [
@@ -133,6 +133,6 @@ def _spread(files: list[Path], count: int) -> list[Path]:
 def _write_report(path: Path, report: dict[str, Any]) -> None:
     import json
 
-    from ..checkpoint import write_atomically
+    from ..files import write_atomically
 
     write_atomically(path, (json.dumps(report, indent=1, ensure_ascii=False) + "\n").encode())

@@ -1,4 +1,4 @@
-"""`mobilenetv2 train`: labelled pictures in, a model file out."""
+"""`mobilenetv2 train`: labelled images in, a model file out."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 RECIPES = ("paper", "modern", "finetune")
 FIELDS = ("epochs", "batch", "lr", "weight_decay", "patience", "seed", "balance")
-COLUMNS = ("class", "pictures", "right", "percent")
+COLUMNS = ("class", "images", "right", "percent")
 
 
 @click.command()
@@ -32,11 +32,11 @@ COLUMNS = ("class", "pictures", "right", "percent")
     type=click.Path(file_okay=False, path_type=Path),
     help="Folder of the run.",
 )
-@click.option("--val", metavar="DATA", help="Validate with these pictures.")
+@click.option("--val", metavar="DATA", help="Validate with these images.")
 @click.option("--weights", help="Start from a model file or a name from `models`.")
 @click.option("--width", type=float, help="Width multiplier of a new network.")
 @resolution_option("the weights', or 224, or 32 with --small-images")
-@click.option("--small-images", is_flag=True, help="A new network for pictures around 32x32.")
+@click.option("--small-images", is_flag=True, help="A new network for images around 32x32.")
 @click.option(
     "--architecture",
     metavar="MODEL",
@@ -48,8 +48,8 @@ COLUMNS = ("class", "pictures", "right", "percent")
     help="How to train.  [default: finetune with --weights, else modern]",
 )
 @click.option("--freeze", is_flag=True, help="Leave the backbone as it is: the head alone.")
-@click.option("--epochs", type=int, help="Passes over the pictures.")
-@click.option("--batch", type=int, help="Pictures a step.")
+@click.option("--epochs", type=int, help="Passes over the images.")
+@click.option("--batch", type=int, help="Images a step.")
 @click.option("--lr", type=float, help="Learning rate at its highest.")
 @click.option("--weight-decay", type=float, help="Of all kernels but depthwise ones.")
 @click.option("--patience", type=int, help="Stop after so many epochs without a better result.")
@@ -69,7 +69,7 @@ COLUMNS = ("class", "pictures", "right", "percent")
     show_default=True,
     help="bf16 where that is faster, or as said.",
 )
-@click.option("--workers", type=int, help="Processes that read pictures.")
+@click.option("--workers", type=int, help="Processes that read images.")
 @click.option(
     "--processes",
     type=click.IntRange(min=1),
@@ -78,13 +78,13 @@ COLUMNS = ("class", "pictures", "right", "percent")
 @click.option("--resume", is_flag=True, help="Go on with the run in the folder.")
 @format_option
 def train(data: str, output: Path, format_: str, **options: Any) -> int:
-    """Train or fine-tune a classifier on labelled pictures.
+    """Train or fine-tune a classifier on labelled images.
 
     DATA is a folder or a .zip with one folder a class (above them train and val, if you like), or a
     CSV list; `evaluate` says more. The folder of the run gets model.safetensors, the best network
     so far, and all that --resume needs.
 
-    Pictures that cannot be read are named on stderr and left out, and the exit code is 1; so it is
+    Images that cannot be read are named on stderr and left out, and the exit code is 1; so it is
     where the loss is no longer finite. SIGINT and SIGTERM finish the step and save: exit codes 130
     and 143."""
     changes = _changes(options)
@@ -161,11 +161,11 @@ def _processes(
         return 1
     recipe = _recipe(options, changes) or default_recipe(False, options["small_images"])
     if data.lower().endswith(".tar"):
-        pictures = recipe.epoch_steps * recipe.batch
+        images = recipe.epoch_steps * recipe.batch
     else:
         split = read_split(data, options["val"], val_share=recipe.val_share, seed=recipe.seed)
-        pictures = len(split.train.samples)
-    return int(default_processes(pictures, recipe.batch))
+        images = len(split.train.samples)
+    return int(default_processes(images, recipe.batch))
 
 
 def _described(name: str) -> Architecture:
@@ -236,7 +236,7 @@ def _write(trained: Trained, format_: str) -> None:
         "epochs": trained.epochs,
         "best_epoch": trained.best_epoch,
         "broken": len(trained.broken),
-        "pictures": found.pictures,
+        "images": found.images,
         "top1": round(found.scores.top1, 4),
         "top5": round(found.scores.top5, 4),
         "balanced": round(trained.balanced, 4),
@@ -246,9 +246,9 @@ def _write(trained: Trained, format_: str) -> None:
     classes = [
         {
             "class": c.label,
-            "pictures": c.pictures,
+            "images": c.images,
             "right": c.right,
-            "percent": round(100 * c.right / c.pictures, 4) if c.pictures else None,
+            "percent": round(100 * c.right / c.images, 4) if c.images else None,
         }
         for c in found.classes
     ]

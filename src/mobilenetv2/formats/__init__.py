@@ -7,11 +7,12 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal, overload
 
-from ..checkpoint import FORMAT, Checkpoint, read_safetensors, read_safetensors_header
+from ..checkpoint import FORMAT, Checkpoint
 from ..errors import ModelFileError
+from ..files import read_safetensors, read_safetensors_header
 
 if TYPE_CHECKING:
-    from ..quantized import AnyCheckpoint
+    from ..int8 import AnyCheckpoint
 
 KINDS = ("mobilenetv2", "safetensors", "tflite", "tgz", "keras", "hdf5", "pytorch")
 
@@ -57,15 +58,15 @@ def recognise(path: Path) -> str:
 
 
 @overload
-def read(path: Path, integers: Literal[False]) -> Checkpoint: ...
+def read(path: Path, int8: Literal[False]) -> Checkpoint: ...
 @overload
-def read(path: Path, integers: bool = True) -> AnyCheckpoint: ...
-def read(path: Path, integers: bool = True) -> AnyCheckpoint:
-    """Reads any model file into a checkpoint: float weights, or the integers of a quantised file.
+def read(path: Path, int8: bool = True) -> AnyCheckpoint: ...
+def read(path: Path, int8: bool = True) -> AnyCheckpoint:
+    """Reads any model file into a checkpoint: float weights, or the int8 of a quantised file.
 
     Args:
         path: The file.
-        integers: False dequantises TensorFlow Lite's integers, and refuses our own.
+        int8: False dequantises TensorFlow Lite's int8, and refuses our own.
 
     Raises:
         ModelFileError: Unknown, damaged or not a MobileNetV2; the message names the file and the
@@ -75,19 +76,19 @@ def read(path: Path, integers: bool = True) -> AnyCheckpoint:
     kind = recognise(path)
     if kind == "mobilenetv2":
         header, arrays = read_safetensors(path)
-        if integers and "quantization" in header:
-            from ..quantized import QuantizedCheckpoint
+        if int8 and "quantization" in header:
+            from ..int8 import Int8Checkpoint
 
-            return QuantizedCheckpoint.from_file(path, header, arrays)
+            return Int8Checkpoint.from_file(path, header, arrays)
         return Checkpoint.from_file(path, header, arrays)
     if kind == "tflite":
         from .tflite import read_tflite
 
-        return read_tflite(path, integers)
+        return read_tflite(path, int8)
     if kind == "tgz":
         from .published import read_tgz
 
-        return read_tgz(path, integers)
+        return read_tgz(path, int8)
     return _float_reader(kind)(path)
 
 
@@ -103,14 +104,14 @@ def _float_reader(kind: str) -> Callable[[Path], Checkpoint]:
 
 @overload
 def open_checkpoint(
-    name: str | Path, width_mult: float | None = None, *, integers: Literal[False]
+    name: str | Path, width_mult: float | None = None, *, int8: Literal[False]
 ) -> Checkpoint: ...
 @overload
 def open_checkpoint(
-    name: str | Path, width_mult: float | None = None, *, integers: bool = True
+    name: str | Path, width_mult: float | None = None, *, int8: bool = True
 ) -> AnyCheckpoint: ...
 def open_checkpoint(
-    name: str | Path, width_mult: float | None = None, *, integers: bool = True
+    name: str | Path, width_mult: float | None = None, *, int8: bool = True
 ) -> AnyCheckpoint:
     """A checkpoint by file or by name: a path, or a name of `zoo.models()`, fetched and converted
     once.
@@ -119,18 +120,18 @@ def open_checkpoint(
         name: A path, a published name such as "slim-1.0-224", or "imagenet" (TF-slim's at 224 of
             that width).
         width_mult: For "imagenet"; default 1.0.
-        integers: As for `read`.
+        int8: As for `read`.
 
     Raises:
         ModelFileError: Neither a file nor a known name, or the file cannot be read.
         DownloadError: A published file could not be fetched or verified.
     """
     if os.path.exists(name):  # unlike Path.exists, False for names that no file can have
-        return read(Path(name), integers)
+        return read(Path(name), int8)
     from ..zoo import BUNDLED, bundled_path
 
     if name in BUNDLED:
-        return read(bundled_path(str(name)), integers)
+        return read(bundled_path(str(name)), int8)
     from .published import open_published
 
     return open_published(str(name), width_mult)

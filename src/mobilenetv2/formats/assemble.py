@@ -14,16 +14,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ..architecture import (
-    MOBILENET_V2,
-    Architecture,
-    array_shapes,
-    blocks,
-    last_channels,
-    stem_channels,
-)
+from ..architecture import MOBILENET_V2, Architecture
 from ..checkpoint import Checkpoint, check_arrays
 from ..errors import ArchitectureError, ModelFileError
+from ..graph import array_shapes, blocks, last_channels, stem_channels
 from ..images import Preprocessing
 from ..labels import imagenet_labels
 

@@ -3,7 +3,7 @@ Keras 3.
 
 Legacy files name arrays by layer, today's way (`block_1_expand/kernel:0`) or as when the published
 weights were made (`mobl1_conv_1_expand/kernel:0`); Keras 3 numbers layers of a kind in their order
-(`layers/conv2d_3/vars/0`). Padding is TensorFlow's, epsilon 1e-3, pictures -1..1."""
+(`layers/conv2d_3/vars/0`). Padding is TensorFlow's, epsilon 1e-3, images -1..1."""
 
 from __future__ import annotations
 

@@ -11,7 +11,7 @@ from pathlib import Path
 from .. import zoo
 from ..checkpoint import Checkpoint
 from ..errors import ModelFileError
-from ..quantized import AnyCheckpoint
+from ..int8 import AnyCheckpoint
 
 MAX_TFLITE_BYTES = 1 << 28
 
@@ -60,7 +60,7 @@ def _fetched(model: zoo.Published) -> Checkpoint:
 
     file = zoo.fetch(model)
     try:
-        checkpoint = read(file, integers=False)
+        checkpoint = read(file, int8=False)
         found = checkpoint.architecture.width_mult
         if found != model.width_mult:
             raise ModelFileError(f"{file}: the file is width {found:g}, not {model.width_mult:g}")
@@ -72,7 +72,7 @@ def _fetched(model: zoo.Published) -> Checkpoint:
     return checkpoint
 
 
-def read_tgz(path: Path, integers: bool = True) -> AnyCheckpoint:
+def read_tgz(path: Path, int8: bool = True) -> AnyCheckpoint:
     """The one .tflite inside a `.tgz`, as TF-slim publishes its checkpoints.
 
     Raises:
@@ -97,4 +97,4 @@ def read_tgz(path: Path, integers: bool = True) -> AnyCheckpoint:
         raise
     except Exception as error:  # tarfile and zlib raise nearly anything on damaged archives
         raise ModelFileError(f"{path}: a damaged archive: {error}") from None
-    return checkpoint_from(path, content, integers)
+    return checkpoint_from(path, content, int8)

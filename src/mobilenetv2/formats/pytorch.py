@@ -17,8 +17,9 @@ from typing import Any
 
 from numpy.typing import NDArray
 
-from ..checkpoint import Checkpoint, read_safetensors
+from ..checkpoint import Checkpoint
 from ..errors import MissingExtraError, ModelFileError, UserError
+from ..files import read_safetensors
 from ..images import IMAGENET_MEAN, IMAGENET_STD, Preprocessing
 from .assemble import IN_BLOCK, Rules, assemble
 
@@ -264,10 +265,10 @@ def _classifier_moved(name: str) -> str:
 
 def _with_config(path: Path, rules: Rules) -> Rules:
     """Padding, epsilon, size, output stride and labels from the config.json that Hugging Face puts
-    beside the arrays, and the pictures' mean and deviation from preprocessor_config.json.
+    beside the arrays, and the images' mean and deviation from preprocessor_config.json.
     """
     config = _json_beside(path, "config.json")
-    pictures = _json_beside(path, "preprocessor_config.json")
+    images = _json_beside(path, "preprocessor_config.json")
     try:
         size = config.get("image_size", 224)
         height, width = (size, size) if isinstance(size, int) else size
@@ -280,8 +281,8 @@ def _with_config(path: Path, rules: Rules) -> Rules:
             Preprocessing(
                 size=(height, width),
                 crop_fraction=height / (height + 32),
-                mean=tuple(pictures.get("image_mean", (0.5, 0.5, 0.5))),
-                std=tuple(pictures.get("image_std", (0.5, 0.5, 0.5))),
+                mean=tuple(images.get("image_mean", (0.5, 0.5, 0.5))),
+                std=tuple(images.get("image_std", (0.5, 0.5, 0.5))),
             ),
             () if all(label.startswith("LABEL_") for label in named) else tuple(named),
             output_stride=config.get("output_stride", 32),

@@ -18,14 +18,15 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ..architecture import Architecture, Layer, conv_padding, layers
-from ..checkpoint import unfolded
+from ..architecture import Architecture
 from ..errors import ModelFileError, UserError
+from ..folding import unfolded
+from ..graph import Layer, conv_padding, layers
 from ..images import Preprocessing
-from ..quantized import AnyCheckpoint
+from ..int8 import AnyCheckpoint
 from .assemble import Rules, assemble, infer_architecture
 from .tflite_graph import Graph, Op, Tensor, parse
-from .tflite_integers import is_quantized, quantized
+from .tflite_int8 import is_quantized, quantized
 
 MAX_LABEL_BYTES = 1 << 20
 BN_EPSILON = 1e-3  # TF-slim and Keras
@@ -49,7 +50,7 @@ class _Match:
     ops: dict[str, Op] = field(default_factory=dict)
 
 
-def read_tflite(path: Path, integers: bool = True) -> AnyCheckpoint:
+def read_tflite(path: Path, int8: bool = True) -> AnyCheckpoint:
     """A checkpoint of a .tflite classifier, with the labels attached to the file if there are any.
 
     Args:
@@ -60,10 +61,10 @@ def read_tflite(path: Path, integers: bool = True) -> AnyCheckpoint:
         ModelFileError: Damaged, or not a MobileNetV2 classifier; the message says which operator or
             tensor differs.
     """
-    return checkpoint_from(path, path.read_bytes(), integers)
+    return checkpoint_from(path, path.read_bytes(), int8)
 
 
-def checkpoint_from(path: Path, content: bytes, integers: bool = True) -> AnyCheckpoint:
+def checkpoint_from(path: Path, content: bytes, int8: bool = True) -> AnyCheckpoint:
     """`read_tflite` of what is in memory already; `path` is what messages call it."""
     with _complaints_of(path):
         graph = parse(content)
@@ -79,7 +80,7 @@ def checkpoint_from(path: Path, content: bytes, integers: bool = True) -> AnyChe
             labels=_attached_labels(content, architecture.classes),
         )
     floats = assemble(path, arrays, rules)
-    if not (integers and is_quantized(graph, match.ops)):
+    if not (int8 and is_quantized(graph, match.ops)):
         return floats
     with _complaints_of(path):
         return quantized(graph, match.ops, match.made, floats)
@@ -174,7 +175,7 @@ def _matched(
     base = infer_architecture({name: array.shape for name, array in arrays.items()})
     shape = graph.tensors[graph.inputs[0]].shape
     if len(graph.inputs) != 1 or len(shape) != 4:
-        raise ModelFileError(f"the input must be one batch of pictures (N, H, W, C), not {shape}")
+        raise ModelFileError(f"the input must be one batch of images (N, H, W, C), not {shape}")
     complaints: list[tuple[int, str]] = []
     for padding in ("same", "symmetric"):
         architecture = replace(
@@ -284,7 +285,7 @@ def _preprocessing(tensor: Tensor) -> Preprocessing:
         return Preprocessing(size=size)
     scale, zero = float(tensor.scale[0]), float(tensor.zero_point[0] - np.iinfo(tensor.dtype).min)
     if not 1e-6 < scale < 1:
-        raise ModelFileError(f"the input has the scale {scale:g}: pictures cannot be that")
+        raise ModelFileError(f"the input has the scale {scale:g}: images cannot be that")
     if abs(scale - 2 / 255) < 1e-6 and zero in (127, 128):
         return Preprocessing(size=size)
     return Preprocessing(size=size, mean=(zero / 255,) * 3, std=(1 / (255 * scale),) * 3)

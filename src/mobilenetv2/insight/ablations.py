@@ -41,7 +41,7 @@ V1_STAGES = (  # MobileNetV1 with the same maps
 
 @dataclass(frozen=True)
 class Outcome:
-    """One network, trained once: percent of the test pictures right."""
+    """One network, trained once: percent of the test images right."""
 
     variant: str
     seed: int
@@ -54,7 +54,7 @@ class Summary:
 
     Attributes:
         variant: Its name.
-        macs: Multiply-adds a picture.
+        macs: Multiply-adds an image.
         regular_macs: With a regular convolution in the place of each depthwise one and the 1x1
             convolution behind it (Section 3.1).
         parameters: How many.
@@ -114,10 +114,10 @@ def train_variant(
 
     Args:
         architecture: Which network.
-        data: Pictures to train with, as for `mobilenetv2 train`.
-        test: Pictures that are only counted at the end.
+        data: Images to train with, as for `mobilenetv2 train`.
+        test: Images that are only counted at the end.
         out: Folder of the run.
-        epochs: Passes over the pictures.
+        epochs: Passes over the images.
         seed: Of the weights, the order and the augmentation.
 
     Returns:

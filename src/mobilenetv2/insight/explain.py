@@ -9,9 +9,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ..architecture import Layer, layers
 from ..checkpoint import Checkpoint
 from ..cost import Cost, network_cost
+from ..graph import Layer, layers
 from ..runtime.engine import Engine
 from ..runtime.reference import Reference
 from .interventions import (
@@ -84,7 +84,7 @@ class Explanation:
     Attributes:
         name: What the model is called.
         checkpoint: The model.
-        size: (height, width) of the pictures.
+        size: (height, width) of the images.
         layers: The network at that size.
         cost: What it costs.
         panels: Figure 1.

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from statistics import fmean
 
-from ..architecture import Layer
 from ..cost import LayerCost, operator_memory, peak_memory
+from ..graph import Layer
 from .explain import Explanation, OnPhotos
 from .interventions import Effect
 from .manifold import SAMPLES

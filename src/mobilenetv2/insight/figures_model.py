@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 
-from ..architecture import Layer
 from ..cost import Cost, LayerCost
+from ..graph import Layer
 from .interventions import Clipping
 from .manifold import Positivity, Span
 from .memory import Held, Memory
@@ -31,7 +31,7 @@ def network(found: Sequence[Layer], words: Words) -> Canvas:
     for shape, layer in zip(shapes, [None, *drawn]):
         wide, tall = shape[0] * across, max(shape[1] * down, 1)
         name = "image" if layer is None else layer.name
-        class_ = "picture" if layer is None else KINDS.get(layer.role, "other")
+        class_ = "image" if layer is None else KINDS.get(layer.role, "other")
         tip = (
             f"{name}: {shape[0]} × {shape[1]} × {shape[1] if layer is None else layer.out_shape[2]}"
         )

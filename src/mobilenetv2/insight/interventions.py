@@ -10,8 +10,9 @@ from dataclasses import dataclass, replace
 import numpy as np
 from numpy.typing import NDArray
 
-from ..architecture import Layer, layers
-from ..checkpoint import Checkpoint, fold, unfolded
+from ..checkpoint import Checkpoint
+from ..folding import fold, unfolded
+from ..graph import Layer, layers
 from ..runtime.engine import Engine
 from .manifold import Moments, bottleneck_layers, directions_for
 

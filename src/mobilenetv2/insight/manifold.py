@@ -13,8 +13,9 @@ from dataclasses import dataclass, field
 import numpy as np
 from numpy.typing import NDArray
 
-from ..architecture import Architecture, Layer, layers
+from ..architecture import Architecture
 from ..checkpoint import Checkpoint
+from ..graph import Layer, layers
 from ..runtime.reference import LIMITS, Reference, convolution, depthwise
 
 BATCH = 4  # photos at once

@@ -11,9 +11,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from ..architecture import Architecture, array_shapes, layers
+from ..architecture import Architecture
 from ..checkpoint import Checkpoint
 from ..cost import MemoryStep, bottleneck_memory, operator_memory
+from ..graph import array_shapes, layers
 from ..images import Preprocessing
 from ..runtime.engine import Engine
 
@@ -37,14 +38,14 @@ class Held:
 
 @dataclass(frozen=True)
 class Memory:
-    """Activation memory of one float32 picture, step by step.
+    """Activation memory of one float32 image, step by step.
 
     Attributes:
         layers: Names of the network's layers, in order.
-        operators: One layer after another; picture and answer included.
+        operators: One layer after another; image and answer included.
         bottlenecks: Each block as one operator whose inner tensor is never whole; the same
             included.
-        runtime: As the runtime plans it, all scratch included, picture and answer not.
+        runtime: As the runtime plans it, all scratch included, image and answer not.
         activation_bytes: The most of `runtime`.
         resident_bytes: How much larger a fresh process grew while it ran the network once, as the
             system counts; None where the system does not say.
@@ -63,11 +64,11 @@ class Memory:
 def measure_memory(
     checkpoint: Checkpoint, height: int, width: int, threads: int | None = None
 ) -> Memory:
-    """Counts, plans and measures one picture of height x width.
+    """Counts, plans and measures one image of height x width.
 
     Args:
         checkpoint: The model.
-        height: Rows of the picture.
+        height: Rows of the image.
         width: Columns of it.
         threads: As for `Engine`.
     """
@@ -140,10 +141,10 @@ def _grow() -> None:
     half = (0.5,) * architecture.in_channels
     checkpoint = Checkpoint(architecture, arrays, (), Preprocessing(mean=half, std=half))
     engine = Engine(checkpoint, threads)
-    picture = np.full((1, height, width, architecture.in_channels), 128, np.uint8)
-    engine(picture[:, :8, :8])  # brings the code into memory
+    image = np.full((1, height, width, architecture.in_channels), 128, np.uint8)
+    engine(image[:, :8, :8])  # brings the code into memory
     engine.activation_bytes(height, width)  # and the plan
     Path("/proc/self/clear_refs").write_text("5")  # the peak begins anew
     before = peak()
-    answer = engine(picture)
+    answer = engine(image)
     print(peak() - before - answer.nbytes)

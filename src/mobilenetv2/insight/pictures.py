@@ -1,4 +1,4 @@
-"""Feature maps as small PNG pictures inside the page."""
+"""Feature maps as small PNG images inside the page."""
 
 from __future__ import annotations
 

@@ -69,7 +69,7 @@ def block_rows(e: Explanation) -> list[dict[str, Any]]:
 
 
 def everything(e: Explanation) -> dict[str, Any]:
-    """All numbers as JSON takes them; pictures, points and tensors left out."""
+    """All numbers as JSON takes them; images, points and tensors left out."""
     found = {**totals(e), "size": list(e.size)}
     for name in ("survival", "regions", "invertibility", "memory"):
         found[name] = _plain(getattr(e, name))

@@ -22,7 +22,7 @@ class Canvas:
 
     Args:
         height: In units.
-        title: Read aloud instead of the picture.
+        title: Read aloud instead of the image.
     """
 
     def __init__(self, height: float, title: str) -> None:

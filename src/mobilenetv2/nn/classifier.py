@@ -17,9 +17,10 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn import functional
 
-from ..architecture import Architecture, Layer, array_shapes, conv_padding, layers
+from ..architecture import Architecture
 from ..checkpoint import Checkpoint
 from ..errors import ArchitectureError, ModelFileError
+from ..graph import Layer, array_shapes, conv_padding, layers
 from ..images import Preprocessing
 
 PAPER_BN_DECAY = (
@@ -105,7 +106,7 @@ class InvertedResidual(nn.Module):
         return (x + self._drop_path(out) if self.adds_input else out), inner
 
     def _drop_path(self, x: Tensor) -> Tensor:
-        """Stochastic depth: in training, leaves out the branch of a random share of the pictures."""
+        """Stochastic depth: in training, leaves out the branch of a random share of the images."""
         if not self.training or self.drop_path_rate == 0:
             return x
         kept = torch.rand(x.shape[0], 1, 1, 1, device=x.device) >= self.drop_path_rate
@@ -190,7 +191,7 @@ class MobileNetV2(nn.Module):
                 module.reset_parameters()
 
     def forward(self, x: Tensor) -> Tensor:
-        """Normalised pictures (N, in_channels, H, W) of any size -> logits (N, classes), or the
+        """Normalised images (N, in_channels, H, W) of any size -> logits (N, classes), or the
         last map.
         """
         x = self.forward_features(x)  # (N, last, H / 32, W / 32)
@@ -289,8 +290,8 @@ def mobilenet_v2(
             weights', or 1000.
         weights: A model file, a name from `mobilenetv2.models()`, a `Checkpoint`, or "imagenet"
             (TF-slim's of that width).
-        in_chans: Channels of the picture. 1 with weights for 3 sums the first kernel, so that a
-            grey picture gives what it gives three times over, provided that the three channels are
+        in_chans: Channels of the image. 1 with weights for 3 sums the first kernel, so that a
+            grey image gives what it gives three times over, provided that the three channels are
             normalised alike.
         output_stride: 8, 16 or 32.
         dropout: Share of the pooled features dropped in training.
@@ -333,7 +334,7 @@ def mobilenet_v2(
 
 def _fill(net: MobileNetV2, source: Checkpoint, fresh_head: bool) -> None:
     """Loads what fits and says what does not: the head of another label set, the stem for grey
-    pictures.
+    images.
     """
     a, theirs = net.architecture, source.architecture
     arrays = dict(source.arrays)
@@ -363,7 +364,7 @@ def _checkpoint(weights: str | Path | Checkpoint, width_mult: float | None) -> C
         return weights
     from ..formats import open_checkpoint  # late: it may fetch, and most users build without it
 
-    return open_checkpoint(weights, width_mult, integers=False)
+    return open_checkpoint(weights, width_mult, int8=False)
 
 
 def _conv_norm(layer: Layer, padding_rule: str, bn_decay: float) -> list[nn.Module]:

@@ -159,7 +159,7 @@ class _Residual(torch.autograd.Function):
             (n, out_channels, height, width), dtype=x.dtype, memory_format=torch.channels_last
         )
         kernels.residual(
-            _pictures(x), *weights, *ctx.settings, moments, statistics, kept, _pictures(out)
+            _images(x), *weights, *ctx.settings, moments, statistics, kept, _images(out)
         )
         ctx.save_for_backward(x, *weights, moments, statistics, kept)
         ctx.mark_non_differentiable(statistics)
@@ -171,8 +171,8 @@ class _Residual(torch.autograd.Function):
         x, *weights, moments, statistics, kept = ctx.saved_tensors
         out, gradients = torch.empty_like(x), [torch.empty_like(each) for each in weights]
         _kernels().residual_gradient(
-            _pictures(_channels_last(gradient)), _pictures(x), *weights, *ctx.settings, moments,
-            statistics, kept, _pictures(out), *gradients,
+            _images(_channels_last(gradient)), _images(x), *weights, *ctx.settings, moments,
+            statistics, kept, _images(out), *gradients,
         )  # fmt: skip
         expand, norms, taps, project = gradients
         weight1, bias1, weight2, bias2 = norms
@@ -228,7 +228,7 @@ class _Depthwise(torch.autograd.Function):
         n, c, h, w = x.shape
         shape = (n, c, -(-h // stride), -(-w // stride))
         out = torch.empty(shape, dtype=x.dtype, memory_format=torch.channels_last)
-        _kernels().depthwise(_pictures(x), _taps(weight), stride, top, left, _pictures(out))
+        _kernels().depthwise(_images(x), _taps(weight), stride, top, left, _images(out))
         ctx.save_for_backward(x, weight)
         ctx.geometry = stride, top, left
         return out
@@ -239,8 +239,8 @@ class _Depthwise(torch.autograd.Function):
         x, weight = ctx.saved_tensors
         out, for_weight = torch.empty_like(x), torch.empty_like(_taps(weight))
         _kernels().depthwise_gradient(
-            _pictures(_channels_last(gradient)), _pictures(x), _taps(weight), *ctx.geometry,
-            _pictures(out), for_weight,
+            _images(_channels_last(gradient)), _images(x), _taps(weight), *ctx.geometry,
+            _images(out), for_weight,
         )  # fmt: skip
         return out, _as_weight(for_weight, *weight.shape), None, None, None
 
@@ -271,12 +271,12 @@ def _channels_last(x: Tensor) -> Tensor:
     return x.contiguous(memory_format=torch.channels_last)
 
 
-def _pictures(x: Tensor) -> Tensor:
+def _images(x: Tensor) -> Tensor:
     return x.detach().permute(0, 2, 3, 1)  # (N, H, W, C), contiguous
 
 
 def _pixels(x: Tensor) -> Tensor:
-    return _pictures(x).view(-1, x.shape[1])  # (N H W, C)
+    return _images(x).view(-1, x.shape[1])  # (N H W, C)
 
 
 def _taps(weight: Tensor) -> Tensor:

@@ -5,18 +5,18 @@ from typing import TYPE_CHECKING, Any
 from .engine import Engine
 
 if TYPE_CHECKING:
-    from .integer_reference import IntegerReference
+    from .int8_reference import Int8Reference
     from .reference import Reference
 
-__all__ = ["Engine", "IntegerReference", "Reference"]
+__all__ = ["Engine", "Int8Reference", "Reference"]
 
 
 def __getattr__(name: str) -> Any:
     """The oracles are loaded when somebody asks for them: programs that classify do not."""
-    if name == "IntegerReference":
-        from .integer_reference import IntegerReference
+    if name == "Int8Reference":
+        from .int8_reference import Int8Reference
 
-        return IntegerReference
+        return Int8Reference
     if name == "Reference":
         from .reference import Reference
 

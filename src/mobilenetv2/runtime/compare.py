@@ -8,16 +8,16 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from ..architecture import layers
 from ..checkpoint import Checkpoint
-from ..quantized import QuantizedCheckpoint, stored_tensors
+from ..graph import layers
+from ..int8 import Int8Checkpoint, stored_tensors
 from .engine import Engine
-from .integer_reference import IntegerReference
+from .int8_reference import Int8Reference
 from .reference import Reference
 
-BATCH = 2  # pictures at once where all tensors of both networks are held
-GROUP = 16  # pictures at once where the answers are
-CLOSELY = 16  # pictures whose tensors are compared
+BATCH = 2  # images at once where all tensors of both networks are held
+GROUP = 16  # images at once where the answers are
+CLOSELY = 16  # images whose tensors are compared
 
 
 @dataclass(frozen=True)
@@ -46,17 +46,17 @@ class TensorNoise:
 
 @dataclass(frozen=True)
 class Comparison:
-    """Both networks on the same pictures.
+    """Both networks on the same images.
 
     Attributes:
-        pictures: How many.
-        agreement_percent: Pictures for which both name the same class first; None without a
+        images: How many.
+        agreement_percent: Images for which both name the same class first; None without a
             classifier.
         answer_db: As `signal_to_noise_db`, of the last layer's output.
         tensors: Every stored tensor, in the order of the network.
     """
 
-    pictures: int
+    images: int
     agreement_percent: float | None
     answer_db: float | None
     tensors: tuple[TensorNoise, ...]
@@ -64,13 +64,13 @@ class Comparison:
 
 def compare(
     checkpoint: Checkpoint,
-    quantized: QuantizedCheckpoint,
+    quantized: Int8Checkpoint,
     pixels: NDArray[np.uint8],
     advance: Callable[[], object] = lambda: None,
 ) -> Comparison:
-    """Runs both networks on pixels (N, H, W, C); `advance` is called after each picture.
+    """Runs both networks on pixels (N, H, W, C); `advance` is called after each image.
 
-    The answers are those of all pictures, the tensors those of at most 16, evenly spaced.
+    The answers are those of all images, the tensors those of at most 16, evenly spaced.
     """
     floats, integers = Engine(checkpoint), Engine(quantized)
     agreeing = 0
@@ -88,12 +88,12 @@ def compare(
         len(pixels),
         100 * agreeing / len(pixels) if classifies else None,
         _decibel(*answer),
-        tuple(_tensors(Reference(checkpoint), IntegerReference(quantized), closely)),
+        tuple(_tensors(Reference(checkpoint), Int8Reference(quantized), closely)),
     )
 
 
 def _tensors(
-    reference: Reference, integers: IntegerReference, pixels: NDArray[np.uint8]
+    reference: Reference, integers: Int8Reference, pixels: NDArray[np.uint8]
 ) -> list[TensorNoise]:
     quantized = integers.checkpoint
     names = stored_tensors(quantized.architecture, quantized.rounding)

@@ -1,4 +1,4 @@
-"""The native runtime: a checkpoint, folded and packed once, run on a plan a picture size."""
+"""The native runtime: a checkpoint, folded and packed once, run on a plan an image size."""
 
 from __future__ import annotations
 
@@ -10,19 +10,19 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ..architecture import Layer, layers
 from ..checkpoint import Checkpoint
 from ..errors import UserError
+from ..graph import Layer, layers
 from . import _native
 from .inputs import check_images, to_pixels
 from .packing import pack
 from .plan import Plan, plan
 
 if TYPE_CHECKING:
-    from ..quantized import AnyCheckpoint
+    from ..int8 import AnyCheckpoint
 
 KEPT_PLANS = 16
-BATCH = 4  # pictures at once at least; more go one group after another, so that memory stays small
+BATCH = 4  # images at once at least; more go one group after another, so that memory stays small
 MOST_THREADS = 1024
 FLOAT_ISA = {"avxvnni": "avx2", "avx512vnni": "avx512"}  # what these add is for integers alone
 
@@ -31,7 +31,7 @@ class Engine:
     """Runs a checkpoint in float32, or a quantised one in integers. May be called from several Python threads; the GIL is released
     meanwhile.
 
-    The answers are the same bits for any number of threads and for a picture alone or in a batch.
+    The answers are the same bits for any number of threads and for an image alone or in a batch.
 
     Args:
         checkpoint: The model.
@@ -66,12 +66,12 @@ class Engine:
             self._network: _native.ByteNetwork = network
             self._weights = pack(network, checkpoint)
         else:
-            from .integer_packing import pack_integers
-            from .integer_reference import check_integers
+            from .int8_packing import pack_int8
+            from .int8_reference import check_int8
 
-            check_integers(checkpoint)
+            check_int8(checkpoint)
             self._network = _native.ByteNetwork(self.isa, self.threads)
-            self._weights = pack_integers(self._network, checkpoint)
+            self._weights = pack_int8(self._network, checkpoint)
         self._plans: OrderedDict[tuple[int, int, bool, int], Plan] = OrderedDict()
         self._lock = threading.Lock()
 
@@ -84,7 +84,7 @@ class Engine:
         threads run side by side.
 
         Raises:
-            UserError: Not a batch of pictures of the network's channels, an empty batch, or NaN.
+            UserError: Not a batch of images of the network's channels, an empty batch, or NaN.
         """
         answer = self._run(images, self._plan(images, threads=1 if alone else self.threads))
         return answer.reshape(len(answer), -1) if self._classifies else answer
@@ -122,8 +122,8 @@ class Engine:
         return [(*names, 1e3 * taken) for names, taken in zip(chosen.steps, seconds.tolist())]
 
     def activation_bytes(self, height: int, width: int, batch: int = 1) -> int:
-        """Memory that `batch` pictures of this size take while they run, all scratch included, the
-        pictures and the answer not.
+        """Memory that `batch` images of this size take while they run, all scratch included, the
+        images and the answer not.
 
         Raises:
             ArchitectureError: A side is out of range.
@@ -132,7 +132,7 @@ class Engine:
         return self._weights.item_bytes * native.size(min(batch, self._group))
 
     def activation_steps(self, height: int, width: int) -> list[tuple[str, str, str, int]]:
-        """Memory of each step for one picture of this size, its scratch included: the step's first
+        """Memory of each step for one image of this size, its scratch included: the step's first
         layer, its last layer, its kind, bytes. The most of them is `activation_bytes`.
 
         Raises:
@@ -155,7 +155,7 @@ class Engine:
 
     @property
     def _group(self) -> int:
-        """Pictures at once."""
+        """Images at once."""
         return max(BATCH, self.threads)
 
     def _layers(self, height: int, width: int) -> tuple[Layer, ...]:

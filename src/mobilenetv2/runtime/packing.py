@@ -12,8 +12,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ..architecture import Layer, layers
-from ..checkpoint import Checkpoint, fold
+from ..checkpoint import Checkpoint
+from ..folding import fold
+from ..graph import Layer, layers
 from . import _native
 from .plan import Group, Weights, chained, grouped
 

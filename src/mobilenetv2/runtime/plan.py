@@ -13,11 +13,11 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
-from ..architecture import Layer
+from ..graph import Layer
 from . import _native
 
 if TYPE_CHECKING:
-    from ..quantized import QuantizedCheckpoint
+    from ..int8 import Int8Checkpoint
 
 
 @dataclass(frozen=True)
@@ -128,7 +128,7 @@ def up_to_block(number: int) -> int:
 
 @dataclass(frozen=True)
 class Plan:
-    """The extension's plan for pictures of one size, the last layer's (C, H, W), what each step
+    """The extension's plan for images of one size, the last layer's (C, H, W), what each step
     computes, and the steps that the plan was made of.
     """
 
@@ -143,9 +143,9 @@ def plan(
     layers: Sequence[Layer],
     weights: Weights,
     threads: int,
-    quantized: QuantizedCheckpoint | None = None,
+    quantized: Int8Checkpoint | None = None,
 ) -> Plan:
-    """Plans the run of `layers` for pictures of one size."""
+    """Plans the run of `layers` for images of one size."""
     chains = list(chained(grouped(layers)))
     planned = [_step(chain, weights, threads) for chain in chains]
     if quantized:
@@ -183,9 +183,9 @@ def plan(
 
 
 def _round_means(
-    layers: Sequence[Layer], planned: Sequence[Planned], quantized: QuantizedCheckpoint
+    layers: Sequence[Layer], planned: Sequence[Planned], quantized: Int8Checkpoint
 ) -> None:
-    from .integer_packing import mean_rounding
+    from .int8_packing import mean_rounding
 
     named = {layer.name: layer for layer in layers}
     for todo in planned:
@@ -196,7 +196,7 @@ def _round_means(
             )
 
 
-def _to_floats(last: Layer, quantized: QuantizedCheckpoint) -> Planned:
+def _to_floats(last: Layer, quantized: Int8Checkpoint) -> Planned:
     """The step that makes floats of what the last layer stores."""
     step = _native.Step()
     step.kind = "real"

@@ -1,4 +1,4 @@
-"""Post-training quantisation: the ranges of a float network's tensors, seen on pictures, make it a
+"""Post-training quantisation: the ranges of a float network's tensors, seen on images, make it a
 network of integers.
 
 Weights are int8, symmetric, one scale an output channel; activations uint8, one scale a tensor
@@ -15,24 +15,25 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ..architecture import layers
-from ..checkpoint import Checkpoint, fold
+from ..checkpoint import Checkpoint
 from ..errors import ImageError, UserError
+from ..folding import fold
+from ..graph import layers
 from ..images import Preprocessing, decode
-from ..quantized import (
+from ..int8 import (
     Activation,
     AnyCheckpoint,
-    QuantizedCheckpoint,
-    QuantizedLayer,
+    Int8Checkpoint,
+    Int8Layer,
     stored_tensors,
 )
 from .inputs import check_images
 from .reference import Reference
 
-FEW_PICTURES = 32
+FEW_IMAGES = 32
 NOISE = 0.5  # correlation of neighbouring pixels: 1000 photos had 0.65 at least, noise 0 to 0.4
-BATCH = 4  # pictures at once
-SAMPLES = 4096  # values taken of a tensor and picture
+BATCH = 4  # images at once
+SAMPLES = 4096  # values taken of a tensor and image
 BINS = 4096
 SHRINK = np.linspace(0.2, 1, 24)  # ranges that are tried, as shares of what was seen
 RELU6 = Activation(6 / 255, 0)
@@ -41,40 +42,40 @@ SMALLEST_SCALE = 1e-12  # of channels whose weights are all 0
 
 
 def quantize(
-    checkpoint: Checkpoint, pictures: NDArray[np.uint8] | Iterable[str | os.PathLike[str]]
-) -> QuantizedCheckpoint:
-    """The same network in integers, its activations' ranges taken from pictures. The same pictures
+    checkpoint: Checkpoint, images: NDArray[np.uint8] | Iterable[str | os.PathLike[str]]
+) -> Int8Checkpoint:
+    """The same network in integers, its activations' ranges taken from images. The same images
     give the same integers.
 
     Warns (`UserWarning`) of files that cannot be read, which are skipped, of fewer than 32
-    pictures, of pictures that look like noise or are blank, and of weights that had been quantised
+    images, of images that look like noise or are blank, and of weights that had been quantised
     before.
 
     Args:
         checkpoint: A classifier, or a network that ends in features.
-        pictures: Files of the kind that the model will see, which `checkpoint.preprocessing`
+        images: Files of the kind that the model will see, which `checkpoint.preprocessing`
             prepares; or pixels (N, H, W, C) uint8 that are prepared already. About 100 will do.
 
     Raises:
-        UserError: The model is quantised already or of another kind, no picture can be read, or
+        UserError: The model is quantised already or of another kind, no image can be read, or
             activations overflow.
     """
     check_quantizable(checkpoint)
     complaints: list[str] = []
-    if isinstance(pictures, np.ndarray):
-        check_images(pictures, checkpoint.architecture.in_channels)
-        if pictures.dtype != np.uint8:
-            raise UserError(f"an array of pictures must be uint8 pixels, not {pictures.dtype}")
+    if isinstance(images, np.ndarray):
+        check_images(images, checkpoint.architecture.in_channels)
+        if images.dtype != np.uint8:
+            raise UserError(f"an array of images must be uint8 pixels, not {images.dtype}")
     else:
-        pictures, complaints = read_pictures(checkpoint.preprocessing, pictures)
-    for complaint in complaints + doubts(checkpoint, pictures):
+        images, complaints = read_images(checkpoint.preprocessing, images)
+    for complaint in complaints + doubts(checkpoint, images):
         warnings.warn(complaint, stacklevel=2)
-    return to_integers(checkpoint, pictures)
+    return to_int8(checkpoint, images)
 
 
 def check_quantizable(checkpoint: AnyCheckpoint) -> Checkpoint:
     """The same, if it is of floats and all its layers run in integers; refused otherwise."""
-    if isinstance(checkpoint, QuantizedCheckpoint):
+    if isinstance(checkpoint, Int8Checkpoint):
         raise UserError(
             "quantised already: use it as it is, or quantise the float model it is from"
         )
@@ -86,7 +87,7 @@ def check_quantizable(checkpoint: AnyCheckpoint) -> Checkpoint:
     return checkpoint
 
 
-def read_pictures(
+def read_images(
     preprocessing: Preprocessing,
     files: Iterable[str | os.PathLike[str]],
     advance: Callable[[], object] = lambda: None,
@@ -105,25 +106,25 @@ def read_pictures(
         advance()
     if not pixels:
         reasons = "; ".join(complaints[:3]) or "there are none"
-        raise UserError(f"no pictures to calibrate with: {reasons}")
+        raise UserError(f"no images to calibrate with: {reasons}")
     return np.stack(pixels), complaints
 
 
 def doubts(checkpoint: Checkpoint, pixels: NDArray[np.uint8]) -> list[str]:
     """Reasons why a network calibrated on these pixels may not be a good one."""
     found = []
-    if len(pixels) < FEW_PICTURES:
+    if len(pixels) < FEW_IMAGES:
         found.append(
-            f"{len(pixels)} picture{'s' if len(pixels) > 1 else ''} to calibrate with: "
-            f"take {FEW_PICTURES} or more, of all kinds that the model will see"
+            f"{len(pixels)} image{'s' if len(pixels) > 1 else ''} to calibrate with: "
+            f"take {FEW_IMAGES} or more, of all kinds that the model will see"
         )
     correlation = _correlation(pixels)
     if correlation is None:
-        found.append("the pictures are blank: calibrate with pictures that the model will see")
+        found.append("the images are blank: calibrate with images that the model will see")
     elif correlation < NOISE:
         found.append(
-            f"the pictures look like noise (neighbouring pixels correlate by {correlation:.2f}, those of "
-            "photographs by 0.9): calibrate with pictures that the model will see"
+            f"the images look like noise (neighbouring pixels correlate by {correlation:.2f}, those of "
+            "photographs by 0.9): calibrate with images that the model will see"
         )
     source = str(checkpoint.provenance.get("source", ""))
     if "int8" in source:
@@ -135,20 +136,20 @@ def doubts(checkpoint: Checkpoint, pixels: NDArray[np.uint8]) -> list[str]:
 
 
 def _correlation(pixels: NDArray[np.uint8]) -> float | None:
-    """Of neighbouring pixels in a channel, over all pictures; None where nothing varies."""
+    """Of neighbouring pixels in a channel, over all images; None where nothing varies."""
     together = apart = 0.0
-    for picture in pixels:
-        varying = picture - picture.mean(axis=(0, 1))
+    for image in pixels:
+        varying = image - image.mean(axis=(0, 1))
         for a, b in ((varying[1:], varying[:-1]), (varying[:, 1:], varying[:, :-1])):
             together += float((a * b).sum())
             apart += float(np.sqrt((a * a).sum() * (b * b).sum()))
     return together / apart if apart else None
 
 
-def to_integers(
+def to_int8(
     checkpoint: Checkpoint, pixels: NDArray[np.uint8], advance: Callable[[], object] = lambda: None
-) -> QuantizedCheckpoint:
-    """What `quantize` does once the pictures are pixels (N, H, W, C); `advance` is called after
+) -> Int8Checkpoint:
+    """What `quantize` does once the images are pixels (N, H, W, C); `advance` is called after
     each of them.
     """
     activations, means = _seen(checkpoint, pixels, advance)
@@ -166,7 +167,7 @@ def to_integers(
         step = image_scale if source == "image" else activations[source].scale
         mean = means[source].reshape(layer.groups, -1)
         integers[layer.name] = quantized_layer(weight, bias, step, mean)
-    return QuantizedCheckpoint(
+    return Int8Checkpoint(
         architecture=checkpoint.architecture,
         layers=integers,
         image_scale=image_scale,
@@ -174,13 +175,13 @@ def to_integers(
         activations=activations,
         labels=checkpoint.labels,
         preprocessing=checkpoint.preprocessing,
-        provenance={**checkpoint.provenance, "calibration_pictures": len(pixels)},
+        provenance={**checkpoint.provenance, "calibration_images": len(pixels)},
     )
 
 
 def quantized_layer(
     weight: NDArray[np.float64], bias: NDArray[np.float64], step: float, mean: NDArray[np.float64]
-) -> QuantizedLayer:
+) -> Int8Layer:
     """A layer in integers.
 
     A channel's scale is the least that keeps its weights within -127..127 and its bias within
@@ -201,7 +202,7 @@ def quantized_layer(
     rounded = np.clip(np.rint(weight / by_channel), -127, 127)
     added = (rounded * by_channel - weight).reshape(*weight.shape[:2], -1).sum(axis=2) * mean
     bias = bias - added.sum(axis=1)
-    return QuantizedLayer(
+    return Int8Layer(
         rounded.astype(np.int8), scale, np.rint(bias / (step * exact)).astype(np.int32)
     )
 
@@ -209,7 +210,7 @@ def quantized_layer(
 def _image(
     preprocessing: Preprocessing,
 ) -> tuple[float, tuple[int, ...], NDArray[np.float64], NDArray[np.float64]]:
-    """Scale and zero points of the picture; for each channel, what its weights are multiplied by,
+    """Scale and zero points of the image; for each channel, what its weights are multiplied by,
     and what a weight adds to the bias.
 
     normalised = scale * pixel + offset = gain * image_scale * (pixel - zero) + rest. The rest is
@@ -239,7 +240,7 @@ def _seen(
         for name, values in reference.run(batch, names).items():
             mean = values.mean(axis=(1, 2), dtype=np.float64).sum(axis=0) / len(pixels)
             if not np.isfinite(mean).all():
-                raise UserError(f"the output of {name} overflows on the calibration pictures")
+                raise UserError(f"the output of {name} overflows on the calibration images")
             means[name] = means[name] + mean
             if name in drawn:
                 some = rng.integers(0, values.size, len(batch) * SAMPLES)

@@ -12,9 +12,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ..architecture import Layer, layers
-from ..checkpoint import Checkpoint, fold
+from ..checkpoint import Checkpoint
 from ..errors import UserError
+from ..folding import fold
+from ..graph import Layer, layers
 from .inputs import check_images
 
 Tensor = NDArray[Any]
@@ -40,7 +41,7 @@ class Reference:
         float32 images are taken as normalised already.
 
         Raises:
-            UserError: Not a batch of pictures of the network's channels, an empty batch, or NaN.
+            UserError: Not a batch of images of the network's channels, an empty batch, or NaN.
         """
         last = layers(self.checkpoint.architecture)[-1]
         out = self.run(images, (last.name,))[last.name]

@@ -24,20 +24,20 @@ Answer = TypeVar("Answer")
 
 @dataclass(frozen=True)
 class Timing:
-    """Time of a call on `batch` pictures of height x width, over `runs` calls.
+    """Time of a call on `batch` images of height x width, over `runs` calls.
 
     Attributes:
         isa: Instruction set of the engine.
         threads: Threads of the engine.
-        batch: Pictures a call.
-        height: Rows of a picture.
-        width: Columns of a picture.
+        batch: Images a call.
+        height: Rows of an image.
+        width: Columns of an image.
         runs: Calls measured.
         median_ms: Half of the calls took no longer.
         p10_ms: A tenth of them took no longer.
         p90_ms: Nine tenths of them took no longer.
-        pictures_per_second: At the median.
-        macs: Multiply-adds of one picture, as `network_cost` counts.
+        images_per_second: At the median.
+        macs: Multiply-adds of one image, as `network_cost` counts.
         gmacs_per_second: 1e9 multiply-adds a second, at the median.
         peak_gmacs_per_second: What the core reaches in registers alone, times the threads.
         peak_share: gmacs_per_second over peak_gmacs_per_second.
@@ -54,7 +54,7 @@ class Timing:
     median_ms: float
     p10_ms: float
     p90_ms: float
-    pictures_per_second: float
+    images_per_second: float
     macs: int
     gmacs_per_second: float
     peak_gmacs_per_second: float
@@ -73,7 +73,7 @@ class StepTiming:
         kind: How it runs: "rows", "plane", "matmul", "mean", "add", "concat" or "resize".
         median_ms: Half of the calls took no longer.
         time_share: Of the sum of all steps' medians.
-        macs: Multiply-adds of one picture.
+        macs: Multiply-adds of one image.
         gmacs_per_second: 1e9 multiply-adds a second, at the median.
         peak_share: As in `Timing`.
     """
@@ -95,9 +95,9 @@ def measure(
 
     Args:
         engine: What to time.
-        height: Rows of a picture.
-        width: Columns of a picture.
-        batch: Pictures a call.
+        height: Rows of an image.
+        width: Columns of an image.
+        batch: Images a call.
         runs: Calls; None: as many as take a second, and 10 at least.
 
     Raises:
@@ -108,11 +108,11 @@ def measure(
             raise UserError(f"{name} must be at least 1, not {value}")
     macs = network_cost(engine.checkpoint.architecture, height, width).macs
     try:
-        images = _pictures(engine, height, width, batch)
+        images = _images(engine, height, width, batch)
         milliseconds = _warm(lambda: _call_ms(engine, images), runs)
     except MemoryError:
         raise UserError(
-            f"{batch} pictures of {height}x{width} do not fit in memory; lower the batch or the resolution"
+            f"{batch} images of {height}x{width} do not fit in memory; lower the batch or the resolution"
         ) from None
     p10, median, p90 = (float(value) for value in np.percentile(milliseconds, (10, 50, 90)))
     rate = _gmacs_per_second(macs * batch, median)
@@ -129,7 +129,7 @@ def measure(
         median_ms=median,
         p10_ms=p10,
         p90_ms=p90,
-        pictures_per_second=1e3 * batch / median,
+        images_per_second=1e3 * batch / median,
         macs=macs,
         gmacs_per_second=rate,
         peak_gmacs_per_second=peak,
@@ -141,7 +141,7 @@ def measure(
 
 def measure_steps(engine: Engine, timing: Timing) -> list[StepTiming]:
     """Times the steps of the calls that `timing` is of, over as many calls."""
-    images = _pictures(engine, timing.height, timing.width, timing.batch)
+    images = _images(engine, timing.height, timing.width, timing.batch)
     profiles = _warm(lambda: engine.profile(images), timing.runs)
     medians = np.median([[ms for *_, ms in steps] for steps in profiles], axis=0)
     costs = network_cost(engine.checkpoint.architecture, timing.height, timing.width).layers
@@ -155,7 +155,7 @@ def measure_steps(engine: Engine, timing: Timing) -> list[StepTiming]:
     return found
 
 
-def _pictures(engine: Engine, height: int, width: int, batch: int) -> NDArray[np.uint8]:
+def _images(engine: Engine, height: int, width: int, batch: int) -> NDArray[np.uint8]:
     shape = batch, height, width, engine.checkpoint.architecture.in_channels
     return np.random.default_rng(0).integers(0, 256, shape, np.uint8)
 

@@ -1,4 +1,4 @@
-"""Augmentation as data: pictures changed by chance, each by its own random numbers, and batches
+"""Augmentation as data: images changed by chance, each by its own random numbers, and batches
 mixed.
 """
 
@@ -64,29 +64,29 @@ OPERATIONS = (
 
 @dataclass(frozen=True, kw_only=True)
 class Augmentation:
-    """What training does to pictures by chance. Fit for JSON by `dataclasses.asdict`; lists are
+    """What training does to images by chance. Fit for JSON by `dataclasses.asdict`; lists are
     taken for tuples.
 
     Attributes:
-        crop: "resized": a part of the picture, scaled to the size, as in TF-slim and the Inception
+        crop: "resized": a part of the image, scaled to the size, as in TF-slim and the Inception
             paper; "pad": prepared as for evaluation, then moved by up to `pad` pixels over mirrored
             edges, as is usual for 32x32 pixels; "none": prepared as for evaluation.
-        scale: Least and greatest share of the picture's area that "resized" takes.
+        scale: Least and greatest share of the image's area that "resized" takes.
         ratio: Least and greatest width over height of that part, relative to the size.
         pad: Pixels.
-        flip: Mirror one in two pictures left to right.
+        flip: Mirror one in two images left to right.
         colour: TF-slim's fast mode: add up to 32 of 255 of brightness, scale colour by 0.5 to 1.5.
         policy: "trivial": TrivialAugment (wide; Mueller and Hutter 2021); "rand": RandAugment
             (Cubuk et al. 2019) of `rand_ops` operations of magnitude `rand_magnitude`; "none".
-        rand_ops: Operations a picture.
+        rand_ops: Operations an image.
         rand_magnitude: 0..30.
-        erase: Share of the pictures of which a rectangle becomes the mean colour (random erasing,
+        erase: Share of the images of which a rectangle becomes the mean colour (random erasing,
             Zhong et al. 2017).
         erase_scale: Least and greatest share of the area of that rectangle.
         erase_ratio: Least and greatest width over height of it.
-        mixup: Parameter of the beta distribution by which pairs of pictures are mixed (Zhang et
+        mixup: Parameter of the beta distribution by which pairs of images are mixed (Zhang et
             al. 2017); 0: never.
-        cutmix: The same for rectangles pasted from another picture (Yun et al. 2019). With both,
+        cutmix: The same for rectangles pasted from another image (Yun et al. 2019). With both,
             a batch has either, one time in two.
 
     Raises:
@@ -133,7 +133,7 @@ class Augmentation:
         return UserError(f"augmentation {name} must be {wanted}, not {getattr(self, name)!r}")
 
     def transform(self, size: tuple[int, int], preprocessing: Preprocessing) -> Transform:
-        """What to do with one picture.
+        """What to do with one image.
 
         Args:
             size: (height, width) of the result.
@@ -141,20 +141,20 @@ class Augmentation:
                 "resized" its way of resizing.
 
         Returns:
-            A function of an upright RGB picture and random numbers that gives (H, W, channels)
+            A function of an upright RGB image and random numbers that gives (H, W, channels)
             uint8. It can be pickled.
 
         Raises:
-            UserError: A crop "pad" of pictures that are not larger than `pad`.
+            UserError: A crop "pad" of images that are not larger than `pad`.
         """
         if self.crop == "pad" and min(size) <= self.pad:
-            raise UserError(f"pictures of {size[0]}x{size[1]} cannot be padded by {self.pad}")
+            raise UserError(f"images of {size[0]}x{size[1]} cannot be padded by {self.pad}")
         return partial(_transformed, self, replace(preprocessing, size=(size[0], size[1])))
 
     def mix(
         self, x: Tensor, labels: Tensor, classes: int, generator: torch.Generator
     ) -> tuple[Tensor, Tensor]:
-        """Mixes the pictures of a batch with one another.
+        """Mixes the images of a batch with one another.
 
         Args:
             x: (N, C, H, W) floats.
@@ -175,7 +175,7 @@ class Augmentation:
 
 
 def evaluation_transform(preprocessing: Preprocessing) -> Transform:
-    """What prediction does with a picture, for `Pictures`: no chance in it, and it can be pickled."""
+    """What prediction does with an image, for `Images`: no chance in it, and it can be pickled."""
     return partial(_prepared, preprocessing)
 
 
@@ -215,7 +215,7 @@ def _transformed(
 def crop_box(
     size: tuple[int, int], scale: tuple[float, float], ratio: tuple[float, float], rng: Generator
 ) -> Box:
-    """A part of a picture of size (width, height), by shares of its area and width over height; the
+    """A part of an image of size (width, height), by shares of its area and width over height; the
     middle, as large as the ratio allows, where no other was found.
     """
     if box := fitting_box(size, scale, ratio, rng):
@@ -269,7 +269,7 @@ def jitter(image: Image.Image, rng: Generator) -> Image.Image:
 def operate(
     operation: str, image: Image.Image, level: float, sign: int, reach: Reach, fill: Fill
 ) -> Image.Image:
-    """One of `OPERATIONS` on a picture.
+    """One of `OPERATIONS` on an image.
 
     Args:
         operation: Its name.
@@ -277,7 +277,7 @@ def operate(
         level: Magnitude, 0..30.
         sign: 1 or -1: which way, where there are two.
         reach: What the greatest magnitude means.
-        fill: What comes in from outside of the picture.
+        fill: What comes in from outside of the image.
     """
     share = level / LEVELS
     if operation in ("brightness", "color", "contrast", "sharpness"):
@@ -336,13 +336,13 @@ POLICIES: dict[str, Callable[[Augmentation, Image.Image, Fill, Generator], Image
 
 
 def mixup(x: Tensor, soft: Tensor, alpha: float, rng: Generator) -> tuple[Tensor, Tensor]:
-    """Each picture (N, C, H, W) and its classes (N, classes) with a share of its neighbour's."""
+    """Each image (N, C, H, W) and its classes (N, classes) with a share of its neighbour's."""
     share = float(rng.beta(alpha, alpha))
     return share * x + (1 - share) * x.roll(1, 0), share * soft + (1 - share) * soft.roll(1, 0)
 
 
 def cutmix(x: Tensor, soft: Tensor, alpha: float, rng: Generator) -> tuple[Tensor, Tensor]:
-    """Each picture (N, C, H, W) with a rectangle of its neighbour's, and its classes (N, classes) by
+    """Each image (N, C, H, W) with a rectangle of its neighbour's, and its classes (N, classes) by
     what remains of it.
     """
     height, width = x.shape[2:]

@@ -1,4 +1,4 @@
-"""Decoded pictures in batches, the same ones whatever the number of workers and machines."""
+"""Decoded images in batches, the same ones whatever the number of workers and machines."""
 
 from __future__ import annotations
 
@@ -16,16 +16,16 @@ from ..datasets import Sample
 from ..errors import ImageError, UserError
 from ..images import decode
 from .augment import Transform
-from .shards import ShardPictures, Shards, read_shards, shard_loader
-from .splits import Split, check_pictures, read_split, without
+from .shards import ShardImages, Shards, read_shards, shard_loader
+from .splits import Split, check_images, read_split, without
 from .workers import MOST_WORKERS, Batch, batch_loader, default_workers, stacked
 
 __all__ = [
-    "Pictures",
-    "ShardPictures",
+    "Images",
+    "ShardImages",
     "Shards",
     "Split",
-    "check_pictures",
+    "check_images",
     "default_workers",
     "loader",
     "read_shards",
@@ -35,17 +35,17 @@ __all__ = [
 ]
 
 
-class Pictures(torch.utils.data.Dataset[tuple[Tensor, int]]):
-    """Pictures of a dataset, decoded and changed.
+class Images(torch.utils.data.Dataset[tuple[Tensor, int]]):
+    """Images of a dataset, decoded and changed.
 
-    Random numbers depend on the seed, the epoch and the picture's place in `samples` alone.
+    Random numbers depend on the seed, the epoch and the image's place in `samples` alone.
 
     Args:
         samples: Of a dataset.
-        transform: From `Augmentation.transform` or `evaluation_transform`: an upright RGB picture
+        transform: From `Augmentation.transform` or `evaluation_transform`: an upright RGB image
             and random numbers -> (H, W, C) uint8.
         seed: 0 or above.
-        remember_bytes: Decoded pictures to keep in memory, the first ones; they are decoded at
+        remember_bytes: Decoded images to keep in memory, the first ones; they are decoded at
             once. 3 bytes a pixel: 154 MB for the 50000 of CIFAR-10.
     """
 
@@ -80,7 +80,7 @@ class Pictures(torch.utils.data.Dataset[tuple[Tensor, int]]):
 
 
 def _decoded(samples: Sequence[Sample], most_bytes: int) -> list[NDArray[np.uint8] | None]:
-    """The first pictures as (H, W, 3), as many as fit; None for one that cannot be decoded."""
+    """The first images as (H, W, 3), as many as fit; None for one that cannot be decoded."""
 
     def pixels(sample: Sample) -> NDArray[np.uint8] | None:
         try:
@@ -92,16 +92,16 @@ def _decoded(samples: Sequence[Sample], most_bytes: int) -> list[NDArray[np.uint
     total, ahead = 0, 64 * MOST_WORKERS
     with ThreadPoolExecutor(max(1, default_workers())) as pool:
         while total < most_bytes and len(found) < len(samples):
-            for picture in pool.map(pixels, samples[len(found) : len(found) + ahead]):
-                total += 0 if picture is None else picture.nbytes
+            for image in pool.map(pixels, samples[len(found) : len(found) + ahead]):
+                total += 0 if image is None else image.nbytes
                 if total > most_bytes:
                     break
-                found.append(picture)
+                found.append(image)
     return found
 
 
 def loader(
-    pictures: Pictures,
+    images: Images,
     batch: int,
     *,
     epoch: int,
@@ -114,20 +114,20 @@ def loader(
 ) -> DataLoader[Batch]:
     """One epoch's batches: (N, C, H, W) uint8, in memory with the channels last, and (N,) int64.
 
-    Training takes the pictures in an order by chance. They are shared out evenly: every process has
-    as many batches as any other, sizes differ by one picture at most, and none has a single
-    picture, which batch norm could not use (so `batch` is passed by one at times, and a batch of
-    one is made two). Validation takes each picture once, in order; processes may differ in number.
+    Training takes the images in an order by chance. They are shared out evenly: every process has
+    as many batches as any other, sizes differ by one image at most, and none has a single
+    image, which batch norm could not use (so `batch` is passed by one at times, and a batch of
+    one is made two). Validation takes each image once, in order; processes may differ in number.
 
     Args:
-        pictures: What to load; its epoch is set.
-        batch: Pictures a batch and process, at most (but see above).
-        epoch: Decides the order, and the random numbers of the pictures.
+        images: What to load; its epoch is set.
+        batch: Images a batch and process, at most (but see above).
+        epoch: Decides the order, and the random numbers of the images.
         seed: Decides the order too.
         train: Whether to train with them or to validate.
         workers: Processes that decode; 0: none but this one. Each computes with one thread. Fewer
             are started, with a warning, where shared memory is too small for their batches.
-        balance: In training, all classes equally often: as many pictures as ever, of the small
+        balance: In training, all classes equally often: as many images as ever, of the small
             classes again and again, of the large ones a part.
         rank: Which process of training this is.
         world: How many there are.
@@ -136,23 +136,23 @@ def loader(
         To be gone through once. An `ImageError` in a worker is raised here as it was there.
 
     Raises:
-        UserError: `batch` below 1, or fewer than two pictures a process to train with.
+        UserError: `batch` below 1, or fewer than two images a process to train with.
     """
     if batch < 1:
-        raise UserError(f"a batch has at least 1 picture, not {batch}")
-    pictures.set_epoch(epoch)
+        raise UserError(f"a batch has at least 1 image, not {batch}")
+    images.set_epoch(epoch)
     if train:
-        order = _order(pictures.samples, balance, np.random.default_rng((0, epoch, seed)))
+        order = _order(images.samples, balance, np.random.default_rng((0, epoch, seed)))
         batches = _even_batches(order, batch, world)[rank::world]
     else:
-        mine = np.arange(rank, len(pictures), world)
+        mine = np.arange(rank, len(images), world)
         batches = [mine[i : i + batch] for i in range(0, len(mine), batch)]
-    one = pictures[int(batches[0][0])][0].nbytes * len(batches[0]) if batches and workers else 0
-    return batch_loader(_Batches(pictures, batches), one, min(workers, len(batches)))
+    one = images[int(batches[0][0])][0].nbytes * len(batches[0]) if batches and workers else 0
+    return batch_loader(_Batches(images, batches), one, min(workers, len(batches)))
 
 
 def _order(samples: Sequence[Sample], balance: bool, rng: np.random.Generator) -> NDArray[np.intp]:
-    """Pictures by chance, each once, or balanced: of each class as many, each about as often."""
+    """Images by chance, each once, or balanced: of each class as many, each about as often."""
     if not balance:
         return rng.permutation(len(samples))
     labels = np.array([sample.label for sample in samples])
@@ -166,11 +166,11 @@ def _order(samples: Sequence[Sample], balance: bool, rng: np.random.Generator) -
 
 
 def _even_batches(order: NDArray[np.intp], batch: int, world: int) -> list[NDArray[np.intp]]:
-    """As few as there must be, `world` times a whole number, at least two pictures in each."""
+    """As few as there must be, `world` times a whole number, at least two images in each."""
     count = min(-(-len(order) // (batch * world)), len(order) // (2 * world))
     if not count:
         raise UserError(
-            f"{len(order)} pictures are too few to train with: batch norm needs two at a time in "
+            f"{len(order)} images are too few to train with: batch norm needs two at a time in "
             f"each of {world} processes"
         )
     return np.array_split(order, count * world)
@@ -179,14 +179,14 @@ def _even_batches(order: NDArray[np.intp], batch: int, world: int) -> list[NDArr
 class _Batches(torch.utils.data.Dataset["Batch | UserError"]):
     """Batches by number."""
 
-    def __init__(self, pictures: Pictures, batches: Sequence[NDArray[np.intp]]) -> None:
-        self.pictures, self.batches = pictures, batches
+    def __init__(self, images: Images, batches: Sequence[NDArray[np.intp]]) -> None:
+        self.images, self.batches = images, batches
 
     def __len__(self) -> int:
         return len(self.batches)
 
     def __getitem__(self, b: int) -> Batch | UserError:
         try:
-            return stacked([self.pictures[int(i)] for i in self.batches[b]])
+            return stacked([self.images[int(i)] for i in self.batches[b]])
         except ImageError as error:
             return error

@@ -14,7 +14,7 @@ import numpy as np
 from lightning.fabric import Fabric
 
 from ..errors import UserError
-from .data import Pictures, ShardPictures, loader, shard_loader
+from .data import Images, ShardImages, loader, shard_loader
 from .machine import Machine, stop_signals, told_of_memory
 from .optim import learning_rate
 from .run_folder import RunFolder
@@ -58,8 +58,8 @@ class Materials(NamedTuple):
     trainer: Trainer
     folder: RunFolder
     machine: Machine
-    train: Pictures | ShardPictures
-    val: Pictures
+    train: Images | ShardImages
+    val: Images
     keep_best: Callable[[dict[str, float]], None]
 
 
@@ -89,15 +89,15 @@ def run_epochs(with_: Materials, progress: Progress) -> None:
             save(with_, progress)
 
 
-def batches(with_: Materials, pictures: Pictures | ShardPictures, epoch: int, train: bool) -> Any:
+def batches(with_: Materials, images: Images | ShardImages, epoch: int, train: bool) -> Any:
     """The batches of one epoch for this process."""
     recipe, fabric = with_.trainer.recipe, with_.fabric
     batch = -(-recipe.batch // fabric.world_size)
-    if isinstance(pictures, ShardPictures):
+    if isinstance(images, ShardImages):
         workers = with_.machine.worker_count
-        return shard_loader(pictures, batch, epoch=epoch, steps=recipe.epoch_steps, workers=workers)
+        return shard_loader(images, batch, epoch=epoch, steps=recipe.epoch_steps, workers=workers)
     return loader(
-        pictures,
+        images,
         batch,
         epoch=epoch,
         seed=recipe.seed,

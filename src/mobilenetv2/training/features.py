@@ -22,16 +22,16 @@ def fit_head(
     l2: float,
     balance: bool = False,
 ) -> None:
-    """Makes the classifier the logistic regression on the features of pictures and of their mirror
+    """Makes the classifier the logistic regression on the features of images and of their mirror
     images. The backbone is not touched.
 
     Args:
         net: Its classifier is replaced by the fitted one.
         preprocessing: How pixels are normalised.
-        batches: Pixels (N, C, H, W) uint8 and labels (N,), each picture once; 10 kB of features are
+        batches: Pixels (N, C, H, W) uint8 and labels (N,), each image once; 10 kB of features are
             held for each.
         l2: Half of this times the squared weights is added to the mean loss.
-        balance: Weigh pictures so that all classes count alike.
+        balance: Weigh images so that all classes count alike.
     """
     features, labels = _features(Engine(net.to_checkpoint(preprocessing=preprocessing)), batches)
     head = nn.Linear(features.shape[1], net.architecture.classes)
@@ -54,7 +54,7 @@ def fit_head(
 
 
 def _features(engine: Engine, batches: Iterable[tuple[Tensor, Tensor]]) -> tuple[Tensor, Tensor]:
-    """(2 N, channels) of each picture and its mirror image, and the labels (2 N,)."""
+    """(2 N, channels) of each image and its mirror image, and the labels (2 N,)."""
     features, labels = [], []
     for pixels, label in batches:
         images = pixels.permute(0, 2, 3, 1).numpy()  # (N, H, W, C)

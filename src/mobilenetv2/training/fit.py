@@ -1,4 +1,4 @@
-"""`fit`: from labelled pictures to a model file, in a folder that the run can be resumed from."""
+"""`fit`: from labelled images to a model file, in a folder that the run can be resumed from."""
 
 from __future__ import annotations
 
@@ -20,10 +20,10 @@ from ..model import Model
 from ..nn import MobileNetV2
 from .augment import evaluation_transform
 from .data import (
-    Pictures,
-    ShardPictures,
+    Images,
+    ShardImages,
     Split,
-    check_pictures,
+    check_images,
     loader,
     read_shards,
     read_split,
@@ -42,7 +42,7 @@ from .trainer import Trainer, balanced
 LOG = logging.getLogger(__name__)
 LISTED = 50  # classes that a table is shown of
 FEATURE_BATCH = 64
-REMEMBERED_BYTES = 1 << 28  # decoded pictures kept in memory
+REMEMBERED_BYTES = 1 << 28  # decoded images kept in memory
 
 
 @dataclass(frozen=True)
@@ -53,8 +53,8 @@ class Trained:
         file: The best network's model file.
         epochs: How many were trained.
         best_epoch: After which the network was as in the file; 0: the head alone was fitted.
-        evaluation: The file's, on the pictures held out, by the runtime that will use it.
-        broken: The errors of pictures that were left out, by name.
+        evaluation: The file's, on the images held out, by the runtime that will use it.
+        broken: The errors of images that were left out, by name.
     """
 
     file: Path
@@ -100,13 +100,13 @@ def fit(
     the work.
 
     Args:
-        data: Labelled pictures: a folder, .zip or .csv, as for `read_dataset`; or shards, as
+        data: Labelled images: a folder, .zip or .csv, as for `read_dataset`; or shards, as
             "train-{000000..000123}.tar", with `val` and the recipe's `epoch_steps`.
         out: Folder of the run; it must not have one yet, unless `resume`.
         recipe: How to train; None: the resumed run's, or `default_recipe`: to fine-tune with weights,
             else the modern one.
         start: The network to start from; None: a new one of width 1, or the resumed run's.
-        val: Pictures to validate with; None: those of `data`, or a share of them.
+        val: Images to validate with; None: those of `data`, or a share of them.
         machine: How to run.
         resume: Go on with the run in `out`, to the same weights as if it had not stopped.
 
@@ -120,7 +120,7 @@ def fit(
     fabric = launch(folder.path)
     before = once(fabric, folder.read_settings if resume else folder.check_new)
     job = _job(fabric, machine, os.fspath(data), val and os.fspath(val), recipe, start, before)
-    split, broken = _pictures(job)
+    split, broken = _images(job)
     state = None
     if before:
         before.check_resumed(_facts(job, split))
@@ -166,31 +166,31 @@ def _facts(job: Job, split: Split) -> dict[str, Any]:
         "start": job.start,
         "recipe": job.recipe,
         "classes": split.train.classes,
-        "pictures": {"train": len(split.train.samples), "val": len(split.val.samples)},
+        "images": {"train": len(split.train.samples), "val": len(split.val.samples)},
         "precision": None if job.machine.precision == "auto" else job.machine.precision,
     }
 
 
-def _pictures(job: Job) -> tuple[Split, dict[str, ImageError]]:
-    """The pictures that can be read, and the errors of the others; says what there is."""
+def _images(job: Job) -> tuple[Split, dict[str, ImageError]]:
+    """The images that can be read, and the errors of the others; says what there is."""
     if job.in_shards:
         split = _beside_shards(job)
     else:
         split = read_split(job.data, job.val, val_share=job.recipe.val_share, seed=job.recipe.seed)
     samples = (*split.train.samples, *split.val.samples)
-    broken = once(job.fabric, lambda: check_pictures(samples, job.machine.worker_count))
+    broken = once(job.fabric, lambda: check_images(samples, job.machine.worker_count))
     split = replace(split, train=without(split.train, broken), val=without(split.val, broken))
     for problem in (*split.problems, *map(str, broken.values())):
         LOG.warning("%s", problem)
     if broken:
-        LOG.warning("%d of %d pictures cannot be read and are left out", len(broken), len(samples))
+        LOG.warning("%d of %d images cannot be read and are left out", len(broken), len(samples))
     for purpose, part in (("train", split.train), ("validate", split.val)):
         if not part.samples and not (part is split.train and job.in_shards):
             first = next(iter(broken.values()))
-            raise UserError(f"no picture to {purpose} with can be read: {first}")
+            raise UserError(f"no image to {purpose} with can be read: {first}")
     used = {sample.label for sample in (split.val if job.in_shards else split.train).samples}
     if len(used) < 2:
-        raise UserError(f"{job.data}: pictures of one class only; a classifier needs two")
+        raise UserError(f"{job.data}: images of one class only; a classifier needs two")
     match_classes(_judged(split.val), split.val.classes, len(split.val.classes), used)
     for line in _table(split):
         LOG.info("%s", line)
@@ -199,12 +199,12 @@ def _pictures(job: Job) -> tuple[Split, dict[str, ImageError]]:
 
 def _beside_shards(job: Job) -> Split:
     """Nothing to train with but shards, which are not looked through; their classes are those of
-    the pictures to validate with.
+    the images to validate with.
     """
     recipe = job.recipe
     if job.val is None or not recipe.epoch_steps:
         raise UserError(
-            f"{job.data}: shards want pictures to validate with, which also name the classes "
+            f"{job.data}: shards want images to validate with, which also name the classes "
             "(--val), and the steps of an epoch (--set epoch_steps=1000)"
         )
     if recipe.head_first or recipe.balance:
@@ -217,7 +217,7 @@ def _beside_shards(job: Job) -> Split:
 
 
 def _table(split: Split) -> Iterator[str]:
-    """How many pictures each class has, and all have."""
+    """How many images each class has, and all have."""
     rows = split.rows()
     total = {
         "class": f"{len(rows)} classes",
@@ -238,8 +238,8 @@ def _begin(job: Job, split: Split, before: Settings | None) -> tuple[MobileNetV2
     net, preprocessing, weights = build(job.start, classes, seen, job.recipe)
     if last_map(net.architecture) == (1, 1):
         LOG.warning(
-            "pictures of %dx%d are a map of 1x1 before pooling, which says little: give a larger "
-            "resolution, or train from scratch for small pictures (--resolution, --small-images)",
+            "images of %dx%d are a map of 1x1 before pooling, which says little: give a larger "
+            "resolution, or train from scratch for small images (--resolution, --small-images)",
             *preprocessing.size,
         )
     net = prepare(net)
@@ -268,10 +268,10 @@ def _begin(job: Job, split: Split, before: Settings | None) -> tuple[MobileNetV2
 
 
 def _fit_head(job: Job, net: MobileNetV2, settings: Settings, train: Dataset) -> None:
-    LOG.info("fitting the head to the features of %d pictures", len(train.samples))
-    pictures = Pictures(train.samples, evaluation_transform(settings.preprocessing))
+    LOG.info("fitting the head to the features of %d images", len(train.samples))
+    images = Images(train.samples, evaluation_transform(settings.preprocessing))
     batches = loader(
-        pictures,
+        images,
         FEATURE_BATCH,
         epoch=0,
         seed=0,
@@ -297,10 +297,10 @@ def _materials(
         trainer,
         folder,
         job.machine,
-        ShardPictures(read_shards(job.data, settings.classes), augmented, recipe.seed, rank, world)
+        ShardImages(read_shards(job.data, settings.classes), augmented, recipe.seed, rank, world)
         if job.in_shards
-        else Pictures(split.train.samples, augmented, recipe.seed, REMEMBERED_BYTES),
-        Pictures(split.val.samples, evaluation_transform(preprocessing)),
+        else Images(split.train.samples, augmented, recipe.seed, REMEMBERED_BYTES),
+        Images(split.val.samples, evaluation_transform(preprocessing)),
         keep_best,
     )
 
@@ -311,8 +311,8 @@ def _checkpoint(net: MobileNetV2, settings: Settings, scores: Mapping[str, float
         "trained_on": {
             "data": settings.data,
             "val": settings.val,
-            "train_pictures": settings.pictures["train"],
-            "val_pictures": settings.pictures["val"],
+            "train_images": settings.images["train"],
+            "val_images": settings.images["val"],
         },
         "weights": dict(settings.weights),
         "start": asdict(settings.start),
@@ -340,7 +340,7 @@ def _finish(folder: RunFolder, settings: Settings, val: Dataset, progress: Progr
 
 
 def _judged(val: Dataset) -> Dataset:
-    """The pictures held out, by the trained model's own classes: a list's indices are kept only
+    """The images held out, by the trained model's own classes: a list's indices are kept only
     where they are these.
     """
     own = val.indices == tuple(range(len(val.classes)))

@@ -29,9 +29,7 @@ from ..nn import MobileNetV2
 from .data import default_workers
 
 PRECISIONS = ("auto", "32", "bf16")
-PATIENCE = timedelta(
-    days=7
-)  # of the processes that wait while the first looks through the pictures
+PATIENCE = timedelta(days=7)  # of the processes that wait while the first looks through the images
 TIMED_STEPS, TIMED_PIXELS = 3, 8 * 224 * 224
 M_TRIM_THRESHOLD, M_MMAP_MAX = -1, -4  # of malloc.h
 Value = TypeVar("Value")
@@ -42,7 +40,7 @@ class Machine:
     """How to run, which does not change what is trained but for rounding.
 
     Attributes:
-        workers: Processes that prepare pictures; None: as the machine has room for.
+        workers: Processes that prepare images; None: as the machine has room for.
         precision: "32", "bf16" (bfloat16 where autocast deems it safe), or "auto": the faster of
             the two, measured before the first epoch.
     """
@@ -106,16 +104,16 @@ def faster_precision(
 ) -> str:
     """Whether a few training steps of a copy of the network are faster in "32" or in "bf16".
 
-    Their batches are of `batch` pictures, or of fewer where these are large.
+    Their batches are of `batch` images, or of fewer where these are large.
     """
     height, width = preprocessing.size
-    pictures = max(2, min(batch, TIMED_PIXELS // (height * width)))  # batch norm wants two
-    shape = (pictures, preprocessing.channels, height, width)
+    images = max(2, min(batch, TIMED_PIXELS // (height * width)))  # batch norm wants two
+    shape = (images, preprocessing.channels, height, width)
     took = {}
     for precision in ("32", "bf16"):
         copy = deepcopy(net).to(device).train()
         x = torch.randn(shape, device=device).to(memory_format=torch.channels_last)
-        labels = torch.arange(pictures, device=device) % net.architecture.classes
+        labels = torch.arange(images, device=device) % net.architecture.classes
         times = []
         for _ in range(TIMED_STEPS):
             started = time.perf_counter()

@@ -11,15 +11,16 @@ from typing import Any
 import torch
 from torch import nn
 
-from ..architecture import SMALL_IMAGES, Architecture, layers
+from ..architecture import SMALL_IMAGES, Architecture
 from ..datasets import Sample
 from ..errors import ImageError, UserError
+from ..graph import layers
 from ..images import Preprocessing
 from ..nn import MobileNetV2, mobilenet_v2
 from ..nn.fused import fuse
 from .recipes import Recipe
 
-LOOKED_AT = 100  # pictures whose size says whether all are small
+LOOKED_AT = 100  # images whose size says whether all are small
 
 
 @dataclass(frozen=True)
@@ -29,9 +30,9 @@ class Start:
     Attributes:
         weights: A model file of any kind, or a name from `mobilenetv2.models()`; None: from scratch.
         width: Width multiplier; None: the weights', or 1.
-        resolution: (height, width) of the pictures; None: the weights', or 224, or 32 of
+        resolution: (height, width) of the images; None: the weights', or 224, or 32 of
             `small_images`.
-        small_images: The strides for 32 x 32 pictures, `architecture.SMALL_IMAGES`.
+        small_images: The strides for 32 x 32 images, `architecture.SMALL_IMAGES`.
         architecture: Everything about a new network but the classes; not together with weights or
             `small_images`.
     """
@@ -54,7 +55,7 @@ class Start:
 def build(
     start: Start, classes: tuple[str, ...], samples: Sequence[Sample], recipe: Recipe
 ) -> tuple[MobileNetV2, Preprocessing, dict[str, Any]]:
-    """The network, what it expects of pictures, and where its weights are from.
+    """The network, what it expects of images, and where its weights are from.
 
     Raises:
         UserError: `start` contradicts itself, or the weights cannot be read.
@@ -66,7 +67,7 @@ def build(
         return restore(wanted, recipe), preprocessing, {}
     from ..formats import open_checkpoint
 
-    source = open_checkpoint(start.weights, start.width, integers=False)
+    source = open_checkpoint(start.weights, start.width, int8=False)
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message="new head")
         net = mobilenet_v2(
@@ -125,13 +126,13 @@ def _folded(net: MobileNetV2) -> bool:
 
 
 def _all_small(samples: Sequence[Sample], size: tuple[int, int]) -> bool:
-    """Whether the pictures, a hundred of them evenly spaced, are no larger than `size`."""
+    """Whether the images, a hundred of them evenly spaced, are no larger than `size`."""
     from PIL import Image
 
     for sample in samples[:: -(-len(samples) // LOOKED_AT)]:
         try:
-            with Image.open(sample.open()) as picture:
-                if picture.height > size[0] or picture.width > size[1]:
+            with Image.open(sample.open()) as image:
+                if image.height > size[0] or image.width > size[1]:
                     return False
         except (ImageError, OSError):
             continue

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ..architecture import layers
+from ..graph import layers
 from ..nn import MobileNetV2
 from .recipes import PAPER_EPOCHS, Recipe
 

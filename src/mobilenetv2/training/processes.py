@@ -26,17 +26,17 @@ from .workers import usable_processors
 
 RUN_ID = "TORCHELASTIC_RUN_ID"  # which tells PyTorch that `torchrun` has set the others
 OURS = "mobilenetv2"
-LEAST_BATCH = 16  # pictures of a step for each process: batch norm wants no fewer
-LEAST_PICTURES = 1000  # to train with for each process: of fewer, its start takes what it saves
+LEAST_BATCH = 16  # images of a step for each process: batch norm wants no fewer
+LEAST_IMAGES = 1000  # to train with for each process: of fewer, its start takes what it saves
 ENDING_SECONDS, FAILING_SECONDS = 10.0, 1.0  # for the others, when the first is done
 STUCK_SECONDS = 5.0  # for the first to notice that another is gone
 
 
-def default_processes(pictures: int, batch: int) -> int:
+def default_processes(images: int, batch: int) -> int:
     """A process a processor, if all have enough to do; one where there is an accelerator."""
     if torch.accelerator.is_available():
         return 1
-    return max(1, min(usable_processors(), batch // LEAST_BATCH, pictures // LEAST_PICTURES))
+    return max(1, min(usable_processors(), batch // LEAST_BATCH, images // LEAST_IMAGES))
 
 
 def is_first() -> bool:

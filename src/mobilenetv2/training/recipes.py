@@ -48,8 +48,8 @@ class Recipe:
         schedule: "cosine" to 0 at the last step, or "exponential": times `decay` 300 times in the
             course of the run, which is once an epoch in 300 epochs.
         decay: Of the exponential schedule.
-        epochs: Passes over the training pictures; 0 trains the head alone (`head_first`).
-        batch: Pictures a step, all processes together.
+        epochs: Passes over the training images; 0 trains the head alone (`head_first`).
+        batch: Images a step, all processes together.
         epoch_steps: Steps an epoch of shards, which have no end.
         warmup_epochs: In which the learning rate rises from 0.
         momentum: Of RMSProp and SGD; AdamW's first beta.
@@ -68,10 +68,10 @@ class Recipe:
         head_l2: Penalty on the head's weights then.
         layer_decay: Learning rate of each block over that of the one behind it.
         patience: Stop after so many epochs without a better result; 0: never.
-        balance: Draw pictures so that every class is seen alike often.
-        val_share: Share of the pictures held out where the data have no split of their own.
+        balance: Draw images so that every class is seen alike often.
+        val_share: Share of the images held out where the data have no split of their own.
         seed: Of everything random.
-        augmentation: What happens to training pictures.
+        augmentation: What happens to training images.
 
     Raises:
         UserError: A value is of another type or out of range; the message names it.

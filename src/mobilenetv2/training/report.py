@@ -1,4 +1,4 @@
-"""The pictures of a run: its curves, and what was taken for what."""
+"""The images of a run: its curves, and what was taken for what."""
 
 from __future__ import annotations
 
@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ..checkpoint import write_atomically
 from ..errors import MissingExtraError
+from ..files import write_atomically
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -42,7 +42,7 @@ def draw_curves(rows: Sequence[Mapping[str, Any]], path: Path) -> None:
 
 
 def draw_confusion(confusion: NDArray[np.int64], labels: Sequence[str], path: Path) -> None:
-    """Rows what pictures are, columns what was said, coloured by the share of the row."""
+    """Rows what images are, columns what was said, coloured by the share of the row."""
     count = len(labels)
     side = min(14.0, 3.0 + 0.3 * count)
     figure = _figure(side + 1, side)
@@ -69,7 +69,7 @@ def _figure(width: float, height: float) -> Figure:
         from matplotlib.figure import Figure
     except ImportError:
         raise MissingExtraError(
-            "pictures of a run need matplotlib: pip install 'mobilenetv2[train]'"
+            "images of a run need matplotlib: pip install 'mobilenetv2[train]'"
         ) from None
     return Figure(figsize=(width, height), layout="constrained")
 

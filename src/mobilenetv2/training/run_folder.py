@@ -11,8 +11,8 @@ from typing import Any
 
 import torch
 
-from ..checkpoint import write_atomically
 from ..errors import ModelFileError, UserError
+from ..files import write_atomically
 from .settings import Settings
 
 

@@ -20,15 +20,15 @@ class Settings:
 
     Attributes:
         version: The package's that began it.
-        data: The pictures.
-        val: Other pictures to validate with.
+        data: The images.
+        val: Other images to validate with.
         start: The network to start from.
         recipe: How it is trained.
         precision: "32" or "bf16", as asked for or measured.
         classes: Their names.
-        pictures: How many to train and to validate with ("train", "val"), broken ones left out.
+        images: How many to train and to validate with ("train", "val"), broken ones left out.
         architecture: The network.
-        preprocessing: What it expects of a picture.
+        preprocessing: What it expects of an image.
         weights: Provenance of those it started from.
         processes: How many shared the work, on all machines together.
     """
@@ -40,7 +40,7 @@ class Settings:
     recipe: Recipe
     precision: str
     classes: tuple[str, ...]
-    pictures: Mapping[str, int]
+    images: Mapping[str, int]
     architecture: Architecture
     preprocessing: Preprocessing
     weights: Mapping[str, Any]

@@ -1,4 +1,4 @@
-"""Pictures in tar files, one after another: for sets that are larger than a disk."""
+"""Images in tar files, one after another: for sets that are larger than a disk."""
 
 from __future__ import annotations
 
@@ -25,13 +25,13 @@ from ..images import SUFFIXES, decode
 from .augment import Transform
 from .workers import Batch, batch_loader, stacked
 
-SHUFFLED = 1000  # pictures, still encoded, among which the next one is drawn
+SHUFFLED = 1000  # images, still encoded, among which the next one is drawn
 REMOTE = re.compile("[a-z][a-z0-9+]+:", re.IGNORECASE)  # longer than a drive's letter
 
 
 @dataclass(frozen=True)
 class Shards:
-    """Tar files of pictures in WebDataset's layout.
+    """Tar files of images in WebDataset's layout.
 
     Attributes:
         urls: The files, or addresses that the library webdataset opens.
@@ -74,7 +74,7 @@ class Shards:
 def read_shards(pattern: str, classes: Sequence[str] | None = None) -> Shards:
     """Names the tar files of a pattern such as train-{000000..000123}.tar.
 
-    Each file has, one after another, a picture (.jpg, .png, ...) and its class under the same name:
+    Each file has, one after another, an image (.jpg, .png, ...) and its class under the same name:
     .cls with the class's name or its number from 0, or .json with one of them as label or index.
 
     Args:
@@ -96,17 +96,17 @@ def read_shards(pattern: str, classes: Sequence[str] | None = None) -> Shards:
     return Shards(tuple(urls), None if classes is None else tuple(classes))
 
 
-class ShardPictures(IterableDataset[tuple[Tensor, int]]):
-    """The pictures of shards, decoded and changed, again and again without an end.
+class ShardImages(IterableDataset[tuple[Tensor, int]]):
+    """The images of shards, decoded and changed, again and again without an end.
 
     In each round, the shards are shared out among all workers of all processes by chance, by
-    the seed and the epoch; the order inside is by chance among 1000 pictures at a time. A picture's
-    random numbers depend on the seed, the epoch, the round and its name. Pictures that cannot be
+    the seed and the epoch; the order inside is by chance among 1000 images at a time. An image's
+    random numbers depend on the seed, the epoch, the round and its name. Images that cannot be
     decoded are left out with a warning.
 
     Args:
         shards: From `read_shards`.
-        transform: As for `Pictures`.
+        transform: As for `Images`.
         seed: 0 or above.
         rank: Which process of training this is.
         world: How many there are.
@@ -131,7 +131,7 @@ class ShardPictures(IterableDataset[tuple[Tensor, int]]):
         """(C, H, W) uint8 and the label.
 
         Raises:
-            UserError: A shard cannot be read, a picture has no class, or a round no pictures.
+            UserError: A shard cannot be read, an image has no class, or a round no images.
         """
         import webdataset
 
@@ -146,13 +146,13 @@ class ShardPictures(IterableDataset[tuple[Tensor, int]]):
             )
             empty = True
             for sample in shuffled(_samples(urls)):
-                if picture := self._picture(sample, turn):
+                if image := self._image(sample, turn):
                     empty = False
-                    yield picture
+                    yield image
             if empty:
-                raise UserError(f"no pictures in {', '.join(urls[:5])}")
+                raise UserError(f"no images in {', '.join(urls[:5])}")
 
-    def _picture(self, sample: dict[str, Any], turn: int) -> tuple[Tensor, int] | None:
+    def _image(self, sample: dict[str, Any], turn: int) -> tuple[Tensor, int] | None:
         kinds = [kind for kind in sample if f".{kind.rpartition('.')[2]}" in SUFFIXES]
         if not kinds:
             return None
@@ -182,28 +182,28 @@ def _samples(urls: Sequence[str]) -> Iterator[dict[str, Any]]:
 
 
 def shard_loader(
-    pictures: ShardPictures, batch: int, *, epoch: int, steps: int, workers: int
+    images: ShardImages, batch: int, *, epoch: int, steps: int, workers: int
 ) -> DataLoader[Batch]:
     """`steps` batches of shards, for what is then called an epoch: as `loader` gives them.
 
     Args:
-        pictures: What to load; its epoch is set.
-        batch: Pictures a batch and process.
-        epoch: Decides the order and the pictures' random numbers.
+        images: What to load; its epoch is set.
+        batch: Images a batch and process.
+        epoch: Decides the order and the images' random numbers.
         steps: How many batches.
         workers: Processes that decode; no more than there are shards for each process of training.
     """
-    pictures.set_epoch(epoch)
-    workers = min(workers, len(pictures.shards.urls) // pictures.world, steps)
-    one = next(iter(pictures))[0].nbytes * batch if workers else 0
-    return batch_loader(_Batches(pictures, batch, steps), one, workers)
+    images.set_epoch(epoch)
+    workers = min(workers, len(images.shards.urls) // images.world, steps)
+    one = next(iter(images))[0].nbytes * batch if workers else 0
+    return batch_loader(_Batches(images, batch, steps), one, workers)
 
 
 class _Batches(IterableDataset["Batch | UserError"]):
     """A worker's batches; workers take turns."""
 
-    def __init__(self, pictures: ShardPictures, batch: int, steps: int) -> None:
-        self.pictures, self.batch, self.steps = pictures, batch, steps
+    def __init__(self, images: ShardImages, batch: int, steps: int) -> None:
+        self.images, self.batch, self.steps = images, batch, steps
 
     def __len__(self) -> int:
         return self.steps
@@ -211,7 +211,7 @@ class _Batches(IterableDataset["Batch | UserError"]):
     def __iter__(self) -> Iterator[Batch | UserError]:
         info = get_worker_info()
         workers, worker = (info.num_workers, info.id) if info else (1, 0)
-        stream = iter(self.pictures)
+        stream = iter(self.images)
         try:
             for _ in range(worker, self.steps, workers):
                 yield stacked(list(islice(stream, self.batch)))

@@ -1,4 +1,4 @@
-"""Which pictures to train with, and which to validate with."""
+"""Which images to train with, and which to validate with."""
 
 from __future__ import annotations
 
@@ -16,21 +16,21 @@ from ..errors import ImageError, UserError
 from ..images import decode
 
 TREE = """expected one folder a class:
-  DATA/train/CLASS/picture.jpg
-  DATA/val/CLASS/picture.jpg
+  DATA/train/CLASS/image.jpg
+  DATA/val/CLASS/image.jpg
 or, and some are set aside for validation:
-  DATA/CLASS/picture.jpg"""
-FEW = 10  # pictures of a class that are worth a word
-IMBALANCE = 10  # pictures of the largest class over those of the smallest, likewise
-GROUP = 64  # pictures that a thread checks at a time
+  DATA/CLASS/image.jpg"""
+FEW = 10  # images of a class that are worth a word
+IMBALANCE = 10  # images of the largest class over those of the smallest, likewise
+GROUP = 64  # images that a thread checks at a time
 
 
 @dataclass(frozen=True)
 class Split:
-    """Pictures to train with and others to validate with.
+    """Images to train with and others to validate with.
 
     Attributes:
-        train: What the network learns from; at least two classes have pictures.
+        train: What the network learns from; at least two classes have images.
         val: What it is judged by; the same classes in the same order, of which some may be empty.
         problems: What to know before the first epoch, a line each.
     """
@@ -40,10 +40,10 @@ class Split:
     problems: tuple[str, ...]
 
     def rows(self) -> list[dict[str, str | int]]:
-        """How many pictures each class has: rows of class, train and val."""
+        """How many images each class has: rows of class, train and val."""
         val = self.val.summary()
         return [
-            {"class": row["class"], "train": row["pictures"], "val": other["pictures"]}
+            {"class": row["class"], "train": row["images"], "val": other["images"]}
             for row, other in zip(self.train.summary(), val)
         ]
 
@@ -55,10 +55,10 @@ def read_split(
     val_share: float = 0.1,
     seed: int = 0,
 ) -> Split:
-    """Finds the pictures to train and to validate with.
+    """Finds the images to train and to validate with.
 
     What is validated with is `val`; else the source's own part val (valid, validation), else its
-    part test; else pictures set aside from each class by `seed`: their share rounded, but at least
+    part test; else images set aside from each class by `seed`: their share rounded, but at least
     one to either side. It is the same choice on every machine. A list has parts by its column
     split.
 
@@ -69,7 +69,7 @@ def read_split(
         seed: Of that choice.
 
     Raises:
-        UserError: A source is none, has no pictures or other classes than the training part;
+        UserError: A source is none, has no images or other classes than the training part;
             fewer than two classes to train with; `val_share` or `seed` out of range.
     """
     path = Path(source)
@@ -89,7 +89,7 @@ def read_split(
         if val is None and name == "test":
             notes.append(f"{path}: there is no val, so test is validated with")
     if both := {s.name for s in train.samples} & {s.name for s in judged.samples}:
-        notes.append(f"{len(both)} pictures are trained and validated with: {min(both)}")
+        notes.append(f"{len(both)} images are trained and validated with: {min(both)}")
     told = (*train.problems, *judged.problems, *notes, *_complaints(train))
     return Split(train, judged, tuple(dict.fromkeys(told)))
 
@@ -99,10 +99,10 @@ def _training(path: Path, parts: Mapping[str, Dataset]) -> Dataset:
     if train is None:
         raise UserError(f"{path}: has {' and '.join(sorted(parts))} but no train; {TREE}")
     if not train.samples:
-        raise UserError("; ".join((f"{path}: no pictures to train with", *train.problems, TREE)))
+        raise UserError("; ".join((f"{path}: no images to train with", *train.problems, TREE)))
     if len(used := sorted({sample.label for sample in train.samples})) < 2:
         raise UserError(
-            f"{path}: all pictures to train with are of the class {train.classes[used[0]]!r}; a "
+            f"{path}: all images to train with are of the class {train.classes[used[0]]!r}; a "
             f"classifier needs two classes; {TREE}"
         )
     return train
@@ -111,7 +111,7 @@ def _training(path: Path, parts: Mapping[str, Dataset]) -> Dataset:
 def _set_aside(
     dataset: Dataset, share: float, seed: int, notes: list[str]
 ) -> tuple[Dataset, Dataset]:
-    """Splits each class of the pictures by chance."""
+    """Splits each class of the images by chance."""
     rng = np.random.default_rng(seed)
     members: defaultdict[int, list[int]] = defaultdict(list)
     for i, sample in enumerate(dataset.samples):
@@ -121,9 +121,9 @@ def _set_aside(
         count = min(max(round(share * len(of_class)), 1), len(of_class) - 1)
         aside.update(rng.permutation(of_class)[:count].tolist())
     if single := [dataset.classes[label] for label, of in sorted(members.items()) if len(of) == 1]:
-        notes.append(f"a single picture, which is trained with and not validated: {_all(single)}")
+        notes.append(f"a single image, which is trained with and not validated: {_all(single)}")
     if not aside:
-        raise UserError(f"no class has two pictures, one of them to validate with; {TREE}")
+        raise UserError(f"no class has two images, one of them to validate with; {TREE}")
     return tuple(  # type: ignore[return-value]
         replace(dataset, samples=tuple(s for i, s in enumerate(dataset.samples) if i in chosen))
         for chosen in (set(range(len(dataset.samples))) - aside, aside)
@@ -141,28 +141,28 @@ def _with_classes_of(train: Dataset, val: Dataset, path: Path) -> Dataset:
     }
     if lacking:
         raise UserError(
-            f"{path}: pictures to validate with of classes that have none to train with: "
+            f"{path}: images to validate with of classes that have none to train with: "
             f"{_all(sorted(lacking))}"
         )
     if not val.samples:
-        raise UserError("; ".join((f"{path}: no pictures to validate with", *val.problems, TREE)))
+        raise UserError("; ".join((f"{path}: no images to validate with", *val.problems, TREE)))
     samples = (replace(sample, label=number[keys[1][sample.label]]) for sample in val.samples)
     return Dataset(train.classes, tuple(samples), train.indices, val.problems)
 
 
 def _complaints(train: Dataset) -> Iterator[str]:
-    """What may go wrong with these pictures to train with."""
+    """What may go wrong with these images to train with."""
     counts = Counter(sample.label for sample in train.samples)
     names = [(name, counts[i]) for i, name in enumerate(train.classes)]
     if empty := [name for name, count in names if not count]:
-        yield f"no pictures to train with, so never the answer: {_all(empty)}"
+        yield f"no images to train with, so never the answer: {_all(empty)}"
     if few := [f"{name} ({count})" for name, count in names if 0 < count < FEW]:
-        yield f"fewer than {FEW} pictures to train with: {_all(few)}"
+        yield f"fewer than {FEW} images to train with: {_all(few)}"
     present = [(count, name) for name, count in names if count]
     (least, small), (most, large) = min(present), max(present)
     if most >= IMBALANCE * least:
         yield (
-            f"unbalanced: {most} pictures of {large!r} and {least} of {small!r}; --balance shows "
+            f"unbalanced: {most} images of {large!r} and {least} of {small!r}; --balance shows "
             "all classes equally often"
         )
     alike = defaultdict(list)
@@ -175,8 +175,8 @@ def _complaints(train: Dataset) -> Iterator[str]:
         yield f"taken as a class, not as a part of the data: {_all(parts)}; {TREE}"
 
 
-def check_pictures(samples: Sequence[Sample], workers: int) -> dict[str, ImageError]:
-    """Decodes every picture once: the errors of those that cannot be, by the sample's name.
+def check_images(samples: Sequence[Sample], workers: int) -> dict[str, ImageError]:
+    """Decodes every image once: the errors of those that cannot be, by the sample's name.
 
     Args:
         samples: Of a dataset.
@@ -201,7 +201,7 @@ def check_pictures(samples: Sequence[Sample], workers: int) -> dict[str, ImageEr
 
 
 def without(dataset: Dataset, broken: Collection[str]) -> Dataset:
-    """The dataset less the pictures of these names."""
+    """The dataset less the images of these names."""
     return replace(dataset, samples=tuple(s for s in dataset.samples if s.name not in broken))
 
 

@@ -27,7 +27,7 @@ Batches = Iterable[tuple[Tensor, Tensor]]
 @dataclass(frozen=True)
 class Validation:
     """What the moving average is worth: mean loss in nats, and (classes, classes) int64 counts,
-    row what a picture is, column what was said.
+    row what an image is, column what was said.
     """
 
     loss: float
@@ -40,14 +40,14 @@ class Validation:
 
     @property
     def balanced(self) -> float:
-        """Mean over the classes that have pictures of their percent right."""
+        """Mean over the classes that have images of their percent right."""
         return balanced(self.confusion)
 
 
 def balanced(confusion: NDArray[np.int64]) -> float:
     """Balanced accuracy in percent: the mean of each class's recall, empty classes left out."""
-    pictures = confusion.sum(1)
-    return 100 * float((confusion.diagonal()[pictures > 0] / pictures[pictures > 0]).mean())
+    images = confusion.sum(1)
+    return 100 * float((confusion.diagonal()[images > 0] / images[images > 0]).mean())
 
 
 class Trainer:
@@ -81,7 +81,7 @@ class Trainer:
             pixels: (N, C, H, W) uint8.
             labels: (N,) int64.
             lr: Learning rate.
-            seed: Of dropout and of what mixes pictures.
+            seed: Of dropout and of what mixes images.
 
         Returns:
             The mean loss over all processes in nats, or NaN.
@@ -118,7 +118,7 @@ class Trainer:
 
     @torch.no_grad()
     def validate(self, batches: Batches) -> Validation:
-        """Judges the moving average; each process is given a share of the pictures."""
+        """Judges the moving average; each process is given a share of the images."""
         self._share_statistics()
         net = self.average.module.eval()
         confusion = torch.zeros(self.classes**2, dtype=torch.int64, device=self.fabric.device)

@@ -24,11 +24,11 @@ SHARED_MEMORY = Path("/dev/shm")
 CGROUPS = Path("/sys/fs/cgroup")
 
 
-def stacked(pictures: Sequence[tuple[Tensor, int]]) -> Batch:
+def stacked(images: Sequence[tuple[Tensor, int]]) -> Batch:
     """(C, H, W) and label of each as one batch whose memory has the channels last."""
     # not torch.stack: its threads wait for one another on a busy machine, 110 ms instead of 6
-    pixels = np.stack([picture.permute(1, 2, 0).numpy() for picture, _ in pictures])  # (N, H, W, C)
-    labels = torch.tensor([label for _, label in pictures])
+    pixels = np.stack([image.permute(1, 2, 0).numpy() for image, _ in images])  # (N, H, W, C)
+    labels = torch.tensor([label for _, label in images])
     return torch.from_numpy(pixels).permute(0, 3, 1, 2), labels
 
 

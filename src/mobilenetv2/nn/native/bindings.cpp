@@ -23,7 +23,7 @@ namespace {
 template <class N>
 using Pixels = nb::ndarray<N, nb::ndim<2>, nb::c_contig, nb::device::cpu>;  // pixels x channels
 template <class N>
-using Pictures = nb::ndarray<N, nb::ndim<4>, nb::c_contig, nb::device::cpu>;  // channels last
+using Images = nb::ndarray<N, nb::ndim<4>, nb::c_contig, nb::device::cpu>;  // channels last
 using Channels = nb::ndarray<float, nb::ndim<1>, nb::c_contig, nb::device::cpu>;
 using Matrix = nb::ndarray<float, nb::ndim<2>, nb::c_contig, nb::device::cpu>;
 using Taps = nb::ndarray<float, nb::shape<-1, 3, 3>, nb::c_contig, nb::device::cpu>;
@@ -33,7 +33,7 @@ void check(bool fits) {
 }
 
 template <class T>
-Maps<T> maps_of(const Pictures<T>& in, const Pictures<T>& out, const Taps& weights, int stride, int top, int left) {
+Maps<T> maps_of(const Images<T>& in, const Images<T>& out, const Taps& weights, int stride, int top, int left) {
   check(in.shape(0) == out.shape(0) && in.shape(3) == out.shape(3) && in.shape(3) == weights.shape(0));
   check(in.shape(3) % 8 == 0 && (stride == 1 || stride == 2) && top >= 0 && top <= 1 && left >= 0 && left <= 1);
   const auto size = [](std::size_t value) { return static_cast<int>(value); };
@@ -49,7 +49,7 @@ Maps<T> maps_of(const Pictures<T>& in, const Pictures<T>& out, const Taps& weigh
 }
 
 template <class T>
-ResidualShape shape_of(const Pictures<T>& in, const Pictures<T>& out, const Matrix& expand, const Matrix& norms,
+ResidualShape shape_of(const Images<T>& in, const Images<T>& out, const Matrix& expand, const Matrix& norms,
                        const Taps& taps, const Matrix& project, int stride, int top, int left, const Matrix& moments,
                        const Matrix& statistics, const Pixels<T>& kept, int group) {
   const std::size_t channels = in.shape(3), expanded = taps.shape(0), out_channels = out.shape(3);
@@ -127,8 +127,8 @@ void bind(nb::class_<Training>& training) {
           nb::arg("bias_gradient").noconvert())
       .def(
           "depthwise",
-          [](Training& self, const Pictures<T>& in, const Taps& weights, int stride, int top, int left,
-             const Pictures<T>& out) {
+          [](Training& self, const Images<T>& in, const Taps& weights, int stride, int top, int left,
+             const Images<T>& out) {
             const Maps<T> maps = maps_of(in, out, weights, stride, top, left);
             const nb::gil_scoped_release released;
             self.depthwise(maps, static_cast<int>(in.shape(0)), weights.data(), out.data());
@@ -137,8 +137,8 @@ void bind(nb::class_<Training>& training) {
           nb::arg("left"), nb::arg("out").noconvert())
       .def(
           "depthwise_gradient",
-          [](Training& self, const Pictures<T>& gradient, const Pictures<T>& in, const Taps& weights, int stride,
-             int top, int left, const Pictures<T>& out, const Taps& weight_gradient) {
+          [](Training& self, const Images<T>& gradient, const Images<T>& in, const Taps& weights, int stride,
+             int top, int left, const Images<T>& out, const Taps& weight_gradient) {
             const Maps<T> maps = maps_of(in, gradient, weights, stride, top, left);
             check(weight_gradient.shape(0) == weights.shape(0));
             for (int i = 0; i < 4; i++) check(out.shape(i) == in.shape(i));
@@ -151,9 +151,9 @@ void bind(nb::class_<Training>& training) {
           nb::arg("weight_gradient").noconvert())
       .def(
           "residual",
-          [](Training& self, const Pictures<T>& in, const Matrix& expand, const Matrix& norms, const Taps& taps,
+          [](Training& self, const Images<T>& in, const Matrix& expand, const Matrix& norms, const Taps& taps,
              const Matrix& project, float expand_epsilon, float depthwise_epsilon, int stride, int top, int left,
-             const Matrix& moments, const Matrix& statistics, const Pixels<T>& kept, const Pictures<T>& out) {
+             const Matrix& moments, const Matrix& statistics, const Pixels<T>& kept, const Images<T>& out) {
             const ResidualShape shape = shape_of(in, out, expand, norms, taps, project, stride, top, left, moments,
                                                  statistics, kept, self.group());
             const nb::gil_scoped_release released;
@@ -167,10 +167,10 @@ void bind(nb::class_<Training>& training) {
           nb::arg("out").noconvert())
       .def(
           "residual_gradient",
-          [](Training& self, const Pictures<T>& gradient, const Pictures<T>& in, const Matrix& expand,
+          [](Training& self, const Images<T>& gradient, const Images<T>& in, const Matrix& expand,
              const Matrix& norms, const Taps& taps, const Matrix& project, float expand_epsilon,
              float depthwise_epsilon, int stride, int top, int left, const Matrix& moments, const Matrix& statistics,
-             const Pixels<T>& kept, const Pictures<T>& out, const Matrix& for_expand, const Matrix& for_norms,
+             const Pixels<T>& kept, const Images<T>& out, const Matrix& for_expand, const Matrix& for_norms,
              const Taps& for_taps, const Matrix& for_project) {
             const ResidualShape shape = shape_of(in, gradient, expand, norms, taps, project, stride, top, left, moments,
                                                  statistics, kept, self.group());

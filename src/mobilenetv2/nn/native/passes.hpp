@@ -64,7 +64,7 @@ struct Passes {
   // out = a * gradient that passes the clamp + b * in + c for each channel.
   void (*gradient)(const T* gradient, const T* in, int pixels, int channels, const Norm& norm, const float* a,
                    const float* b, const float* c, T* out);
-  // 3x3, of one picture; weights 9 x channels.
+  // 3x3, of one image; weights 9 x channels.
   void (*depthwise)(const Maps<T>& maps, const float* weights, T* out);
   // `gradient` is of the output: its gradient for the input, and 9 x channels for the weights.
   void (*depthwise_gradient)(const Maps<T>& maps, const T* gradient, const float* weights, T* out,

@@ -214,7 +214,7 @@ void gradient(const Slope* gradient, const In* in, int pixels, int channels, con
   });
 }
 
-// Three pixels of three rows around an output pixel, zero outside the picture.
+// Three pixels of three rows around an output pixel, zero outside the image.
 template <class T>
 struct Window {
   const T* rows[3];  // null outside

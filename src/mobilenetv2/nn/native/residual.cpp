@@ -20,27 +20,27 @@ using Doubles = std::vector<double>;
 
 int round_up(int value, int step) { return (value + step - 1) / step * step; }
 
-// How a batch is cut: units of some pictures, slices of some units, groups of expanded channels.
+// How a batch is cut: units of some images, slices of some units, groups of expanded channels.
 struct Cut {
-  int pictures, per_unit, units, slices;
-  int in_pixels, out_pixels;              // of a picture
+  int images, per_unit, units, slices;
+  int in_pixels, out_pixels;              // of an image
   int group, groups, thin, wide, narrow;  // thin, wide, narrow: channels in, expanded and out, rounded up
 
   Cut(const ResidualShape& shape, int lanes, int group_size)
-      : pictures(shape.pictures),
+      : images(shape.images),
         in_pixels(shape.height * shape.width),
         out_pixels(shape.out_height * shape.out_width),
         group(group_size),
         thin(round_up(shape.channels, lanes)),
         wide(round_up(shape.expanded, group_size)),
         narrow(round_up(shape.out_channels, lanes)) {
-    per_unit = std::clamp(UNIT / in_pixels, 1, pictures);
-    units = (pictures + per_unit - 1) / per_unit;
+    per_unit = std::clamp(UNIT / in_pixels, 1, images);
+    units = (images + per_unit - 1) / per_unit;
     slices = std::min(units, SLICES);
     groups = wide / group;
   }
   int first(int unit) const { return unit * per_unit; }
-  int size(int unit) const { return std::min(per_unit, pictures - first(unit)); }
+  int size(int unit) const { return std::min(per_unit, images - first(unit)); }
   std::ptrdiff_t in_pixel(int unit) const { return static_cast<std::ptrdiff_t>(first(unit)) * in_pixels; }
   std::ptrdiff_t out_pixel(int unit) const { return static_cast<std::ptrdiff_t>(first(unit)) * out_pixels; }
   // Where a unit's kept group begins.
@@ -215,8 +215,8 @@ struct Training::ResidualCall {
         channels(shape.channels),
         expanded(shape.expanded),
         out_channels(shape.out_channels),
-        in_count(static_cast<double>(cut.pictures) * cut.in_pixels),
-        out_count(static_cast<double>(cut.pictures) * cut.out_pixels),
+        in_count(static_cast<double>(cut.images) * cut.in_pixels),
+        out_count(static_cast<double>(cut.images) * cut.out_pixels),
         thin_size(static_cast<std::size_t>(cut.per_unit) * cut.in_pixels * cut.thin),
         group_size(static_cast<std::size_t>(cut.per_unit) * cut.in_pixels * cut.group),
         kept_size(static_cast<std::size_t>(cut.per_unit) * cut.out_pixels * cut.group),
@@ -499,7 +499,7 @@ typename Training::ResidualCall<T>::Found Training::ResidualCall<T>::filter_grad
       for_expand(cut.slices, static_cast<std::size_t>(channels) * cut.wide);
   std::unique_ptr<float[]> buffer;
   if (!FLOATS || cut.thin != channels) {
-    buffer.reset(new float[static_cast<std::size_t>(cut.pictures) * cut.in_pixels * cut.thin]);
+    buffer.reset(new float[static_cast<std::size_t>(cut.images) * cut.in_pixels * cut.thin]);
   }
   by_slices([&](int slice, int unit, int slot) {
     Scratch memory = scratch(slot, 2 * thin_size + kept_size + 4 * group_size + 10 * cut.group + cut.thin);
@@ -521,10 +521,10 @@ typename Training::ResidualCall<T>::Found Training::ResidualCall<T>::filter_grad
                        back.b.data() + c, back.c.data() + c, slope);
       expand(packed, first, u, g, pixels, limited);
       for (int i = 0; i < cut.size(unit); i++) {
-        const std::ptrdiff_t picture = static_cast<std::ptrdiff_t>(i) * cut.in_pixels * cut.group;
-        work.depthwise_gradient(maps_of(shape, limited + picture, cut.group),
+        const std::ptrdiff_t image = static_cast<std::ptrdiff_t>(i) * cut.in_pixels * cut.group;
+        work.depthwise_gradient(maps_of(shape, limited + image, cut.group),
                                 slope + static_cast<std::ptrdiff_t>(i) * cut.out_pixels * cut.group,
-                                packed.taps.data() + static_cast<std::size_t>(g) * 9 * cut.group, wide + picture, sum);
+                                packed.taps.data() + static_cast<std::size_t>(g) * 9 * cut.group, wide + image, sum);
         add_to(for_taps.of(slice) + static_cast<std::size_t>(g) * 9 * cut.group, sum, 9 * cut.group);
       }
       at.clip(limited, wide, pixels, cut.group, clipped, sum);

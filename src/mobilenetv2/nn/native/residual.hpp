@@ -1,6 +1,6 @@
 // The inverted residual up to its last batch norm as one training operator: expand, batch norm, ReLU6, depthwise, batch
 // norm, ReLU6, project. Of its wide maps only the depthwise convolution's output is kept in memory; the expanded map is
-// made anew, some channels of some pictures at a time, wherever it is wanted.
+// made anew, some channels of some images at a time, wherever it is wanted.
 //
 // That takes two facts. The expansion is linear: the mean and variance of its output follow from the mean and the
 // second moments of its thin input. And a batch norm passes back a * g + b * x + c for each channel: behind the
@@ -14,7 +14,7 @@
 namespace mobilenetv2 {
 
 struct ResidualShape {
-  int pictures;
+  int images;
   int height, width, out_height, out_width;
   int stride, top, left;                 // top, left: padding
   int channels, expanded, out_channels;  // multiples of 8
@@ -39,7 +39,7 @@ template <class T>
 struct ResidualKept {
   float* moments;     // 1 + channels rows of channels: the input's means, then the sums of products about them
   float* statistics;  // 4 x expanded: mean and (biased) variance before each batch norm
-  T* depthwise;       // pictures x out_height x out_width x expanded rounded up to groups, in an order of its own
+  T* depthwise;       // images x out_height x out_width x expanded rounded up to groups, in an order of its own
 };
 
 struct ResidualGradients {

@@ -65,7 +65,7 @@ std::vector<float> turned(const float* weights, int channels) {
 }
 
 template <class T>
-Maps<T> picture(Maps<T> maps, int index) {
+Maps<T> image(Maps<T> maps, int index) {
   maps.in += static_cast<std::ptrdiff_t>(index) * maps.in_height * maps.in_width * maps.channels;
   return maps;
 }
@@ -167,27 +167,27 @@ void Training::norm_gradient(const T* gradient, const T* in, std::ptrdiff_t pixe
 }
 
 template <class T>
-void Training::depthwise(const Maps<T>& maps, int pictures, const float* weights, T* out) {
+void Training::depthwise(const Maps<T>& maps, int images, const float* weights, T* out) {
   const std::lock_guard<std::mutex> lock(one_at_a_time_);
   const std::vector<float> taps = turned(weights, maps.channels);
-  pool_.parallel(pictures, [&](int index, int) {
-    passes<T>().depthwise(picture(maps, index), taps.data(), out + index * out_size(maps));
+  pool_.parallel(images, [&](int index, int) {
+    passes<T>().depthwise(image(maps, index), taps.data(), out + index * out_size(maps));
   });
 }
 
 template <class T>
-void Training::depthwise_gradient(const Maps<T>& maps, int pictures, const T* gradient, const float* weights, T* out,
+void Training::depthwise_gradient(const Maps<T>& maps, int images, const T* gradient, const float* weights, T* out,
                                   float* weight_gradient) {
   const std::lock_guard<std::mutex> lock(one_at_a_time_);
   const std::vector<float> taps = turned(weights, maps.channels);
   const std::ptrdiff_t size = 9 * static_cast<std::ptrdiff_t>(maps.channels);
-  std::vector<float> partial(size * pictures);
+  std::vector<float> partial(size * images);
   const std::ptrdiff_t in_size = static_cast<std::ptrdiff_t>(maps.in_height) * maps.in_width * maps.channels;
-  pool_.parallel(pictures, [&](int index, int) {
-    passes<T>().depthwise_gradient(picture(maps, index), gradient + index * out_size(maps), taps.data(),
+  pool_.parallel(images, [&](int index, int) {
+    passes<T>().depthwise_gradient(image(maps, index), gradient + index * out_size(maps), taps.data(),
                                    out + index * in_size, partial.data() + index * size);
   });
-  const std::vector<double> total = added(partial, pictures, size);
+  const std::vector<double> total = added(partial, images, size);
   for (int c = 0; c < maps.channels; c++) {
     for (int i = 0; i < 9; i++) weight_gradient[c * 9 + i] = static_cast<float>(total[i * maps.channels + c]);
   }

@@ -29,15 +29,15 @@ class Training {
                      const float* bias, float epsilon, bool relu6, const float* mean, const float* variance, T* out,
                      float* weight_gradient, float* bias_gradient);
 
-  // `maps` is of the first picture; weights channels x 3 x 3.
+  // `maps` is of the first image; weights channels x 3 x 3.
   template <class T>
-  void depthwise(const Maps<T>& maps, int pictures, const float* weights, T* out);
+  void depthwise(const Maps<T>& maps, int images, const float* weights, T* out);
 
   template <class T>
-  void depthwise_gradient(const Maps<T>& maps, int pictures, const T* gradient, const float* weights, T* out,
+  void depthwise_gradient(const Maps<T>& maps, int images, const T* gradient, const float* weights, T* out,
                           float* weight_gradient);
 
-  // `in` is pictures x height x width x channels, `out` what the projection gives.
+  // `in` is images x height x width x channels, `out` what the projection gives.
   template <class T>
   void residual(const ResidualShape& shape, const ResidualWeights& weights, const T* in, const ResidualKept<T>& kept,
                 T* out);

@@ -1,5 +1,5 @@
 // The 3x3 depthwise convolution, for the target that MNV2_NAMESPACE names. Every output is the same sum in the same
-// order, bias first, then the taps column by column; taps outside the picture count as zeros.
+// order, bias first, then the taps column by column; taps outside the image count as zeros.
 #pragma once
 
 #include "kernels.hpp"
@@ -19,7 +19,7 @@ struct Row {
 };
 
 // COUNT outputs side by side from x on. With STRIDE 1 and 2 neighbours share the columns that they read; STRIDE 0 is
-// any stride and dilation. Where EDGE, columns may lie outside the picture.
+// any stride and dilation. Where EDGE, columns may lie outside the image.
 template <int COUNT, int STRIDE, bool EDGE>
 inline void outputs(const Depthwise<float>& job, const Row& row, int x) {
   constexpr int SPACING = STRIDE > 0 ? STRIDE : 3;  // taps of neighbours, counted in columns read
@@ -58,7 +58,7 @@ MNV2_NOINLINE void depthwise_channels(const Depthwise<float>& job, int block, in
   row.out = job.out + block * job.out_block + lane;
   for (int y = 0; y < job.out_rows; y++, row.out += static_cast<std::ptrdiff_t>(job.out_width) * BLOCK) {
     const float* const* const taps = job.rows + y * job.stride;
-    const float* present = nullptr;  // stands for rows outside the picture, whose weights are zero
+    const float* present = nullptr;  // stands for rows outside the image, whose weights are zero
     for (int i = 0; i < 3; i++) present = taps[i * job.dilation] ? taps[i * job.dilation] : present;
     MNV2_UNROLL for (int i = 0; i < 3; i++) {
       const float* const in = taps[i * job.dilation];

@@ -29,8 +29,8 @@ void run_add(const Run<float>& run, const Step& step) {
   const std::ptrdiff_t count = static_cast<std::ptrdiff_t>(pixels_of(step)) * step.out_channels;
   const float *a = run.tensor(step.inputs[0]), *b = run.tensor(step.inputs[1]);
   float* const out = run.tensor(step.output);
-  run.pool->parallel(run.images.count, [&](int picture, int) {
-    for (std::ptrdiff_t i = picture * count; i < (picture + 1) * count; i++) out[i] = a[i] + b[i];
+  run.pool->parallel(run.images.count, [&](int image, int) {
+    for (std::ptrdiff_t i = image * count; i < (image + 1) * count; i++) out[i] = a[i] + b[i];
   });
 }
 
@@ -73,11 +73,11 @@ void run_mean(const Run<T>& run, const Step& step) {
   T* const out = run.tensor(step.output);
   const std::ptrdiff_t count = static_cast<std::ptrdiff_t>(pixels_of(step)) * channels;
   run.pool->parallel(run.images.count * parts, [&](int task, int) {
-    const int picture = task / parts, from = task % parts * PART_CHANNELS;
+    const int image = task / parts, from = task % parts * PART_CHANNELS;
     const int width = std::min(PART_CHANNELS, channels - from);
     typename Types<T>::Sum sums[PART_CHANNELS];
-    run.network.kernels().sum(in + picture * count + from, pixels_of(step), channels, width, sums);
-    T* const to = out + static_cast<std::ptrdiff_t>(picture) * channels + from;
+    run.network.kernels().sum(in + image * count + from, pixels_of(step), channels, width, sums);
+    T* const to = out + static_cast<std::ptrdiff_t>(image) * channels + from;
     for (int c = 0; c < width; c++) to[c] = finished_mean(step, sums[c], pixels_of(step));
   });
 }
@@ -108,9 +108,9 @@ void run_resize(const Run<float>& run, const Step& step) {
   const float* const in = run.tensor(step.inputs[0]);
   float* const out = run.tensor(step.output);
   run.pool->parallel(run.images.count * step.out_height, [&](int task, int) {
-    const int picture = task / step.out_height;
+    const int image = task / step.out_height;
     const Place y(task % step.out_height, step.out_height, step.in_height);
-    const float* const plane = in + static_cast<std::ptrdiff_t>(picture) * pixels_of(step) * channels;
+    const float* const plane = in + static_cast<std::ptrdiff_t>(image) * pixels_of(step) * channels;
     const float* const upper = plane + static_cast<std::ptrdiff_t>(y.low) * step.in_width * channels;
     const float* const lower = plane + static_cast<std::ptrdiff_t>(y.high) * step.in_width * channels;
     float* to = out + static_cast<std::ptrdiff_t>(task) * step.out_width * channels;

@@ -33,7 +33,7 @@ struct Run {
   Ahead<T>* ahead;           // a thread
   double* seconds;           // a step, added to; null if nobody asks
 
-  // Where a tensor of the plan begins, picture 0. The answer is one only if it is of the same type.
+  // Where a tensor of the plan begins, image 0. The answer is one only if it is of the same type.
   T* tensor(std::ptrdiff_t offset) const {
     if constexpr (sizeof(T) == sizeof(float)) {
       if (offset == ANSWER) return answer;

@@ -94,7 +94,7 @@ struct Matmul {
 };
 
 // 3x3 depthwise convolution of output rows, blocked tensors on both sides. Tap i of output row r reads
-// rows[r * stride + i * dilation], null where that row lies outside the picture; at least one row of the three exists.
+// rows[r * stride + i * dilation], null where that row lies outside the image; at least one row of the three exists.
 // Weights of float: 9 x weight_row. Of bytes: a block is `copies` x 3 rows x BLOCK x 4, the last being a row's taps and
 // a zero.
 template <class T>
@@ -112,7 +112,7 @@ struct Depthwise {
   std::ptrdiff_t out_block;
   float low, high;
   int copies;             // of bytes
-  int zero;               // what a pixel outside the picture counts as
+  int zero;               // what a pixel outside the image counts as
   Requantize requantize;  // of bytes
 };
 

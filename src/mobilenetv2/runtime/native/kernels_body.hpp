@@ -6,8 +6,8 @@
 #if defined(MNV2_TABLE)
 #include "depthwise.hpp"
 #endif
-#include "integer_depthwise.hpp"
-#include "integer_simd.hpp"
+#include "int8_depthwise.hpp"
+#include "int8_simd.hpp"
 #include "kernels.hpp"
 #include "matmul.hpp"
 #include "simd.hpp"

@@ -2,7 +2,7 @@
 // what runs tiles of either kind.
 #pragma once
 
-#include "integer_matmul.hpp"
+#include "int8_matmul.hpp"
 #include "kernels.hpp"
 #include "simd.hpp"
 

@@ -98,7 +98,7 @@ struct Stage {
 };
 
 // Offsets are elements into the workspace for a batch of one; a batch of n has everything n times. IMAGE is the
-// caller's picture, ANSWER the caller's output.
+// caller's image, ANSWER the caller's output.
 constexpr std::ptrdiff_t IMAGE = -1;
 constexpr std::ptrdiff_t ANSWER = -2;
 

@@ -30,7 +30,7 @@ int chunk_count(const Matrix<T>& matrix, const Step& step) {
   return (static_cast<int>(matrix.panels.size()) + step.chunk - 1) / step.chunk;
 }
 
-// Expands one chunk of one picture and convolves it into its own blocks, `out_block` apart, of `wide`.
+// Expands one chunk of one image and convolves it into its own blocks, `out_block` apart, of `wide`.
 template <class T>
 void run_chunk(const Run<T>& run, const Stage& stage, const Chunk<T>& chunk, int slot, const T* in, T* wide,
                std::ptrdiff_t out_block) {
@@ -98,8 +98,8 @@ void run_plane(const Run<T>& run, const Step& step) {
   T* const wide = run.tensor(step.wide);
   run.pool->parallel(chunk_count(expand, step), [&](int task, int slot) {
     const Chunk<T> chunk(expand, step.chunk, task);
-    for (int picture = 0; picture < run.images.count; picture++) {
-      run_chunk(run, stage, chunk, slot, input + picture * in_size, wide + picture * plane_size,
+    for (int image = 0; image < run.images.count; image++) {
+      run_chunk(run, stage, chunk, slot, input + image * in_size, wide + image * plane_size,
                 plane_size * run.images.count);
     }
   });

@@ -71,21 +71,21 @@ struct Room {
   std::size_t total() const { return up_to_line<T>(ring + wide + incoming + row_pointers); }
 };
 
-// The first stage's input: one picture, and the rows on either side of a band where another band may have overwritten
+// The first stage's input: one image, and the rows on either side of a band where another band may have overwritten
 // them already.
 template <class T>
 struct Input {
-  const T* picture;  // null for the caller's own picture
+  const T* image;  // null for the caller's own image
   int begin, end;    // rows outside come from `above` and `below`
   const T *above, *below;
 };
 
-// One stage at work on one band of one picture. Rows are asked for from the top down, each once.
+// One stage at work on one band of one image. Rows are asked for from the top down, each once.
 template <class T>
 class Worker {
  public:
-  Worker(const Run<T>& run, const Stage& stage, Worker* source, int picture, const Input<T>& input, T*& scratch)
-      : run_(run), stage_(stage), source_(source), picture_(picture), input_(input) {
+  Worker(const Run<T>& run, const Stage& stage, Worker* source, int image, const Input<T>& input, T*& scratch)
+      : run_(run), stage_(stage), source_(source), image_(image), input_(input) {
     const Room<T> room(stage, source != nullptr);
     capacity_ = std::min(reach(stage, stage.strip), stage.in_height);
     ring_ = {scratch, BLOCK, static_cast<std::ptrdiff_t>(elements(capacity_, stage.in_width, BLOCK))};
@@ -133,7 +133,7 @@ class Worker {
     Matmul<T> product = blocked_matmul(run_.network.matrix(stage_.project), wide_, job.out_block,
                                        count * stage_.out_width, stage_.low, stage_.high);
     write_to(product, out);
-    if (stage_.shortcut) product.shortcut = input_.picture + elements(y, stage_.in_width, stage_.in_channels);
+    if (stage_.shortcut) product.shortcut = input_.image + elements(y, stage_.in_width, stage_.in_channels);
     run_.network.kernels().matmul(product);
   }
 
@@ -176,7 +176,7 @@ class Worker {
     if (y >= input_.end) return input_.below + row(y - input_.end);
     count = std::min(count, (y < input_.begin ? input_.begin : input_.end) - y);
     if (y < input_.begin) return input_.above + row(halo_rows(stage_) - (input_.begin - y));
-    return input_.picture + row(y);
+    return input_.image + row(y);
   }
 
   static void write_to(Matmul<T>& job, const Pixels<T>& out) {
@@ -192,7 +192,7 @@ class Worker {
     for (int i = 0; i < reach(stage_, count); i++) {
       padded_row(y * stage_.stride - stage_.top + i, ring_.data + i * row_floats);
     }
-    const bool pixels = !input_.picture && run_.images.pixels;
+    const bool pixels = !input_.image && run_.images.pixels;
     const Matrix<T>& matrix = run_.network.matrix(pixels ? stage_.conv_pixels : stage_.conv);
     Matmul<T> job = dense_matmul(matrix, static_cast<const T*>(nullptr), channels, stage_.out_width,
                                  static_cast<T*>(nullptr), stage_.low, stage_.high);
@@ -212,10 +212,10 @@ class Worker {
     }
   }
 
-  // Input row y between its paddings; what lies outside the picture is the value that stands for zero.
+  // Input row y between its paddings; what lies outside the image is the value that stands for zero.
   void padded_row(int y, T* to) const {
     const int channels = stage_.in_channels, width = padded_width(stage_);
-    const bool pixels = !input_.picture && run_.images.pixels;
+    const bool pixels = !input_.image && run_.images.pixels;
     const bool inside = y >= 0 && y < stage_.in_height;
     const int from = inside ? stage_.left : width, until = inside ? stage_.left + stage_.in_width : width;
     for (int x = 0; x < width; x++) {
@@ -228,12 +228,12 @@ class Worker {
     const std::size_t count = elements(1, stage_.in_width, channels);
     const std::size_t row = elements(y, stage_.in_width, channels);
     const std::size_t offset =
-        row + elements(stage_.in_height, stage_.in_width, channels) * static_cast<std::size_t>(picture_);
+        row + elements(stage_.in_height, stage_.in_width, channels) * static_cast<std::size_t>(image_);
     to += stage_.left * channels;
     if (pixels) {
       std::copy(run_.images.pixels + offset, run_.images.pixels + offset + count, to);
-    } else if (input_.picture) {
-      std::copy(input_.picture + row, input_.picture + row + count, to);
+    } else if (input_.image) {
+      std::copy(input_.image + row, input_.image + row + count, to);
     } else if constexpr (sizeof(T) == sizeof(float)) {
       std::copy(run_.images.values + offset, run_.images.values + offset + count, to);
     }
@@ -242,7 +242,7 @@ class Worker {
   const Run<T>& run_;
   const Stage& stage_;
   Worker* source_;
-  int picture_;
+  int image_;
   const Input<T> input_;  // nothing where there is a source
   Pixels<T> ring_;
   T *wide_, *incoming_;
@@ -253,12 +253,12 @@ class Worker {
 
 // Runs stages[index..] on top of `source`; the last one writes to `out`.
 template <class T>
-void chain(const Run<T>& run, const Step& step, std::size_t index, Worker<T>* source, int picture,
+void chain(const Run<T>& run, const Step& step, std::size_t index, Worker<T>* source, int image,
            const Input<T>& input, T* scratch, int begin, int end, T* out) {
   const Stage& stage = step.stages[index];
-  Worker<T> worker(run, stage, source, picture, source ? Input<T>{} : input, scratch);
+  Worker<T> worker(run, stage, source, image, source ? Input<T>{} : input, scratch);
   if (index + 1 < step.stages.size()) {
-    chain(run, step, index + 1, &worker, picture, input, scratch, begin, end, out);
+    chain(run, step, index + 1, &worker, image, input, scratch, begin, end, out);
   } else {
     worker.produce(begin, end - begin, {out, stage.out_channels, BLOCK});
   }
@@ -288,31 +288,31 @@ void run_rows(const Run<T>& run, const Step& step) {
   // In place, a band overwrites what its neighbours still need: halo_rows above and below each edge between bands.
   const bool in_place = input == output;
   const int halo = in_place ? halo_rows(first) : 0;
-  const auto kept = [&](int picture, int band) {
-    return run.tensor(step.wide) + in_rows(2 * halo * (picture * (bands - 1) + band));
+  const auto kept = [&](int image, int band) {
+    return run.tensor(step.wide) + in_rows(2 * halo * (image * (bands - 1) + band));
   };
-  for (int picture = 0; in_place && picture < run.images.count; picture++) {
+  for (int image = 0; in_place && image < run.images.count; image++) {
     for (int band = 0; band + 1 < bands; band++) {
       const int from = std::max(edge(band + 1) - halo, 0), to = std::min(edge(band + 1) + halo, first.in_height);
-      std::memcpy(kept(picture, band) + in_rows(from - (edge(band + 1) - halo)),
-                  input + in_rows(picture * first.in_height + from), in_rows(to - from) * sizeof(T));
+      std::memcpy(kept(image, band) + in_rows(from - (edge(band + 1) - halo)),
+                  input + in_rows(image * first.in_height + from), in_rows(to - from) * sizeof(T));
     }
   }
 
   run.pool->parallel(run.images.count * bands, [&](int task, int slot) {
-    const int picture = task / bands, band = task % bands;
+    const int image = task / bands, band = task % bands;
     Input<T> rows{input, 0, first.in_height, nullptr, nullptr};
-    if (input) rows.picture += in_rows(picture * first.in_height);
+    if (input) rows.image += in_rows(image * first.in_height);
     if (in_place && band > 0) {
       rows.begin = edge(band);
-      rows.above = kept(picture, band - 1);
+      rows.above = kept(image, band - 1);
     }
     if (in_place && band + 1 < bands) {
       rows.end = edge(band + 1);
-      rows.below = kept(picture, band) + in_rows(halo);
+      rows.below = kept(image, band) + in_rows(halo);
     }
-    T* const out = output + elements(picture * last.out_height + edge(band), last.out_width, last.out_channels);
-    chain<T>(run, step, 0, nullptr, picture, rows, run.scratch_of(slot), edge(band), edge(band + 1), out);
+    T* const out = output + elements(image * last.out_height + edge(band), last.out_width, last.out_channels);
+    chain<T>(run, step, 0, nullptr, image, rows, run.scratch_of(slot), edge(band), edge(band + 1), out);
   });
 }
 

@@ -6,12 +6,13 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from mobilenetv2.architecture import layers
-from mobilenetv2.checkpoint import Checkpoint, fold, unfolded
-from mobilenetv2.quantized import (
+from mobilenetv2.checkpoint import Checkpoint
+from mobilenetv2.folding import fold, unfolded
+from mobilenetv2.graph import layers
+from mobilenetv2.int8 import (
     Activation,
-    QuantizedCheckpoint,
-    QuantizedLayer,
+    Int8Checkpoint,
+    Int8Layer,
     stored_tensors,
 )
 from mobilenetv2.runtime import Reference
@@ -22,17 +23,17 @@ from .writers import INT32, TFLiteWriter
 UINT8, INT8 = 3, 9  # TensorFlow Lite's numbers
 
 
-def random_quantized(
+def random_int8(
     rounding: str = "nearest", unsigned: bool = False, seed: int = 0, **changes: object
-) -> QuantizedCheckpoint:
+) -> Int8Checkpoint:
     """int8 weights with a scale a channel or, unsigned, uint8 with one scale and a zero point; the
-    activations' ranges are those of one random picture.
+    activations' ranges are those of one random image.
     """
     floats = random_checkpoint(seed=seed, **changes)
     steps = layers(floats.architecture)
     size = (1, *floats.architecture.resolution, floats.architecture.in_channels)
-    picture = np.random.default_rng(seed).integers(0, 256, size, dtype=np.uint8)
-    values = Reference(floats).run(picture, [step.name for step in steps])
+    image = np.random.default_rng(seed).integers(0, 256, size, dtype=np.uint8)
+    values = Reference(floats).run(image, [step.name for step in steps])
     made = {"image": Activation(float(np.float32(2 / 255)), 127)}
     for step in steps:
         made[step.name] = activation(values[step.name], step.activation)
@@ -44,11 +45,11 @@ def random_quantized(
             weight, bias = fold(floats, step)
             scale, zero, integers = as_uint8(weight) if unsigned else as_int8(weight)
             unit = made[step.sources[0]].scale * scale.astype(np.float64)
-            found[step.name] = QuantizedLayer(
+            found[step.name] = Int8Layer(
                 integers, scale, np.rint(bias / unit).astype(np.int32), zero
             )
     stored = stored_tensors(floats.architecture, rounding)
-    return QuantizedCheckpoint(
+    return Int8Checkpoint(
         floats.architecture,
         found,
         made["image"].scale,
@@ -79,12 +80,12 @@ def as_uint8(weight: np.ndarray) -> tuple[np.ndarray, int, np.ndarray]:
     return np.full(len(weight), scale), zero, integers
 
 
-class IntegerTFLiteWriter(TFLiteWriter):
+class Int8TFLiteWriter(TFLiteWriter):
     """The graph of `TFLiteWriter` with a quantised model's integers in it: int8, or uint8 where its
     weights are.
     """
 
-    def __init__(self, model: QuantizedCheckpoint, **options: object) -> None:
+    def __init__(self, model: Int8Checkpoint, **options: object) -> None:
         steps = {step.name: step for step in layers(model.architecture)}
         arrays: dict[str, np.ndarray] = {}  # the integers as floats, in their places
         for name, layer in model.layers.items():

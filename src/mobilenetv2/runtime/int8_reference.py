@@ -11,16 +11,16 @@ from collections.abc import Collection
 import numpy as np
 from numpy.typing import NDArray
 
-from ..architecture import Layer, layers
 from ..errors import UserError
-from ..quantized import Activation, QuantizedCheckpoint, stored_tensors
+from ..graph import Layer, layers
+from ..int8 import Activation, Int8Checkpoint, stored_tensors
 from .inputs import check_images, to_pixels
 from .reference import LIMITS, Tensor, convolution, depthwise
 
 ADD_BITS = 20  # of fraction in a sum
 
 
-class IntegerReference:
+class Int8Reference:
     """Runs a quantised checkpoint layer by layer.
 
     Args:
@@ -30,8 +30,8 @@ class IntegerReference:
         UserError: A network of another kind.
     """
 
-    def __init__(self, checkpoint: QuantizedCheckpoint) -> None:
-        check_integers(checkpoint)
+    def __init__(self, checkpoint: Int8Checkpoint) -> None:
+        check_int8(checkpoint)
         architecture = checkpoint.architecture
         self.checkpoint = checkpoint
         self._twice = checkpoint.rounding == "twice"
@@ -58,7 +58,7 @@ class IntegerReference:
         float32 images are taken as normalised already, and rounded to pixels.
 
         Raises:
-            UserError: Not a batch of pictures of the network's channels, an empty batch, or NaN.
+            UserError: Not a batch of images of the network's channels, an empty batch, or NaN.
         """
         last = layers(self.checkpoint.architecture)[-1]
         found = self._walk(images, (last.name,))[last.name]
@@ -164,7 +164,7 @@ class IntegerReference:
         return stored(rescaled(centred, (fixed << shift) // count, power - shift), out)
 
 
-def check_integers(checkpoint: QuantizedCheckpoint) -> None:
+def check_int8(checkpoint: Int8Checkpoint) -> None:
     """Refuses networks that have layers for which there is no integer arithmetic.
 
     Raises:

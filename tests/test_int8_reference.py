@@ -8,14 +8,16 @@ from fractions import Fraction
 import numpy as np
 import pytest
 
-from mobilenetv2.architecture import SMALL_IMAGES, V1, Architecture, layers
-from mobilenetv2.checkpoint import Checkpoint, unfolded
+from mobilenetv2.architecture import SMALL_IMAGES, V1, Architecture
+from mobilenetv2.checkpoint import Checkpoint
 from mobilenetv2.errors import UserError
-from mobilenetv2.quantized import Activation, QuantizedCheckpoint, QuantizedLayer
-from mobilenetv2.runtime import IntegerReference, Reference
-from mobilenetv2.runtime.integer_reference import fixed_point, rescaled, stored
+from mobilenetv2.folding import unfolded
+from mobilenetv2.graph import layers
+from mobilenetv2.int8 import Activation, Int8Checkpoint, Int8Layer
+from mobilenetv2.runtime import Int8Reference, Reference
+from mobilenetv2.runtime.int8_reference import fixed_point, rescaled, stored
 
-from .integers import random_quantized
+from .int8 import random_int8
 
 SMALL = {"width_mult": 0.35, "classes": 7, "resolution": (64, 64)}
 VARIANTS = {
@@ -32,16 +34,16 @@ VARIANTS = {
 KINDS = [("nearest", False), ("nearest", True), ("twice", False), ("twice", True)]
 
 
-def variant(name: str, rounding: str = "nearest", unsigned: bool = False) -> QuantizedCheckpoint:
-    return random_quantized(rounding, unsigned, **vars(VARIANTS[name]))
+def variant(name: str, rounding: str = "nearest", unsigned: bool = False) -> Int8Checkpoint:
+    return random_int8(rounding, unsigned, **vars(VARIANTS[name]))
 
 
-def picture(model: QuantizedCheckpoint, count: int = 1) -> np.ndarray:
+def image(model: Int8Checkpoint, count: int = 1) -> np.ndarray:
     size = (count, *model.architecture.resolution, model.architecture.in_channels)
     return np.random.default_rng(0).integers(0, 256, size, dtype=np.uint8)
 
 
-def as_floats(model: QuantizedCheckpoint) -> Checkpoint:
+def as_floats(model: Int8Checkpoint) -> Checkpoint:
     """The network that the integers stand for."""
     arrays: dict[str, np.ndarray] = {}
     for step in layers(model.architecture):
@@ -61,8 +63,8 @@ def as_floats(model: QuantizedCheckpoint) -> Checkpoint:
 def test_each_layer_is_within_a_step_of_its_floats(name, rounding, unsigned) -> None:
     """Fed with what the integers stand for, the float network's next layer gives the same."""
     model = variant(name, rounding, unsigned)
-    run, floats = IntegerReference(model), Reference(as_floats(model), np.float64)
-    x = picture(model)
+    run, floats = Int8Reference(model), Reference(as_floats(model), np.float64)
+    x = image(model)
     real = {"image": (x.astype(np.float64) - model.image_zero_points[0]) * model.image_scale}
     real |= {n: run.real(n, v) for n, v in run.run(x, tuple(model.activations)).items()}
     # of a step; the first of two roundings is at a 16th or finer, of an average over 4 at half
@@ -80,11 +82,11 @@ def test_each_layer_is_within_a_step_of_its_floats(name, rounding, unsigned) -> 
         assert np.abs(real[step.name] - held).max() < most * out.scale, step.name
 
 
-def projected(model: QuantizedCheckpoint, name: str):  # type: ignore[no-untyped-def]
+def projected(model: Int8Checkpoint, name: str):  # type: ignore[no-untyped-def]
     return next(step for step in layers(model.architecture) if step.name == name)
 
 
-def before(model: QuantizedCheckpoint, name: str) -> str:
+def before(model: Int8Checkpoint, name: str) -> str:
     return projected(model, name).sources[0]
 
 
@@ -92,8 +94,8 @@ def before(model: QuantizedCheckpoint, name: str) -> str:
 def test_logits_are_near_those_of_the_floats(rounding, unsigned) -> None:
     model = variant("same", rounding, unsigned)
     found, wanted = (
-        IntegerReference(model)(picture(model)),
-        Reference(as_floats(model))(picture(model)),
+        Int8Reference(model)(image(model)),
+        Reference(as_floats(model))(image(model)),
     )
     assert found.shape == (1, 7)
     assert found.dtype == np.float32
@@ -102,7 +104,7 @@ def test_logits_are_near_those_of_the_floats(rounding, unsigned) -> None:
 
 @pytest.mark.parametrize("size", [(33, 17), (1, 1), (64, 96)], ids=str)
 def test_other_sizes_and_batches(size, pixels) -> None:
-    run = IntegerReference(variant("same"))
+    run = Int8Reference(variant("same"))
     x = pixels(3, *size, 3)
     together = run(x)
     for index in range(3):
@@ -168,9 +170,9 @@ def test_relu6_stays_within_its_range(rounding, unsigned) -> None:
     model = variant("same", rounding, unsigned)
     roomy = {name: Activation(0.04, 5) for name in model.activations}
     model = replace(model, activations={**model.activations, **roomy})
-    run = IntegerReference(model)
+    run = Int8Reference(model)
     steps = [step.name for step in layers(model.architecture) if step.activation == "relu6"]
-    for name, values in run.run(picture(model), steps).items():
+    for name, values in run.run(image(model), steps).items():
         assert values.min() >= 5, name
         assert values.max() <= 155, name
 
@@ -185,7 +187,7 @@ def test_the_largest_sums(rounding, weight) -> None:
     stem = model.layers["features.0.0"]
     count = 27
     bias = np.arange(len(stem.bias), dtype=np.int32) - 255 * weight * count + 1
-    changed = QuantizedLayer(np.full_like(stem.weight, weight), np.ones_like(stem.scale), bias)
+    changed = Int8Layer(np.full_like(stem.weight, weight), np.ones_like(stem.scale), bias)
     model = replace(
         model,
         layers={**model.layers, "features.0.0": changed},
@@ -194,14 +196,14 @@ def test_the_largest_sums(rounding, weight) -> None:
         activations={**model.activations, "features.0.0": Activation(1.0, 0)},
     )
     white = np.full((1, 64, 64, 3), 255, np.uint8)
-    found = IntegerReference(model).run(white, ["features.0.0"])["features.0.0"]
+    found = Int8Reference(model).run(white, ["features.0.0"])["features.0.0"]
     wanted = np.minimum(np.arange(len(bias)) + 1, 6)  # relu6
     assert (found[0, 5, 5] == wanted).all()
-    out = IntegerReference(extreme(model, weight))(white)
+    out = Int8Reference(extreme(model, weight))(white)
     assert np.isfinite(out).all()
 
 
-def extreme(model: QuantizedCheckpoint, weight: int) -> QuantizedCheckpoint:
+def extreme(model: Int8Checkpoint, weight: int) -> Int8Checkpoint:
     found = {
         name: replace(layer, weight=np.full_like(layer.weight, weight))
         for name, layer in model.layers.items()
@@ -210,11 +212,11 @@ def extreme(model: QuantizedCheckpoint, weight: int) -> QuantizedCheckpoint:
 
 
 def test_the_border_is_the_zero_point(pixels) -> None:
-    """A picture of zero points gives the bias everywhere, at the border too."""
+    """An image of zero points gives the bias everywhere, at the border too."""
     model = variant("same")
     stem = model.layers["features.0.0"]
     x = np.full((1, 32, 32, 3), 127, np.uint8)
-    found = IntegerReference(model).run(x, ["features.0.0"])["features.0.0"]
+    found = Int8Reference(model).run(x, ["features.0.0"])["features.0.0"]
     assert (found == found[:, :1, :1]).all()
     out = model.activations["features.0.0"]
     factor = (model.image_scale * stem.scale.astype(np.float64) / out.scale).astype(np.float32)
@@ -224,7 +226,7 @@ def test_the_border_is_the_zero_point(pixels) -> None:
 def test_zero_points_of_each_channel() -> None:
     model = replace(variant("same"), image_zero_points=(10, 20, 30))
     x = np.broadcast_to(np.array([10, 20, 30], np.uint8), (1, 32, 32, 3))
-    found = IntegerReference(model).run(x, ["features.0.0"])["features.0.0"]
+    found = Int8Reference(model).run(x, ["features.0.0"])["features.0.0"]
     assert (found == found[:, :1, :1]).all()
 
 
@@ -241,7 +243,7 @@ def test_sums_of_scales_that_differ_eightfold(pixels) -> None:
             step.name: Activation(0.9, 128),
         }
         changed = replace(model, activations={**model.activations, **scales})
-        found = IntegerReference(changed)._add(step, inputs)
+        found = Int8Reference(changed)._add(step, inputs)
         wanted = (inputs[0] - 100.0) * one + (inputs[1] - 140.0) * other
         exact = np.clip(wanted / 0.9 + 128, 0, 255)
         assert np.abs(found - exact).max() < 0.51
@@ -249,7 +251,7 @@ def test_sums_of_scales_that_differ_eightfold(pixels) -> None:
 
 def test_floats_are_rounded_to_pixels(pixels) -> None:
     model = variant("same")
-    run, x = IntegerReference(model), pixels(2, 32, 32, 3)
+    run, x = Int8Reference(model), pixels(2, 32, 32, 3)
     normal = model.preprocessing.normalize(x)
     np.testing.assert_array_equal(run(normal), run(x))
     np.testing.assert_array_equal(run(normal.astype(np.float64) + 0.001), run(x))
@@ -257,7 +259,7 @@ def test_floats_are_rounded_to_pixels(pixels) -> None:
 
 
 def test_what_cannot_run_is_refused(pixels) -> None:
-    run = IntegerReference(variant("same"))
+    run = Int8Reference(variant("same"))
     with pytest.raises(UserError, match="normalised"):
         run(np.full((1, 8, 8, 3), 255, np.float32))
     with pytest.raises(UserError, match=r"features\.99; stored are features\.0\.0, "):
@@ -265,8 +267,8 @@ def test_what_cannot_run_is_refused(pixels) -> None:
     with pytest.raises(UserError, match=r"no layer stores features\.3\.conv\.2"):
         run.run(pixels(1, 32, 32, 3), ["features.3.conv.2"])
     with pytest.raises(UserError, match="expansions"):
-        IntegerReference(random_quantized("twice", **{**SMALL, "shortcut": "expansion"}))
+        Int8Reference(random_int8("twice", **{**SMALL, "shortcut": "expansion"}))
     with pytest.raises(UserError, match="bottlenecks with relu6"):
-        IntegerReference(random_quantized(**{**SMALL, "bottleneck": "relu6"}))
+        Int8Reference(random_int8(**{**SMALL, "bottleneck": "relu6"}))
     with pytest.raises(UserError, match="deeplabv3"):
-        IntegerReference(random_quantized("twice", **{**SMALL, "head": "deeplabv3"}))
+        Int8Reference(random_int8("twice", **{**SMALL, "head": "deeplabv3"}))

@@ -15,16 +15,16 @@ from typing import Any
 import numpy as np
 import pytest
 
-from mobilenetv2.architecture import layers
 from mobilenetv2.checkpoint import Checkpoint
 from mobilenetv2.cli import run as cli
 from mobilenetv2.errors import ModelFileError
 from mobilenetv2.formats import read
+from mobilenetv2.graph import layers
 from mobilenetv2.images import decode
-from mobilenetv2.quantized import QuantizedCheckpoint, QuantizedLayer
-from mobilenetv2.runtime import IntegerReference
+from mobilenetv2.int8 import Int8Checkpoint, Int8Layer
+from mobilenetv2.runtime import Int8Reference
 
-from .integers import IntegerTFLiteWriter, random_quantized
+from .int8 import Int8TFLiteWriter, random_int8
 
 QUANT, PTQ, BIRD = (
     "mobilenet_v2_1.0_224_quant",
@@ -33,7 +33,7 @@ QUANT, PTQ, BIRD = (
 )
 
 
-def small(unsigned: bool = False, **changes: object) -> QuantizedCheckpoint:
+def small(unsigned: bool = False, **changes: object) -> Int8Checkpoint:
     settings = {
         "width_mult": 0.35,
         "classes": 5,
@@ -41,10 +41,10 @@ def small(unsigned: bool = False, **changes: object) -> QuantizedCheckpoint:
         "padding": "same",
         "bn_epsilon": 1e-3,
     }
-    return random_quantized("twice", unsigned, **{**settings, **changes})
+    return random_int8("twice", unsigned, **{**settings, **changes})
 
 
-def litert(path: Path, picture: np.ndarray) -> Callable[[int], np.ndarray]:
+def litert(path: Path, image: np.ndarray) -> Callable[[int], np.ndarray]:
     """Any tensor of the interpreter's reference kernels, as uint8."""
     from ai_edge_litert.interpreter import Interpreter, OpResolverType
 
@@ -56,7 +56,7 @@ def litert(path: Path, picture: np.ndarray) -> Callable[[int], np.ndarray]:
     interpreter.allocate_tensors()
     given = interpreter.get_input_details()[0]
     signed = given["dtype"] == np.int8
-    fed = (picture.astype(np.int16) - 128).astype(np.int8) if signed else picture
+    fed = (image.astype(np.int16) - 128).astype(np.int8) if signed else image
     interpreter.set_tensor(given["index"], fed)
     interpreter.invoke()
 
@@ -94,27 +94,27 @@ def litert(path: Path, picture: np.ndarray) -> Callable[[int], np.ndarray]:
 def test_every_byte_of_litert(tmp_path, unsigned, options, changes) -> None:
     """Of every layer. FULLY_CONNECTED alone rounds once there: a step away in a logit of 1000."""
     model = small(unsigned, **changes)
-    writer = IntegerTFLiteWriter(model, **options)
+    writer = Int8TFLiteWriter(model, **options)
     path = writer.save(tmp_path / "model.tflite")
     found = read(path)
     same_model(found, model)
-    picture = pixels(model)
-    tensor = litert(path, picture)
+    image = pixels(model)
+    tensor = litert(path, image)
     names = [layer.name for layer in layers(model.architecture)]
-    for name, values in IntegerReference(found).run(picture, names).items():
+    for name, values in Int8Reference(found).run(image, names).items():
         wanted = tensor(writer.made[name]).reshape(values.shape)
         off = np.abs(values.astype(int) - wanted).max()
         assert off <= (name == "classifier.1" and writer.dense), name
         assert len(np.unique(values)) > 2, name
 
 
-def pixels(model: QuantizedCheckpoint) -> np.ndarray:
+def pixels(model: Int8Checkpoint) -> np.ndarray:
     size = (1, *model.architecture.resolution, 3)
     return np.random.default_rng(1).integers(0, 256, size, dtype=np.uint8)
 
 
-def same_model(found: object, wanted: QuantizedCheckpoint) -> None:
-    assert isinstance(found, QuantizedCheckpoint)
+def same_model(found: object, wanted: Int8Checkpoint) -> None:
+    assert isinstance(found, Int8Checkpoint)
     assert found.architecture == wanted.architecture
     assert found.activations.keys() == wanted.activations.keys()
     for name, out in found.activations.items():
@@ -139,17 +139,17 @@ def test_an_average_over_its_own_scale(tmp_path) -> None:
     model = small()
     last = model.activations["features.18.0"]
     model = replace(model, activations={**model.activations, "pool": last})
-    writer = IntegerTFLiteWriter(model)
+    writer = Int8TFLiteWriter(model)
     path = writer.save(tmp_path / "model.tflite")
-    found = IntegerReference(read(path)).run(pixels(model), ["pool"])["pool"]
+    found = Int8Reference(read(path)).run(pixels(model), ["pool"])["pool"]
     wanted = litert(path, pixels(model))(writer.made["pool"]).reshape(found.shape)
     np.testing.assert_array_equal(found, wanted)
-    other = IntegerReference(model).run(pixels(model), ["pool"])["pool"]
+    other = Int8Reference(model).run(pixels(model), ["pool"])["pool"]
     assert (found != other).any()
 
 
-def float_input(writer: IntegerTFLiteWriter) -> IntegerTFLiteWriter:
-    """Pictures come as floats, which a QUANTIZE makes integers."""
+def float_input(writer: Int8TFLiteWriter) -> Int8TFLiteWriter:
+    """Images come as floats, which a QUANTIZE makes integers."""
     image = writer.made["image"]
     given = writer.tensor("given", writer.graph.tensors[image].shape)
     writer.op("QUANTIZE", [given], (1,), writer.schema.QuantizeOptionsT())
@@ -160,15 +160,15 @@ def float_input(writer: IntegerTFLiteWriter) -> IntegerTFLiteWriter:
     return writer
 
 
-def test_float_pictures(tmp_path) -> None:
+def test_float_images(tmp_path) -> None:
     model = small()
-    same_model(read(float_input(IntegerTFLiteWriter(model)).save(tmp_path / "a.tflite")), model)
-    other = float_input(IntegerTFLiteWriter(replace(model, image_scale=0.0157)))
-    refused(tmp_path, other, "float pictures are stored with scale 0.0157 and zero point 127")
+    same_model(read(float_input(Int8TFLiteWriter(model)).save(tmp_path / "a.tflite")), model)
+    other = float_input(Int8TFLiteWriter(replace(model, image_scale=0.0157)))
+    refused(tmp_path, other, "float images are stored with scale 0.0157 and zero point 127")
 
 
 def test_integer_weights_between_float_activations_are_floats(tmp_path) -> None:
-    writer = IntegerTFLiteWriter(small())
+    writer = Int8TFLiteWriter(small())
     for index in writer.made.values():
         writer.graph.tensors[index].type = 0
     found = read(writer.save(tmp_path / "model.tflite"))
@@ -176,13 +176,13 @@ def test_integer_weights_between_float_activations_are_floats(tmp_path) -> None:
     assert found.provenance["source"] == "TensorFlow Lite (int8)"
 
 
-def constant(writer: IntegerTFLiteWriter, name: str) -> Any:
+def constant(writer: Int8TFLiteWriter, name: str) -> Any:
     return next(t for t in writer.graph.tensors if t.name == name.encode())
 
 
 def test_int8_weights_of_one_scale_and_a_zero_point(tmp_path) -> None:
     """They become uint8: what they stand for is the same."""
-    writer = IntegerTFLiteWriter(small())
+    writer = Int8TFLiteWriter(small())
     name = "features.2.conv.1.0"
     made = constant(writer, f"{name}/w").quantization
     made.scale, made.zeroPoint = [0.01], [3]
@@ -192,19 +192,19 @@ def test_int8_weights_of_one_scale_and_a_zero_point(tmp_path) -> None:
     path = writer.save(tmp_path / "model.tflite")
     layer = read(path).layers[name]
     assert (layer.weight.dtype, layer.zero_point) == (np.uint8, 131)
-    wanted = read(path, integers=False).arrays[f"{name}.weight"]
+    wanted = read(path, int8=False).arrays[f"{name}.weight"]
     np.testing.assert_allclose(real(layer), wanted, rtol=1e-6)
 
 
-def refused(tmp_path: Path, writer: IntegerTFLiteWriter, complaint: str) -> None:
+def refused(tmp_path: Path, writer: Int8TFLiteWriter, complaint: str) -> None:
     path = writer.save(tmp_path / "other.tflite")
     with pytest.raises(ModelFileError, match=rf"other\.tflite: .*{complaint}"):
         read(path)
 
 
 def test_other_quantisations_are_refused(tmp_path) -> None:
-    def writer(**changes: object) -> IntegerTFLiteWriter:
-        return IntegerTFLiteWriter(small(**changes))
+    def writer(**changes: object) -> Int8TFLiteWriter:
+        return Int8TFLiteWriter(small(**changes))
 
     other = writer()
     constant(other, "features.3.conv.2/w").quantization.scale.pop()
@@ -228,7 +228,7 @@ def test_other_quantisations_are_refused(tmp_path) -> None:
     other = writer()
     other.graph.tensors[other.made["features.3.add"]].quantization.scale = [0.5, 0.5]
     refused(tmp_path, other, "the tensor 'ADD' is not 8-bit integers of one scale")
-    other = IntegerTFLiteWriter(small(resolution=(97, 65)), pool="AVERAGE_POOL_2D")
+    other = Int8TFLiteWriter(small(resolution=(97, 65)), pool="AVERAGE_POOL_2D")
     refused(tmp_path, other, "its AVERAGE_POOL_2D changes the scale")
 
 
@@ -237,24 +237,24 @@ def test_other_quantisations_are_refused(tmp_path) -> None:
 
 @pytest.mark.parametrize("name", [QUANT, PTQ])
 def test_recorded_logits_of_the_reference_kernels(shared, name) -> None:
-    """All of them, to the last bit; the first eight of the recorded pictures."""
-    run = IntegerReference(read(shared(f"models/{name}.tflite")))
-    pictures = np.load(shared("reference/imagenet/inputs.first32.npz"))["images"][:8]
+    """All of them, to the last bit; the first eight of the recorded images."""
+    run = Int8Reference(read(shared(f"models/{name}.tflite")))
+    images = np.load(shared("reference/imagenet/inputs.first32.npz"))["images"][:8]
     wanted = np.load(shared(f"reference/imagenet/{name}.first32.npz"))["ref_logits"][:8]
-    for picture, logits in zip(pictures, wanted, strict=True):
-        np.testing.assert_allclose(run(picture[None])[0], logits, rtol=1e-6, atol=1e-6)
+    for image, logits in zip(images, wanted, strict=True):
+        np.testing.assert_allclose(run(image[None])[0], logits, rtol=1e-6, atol=1e-6)
 
 
 def test_recorded_answers_of_the_bird_model(shared) -> None:
     model = read(shared(f"models/{BIRD}.tflite"))
-    run = IntegerReference(model)
+    run = Int8Reference(model)
     with open(
         shared("reference/imagenet/inat_bird_on_imagenet_birds.ref.csv"), encoding="utf-8"
     ) as file:
         rows = list(csv.DictReader(file))[:8]
     for row in rows:
-        picture = model.preprocessing(decode(shared(f"data/imagenet-sample/{row['file']}")))
-        best = run(picture[None])[0].argmax()
+        image = model.preprocessing(decode(shared(f"data/imagenet-sample/{row['file']}")))
+        best = run(image[None])[0].argmax()
         assert row["top1"] == str(best)
 
 
@@ -262,8 +262,8 @@ def test_recorded_answers_of_the_bird_model(shared) -> None:
 def test_integers_stand_for_the_floats(shared, name) -> None:
     """IM-12: axes and zero points; the floats are held against recorded sums elsewhere."""
     path = shared(f"models/{name}.tflite")
-    found, floats = read(path), read(path, integers=False)
-    assert isinstance(found, QuantizedCheckpoint)
+    found, floats = read(path), read(path, int8=False)
+    assert isinstance(found, Int8Checkpoint)
     assert found.architecture == floats.architecture
     assert found.labels == floats.labels
     assert found.provenance == floats.provenance
@@ -281,7 +281,7 @@ def test_integers_stand_for_the_floats(shared, name) -> None:
     assert found.activations["features.18.0"].zero_point == 0
 
 
-def real(layer: QuantizedLayer) -> np.ndarray:
+def real(layer: Int8Layer) -> np.ndarray:
     scale = layer.scale.reshape(-1, *[1] * (layer.weight.ndim - 1))
     return (layer.weight.astype(np.float64) - layer.zero_point) * scale
 
@@ -289,10 +289,10 @@ def real(layer: QuantizedLayer) -> np.ndarray:
 def test_sums_of_scales_that_differ(shared) -> None:
     """QT-06: all ten, within a step of the sum of what both stand for."""
     model = read(shared(f"models/{QUANT}.tflite"))
-    run = IntegerReference(model)
-    picture = np.load(shared("reference/imagenet/inputs.first32.npz"))["images"][:1]
+    run = Int8Reference(model)
+    image = np.load(shared("reference/imagenet/inputs.first32.npz"))["images"][:1]
     adds = [step for step in layers(model.architecture) if step.kind == "add"]
-    values = run.run(picture, {name for add in adds for name in (add.name, *add.sources)})
+    values = run.run(image, {name for add in adds for name in (add.name, *add.sources)})
     for add in adds:
         total = sum(run.real(name, values[name]) for name in add.sources)
         step = model.activations[add.name].scale
@@ -320,9 +320,9 @@ def test_convert_keeps_integers(shared, tmp_path, capsys) -> None:
     assert len(rows) == 64
     short = tmp_path / "short.safetensors"
     assert cli(["convert", str(out), str(short), "--drop-background"]) == 0
-    picture = np.load(shared("reference/imagenet/inputs.first32.npz"))["images"][:1, :64, :64]
+    image = np.load(shared("reference/imagenet/inputs.first32.npz"))["images"][:1, :64, :64]
     np.testing.assert_array_equal(
-        IntegerReference(read(short))(picture), IntegerReference(read(out))(picture)[:, 1:]
+        Int8Reference(read(short))(image), Int8Reference(read(out))(image)[:, 1:]
     )
     assert cli(["convert", str(source), str(short), "--float"]) == 0
     assert "floats" in capsys.readouterr().err

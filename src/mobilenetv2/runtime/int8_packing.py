@@ -5,15 +5,15 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-from ..architecture import Layer, layers
-from ..quantized import Activation, QuantizedCheckpoint
+from ..graph import Layer, layers
+from ..int8 import Activation, Int8Checkpoint
 from . import _native
-from .integer_reference import ADD_BITS, code_limits, fixed_point
+from .int8_reference import ADD_BITS, code_limits, fixed_point
 from .packing import Array, Place, filled, laid_out, rows, weighted
 from .plan import Weights, grouped
 
 
-def pack_integers(network: _native.ByteNetwork, checkpoint: QuantizedCheckpoint) -> Weights:
+def pack_int8(network: _native.ByteNetwork, checkpoint: Int8Checkpoint) -> Weights:
     """The input's zero point goes into the bias, and weights beyond a signed byte are cut into
     several.
     """
@@ -46,7 +46,7 @@ def pack_integers(network: _native.ByteNetwork, checkpoint: QuantizedCheckpoint)
 
 
 def mean_rounding(
-    checkpoint: QuantizedCheckpoint, layer: Layer
+    checkpoint: Int8Checkpoint, layer: Layer
 ) -> tuple[_native.Rounding, float, float]:
     """Of a global average over the layer's map: limits and zero points, factor, divisor."""
     source, out = checkpoint.activations[layer.sources[0]], checkpoint.activations[layer.name]
@@ -66,7 +66,7 @@ def mean_rounding(
     return rounding, fraction * 2.0 ** max(left, 0), 2.0 ** max(-left, 0)
 
 
-def _factors(checkpoint: QuantizedCheckpoint, place: Place) -> dict[str, Array]:
+def _factors(checkpoint: Int8Checkpoint, place: Place) -> dict[str, Array]:
     """What turns a sum of each output channel into steps of the output."""
     layer, found = place.layer, checkpoint.layers[place.layer.name]
     scale = _scale(checkpoint, layer.sources[0])
@@ -90,7 +90,7 @@ def _factors(checkpoint: QuantizedCheckpoint, place: Place) -> dict[str, Array]:
     return {"fraction": fraction, "power": rest}
 
 
-def _is_upward(checkpoint: QuantizedCheckpoint, layer: Layer, out: Activation) -> bool:
+def _is_upward(checkpoint: Int8Checkpoint, layer: Layer, out: Activation) -> bool:
     """Whether results below 0 are stored as 0, those above 255 as 255, and none is beyond 32 bits."""
     if checkpoint.rounding == "nearest" or layer.activation == "linear":
         return False
@@ -106,7 +106,7 @@ def _largest(weight: Array, bias: Array, factors: dict[str, Array]) -> float:
     return float((sums * factors["factor"].astype(np.float64)).max())
 
 
-def _rounding(checkpoint: QuantizedCheckpoint, place: Place, largest: float) -> _native.Rounding:
+def _rounding(checkpoint: Int8Checkpoint, place: Place, largest: float) -> _native.Rounding:
     layer, out = place.layer, _output(checkpoint, place)
     rounding = _native.Rounding()
     if layer.kind == "depthwise":
@@ -146,18 +146,18 @@ def _twice(factor: float) -> _native.Twice:
     return _native.Twice(int(fixed) / 2**31 * 2.0**left, 2.0 ** (int(power) - left))
 
 
-def _output(checkpoint: QuantizedCheckpoint, place: Place) -> Activation | None:
+def _output(checkpoint: Int8Checkpoint, place: Place) -> Activation | None:
     """How the result is stored, before a sum that is rounded on its own."""
     if place.added is not None and checkpoint.rounding == "nearest":
         return checkpoint.activations[place.added.name]
     return checkpoint.activations.get(place.layer.name)
 
 
-def _scale(checkpoint: QuantizedCheckpoint, name: str) -> float:
+def _scale(checkpoint: Int8Checkpoint, name: str) -> float:
     return checkpoint.image_scale if name == "image" else checkpoint.activations[name].scale
 
 
-def _zero_points(checkpoint: QuantizedCheckpoint, name: str) -> tuple[int, ...]:
+def _zero_points(checkpoint: Int8Checkpoint, name: str) -> tuple[int, ...]:
     if name == "image":
         return checkpoint.image_zero_points
     return (checkpoint.activations[name].zero_point,)

@@ -11,21 +11,22 @@ import numpy as np
 import pytest
 
 import mobilenetv2
-from mobilenetv2.checkpoint import Checkpoint, read_safetensors
+from mobilenetv2.checkpoint import Checkpoint
 from mobilenetv2.errors import ModelFileError
+from mobilenetv2.files import read_safetensors
 from mobilenetv2.formats import open_checkpoint, read, recognise
+from mobilenetv2.int8 import Activation, Int8Checkpoint, stored_tensors
 from mobilenetv2.nn import mobilenet_v2
-from mobilenetv2.quantized import Activation, QuantizedCheckpoint, stored_tensors
-from mobilenetv2.runtime import IntegerReference
+from mobilenetv2.runtime import Int8Reference
 
-from .integers import random_quantized
+from .int8 import random_int8
 
 LABELS = ("background", "löwe", "狼")
 
 
-def small(rounding: str = "twice", unsigned: bool = True, **changes: object) -> QuantizedCheckpoint:
+def small(rounding: str = "twice", unsigned: bool = True, **changes: object) -> Int8Checkpoint:
     settings = {"width_mult": 0.35, "classes": 3, "resolution": (32, 32), **changes}
-    return replace(random_quantized(rounding, unsigned, **settings), labels=LABELS)
+    return replace(random_int8(rounding, unsigned, **settings), labels=LABELS)
 
 
 @pytest.mark.parametrize("unsigned", [True, False])
@@ -37,14 +38,14 @@ def test_the_same_in_another_process(tmp_path, pixels, rounding, unsigned) -> No
     np.save(tmp_path / "x.npy", pixels(2, 32, 32, 3))
     code = """
 import sys, numpy as np, mobilenetv2
-from mobilenetv2.runtime import IntegerReference
-model = mobilenetv2.QuantizedCheckpoint.load(sys.argv[1])
-np.save(sys.argv[3], IntegerReference(model)(np.load(sys.argv[2])))
+from mobilenetv2.runtime import Int8Reference
+model = mobilenetv2.Int8Checkpoint.load(sys.argv[1])
+np.save(sys.argv[3], Int8Reference(model)(np.load(sys.argv[2])))
 model.save(sys.argv[1] + ".again")
 """
     names = [path, tmp_path / "x.npy", tmp_path / "y.npy"]
     subprocess.run([sys.executable, "-c", code, *map(str, names)], check=True)
-    wanted = IntegerReference(model)(pixels(2, 32, 32, 3))
+    wanted = Int8Reference(model)(pixels(2, 32, 32, 3))
     np.testing.assert_array_equal(np.load(tmp_path / "y.npy"), wanted)
     assert (tmp_path / "model.safetensors.again").read_bytes() == path.read_bytes()
 
@@ -53,13 +54,13 @@ def test_it_is_read_as_what_it_is(tmp_path) -> None:
     path = tmp_path / "model.safetensors"
     small().save(path)
     assert recognise(path) == "mobilenetv2"
-    for found in (read(path), open_checkpoint(str(path)), QuantizedCheckpoint.load(path)):
-        assert isinstance(found, mobilenetv2.QuantizedCheckpoint)
+    for found in (read(path), open_checkpoint(str(path)), Int8Checkpoint.load(path)):
+        assert isinstance(found, mobilenetv2.Int8Checkpoint)
         assert found.labels == LABELS
         assert found.activations == small().activations
     for floats in (
         Checkpoint.load,
-        lambda path: read(path, integers=False),
+        lambda path: read(path, int8=False),
         lambda path: mobilenet_v2(weights=path),
     ):
         with pytest.raises(ModelFileError, match=r"model\.safetensors: a quantised model"):
@@ -67,7 +68,7 @@ def test_it_is_read_as_what_it_is(tmp_path) -> None:
     other = tmp_path / "float.safetensors"
     open_checkpoint("cifar10").save(other)
     with pytest.raises(ModelFileError, match="not a quantised mobilenetv2 model"):
-        QuantizedCheckpoint.load(other)
+        Int8Checkpoint.load(other)
 
 
 def test_damage_anywhere_is_seen(tmp_path) -> None:
@@ -110,8 +111,8 @@ def test_damage_anywhere_is_seen(tmp_path) -> None:
 def test_files_that_lack_something(tmp_path, change: Callable[..., object], complaint) -> None:
     from safetensors.numpy import save_file
 
-    from mobilenetv2.checkpoint import checksum
-    from mobilenetv2.quantized import HEADER
+    from mobilenetv2.files import checksum
+    from mobilenetv2.int8 import HEADER
 
     path = tmp_path / "model.safetensors"
     small().save(path)
@@ -123,7 +124,7 @@ def test_files_that_lack_something(tmp_path, change: Callable[..., object], comp
         read(path)
 
 
-def changed(name: str, **arrays: object) -> Callable[[QuantizedCheckpoint], dict[str, object]]:
+def changed(name: str, **arrays: object) -> Callable[[Int8Checkpoint], dict[str, object]]:
     return lambda model: {"layers": {**model.layers, name: replace(model.layers[name], **arrays)}}
 
 
@@ -177,6 +178,6 @@ def test_without_the_background(pixels) -> None:
     assert short.labels == LABELS[1:]
     assert short.architecture.classes == 2
     x = pixels(1, 32, 32, 3)
-    np.testing.assert_array_equal(IntegerReference(short)(x), IntegerReference(model)(x)[:, 1:])
+    np.testing.assert_array_equal(Int8Reference(short)(x), Int8Reference(model)(x)[:, 1:])
     with pytest.raises(ModelFileError, match="class 0 is not the background"):
         short.without_background()

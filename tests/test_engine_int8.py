@@ -10,24 +10,24 @@ import pytest
 from mobilenetv2 import formats
 from mobilenetv2.architecture import Architecture
 from mobilenetv2.errors import UserError
-from mobilenetv2.quantized import QuantizedCheckpoint
-from mobilenetv2.runtime import Engine, IntegerReference, _native
+from mobilenetv2.int8 import Int8Checkpoint
+from mobilenetv2.runtime import Engine, Int8Reference, _native
 from mobilenetv2.runtime.timing import measure
 
 from .conftest import random_checkpoint
-from .integers import random_quantized
-from .test_integer_reference import KINDS, VARIANTS, extreme, variant
+from .int8 import random_int8
+from .test_int8_reference import KINDS, VARIANTS, extreme, variant
 
 ISAS = _native.byte_kernel_names()
 PUBLISHED = ["tf2_mobilenet_v2_1.0_224_ptq", "mobilenet_v2_1.0_224_quant"]
 
 
 @cache
-def model(name: str, rounding: str, unsigned: bool) -> QuantizedCheckpoint:
+def model(name: str, rounding: str, unsigned: bool) -> Int8Checkpoint:
     return variant(name, rounding, unsigned)
 
 
-def picture(channels: int, count: int, height: int, width: int) -> np.ndarray:
+def image(channels: int, count: int, height: int, width: int) -> np.ndarray:
     shape = (count, height, width, channels)
     return np.random.default_rng(height * 1000 + width).integers(0, 256, shape, dtype=np.uint8)
 
@@ -35,7 +35,7 @@ def picture(channels: int, count: int, height: int, width: int) -> np.ndarray:
 @cache
 def answer(name: str, rounding: str, unsigned: bool, shape: tuple[int, int, int]) -> np.ndarray:
     found = model(name, rounding, unsigned)
-    return IntegerReference(found)(picture(found.architecture.in_channels, *shape))
+    return Int8Reference(found)(image(found.architecture.in_channels, *shape))
 
 
 @pytest.mark.parametrize("isa", ISAS)
@@ -45,7 +45,7 @@ def test_the_oracles_bytes(name, rounding, unsigned, isa) -> None:
     found = model(name, rounding, unsigned)
     engine = Engine(found, 1, isa)
     for shape in ((2, 33, 17), (1, 1, 1), (1, 97, 65), (1, 40, 48)):
-        pixels = picture(found.architecture.in_channels, *shape)
+        pixels = image(found.architecture.in_channels, *shape)
         np.testing.assert_array_equal(engine(pixels), answer(name, rounding, unsigned, shape))
 
 
@@ -56,22 +56,22 @@ def test_the_largest_sums(isa, weight) -> None:
     white = np.full((1, 64, 64, 3), 255, np.uint8)
     for rounding in ("nearest", "twice"):
         found = extreme(model("same", rounding, False), weight)
-        np.testing.assert_array_equal(Engine(found, 1, isa)(white), IntegerReference(found)(white))
+        np.testing.assert_array_equal(Engine(found, 1, isa)(white), Int8Reference(found)(white))
 
 
 @pytest.mark.parametrize("isa", ISAS)
 def test_odd_channels(isa) -> None:
     """Tensors whose channels fill neither a vector nor a quad of bytes."""
     changes = {"width_mult": 0.37, "divisor": 1, "min_channels": 1, "stem_channels": 11}
-    found = random_quantized(classes=5, resolution=(48, 48), **changes)
-    pixels = picture(3, 2, 48, 31)
-    np.testing.assert_array_equal(Engine(found, 1, isa)(pixels), IntegerReference(found)(pixels))
+    found = random_int8(classes=5, resolution=(48, 48), **changes)
+    pixels = image(3, 2, 48, 31)
+    np.testing.assert_array_equal(Engine(found, 1, isa)(pixels), Int8Reference(found)(pixels))
 
 
 @pytest.mark.parametrize(("rounding", "unsigned"), KINDS, ids=str)
 def test_threads_and_batches_give_the_same_bytes(rounding, unsigned) -> None:
     found = model("v2", rounding, unsigned)
-    pixels = picture(3, 5, 96, 80)
+    pixels = image(3, 5, 96, 80)
     alone = np.concatenate([Engine(found, 1)(pixels[i : i + 1]) for i in range(5)])
     for threads in (1, 2, 3, 8):
         engine = Engine(found, threads)
@@ -81,7 +81,7 @@ def test_threads_and_batches_give_the_same_bytes(rounding, unsigned) -> None:
 
 def test_floats_become_pixels() -> None:
     found = model("v2", "nearest", False)
-    pixels = picture(3, 1, 32, 32)
+    pixels = image(3, 1, 32, 32)
     engine = Engine(found, 1)
     np.testing.assert_array_equal(engine(found.preprocessing.normalize(pixels)), engine(pixels))
 
@@ -89,15 +89,15 @@ def test_floats_become_pixels() -> None:
 @pytest.mark.parametrize(("rounding", "unsigned"), KINDS, ids=str)
 def test_features_are_the_stored_averages(rounding, unsigned) -> None:
     found = model("v2", rounding, unsigned)
-    pixels = picture(3, 2, 64, 64)
-    oracle = IntegerReference(found)
+    pixels = image(3, 2, 64, 64)
+    oracle = Int8Reference(found)
     wanted = oracle.real("pool", oracle.run(pixels, ["pool"])["pool"]).reshape(2, -1)
     np.testing.assert_array_equal(Engine(found, 2).features(pixels), wanted)
 
 
 def test_memory_of_the_network_at_224() -> None:
     floats = random_checkpoint(width_mult=1.0, classes=1000, resolution=(224, 224))
-    integers = random_quantized(width_mult=1.0, classes=1000, resolution=(224, 224))
+    integers = random_int8(width_mult=1.0, classes=1000, resolution=(224, 224))
     for threads in (1, 2):
         assert Engine(floats, threads).activation_bytes(224, 224) <= 1_000_000
         assert Engine(integers, threads).activation_bytes(224, 224) <= 300_000
@@ -124,12 +124,12 @@ def test_what_cannot_run_is_refused() -> None:
     with pytest.raises(UserError, match="isa must be one"):
         Engine(model("v2", "nearest", False), 1, "neon")
     with pytest.raises(UserError, match="does not run in integers"):
-        Engine(random_quantized(head="deeplabv3", classes=21, width_mult=0.35), 1)
+        Engine(random_int8(head="deeplabv3", classes=21, width_mult=0.35), 1)
 
 
 @pytest.mark.parametrize("name", PUBLISHED)
 def test_published_files_give_the_reference_kernels_logits(shared, name) -> None:
-    """Every logit of 32 pictures, to the last bit; of fewer pictures on other instruction sets."""
+    """Every logit of 32 images, to the last bit; of fewer images on other instruction sets."""
     found = formats.read(shared(f"models/{name}.tflite"))
     pixels = np.load(shared("reference/imagenet/inputs.first32.npz"))["images"]
     wanted = np.load(shared(f"reference/imagenet/{name}.first32.npz"))["ref_logits"]

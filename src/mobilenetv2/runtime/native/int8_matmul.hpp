@@ -1,7 +1,7 @@
 // The tile of the matrix product over bytes, for the target that MNV2_NAMESPACE names; matmul.hpp runs it.
 #pragma once
 
-#include "integer_simd.hpp"
+#include "int8_simd.hpp"
 #include "kernels.hpp"
 #include "simd.hpp"
 

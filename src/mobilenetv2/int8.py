@@ -16,19 +16,11 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from .architecture import Architecture, Layer, layers
-from .checkpoint import (
-    FORMAT,
-    VERSION,
-    Checkpoint,
-    check_described,
-    checksum,
-    described_without_background,
-    in_order,
-    read_safetensors,
-    write_atomically,
-)
+from .architecture import Architecture
+from .checkpoint import FORMAT, VERSION, Checkpoint, check_described, described_without_background
 from .errors import ModelFileError, UserError
+from .files import checksum, in_order, read_safetensors, write_atomically
+from .graph import Layer, layers
 from .images import Preprocessing
 
 ROUNDINGS = ("nearest", "twice")
@@ -45,7 +37,7 @@ class Activation:
 
 
 @dataclass(frozen=True)
-class QuantizedLayer:
+class Int8Layer:
     """A convolution or linear layer with its batch norm folded in.
 
     Attributes:
@@ -63,13 +55,13 @@ class QuantizedLayer:
 
 
 @dataclass(frozen=True)
-class QuantizedCheckpoint:
+class Int8Checkpoint:
     """What `Checkpoint` is for floats.
 
     Attributes:
         architecture: Which network.
         layers: Every layer that has weights, by the name that `layers()` gives it.
-        image_scale: Of the picture's values: real = image_scale * (pixel - zero point).
+        image_scale: Of the image's values: real = image_scale * (pixel - zero point).
         image_zero_points: One a channel: the pixel value that stands for 0, hence for the border.
         activations: Every tensor that is stored, by the name of the layer that makes it. With
             "nearest", a projection before a shortcut has none: it is added before it is rounded,
@@ -79,7 +71,7 @@ class QuantizedCheckpoint:
             after its power of two, halves away from zero, as TensorFlow Lite's reference kernels
             do; all tensors are stored, the logits too.
         labels: One name a class, or none.
-        preprocessing: What the weights expect of a picture.
+        preprocessing: What the weights expect of an image.
         provenance: Free facts as JSON.
 
     Raises:
@@ -87,7 +79,7 @@ class QuantizedCheckpoint:
     """
 
     architecture: Architecture
-    layers: Mapping[str, QuantizedLayer]
+    layers: Mapping[str, Int8Layer]
     image_scale: float
     image_zero_points: tuple[int, ...]
     activations: Mapping[str, Activation]
@@ -166,7 +158,7 @@ class QuantizedCheckpoint:
         header |= {"format": FORMAT, "version": VERSION, "checksum": checksum(header, arrays)}
         write_atomically(Path(path), in_order(save(arrays, header)))
 
-    def without_background(self) -> QuantizedCheckpoint:
+    def without_background(self) -> Int8Checkpoint:
         """As `Checkpoint.without_background`."""
         described = described_without_background(self.architecture, self.labels)
         head = self.layers["classifier.1"]
@@ -174,7 +166,7 @@ class QuantizedCheckpoint:
         return replace(self, layers={**self.layers, "classifier.1": head}, **described)
 
     @classmethod
-    def load(cls, path: str | os.PathLike[str]) -> QuantizedCheckpoint:
+    def load(cls, path: str | os.PathLike[str]) -> Int8Checkpoint:
         """Reads a file that `save` wrote.
 
         Raises:
@@ -189,7 +181,7 @@ class QuantizedCheckpoint:
     @classmethod
     def from_file(
         cls, path: str | os.PathLike[str], header: Mapping[str, str], arrays: Mapping[str, Any]
-    ) -> QuantizedCheckpoint:
+    ) -> Int8Checkpoint:
         """What `load` does once header and arrays are read."""
         if header.get("version") != VERSION:
             raise ModelFileError(
@@ -210,7 +202,7 @@ class QuantizedCheckpoint:
             return cls(
                 architecture=Architecture.from_json(header["architecture"]),
                 layers={
-                    name: QuantizedLayer(
+                    name: Int8Layer(
                         arrays[f"{name}.weight"],
                         arrays[f"{name}.scale"],
                         arrays[f"{name}.bias"],
@@ -233,7 +225,8 @@ class QuantizedCheckpoint:
             raise ModelFileError(f"{path}: {error}") from None
 
 
-AnyCheckpoint = Checkpoint | QuantizedCheckpoint
+AnyCheckpoint = Checkpoint | Int8Checkpoint
+QuantizedCheckpoint = Int8Checkpoint  # its name up to release 0.1
 
 
 def stored_tensors(architecture: Architecture, rounding: str) -> list[str]:
@@ -248,7 +241,7 @@ def stored_tensors(architecture: Architecture, rounding: str) -> list[str]:
     return [name for name in names if name not in added]
 
 
-def _layer_problems(found: QuantizedLayer, layer: Layer) -> list[str]:
+def _layer_problems(found: Int8Layer, layer: Layer) -> list[str]:
     shape = layer.weight_shape
     count = layer.out_shape[0]
     problems = []

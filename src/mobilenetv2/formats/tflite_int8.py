@@ -13,14 +13,14 @@ from dataclasses import replace
 import numpy as np
 from numpy.typing import NDArray
 
-from ..architecture import Layer, layers
 from ..checkpoint import Checkpoint
 from ..errors import ModelFileError
-from ..quantized import Activation, QuantizedCheckpoint, QuantizedLayer
+from ..graph import Layer, layers
+from ..int8 import Activation, Int8Checkpoint, Int8Layer
 from .tflite_graph import Graph, Op, Tensor
 
 BYTES = (np.int8, np.uint8)
-PIXEL_STEP = 2 / 255  # of float pictures, -1..1
+PIXEL_STEP = 2 / 255  # of float images, -1..1
 
 
 def is_quantized(graph: Graph, ops: Mapping[str, Op]) -> bool:
@@ -30,7 +30,7 @@ def is_quantized(graph: Graph, ops: Mapping[str, Op]) -> bool:
 
 def quantized(
     graph: Graph, ops: Mapping[str, Op], made: Mapping[int, str], checkpoint: Checkpoint
-) -> QuantizedCheckpoint:
+) -> Int8Checkpoint:
     """The checkpoint with the file's integers in place of its floats.
 
     Args:
@@ -58,7 +58,7 @@ def quantized(
     if steps[-1].kind == "linear":
         _distinguish_pool(ops["pool"].code, steps[-2].sources[0], stored)
     del stored["image"]
-    return QuantizedCheckpoint(
+    return Int8Checkpoint(
         checkpoint.architecture,
         weighted,
         image.scale,
@@ -94,20 +94,20 @@ def _from_zero(tensor: Tensor) -> int:
 
 
 def _image(graph: Graph, stem: Op) -> Activation:
-    """How the picture is stored; its values must be the pixels themselves."""
+    """How the image is stored; its values must be the pixels themselves."""
     given = graph.tensors[graph.inputs[0]]
     if given.dtype in BYTES:
         return _activation(given)
     image = _activation(graph.tensors[stem.inputs[0]])
     if abs(image.scale / PIXEL_STEP - 1) > 0.01 or image.zero_point not in (127, 128):
         raise ModelFileError(
-            f"float pictures are stored with scale {image.scale:g} and zero point {image.zero_point}: "
+            f"float images are stored with scale {image.scale:g} and zero point {image.zero_point}: "
             f"not pixels of -1..1 ({PIXEL_STEP:g} and 127 or 128)"
         )
     return image
 
 
-def _layer(graph: Graph, op: Op, layer: Layer, source: Activation) -> QuantizedLayer:
+def _layer(graph: Graph, op: Op, layer: Layer, source: Activation) -> Int8Layer:
     tensor = graph.stored(op.inputs[1])
     count, axis = layer.out_shape[0], 3 if op.code == "DEPTHWISE_CONV_2D" else 0
     per_channel = tensor.scale.size == count and tensor.axis == axis
@@ -121,7 +121,7 @@ def _layer(graph: Graph, op: Op, layer: Layer, source: Activation) -> QuantizedL
     if zero and tensor.dtype == np.int8:
         weight, zero = (weight.astype(np.int16) + 128).astype(np.uint8), _from_zero(tensor)
     scale = np.broadcast_to(tensor.scale, count).astype(np.float32)
-    return QuantizedLayer(
+    return Int8Layer(
         np.ascontiguousarray(op.in_torch_axes(weight)).reshape(layer.weight_shape),
         scale,
         _bias(graph, op, layer, source.scale * scale.astype(np.float64)),

@@ -3,8 +3,8 @@
 // some pixels, and packing the four vectors of a block brings its channels back in order.
 #pragma once
 
-#include "integer_matmul.hpp"
-#include "integer_simd.hpp"
+#include "int8_matmul.hpp"
+#include "int8_simd.hpp"
 #include "kernels.hpp"
 #include "simd.hpp"
 
@@ -101,7 +101,7 @@ inline void store_pixels(std::uint8_t* to, const Ints (&quads)[QUADS], int count
 }
 #endif
 
-// The columns that PIXELS outputs side by side read: where they lie, and which of them lie inside the picture.
+// The columns that PIXELS outputs side by side read: where they lie, and which of them lie inside the image.
 template <int STRIDE>
 struct Columns {
   std::ptrdiff_t at[3];

@@ -1,0 +1,99 @@
+"""Reading and writing files: safetensors, a checksum over their content, and writing without ever
+leaving half a file.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import threading
+import zlib
+from collections.abc import Mapping
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from .errors import ModelFileError
+
+
+def read_safetensors_header(path: Path) -> dict[str, str]:
+    """The free-form header of any safetensors file, without its arrays.
+
+    Raises:
+        ModelFileError: The file is absent, truncated or not safetensors.
+    """
+    from safetensors import safe_open
+
+    try:
+        with safe_open(path, framework="np") as file:
+            return dict(file.metadata() or {})
+    except Exception as error:  # SafetensorError and OSError
+        raise ModelFileError(f"{path}: not a readable safetensors file: {error}") from None
+
+
+def read_safetensors(path: Path) -> tuple[dict[str, str], dict[str, NDArray[Any]]]:
+    """Header and arrays of any safetensors file.
+
+    Raises:
+        ModelFileError: The file is absent, truncated or not safetensors.
+    """
+    from safetensors import safe_open
+
+    if not path.is_file():
+        raise ModelFileError(f"{path}: no such file")
+    try:
+        with safe_open(path, framework="np") as file:
+            header, names = dict(file.metadata() or {}), file.keys()
+            arrays = {name: file.get_tensor(name) for name in names}
+        if any(array.dtype.kind not in "fiub" for array in arrays.values()):
+            raise TypeError  # an extension of NumPy's that some other package has brought along
+        return header, arrays
+    except (TypeError, AttributeError):
+        raise ModelFileError(
+            f"{path}: holds arrays of a type that NumPy lacks, such as bfloat16: save them as float32"
+        ) from None
+    except Exception as error:  # SafetensorError and OSError
+        raise ModelFileError(f"{path}: not a readable safetensors file: {error}") from None
+
+
+def write_atomically(path: Path, content: bytes) -> None:
+    """Writes a file under a temporary name beside it, then renames it over `path`.
+
+    Raises:
+        ModelFileError: The folder is absent or cannot be written to.
+    """
+    temporary = path.with_name(f".{path.name}.{os.getpid()}-{threading.get_ident()}.part")
+    try:
+        with open(temporary, "wb") as file:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(temporary, path)
+    except OSError as error:
+        raise ModelFileError(f"{path}: cannot be written: {error.strerror or error}") from None
+    finally:
+        with suppress(OSError):  # gone, being `path` now, or never made
+            temporary.unlink()
+
+
+def checksum(header: Mapping[str, str], arrays: Mapping[str, NDArray[Any]]) -> str:
+    """CRC-32 over the header's texts and all arrays: against damage, not against forgery."""
+    crc = zlib.crc32(json.dumps([header[name] for name in sorted(header)]).encode())
+    for name in sorted(arrays):
+        array = np.ascontiguousarray(arrays[name])
+        crc = zlib.crc32(f"{name} {array.dtype} {array.shape}".encode(), crc)
+        crc = zlib.crc32(array.data, crc)
+    return f"crc32:{crc:08x}"
+
+
+def in_order(content: bytes) -> bytes:
+    """A safetensors file with its free-form texts sorted, which the library shuffles."""
+    end = 8 + int.from_bytes(content[:8], "little")
+    header = json.loads(content[8:end])
+    header["__metadata__"] = dict(sorted(header["__metadata__"].items()))
+    text = json.dumps(header, separators=(",", ":")).encode()
+    text += b" " * (-len(text) % 8)  # the arrays begin at a multiple of 8
+    return len(text).to_bytes(8, "little") + text + content[end:]

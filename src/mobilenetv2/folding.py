@@ -1,0 +1,55 @@
+"""Batch norms folded into the kernels before them, and the identity that stands for a folded one."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from .checkpoint import Checkpoint, FloatArray
+from .graph import Layer
+
+
+def fold(
+    checkpoint: Checkpoint, layer: Layer, dtype: type[np.floating[Any]] = np.float64
+) -> tuple[NDArray[Any], NDArray[np.float64]]:
+    """Kernel and bias of one layer with its batch norm folded in, computed in float64.
+
+    w' = w * gamma / sqrt(var + epsilon), b' = beta - mean * gamma / sqrt(var + epsilon).
+
+    Returns:
+        The kernel, shaped as in the checkpoint and rounded to `dtype`, and a bias (out,).
+    """
+    assert layer.weight is not None
+    weight = checkpoint.arrays[layer.weight]
+    if layer.norm is None:
+        bias = checkpoint.arrays[layer.bias] if layer.bias else np.zeros(layer.out_shape[0])
+        return np.asarray(weight, dtype), bias.astype(np.float64)
+    gamma, beta, mean, variance = (
+        checkpoint.arrays[f"{layer.norm}.{name}"].astype(np.float64)
+        for name in ("weight", "bias", "running_mean", "running_var")
+    )
+    scale = gamma / np.sqrt(variance + layer.bn_epsilon)
+    folded = np.empty(weight.shape, dtype)
+    scales = scale.reshape(-1, *[1] * (weight.ndim - 1))
+    np.multiply(weight, scales, folded, dtype=np.float64, casting="same_kind")
+    return folded, beta - mean * scale
+
+
+def unfolded(layer: Layer, weight: NDArray[Any], bias: NDArray[Any]) -> dict[str, FloatArray]:
+    """The arrays of a layer whose batch norm was folded away elsewhere: an identity that adds the
+    bias.
+    """
+    assert layer.weight is not None
+    arrays = {layer.weight: np.ascontiguousarray(weight, np.float32)}
+    if layer.norm is None:
+        assert layer.bias is not None
+        return arrays | {layer.bias: np.ascontiguousarray(bias, np.float32)}
+    count = layer.out_shape[0]
+    identity = (np.ones(count), bias, np.zeros(count), np.full(count, 1 - layer.bn_epsilon))
+    names = ("weight", "bias", "running_mean", "running_var")
+    return arrays | {
+        f"{layer.norm}.{name}": np.asarray(a, np.float32)
+        for name, a in zip(names, identity, strict=True)
+    }
