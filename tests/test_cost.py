@@ -16,10 +16,9 @@ from types import SimpleNamespace
 
 import pytest
 from click.testing import CliRunner, Result
-from mobilenetv2.description import CHOICES
 
 from mobilenetv2 import paper
-from mobilenetv2.architecture import MOBILENET_V2, SMALL_IMAGES, V1, Architecture, Stage
+from mobilenetv2.architecture import CHOICES, MOBILENET_V2, SMALL_IMAGES, V1, Architecture, Stage
 from mobilenetv2.cost import (
     MemoryStep,
     bottleneck_memory,

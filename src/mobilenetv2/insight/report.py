@@ -14,7 +14,7 @@ from . import facts as f
 from .explain import Explanation, OnPhotos
 from .figures_model import block, clipped, cost_bars, memory, network, positivity, ranks
 from .figures_theory import disc, invertible_share, spiral_panels
-from .images import COLUMNS, coloured, jpeg, png, strongest
+from .pictures import COLUMNS, coloured, jpeg, png, strongest
 from .svg import Canvas
 from .words import FOLDER, LANGUAGES, read_words
 

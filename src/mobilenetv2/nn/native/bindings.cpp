@@ -137,8 +137,8 @@ void bind(nb::class_<Training>& training) {
           nb::arg("left"), nb::arg("out").noconvert())
       .def(
           "depthwise_gradient",
-          [](Training& self, const Images<T>& gradient, const Images<T>& in, const Taps& weights, int stride,
-             int top, int left, const Images<T>& out, const Taps& weight_gradient) {
+          [](Training& self, const Images<T>& gradient, const Images<T>& in, const Taps& weights, int stride, int top,
+             int left, const Images<T>& out, const Taps& weight_gradient) {
             const Maps<T> maps = maps_of(in, gradient, weights, stride, top, left);
             check(weight_gradient.shape(0) == weights.shape(0));
             for (int i = 0; i < 4; i++) check(out.shape(i) == in.shape(i));
@@ -167,11 +167,11 @@ void bind(nb::class_<Training>& training) {
           nb::arg("out").noconvert())
       .def(
           "residual_gradient",
-          [](Training& self, const Images<T>& gradient, const Images<T>& in, const Matrix& expand,
-             const Matrix& norms, const Taps& taps, const Matrix& project, float expand_epsilon,
-             float depthwise_epsilon, int stride, int top, int left, const Matrix& moments, const Matrix& statistics,
-             const Pixels<T>& kept, const Images<T>& out, const Matrix& for_expand, const Matrix& for_norms,
-             const Taps& for_taps, const Matrix& for_project) {
+          [](Training& self, const Images<T>& gradient, const Images<T>& in, const Matrix& expand, const Matrix& norms,
+             const Taps& taps, const Matrix& project, float expand_epsilon, float depthwise_epsilon, int stride,
+             int top, int left, const Matrix& moments, const Matrix& statistics, const Pixels<T>& kept,
+             const Images<T>& out, const Matrix& for_expand, const Matrix& for_norms, const Taps& for_taps,
+             const Matrix& for_project) {
             const ResidualShape shape = shape_of(in, gradient, expand, norms, taps, project, stride, top, left, moments,
                                                  statistics, kept, self.group());
             for (int i = 0; i < 4; i++) check(out.shape(i) == in.shape(i));

@@ -76,7 +76,7 @@ struct Room {
 template <class T>
 struct Input {
   const T* image;  // null for the caller's own image
-  int begin, end;    // rows outside come from `above` and `below`
+  int begin, end;  // rows outside come from `above` and `below`
   const T *above, *below;
 };
 
@@ -253,8 +253,8 @@ class Worker {
 
 // Runs stages[index..] on top of `source`; the last one writes to `out`.
 template <class T>
-void chain(const Run<T>& run, const Step& step, std::size_t index, Worker<T>* source, int image,
-           const Input<T>& input, T* scratch, int begin, int end, T* out) {
+void chain(const Run<T>& run, const Step& step, std::size_t index, Worker<T>* source, int image, const Input<T>& input,
+           T* scratch, int begin, int end, T* out) {
   const Stage& stage = step.stages[index];
   Worker<T> worker(run, stage, source, image, source ? Input<T>{} : input, scratch);
   if (index + 1 < step.stages.size()) {
