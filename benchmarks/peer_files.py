@@ -16,9 +16,10 @@ from peers import PEERS, Recipe
 from mobilenetv2.architecture import Architecture
 from mobilenetv2.checkpoint import Checkpoint
 from mobilenetv2.folding import fold
-from mobilenetv2.graph import Layer, array_shapes, layers
+from mobilenetv2.graph import array_shapes, layers
 from mobilenetv2.images import Preprocessing
 from mobilenetv2.int8 import AnyCheckpoint, Int8Checkpoint
+from mobilenetv2.layer import Layer
 
 Array = NDArray[Any]
 

@@ -38,6 +38,7 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
 from mobilenetv2.architecture import SMALL_IMAGES
+from mobilenetv2.heads import Classifier
 from mobilenetv2.images import Preprocessing
 from mobilenetv2.nn import MobileNetV2
 from mobilenetv2.training.augment import Augmentation
@@ -135,7 +136,7 @@ def serve(
     samples = samples[:: len(samples) // options.most][: options.most]  # of all classes
     transform = Augmentation(crop="pad").transform((32, 32), PREPROCESSING)
     classes = 1 + max(sample.label for sample in samples)
-    architecture = replace(SMALL_IMAGES, width_mult=options.width, classes=classes)
+    architecture = replace(SMALL_IMAGES, width_mult=options.width, head=Classifier(classes))
     images = Images(samples, transform, remember_bytes=0 if name == DEFAULT else 1 << 30)
     if name == OURS:
         step, batches = ours(architecture, images)

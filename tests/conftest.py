@@ -48,7 +48,10 @@ def random_checkpoint(
     """A model with random weights and batch-norm statistics whose activations stay in a sensible
     range.
     """
+    classes = changes.pop("classes", None)
     architecture = replace(architecture or Architecture(), **changes)  # type: ignore[arg-type]
+    if architecture.classes and isinstance(classes, int):
+        architecture = architecture.with_classes(classes)
     rng = np.random.default_rng(seed)
     arrays = {}
     for name, shape in array_shapes(architecture).items():

@@ -56,6 +56,7 @@ def random_int8(
         (127,) * floats.architecture.in_channels,
         {name: made[name] for name in stored},
         rounding,
+        "average" if unsigned and rounding == "twice" and "pool" in stored else "mean",
         preprocessing=floats.preprocessing,
     )
 

@@ -14,15 +14,15 @@ import pytest
 from mobilenetv2.architecture import MOBILENET_V2, SMALL_IMAGES, V1, Architecture, Stage
 from mobilenetv2.errors import ArchitectureError
 from mobilenetv2.graph import (
-    Layer,
     array_shapes,
     blocks,
-    conv_padding,
     last_channels,
     layers,
     make_divisible,
     stem_channels,
 )
+from mobilenetv2.heads import Classifier, DeepLab, Head
+from mobilenetv2.layer import Layer, conv_padding
 
 NETWORK = Architecture()
 WIDTHS = {  # shared/facts/pitfalls.md: stem, seven stages, last convolution
@@ -47,9 +47,9 @@ VARIANTS = {
     "v1": V1,
     "small": SMALL_IMAGES,
     "features": replace(NETWORK, head="features"),
-    "deeplab-16": replace(NETWORK, head="deeplabv3", output_stride=16, classes=21, padding="same"),
-    "aspp-8": replace(NETWORK, head="deeplabv3_aspp", output_stride=8, classes=21),
-    "v1-aspp-16": replace(V1, head="deeplabv3_aspp", output_stride=16, classes=21, padding="same"),
+    "deeplab-16": replace(NETWORK, head=DeepLab(21), output_stride=16, padding="same"),
+    "aspp-8": replace(NETWORK, head=DeepLab(21, aspp=True), output_stride=8),
+    "v1-aspp-16": replace(V1, head=DeepLab(21, aspp=True), output_stride=16, padding="same"),
 }
 
 
@@ -123,15 +123,15 @@ def test_any_width_builds() -> None:
 
 def test_slim_divisible_by_and_min_depth() -> None:
     expected = {32, 64, 96, 160, 192, 320, 384, 576, 960, 1280, 1001}
-    assert widths(Architecture(divisor=16, min_channels=32, classes=1001)) == expected
+    assert widths(Architecture(divisor=16, min_channels=32, head=Classifier(1001))) == expected
 
 
 def test_slim_depth_multiplier_with_fine_grained_classification() -> None:
-    assert widths(Architecture(width_mult=0.01, classes=1001)) == {8, 48, 1001, 1280}
+    assert widths(Architecture(width_mult=0.01, head=Classifier(1001))) == {8, 48, 1001, 1280}
 
 
 def test_slim_depth_multiplier_without_it() -> None:
-    a = Architecture(width_mult=0.1, min_channels=32, last_channels=128, classes=1001)
+    a = Architecture(width_mult=0.1, min_channels=32, last_channels=128, head=Classifier(1001))
     assert widths(a) == {32, 128, 192, 1001}
 
 
@@ -147,9 +147,7 @@ def test_slim_output_stride(output_stride: int, last: int) -> None:
 
 
 def test_deeplab_at_half_width_does_not_round() -> None:
-    a = Architecture(
-        width_mult=0.5, divisor=1, min_channels=1, head="deeplabv3", output_stride=16, classes=21
-    )
+    a = Architecture(width_mult=0.5, divisor=1, min_channels=1, head=DeepLab(21), output_stride=16)
     assert (stem_channels(a), *stage_channels(a)) == (16, 8, 12, 16, 32, 48, 80, 160)
     assert sorted({b.inner_channels for b in blocks(a)[1:]}) == [48, 72, 96, 192, 288, 480]
     assert of_role(a, "aspp0", 513, 513)[0].out_shape == (256, 33, 33)
@@ -397,7 +395,7 @@ def test_the_light_segmentation_head() -> None:
     ("output_stride", "rates", "side"), [(16, [6, 12, 18], 33), (8, [12, 24, 36], 65)]
 )
 def test_atrous_rates(output_stride: int, rates: list[int], side: int) -> None:
-    a = replace(NETWORK, head="deeplabv3_aspp", output_stride=output_stride, classes=21)
+    a = replace(NETWORK, head=DeepLab(21, aspp=True), output_stride=output_stride)
     branches = [layer for layer in layers(a, 513, 513) if layer.role.startswith("aspp")]
     assert [layer.dilation for layer in branches] == [1, *rates]
     assert [layer.kernel for layer in branches] == [1, 3, 3, 3]
@@ -446,7 +444,7 @@ def test_json_there_and_back(variant: str) -> None:
 
 def test_json_fields_that_are_absent_take_their_defaults() -> None:
     assert Architecture.from_json("{}") == NETWORK
-    assert Architecture.from_json('{"classes": 5}') == replace(NETWORK, classes=5)
+    assert Architecture.from_json('{"classes": 5}') == replace(NETWORK, head=Classifier(5))
 
 
 @pytest.mark.parametrize(
@@ -489,7 +487,6 @@ def test_json_that_is_wrong_is_refused_by_name(text: str, message: str) -> None:
         ("in_channels", [0, -3, 1.5, "3", True, 1 << 17]),
         ("stem_channels", [0, None]),
         ("last_channels", [0, 1.5]),
-        ("classes", [0, -1, "10", 2.0]),
         ("divisor", [0]),
         ("min_channels", [0]),
         ("stem_stride", [0, 3]),
@@ -507,6 +504,13 @@ def test_an_argument_out_of_range_is_named(name: str, values: list[object]) -> N
     for value in values:
         with pytest.raises(ArchitectureError, match=name):
             Architecture(**{name: value})  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("head", [Classifier, DeepLab])
+@pytest.mark.parametrize("value", [0, -1, "10", 2.0, True])
+def test_classes_out_of_range_are_named(head: type[Head], value: object) -> None:
+    with pytest.raises(ArchitectureError, match="classes"):
+        head(classes=value)
 
 
 @pytest.mark.parametrize(

@@ -14,6 +14,7 @@ from mobilenetv2.cli import run
 from mobilenetv2.cost import network_cost
 from mobilenetv2.errors import UserError
 from mobilenetv2.graph import layers
+from mobilenetv2.heads import Classifier, named_head
 from mobilenetv2.runtime import Engine, _native
 from mobilenetv2.runtime.timing import measure, measure_steps
 from mobilenetv2.zoo import models
@@ -57,7 +58,10 @@ def test_json_tells_all(model, capsys) -> None:
     assert list(found) == FACTS
     asked = {"model": model, "isa": "scalar", "threads": 2, "batch": 3, "height": 64, "width": 48}
     assert found.items() >= {**asked, "runs": 4}.items()
-    assert found["macs"] == network_cost(Architecture(width_mult=0.35, classes=7), 64, 48).macs
+    assert (
+        found["macs"]
+        == network_cost(Architecture(width_mult=0.35, head=Classifier(7)), 64, 48).macs
+    )
     assert found["p10_ms"] <= found["median_ms"] <= found["p90_ms"]
     assert found["images_per_second"] == pytest.approx(3e3 / found["median_ms"])
     rate = found["macs"] * 3 / found["median_ms"] / 1e6
@@ -98,7 +102,7 @@ def test_the_profile_adds_up(threads, batch, capsys) -> None:
 
 @pytest.mark.parametrize("head", ["features", "deeplabv3_aspp"])
 def test_other_heads(head) -> None:
-    architecture = Architecture(width_mult=0.35, head=head, classes=5, output_stride=16)
+    architecture = Architecture(width_mult=0.35, head=named_head(head, 5), output_stride=16)
     engine = Engine(random_checkpoint(architecture), 2)
     timing = measure(engine, 65, 33, batch=2, runs=1)
     steps = measure_steps(engine, timing)
@@ -179,7 +183,7 @@ def test_memory_of_a_batch_stops_growing() -> None:
 
 def test_weights_are_counted_as_packed() -> None:
     """The first layer twice: for pixels and for values. Vectors of the scalar kernels are whole."""
-    architecture = Architecture(width_mult=0.35, classes=7)
+    architecture = Architecture(width_mult=0.35, head=Classifier(7))
     found = [layer for layer in layers(architecture) if layer.weight]
     floats = sum(math.prod(layer.weight_shape) + layer.out_shape[0] for layer in [*found, found[0]])
     engine = Engine(random_checkpoint(architecture), 1, "scalar")

@@ -11,7 +11,9 @@ import torch
 from mobilenetv2.architecture import SMALL_IMAGES, Architecture
 from mobilenetv2.checkpoint import Checkpoint
 from mobilenetv2.errors import ArchitectureError, ModelFileError
-from mobilenetv2.graph import BATCH_NORM_ARRAYS, array_shapes
+from mobilenetv2.graph import array_shapes
+from mobilenetv2.heads import Classifier
+from mobilenetv2.layer import BATCH_NORM_ARRAYS
 from mobilenetv2.nn import FeatureTap, MobileNetV2, mobilenet_v2
 
 from .conftest import random_checkpoint
@@ -90,7 +92,7 @@ def test_constants_are_the_papers_release() -> None:
 @pytest.mark.parametrize("shortcut", ["bottleneck", "expansion", "none"])
 def test_every_parameter_gets_a_gradient(shortcut) -> None:
     net = MobileNetV2(
-        Architecture(width_mult=0.35, classes=3, shortcut=shortcut), drop_path_rate=0.1
+        Architecture(width_mult=0.35, head=Classifier(3), shortcut=shortcut), drop_path_rate=0.1
     )
     torch.manual_seed(0)
     net(torch.randn(8, 3, 64, 64)).square().sum().backward()

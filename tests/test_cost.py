@@ -31,7 +31,9 @@ from mobilenetv2.cost import (
     separable_saving,
 )
 from mobilenetv2.errors import ArchitectureError, UserError
-from mobilenetv2.graph import Layer, layers
+from mobilenetv2.graph import layers
+from mobilenetv2.heads import NAMED_HEADS, Classifier, named_head
+from mobilenetv2.layer import Layer
 
 NETWORK = Architecture()
 TOTALS = {  # shared/facts/pitfalls.md: multiply-adds (exact with 1000 classes) and parameters at 224
@@ -91,9 +93,8 @@ IRREPRODUCIBLE = {
 def segmenter(base: Architecture, head: str, output_stride: int) -> Architecture:
     return replace(
         base,
-        head=head,
+        head=named_head(head, 21),
         output_stride=output_stride,
-        classes=21,
         padding="same",
         resolution=(513, 513),
     )
@@ -646,7 +647,7 @@ def test_command_lists_layers_and_the_total() -> None:
 @pytest.mark.parametrize(
     ("arguments", "architecture"),
     [
-        (["--width", "0.35", "--classes", "5"], Architecture(width_mult=0.35, classes=5)),
+        (["--width", "0.35", "--classes", "5"], Architecture(width_mult=0.35, head=Classifier(5))),
         (["--resolution", "192x256"], Architecture(resolution=(192, 256))),
         (["--resolution", "96", "--network", "v1"], replace(V1, resolution=(96, 96))),
         (["--network", "v2-32px"], SMALL_IMAGES),
@@ -716,7 +717,7 @@ def test_command_offers_what_the_architecture_knows() -> None:
 
     offered = {option.name: tuple(getattr(option.type, "choices", ())) for option in cost.params}
     assert offered["padding"] == CHOICES["padding"]
-    assert offered["head"] == CHOICES["head"]
+    assert offered["head"] == tuple(NAMED_HEADS)
 
 
 def test_command_compares_with_the_paper() -> None:

@@ -13,6 +13,7 @@ from mobilenetv2.architecture import SMALL_IMAGES, V1, Architecture, Stage
 from mobilenetv2.errors import ArchitectureError, UserError
 from mobilenetv2.formats import read
 from mobilenetv2.graph import layers
+from mobilenetv2.heads import Classifier, DeepLab
 from mobilenetv2.model import Model
 from mobilenetv2.runtime import Engine, Reference, _native
 
@@ -24,34 +25,34 @@ CHEAP_SIZES = [(1, 1), (2, 3), (1, 50), (7, 7), (33, 17), (32, 32), (31, 64), (6
 SIZES = [*CHEAP_SIZES, (96, 96), (97, 225), (129, 130), (160, 40), (200, 199), (224, 224)]
 
 VARIANTS = {
-    "0.35": Architecture(width_mult=0.35, classes=7),
-    "0.5 same": Architecture(width_mult=0.5, classes=7, padding="same", bn_epsilon=1e-3),
-    "1.0": Architecture(classes=1001),
-    "1.4 same": Architecture(width_mult=1.4, classes=3, padding="same"),
-    "stride 8 same": Architecture(width_mult=0.35, classes=7, output_stride=8, padding="same"),
-    "stride 16": Architecture(width_mult=0.5, classes=7, output_stride=16),
-    "relu6": Architecture(width_mult=0.35, classes=7, bottleneck="relu6"),
-    "expansion": Architecture(width_mult=0.35, classes=7, shortcut="expansion"),
-    "no shortcut": Architecture(width_mult=0.35, classes=7, shortcut="none"),
-    "v1": replace(V1, width_mult=0.25, classes=7),
-    "v1 same": replace(V1, width_mult=0.5, classes=7, padding="same"),
-    "32 px": replace(SMALL_IMAGES, width_mult=0.5, classes=10),
-    "grey": Architecture(width_mult=0.35, classes=7, in_channels=1),
+    "0.35": Architecture(width_mult=0.35, head=Classifier(7)),
+    "0.5 same": Architecture(width_mult=0.5, head=Classifier(7), padding="same", bn_epsilon=1e-3),
+    "1.0": Architecture(head=Classifier(1001)),
+    "1.4 same": Architecture(width_mult=1.4, head=Classifier(3), padding="same"),
+    "stride 8 same": Architecture(
+        width_mult=0.35, head=Classifier(7), output_stride=8, padding="same"
+    ),
+    "stride 16": Architecture(width_mult=0.5, head=Classifier(7), output_stride=16),
+    "relu6": Architecture(width_mult=0.35, head=Classifier(7), bottleneck="relu6"),
+    "expansion": Architecture(width_mult=0.35, head=Classifier(7), shortcut="expansion"),
+    "no shortcut": Architecture(width_mult=0.35, head=Classifier(7), shortcut="none"),
+    "v1": replace(V1, width_mult=0.25, head=Classifier(7)),
+    "v1 same": replace(V1, width_mult=0.5, head=Classifier(7), padding="same"),
+    "32 px": replace(SMALL_IMAGES, width_mult=0.5, head=Classifier(10)),
+    "grey": Architecture(width_mult=0.35, head=Classifier(7), in_channels=1),
     "features": Architecture(width_mult=0.35, head="features"),
     "no last": Architecture(width_mult=0.35, head="features", last_channels=None),
     "odd channels": Architecture(
-        width_mult=0.37, classes=5, divisor=1, min_channels=1, stem_channels=11
+        width_mult=0.37, head=Classifier(5), divisor=1, min_channels=1, stem_channels=11
     ),
     "stem alone": Architecture(
         stages=(Stage(1, 8, 1, 1),), head="features", last_channels=None, stem_channels=8
     ),
     "half expansion": Architecture(
-        stages=(Stage(0.5, 24, 2, 2), Stage(3, 24, 3, 1)), width_mult=1.0, classes=4
+        stages=(Stage(0.5, 24, 2, 2), Stage(3, 24, 3, 1)), width_mult=1.0, head=Classifier(4)
     ),
-    "deeplabv3": Architecture(
-        width_mult=0.35, head="deeplabv3", classes=5, output_stride=16, padding="same"
-    ),
-    "aspp": Architecture(width_mult=0.35, head="deeplabv3_aspp", classes=5, output_stride=8),
+    "deeplabv3": Architecture(width_mult=0.35, head=DeepLab(5), output_stride=16, padding="same"),
+    "aspp": Architecture(width_mult=0.35, head=DeepLab(5, aspp=True), output_stride=8),
 }
 
 
@@ -77,7 +78,7 @@ def engine(variant: str, isa: str = FAST, threads: int = 1) -> Engine:
 
 def tolerance(variant: str) -> float:
     """Maps end in ReLU6, whose range is 6; logits of these random models are about 1."""
-    return 6e-4 if VARIANTS[variant].head == "features" else 1e-4
+    return 6e-4 if VARIANTS[variant].head.task == "features" else 1e-4
 
 
 @pytest.mark.parametrize("isa", ISAS)

@@ -20,6 +20,7 @@ from PIL import Image
 from mobilenetv2.architecture import SMALL_IMAGES, V1
 from mobilenetv2.cli import run
 from mobilenetv2.errors import UserError
+from mobilenetv2.heads import Classifier
 from mobilenetv2.insight.explain import Explanation, explain
 from mobilenetv2.insight.linear import invertibility, linear_regions
 from mobilenetv2.insight.photos import read_photos
@@ -32,7 +33,7 @@ from .browser import Page, find_browser, opened
 from .conftest import random_checkpoint
 
 SECTIONS = ["network", "idea", "spiral", "linear", "manifold", "cost", "memory", "maps"]
-TINY = replace(SMALL_IMAGES, width_mult=0.35, classes=3)
+TINY = replace(SMALL_IMAGES, width_mult=0.35, head=Classifier(3))
 LABELS = ("cat", "dog", "<b>emu</b>")
 
 
@@ -276,7 +277,7 @@ def test_other_networks(tmp_path: Path) -> None:
     Image.fromarray(x).save(tmp_path / "a.png")
     for architecture, reasons in (
         (
-            replace(V1, width_mult=0.25, classes=3, resolution=(32, 32)),
+            replace(V1, width_mult=0.25, head=Classifier(3), resolution=(32, 32)),
             ("no expansions", "ReLU6 already"),
         ),
         (replace(TINY, head="features"), ("names no classes",)),

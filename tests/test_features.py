@@ -10,6 +10,7 @@ import torch
 
 from mobilenetv2.architecture import SMALL_IMAGES, V1, Architecture
 from mobilenetv2.errors import UserError
+from mobilenetv2.heads import Classifier, DeepLab, Features
 from mobilenetv2.model import Model
 from mobilenetv2.nn import MobileNetV2
 from mobilenetv2.runtime import Engine, Reference, _native
@@ -17,13 +18,13 @@ from mobilenetv2.runtime import Engine, Reference, _native
 from .conftest import random_checkpoint
 
 VARIANTS = {
-    "0.35": Architecture(width_mult=0.35, classes=7),
-    "0.5 same": Architecture(width_mult=0.5, classes=7, padding="same", output_stride=16),
-    "expansion": Architecture(width_mult=0.35, classes=7, shortcut="expansion"),
-    "no last": Architecture(width_mult=0.35, classes=7, last_channels=None),
-    "v1": replace(V1, width_mult=0.25, classes=7),
-    "32 px": replace(SMALL_IMAGES, width_mult=0.5, classes=10),
-    "grey": Architecture(width_mult=0.35, classes=7, in_channels=1),
+    "0.35": Architecture(width_mult=0.35, head=Classifier(7)),
+    "0.5 same": Architecture(width_mult=0.5, head=Classifier(7), padding="same", output_stride=16),
+    "expansion": Architecture(width_mult=0.35, head=Classifier(7), shortcut="expansion"),
+    "no last": Architecture(width_mult=0.35, head=Classifier(7), last_channels=None),
+    "v1": replace(V1, width_mult=0.25, head=Classifier(7)),
+    "32 px": replace(SMALL_IMAGES, width_mult=0.5, head=Classifier(10)),
+    "grey": Architecture(width_mult=0.35, head=Classifier(7), in_channels=1),
 }
 
 
@@ -70,10 +71,10 @@ def test_features_and_logits_take_turns(pixels) -> None:
             assert np.array_equal(engine.features(x[3:4]), features[3:4])
 
 
-@pytest.mark.parametrize("head", ["features", "deeplabv3"])
+@pytest.mark.parametrize("head", [Features(), DeepLab()])
 def test_features_need_a_classifier(head, pixels) -> None:
     model = Model(random_checkpoint(width_mult=0.35, head=head))
-    with pytest.raises(UserError, match=f"head is '{head}'.*no classifier"):
+    with pytest.raises(UserError, match=f"head is {type(head).__name__}.*no classifier"):
         model.features(pixels(1, 32, 32, 3))
 
 

@@ -22,6 +22,7 @@ from PIL import Image
 from mobilenetv2 import Checkpoint, Model, UserError, decode, evaluate, read_dataset
 from mobilenetv2.architecture import Architecture
 from mobilenetv2.graph import layers
+from mobilenetv2.heads import Classifier
 from mobilenetv2.images import Preprocessing
 from mobilenetv2.nn import MobileNetV2
 from mobilenetv2.training import RECIPES, Machine, Recipe, Start, fit
@@ -78,7 +79,7 @@ def read_log(folder: Path) -> list[dict[str, str]]:
 )
 def test_precision_is_timed_with_the_batch(batch: int, side: int, timed: int) -> None:
     """Or with two images, without which there is no batch norm, or with what a step may cost."""
-    net, seen = MobileNetV2(Architecture(width_mult=0.35, classes=2)), set()
+    net, seen = MobileNetV2(Architecture(width_mult=0.35, head=Classifier(2))), set()
     net.register_forward_pre_hook(lambda module, inputs: seen.add(tuple(inputs[0].shape)))
     preprocessing = Preprocessing(size=(side, side))
     assert faster_precision(net, preprocessing, torch.device("cpu"), batch) in ("32", "bf16")
@@ -121,7 +122,7 @@ def test_the_accuracy_is_what_evaluate_gives(tmp_path: Path) -> None:
 
 
 def test_every_parameter_is_in_one_group() -> None:
-    net = MobileNetV2(Architecture(width_mult=0.35, classes=3))
+    net = MobileNetV2(Architecture(width_mult=0.35, head=Classifier(3)))
     groups = parameter_groups(net, RECIPES["finetune"])
     names = [name for group in groups for name in group["names"]]
     assert sorted(names) == sorted(dict(net.named_parameters()))
@@ -164,7 +165,9 @@ def test_learning_rates() -> None:
 @pytest.mark.parametrize("optimizer", ["rmsprop", "sgd", "adamw"])
 def test_the_optimisers_make_progress(optimizer: str) -> None:
     torch.manual_seed(0)
-    net = MobileNetV2(Architecture(width_mult=0.35, classes=2, resolution=(32, 32)), bn_decay=0.9)
+    net = MobileNetV2(
+        Architecture(width_mult=0.35, head=Classifier(2), resolution=(32, 32)), bn_decay=0.9
+    )
     recipe = replace(QUICK, optimizer=optimizer)
     chosen = make_optimizer(net, recipe)
     x, labels = torch.randn(8, 3, 32, 32), torch.arange(8) % 2

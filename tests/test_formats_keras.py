@@ -18,7 +18,7 @@ import pytest
 from mobilenetv2.checkpoint import Checkpoint
 from mobilenetv2.errors import MissingExtraError, ModelFileError
 from mobilenetv2.formats import read
-from mobilenetv2.graph import conv_padding
+from mobilenetv2.layer import conv_padding
 from mobilenetv2.runtime import Reference
 
 from .conftest import random_checkpoint

@@ -22,6 +22,7 @@ from mobilenetv2.checkpoint import Checkpoint
 from mobilenetv2.errors import ModelFileError
 from mobilenetv2.formats import read, recognise
 from mobilenetv2.formats.pytorch import read_state_dict
+from mobilenetv2.heads import Classifier
 from mobilenetv2.labels import imagenet_labels
 from mobilenetv2.runtime import Reference
 
@@ -53,7 +54,7 @@ def deeper(width: float, *repeats: int) -> Architecture:
     stages = tuple(
         replace(stage, repeats=n) for stage, n in zip(MOBILENET_V2, repeats, strict=True)
     )
-    return Architecture(width_mult=width, stages=stages, scale_ends=False, classes=5)
+    return Architecture(width_mult=width, stages=stages, scale_ends=False, head=Classifier(5))
 
 
 @pytest.mark.parametrize("width", WIDTHS)
@@ -70,11 +71,11 @@ def test_every_layout_at_every_width(tmp_path, layout, width) -> None:
     [
         deeper(1.1, 1, 3, 4, 5, 4, 4, 1),
         deeper(1.2, 1, 3, 5, 6, 5, 5, 1),
-        Architecture(width_mult=0.5, last_channels=640, classes=3),
-        Architecture(width_mult=1.4, last_channels=1280, classes=1),
+        Architecture(width_mult=0.5, last_channels=640, head=Classifier(3)),
+        Architecture(width_mult=1.4, last_channels=1280, head=Classifier(1)),
         Architecture(width_mult=0.35, head="features"),
-        Architecture(width_mult=0.75, classes=1000),
-        Architecture(width_mult=0.85, classes=2),
+        Architecture(width_mult=0.75, head=Classifier(1000)),
+        Architecture(width_mult=0.85, head=Classifier(2)),
     ],
     ids=[
         "110d",

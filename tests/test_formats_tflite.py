@@ -101,7 +101,7 @@ def test_other_shapes(tmp_path, changes) -> None:
     assert found.architecture == checkpoint.architecture
     assert found.preprocessing.size == checkpoint.architecture.resolution
     assert difference(checkpoint, found) < 1e-5
-    if checkpoint.architecture.head == "classifier":
+    if checkpoint.architecture.classes:
         shot = image(*checkpoint.architecture.resolution)
         np.testing.assert_allclose(chances(found, shot), litert(path, shot), atol=1e-4)
 

@@ -15,6 +15,7 @@ from torch.nn import functional
 
 from mobilenetv2.architecture import SMALL_IMAGES, Architecture, Stage
 from mobilenetv2.graph import layers
+from mobilenetv2.heads import Classifier
 from mobilenetv2.nn import MobileNetV2, fused
 from mobilenetv2.nn._native import Training, instruction_sets
 from mobilenetv2.nn.classifier import InvertedResidual
@@ -187,7 +188,9 @@ def test_inverted_residual(isa: str, shape: tuple[Any, ...], dtype: torch.dtype)
 
 
 def test_a_training_step_keeps_less_than_half() -> None:
-    net = MobileNetV2(Architecture(width_mult=0.35, classes=10, resolution=(64, 64)), drop_rate=0)
+    net = MobileNetV2(
+        Architecture(width_mult=0.35, head=Classifier(10), resolution=(64, 64)), drop_rate=0
+    )
     x = random_maps(4, 3, 64, 64, torch.float32)
     sizes = []
     for fuse in (False, True):
@@ -223,7 +226,9 @@ def test_no_inverted_residual_where_the_operator_is_another() -> None:
 
 def test_a_network_steps_as_before_and_keeps_its_names() -> None:
     torch.manual_seed(0)
-    plain = MobileNetV2(Architecture(width_mult=0.35, classes=5, resolution=(48, 48)), drop_rate=0)
+    plain = MobileNetV2(
+        Architecture(width_mult=0.35, head=Classifier(5), resolution=(48, 48)), drop_rate=0
+    )
     net = copy.deepcopy(plain)
     fused.fuse(net)
     norms = sum(isinstance(m, fused.NormReLU6) for m in net.modules())
@@ -242,7 +247,7 @@ def test_gradients_of_a_network() -> None:
     for seed in range(5):
         torch.manual_seed(seed)
         net = MobileNetV2(
-            Architecture(width_mult=0.35, classes=5, resolution=(48, 48)), drop_rate=0
+            Architecture(width_mult=0.35, head=Classifier(5), resolution=(48, 48)), drop_rate=0
         )
         exact = copy.deepcopy(net).double()
         fused.fuse(net)
@@ -261,7 +266,9 @@ def test_gradients_of_a_network() -> None:
 
 def test_autocast_trains_and_other_types_fall_back() -> None:
     torch.manual_seed(0)
-    net = MobileNetV2(Architecture(width_mult=0.35, classes=2, resolution=(32, 32)), drop_rate=0)
+    net = MobileNetV2(
+        Architecture(width_mult=0.35, head=Classifier(2), resolution=(32, 32)), drop_rate=0
+    )
     fused.fuse(net)
     x, labels = torch.randn(4, 3, 32, 32), torch.tensor([0, 1, 0, 1])
     with torch.autocast("cpu", torch.bfloat16):

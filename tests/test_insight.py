@@ -15,6 +15,7 @@ from mobilenetv2.architecture import SMALL_IMAGES, V1, Architecture, Stage
 from mobilenetv2.checkpoint import Checkpoint
 from mobilenetv2.errors import UserError
 from mobilenetv2.graph import layers
+from mobilenetv2.heads import Classifier
 from mobilenetv2.insight.interventions import (
     ClippedEngine,
     Judge,
@@ -47,7 +48,7 @@ from mobilenetv2.runtime import Engine, Reference
 
 from .conftest import random_checkpoint
 
-TINY = replace(SMALL_IMAGES, width_mult=0.35, classes=3)
+TINY = replace(SMALL_IMAGES, width_mult=0.35, head=Classifier(3))
 
 
 @pytest.fixture
@@ -267,7 +268,9 @@ def test_manifold_is_the_reference_s(checkpoint: Checkpoint, pixels) -> None:
 
 
 def test_a_network_without_expansions(pixels) -> None:
-    checkpoint = random_checkpoint(replace(V1, width_mult=0.25, classes=3, resolution=(32, 32)))
+    checkpoint = random_checkpoint(
+        replace(V1, width_mult=0.25, head=Classifier(3), resolution=(32, 32))
+    )
     x = pixels(2, 32, 32, 3)
     found = observe(checkpoint, x)
     assert (found.expansions, found.trained, found.initial) == ((), (), ())
@@ -368,7 +371,7 @@ def test_memory_by_hand() -> None:
     """
     stages = (Stage(1, 16, 1, 1), Stage(2, 16, 1, 1))
     architecture = Architecture(
-        stages=stages, stem_channels=8, last_channels=None, classes=4, resolution=(8, 8)
+        stages=stages, stem_channels=8, last_channels=None, head=Classifier(4), resolution=(8, 8)
     )
     found = measure_memory(random_checkpoint(architecture), 8, 8, 1)
     image, stem, thin, wide, pooled, answer = 3 * 64, 8 * 16, 16 * 16, 32 * 16, 16, 4
@@ -403,7 +406,7 @@ def test_memory_of_the_runtime(threads: int) -> None:
     not Path("/proc/self/clear_refs").exists() or sys.platform != "linux", reason="needs Linux"
 )
 def test_a_process_grows_as_planned() -> None:
-    architecture = Architecture(width_mult=0.35, classes=5)
+    architecture = Architecture(width_mult=0.35, head=Classifier(5))
     planned = Engine(random_checkpoint(architecture), 1).activation_bytes(224, 224)
     found = resident_growth(architecture, 224, 224, 1)
     assert found is not None

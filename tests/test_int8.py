@@ -98,7 +98,7 @@ def test_damage_anywhere_is_seen(tmp_path) -> None:
     [
         (lambda header, arrays: header.pop("quantization"), "missing"),
         (lambda header, arrays: header.pop("labels"), "the header lacks labels"),
-        (lambda header, arrays: header.update(version="2"), "file version '2', this release"),
+        (lambda header, arrays: header.update(version="3"), "file version '3', this release"),
         (lambda header, arrays: header.update(quantization="[]"), "indices"),
         (lambda header, arrays: header.update(quantization="{}"), "weight_zero_points"),
         (lambda header, arrays: arrays.pop("classifier.1.bias"), r"classifier\.1\.bias"),

@@ -13,13 +13,14 @@ from mobilenetv2.checkpoint import Checkpoint
 from mobilenetv2.errors import UserError
 from mobilenetv2.folding import unfolded
 from mobilenetv2.graph import layers
+from mobilenetv2.heads import Classifier, DeepLab, Features
 from mobilenetv2.int8 import Activation, Int8Checkpoint, Int8Layer
 from mobilenetv2.runtime import Int8Reference, Reference
 from mobilenetv2.runtime.int8_reference import fixed_point, rescaled, stored
 
 from .int8 import random_int8
 
-SMALL = {"width_mult": 0.35, "classes": 7, "resolution": (64, 64)}
+SMALL = {"width_mult": 0.35, "head": Classifier(7), "resolution": (64, 64)}
 VARIANTS = {
     "v2": Architecture(**SMALL),
     "same": Architecture(**SMALL, padding="same"),
@@ -27,9 +28,9 @@ VARIANTS = {
     "relu6": Architecture(**SMALL, bottleneck="relu6", shortcut="none"),
     "no shortcut": Architecture(**SMALL, shortcut="none"),
     "v1": replace(V1, **SMALL),
-    "32 px": replace(SMALL_IMAGES, width_mult=0.35, classes=10),
+    "32 px": replace(SMALL_IMAGES, width_mult=0.35, head=Classifier(10)),
     "grey": Architecture(**SMALL, in_channels=1),
-    "features": Architecture(**SMALL, head="features"),
+    "features": Architecture(**{**SMALL, "head": Features()}),
 }
 KINDS = [("nearest", False), ("nearest", True), ("twice", False), ("twice", True)]
 
@@ -266,9 +267,16 @@ def test_what_cannot_run_is_refused(pixels) -> None:
         run.run(pixels(1, 32, 32, 3), ["features.99"])
     with pytest.raises(UserError, match=r"no layer stores features\.3\.conv\.2"):
         run.run(pixels(1, 32, 32, 3), ["features.3.conv.2"])
-    with pytest.raises(UserError, match="expansions"):
-        Int8Reference(random_int8("twice", **{**SMALL, "shortcut": "expansion"}))
-    with pytest.raises(UserError, match="bottlenecks with relu6"):
-        Int8Reference(random_int8(**{**SMALL, "bottleneck": "relu6"}))
-    with pytest.raises(UserError, match="deeplabv3"):
-        Int8Reference(random_int8("twice", **{**SMALL, "head": "deeplabv3"}))
+
+
+@pytest.mark.parametrize(
+    ("rounding", "changes", "obstacle"),
+    [
+        ("twice", {"shortcut": "expansion"}, r"\(add\) has no int8 kernel"),
+        ("nearest", {"bottleneck": "relu6"}, "limited before a sum that is rounded once"),
+        ("twice", {"head": DeepLab()}, r"\(resize\) has no int8 kernel"),
+    ],
+)
+def test_networks_without_int8_arithmetic_are_refused(rounding, changes, obstacle) -> None:
+    with pytest.raises(UserError, match=obstacle):
+        Int8Reference(random_int8(rounding, **{**SMALL, **changes}))

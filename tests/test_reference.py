@@ -17,6 +17,7 @@ from mobilenetv2.errors import UserError
 from mobilenetv2.folding import fold
 from mobilenetv2.formats import read
 from mobilenetv2.graph import layers
+from mobilenetv2.heads import Classifier
 from mobilenetv2.nn import MobileNetV2
 from mobilenetv2.runtime import Reference
 from mobilenetv2.runtime.reference import resize_corners
@@ -78,16 +79,16 @@ def test_the_padding_rules_agree_where_every_stride_2_input_is_odd(pixels, side)
 
 
 VARIANTS = {
-    "v2": Architecture(width_mult=0.35, classes=7),
-    "same": Architecture(width_mult=0.5, classes=7, padding="same", bn_epsilon=1e-3),
-    "stride 8": Architecture(width_mult=0.35, classes=7, output_stride=8, padding="same"),
-    "stride 16": Architecture(width_mult=0.35, classes=7, output_stride=16),
-    "relu6": Architecture(width_mult=0.35, classes=7, bottleneck="relu6"),
-    "expansion": Architecture(width_mult=0.35, classes=7, shortcut="expansion"),
-    "no shortcut": Architecture(width_mult=0.35, classes=7, shortcut="none"),
-    "v1": replace(V1, width_mult=0.25, classes=7),
-    "32 px": replace(SMALL_IMAGES, width_mult=0.35, classes=10),
-    "grey": Architecture(width_mult=0.35, classes=7, in_channels=1),
+    "v2": Architecture(width_mult=0.35, head=Classifier(7)),
+    "same": Architecture(width_mult=0.5, head=Classifier(7), padding="same", bn_epsilon=1e-3),
+    "stride 8": Architecture(width_mult=0.35, head=Classifier(7), output_stride=8, padding="same"),
+    "stride 16": Architecture(width_mult=0.35, head=Classifier(7), output_stride=16),
+    "relu6": Architecture(width_mult=0.35, head=Classifier(7), bottleneck="relu6"),
+    "expansion": Architecture(width_mult=0.35, head=Classifier(7), shortcut="expansion"),
+    "no shortcut": Architecture(width_mult=0.35, head=Classifier(7), shortcut="none"),
+    "v1": replace(V1, width_mult=0.25, head=Classifier(7)),
+    "32 px": replace(SMALL_IMAGES, width_mult=0.35, head=Classifier(10)),
+    "grey": Architecture(width_mult=0.35, head=Classifier(7), in_channels=1),
     "features": Architecture(width_mult=0.35, head="features"),
 }
 

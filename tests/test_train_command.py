@@ -20,6 +20,7 @@ from mobilenetv2.architecture import Architecture, Stage
 from mobilenetv2.checkpoint import Checkpoint
 from mobilenetv2.cli import run
 from mobilenetv2.cli.train import _processes
+from mobilenetv2.heads import Classifier
 from mobilenetv2.training import processes
 from mobilenetv2.training.run_folder import RunFolder
 
@@ -89,7 +90,7 @@ def test_a_described_network(data: Path, tmp_path: Path, capsys) -> None:
     assert run(command) == 0
     assert run([*command, "--resume"]) == 0
     model = Checkpoint.load(tmp_path / "run" / "model.safetensors")
-    assert model.architecture == replace(wanted, classes=2)
+    assert model.architecture == replace(wanted, head=Classifier(2))
     described.write_text("{}}")
     assert run([*command, "--resume"]) == 2
     assert "tiny.json: the architecture is not JSON" in capsys.readouterr().err

@@ -21,7 +21,8 @@ import numpy as np
 from mobilenetv2.architecture import Architecture
 from mobilenetv2.checkpoint import Checkpoint
 from mobilenetv2.folding import fold
-from mobilenetv2.graph import Layer, layers
+from mobilenetv2.graph import layers
+from mobilenetv2.layer import Layer
 from mobilenetv2.runtime import Reference
 
 Arrays = dict[str, np.ndarray]

@@ -28,6 +28,7 @@ from torch.nn.functional import interpolate, one_hot
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from mobilenetv2.architecture import Architecture, Stage
+from mobilenetv2.heads import Classifier
 from mobilenetv2.images import Preprocessing
 from mobilenetv2.nn import MobileNetV2
 from mobilenetv2.nn.fused import fuse
@@ -47,7 +48,7 @@ ARCHITECTURE = Architecture(
     stem_channels=16,
     stem_stride=1,
     last_channels=256,
-    classes=10,
+    head=Classifier(10),
     resolution=(32, 32),
     padding="symmetric",
     bn_epsilon=1e-5,

@@ -1,6 +1,6 @@
 """The description: the paper's Table 2 as data, and `Architecture`, every option around it.
 
-Read through `architecture`, which adds `layers()`: what such a network does to an image.
+`graph` says what such a network does to an image, layer by layer.
 Sources: Sandler et al. 2018 (arXiv 1801.04381 v4), Table 2 and Section 3; Howard et al. 2017.
 """
 
@@ -8,11 +8,19 @@ from __future__ import annotations
 
 import json
 import math
-import operator
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass, field, fields, replace
 from typing import Any
 
 from .errors import ArchitectureError
+from .heads import (
+    MAX_COUNT,
+    Classifier,
+    Head,
+    check_integer,
+    head_from_dict,
+    head_to_dict,
+    named_head,
+)
 
 
 @dataclass(frozen=True)
@@ -54,28 +62,14 @@ MOBILENET_V1 = (  # Howard et al. 2017, Table 1: depthwise separable convolution
 )
 # fmt: on
 
-HEADS = ("classifier", "features", "deeplabv3", "deeplabv3_aspp")
 CHOICES: dict[str, tuple[Any, ...]] = {
     "padding": ("same", "symmetric"),
-    "head": HEADS,
     "bottleneck": ("linear", "relu6"),
     "shortcut": ("bottleneck", "expansion", "none"),
     "output_stride": (8, 16, 32),
 }
-MAX_SIDE = 1 << 16
-
-
-def check_integer(name: str, value: Any, low: int, high: int) -> int:
-    """`value` as a plain int, or an ArchitectureError that names it."""
-    try:
-        number = math.nan if isinstance(value, bool) else operator.index(value)
-    except TypeError:
-        number = math.nan
-    if not low <= number <= high:
-        raise ArchitectureError(
-            f"{name} must be a whole number from {low} to {high}, not {value!r:.80}"
-        )
-    return int(number)
+MAX_SIDE = MAX_COUNT
+MAX_DILATION = 1 << 10
 
 
 def _number(name: str, value: Any, low: float, high: float) -> float:
@@ -115,13 +109,13 @@ class Architecture:
             out.
         scale_ends: False keeps stem and last convolution as they are at any width (timm's 110d,
             120d).
-        classes: Outputs of the head.
         resolution: (height, width) the weights are meant for. The network itself takes any size.
         output_stride: Strides beyond this are replaced by dilation; 8, 16 or 32.
         padding: "same" as TensorFlow pads (more below and right), "symmetric" as torchvision pads.
         bn_epsilon: Added to the variance by every batch norm of the backbone.
-        head: "classifier", "features" (ends at the last convolution), "deeplabv3" (the paper's
-            light head) or "deeplabv3_aspp".
+        head: What stands on the backbone: a record of `heads`, such as `Classifier(1000)`. The name
+            "classifier", "features", "deeplabv3" or "deeplabv3_aspp" stands for its record with
+            default options.
         bottleneck: What stands on the projection: "linear" as in the paper, or "relu6".
         shortcut: Between "bottleneck"s as in the paper, between "expansion"s (Figure 6b: the wide
             tensor of a shape-preserving block is added to the wide tensor of the next), or "none".
@@ -139,12 +133,11 @@ class Architecture:
     stem_stride: int = 2
     last_channels: int | None = 1280
     scale_ends: bool = True
-    classes: int = 1000
     resolution: tuple[int, int] = (224, 224)
     output_stride: int = 32
     padding: str = "symmetric"
     bn_epsilon: float = 1e-5
-    head: str = "classifier"
+    head: Head = field(default_factory=Classifier)
     bottleneck: str = "linear"
     shortcut: str = "bottleneck"
     divisor: int = 8
@@ -157,7 +150,7 @@ class Architecture:
             "stem_stride": check_integer("stem_stride", self.stem_stride, 1, 2),
             "output_stride": check_integer("output_stride", self.output_stride, 8, 32),
         }
-        for name in ("in_channels", "stem_channels", "classes", "divisor", "min_channels"):
+        for name in ("in_channels", "stem_channels", "divisor", "min_channels"):
             checked[name] = check_integer(name, getattr(self, name), 1, MAX_SIDE)
         if self.last_channels is not None:
             checked["last_channels"] = check_integer(
@@ -173,10 +166,8 @@ class Architecture:
         if not isinstance(self.stages, tuple) or not 1 <= len(self.stages) <= 64:
             raise ArchitectureError("stages must be a tuple of 1 to 64 Stage rows")
         checked["stages"] = tuple(_stage(stage) for stage in self.stages)
-        for (
-            name,
-            value,
-        ) in checked.items():  # as plain int and float, whatever kind of number was given
+        # as plain int and float, whatever kind of number was given
+        for name, value in checked.items():
             object.__setattr__(self, name, value)
         if not isinstance(self.scale_ends, bool):
             raise ArchitectureError(
@@ -188,18 +179,40 @@ class Architecture:
                 raise ArchitectureError(
                     f"{name} must be one of {listed}, not {getattr(self, name)!r:.80}"
                 )
-        if self.head == "deeplabv3_aspp" and self.output_stride == 32:
+        if not isinstance(self.head, Head):
+            object.__setattr__(self, "head", named_head(self.head))
+        if self.output_stride not in self.head.output_strides:
             raise ArchitectureError(
-                "head 'deeplabv3_aspp' has atrous rates for output_stride 8 and 16 only, not 32"
+                f"{self.head} has atrous rates for output_stride 8 and 16 only, not "
+                f"{self.output_stride}"
             )
+        stride = self.stem_stride * math.prod(stage.stride for stage in self.stages)
+        if stride > MAX_DILATION * self.output_stride:
+            raise ArchitectureError(
+                f"strides of {stride} in all and output_stride {self.output_stride} make dilations "
+                f"above {MAX_DILATION}"
+            )
+
+    @property
+    def classes(self) -> int:
+        """Classes of the head, 0 where it has none."""
+        return self.head.classes
+
+    def with_classes(self, classes: int) -> Architecture:
+        """The same network with another number of classes; a network that ends in features becomes
+        a classifier.
+        """
+        head = self.head if self.head.classes else Classifier()
+        return replace(self, head=replace(head, classes=classes))
 
     def to_json(self) -> str:
         """The description as JSON text; `from_json` gives an equal Architecture back."""
-        return json.dumps(asdict(self))
+        return json.dumps(asdict(self) | {"head": head_to_dict(self.head)})
 
     @classmethod
     def from_json(cls, text: str) -> Architecture:
-        """Reads what `to_json` wrote. Fields that are absent take their defaults.
+        """Reads what `to_json` wrote, in this release or an earlier one. Fields that are absent take
+        their defaults.
 
         Raises:
             ArchitectureError: Not JSON, an unknown field, or a value out of range.
@@ -212,7 +225,12 @@ class Architecture:
             raise ArchitectureError(
                 f"the architecture must be a JSON object, not {type(values).__name__}"
             )
-        unknown = sorted(set(values) - {field.name for field in fields(cls)})
+        classes = values.pop("classes", None)  # beside the head up to file version 1
+        if isinstance(values.get("head"), dict):
+            values["head"] = head_from_dict(values["head"])
+        elif classes is not None or "head" in values:
+            values["head"] = named_head(values.get("head", "classifier"), classes)
+        unknown = sorted(set(values) - {each.name for each in fields(cls)})
         if unknown:
             raise ArchitectureError(f"the architecture has unknown fields: {', '.join(unknown)}")
         if "stages" in values:

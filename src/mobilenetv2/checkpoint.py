@@ -25,7 +25,8 @@ from .images import Preprocessing
 from .labels import BACKGROUND
 
 FORMAT = "mobilenetv2"
-VERSION = "1"
+VERSION = "2"  # 1: the head was a name, and the number of classes stood beside it
+READABLE_VERSIONS = ("1", VERSION)
 FloatArray = NDArray[np.float32]
 
 
@@ -116,10 +117,7 @@ class Checkpoint:
             raise ModelFileError(
                 f"{path}: a quantised model: its weights are integers, and this takes float weights"
             )
-        if header.get("version") != VERSION:
-            raise ModelFileError(
-                f"{path}: file version {header.get('version')!r}, this release reads {VERSION!r}"
-            )
+        check_version(path, header)
         missing = sorted(
             {"architecture", "labels", "preprocessing", "provenance", "checksum"} - header.keys()
         )
@@ -143,6 +141,19 @@ class Checkpoint:
             raise ModelFileError(f"{path}: {error}") from None
 
 
+def check_version(path: str | os.PathLike[str], header: Mapping[str, str]) -> None:
+    """Refuses a file of a version that this release does not read.
+
+    Raises:
+        ModelFileError: The message names the file and the versions.
+    """
+    if header.get("version") not in READABLE_VERSIONS:
+        raise ModelFileError(
+            f"{path}: file version {header.get('version')!r}, this release reads "
+            f"{' and '.join(READABLE_VERSIONS)}"
+        )
+
+
 def described_without_background(
     architecture: Architecture, labels: tuple[str, ...]
 ) -> dict[str, Any]:
@@ -153,7 +164,7 @@ def described_without_background(
     """
     if labels[:1] != (BACKGROUND,):
         raise ModelFileError("class 0 is not the background; there is nothing to drop")
-    fewer = replace(architecture, classes=architecture.classes - 1)
+    fewer = architecture.with_classes(architecture.classes - 1)
     return {"architecture": fewer, "labels": labels[1:]}
 
 

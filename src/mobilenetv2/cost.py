@@ -18,7 +18,8 @@ from dataclasses import dataclass
 
 from .architecture import Architecture
 from .errors import ArchitectureError, UserError
-from .graph import Layer, layers
+from .graph import layers
+from .layer import Layer
 
 
 @dataclass(frozen=True)

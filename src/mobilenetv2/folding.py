@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from .checkpoint import Checkpoint, FloatArray
-from .graph import Layer
+from .layer import Layer
 
 
 def fold(

@@ -1,9 +1,11 @@
-"""The network as data: the description, and `layers()`, the flat list that everything reads.
+"""The network as data: `network()` turns a description into the flat list of layers that everything
+reads, and the names of its outputs.
 
 Nothing here computes on tensors. An `Architecture` says which network is meant;
-`layers(architecture, height, width)` says what that network does to one image of that size, layer
+`network(architecture, height, width)` says what that network does to one image of that size, layer
 by layer, with every shape, stride and padding amount. Costs, the NumPy reference, the PyTorch
-modules, the importers and the writers are all loops over that list.
+modules, the importers and the writers are all loops over that list, and ask for its outputs, never
+for its last layer.
 
 Sources: Sandler et al. 2018 (arXiv 1801.04381 v4), Table 2 and Section 3; TF-slim
 `mobilenet_v2.py`; torchvision's names.
@@ -11,73 +13,35 @@ Sources: Sandler et al. 2018 (arXiv 1801.04381 v4), Table 2 and Section 3; TF-sl
 
 from __future__ import annotations
 
-import math
-from collections.abc import Iterator
 from dataclasses import dataclass
 
-from .architecture import MAX_SIDE, Architecture, check_integer
-
-DEEPLAB_CHANNELS = 256
-DEEPLAB_BN_EPSILON = 1e-5
-ASPP_RATES_AT_16 = (6, 12, 18)  # doubled at output stride 8; TF models, research/deeplab
+from .architecture import MAX_SIDE, Architecture
+from .heads import check_integer
+from .layer import Builder, Layer, Shape
 
 
 @dataclass(frozen=True)
-class Layer:
-    """One step on one image. Shapes are (channels, height, width); padding is (top, bottom, left,
-    right).
+class Network:
+    """What a network does to one image.
 
-    `kind` is "conv", "depthwise", "linear", "add", "pool" (global average), "resize" (bilinear,
-    corners aligned) or "concat". `sources` names the layers it reads, "image" being the image.
-    `norm` is the prefix of its batch norm's arrays, `bias` the name of its bias; a layer has one of
-    them or neither."""
+    Attributes:
+        layers: In an order in which every layer comes behind those that it reads.
+        outputs: Names of the tensors that are the answer: one of a classifier or a segmenter.
+    """
 
-    kind: str
-    name: str
-    role: str
-    block: int | None
-    sources: tuple[str, ...]
-    in_shape: tuple[int, int, int]
-    out_shape: tuple[int, int, int]
-    kernel: int = 1
-    stride: int = 1
-    dilation: int = 1
-    padding: tuple[int, int, int, int] = (0, 0, 0, 0)
-    activation: str = "linear"
-    norm: str | None = None
-    bias: str | None = None
-    bn_epsilon: float = 0.0
+    layers: tuple[Layer, ...]
+    outputs: tuple[str, ...]
 
-    @property
-    def groups(self) -> int:
-        """Groups of the convolution: the channels of a depthwise one, else 1."""
-        return self.in_shape[0] if self.kind == "depthwise" else 1
+    def __getitem__(self, name: str) -> Layer:
+        """The layer of that name.
 
-    @property
-    def weight(self) -> str | None:
-        """Name of the kernel array, None where the layer has none."""
-        return f"{self.name}.weight" if self.kind in ("conv", "depthwise", "linear") else None
-
-    @property
-    def weight_shape(self) -> tuple[int, ...]:
-        """(out, in / groups, kernel, kernel), or (out, in) of a linear layer."""
-        if self.kind == "linear":
-            return self.out_shape[0], self.in_shape[0]
-        return self.out_shape[0], self.in_shape[0] // self.groups, self.kernel, self.kernel
-
-    def arrays(self) -> dict[str, tuple[int, ...]]:
-        """Names and shapes of the arrays this layer owns, in torchvision's order."""
-        found: dict[str, tuple[int, ...]] = {}
-        if self.weight is not None:
-            found[self.weight] = self.weight_shape
-        if self.norm is not None:
-            found |= {f"{self.norm}.{array}": self.out_shape[:1] for array in BATCH_NORM_ARRAYS}
-        if self.bias is not None:
-            found[self.bias] = self.out_shape[:1]
-        return found
-
-
-BATCH_NORM_ARRAYS = ("weight", "bias", "running_mean", "running_var")
+        Raises:
+            KeyError: There is none.
+        """
+        for layer in self.layers:
+            if layer.name == name:
+                return layer
+        raise KeyError(name)
 
 
 @dataclass(frozen=True)
@@ -110,18 +74,6 @@ def make_divisible(value: float, divisor: int = 8, minimum: int | None = None) -
         divisor if minimum is None else minimum, int(value + divisor / 2) // divisor * divisor
     )
     return rounded + divisor if rounded < 0.9 * value else rounded
-
-
-def conv_padding(rule: str, size: int, kernel: int, stride: int, dilation: int) -> tuple[int, int]:
-    """Rows (or columns) added before and after `size` of them.
-
-    "same": as many as TensorFlow's SAME, the odd one after. "symmetric": dilation * (kernel - 1) /
-    2 on both sides."""
-    reach = dilation * (kernel - 1)
-    if rule == "symmetric":
-        return reach // 2, reach // 2
-    total = max((math.ceil(size / stride) - 1) * stride + reach + 1 - size, 0)
-    return total // 2, total - total // 2
 
 
 def blocks(architecture: Architecture) -> tuple[Block, ...]:
@@ -167,10 +119,10 @@ def last_channels(architecture: Architecture) -> int | None:
     return make_divisible(a.last_channels * scale, a.divisor, a.min_channels)
 
 
-def layers(
+def network(
     architecture: Architecture, height: int | None = None, width: int | None = None
-) -> tuple[Layer, ...]:
-    """What the network does to one image, in order; the last layer's output is the answer.
+) -> Network:
+    """What the network does to one image, layer by layer, and what of it is the answer.
 
     Args:
         architecture: Which network.
@@ -180,11 +132,37 @@ def layers(
     Raises:
         ArchitectureError: A side is not between 1 and 65536.
     """
-    height = architecture.resolution[0] if height is None else height
-    width = architecture.resolution[1] if width is None else width
+    a = architecture
+    height = a.resolution[0] if height is None else height
+    width = a.resolution[1] if width is None else width
     for name, side in (("height", height), ("width", width)):
         check_integer(name, side, 1, MAX_SIDE)
-    return tuple(_Walk(architecture, height, width).layers())
+    net = Builder((a.in_channels, height, width), a.padding, a.bn_epsilon)
+    net.conv(
+        "features.0.0",
+        "stem",
+        stem_channels(a),
+        kernel=3,
+        stride=a.stem_stride,
+        activation="relu6",
+        norm="features.0.1",
+    )
+    resolved = blocks(a)
+    wide: tuple[str, Shape] | None = None
+    for block in resolved:
+        wide = _add_block(net, a, block, wide)
+    outputs = last_channels(a)
+    if outputs is not None and a.head.keeps_last:
+        path = f"features.{len(resolved) + 1}"
+        net.conv(f"{path}.0", "last", outputs, activation="relu6", norm=f"{path}.1")
+    return Network(outputs=a.head.build(net, a.output_stride), layers=tuple(net.layers))
+
+
+def layers(
+    architecture: Architecture, height: int | None = None, width: int | None = None
+) -> tuple[Layer, ...]:
+    """The layers of `network`, of the same arguments."""
+    return network(architecture, height, width).layers
 
 
 def array_shapes(architecture: Architecture) -> dict[str, tuple[int, ...]]:
@@ -194,186 +172,56 @@ def array_shapes(architecture: Architecture) -> dict[str, tuple[int, ...]]:
     return {name: shape for layer in layers(architecture) for name, shape in layer.arrays().items()}
 
 
-class _Walk:
-    """Walks the description once, carrying the name and shape of the tensor at hand."""
+def _add_block(
+    net: Builder, a: Architecture, block: Block, wide: tuple[str, Shape] | None
+) -> tuple[str, Shape] | None:
+    """Adds an inverted residual.
 
-    def __init__(self, architecture: Architecture, height: int, width: int) -> None:
-        self.a = architecture
-        self.image = (height, width)
-        self.at = "image"
-        self.shape = (architecture.in_channels, height, width)
+    Args:
+        net: Where to.
+        a: The description.
+        block: Which block.
+        wide: Name and shape of the wide tensor of the block before, where a shortcut between
+            expansions may begin at it.
 
-    def layers(self) -> Iterator[Layer]:
-        a = self.a
-        resolved = blocks(a)
-        yield self._conv(
-            "features.0.0",
-            "stem",
-            None,
-            stem_channels(a),
-            kernel=3,
-            stride=a.stem_stride,
-            norm="features.0.1",
+    Returns:
+        This block's wide tensor for the next one, or None.
+    """
+    start, shape = net.at, net.shape
+    path, index = f"features.{block.index}.conv", block.index
+    if block.expands:
+        net.conv(
+            f"{path}.0.0",
+            "expand",
+            block.inner_channels,
+            activation="relu6",
+            norm=f"{path}.0.1",
+            block=index,
         )
-        before: tuple[Block, str] | None = None
-        for block in resolved:
-            wide = ""
-            for layer in self._block(block, before):
-                yield layer
-                wide = layer.name if layer.kind == "depthwise" else wide
-            before = (block, wide)
-        outputs = last_channels(a)
-        if outputs is not None and not a.head.startswith("deeplabv3"):
-            index = len(resolved) + 1
-            yield self._conv(
-                f"features.{index}.0", "last", None, outputs, norm=f"features.{index}.1"
-            )
-        if a.head == "classifier":
-            yield from self._classifier()
-        elif a.head.startswith("deeplabv3"):
-            yield from self._deeplab()
-
-    def _block(self, block: Block, before: tuple[Block, str] | None) -> Iterator[Layer]:
-        a, start, shape = self.a, self.at, self.shape
-        path = f"features.{block.index}.conv"
-        place = 0
-        if block.expands:
-            yield self._conv(
-                f"{path}.0.0", "expand", block, block.inner_channels, norm=f"{path}.0.1"
-            )
-            place = 1
-            if a.shortcut == "expansion" and before and before[0].keeps_shape and before[0].expands:
-                yield self._add(block, (self.at, before[1]))
-        yield self._conv(
-            f"{path}.{place}.0", "depthwise", block, block.inner_channels, kernel=3, stride=block.stride,
-            dilation=block.dilation, norm=f"{path}.{place}.1",
-        )  # fmt: skip
-        yield self._conv(
-            f"{path}.{place + 1}", "project", block, block.out_channels,
-            activation="linear" if a.bottleneck == "linear" else "relu6", norm=f"{path}.{place + 2}",
-        )  # fmt: skip
-        if a.shortcut == "bottleneck" and block.keeps_shape and self.shape == shape:
-            yield self._add(block, (start, self.at))
-
-    def _classifier(self) -> Iterator[Layer]:
-        channels = self.shape[0]
-        yield self._step(
-            Layer("pool", "pool", "pool", None, (self.at,), self.shape, (channels, 1, 1))
-        )
-        out = (self.a.classes, 1, 1)
-        yield self._step(
-            Layer(
-                "linear",
-                "classifier.1",
-                "classifier",
-                None,
-                (self.at,),
-                self.shape,
-                out,
-                bias="classifier.1.bias",
-            )
-        )
-
-    def _deeplab(self) -> Iterator[Layer]:
-        """The head of TF models' research/deeplab: pooled branch first, ReLU (not ReLU6), corners
-        aligned.
-        """
-        a, backbone, shape = self.a, self.at, self.shape
-        grid = shape[1:]
-        yield self._step(
-            Layer(
-                "pool",
-                "head.image_pooling.pool",
-                "pool",
-                None,
-                (backbone,),
-                shape,
-                (shape[0], 1, 1),
-            )
-        )
-        yield self._head_conv("image_pooling")
-        yield self._resize("head.image_pooling.resize", grid)
-        branches = [self.at]
-        rates = (
-            [rate * 16 // a.output_stride for rate in ASPP_RATES_AT_16]
-            if a.head == "deeplabv3_aspp"
-            else []
-        )
-        for index, rate in enumerate([0, *rates]):
-            self.at, self.shape = backbone, shape
-            yield self._head_conv(f"aspp{index}", rate)
-            branches.append(self.at)
-        stacked = (len(branches) * DEEPLAB_CHANNELS, *grid)
-        yield self._step(
-            Layer("concat", "head.concat", "concat", None, tuple(branches), self.shape, stacked)
-        )
-        yield self._head_conv("concat_projection")
-        yield self._step(
-            Layer(
-                "conv",
-                "head.logits",
-                "logits",
-                None,
-                (self.at,),
-                self.shape,
-                (a.classes, *grid),
-                bias="head.logits.bias",
-            )
-        )
-        yield self._resize("head.resize", self.image)
-
-    def _head_conv(self, name: str, rate: int = 0) -> Layer:
-        """A 3x3 atrous convolution for a rate, a 1x1 one without."""
-        return self._conv(
-            f"head.{name}.0", name, None, DEEPLAB_CHANNELS, kernel=3 if rate else 1, dilation=rate or 1,
-            activation="relu", norm=f"head.{name}.1", bn_epsilon=DEEPLAB_BN_EPSILON,
-        )  # fmt: skip
-
-    def _resize(self, name: str, size: tuple[int, int]) -> Layer:
-        return self._step(
-            Layer("resize", name, "resize", None, (self.at,), self.shape, (self.shape[0], *size))
-        )
-
-    def _add(self, block: Block, sources: tuple[str, str]) -> Layer:
-        name = f"features.{block.index}.add"
-        return self._step(Layer("add", name, "add", block.index, sources, self.shape, self.shape))
-
-    def _conv(
-        self,
-        name: str,
-        role: str,
-        block: Block | None,
-        outputs: int,
-        *,
-        norm: str,
-        kernel: int = 1,
-        stride: int = 1,
-        dilation: int = 1,
-        activation: str = "relu6",
-        bn_epsilon: float | None = None,
-    ) -> Layer:
-        rows, columns = self.shape[1:]
-        top, bottom = conv_padding(self.a.padding, rows, kernel, stride, dilation)
-        left, right = conv_padding(self.a.padding, columns, kernel, stride, dilation)
-        return self._step(
-            Layer(
-                kind="depthwise" if role == "depthwise" else "conv",
-                name=name,
-                role=role,
-                block=block.index if block else None,
-                sources=(self.at,),
-                in_shape=self.shape,
-                out_shape=(outputs, math.ceil(rows / stride), math.ceil(columns / stride)),
-                kernel=kernel,
-                stride=stride,
-                dilation=dilation,
-                padding=(top, bottom, left, right),
-                activation=activation,
-                norm=norm,
-                bn_epsilon=self.a.bn_epsilon if bn_epsilon is None else bn_epsilon,
-            )
-        )
-
-    def _step(self, layer: Layer) -> Layer:
-        self.at, self.shape = layer.name, layer.out_shape
-        return layer
+        if a.shortcut == "expansion" and wide and wide[1] == net.shape:
+            net.add(f"features.{index}.add", net.at, wide[0], index)
+    place = int(block.expands)
+    net.conv(
+        f"{path}.{place}.0",
+        "depthwise",
+        block.inner_channels,
+        kernel=3,
+        stride=block.stride,
+        dilation=block.dilation,
+        depthwise=True,
+        activation="relu6",
+        norm=f"{path}.{place}.1",
+        block=index,
+    )
+    filtered = net.at, net.shape
+    net.conv(
+        f"{path}.{place + 1}",
+        "project",
+        block.out_channels,
+        activation="linear" if a.bottleneck == "linear" else "relu6",
+        norm=f"{path}.{place + 2}",
+        block=index,
+    )
+    if a.shortcut == "bottleneck" and block.keeps_shape and net.shape == shape:
+        net.add(f"features.{index}.add", start, net.at, index)
+    return filtered if block.keeps_shape and block.expands else None

@@ -17,13 +17,22 @@ import numpy as np
 from numpy.typing import NDArray
 
 from .architecture import Architecture
-from .checkpoint import FORMAT, VERSION, Checkpoint, check_described, described_without_background
+from .checkpoint import (
+    FORMAT,
+    VERSION,
+    Checkpoint,
+    check_described,
+    check_version,
+    described_without_background,
+)
 from .errors import ModelFileError, UserError
 from .files import checksum, in_order, read_safetensors, write_atomically
-from .graph import Layer, layers
+from .graph import layers
 from .images import Preprocessing
+from .layer import Layer
 
 ROUNDINGS = ("nearest", "twice")
+POOLINGS = ("mean", "average")
 ARRAYS = ("weight", "scale", "bias")  # of each layer, as the file names them
 HEADER = ("architecture", "labels", "preprocessing", "provenance", "quantization")
 
@@ -70,6 +79,9 @@ class Int8Checkpoint:
             last layer gives stays float. "twice": first to 31 bits as the factor's fraction, then,
             after its power of two, halves away from zero, as TensorFlow Lite's reference kernels
             do; all tensors are stored, the logits too.
+        pooling: Of a classifier. "mean": the average is rescaled to the scale of its own tensor;
+            "average": it is rounded at the scale of the map, as AVERAGE_POOL_2D does, and both
+            tensors have that scale.
         labels: One name a class, or none.
         preprocessing: What the weights expect of an image.
         provenance: Free facts as JSON.
@@ -84,6 +96,7 @@ class Int8Checkpoint:
     image_zero_points: tuple[int, ...]
     activations: Mapping[str, Activation]
     rounding: str = "nearest"
+    pooling: str = "mean"
     labels: tuple[str, ...] = ()
     preprocessing: Preprocessing = field(default_factory=Preprocessing)
     provenance: dict[str, Any] = field(default_factory=dict)
@@ -101,6 +114,14 @@ class Int8Checkpoint:
         found = []
         if self.rounding not in ROUNDINGS:
             found.append(f"rounding must be one of {', '.join(ROUNDINGS)}, not {self.rounding!r}")
+        if self.pooling not in POOLINGS:
+            found.append(f"pooling must be one of {', '.join(POOLINGS)}, not {self.pooling!r}")
+        if self.pooling == "average" and self.rounding == "nearest":
+            found.append("an average of stored values goes with rounding 'twice'")
+        if self.pooling == "average" and not keeps_pooled_scale(
+            self.architecture, self.activations
+        ):
+            found.append("an average needs the scale of the map that it is of")
         if len(self.image_zero_points) != self.architecture.in_channels:
             found.append("the image's zero points are not one a channel")
         if not all(0 <= zero <= 255 for zero in self.image_zero_points):
@@ -137,6 +158,7 @@ class Int8Checkpoint:
 
         quantization = {
             "rounding": self.rounding,
+            "pooling": self.pooling,
             "image": [self.image_scale, *self.image_zero_points],
             "activations": {name: [a.scale, a.zero_point] for name, a in self.activations.items()},
             "weight_zero_points": {
@@ -183,10 +205,7 @@ class Int8Checkpoint:
         cls, path: str | os.PathLike[str], header: Mapping[str, str], arrays: Mapping[str, Any]
     ) -> Int8Checkpoint:
         """What `load` does once header and arrays are read."""
-        if header.get("version") != VERSION:
-            raise ModelFileError(
-                f"{path}: file version {header.get('version')!r}, this release reads {VERSION!r}"
-            )
+        check_version(path, header)
         missing = sorted({*HEADER, "checksum"} - header.keys())
         if missing:
             raise ModelFileError(f"{path}: the header lacks {', '.join(missing)}")
@@ -199,8 +218,20 @@ class Int8Checkpoint:
             extra = arrays.keys() - {f"{name}.{kind}" for name in names for kind in ARRAYS}
             if extra:
                 raise ModelFileError(f"not part of the network: {', '.join(sorted(extra))}")
+            architecture = Architecture.from_json(header["architecture"])
+            activations = {
+                name: Activation(float(scale), int(zero))
+                for name, (scale, zero) in told["activations"].items()
+            }
+            rounding = str(told["rounding"])
+            # up to file version 1 equal scales stood for an average
+            pooling = told.get("pooling") or (
+                "average"
+                if rounding == "twice" and keeps_pooled_scale(architecture, activations)
+                else "mean"
+            )
             return cls(
-                architecture=Architecture.from_json(header["architecture"]),
+                architecture=architecture,
                 layers={
                     name: Int8Layer(
                         arrays[f"{name}.weight"],
@@ -212,11 +243,9 @@ class Int8Checkpoint:
                 },
                 image_scale=float(told["image"][0]),
                 image_zero_points=tuple(int(zero) for zero in told["image"][1:]),
-                activations={
-                    name: Activation(float(scale), int(zero))
-                    for name, (scale, zero) in told["activations"].items()
-                },
-                rounding=str(told["rounding"]),
+                activations=activations,
+                rounding=rounding,
+                pooling=pooling,
                 labels=tuple(str(label) for label in json.loads(header["labels"])),
                 preprocessing=Preprocessing.from_json(header["preprocessing"]),
                 provenance=dict(json.loads(header["provenance"])),
@@ -239,6 +268,15 @@ def stored_tensors(architecture: Architecture, rounding: str) -> list[str]:
     if steps[-1].kind == "linear":
         names.pop()
     return [name for name in names if name not in added]
+
+
+def keeps_pooled_scale(architecture: Architecture, activations: Mapping[str, Activation]) -> bool:
+    """Whether the map and its average are stored alike, where there is a pooling."""
+    pools = [layer for layer in layers(architecture) if layer.kind == "pool"]
+    return bool(pools) and all(
+        pool.name in activations and activations.get(pool.sources[0]) == activations[pool.name]
+        for pool in pools
+    )
 
 
 def _layer_problems(found: Int8Layer, layer: Layer) -> list[str]:

@@ -179,9 +179,9 @@ class Model:
         """Raises:
         UserError: The model's head is not a classifier.
         """
-        if self.checkpoint.architecture.head != "classifier":
+        if self.checkpoint.architecture.head.task != "classification":
             raise UserError(
-                f"the model's head is {self.checkpoint.architecture.head!r}: it does not classify"
+                f"the model's head is {self.checkpoint.architecture.head}: it does not classify"
             )
 
     def _check(self, top: int) -> None:

@@ -24,6 +24,7 @@ from decimal import ROUND_DOWN, ROUND_HALF_UP, Decimal
 from .architecture import V1, Architecture
 from .cost import Cost, network_cost, regular_convolution_macs
 from .graph import layers
+from .heads import Classifier, DeepLab
 
 VERDICTS = ("match", "irreproducible", "quoted", "off")
 TOLERANCE = 0.015
@@ -289,8 +290,7 @@ def _segmenter(row: Table7Row) -> Architecture | None:
         return None
     return replace(
         NETWORKS[row.network],
-        head="deeplabv3_aspp" if row.aspp else "deeplabv3",
-        classes=21,
+        head=DeepLab(21, aspp=row.aspp),
         output_stride=row.output_stride,
         padding="same",
         resolution=(TABLE_7_SIDE, TABLE_7_SIDE),
@@ -317,7 +317,10 @@ def slim_cost(row: SlimRow) -> Cost:
     side = row.resolution
     return network_cost(
         Architecture(
-            width_mult=row.width_mult, classes=1001, padding="same", resolution=(side, side)
+            width_mult=row.width_mult,
+            head=Classifier(1001),
+            padding="same",
+            resolution=(side, side),
         )
     )
 

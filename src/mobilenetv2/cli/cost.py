@@ -120,9 +120,12 @@ def _described(given: dict[str, Any]) -> Architecture:
     from ..architecture import SMALL_IMAGES, V1, Architecture
 
     base = {"v2": Architecture(), "v1": V1, "v2-32px": SMALL_IMAGES}[given.get("network", "v2")]
-    fields = {"width": "width_mult", "resolution": "resolution", "classes": "classes"}
+    fields = {"width": "width_mult", "resolution": "resolution"}
     fields |= {name: name for name in ("output_stride", "padding", "head")}
-    return replace(base, **{field: given[name] for name, field in fields.items() if name in given})
+    described = replace(
+        base, **{field: given[name] for name, field in fields.items() if name in given}
+    )
+    return described.with_classes(given["classes"]) if "classes" in given else described
 
 
 def _print_cost(

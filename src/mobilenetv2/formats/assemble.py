@@ -18,6 +18,7 @@ from ..architecture import MOBILENET_V2, Architecture
 from ..checkpoint import Checkpoint, check_arrays
 from ..errors import ArchitectureError, ModelFileError
 from ..graph import array_shapes, blocks, last_channels, stem_channels
+from ..heads import Classifier, Features
 from ..images import Preprocessing
 from ..labels import imagenet_labels
 
@@ -70,7 +71,7 @@ def assemble(path: Path, arrays: Mapping[str, NDArray[Any]], rules: Rules) -> Ch
         return Checkpoint(
             architecture,
             floats,
-            labels if architecture.head == "classifier" else (),
+            labels if architecture.classes else (),
             rules.preprocessing,
             {"source": rules.source, "file": path.name, **rules.provenance},
         )
@@ -118,8 +119,9 @@ def infer_architecture(shapes: Mapping[str, tuple[int, ...]]) -> Architecture:
     return replace(
         _with_last(best[0], last),
         in_channels=shapes["features.0.0.weight"][1],
-        head="classifier" if any(name.startswith("classifier.") for name in shapes) else "features",
-        classes=_first_side(shapes, "classifier.1.weight", "classifier.1.bias") or 1000,
+        head=Classifier(_first_side(shapes, "classifier.1.weight", "classifier.1.bias") or 1000)
+        if any(name.startswith("classifier.") for name in shapes)
+        else Features(),
     )
 
 

@@ -21,9 +21,10 @@ from numpy.typing import NDArray
 from ..architecture import Architecture
 from ..errors import ModelFileError, UserError
 from ..folding import unfolded
-from ..graph import Layer, conv_padding, layers
+from ..graph import layers
 from ..images import Preprocessing
 from ..int8 import AnyCheckpoint
+from ..layer import Layer, conv_padding
 from .assemble import Rules, assemble, infer_architecture
 from .tflite_graph import Graph, Op, Tensor, parse
 from .tflite_int8 import is_quantized, quantized

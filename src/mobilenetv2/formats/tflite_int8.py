@@ -6,17 +6,16 @@ int8 tensors become uint8, every value and its zero point 128 higher. Weights st
 
 from __future__ import annotations
 
-import math
-from collections.abc import Mapping
-from dataclasses import replace
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 from numpy.typing import NDArray
 
 from ..checkpoint import Checkpoint
 from ..errors import ModelFileError
-from ..graph import Layer, layers
+from ..graph import layers
 from ..int8 import Activation, Int8Checkpoint, Int8Layer
+from ..layer import Layer
 from .tflite_graph import Graph, Op, Tensor
 
 BYTES = (np.int8, np.uint8)
@@ -55,8 +54,7 @@ def quantized(
         for step in steps
         if step.weight
     }
-    if steps[-1].kind == "linear":
-        _distinguish_pool(ops["pool"].code, steps[-2].sources[0], stored)
+    pooling = _pooling(ops, steps, stored)
     del stored["image"]
     return Int8Checkpoint(
         checkpoint.architecture,
@@ -65,21 +63,25 @@ def quantized(
         (image.zero_point,) * checkpoint.architecture.in_channels,
         stored,
         "twice",
+        pooling,
         checkpoint.labels,
         checkpoint.preprocessing,
         checkpoint.provenance,
     )
 
 
-def _distinguish_pool(code: str, source: str, stored: dict[str, Activation]) -> None:
-    """AVERAGE_POOL_2D keeps the scale of what it reads. MEAN rescales even to the same one, which
-    gives other bytes: a scale one bit larger says so.
+def _pooling(
+    ops: Mapping[str, Op], steps: Sequence[Layer], stored: Mapping[str, Activation]
+) -> str:
+    """Which of TensorFlow Lite's two averages the file has: AVERAGE_POOL_2D keeps the scale of what
+    it reads, MEAN rescales even to the same one, which gives other values.
     """
-    if code == "AVERAGE_POOL_2D" and stored["pool"] != stored[source]:
-        raise ModelFileError("its AVERAGE_POOL_2D changes the scale")
-    if code == "MEAN" and stored["pool"] == stored[source]:
-        scale = math.nextafter(stored["pool"].scale, math.inf)
-        stored["pool"] = replace(stored["pool"], scale=scale)
+    for step in steps:
+        if step.kind == "pool" and ops[step.name].code == "AVERAGE_POOL_2D":
+            if stored[step.name] != stored[step.sources[0]]:
+                raise ModelFileError("its AVERAGE_POOL_2D changes the scale")
+            return "average"
+    return "mean"
 
 
 def _activation(tensor: Tensor) -> Activation:

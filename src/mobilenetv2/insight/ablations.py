@@ -16,6 +16,7 @@ from pathlib import Path
 from ..architecture import SMALL_IMAGES, Architecture, Stage
 from ..cost import network_cost, regular_convolution_macs
 from ..datasets import Dataset
+from ..heads import Classifier
 
 BASE = "linear bottleneck, shortcut between bottlenecks"
 STRIDES = (1, 2, 2, 1, 1, 1, 1)  # 16, 8 and then 4 pixels
@@ -28,7 +29,7 @@ NETWORK = replace(
         for stage, stride in zip(SMALL_IMAGES.stages, STRIDES, strict=True)
     ),
     last_channels=320,
-    classes=10,
+    head=Classifier(10),
 )
 V1_STAGES = (  # MobileNetV1 with the same maps
     Stage(expansion=1, channels=64, repeats=1, stride=1),

@@ -11,7 +11,8 @@ from numpy.typing import NDArray
 
 from ..checkpoint import Checkpoint
 from ..cost import Cost, network_cost
-from ..graph import Layer, layers
+from ..graph import layers
+from ..layer import Layer
 from ..runtime.engine import Engine
 from ..runtime.reference import Reference
 from .interventions import (
@@ -153,7 +154,7 @@ def _on_photos(
 ) -> OnPhotos:
     manifold = observe(checkpoint, photos.pixels, seed, advance)
     look = _look(checkpoint, photos)
-    if checkpoint.architecture.head == "features":
+    if not checkpoint.architecture.classes:
         return OnPhotos(photos, manifold, None, (), (), look)
     engine = Engine(checkpoint)
     judge = Judge(photos.pixels, classes(engine, photos.pixels), photos.truth)
@@ -172,7 +173,7 @@ def _look(checkpoint: Checkpoint, photos: Photos, top: int = 3) -> Look:
     wanted = [layer.name for layer in bottleneck_layers(found)]
     values = Reference(checkpoint).run(photos.pixels[:1], {*wanted, found[-1].name})
     answers: list[tuple[str, float]] = []
-    if checkpoint.architecture.head == "classifier":
+    if checkpoint.architecture.head.task == "classification":
         logits: NDArray[Any] = values[found[-1].name].ravel().astype(np.float64)
         chances = np.exp(logits - logits.max())
         chances /= chances.sum()

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from statistics import fmean
 
 from ..cost import LayerCost, operator_memory, peak_memory
-from ..graph import Layer
+from ..layer import Layer
 from .explain import Explanation, OnPhotos
 from .interventions import Effect
 from .manifold import SAMPLES

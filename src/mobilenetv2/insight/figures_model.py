@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 
 from ..cost import Cost, LayerCost
-from ..graph import Layer
+from ..layer import Layer
 from .interventions import Clipping
 from .manifold import Positivity, Span
 from .memory import Held, Memory

@@ -12,7 +12,8 @@ from numpy.typing import NDArray
 
 from ..checkpoint import Checkpoint
 from ..folding import fold, unfolded
-from ..graph import Layer, layers
+from ..graph import layers
+from ..layer import Layer
 from ..runtime.engine import Engine
 from .manifold import Moments, bottleneck_layers, directions_for
 

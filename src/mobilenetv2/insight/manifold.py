@@ -15,7 +15,8 @@ from numpy.typing import NDArray
 
 from ..architecture import Architecture
 from ..checkpoint import Checkpoint
-from ..graph import Layer, layers
+from ..graph import layers
+from ..layer import Layer
 from ..runtime.reference import LIMITS, Reference, convolution, depthwise
 
 BATCH = 4  # photos at once

@@ -89,7 +89,7 @@ def _find(
 
 
 def _truth(checkpoint: Checkpoint, dataset: Dataset) -> NDArray[np.int64]:
-    if checkpoint.architecture.head != "classifier":
+    if checkpoint.architecture.head.task != "classification":
         raise UserError("the model does not name a class for a photo")
     used = {sample.label for sample in dataset.samples}
     labels, outputs = checkpoint.labels, checkpoint.architecture.classes

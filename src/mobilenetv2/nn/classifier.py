@@ -20,8 +20,10 @@ from torch.nn import functional
 from ..architecture import Architecture
 from ..checkpoint import Checkpoint
 from ..errors import ArchitectureError, ModelFileError
-from ..graph import Layer, array_shapes, conv_padding, layers
+from ..graph import array_shapes, layers
+from ..heads import Classifier, Features
 from ..images import Preprocessing
+from ..layer import Layer, conv_padding
 
 PAPER_BN_DECAY = (
     0.997  # share of the old statistics kept at each step; TF-slim mobilenet.py training_scope
@@ -136,9 +138,9 @@ class MobileNetV2(nn.Module):
         bn_decay: float = PAPER_BN_DECAY,
     ) -> None:
         super().__init__()
-        if architecture.head not in ("classifier", "features"):
+        if not isinstance(architecture.head, Classifier | Features):
             raise ArchitectureError(
-                f"MobileNetV2 has heads 'classifier' and 'features', not {architecture.head!r}"
+                f"MobileNetV2 has the heads Classifier and Features, not {architecture.head}"
             )
         for name, value in (
             ("drop_rate", drop_rate),
@@ -173,7 +175,7 @@ class MobileNetV2(nn.Module):
                 taps.append(FeatureTap(block, records[-1].out_shape[0], stride))
         self.features = nn.Sequential(*modules)
         self.taps = tuple(taps)
-        if architecture.head == "classifier":
+        if architecture.classes:
             channels, classes = steps[-1].in_shape[0], steps[-1].out_shape[0]
             self.classifier = nn.Sequential(nn.Dropout(drop_rate), nn.Linear(channels, classes))
         self.reset_parameters()
@@ -195,7 +197,7 @@ class MobileNetV2(nn.Module):
         last map.
         """
         x = self.forward_features(x)  # (N, last, H / 32, W / 32)
-        if self.architecture.head == "features":
+        if not self.architecture.classes:
             return x
         return self.classifier(x.mean(dim=(2, 3)))  # (N, last) -> (N, classes)
 
@@ -318,11 +320,9 @@ def mobilenet_v2(
                 f"the weights are of width {wanted.width_mult:g}; width_mult={width_mult} does not fit"
             )
         wanted = replace(wanted, width_mult=float(width_mult))
-    if source and wanted.head == "features" and num_classes is not None:
-        wanted = replace(wanted, head="classifier")
     wanted = replace(
         wanted,
-        classes=wanted.classes if num_classes is None else num_classes,
+        head=wanted.head if num_classes is None else Classifier(num_classes),
         in_channels=wanted.in_channels if in_chans is None else in_chans,
         output_stride=wanted.output_stride if output_stride is None else output_stride,
     )
@@ -344,9 +344,7 @@ def _fill(net: MobileNetV2, source: Checkpoint, fresh_head: bool) -> None:
                 f"weights for {theirs.in_channels} channels can serve 1 or {theirs.in_channels}, not {a.in_channels}"
             )
         arrays["features.0.0.weight"] = arrays["features.0.0.weight"].sum(axis=1, keepdims=True)
-    if a.head == "classifier" and (
-        fresh_head or a.classes != theirs.classes or theirs.head != "classifier"
-    ):
+    if a.classes and (fresh_head or a.classes != theirs.classes):
         warnings.warn(
             f"new head: {a.classes} classes, not trained; the weights' own head is left out",
             stacklevel=3,

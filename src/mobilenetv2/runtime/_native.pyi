@@ -1,5 +1,7 @@
+from enum import Enum
 from typing import Any
 
+import numpy as np
 from numpy.typing import NDArray
 
 BLOCK: int
@@ -57,13 +59,23 @@ class Stage:
     shortcut: bool
     strip: int
 
+class StepKind(Enum):
+    ROWS = ...
+    PLANE = ...
+    MATMUL = ...
+    MEAN = ...
+    ADD = ...
+    CONCAT = ...
+    RESIZE = ...
+    TO_FLOAT = ...
+
 class Step:
-    kind: str
+    kind: StepKind
     stages: list[Stage]
     inputs: list[int]
     input_channels: list[int]
     output: int
-    wide: int
+    scratch: int
     top: int
     chunk: int
     matrix: int
@@ -114,7 +126,7 @@ class ByteNetwork:
         self,
         plan: Plan,
         images: NDArray[Any],
-        answer: NDArray[Any],
+        answers: list[NDArray[np.float32]],
         seconds: NDArray[Any] | None = None,
     ) -> None: ...
 
@@ -123,6 +135,6 @@ class Network(ByteNetwork):
         self,
         plan: Plan,
         images: NDArray[Any],
-        answer: NDArray[Any],
+        answers: list[NDArray[np.float32]],
         seconds: NDArray[Any] | None = None,
     ) -> None: ...

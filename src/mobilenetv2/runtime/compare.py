@@ -82,7 +82,7 @@ def compare(
         answer += _powers(wanted, found)
         for _ in group:
             advance()
-    classifies = quantized.architecture.head == "classifier"
+    classifies = quantized.architecture.head.task == "classification"
     closely = pixels[np.unique(np.linspace(0, len(pixels) - 1, CLOSELY).astype(int))]
     return Comparison(
         len(pixels),

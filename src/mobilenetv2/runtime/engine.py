@@ -1,10 +1,12 @@
-"""The native runtime: a checkpoint, folded and packed once, run on a plan an image size."""
+"""The native runtime: a checkpoint, folded and packed once, run with one plan per image size."""
 
 from __future__ import annotations
 
 import os
 import threading
 from collections import OrderedDict
+from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -12,11 +14,12 @@ from numpy.typing import NDArray
 
 from ..checkpoint import Checkpoint
 from ..errors import UserError
-from ..graph import Layer, layers
+from ..graph import Network, network
 from . import _native
 from .inputs import check_images, to_pixels
-from .packing import pack
+from .packing import Weights, pack
 from .plan import Plan, plan
+from .steps import Steps, group
 
 if TYPE_CHECKING:
     from ..int8 import AnyCheckpoint
@@ -27,19 +30,28 @@ MOST_THREADS = 1024
 FLOAT_ISA = {"avxvnni": "avx2", "avx512vnni": "avx512"}  # what these add is for integers alone
 
 
-class Engine:
-    """Runs a checkpoint in float32, or a quantised one in integers. May be called from several Python threads; the GIL is released
-    meanwhile.
+@dataclass(frozen=True)
+class _Packed:
+    """Weights inside the extension, laid out for the steps of a network."""
 
-    The answers are the same bits for any number of threads and for an image alone or in a batch.
+    native: _native.ByteNetwork
+    steps: Steps
+    weights: Weights
+
+
+class Engine:
+    """Runs a checkpoint on the CPU, in float32 or int8.
+
+    It may be called from several Python threads; the GIL is released meanwhile. The answers are the
+    same bits for any number of threads, and for an image alone or in a batch.
 
     Args:
         checkpoint: The model.
-        threads: Threads of this engine; None: the processors this process may use. With 1, calls
-            from several Python threads run side by side; with more, one after another, each on all
-            threads.
-        isa: "scalar", "avx2" or "avx512", for integers also "avxvnni" and "avx512vnni"; None: what
-            the environment variable MOBILENETV2_ISA says, else the best.
+        threads: Threads of this engine; None: the processors that this process may use. With 1,
+            calls from several Python threads run side by side; with more, one after another, each
+            on all threads.
+        isa: Instruction set: one of `instruction_sets()`; None: what the environment variable
+            MOBILENETV2_ISA says, else the best.
 
     Attributes:
         checkpoint: The model.
@@ -47,8 +59,8 @@ class Engine:
         isa: As chosen.
 
     Raises:
-        UserError: No such number of threads, or an instruction set that is unknown or that the
-            processor lacks.
+        UserError: No such number of threads, an instruction set that is unknown or that the
+            processor lacks, or an int8 network that has layers without int8 kernels.
     """
 
     def __init__(
@@ -59,56 +71,80 @@ class Engine:
     ) -> None:
         self.checkpoint = checkpoint
         self.threads = _threads(threads)
-        self._quantized = None if isinstance(checkpoint, Checkpoint) else checkpoint
-        self.isa = _isa(isa, self._quantized is not None)
-        if isinstance(checkpoint, Checkpoint):
-            network = _native.Network(self.isa, self.threads)
-            self._network: _native.ByteNetwork = network
-            self._weights = pack(network, checkpoint)
-        else:
-            from .int8_packing import pack_int8
-            from .int8_reference import check_int8
-
-            check_int8(checkpoint)
-            self._network = _native.ByteNetwork(self.isa, self.threads)
-            self._weights = pack_int8(self._network, checkpoint)
-        self._plans: OrderedDict[tuple[int, int, bool, int], Plan] = OrderedDict()
+        self._int8 = None if isinstance(checkpoint, Checkpoint) else checkpoint
+        self.isa = _isa(isa, self._int8 is not None)
+        self._described = network(checkpoint.architecture)
+        self._packed = self._pack(group(self._described))
+        self._packed_for: dict[tuple[str, ...], _Packed] = {}
+        self._plans: OrderedDict[tuple[tuple[str, ...] | None, int, int, int], Plan] = OrderedDict()
         self._lock = threading.Lock()
 
-    def __call__(self, images: NDArray[Any], alone: bool = False) -> NDArray[np.float32]:
-        """uint8 (N, H, W, C) pixels -> the last layer's output: (N, classes) logits of a
-        classifier, else (N, H, W, C).
+    def __call__(
+        self, images: NDArray[Any], alone: bool = False
+    ) -> NDArray[np.float32] | dict[str, NDArray[np.float32]]:
+        """Runs the network on a batch of images.
 
-        float32 images are taken as normalised already. Arrays that are not contiguous are copied
-        first. With `alone` the calling thread does all of it, and such calls from several Python
-        threads run side by side.
+        Args:
+            images: uint8 pixels (N, H, W, C), or float32 that is normalised already. Arrays that are
+                not contiguous are copied first.
+            alone: The calling thread does all of the work, and such calls from several Python
+                threads run side by side.
+
+        Returns:
+            The network's output, float32: (N, classes) logits of a classifier, else (N, H, W, C). A
+            network with several outputs gives a dict of them by name.
 
         Raises:
             UserError: Not a batch of images of the network's channels, an empty batch, or NaN.
         """
-        answer = self._run(images, self._plan(images, threads=1 if alone else self.threads))
-        return answer.reshape(len(answer), -1) if self._classifies else answer
+        outputs = self._run(images, threads=1 if alone else self.threads)
+        answer = {name: self._shaped(name, values) for name, values in outputs.items()}
+        return next(iter(answer.values())) if len(answer) == 1 else answer
+
+    def outputs(self, images: NDArray[Any], names: Sequence[str]) -> dict[str, NDArray[np.float32]]:
+        """Named tensors of the network, such as the levels of a feature pyramid.
+
+        The first call for tensors inside an inverted residual or a chain packs the weights once
+        more, for the steps that then run apart.
+
+        Args:
+            images: As for the call.
+            names: Names of layers, as `mobilenetv2 cost` lists them.
+
+        Returns:
+            By name, float32 (N, H, W, C).
+
+        Raises:
+            UserError: As for the call; an unknown name; or, in int8, a tensor that the network does
+                not store.
+        """
+        names = tuple(dict.fromkeys(names))
+        self._check_names(names)
+        return self._run(images, names)
 
     def features(self, images: NDArray[Any]) -> NDArray[np.float32]:
-        """What the classifier layer sees: the last map, averaged over its places, (N, channels).
+        """What the classifier layer sees: the last map, averaged over its places.
 
         Args:
             images: As for the call.
 
+        Returns:
+            (N, channels) float32.
+
         Raises:
             UserError: As for the call, and where there is no classifier.
         """
-        if not self._classifies:
+        last = self._described[self._described.outputs[0]]
+        if last.kind != "linear":
             raise UserError(
-                f"the model's head is {self.checkpoint.architecture.head!r}: it has no classifier to stop before; "
-                "calling it gives its map"
+                f"the model's head is {self.checkpoint.architecture.head}: it has no classifier to "
+                "stop before; calling it gives its map"
             )
-        answer = self._run(images, self._plan(images, features=True))
-        return answer.reshape(len(answer), -1)
+        (pooled,) = self._run(images, last.sources).values()
+        return pooled.reshape(len(pooled), -1)
 
     def profile(self, images: NDArray[Any]) -> list[tuple[str, str, str, float]]:
-        """Runs once and says how long each step took: its first layer, its last layer, its kind,
-        milliseconds.
+        """Runs once and measures each step: its first layer, its last layer, its kind, milliseconds.
 
         Args:
             images: As for the call.
@@ -116,10 +152,11 @@ class Engine:
         Raises:
             UserError: As for the call.
         """
-        chosen = self._plan(images)
-        seconds = np.zeros(len(chosen.steps))
-        self._run(images, chosen, seconds)
-        return [(*names, 1e3 * taken) for names, taken in zip(chosen.steps, seconds.tolist())]
+        check_images(images, self.checkpoint.architecture.in_channels)
+        steps = self._plan_for(*images.shape[1:3]).steps
+        seconds = np.zeros(len(steps))
+        self._run(images, seconds=seconds)
+        return [(*names, 1e3 * taken) for names, taken in zip(steps, seconds.tolist())]
 
     def activation_bytes(self, height: int, width: int, batch: int = 1) -> int:
         """Memory that `batch` images of this size take while they run, all scratch included, the
@@ -129,7 +166,7 @@ class Engine:
             ArchitectureError: A side is out of range.
         """
         native = self._plan_for(height, width).native
-        return self._weights.item_bytes * native.size(min(batch, self._group))
+        return self._packed.weights.item_bytes * native.size(min(batch, self._group))
 
     def activation_steps(self, height: int, width: int) -> list[tuple[str, str, str, int]]:
         """Memory of each step for one image of this size, its scratch included: the step's first
@@ -139,96 +176,168 @@ class Engine:
             ArchitectureError: A side is out of range.
         """
         chosen = self._plan_for(height, width)
+        native, item_bytes = self._packed.native, self._packed.weights.item_bytes
         return [
-            (*names, self._weights.item_bytes * self._network.plan([step], self.threads).size(1))
+            (*names, item_bytes * native.plan([step], self.threads).size(1))
             for names, step in zip(chosen.steps, chosen.native_steps)
         ]
 
     @property
     def weight_bytes(self) -> int:
         """Memory of the weights as the kernels read them: batch norms folded in, whole vectors."""
-        return self._network.weight_bytes
-
-    @property
-    def _classifies(self) -> bool:
-        return self.checkpoint.architecture.head == "classifier"
+        return self._packed.native.weight_bytes
 
     @property
     def _group(self) -> int:
         """Images at once."""
         return max(BATCH, self.threads)
 
-    def _layers(self, height: int, width: int) -> tuple[Layer, ...]:
+    def _network(self, height: int, width: int) -> Network:
         """What is run; `insight` runs variations of it on the same weights."""
-        return layers(self.checkpoint.architecture, height, width)
+        return network(self.checkpoint.architecture, height, width)
+
+    def _shaped(self, name: str, values: NDArray[np.float32]) -> NDArray[np.float32]:
+        """(N, classes) of logits, else (N, H, W, C) as it is."""
+        linear = self._described[name].kind == "linear"
+        return values.reshape(len(values), -1) if linear else values
+
+    def _pack(self, steps: Steps) -> _Packed:
+        if self._int8 is None:
+            assert isinstance(self.checkpoint, Checkpoint)
+            native = _native.Network(self.isa, self.threads)
+            return _Packed(native, steps, pack(native, self.checkpoint, steps))
+        from .int8_packing import pack_int8
+        from .rounding import int8_obstacle
+
+        obstacle = int8_obstacle(self.checkpoint.architecture, self._int8.rounding)
+        if obstacle:
+            raise UserError(f"the network cannot run in int8: {obstacle}")
+        int8_native = _native.ByteNetwork(self.isa, self.threads)
+        return _Packed(int8_native, steps, pack_int8(int8_native, self._int8, steps))
+
+    def _check_names(self, names: tuple[str, ...]) -> None:
+        unknown = sorted(set(names) - {layer.name for layer in self._described.layers})
+        if unknown or not names:
+            shown = ", ".join(map(repr, unknown)) or "no name"
+            raise UserError(f"no layer named {shown}; `mobilenetv2 cost` lists them")
+        if self._int8 is not None:
+            self._check_stored(names)
+
+    def _check_stored(self, names: tuple[str, ...]) -> None:
+        """Refuses tensors that an int8 network does not store, or cannot without another kernel."""
+        assert self._int8 is not None
+        linear = {layer.name for layer in self._described.layers if layer.kind == "linear"}
+        missing = sorted(set(names) - set(self._int8.activations) - linear)
+        if not missing:
+            apart = group(self._described, names).steps
+            missing = [step.layers[0] for step in apart if step.kind == "add"]
+        if missing:
+            raise UserError(
+                f"int8 adds a shortcut before it stores the sum: {missing[0]} is not to be had "
+                "together with these names; ask for the sums, or use the float model"
+            )
 
     def _run(
-        self, images: NDArray[Any], chosen: Plan, seconds: NDArray[np.float64] | None = None
-    ) -> NDArray[np.float32]:
-        """The output (N, H, W, C) of a plan's last step; the time of each step is added to
-        `seconds`.
+        self,
+        images: NDArray[Any],
+        names: tuple[str, ...] | None = None,
+        threads: int | None = None,
+        seconds: NDArray[np.float64] | None = None,
+    ) -> dict[str, NDArray[np.float32]]:
+        """The outputs (N, H, W, C) by name: those asked for, or the network's own; the time of each
+        step is added to `seconds`.
         """
-        if self._quantized:
-            images = to_pixels(images, self._quantized.preprocessing)
+        check_images(images, self.checkpoint.architecture.in_channels)
+        chosen = self._plan_for(*images.shape[1:3], names, threads)
+        native = self._packed_steps(names).native
+        if self._int8:
+            images = to_pixels(images, self._int8.preprocessing)
         pixels = images.dtype == np.uint8
         images = np.ascontiguousarray(images, np.uint8 if pixels else np.float32)
-        run = self._network.run_pixels
+        run = native.run_pixels
         if not pixels:
-            assert isinstance(self._network, _native.Network)
-            run = self._network.run_values
-        channels, height, width = chosen.out_shape
-        answer = np.empty((len(images), height, width, channels), np.float32)
+            assert isinstance(native, _native.Network)
+            run = native.run_values
+        answers = {
+            name: np.empty((len(images), height, width, channels), np.float32)
+            for name, (channels, height, width) in chosen.outputs.items()
+        }
         for begin in range(0, len(images), self._group):
             part = slice(begin, begin + self._group)
-            run(chosen.native, images[part], answer[part], seconds)
-        return answer
+            run(
+                chosen.native,
+                images[part],
+                [answer[part] for answer in answers.values()],
+                seconds,
+            )
+        return answers
 
-    def _plan(
-        self, images: NDArray[Any], *, features: bool = False, threads: int | None = None
-    ) -> Plan:
-        check_images(images, self.checkpoint.architecture.in_channels)
-        return self._plan_for(images.shape[1], images.shape[2], features, threads)
+    def _packed_steps(self, names: tuple[str, ...] | None) -> _Packed:
+        """The weights laid out for these outputs: the engine's own, unless the steps differ."""
+        if names is None:
+            return self._packed
+        with self._lock:
+            packed = self._packed_for.get(names)
+            if packed is None:
+                steps = group(self._described, names)
+                own = self._packed
+                if set(steps.steps) <= set(own.steps.steps):
+                    packed = _Packed(own.native, steps, own.weights)
+                else:
+                    packed = self._pack(steps)
+                self._packed_for[names] = packed
+            return packed
 
     def _plan_for(
-        self, height: int, width: int, features: bool = False, threads: int | None = None
+        self,
+        height: int,
+        width: int,
+        names: tuple[str, ...] | None = None,
+        threads: int | None = None,
     ) -> Plan:
-        """The plan for a size and a number of threads, to the end or up to the classifier; the most
-        recent ones are remembered.
+        """The plan for a size, outputs and a number of threads; the most recent ones are
+        remembered.
         """
         threads = threads or self.threads
-        key = height, width, features, threads
+        packed = self._packed_steps(names)
+        key = names, height, width, threads
         with self._lock:
-            found = self._plans.pop(key, None)
-            if found is None:
-                steps = self._layers(height, width)
-                steps = steps[:-1] if features else steps
-                found = plan(self._network, steps, self._weights, threads, self._quantized)
-            self._plans[key] = found
+            chosen = self._plans.pop(key, None)
+            if chosen is None:
+                described = self._network(height, width)
+                chosen = plan(
+                    packed.native, described, packed.steps, packed.weights, threads, self._int8
+                )
+            self._plans[key] = chosen
             if len(self._plans) > KEPT_PLANS:
                 self._plans.popitem(last=False)
-            return found
+            return chosen
 
 
-def _threads(wanted: int | None) -> int:
-    if wanted is None:
+def _threads(requested: int | None) -> int:
+    if requested is None:
         usable = getattr(os, "sched_getaffinity", None)
         return len(usable(0)) if usable else os.cpu_count() or 1
-    if isinstance(wanted, bool) or not isinstance(wanted, int) or not 1 <= wanted <= MOST_THREADS:
+    if (
+        isinstance(requested, bool)
+        or not isinstance(requested, int)
+        or not 1 <= requested <= MOST_THREADS
+    ):
         raise UserError(
-            f"threads must be a whole number from 1 to {MOST_THREADS}, not {wanted!r:.80}"
+            f"threads must be a whole number from 1 to {MOST_THREADS}, not {requested!r:.80}"
         )
-    return wanted
+    return requested
 
 
-def _isa(wanted: str | None, quantized: bool) -> str:
-    known = _native.byte_kernel_names() if quantized else _native.kernel_names()
+def _isa(requested: str | None, int8: bool) -> str:
+    known = _native.byte_kernel_names() if int8 else _native.kernel_names()
     source = "isa"
-    if wanted is None:
-        wanted, source = os.environ.get("MOBILENETV2_ISA") or known[-1], "MOBILENETV2_ISA"
-    if wanted in _native.byte_kernel_names() and wanted not in known:
-        wanted = FLOAT_ISA[wanted]
-    if wanted not in known:
+    if requested is None:
+        requested, source = os.environ.get("MOBILENETV2_ISA") or known[-1], "MOBILENETV2_ISA"
+    if requested in _native.byte_kernel_names() and requested not in known:
+        requested = FLOAT_ISA[requested]
+    if requested not in known:
         raise UserError(
-            f"{source} must be one that this machine has ({', '.join(known)}), not {wanted!r:.80}"
+            f"{source} must be one that this machine has ({', '.join(known)}), not {requested!r:.80}"
         )
-    return wanted
+    return requested

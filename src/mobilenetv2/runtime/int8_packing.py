@@ -1,48 +1,74 @@
-"""Hands a quantised checkpoint's weights to the extension, and what it takes to round their sums."""
+"""Hands an int8 checkpoint's weights to the extension, and what it takes to round their sums."""
 
 from __future__ import annotations
 
 import numpy as np
 from numpy.typing import NDArray
 
-from ..graph import Layer, layers
+from ..graph import layers
 from ..int8 import Activation, Int8Checkpoint
+from ..layer import Layer
 from . import _native
-from .int8_reference import ADD_BITS, code_limits, fixed_point
-from .packing import Array, Place, filled, laid_out, rows, weighted
-from .plan import Weights, grouped
+from .packing import Array, Weights, filled, filled_channels, laid_out, rows, weighted_layers
+from .rounding import (
+    ADD_BITS,
+    code_limits,
+    fixed_point,
+    mean_fixed_point,
+    sum_scale,
+    tensor_scale,
+    zero_points,
+)
+from .steps import Steps
+
+BIAS_LIMIT = 1 << 30  # leaves the other half of 32 bits to the products
 
 
-def pack_int8(network: _native.ByteNetwork, checkpoint: Int8Checkpoint) -> Weights:
-    """The input's zero point goes into the bias, and weights beyond a signed byte are cut into
-    several.
+def pack_int8(network: _native.ByteNetwork, checkpoint: Int8Checkpoint, steps: Steps) -> Weights:
+    """Packs int8 weights: the input's zero point goes into the bias, and weights beyond a signed
+    byte become several matrices whose products are added.
     """
-    numbers: dict[str, int] = {}
-    for place in weighted(grouped(layers(checkpoint.architecture))):
-        layer, found = place.layer, checkpoint.layers[place.layer.name]
-        weight = found.weight.astype(np.int64) - found.zero_point
+    handles: dict[str, int] = {}
+    described = layers(checkpoint.architecture)
+    sums = shortcut_sums(described, steps)
+    for layer in weighted_layers(described, steps):
+        stored, added = checkpoint.layers[layer.name], sums.get(layer.name)
+        weight = stored.weight.astype(np.int64) - stored.zero_point
         weight = weight.reshape(*weight.shape[:2], layer.kernel, layer.kernel)
-        zeros = np.array(_zero_points(checkpoint, layer.sources[0])).reshape(-1, 1, 1)
-        bias = found.bias - (weight * zeros).sum(axis=(1, 2, 3))
-        if np.abs(bias).max() >= 1 << 30:
-            bias = np.clip(bias, -(1 << 30), 1 << 30)  # far beyond every code
-        factors = _factors(checkpoint, place)
-        if place.writes_blocks:
-            bias, factors = filled(bias), {name: filled(array) for name, array in factors.items()}
-        weight = laid_out(place, weight)
+        zeros = np.array(zero_points(checkpoint, layer.sources[0])).reshape(-1, 1, 1)
+        bias = stored.bias - (weight * zeros).sum(axis=(1, 2, 3))
+        if np.abs(bias).max() >= BIAS_LIMIT:
+            bias = np.clip(bias, -BIAS_LIMIT, BIAS_LIMIT)  # far beyond every code
+        bias = filled_channels(layer, bias, steps)
+        factors = {
+            name: filled_channels(layer, array, steps)
+            for name, array in _factors(checkpoint, layer, added).items()
+        }
+        weight = laid_out(layer, weight, steps)
         parts = _signed_bytes(weight)
         packed = _taps(parts) if layer.kind == "depthwise" else _together(parts, layer)
         add = network.add_depthwise if layer.kind == "depthwise" else network.add_matrix
-        numbers[layer.name] = add(
+        handles[layer.name] = add(
             packed,
             bias.astype(np.int32),
             len(parts),
-            rounding=_rounding(checkpoint, place, _largest(weight, bias, factors)),
+            rounding=_rounding(checkpoint, layer, added, _largest(weight, bias, factors)),
             **{name: np.ascontiguousarray(array) for name, array in factors.items()},
         )
     network.set_pixel_padding([float(zero) for zero in checkpoint.image_zero_points])
-    first = next(iter(numbers.values()))
-    return Weights(numbers, first, network.panel_channels, 1)
+    first = next(iter(handles.values()))
+    return Weights(handles, first, network.panel_channels, 1)
+
+
+def shortcut_sums(described: tuple[Layer, ...], steps: Steps) -> dict[str, Layer]:
+    """The sum that each projection before a shortcut goes into, by the projection's name."""
+    named = {layer.name: layer for layer in described}
+    return {
+        stage.project: named[stage.add]
+        for step in steps.steps
+        for stage in step.stages
+        if stage.project and stage.add
+    }
 
 
 def mean_rounding(
@@ -56,29 +82,35 @@ def mean_rounding(
     rounding.low, rounding.high = code_limits(out, "linear")
     if checkpoint.rounding == "nearest":
         return rounding, source.scale / (count * out.scale), 0.0
-    if source == out:  # the average of the codes themselves
+    if checkpoint.pooling == "average":
         rounding.zero = rounding.input_zero = 0
         rounding.low, rounding.high = 0.0, 255.0
         return rounding, 1.0, float(count)
-    fixed, power = fixed_point(source.scale / out.scale)
-    shift = count.bit_length() - 1
-    fraction, left = ((int(fixed) << shift) // count) / 2**31, int(power) - shift
-    return rounding, fraction * 2.0 ** max(left, 0), 2.0 ** max(-left, 0)
+    fixed, power = mean_fixed_point(source, out, count)
+    return rounding, fixed / 2**31 * 2.0 ** max(power, 0), 2.0 ** max(-power, 0)
 
 
-def _factors(checkpoint: Int8Checkpoint, place: Place) -> dict[str, Array]:
-    """What turns a sum of each output channel into steps of the output."""
-    layer, found = place.layer, checkpoint.layers[place.layer.name]
-    scale = _scale(checkpoint, layer.sources[0])
-    twice = checkpoint.rounding == "twice"
-    if twice and found.weight.dtype == np.uint8:  # TensorFlow Lite's product of floats
-        factor = (np.float32(scale) * found.scale).astype(np.float64)
-    else:
-        factor = scale * found.scale.astype(np.float64)
-    out = _output(checkpoint, place)
+def float_rounding(checkpoint: Int8Checkpoint, layer: Layer) -> _native.Rounding:
+    """What turns the stored output of a layer into float32."""
+    out = checkpoint.activations[layer.name]
+    rounding = _native.Rounding()
+    rounding.input_zero, rounding.real_factor = out.zero_point, out.scale
+    return rounding
+
+
+def _factors(checkpoint: Int8Checkpoint, layer: Layer, added: Layer | None) -> dict[str, Array]:
+    """What turns a sum of each output channel into steps of the output.
+
+    Args:
+        checkpoint: The model.
+        layer: Whose sums they are.
+        added: The sum with a shortcut that the layer's result goes into.
+    """
+    factor = sum_scale(checkpoint, layer)
+    out = _output(checkpoint, layer, added)
     if out is not None:
         factor = factor / out.scale
-    if not twice:
+    if checkpoint.rounding == "nearest":
         return {"factor": factor.astype(np.float32)}
     fixed, power = fixed_point(factor)
     left = np.maximum(power, 0)
@@ -94,7 +126,7 @@ def _is_upward(checkpoint: Int8Checkpoint, layer: Layer, out: Activation) -> boo
     """Whether results below 0 are stored as 0, those above 255 as 255, and none is beyond 32 bits."""
     if checkpoint.rounding == "nearest" or layer.activation == "linear":
         return False
-    largest = _scale(checkpoint, layer.sources[0]) * checkpoint.layers[layer.name].scale.max()
+    largest = tensor_scale(checkpoint, layer.sources[0]) * checkpoint.layers[layer.name].scale.max()
     return bool(largest < out.scale) and code_limits(out, layer.activation) == (0, 255)
 
 
@@ -106,11 +138,13 @@ def _largest(weight: Array, bias: Array, factors: dict[str, Array]) -> float:
     return float((sums * factors["factor"].astype(np.float64)).max())
 
 
-def _rounding(checkpoint: Int8Checkpoint, place: Place, largest: float) -> _native.Rounding:
-    layer, out = place.layer, _output(checkpoint, place)
+def _rounding(
+    checkpoint: Int8Checkpoint, layer: Layer, added: Layer | None, largest: float
+) -> _native.Rounding:
+    out = _output(checkpoint, layer, added)
     rounding = _native.Rounding()
     if layer.kind == "depthwise":
-        rounding.input_zero = _zero_points(checkpoint, layer.sources[0])[0]
+        rounding.input_zero = zero_points(checkpoint, layer.sources[0])[0]
     rounding.real = layer.kind == "linear"
     if out is None:  # logits that stay floats
         rounding.low, rounding.high = -np.inf, np.inf
@@ -122,11 +156,11 @@ def _rounding(checkpoint: Int8Checkpoint, place: Place, largest: float) -> _nati
     rounding.saturating = largest < 1 << 30 and bounds == (0, 255)
     if layer.kind == "linear":
         rounding.real_factor = out.scale
-    if place.added is None:
+    if added is None:
         return rounding
-    shortcut = place.added.sources[0]
-    rounding.shortcut_zero = _zero_points(checkpoint, shortcut)[0]
-    scale, total = _scale(checkpoint, shortcut), checkpoint.activations[place.added.name]
+    shortcut = added.sources[0]
+    rounding.shortcut_zero = zero_points(checkpoint, shortcut)[0]
+    scale, total = tensor_scale(checkpoint, shortcut), checkpoint.activations[added.name]
     if checkpoint.rounding == "nearest":
         rounding.shortcut_factor = scale / out.scale
         return rounding
@@ -146,25 +180,17 @@ def _twice(factor: float) -> _native.Twice:
     return _native.Twice(int(fixed) / 2**31 * 2.0**left, 2.0 ** (int(power) - left))
 
 
-def _output(checkpoint: Int8Checkpoint, place: Place) -> Activation | None:
-    """How the result is stored, before a sum that is rounded on its own."""
-    if place.added is not None and checkpoint.rounding == "nearest":
-        return checkpoint.activations[place.added.name]
-    return checkpoint.activations.get(place.layer.name)
-
-
-def _scale(checkpoint: Int8Checkpoint, name: str) -> float:
-    return checkpoint.image_scale if name == "image" else checkpoint.activations[name].scale
-
-
-def _zero_points(checkpoint: Int8Checkpoint, name: str) -> tuple[int, ...]:
-    if name == "image":
-        return checkpoint.image_zero_points
-    return (checkpoint.activations[name].zero_point,)
+def _output(checkpoint: Int8Checkpoint, layer: Layer, added: Layer | None) -> Activation | None:
+    """How the result is stored, before a sum that is rounded on its own; None for logits in
+    float32.
+    """
+    if added is not None and checkpoint.rounding == "nearest":
+        return checkpoint.activations[added.name]
+    return checkpoint.activations.get(layer.name)
 
 
 def _signed_bytes(weight: NDArray[np.int64]) -> list[NDArray[np.int8]]:
-    """The fewest arrays of signed bytes whose sum is `weight`; one, unless it is stored unsigned."""
+    """The fewest arrays of signed bytes whose sum is `weight`: one, unless it is stored unsigned."""
     parts: list[NDArray[np.int8]] = []
     while not parts or weight.any():
         parts.append(np.clip(weight, -128, 127).astype(np.int8))

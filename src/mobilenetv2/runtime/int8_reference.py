@@ -7,17 +7,27 @@ one operation at a time, with "nearest", and int64 with "twice".
 from __future__ import annotations
 
 from collections.abc import Collection
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from ..errors import UserError
-from ..graph import Layer, layers
-from ..int8 import Activation, Int8Checkpoint, stored_tensors
+from ..graph import layers, network
+from ..int8 import Int8Checkpoint, stored_tensors
+from ..layer import Layer
 from .inputs import check_images, to_pixels
-from .reference import LIMITS, Tensor, convolution, depthwise
-
-ADD_BITS = 20  # of fraction in a sum
+from .reference import Tensor, as_answer, convolution, depthwise
+from .rounding import (
+    ADD_BITS,
+    average_pool,
+    fixed_point,
+    int8_obstacle,
+    mean_fixed_point,
+    rescaled,
+    stored,
+    sum_scale,
+)
 
 
 class Int8Reference:
@@ -31,8 +41,10 @@ class Int8Reference:
     """
 
     def __init__(self, checkpoint: Int8Checkpoint) -> None:
-        check_int8(checkpoint)
         architecture = checkpoint.architecture
+        obstacle = int8_obstacle(architecture, checkpoint.rounding)
+        if obstacle:
+            raise UserError(f"the network cannot run in int8: {obstacle}")
         self.checkpoint = checkpoint
         self._twice = checkpoint.rounding == "twice"
         self._out = checkpoint.activations
@@ -51,19 +63,23 @@ class Int8Reference:
             if layer.kind == "add":
                 self._sum_of[layer.sources[1]] = layer.name
 
-    def __call__(self, images: Tensor) -> NDArray[np.float32]:
-        """uint8 (N, H, W, C) pixels -> the last layer's output as float32: (N, classes) logits of a
-        classifier, else (N, H, W, C).
+    def __call__(self, images: Tensor) -> Any:
+        """uint8 (N, H, W, C) pixels -> the network's output as float32: (N, classes) logits of a
+        classifier, else (N, H, W, C); a dict by name where there are several.
 
         float32 images are taken as normalised already, and rounded to pixels.
 
         Raises:
             UserError: Not a batch of images of the network's channels, an empty batch, or NaN.
         """
-        last = layers(self.checkpoint.architecture)[-1]
-        found = self._walk(images, (last.name,))[last.name]
-        out = self.real(last.name, found) if last.name in self._out else found
-        return out.reshape(len(out), -1) if last.kind == "linear" else out
+        net = network(self.checkpoint.architecture)
+        return as_answer(
+            net,
+            {
+                name: self.real(name, values) if name in self._out else values
+                for name, values in self._walk(images, net.outputs).items()
+            },
+        )
 
     def run(self, images: Tensor, wanted: Collection[str]) -> dict[str, NDArray[np.uint8]]:
         """The outputs (N, H, W, C) of the named layers as they are stored; `images` as for the
@@ -105,7 +121,7 @@ class Int8Reference:
         if layer.kind == "pool":
             return self._pool(layer, inputs[0])
         sums = self._sums(layer, inputs[0])
-        factor = self._sum_scale(layer)
+        factor = sum_scale(self.checkpoint, layer)
         out = self._out.get(layer.name)
         if out is None:
             step = self._scale[self._sum_of[layer.name]] if layer.name in self._sum_of else 1.0
@@ -121,13 +137,6 @@ class Int8Reference:
         centred = self._centred(layer.sources[0], x)
         multiplied = depthwise if layer.kind == "depthwise" else convolution
         return multiplied(centred, weight, layer) + bias
-
-    def _sum_scale(self, layer: Layer) -> NDArray[np.float64]:
-        """What 1 in the sum of each output channel stands for."""
-        scale, weight = self._scale[layer.sources[0]], self.checkpoint.layers[layer.name]
-        if self._twice and weight.weight.dtype == np.uint8:  # TensorFlow Lite's float product
-            return (np.float32(scale) * weight.scale).astype(np.float64)
-        return scale * weight.scale.astype(np.float64)
 
     def _add(self, layer: Layer, inputs: list[Tensor]) -> NDArray[np.uint8]:
         """Shortcut and projection, brought to one scale and added."""
@@ -152,74 +161,11 @@ class Int8Reference:
         source, out = self._out[layer.sources[0]], self._out[layer.name]
         count = layer.in_shape[1] * layer.in_shape[2]
         total = x.sum(axis=(1, 2), keepdims=True, dtype=np.int64)  # (N, 1, 1, C)
+        if self.checkpoint.pooling == "average":
+            return average_pool(total, count)
         centred = total - count * source.zero_point
         if not self._twice:
             factor = np.float32(source.scale / (count * out.scale))
             return stored(centred.astype(np.float32) * factor, out)
-        if source == out:  # AVERAGE_POOL_2D
-            average: NDArray[np.uint8] = ((total + count // 2) // count).astype(np.uint8)
-            return average
-        fixed, power = fixed_point(source.scale / out.scale)  # MEAN
-        shift = count.bit_length() - 1
-        return stored(rescaled(centred, (fixed << shift) // count, power - shift), out)
-
-
-def check_int8(checkpoint: Int8Checkpoint) -> None:
-    """Refuses networks that have layers for which there is no integer arithmetic.
-
-    Raises:
-        UserError: Another head, shortcuts between expansions, or bottlenecks that are limited
-            before a sum that is rounded once.
-    """
-    architecture = checkpoint.architecture
-    if architecture.head not in ("classifier", "features"):
-        raise UserError(f"the head {architecture.head!r} does not run in integers")
-    if architecture.shortcut == "expansion":
-        raise UserError("shortcuts between expansions do not run in integers")
-    added = any(layer.kind == "add" for layer in layers(architecture))
-    if added and architecture.bottleneck != "linear" and checkpoint.rounding == "nearest":
-        raise UserError(
-            f"bottlenecks with {architecture.bottleneck} and shortcuts do not run in integers"
-        )
-
-
-def stored(values: Tensor, out: Activation, activation: str = "linear") -> NDArray[np.uint8]:
-    """Values in steps of `out` as they are stored, floats rounded half to even."""
-    lowest, highest = code_limits(out, activation)
-    found: NDArray[np.uint8] = (np.rint(np.clip(values, lowest, highest)) + out.zero_point).astype(
-        np.uint8
-    )
-    return found
-
-
-def code_limits(out: Activation, activation: str) -> tuple[int, int]:
-    """The least and the greatest code that an activation lets through, less the zero point."""
-    low, high = LIMITS.get(activation, (None, None))
-    highest = 255 - out.zero_point
-    if high is not None:
-        highest = min(highest, int(np.rint(high / out.scale)))
-    return (-out.zero_point if low is None else 0), highest
-
-
-def fixed_point(factor: NDArray[np.float64] | float) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    """A factor as TensorFlow Lite stores it: 31 bits of a fraction in 0.5..1, and a power of two."""
-    fraction, power = np.frexp(factor)
-    fixed = np.floor(fraction * 2**31 + 0.5).astype(np.int64)
-    full = fixed == 2**31
-    fixed, power = np.where(full, 2**30, fixed), power + full.astype(np.int64)
-    return np.where(power < -31, 0, fixed), np.maximum(power, -31)
-
-
-def rescaled(
-    values: Tensor, fixed: NDArray[np.int64], power: NDArray[np.int64]
-) -> NDArray[np.int64]:
-    """values * fixed * 2**(power - 31), rounded twice: at the fraction's last bit, halves up, then at
-    the power of two, halves away from zero (gemmlowp's rule).
-    """
-    scaled = (values.astype(np.int64) << np.maximum(power, 0)) * fixed
-    scaled += 1 << 30
-    scaled >>= 31
-    right = np.maximum(-power, 0)
-    half = (1 << right) >> 1
-    found: NDArray[np.int64] = np.sign(scaled) * ((np.abs(scaled) + half) >> right)
-    return found
+        fixed, power = mean_fixed_point(source, out, count)
+        return stored(rescaled(centred, np.int64(fixed), np.int64(power)), out)

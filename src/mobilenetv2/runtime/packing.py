@@ -1,12 +1,14 @@
-"""Hands a checkpoint's weights to the extension, in the order in which they are used.
+"""Hands a checkpoint's weights to the extension, laid out for the steps that read them, in the
+order in which they are used.
 
-Wide tensors are blocked: their channels are filled up to whole blocks, here with weights of zero.
+Blocked tensors have whole blocks of channels: kernels that read or write them are filled up with
+zeros.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from dataclasses import dataclass, field
+from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -14,77 +16,84 @@ from numpy.typing import NDArray
 
 from ..checkpoint import Checkpoint
 from ..folding import fold
-from ..graph import Layer, layers
+from ..graph import layers
+from ..layer import IMAGE, Layer
 from . import _native
-from .plan import Group, Weights, chained, grouped
+from .steps import Steps
 
 Array = NDArray[Any]
 
 
 @dataclass(frozen=True)
-class Place:
-    """A layer that has weights, and what is around it."""
+class Weights:
+    """Handles of the weights inside the extension.
 
-    layer: Layer
-    reads_blocks: bool
-    writes_blocks: bool
-    added: Layer | None = field(default=None)  # the sum that a projection goes into
-
-
-def weighted(groups: list[Group]) -> Iterator[Place]:
-    """The layers that have weights, in order."""
-    for chain in chained(groups):
-        members = [(layer, group) for group in chain for layer in group.layers]
-        kinds = [layer.kind for layer, _ in members]
-        for index, (layer, group) in enumerate(members):
-            if layer.weight is None:
-                continue
-            projects = group.is_block and layer.role == "project"
-            added = group.last if projects and group.has_shortcut else None
-            writes_blocks = "depthwise" in kinds[index : index + 2]
-            yield Place(layer, projects, writes_blocks, added)
-
-
-def pack(network: _native.Network, checkpoint: Checkpoint) -> Weights:
-    """Folds the batch norms; the first layer is packed twice, for normalised values and for
-    pixels.
+    Attributes:
+        handles: By layer name.
+        pixels: Of the first layer's weights for uint8 pixels, normalisation folded in.
+        panel_channels: Channels in the widest panel of a packed matrix.
+        item_bytes: Bytes of one activation: 4 in float32, 1 in int8.
     """
-    numbers: dict[str, int] = {}
+
+    handles: Mapping[str, int]
+    pixels: int
+    panel_channels: int
+    item_bytes: int
+
+
+def weighted_layers(checkpoint_layers: tuple[Layer, ...], steps: Steps) -> list[Layer]:
+    """The layers of the steps that have weights, in the order in which they are used."""
+    named = {layer.name: layer for layer in checkpoint_layers}
+    ordered = [named[name] for step in steps.steps for name in step.layers]
+    return [layer for layer in ordered if layer.weight is not None]
+
+
+def pack(network: _native.Network, checkpoint: Checkpoint, steps: Steps) -> Weights:
+    """Packs float weights, batch norms folded in; those of the first layer twice, for normalised
+    values and for pixels.
+    """
+    handles: dict[str, int] = {}
     pixels = -1
-    for place in weighted(grouped(layers(checkpoint.architecture))):
-        layer = place.layer
-        exact = "image" in layer.sources
-        weight, bias = fold(checkpoint, layer, np.float64 if exact else np.float32)
-        weight, bias = laid_out(place, weight), filled(bias) if place.writes_blocks else bias
+    for layer in weighted_layers(layers(checkpoint.architecture), steps):
+        reads_image = IMAGE in layer.sources
+        weight, bias = fold(checkpoint, layer, np.float64 if reads_image else np.float32)
+        weight, bias = laid_out(layer, weight, steps), filled_channels(layer, bias, steps)
         if layer.kind == "depthwise":
             taps = weight.reshape(-1, layer.kernel**2).T  # (9, C)
-            numbers[layer.name] = network.add_depthwise(_floats(taps), _floats(bias))
+            handles[layer.name] = network.add_depthwise(_floats(taps), _floats(bias))
             continue
-        numbers[layer.name] = network.add_matrix(_floats(rows(weight)), _floats(bias))
-        if exact:
+        handles[layer.name] = network.add_matrix(_floats(rows(weight)), _floats(bias))
+        if reads_image:
             scale, offset = checkpoint.preprocessing.scale_offset()
             bias = bias + (weight * offset).sum(axis=(1, 2, 3))
             pixels = network.add_matrix(_floats(rows(weight * scale)), _floats(bias))
             network.set_pixel_padding((-offset / scale).tolist())
-    return Weights(numbers, pixels, network.panel_channels, 4)
+    return Weights(handles, pixels, network.panel_channels, 4)
 
 
-def laid_out(place: Place, weight: Array) -> Array:
-    """(out, in / groups, k, k) as (out, k, k, in / groups), blocked where the tensors are; a
-    depthwise kernel stays (C, 1, k, k).
+def laid_out(layer: Layer, weight: Array, steps: Steps) -> Array:
+    """(out, in / groups, k, k) as (out, k, k, in / groups), with whole blocks of channels where the
+    tensors are blocked; a depthwise kernel stays (C, 1, k, k).
     """
-    weight = weight.reshape(*weight.shape[:2], place.layer.kernel, place.layer.kernel)
-    if place.writes_blocks:
-        weight = filled(weight)
-    if place.layer.kind == "depthwise":
+    weight = weight.reshape(*weight.shape[:2], layer.kernel, layer.kernel)
+    weight = filled_channels(layer, weight, steps)
+    if layer.kind == "depthwise":
         return weight
     weight = weight.transpose(0, 2, 3, 1)
-    return filled(weight, 3) if place.reads_blocks else weight
+    return filled(weight, 3) if layer.sources[0] in steps.blocked else weight
 
 
-def filled(array: Array, axis: int = 0, unit: int = 0) -> Array:
-    """Zeros behind an axis up to whole blocks, or to a multiple of `unit`."""
-    missing = -array.shape[axis] % (unit or _native.BLOCK)
+def filled_channels(layer: Layer, array: Array, steps: Steps) -> Array:
+    """An array of one row per output channel, with whole blocks of them where the layer's output is
+    blocked. A depthwise kernel always writes whole blocks.
+    """
+    blocked = layer.name in steps.blocked or layer.kind == "depthwise"
+    return filled(array) if blocked else array
+
+
+def filled(array: Array, axis: int = 0, unit: int = _native.BLOCK) -> Array:
+    """Zeros behind an axis up to a multiple of `unit`."""
+    missing = -array.shape[axis] % unit
     if not missing:
         return array
     room = [(0, 0)] * array.ndim
@@ -93,7 +102,7 @@ def filled(array: Array, axis: int = 0, unit: int = 0) -> Array:
 
 
 def rows(weight: Array) -> Array:
-    """One row for each output channel."""
+    """One row per output channel."""
     return weight.reshape(len(weight), -1)
 
 

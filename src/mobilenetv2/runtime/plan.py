@@ -1,20 +1,21 @@
-"""From `layers()` to what the extension runs: layers grouped into steps, and a place in memory for
-every tensor.
+"""From steps to what the extension runs on images of one size: sizes, strips of rows, and a place in
+memory for every tensor.
 
-An inverted residual (expand, depthwise, project, shortcut) is one step. The stem and the blocks up
-to the first that halves the map are one chain, so that none of the large maps between them ever
-exists. On small maps a block runs a chunk of wide channels at a time over the whole plane
+On small maps an inverted residual runs a chunk of wide channels at a time over the whole plane
 ("plane"), elsewhere in strips of rows ("rows")."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
-from ..graph import Layer
+from ..graph import Network
+from ..layer import IMAGE, Layer, Shape
 from . import _native
+from .packing import Weights
+from .steps import Stage, Step, Steps
 
 if TYPE_CHECKING:
     from ..int8 import Int8Checkpoint
@@ -22,92 +23,93 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Budget:
-    """What a block may take of the caches: `strip` bytes for a strip's wide rows and their
-    depthwise output, half of it for each of several threads, `plane` for a depthwise output that is kept whole, and `chunk` wide channels
-    at once on such small maps. Measured; smaller strips save memory and cost time.
+    """Cache budget of one inverted residual. Measured; smaller strips save memory and cost time.
+
+    Attributes:
+        strip_bytes: For a strip's wide rows and their depthwise output; half of it for each of
+            several threads.
+        plane_bytes: For a depthwise output that is kept whole.
+        chunk_channels: Wide channels at once, where the output is kept whole.
     """
 
-    strip: int
-    plane: int
-    chunk: int
+    strip_bytes: int
+    plane_bytes: int
+    chunk_channels: int
 
 
 BUDGETS = {4: Budget(160 << 10, 512 << 10, 64), 1: Budget(96 << 10, 64 << 10, 256)}  # by item bytes
-MOST_CHAINED = 3
-BLOCK = _native.BLOCK  # channels that wide tensors keep together
+BLOCK = _native.BLOCK  # channels that blocked tensors keep together
 LINE_BYTES = 64  # tensors begin on a cache line
 LIMITS = {"linear": (-math.inf, math.inf), "relu": (0.0, math.inf), "relu6": (0.0, 6.0)}
-
-Shape = tuple[int, int, int]
+KINDS = {
+    "matmul": _native.StepKind.MATMUL,
+    "mean": _native.StepKind.MEAN,
+    "add": _native.StepKind.ADD,
+    "concat": _native.StepKind.CONCAT,
+    "resize": _native.StepKind.RESIZE,
+}
 
 
 @dataclass(frozen=True)
-class Weights:
-    """Numbers of the packed weights by layer name; `pixels` is the first layer's for uint8 pixels.
-    Activations are of `item_bytes`.
+class Plan:
+    """A network for images of one size.
+
+    Attributes:
+        native: The extension's plan.
+        outputs: (channels, height, width) of each output, by name, in the order in which the
+            extension writes them.
+        steps: Of each step the first layer, the last layer and the kind.
+        native_steps: The steps that the plan was made of.
     """
 
-    numbers: Mapping[str, int]
-    pixels: int
-    panel_channels: int
-    item_bytes: int
+    native: _native.Plan
+    outputs: dict[str, Shape]
+    steps: tuple[tuple[str, str, str], ...]
+    native_steps: tuple[_native.Step, ...]
 
 
 @dataclass
-class Group:
-    """Layers that run as one step: a whole inverted residual, or a single layer."""
+class UnplacedStep:
+    """A step whose tensors have names and no places yet.
 
-    layers: tuple[Layer, ...]
-
-    @property
-    def is_block(self) -> bool:
-        return any(layer.kind == "depthwise" for layer in self.layers) and len(self.layers) > 1
-
-    @property
-    def first(self) -> Layer:
-        return self.layers[0]
-
-    @property
-    def last(self) -> Layer:
-        return self.layers[-1]
-
-    @property
-    def has_shortcut(self) -> bool:
-        return self.last.kind == "add"
-
-    @property
-    def halves(self) -> bool:
-        return self.first.in_shape[1:] != self.last.out_shape[1:]
-
-
-@dataclass
-class Planned:
-    """A step whose tensors still have names instead of places. `wide_floats` is memory for the step
-    alone; `in_place`: the output may take the place of the input.
+    Attributes:
+        step: What the extension will run.
+        names: First layer, last layer.
+        inputs: Names of the tensors that it reads.
+        output: Name of the tensor that it makes.
+        output_shape: (channels, height, width).
+        scratch_items: Elements of memory for this step alone, beside each thread's own.
+        in_place: The output may take the place of the input.
     """
 
     step: _native.Step
+    names: tuple[str, str]
     inputs: tuple[str, ...]
     output: str
     output_shape: Shape
-    wide_floats: int = 0
+    scratch_items: int = 0
     in_place: bool = False
 
 
 @dataclass
 class Arena:
-    """Places for tensors that live from one step to another, first fit; in items, a `line` of them
-    together.
+    """Places for tensors that live from one step to another, first fit.
+
+    Attributes:
+        line: Elements in a cache line; places are multiples of it.
+        taken: (begin, end) of the tensors that are alive, sorted.
     """
 
     line: int
-    taken: list[tuple[int, int]] = field(default_factory=list)  # (begin, end), sorted
+    taken: list[tuple[int, int]] = field(default_factory=list)
 
     @property
     def top(self) -> int:
+        """No tensor that is alive reaches beyond."""
         return max((end for _, end in self.taken), default=0)
 
     def take(self, size: int) -> int:
+        """A place for so many elements."""
         size = -(-size // self.line) * self.line
         begin = 0
         for other, end in self.taken:
@@ -118,48 +120,80 @@ class Arena:
         return begin
 
     def free(self, begin: int) -> None:
+        """Gives a place back."""
         self.taken = [place for place in self.taken if place[0] != begin]
 
 
-def up_to_block(number: int) -> int:
+def up_to_block(channels: int) -> int:
     """The next multiple of BLOCK."""
-    return -(-number // BLOCK) * BLOCK
-
-
-@dataclass(frozen=True)
-class Plan:
-    """The extension's plan for images of one size, the last layer's (C, H, W), what each step
-    computes, and the steps that the plan was made of.
-    """
-
-    native: _native.Plan
-    out_shape: Shape
-    steps: tuple[tuple[str, str, str], ...]  # first layer, last layer, kind of step
-    native_steps: tuple[_native.Step, ...]
+    return -(-channels // BLOCK) * BLOCK
 
 
 def plan(
     network: _native.ByteNetwork,
-    layers: Sequence[Layer],
+    described: Network,
+    steps: Steps,
     weights: Weights,
     threads: int,
-    quantized: Int8Checkpoint | None = None,
+    int8: Int8Checkpoint | None = None,
 ) -> Plan:
-    """Plans the run of `layers` for images of one size."""
-    chains = list(chained(grouped(layers)))
-    planned = [_step(chain, weights, threads) for chain in chains]
-    if quantized:
-        _round_means(layers, planned, quantized)
-        if layers[-1].kind != "linear":
-            planned.append(_to_floats(layers[-1], quantized))
-            chains.append(chains[-1])
-    last_use = {name: index for index, step in enumerate(planned) for name in step.inputs}
-    arena = Arena(LINE_BYTES // weights.item_bytes)
-    places = {"image": _native.IMAGE}
-    for index, todo in enumerate(planned):
-        dying = {name for name in todo.inputs if last_use[name] == index and name != "image"}
-        if index + 1 == len(planned):
-            places[todo.output] = _native.ANSWER
+    """Plans a run.
+
+    Args:
+        network: Holds the weights.
+        described: The network for images of one size.
+        steps: The same network as steps.
+        weights: Where the weights are.
+        threads: That will run it.
+        int8: The checkpoint, of an int8 network.
+    """
+    layers = {layer.name: layer for layer in described.layers}
+    unplaced = [_unplaced(step, layers, weights, threads) for step in steps.steps]
+    if int8:
+        _round_means(layers, unplaced, int8)
+    written = _add_float_outputs(layers, unplaced, steps.outputs, int8)
+    _place(unplaced, written, weights.item_bytes)
+    names = tuple((*todo.names, todo.step.kind.name.lower()) for todo in unplaced)
+    native = tuple(todo.step for todo in unplaced)
+    outputs = {name: layers[name].out_shape for name in steps.outputs}
+    return Plan(network.plan(list(native), threads), outputs, names, native)
+
+
+def _add_float_outputs(
+    layers: Mapping[str, Layer],
+    unplaced: list[UnplacedStep],
+    outputs: Sequence[str],
+    int8: Int8Checkpoint | None,
+) -> dict[str, int]:
+    """Adds the steps that turn stored int8 outputs into float32.
+
+    Returns:
+        The index of the caller's array that each tensor is written to, by the tensor's name.
+    """
+    written: dict[str, int] = {}
+    for index, name in enumerate(outputs):
+        if int8 is None or layers[name].kind == "linear":
+            written[name] = index
+        else:
+            todo = _to_float(layers[name], int8)
+            written[todo.output] = index
+            unplaced.append(todo)
+    return written
+
+
+def _place(unplaced: Sequence[UnplacedStep], written: Mapping[str, int], item_bytes: int) -> None:
+    """Gives every tensor a place; an input that nobody reads again is free afterwards."""
+    last_use = {name: index for index, todo in enumerate(unplaced) for name in todo.inputs}
+    arena = Arena(LINE_BYTES // item_bytes)
+    places = {IMAGE: _native.IMAGE}
+    for index, todo in enumerate(unplaced):
+        dying = {
+            name
+            for name in todo.inputs
+            if last_use[name] == index and name != IMAGE and name not in written
+        }
+        if todo.output in written:
+            places[todo.output] = _native.ANSWER - written[todo.output]
         elif todo.in_place and todo.inputs[0] in dying:
             places[todo.output] = places[todo.inputs[0]]
             dying = set()
@@ -167,186 +201,142 @@ def plan(
             places[todo.output] = arena.take(math.prod(todo.output_shape))
         todo.step.inputs = [places[name] for name in todo.inputs]
         todo.step.output = places[todo.output]
-        if todo.wide_floats:
-            todo.step.wide = arena.take(todo.wide_floats)
+        if todo.scratch_items:
+            todo.step.scratch = arena.take(todo.scratch_items)
         todo.step.top = arena.top
-        if todo.wide_floats:
-            arena.free(todo.step.wide)
+        if todo.scratch_items:
+            arena.free(todo.step.scratch)
         for name in dying:
             arena.free(places[name])
-    names = tuple(
-        (chain[0].first.name, chain[-1].last.name, todo.step.kind)
-        for chain, todo in zip(chains, planned)
-    )
-    steps = tuple(todo.step for todo in planned)
-    return Plan(network.plan(list(steps), threads), layers[-1].out_shape, names, steps)
 
 
 def _round_means(
-    layers: Sequence[Layer], planned: Sequence[Planned], quantized: Int8Checkpoint
+    layers: Mapping[str, Layer], unplaced: Sequence[UnplacedStep], int8: Int8Checkpoint
 ) -> None:
     from .int8_packing import mean_rounding
 
-    named = {layer.name: layer for layer in layers}
-    for todo in planned:
-        if todo.step.kind == "mean":
+    for todo in unplaced:
+        if todo.step.kind == _native.StepKind.MEAN:
             step = todo.step
             step.rounding, step.mean_factor, step.mean_divisor = mean_rounding(
-                quantized, named[todo.output]
+                int8, layers[todo.output]
             )
 
 
-def _to_floats(last: Layer, quantized: Int8Checkpoint) -> Planned:
-    """The step that makes floats of what the last layer stores."""
+def _to_float(layer: Layer, int8: Int8Checkpoint) -> UnplacedStep:
+    """The step that makes float32 of what a layer stores."""
+    from .int8_packing import float_rounding
+
     step = _native.Step()
-    step.kind = "real"
-    step.out_channels, step.in_height, step.in_width = last.out_shape
-    stored = quantized.activations[last.name]
-    rounding = _native.Rounding()
-    rounding.input_zero, rounding.real_factor = stored.zero_point, stored.scale
-    step.rounding = rounding
-    return Planned(step, (last.name,), "real", last.out_shape)
+    step.kind = _native.StepKind.TO_FLOAT
+    channels, height, width = layer.out_shape
+    step.in_channels, step.in_height, step.in_width = channels, height, width
+    step.out_channels, step.out_height, step.out_width = channels, height, width
+    step.rounding = float_rounding(int8, layer)
+    names = layer.name, layer.name
+    return UnplacedStep(step, names, (layer.name,), f"{layer.name} in float32", layer.out_shape)
 
 
-def grouped(layers: Sequence[Layer]) -> list[Group]:
-    """Puts expand, depthwise, project and the shortcut around them together; other layers stay
-    alone.
-    """
-    readers: dict[str, int] = {}
-    for layer in layers:
-        for source in layer.sources:
-            readers[source] = readers.get(source, 0) + 1
-    groups: list[Group] = []
-    index = 0
-    while index < len(layers):
-        taken = _block_at(layers[index:], readers)
-        groups.append(Group(tuple(layers[index : index + taken])))
-        index += taken
-    return groups
-
-
-def _block_at(layers: Sequence[Layer], readers: Mapping[str, int]) -> int:
-    """How many of the leading layers make up one inverted residual, or 1."""
-    roles = [layer.role for layer in layers[:4]]
-    taken = (
-        3
-        if roles[:3] == ["expand", "depthwise", "project"]
-        else 2
-        if roles[:2] == ["depthwise", "project"]
-        else 1
-    )
-    if any(readers[layer.name] > 1 for layer in layers[: taken - 1]):
-        return 1  # another block reads a wide tensor
-    shortcut = (*layers[0].sources, layers[taken - 1].name)
-    if (
-        taken > 1
-        and len(layers) > taken
-        and layers[taken].kind == "add"
-        and layers[taken].sources == shortcut
-    ):
-        return taken + 1
-    return taken
-
-
-def chained(groups: Sequence[Group]) -> Iterator[list[Group]]:
-    """Joins the stem and the blocks behind it up to the first that halves the map; other groups
-    stay alone.
-    """
-    head = [groups[0]]
-    for group in groups[1:MOST_CHAINED]:
-        if not group.is_block or group.has_shortcut or (len(head) > 1 and head[-1].halves):
-            break
-        head.append(group)
-    yield head
-    for group in groups[len(head) :]:
-        yield [group]
-
-
-def _step(chain: list[Group], weights: Weights, threads: int) -> Planned:
-    first, last = chain[0].first, chain[-1].last
-    sources = first.sources
+def _unplaced(
+    outline: Step, layers: Mapping[str, Layer], weights: Weights, threads: int
+) -> UnplacedStep:
+    first, last = layers[outline.layers[0]], layers[outline.output]
     step = _native.Step()
     step.in_channels, step.in_height, step.in_width = first.in_shape
     step.out_channels, step.out_height, step.out_width = last.out_shape
-    todo = Planned(step, sources, last.name, last.out_shape)
-    todo.in_place = len(chain) == 1 and chain[0].is_block and chain[0].has_shortcut
-    if chain[0].is_block and _fits_plane(chain[0], weights, threads):
-        step.kind = "plane"
-        step.stages = [_stage(chain[0], weights)]
-        depthwise = next(layer for layer in chain[0].layers if layer.kind == "depthwise")
-        channels = depthwise.out_shape[0]
-        unit = max(1, BLOCK // weights.panel_channels)  # panels of a whole block
-        units = -(-channels // (unit * weights.panel_channels))
-        step.chunk = unit * max(
-            1,
-            min(
-                BUDGETS[weights.item_bytes].chunk // (unit * weights.panel_channels),
-                units // threads,
-            ),
-        )
-        todo.wide_floats = up_to_block(channels) * math.prod(depthwise.out_shape[1:])
-    elif (
-        chain[0].is_block
-        or first.kind == "depthwise"
-        or (first.kind == "conv" and first.kernel > 1)
-    ):
-        step.kind = "rows"
-        stages = [_stage(group, weights) for group in chain]
-        _cut_strips(stages, weights.item_bytes, threads)
-        step.stages = stages
-        if todo.in_place:  # bands keep the rows around their edges for one another
-            halo = 2 * stages[0].dilation * (threads - 1)
-            todo.wide_floats = halo * stages[0].in_width * stages[0].in_channels
-    elif first.kind in ("conv", "linear"):
-        step.kind = "matmul"
-        step.matrix = weights.numbers[first.name]
-        step.low, step.high = LIMITS[first.activation]
+    names = first.name, last.name
+    todo = UnplacedStep(step, names, outline.sources, last.name, last.out_shape)
+    if outline.stages:
+        _fill_stages(todo, outline, layers, weights, threads)
     else:
-        step.kind = {"pool": "mean"}.get(first.kind, first.kind)
-        step.input_channels = [first.out_shape[0] // len(sources)] * len(sources)
+        step.kind = KINDS[outline.kind]
+        step.input_channels = [_channels(name, first, layers) for name in outline.sources]
+    if outline.kind == "matmul":
+        step.matrix = weights.handles[first.name]
+        step.low, step.high = LIMITS[first.activation]
     return todo
 
 
-def _stage(group: Group, weights: Weights) -> _native.Stage:
-    """The numbers of a block, a lone depthwise layer or a k x k convolution."""
+def _channels(name: str, reader: Layer, layers: Mapping[str, Layer]) -> int:
+    return reader.in_shape[0] if name == IMAGE else layers[name].out_shape[0]
+
+
+def _fill_stages(
+    todo: UnplacedStep,
+    outline: Step,
+    layers: Mapping[str, Layer],
+    weights: Weights,
+    threads: int,
+) -> None:
+    """Chooses how an inverted residual or a chain runs, and how much of it at a time."""
+    step, stages = todo.step, [_native_stage(stage, layers, weights) for stage in outline.stages]
+    todo.in_place = len(stages) == 1 and outline.stages[0].add is not None
+    depthwise = layers[outline.stages[0].depthwise or outline.layers[0]]
+    if outline.kind == "block" and _fits_plane(depthwise, weights, threads):
+        step.kind = _native.StepKind.PLANE
+        step.chunk = _chunk_panels(depthwise, weights, threads)
+        todo.scratch_items = up_to_block(depthwise.out_shape[0]) * math.prod(
+            depthwise.out_shape[1:]
+        )
+    else:
+        step.kind = _native.StepKind.ROWS
+        _cut_strips(stages, weights.item_bytes, threads)
+        if todo.in_place:
+            # bands of rows keep copies of the rows around their edges for one another
+            halo_rows = 2 * depthwise.dilation * (threads - 1)
+            todo.scratch_items = halo_rows * depthwise.in_shape[2] * step.in_channels
+    step.stages = stages
+
+
+def _native_stage(outline: Stage, layers: Mapping[str, Layer], weights: Weights) -> _native.Stage:
+    """The numbers of an inverted residual, a lone depthwise layer or a k x k convolution."""
     stage = _native.Stage()
-    spatial = next(layer for layer in group.layers if layer.kernel > 1)
-    stage.in_channels, stage.in_height, stage.in_width = group.first.in_shape
-    stage.out_channels, stage.out_height, stage.out_width = group.last.out_shape
+    spatial = layers[outline.conv or outline.depthwise or ""]
+    stage.in_channels, stage.in_height, stage.in_width = layers[outline.layers[0]].in_shape
+    stage.out_channels, stage.out_height, stage.out_width = layers[outline.layers[-1]].out_shape
     stage.wide_channels = up_to_block(spatial.in_shape[0])
     stage.kernel, stage.stride, stage.dilation = spatial.kernel, spatial.stride, spatial.dilation
     stage.top, _, stage.left, _ = spatial.padding
-    stage.shortcut = group.has_shortcut
-    for layer in group.layers:
-        if layer.kind == "depthwise":
-            stage.depthwise = weights.numbers[layer.name]
-            stage.wide_low, stage.wide_high = LIMITS[layer.activation]
-        elif layer.role == "expand":
-            stage.expand = weights.numbers[layer.name]
-        elif layer.role == "project":
-            stage.project = weights.numbers[layer.name]
-            stage.low, stage.high = LIMITS[layer.activation]
-        elif layer.kind == "conv":
-            stage.conv, stage.conv_pixels = weights.numbers[layer.name], weights.pixels
-            stage.low, stage.high = LIMITS[layer.activation]
+    stage.shortcut = outline.add is not None
+    if outline.conv:
+        stage.conv = weights.handles[outline.conv]
+        stage.conv_pixels = weights.pixels if IMAGE in spatial.sources else -1
+        stage.low, stage.high = LIMITS[spatial.activation]
+    if outline.expand:
+        stage.expand = weights.handles[outline.expand]
+    if outline.depthwise:
+        stage.depthwise = weights.handles[outline.depthwise]
+        stage.wide_low, stage.wide_high = LIMITS[spatial.activation]
+    if outline.project:
+        stage.project = weights.handles[outline.project]
+        stage.low, stage.high = LIMITS[layers[outline.project].activation]
     return stage
 
 
-def _fits_plane(group: Group, weights: Weights, threads: int) -> bool:
+def _fits_plane(depthwise: Layer, weights: Weights, threads: int) -> bool:
     """Whether a block runs over its whole plane: the map is small, and there are chunks for all
     threads.
     """
-    if group.first.role != "expand":
-        return False
-    depthwise = next(layer for layer in group.layers if layer.kind == "depthwise")
     channels, height, width = depthwise.out_shape
     budget = BUDGETS[weights.item_bytes]
-    at_once = max(budget.chunk, weights.panel_channels) * math.prod(depthwise.in_shape[1:])
+    at_once = max(budget.chunk_channels, weights.panel_channels) * math.prod(depthwise.in_shape[1:])
     kept = channels * height * width
-    if weights.item_bytes * kept > budget.plane or weights.item_bytes * at_once > budget.strip:
+    if weights.item_bytes * kept > budget.plane_bytes:
+        return False
+    if weights.item_bytes * at_once > budget.strip_bytes:
         return False
     chunks = -(-channels // weights.panel_channels)
     return threads == 1 or chunks >= 2 * threads or height < 8 * threads
+
+
+def _chunk_panels(depthwise: Layer, weights: Weights, threads: int) -> int:
+    """Panels of the expansion at once on a plane: whole blocks, and some for every thread."""
+    panels = max(1, BLOCK // weights.panel_channels)  # of a whole block
+    unit = panels * weights.panel_channels
+    units = -(-depthwise.out_shape[0] // unit)
+    return panels * max(
+        1, min(BUDGETS[weights.item_bytes].chunk_channels // unit, units // threads)
+    )
 
 
 def _cut_strips(stages: list[_native.Stage], item_bytes: int, threads: int) -> None:
@@ -355,8 +345,8 @@ def _cut_strips(stages: list[_native.Stage], item_bytes: int, threads: int) -> N
     """
     last = stages[-1]
     wide = max(last.wide_channels, last.out_channels)
-    bytes_a_row = item_bytes * wide * (last.in_width * last.stride + last.out_width)
-    budget = BUDGETS[item_bytes].strip // min(threads, 2)
-    last.strip = max(1, min(budget // bytes_a_row, last.out_height))
+    row_bytes = item_bytes * wide * (last.in_width * last.stride + last.out_width)
+    budget = BUDGETS[item_bytes].strip_bytes // min(threads, 2)
+    last.strip = max(1, min(budget // row_bytes, last.out_height))
     for before, after in zip(reversed(stages[:-1]), reversed(stages[1:])):
         before.strip = min(after.strip * after.stride, before.out_height)

@@ -29,6 +29,7 @@ from ..int8 import (
 )
 from .inputs import check_images
 from .reference import Reference
+from .rounding import int8_obstacle
 
 FEW_IMAGES = 32
 NOISE = 0.5  # correlation of neighbouring pixels: 1000 photos had 0.65 at least, noise 0 to 0.4
@@ -79,11 +80,9 @@ def check_quantizable(checkpoint: AnyCheckpoint) -> Checkpoint:
         raise UserError(
             "quantised already: use it as it is, or quantise the float model it is from"
         )
-    a = checkpoint.architecture
-    if a.head not in ("classifier", "features"):
-        raise UserError(f"the head {a.head!r} cannot be quantised yet; classifiers can")
-    if a.shortcut == "expansion" or (a.bottleneck, a.shortcut) == ("relu6", "bottleneck"):
-        raise UserError("shortcuts between expansions, or behind a ReLU6, cannot be quantised")
+    obstacle = int8_obstacle(checkpoint.architecture, "nearest")
+    if obstacle:
+        raise UserError(f"the model cannot be quantised: {obstacle}")
     return checkpoint
 
 

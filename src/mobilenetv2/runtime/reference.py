@@ -15,7 +15,8 @@ from numpy.typing import NDArray
 from ..checkpoint import Checkpoint
 from ..errors import UserError
 from ..folding import fold
-from ..graph import Layer, layers
+from ..graph import Network, layers, network
+from ..layer import Layer
 from .inputs import check_images
 
 Tensor = NDArray[Any]
@@ -34,18 +35,17 @@ class Reference:
         self.checkpoint = checkpoint
         self.dtype = np.dtype(dtype)
 
-    def __call__(self, images: Tensor) -> Tensor:
-        """uint8 (N, H, W, C) pixels -> the last layer's output: (N, classes) logits of a
-        classifier, else (N, H, W, C).
+    def __call__(self, images: Tensor) -> Any:
+        """uint8 (N, H, W, C) pixels -> the network's output: (N, classes) logits of a classifier,
+        else (N, H, W, C); a dict by name where there are several.
 
         float32 images are taken as normalised already.
 
         Raises:
             UserError: Not a batch of images of the network's channels, an empty batch, or NaN.
         """
-        last = layers(self.checkpoint.architecture)[-1]
-        out = self.run(images, (last.name,))[last.name]
-        return out.reshape(len(out), -1) if last.kind == "linear" else out
+        net = network(self.checkpoint.architecture)
+        return as_answer(net, self.run(images, net.outputs))
 
     def run(self, images: Tensor, wanted: Collection[str]) -> dict[str, Tensor]:
         """The outputs (N, H, W, C) of the named layers; `images` as for the call."""
@@ -106,6 +106,17 @@ class Reference:
             low, high = LIMITS[layer.activation]
             np.clip(out, low, high, out=out)
         return out
+
+
+def as_answer(network: Network, outputs: dict[str, Tensor]) -> Any:
+    """A network's outputs (N, H, W, C) as it answers with them: one array where there is one output,
+    (N, classes) of a linear layer; else a dict by name.
+    """
+    answer = {
+        name: values.reshape(len(values), -1) if network[name].kind == "linear" else values
+        for name, values in outputs.items()
+    }
+    return next(iter(answer.values())) if len(answer) == 1 else answer
 
 
 def taps(x: Tensor, layer: Layer) -> list[tuple[int, int, Tensor]]:

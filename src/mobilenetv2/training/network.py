@@ -63,7 +63,7 @@ def build(
     torch.manual_seed(recipe.seed)
     if start.weights is None:
         architecture, preprocessing = _from_scratch(start, samples)
-        wanted = replace(architecture, classes=len(classes))
+        wanted = architecture.with_classes(len(classes))
         return restore(wanted, recipe), preprocessing, {}
     from ..formats import open_checkpoint
 

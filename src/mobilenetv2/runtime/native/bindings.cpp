@@ -20,6 +20,7 @@ using mobilenetv2::Plan;
 using mobilenetv2::Rounding;
 using mobilenetv2::Stage;
 using mobilenetv2::Step;
+using mobilenetv2::StepKind;
 using mobilenetv2::Twice;
 template <class N>
 using Vector = nb::ndarray<const N, nb::ndim<1>, nb::c_contig, nb::device::cpu>;
@@ -50,11 +51,20 @@ double fma_rate(const std::string& isa) {
 }
 
 template <class T>
-void run(Network<T>& network, const Plan& plan, const mobilenetv2::Images& images, const Answer& answer,
-         const std::optional<Seconds>& seconds) {
+void run(Network<T>& network, const Plan& plan, const mobilenetv2::Images& images, std::size_t image_size,
+         const std::vector<Answer>& answers, const std::optional<Seconds>& seconds) {
+  const std::size_t count = static_cast<std::size_t>(images.count);
+  if (count == 0 || image_size != plan.image_size * count) throw std::invalid_argument("images of another size");
+  if (answers.size() != plan.answer_sizes.size()) throw std::invalid_argument("not one array per output");
+  std::vector<float*> places;
+  for (std::size_t i = 0; i < answers.size(); i++) {
+    if (answers[i].size() != plan.answer_sizes[i] * count) throw std::invalid_argument("an output of another size");
+    places.push_back(answers[i].data());
+  }
+  if (seconds && seconds->size() != plan.steps.size()) throw std::invalid_argument("not one number per step");
   double* const taken = seconds ? seconds->data() : nullptr;
   const nb::gil_scoped_release released;
-  network.run(plan, images, answer.data(), taken);
+  network.run(plan, images, places.data(), taken);
 }
 
 template <class N>
@@ -96,12 +106,13 @@ nb::class_<Network<T>> bind_network(nb::module_& module, const char* name) {
       .def("plan", &Network<T>::plan)
       .def(
           "run_pixels",
-          [](Network<T>& network, const Plan& plan, const Pixels& images, const Answer& answer,
+          [](Network<T>& network, const Plan& plan, const Pixels& images, const std::vector<Answer>& answers,
              const std::optional<Seconds>& seconds) {
-            run(network, plan, {images.data(), nullptr, static_cast<int>(images.shape(0))}, answer, seconds);
+            run(network, plan, {images.data(), nullptr, static_cast<int>(images.shape(0))}, images.size(), answers,
+                seconds);
           },
-          nb::arg("plan"), nb::arg("images"), nb::arg("answer"), nb::arg("seconds") = nb::none(),
-          "`seconds`: a number for each step of the plan, to which its time is added.");
+          nb::arg("plan"), nb::arg("images"), nb::arg("answers"), nb::arg("seconds") = nb::none(),
+          "`seconds`: one number per step of the plan, to which its time is added.");
 }
 
 }  // namespace
@@ -164,6 +175,15 @@ NB_MODULE(_native, module) {
       .def_rw("high", &Stage::high)
       .def_rw("shortcut", &Stage::shortcut)
       .def_rw("strip", &Stage::strip);
+  nb::enum_<StepKind>(module, "StepKind")
+      .value("ROWS", StepKind::ROWS)
+      .value("PLANE", StepKind::PLANE)
+      .value("MATMUL", StepKind::MATMUL)
+      .value("MEAN", StepKind::MEAN)
+      .value("ADD", StepKind::ADD)
+      .value("CONCAT", StepKind::CONCAT)
+      .value("RESIZE", StepKind::RESIZE)
+      .value("TO_FLOAT", StepKind::TO_FLOAT);
   nb::class_<Step>(module, "Step")
       .def(nb::init<>())
       .def_rw("kind", &Step::kind)
@@ -171,7 +191,7 @@ NB_MODULE(_native, module) {
       .def_rw("inputs", &Step::inputs)
       .def_rw("input_channels", &Step::input_channels)
       .def_rw("output", &Step::output)
-      .def_rw("wide", &Step::wide)
+      .def_rw("scratch", &Step::scratch)
       .def_rw("chunk", &Step::chunk)
       .def_rw("matrix", &Step::matrix)
       .def_rw("low", &Step::low)
@@ -190,10 +210,11 @@ NB_MODULE(_native, module) {
   bind_network<float>(module, "Network")
       .def(
           "run_values",
-          [](Network<float>& network, const Plan& plan, const Values& images, const Answer& answer,
+          [](Network<float>& network, const Plan& plan, const Values& images, const std::vector<Answer>& answers,
              const std::optional<Seconds>& seconds) {
-            run(network, plan, {nullptr, images.data(), static_cast<int>(images.shape(0))}, answer, seconds);
+            run(network, plan, {nullptr, images.data(), static_cast<int>(images.shape(0))}, images.size(), answers,
+                seconds);
           },
-          nb::arg("plan"), nb::arg("images"), nb::arg("answer"), nb::arg("seconds") = nb::none());
+          nb::arg("plan"), nb::arg("images"), nb::arg("answers"), nb::arg("seconds") = nb::none());
   bind_network<std::uint8_t>(module, "ByteNetwork");
 }

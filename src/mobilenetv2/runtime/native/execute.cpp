@@ -4,6 +4,7 @@
 #include <chrono>
 #include <cmath>
 #include <cstring>
+#include <stdexcept>
 
 namespace mobilenetv2 {
 namespace {
@@ -20,7 +21,7 @@ void run_matmul(const Run<T>& run, const Step& step) {
   Matmul<T> job = dense_matmul(matrix, run.tensor(step.inputs[0]), step.in_channels, pixels_of(step) * run.images.count,
                                run.tensor(step.output), step.low, step.high);
   if constexpr (sizeof(T) == 1) {
-    if (step.output == ANSWER) job.requantize.real = run.answer;
+    if (step.output <= ANSWER) job.requantize.real = run.answer(step.output);
   }
   parallel_matmul(run, matrix, job);
 }
@@ -82,11 +83,12 @@ void run_mean(const Run<T>& run, const Step& step) {
   });
 }
 
-void run_real(const Run<std::uint8_t>& run, const Step& step) {
+void run_to_float(const Run<std::uint8_t>& run, const Step& step) {
+  float* const out = run.answer(step.output);
   const std::uint8_t* const in = run.tensor(step.inputs[0]);
   const std::ptrdiff_t count = static_cast<std::ptrdiff_t>(pixels_of(step)) * step.out_channels * run.images.count;
   for (std::ptrdiff_t i = 0; i < count; i++) {
-    run.answer[i] = static_cast<float>(in[i] - step.rounding.input_zero) * step.rounding.real_factor;
+    out[i] = static_cast<float>(in[i] - step.rounding.input_zero) * step.rounding.real_factor;
   }
 }
 
@@ -128,23 +130,29 @@ void run_resize(const Run<float>& run, const Step& step) {
 
 template <class T>
 void execute_step(const Run<T>& run, const Step& step) {
-  if (step.kind == "rows") {
-    run_rows(run, step);
-  } else if (step.kind == "plane") {
-    run_plane(run, step);
-  } else if (step.kind == "matmul") {
-    run_matmul(run, step);
-  } else if (step.kind == "mean") {
-    run_mean(run, step);
-  } else if constexpr (sizeof(T) == 1) {
-    run_real(run, step);
-  } else if (step.kind == "add") {
-    run_add(run, step);
-  } else if (step.kind == "concat") {
-    run_concat(run, step);
-  } else {
-    run_resize(run, step);
+  switch (step.kind) {
+    case StepKind::ROWS:
+      return run_rows(run, step);
+    case StepKind::PLANE:
+      return run_plane(run, step);
+    case StepKind::MATMUL:
+      return run_matmul(run, step);
+    case StepKind::MEAN:
+      return run_mean(run, step);
+    case StepKind::ADD:
+      if constexpr (sizeof(T) == sizeof(float)) return run_add(run, step);
+      break;
+    case StepKind::CONCAT:
+      if constexpr (sizeof(T) == sizeof(float)) return run_concat(run, step);
+      break;
+    case StepKind::RESIZE:
+      if constexpr (sizeof(T) == sizeof(float)) return run_resize(run, step);
+      break;
+    case StepKind::TO_FLOAT:
+      if constexpr (sizeof(T) == 1) return run_to_float(run, step);
+      break;
   }
+  throw std::logic_error("a step of this kind does not run over these numbers");  // Network::plan refuses it
 }
 
 // Lines of weights up to the end of `panel`, counted from the matrix's first.
@@ -158,8 +166,8 @@ std::size_t lines_up_to(const Matrix<T>& matrix, const Panel& panel, int lanes) 
 
 template <class T>
 std::size_t scratch_size(const Network<T>& network, const Step& step) {
-  if (step.kind == "rows") return rows_scratch_size<T>(step);
-  return step.kind == "plane" ? plane_scratch_size(network, step) : 0;
+  if (step.kind == StepKind::ROWS) return rows_scratch_size<T>(step);
+  return step.kind == StepKind::PLANE ? plane_scratch_size(network, step) : 0;
 }
 
 template <class T>
@@ -191,7 +199,7 @@ template <class T>
 void execute(Run<T>& run) {
   for (std::size_t i = 0; i < run.plan.steps.size(); i++) {
     run.scratch = run.workspace + run.plan.steps[i].top * run.images.count;
-    run.scratch_size = run.plan.steps[i].scratch;
+    run.scratch_size = run.plan.steps[i].thread_scratch;
     const auto begin = std::chrono::steady_clock::now();
     execute_step(run, run.plan.steps[i]);
     const std::chrono::duration<double> taken = std::chrono::steady_clock::now() - begin;

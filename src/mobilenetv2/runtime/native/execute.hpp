@@ -25,18 +25,19 @@ struct Run {
   const Network<T>& network;
   const Plan& plan;
   Images images;
-  float* answer;
+  float* const* answers;
   T* workspace;
   Pool* pool;
   T* scratch;                // of the step at hand
-  std::size_t scratch_size;  // a thread
-  Ahead<T>* ahead;           // a thread
-  double* seconds;           // a step, added to; null if nobody asks
+  std::size_t scratch_size;  // per thread
+  Ahead<T>* ahead;           // one per thread
+  double* seconds;           // one per step, added to; null if nobody asks
 
-  // Where a tensor of the plan begins, image 0. The answer is one only if it is of the same type.
+  float* answer(std::ptrdiff_t offset) const { return answers[ANSWER - offset]; }
+  // Where a tensor of the plan begins, image 0. An answer is one only if it is of the same type.
   T* tensor(std::ptrdiff_t offset) const {
     if constexpr (sizeof(T) == sizeof(float)) {
-      if (offset == ANSWER) return answer;
+      if (offset <= ANSWER) return answer(offset);
     }
     return workspace + offset * images.count;
   }

@@ -4,6 +4,7 @@
 #include <stdexcept>
 #include <utility>
 
+#include "check.hpp"
 #include "cpu.hpp"
 #include "execute.hpp"
 
@@ -125,7 +126,7 @@ std::size_t Plan::size(int images) const {
   std::size_t most = 0;
   for (const Step& step : steps) {
     most = std::max(most, static_cast<std::size_t>(step.top) * static_cast<std::size_t>(images) +
-                              step.scratch * static_cast<std::size_t>(threads));
+                              step.thread_scratch * static_cast<std::size_t>(threads));
   }
   return most;
 }
@@ -134,17 +135,27 @@ template <class T>
 std::shared_ptr<Plan> Network<T>::plan(std::vector<Step> steps, int threads) const {
   auto plan = std::make_shared<Plan>();
   plan->threads = threads;
-  for (Step& step : steps) step.scratch = scratch_size(*this, step);
+  check_steps(*this, steps, threads);
+  for (Step& step : steps) {
+    step.thread_scratch = scratch_size(*this, step);
+    for (const std::ptrdiff_t input : step.inputs) {
+      if (input == IMAGE) plan->image_size = step.in_size();
+    }
+    if (step.output > ANSWER) continue;
+    const std::size_t index = static_cast<std::size_t>(ANSWER - step.output);
+    if (index >= plan->answer_sizes.size()) plan->answer_sizes.resize(index + 1);
+    plan->answer_sizes[index] = step.out_size();
+  }
   plan->steps = std::move(steps);
   return plan;
 }
 
 template <class T>
-void Network<T>::run(const Plan& plan, const Images& images, float* answer, double* seconds) {
+void Network<T>::run(const Plan& plan, const Images& images, float* const* answers, double* seconds) {
   Buffer<T> workspace = take_workspace(plan.size(images.count));
   const FlushSubnormals flush;
   std::vector<Ahead<T>> ahead(static_cast<std::size_t>(plan.threads), Ahead<T>(*this));
-  Run<T> run{*this, plan, images, answer, workspace.data(), nullptr, nullptr, 0, ahead.data(), seconds};
+  Run<T> run{*this, plan, images, answers, workspace.data(), nullptr, nullptr, 0, ahead.data(), seconds};
   if (pool_ && plan.threads > 1) {
     std::unique_lock<std::mutex> lock(pool_mutex_, std::defer_lock);
     if (!pool_->forked()) lock.lock();  // in a forked child, whoever held it may not exist

@@ -1,4 +1,4 @@
-// A network as the extension sees it: packed weights, and plans, one an input shape, that say what runs on what.
+// A network as the extension sees it: packed weights, and plans, one per input shape, that say what runs on what.
 #pragma once
 
 #include <cstddef>
@@ -83,7 +83,7 @@ struct DepthwiseWeights {
 };
 
 // What makes output rows out of input rows: a k x k convolution (`conv` is set), or an inverted residual without the
-// parts whose number is -1. Numbers are those that Network::add_* gave.
+// parts whose handle is -1. Handles are those that Network::add_* gave.
 struct Stage {
   int in_height = 0, in_width = 0, in_channels = 0;
   int wide_channels = 0;
@@ -98,34 +98,52 @@ struct Stage {
 };
 
 // Offsets are elements into the workspace for a batch of one; a batch of n has everything n times. IMAGE is the
-// caller's image, ANSWER the caller's output.
+// caller's image; ANSWER, ANSWER - 1 and so on are the caller's outputs.
 constexpr std::ptrdiff_t IMAGE = -1;
 constexpr std::ptrdiff_t ANSWER = -2;
 
+enum class StepKind : std::int32_t {
+  ROWS,    // the stages, chained, over strips of rows; threads take bands of rows
+  PLANE,   // one inverted residual, a chunk of wide channels at a time over the whole plane; threads take chunks, then
+           // parts of the output
+  MATMUL,  // a 1x1 convolution or a linear layer, over all pixels
+  MEAN,    // the average of each channel over all pixels
+  ADD,     // two tensors of one shape
+  CONCAT,  // tensors of one size, channels side by side
+  RESIZE,  // bilinear, corners aligned
+  TO_FLOAT,  // float32 of stored bytes
+};
+
 struct Step {
-  // "rows": the stages, chained, over strips of rows; threads take bands of rows. "plane": one inverted residual, a
-  // chunk of wide channels at a time over the whole plane; threads take chunks, then parts of the output. "matmul",
-  // "add", "concat", "mean", "resize", "real": as they say, over all pixels; the last makes floats of bytes.
-  std::string kind;
-  std::vector<Stage> stages;
+  StepKind kind = StepKind::ROWS;
+  std::vector<Stage> stages;  // ROWS, PLANE
   std::vector<std::ptrdiff_t> inputs;
-  std::vector<int> input_channels;
+  std::vector<int> input_channels;  // CONCAT: of each input
   std::ptrdiff_t output = 0;
-  std::ptrdiff_t wide = 0;  // "plane": where the depthwise output goes
-  int chunk = 0;            // "plane": panels of expand at once
-  int matrix = -1;          // "matmul"
+  std::ptrdiff_t scratch = 0;  // PLANE: the depthwise output; ROWS in place: rows around the edges of bands
+  int chunk = 0;               // PLANE: panels of expand at once
+  int matrix = -1;             // MATMUL
   float low = 0, high = 0;
-  Rounding rounding;       // "mean" and "real" over bytes
-  double mean_factor = 1;  // "mean" over bytes: of the sum, see run_mean
+  Rounding rounding;       // MEAN and TO_FLOAT over bytes
+  double mean_factor = 1;  // MEAN over bytes: of the sum, see run_mean
   double mean_divisor = 0;
   int in_channels = 0, in_height = 0, in_width = 0, out_channels = 0, out_height = 0, out_width = 0;
-  std::ptrdiff_t top = 0;   // no tensor that is alive during the step reaches beyond
-  std::size_t scratch = 0;  // elements that each thread needs; set by Network::plan
+  std::ptrdiff_t top = 0;          // no tensor that is alive during the step reaches beyond
+  std::size_t thread_scratch = 0;  // elements that each thread needs; set by Network::plan
+
+  std::size_t in_pixels() const { return static_cast<std::size_t>(in_height) * static_cast<std::size_t>(in_width); }
+  std::size_t in_size() const { return in_pixels() * static_cast<std::size_t>(in_channels); }
+  std::size_t out_size() const {
+    return static_cast<std::size_t>(out_height) * static_cast<std::size_t>(out_width) *
+           static_cast<std::size_t>(out_channels);
+  }
 };
 
 struct Plan {
   std::vector<Step> steps;
-  int threads = 1;  // of one, a run stays on the calling thread and others run beside it
+  int threads = 1;                        // of one, a run stays on the calling thread and others run beside it
+  std::size_t image_size = 0;             // elements of one image
+  std::vector<std::size_t> answer_sizes;  // elements of each output for one image
 
   // The workspace: in each step the tensors, then the threads' scratch.
   std::size_t size(int images) const;
@@ -155,9 +173,10 @@ class Network {
   // Input values that stand for zero once normalised, one a channel: the border of a convolution over uint8 pixels.
   void set_pixel_padding(std::vector<float> values) { padding_ = std::move(values); }
 
+  // Checks every precondition of the executor and the kernels, and throws std::invalid_argument where one fails.
   std::shared_ptr<Plan> plan(std::vector<Step> steps, int threads) const;
-  // `seconds`: null, or a number for each step of the plan, to which its time is added.
-  void run(const Plan& plan, const Images& images, float* answer, double* seconds = nullptr);
+  // `answers`: as many as the plan has. `seconds`: null, or one number per step, to which its time is added.
+  void run(const Plan& plan, const Images& images, float* const* answers, double* seconds = nullptr);
 
   int threads() const { return threads_; }
   std::size_t weight_bytes() const;  // of all packed weights and what belongs to them
@@ -165,6 +184,7 @@ class Network {
   const Matrix<T>& matrix(int number) const { return matrices_[static_cast<std::size_t>(number)]; }
   const DepthwiseWeights<T>& depthwise(int number) const { return depthwises_[static_cast<std::size_t>(number)]; }
   const std::vector<Matrix<T>>& matrices() const { return matrices_; }
+  const std::vector<DepthwiseWeights<T>>& depthwises() const { return depthwises_; }
   const std::vector<float>& padding() const { return padding_; }
 
  private:

@@ -7,8 +7,6 @@
 namespace mobilenetv2 {
 namespace {
 
-constexpr int MAX_DILATION = 4;  // a stride of 32 made an output stride of 8
-
 // Channels of chunk `index` of expand's panels: [begin, end).
 template <class T>
 struct Chunk {
@@ -30,6 +28,16 @@ int chunk_count(const Matrix<T>& matrix, const Step& step) {
   return (static_cast<int>(matrix.panels.size()) + step.chunk - 1) / step.chunk;
 }
 
+// Rows of input that all output rows read, those outside of the image included.
+int row_count(const Stage& stage) { return (stage.out_height - 1) * stage.stride + 2 * stage.dilation + 1; }
+
+// Elements of a map of so many channels as expand writes it, in whole cache lines.
+template <class T>
+std::size_t map_elements(const Stage& stage, int channels) {
+  return up_to_line<T>(static_cast<std::size_t>(stage.in_height) * static_cast<std::size_t>(stage.in_width) *
+                       static_cast<std::size_t>(channels));
+}
+
 // Expands one chunk of one image and convolves it into its own blocks, `out_block` apart, of `wide`.
 template <class T>
 void run_chunk(const Run<T>& run, const Stage& stage, const Chunk<T>& chunk, int slot, const T* in, T* wide,
@@ -37,7 +45,6 @@ void run_chunk(const Run<T>& run, const Stage& stage, const Chunk<T>& chunk, int
   const Matrix<T>& expand = run.network.matrix(stage.expand);
   T* const scratch = run.scratch_of(slot);
   const std::ptrdiff_t row_size = static_cast<std::ptrdiff_t>(stage.in_width) * BLOCK;
-  const std::ptrdiff_t out_row_size = static_cast<std::ptrdiff_t>(stage.out_width) * BLOCK;
   Matmul<T> product = dense_matmul(expand, in, stage.in_channels, stage.in_height * stage.in_width, scratch,
                                    stage.wide_low, stage.wide_high);
   product.panels = chunk.panels;
@@ -58,18 +65,15 @@ void run_chunk(const Run<T>& run, const Stage& stage, const Chunk<T>& chunk, int
   if (job.requantize.fraction) job.requantize.fraction += chunk.begin;
   if (job.requantize.power) job.requantize.power += chunk.begin;
   job.out_block = out_block;
-  job.out_rows = 1;
-  for (int y = 0; y < stage.out_height; y++) {
-    const T* rows[1 + 2 * MAX_DILATION] = {};
-    for (int i = 0; i < 3; i++) {
-      const int row = y * stage.stride - stage.top + i * stage.dilation;
-      const bool inside = row >= 0 && row < stage.in_height;
-      if (inside) rows[i * stage.dilation] = scratch + row * row_size;
-    }
-    job.rows = rows;
-    job.out = wide + chunk.begin / BLOCK * out_block + y * out_row_size;
-    run.network.kernels().depthwise(job);
+  const T** const rows = reinterpret_cast<const T**>(scratch + map_elements<T>(stage, chunk.end - chunk.begin));
+  for (int i = 0; i < row_count(stage); i++) {
+    const int row = i - stage.top;
+    rows[i] = row >= 0 && row < stage.in_height ? scratch + row * row_size : nullptr;
   }
+  job.rows = rows;
+  job.out = wide + chunk.begin / BLOCK * out_block;
+  job.out_rows = stage.out_height;
+  run.network.kernels().depthwise(job);
 }
 
 }  // namespace
@@ -83,8 +87,8 @@ std::size_t plane_scratch_size(const Network<T>& network, const Step& step) {
     const Chunk<T> chunk(expand, step.chunk, i);
     widest = std::max(widest, chunk.end - chunk.begin);
   }
-  return up_to_line<T>(static_cast<std::size_t>(stage.in_height) * static_cast<std::size_t>(stage.in_width) *
-                       static_cast<std::size_t>(widest));
+  const std::size_t pointers = static_cast<std::size_t>(row_count(stage)) * sizeof(const T*) / sizeof(T);
+  return up_to_line<T>(map_elements<T>(stage, widest) + pointers);
 }
 
 template <class T>
@@ -95,7 +99,7 @@ void run_plane(const Run<T>& run, const Step& step) {
   const int out_pixels = stage.out_height * stage.out_width;
   const std::ptrdiff_t plane_size = static_cast<std::ptrdiff_t>(out_pixels) * BLOCK;
   const T* const input = run.tensor(step.inputs[0]);
-  T* const wide = run.tensor(step.wide);
+  T* const wide = run.tensor(step.scratch);
   run.pool->parallel(chunk_count(expand, step), [&](int task, int slot) {
     const Chunk<T> chunk(expand, step.chunk, task);
     for (int image = 0; image < run.images.count; image++) {

@@ -289,7 +289,7 @@ void run_rows(const Run<T>& run, const Step& step) {
   const bool in_place = input == output;
   const int halo = in_place ? halo_rows(first) : 0;
   const auto kept = [&](int image, int band) {
-    return run.tensor(step.wide) + in_rows(2 * halo * (image * (bands - 1) + band));
+    return run.tensor(step.scratch) + in_rows(2 * halo * (image * (bands - 1) + band));
   };
   for (int image = 0; in_place && image < run.images.count; image++) {
     for (int band = 0; band + 1 < bands; band++) {

@@ -1,0 +1,120 @@
+"""How int8 networks round: the arithmetic behind every sum, in NumPy, and which networks have it.
+
+A layer's sum is a whole number of 32 bits. With rounding "nearest" it is multiplied by one float32
+factor and rounded to the nearest even number. With "twice", as TensorFlow Lite's reference kernels
+do it, it is multiplied by a fraction of 31 bits, rounded, multiplied by a power of two and rounded
+again. `native/requantize.hpp` is the same in C++; tests hold both to the same bytes.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ..architecture import Architecture
+from ..graph import network
+from ..int8 import Activation, Int8Checkpoint
+from ..layer import IMAGE, Layer
+from .steps import group
+
+LIMITS = {"linear": (None, None), "relu": (0, None), "relu6": (0, 6)}
+ADD_BITS = 20  # bits of fraction of a sum of two tensors, with rounding "twice"
+
+Values = NDArray[Any]
+
+
+def int8_obstacle(architecture: Architecture, rounding: str) -> str | None:
+    """Why a network cannot run in int8; None where it can.
+
+    Args:
+        architecture: Which network.
+        rounding: As in `Int8Checkpoint`.
+    """
+    net = network(architecture)
+    for step in group(net).steps:
+        if step.kind in ("add", "concat", "resize"):
+            return f"{step.output} ({step.kind}) has no int8 kernel"
+    for layer in net.layers:
+        if layer.kind == "conv" and layer.kernel > 1 and layer.dilation > 1:
+            return f"{layer.name} (dilated {layer.kernel}x{layer.kernel}) has no int8 kernel"
+        limited = layer.kind == "add" and net[layer.sources[1]].activation != "linear"
+        if limited and rounding == "nearest":
+            return f"{layer.sources[1]} is limited before a sum that is rounded once"
+    return None
+
+
+def tensor_scale(checkpoint: Int8Checkpoint, name: str) -> float:
+    """Scale of a stored tensor, "image" included."""
+    return checkpoint.image_scale if name == IMAGE else checkpoint.activations[name].scale
+
+
+def zero_points(checkpoint: Int8Checkpoint, name: str) -> tuple[int, ...]:
+    """Zero point of a stored tensor; of the image, one per channel."""
+    if name == IMAGE:
+        return checkpoint.image_zero_points
+    return (checkpoint.activations[name].zero_point,)
+
+
+def sum_scale(checkpoint: Int8Checkpoint, layer: Layer) -> NDArray[np.float64]:
+    """What 1 in the sum of each output channel stands for, (out,)."""
+    scale, weights = tensor_scale(checkpoint, layer.sources[0]), checkpoint.layers[layer.name]
+    if checkpoint.rounding == "twice" and weights.weight.dtype == np.uint8:
+        # TensorFlow Lite multiplies these in float32
+        return (np.float32(scale) * weights.scale).astype(np.float64)
+    return scale * weights.scale.astype(np.float64)
+
+
+def stored(values: Values, out: Activation, activation: str = "linear") -> NDArray[np.uint8]:
+    """Values in steps of `out` as they are stored, floats rounded half to even."""
+    lowest, highest = code_limits(out, activation)
+    codes = np.rint(np.clip(values, lowest, highest)) + out.zero_point
+    return codes.astype(np.uint8)
+
+
+def code_limits(out: Activation, activation: str) -> tuple[int, int]:
+    """The least and the greatest code that an activation lets through, less the zero point."""
+    low, high = LIMITS[activation]
+    highest = 255 - out.zero_point
+    if high is not None:
+        highest = min(highest, int(np.rint(high / out.scale)))
+    return (-out.zero_point if low is None else 0), highest
+
+
+def fixed_point(factor: NDArray[np.float64] | float) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """A factor as TensorFlow Lite stores it: 31 bits of a fraction in 0.5..1, and a power of two."""
+    fraction, power = np.frexp(factor)
+    fixed = np.floor(fraction * 2**31 + 0.5).astype(np.int64)
+    full = fixed == 2**31
+    fixed, power = np.where(full, 2**30, fixed), power + full.astype(np.int64)
+    return np.where(power < -31, 0, fixed), np.maximum(power, -31)
+
+
+def rescaled(
+    values: Values, fixed: NDArray[np.int64], power: NDArray[np.int64]
+) -> NDArray[np.int64]:
+    """values * fixed * 2**(power - 31), rounded twice: at the fraction's last bit, halves up, then at
+    the power of two, halves away from zero (gemmlowp's rule).
+    """
+    scaled = (values.astype(np.int64) << np.maximum(power, 0)) * fixed
+    scaled += 1 << 30
+    scaled >>= 31
+    right = np.maximum(-power, 0)
+    half = (1 << right) >> 1
+    magnitude: NDArray[np.int64] = (np.abs(scaled) + half) >> right
+    return np.sign(scaled) * magnitude
+
+
+def mean_fixed_point(source: Activation, out: Activation, count: int) -> tuple[int, int]:
+    """The factor of TensorFlow Lite's MEAN over `count` places: a fraction of 31 bits, with the
+    division in it, and a power of two.
+    """
+    fixed, power = fixed_point(source.scale / out.scale)
+    shift = count.bit_length() - 1
+    return int((fixed << shift) // count), int(power) - shift
+
+
+def average_pool(total: Values, count: int) -> NDArray[np.uint8]:
+    """The average of `count` codes from their sum, halves up, as AVERAGE_POOL_2D rounds it."""
+    return ((total + count // 2) // count).astype(np.uint8)
