@@ -115,9 +115,8 @@ def _factors(checkpoint: Int8Checkpoint, layer: Layer, added: Layer | None) -> d
     fixed, power = fixed_point(factor)
     left = np.maximum(power, 0)
     fraction, rest = fixed / 2**31 * 2.0**left, 2.0 ** (power - left)
-    if out is not None and _is_upward(
-        checkpoint, layer, out
-    ):  # see Requantize in native/kernels.hpp
+    if added is None and out is not None and _is_upward(checkpoint, layer, out):
+        # see Requantize in native/kernels.hpp
         return {"fraction": fraction * rest, "power": np.where(rest < 1, (1 + rest) / 2, 0.5)}
     return {"fraction": fraction, "power": rest}
 
@@ -151,7 +150,7 @@ def _rounding(
         return rounding
     rounding.zero = out.zero_point
     rounding.low, rounding.high = code_limits(out, layer.activation)
-    rounding.upward = _is_upward(checkpoint, layer, out)
+    rounding.upward = added is None and _is_upward(checkpoint, layer, out)
     bounds = rounding.low + out.zero_point, rounding.high + out.zero_point
     rounding.saturating = largest < 1 << 30 and bounds == (0, 255)
     if layer.kind == "linear":
