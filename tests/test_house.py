@@ -20,6 +20,8 @@ SOURCE = ROOT / "src" / "mobilenetv2"
 TRUNK = {
     "errors",
     "architecture",
+    "heads",
+    "layer",
     "graph",
     "files",
     "folding",

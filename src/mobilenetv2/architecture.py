@@ -15,6 +15,7 @@ from .errors import ArchitectureError
 from .heads import (
     MAX_COUNT,
     Classifier,
+    Features,
     Head,
     check_integer,
     head_from_dict,
@@ -202,8 +203,9 @@ class Architecture:
         """The same network with another number of classes; a network that ends in features becomes
         a classifier.
         """
-        head = self.head if self.head.classes else Classifier()
-        return replace(self, head=replace(head, classes=classes))
+        if isinstance(self.head, Features):
+            return replace(self, head=Classifier(classes))
+        return replace(self, head=replace(self.head, classes=classes))
 
     def to_json(self) -> str:
         """The description as JSON text; `from_json` gives an equal Architecture back."""

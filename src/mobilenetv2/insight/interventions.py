@@ -12,8 +12,7 @@ from numpy.typing import NDArray
 
 from ..checkpoint import Checkpoint
 from ..folding import fold, unfolded
-from ..graph import layers
-from ..layer import Layer
+from ..graph import Network, layers
 from ..runtime.engine import Engine
 from .manifold import Moments, bottleneck_layers, directions_for
 
@@ -72,11 +71,13 @@ class ClippedEngine(Engine):
         self._plans.clear()
         return self
 
-    def _layers(self, height: int, width: int) -> tuple[Layer, ...]:
-        return tuple(
+    def _network(self, height: int, width: int) -> Network:
+        plain = super()._network(height, width)
+        layers = tuple(
             replace(layer, activation="relu6") if layer.name in self.clipped else layer
-            for layer in super()._layers(height, width)
+            for layer in plain.layers
         )
+        return replace(plain, layers=layers)
 
 
 @dataclass(frozen=True)

@@ -79,9 +79,7 @@ class Engine:
         self._plans: OrderedDict[tuple[tuple[str, ...] | None, int, int, int], Plan] = OrderedDict()
         self._lock = threading.Lock()
 
-    def __call__(
-        self, images: NDArray[Any], alone: bool = False
-    ) -> NDArray[np.float32] | dict[str, NDArray[np.float32]]:
+    def __call__(self, images: NDArray[Any], alone: bool = False) -> Any:
         """Runs the network on a batch of images.
 
         Args:
@@ -153,7 +151,8 @@ class Engine:
             UserError: As for the call.
         """
         check_images(images, self.checkpoint.architecture.in_channels)
-        steps = self._plan_for(*images.shape[1:3]).steps
+        height, width = images.shape[1:3]
+        steps = self._plan_for(height, width).steps
         seconds = np.zeros(len(steps))
         self._run(images, seconds=seconds)
         return [(*names, 1e3 * taken) for names, taken in zip(steps, seconds.tolist())]
@@ -248,7 +247,8 @@ class Engine:
         step is added to `seconds`.
         """
         check_images(images, self.checkpoint.architecture.in_channels)
-        chosen = self._plan_for(*images.shape[1:3], names, threads)
+        height, width = images.shape[1:3]
+        chosen = self._plan_for(height, width, names, threads)
         native = self._packed_steps(names).native
         if self._int8:
             images = to_pixels(images, self._int8.preprocessing)

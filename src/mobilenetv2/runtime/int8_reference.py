@@ -168,4 +168,4 @@ class Int8Reference:
             factor = np.float32(source.scale / (count * out.scale))
             return stored(centred.astype(np.float32) * factor, out)
         fixed, power = mean_fixed_point(source, out, count)
-        return stored(rescaled(centred, np.int64(fixed), np.int64(power)), out)
+        return stored(rescaled(centred, np.array(fixed), np.array(power)), out)

@@ -69,8 +69,10 @@ def sum_scale(checkpoint: Int8Checkpoint, layer: Layer) -> NDArray[np.float64]:
 def stored(values: Values, out: Activation, activation: str = "linear") -> NDArray[np.uint8]:
     """Values in steps of `out` as they are stored, floats rounded half to even."""
     lowest, highest = code_limits(out, activation)
-    codes = np.rint(np.clip(values, lowest, highest)) + out.zero_point
-    return codes.astype(np.uint8)
+    codes: NDArray[np.uint8] = (np.rint(np.clip(values, lowest, highest)) + out.zero_point).astype(
+        np.uint8
+    )
+    return codes
 
 
 def code_limits(out: Activation, activation: str) -> tuple[int, int]:
@@ -102,8 +104,8 @@ def rescaled(
     scaled >>= 31
     right = np.maximum(-power, 0)
     half = (1 << right) >> 1
-    magnitude: NDArray[np.int64] = (np.abs(scaled) + half) >> right
-    return np.sign(scaled) * magnitude
+    rounded: NDArray[np.int64] = np.sign(scaled) * ((np.abs(scaled) + half) >> right)
+    return rounded
 
 
 def mean_fixed_point(source: Activation, out: Activation, count: int) -> tuple[int, int]:
@@ -117,4 +119,5 @@ def mean_fixed_point(source: Activation, out: Activation, count: int) -> tuple[i
 
 def average_pool(total: Values, count: int) -> NDArray[np.uint8]:
     """The average of `count` codes from their sum, halves up, as AVERAGE_POOL_2D rounds it."""
-    return ((total + count // 2) // count).astype(np.uint8)
+    average: NDArray[np.uint8] = ((total + count // 2) // count).astype(np.uint8)
+    return average
