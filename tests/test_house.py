@@ -26,6 +26,7 @@ TRUNK = {
     "cost",
     "paper",
     "images",
+    "records",
     "labels",
     "checkpoint",
     "datasets",
