@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal
@@ -51,7 +52,7 @@ class Network(Record):
     scale: float = 1.0
     bias: bool = True
     seed: Annotated[int, Meta(ge=0)] = 0
-    source: str | None = None
+    source: str | os.PathLike[str] | None = None
 
 
 def test_values_become_plain() -> None:
@@ -60,7 +61,7 @@ def test_values_become_plain() -> None:
         size=[np.int32(8), 9],  # type: ignore[arg-type]
         scale=2,
         seed=np.uint8(3),  # type: ignore[arg-type]
-        source=Path("a") / "b",  # type: ignore[arg-type]
+        source=Path("a") / "b",
     )
     assert network == Network(rows=(Row(0.5, 1),), size=(8, 9), scale=2.0, seed=3, source="a/b")
     assert [type(x) for x in (network.rows[0].stride, network.size[0], network.scale)] == [

@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Hashable, Mapping
-from dataclasses import MISSING, fields
+from dataclasses import MISSING, asdict, fields, is_dataclass
 from functools import cache
 from numbers import Integral, Real
 from types import NoneType, UnionType
@@ -141,7 +141,14 @@ class Record:
 @cache
 def _evaluated_annotations(cls: Any) -> dict[str, Any]:
     hints = get_type_hints(cls, include_extras=True)
-    return {field.name: hints[field.name] for field in fields(cls)}
+    return {field.name: _without_paths(hints[field.name]) for field in fields(cls)}
+
+
+def _without_paths(annotation: Any) -> Any:
+    """The annotation without `os.PathLike`: paths are text by the time they are checked."""
+    members = _members(annotation)
+    kept = [x for x in members if os.PathLike not in (x, get_origin(x))]
+    return annotation if len(kept) == len(members) else Union[tuple(kept)]  # noqa: UP007
 
 
 def _members(annotation: Any) -> tuple[Any, ...]:
@@ -200,6 +207,8 @@ def _plain(value: Any) -> Any:
         return value.to_dict()
     if isinstance(value, list | tuple):
         return [_plain(item) for item in value]
+    if is_dataclass(value) and not isinstance(value, type):
+        return asdict(value)
     return dict(value) if isinstance(value, Mapping) else value
 
 

@@ -8,7 +8,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import lru_cache, partial
 from math import ceil, exp, log, sqrt
-from typing import Any, NamedTuple
+from typing import Annotated, ClassVar, Literal, NamedTuple
 
 import numpy as np
 import torch
@@ -20,6 +20,7 @@ from torch.nn.functional import one_hot
 
 from ..errors import UserError
 from ..images import Preprocessing
+from ..records import Meta, Record
 
 Transform = Callable[[Image.Image, Generator], NDArray[np.uint8]]
 Box = tuple[int, int, int, int]  # left, top, right, bottom
@@ -28,17 +29,14 @@ LEVELS = 30  # a policy's magnitudes are 0..30
 ATTEMPTS = 10  # to draw a rectangle that fits
 BRIGHTER = 32  # of 255; slim/preprocessing/inception_preprocessing.py, distort_color
 LADDER = [0] * BRIGHTER + list(range(256)) + [255] * BRIGHTER
-CROPS = ("resized", "pad", "none")
-MOST_OF_PAIR = {"scale": 1, "ratio": 100, "erase_scale": 1, "erase_ratio": 100}
-NUMBER = (int, float)
-MOST: dict[str, tuple[Any, int]] = {
-    "pad": (int, 1024),
-    "rand_ops": (int, 14),
-    "rand_magnitude": (int, LEVELS),
-    "erase": (NUMBER, 1),
-    "mixup": (NUMBER, 100),
-    "cutmix": (NUMBER, 100),
-}
+Share = Annotated[float, Meta(ge=0, le=1)]
+UpTo1 = Annotated[float, Meta(gt=0, le=1)]
+UpTo100 = Annotated[float, Meta(gt=0, le=100)]
+Shares = Annotated[tuple[UpTo1, UpTo1], Meta(description="two rising numbers above 0 and up to 1")]
+Ratios = Annotated[
+    tuple[UpTo100, UpTo100], Meta(description="two rising numbers above 0 and up to 100")
+]
+BetaParameter = Annotated[float, Meta(ge=0, le=100)]
 
 
 class Reach(NamedTuple):
@@ -63,9 +61,8 @@ OPERATIONS = (
 
 
 @dataclass(frozen=True, kw_only=True)
-class Augmentation:
-    """What training does to images by chance. Fit for JSON by `dataclasses.asdict`; lists are
-    taken for tuples.
+class Augmentation(Record):
+    """The random changes that training makes to images.
 
     Attributes:
         crop: "resized": a part of the image, scaled to the size, as in TF-slim and the Inception
@@ -93,44 +90,29 @@ class Augmentation:
         UserError: A value is out of range; the message names it.
     """
 
-    crop: str = "resized"
-    scale: tuple[float, float] = (0.05, 1.0)
-    ratio: tuple[float, float] = (3 / 4, 4 / 3)
-    pad: int = 4
+    noun: ClassVar[str] = "augmentation"
+
+    crop: Literal["resized", "pad", "none"] = "resized"
+    scale: Shares = (0.05, 1.0)
+    ratio: Ratios = (3 / 4, 4 / 3)
+    pad: Annotated[int, Meta(ge=0, le=1024)] = 4
     flip: bool = True
     colour: bool = False
-    policy: str = "none"
-    rand_ops: int = 2
-    rand_magnitude: int = 9
-    erase: float = 0.0
-    erase_scale: tuple[float, float] = (0.02, 1 / 3)
-    erase_ratio: tuple[float, float] = (0.3, 3.3)
-    mixup: float = 0.0
-    cutmix: float = 0.0
+    policy: Literal["none", "trivial", "rand"] = "none"
+    rand_ops: Annotated[int, Meta(ge=0, le=14)] = 2
+    rand_magnitude: Annotated[int, Meta(ge=0, le=LEVELS)] = 9
+    erase: Share = 0.0
+    erase_scale: Shares = (0.02, 1 / 3)
+    erase_ratio: Ratios = (0.3, 3.3)
+    mixup: BetaParameter = 0.0
+    cutmix: BetaParameter = 0.0
 
     def __post_init__(self) -> None:
-        for name, choices in {"crop": CROPS, "policy": tuple(POLICIES)}.items():
-            if getattr(self, name) not in choices:
-                raise self._refused(name, f"one of {', '.join(choices)}")
-        for name in ("flip", "colour"):
-            if not isinstance(getattr(self, name), bool):
-                raise self._refused(name, "True or False")
-        for name, most in MOST_OF_PAIR.items():
-            pair = getattr(self, name)
-            two = isinstance(pair, list | tuple) and len(pair) == 2
-            if not two or not all(isinstance(value, int | float) for value in pair):
-                raise self._refused(name, "two numbers")
-            if not 0 < pair[0] <= pair[1] <= most:
-                raise self._refused(name, f"two rising numbers above 0 and up to {most}")
-            object.__setattr__(self, name, tuple(pair))
-        for name, (kind, most) in MOST.items():
-            value = getattr(self, name)
-            if not isinstance(value, kind) or not 0 <= value <= most:
-                whole = "a whole number " if kind is int else ""
-                raise self._refused(name, f"{whole}from 0 to {most}")
-
-    def _refused(self, name: str, wanted: str) -> UserError:
-        return UserError(f"augmentation {name} must be {wanted}, not {getattr(self, name)!r}")
+        super().__post_init__()
+        for name in ("scale", "ratio", "erase_scale", "erase_ratio"):
+            low, high = getattr(self, name)
+            if low > high:
+                raise self.refusal(name, "two rising numbers")
 
     def transform(self, size: tuple[int, int], preprocessing: Preprocessing) -> Transform:
         """What to do with one image.

@@ -6,7 +6,7 @@ import os
 import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import nn
@@ -18,13 +18,14 @@ from ..graph import layers
 from ..images import Preprocessing
 from ..nn import MobileNetV2, mobilenet_v2
 from ..nn.fused import fuse
+from ..records import Record, Size
 from .recipes import Recipe
 
 LOOKED_AT = 100  # images whose size says whether all are small
 
 
 @dataclass(frozen=True)
-class Start:
+class Start(Record):
     """The network to start from.
 
     Attributes:
@@ -37,17 +38,18 @@ class Start:
             `small_images`.
     """
 
+    noun: ClassVar[str] = "start"
+
     weights: str | os.PathLike[str] | None = None
     width: float | None = None
-    resolution: tuple[int, int] | None = None
+    resolution: Size | None = None
     small_images: bool = False
     architecture: Architecture | None = None
 
     def __post_init__(self) -> None:
-        if self.weights is not None:
-            object.__setattr__(self, "weights", os.fspath(self.weights))
-            if self.small_images:
-                raise UserError("small_images is for new networks: weights bring their own strides")
+        super().__post_init__()
+        if self.weights is not None and self.small_images:
+            raise UserError("small_images is for new networks: weights bring their own strides")
         if self.architecture is not None and (self.weights is not None or self.small_images):
             raise UserError("give one of weights, small_images and architecture")
 
