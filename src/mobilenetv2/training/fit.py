@@ -30,9 +30,8 @@ from .data import (
     without,
 )
 from .epochs import Materials, Progress, run_epochs
-from .features import fit_head
 from .machine import Machine, faster_precision, launch, once
-from .network import Start, build, last_map, prepare, restore
+from .network import Start, build, fit_head, last_map, prepare, restore
 from .recipes import Recipe, default_recipe
 from .report import draw_confusion, draw_curves
 from .run_folder import RunFolder, Settings
