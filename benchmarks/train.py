@@ -47,7 +47,7 @@ from mobilenetv2.training.machine import faster_precision, keep_freed_memory, on
 from mobilenetv2.training.network import Start, prepare
 from mobilenetv2.training.processes import default_processes, environment
 from mobilenetv2.training.recipes import MODERN
-from mobilenetv2.training.settings import Settings
+from mobilenetv2.training.run_folder import Settings
 from mobilenetv2.training.trainer import Trainer
 from mobilenetv2.training.workers import usable_processors
 

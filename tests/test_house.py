@@ -28,6 +28,7 @@ TRUNK = {
     "cost",
     "paper",
     "images",
+    "records",
     "labels",
     "checkpoint",
     "datasets",

@@ -6,15 +6,15 @@ training."""
 
 from __future__ import annotations
 
-import json
 import os
 import threading
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass, fields
+from dataclasses import dataclass
 from pathlib import Path
-from typing import IO, TYPE_CHECKING, Any
+from typing import IO, TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 
-from .errors import ImageError, UserError
+from .errors import ImageError
+from .records import Meta, Record, Size
 
 if TYPE_CHECKING:
     import numpy as np
@@ -160,8 +160,12 @@ def _deep_to_rgb(image: Image) -> Image:
     return Image.fromarray(grey.astype(np.uint8)).convert("RGB")
 
 
+PerChannel = Annotated[float, Meta(ge=-1e6, le=1e6)]
+ONE_OR_THREE = Meta(min_length=1, max_length=3, description="one or three numbers")
+
+
 @dataclass(frozen=True, kw_only=True)
-class Preprocessing:
+class Preprocessing(Record):
     """What the weights expect of an image. Belongs to the weights and travels in their file.
 
     Attributes:
@@ -178,42 +182,22 @@ class Preprocessing:
         UserError: A value is out of range; the message names it.
     """
 
-    size: tuple[int, int] = (224, 224)
-    resize: str = "short_side"
-    crop_fraction: float = 0.875
-    interpolation: str = "bilinear"
-    mean: tuple[float, ...] = (0.5, 0.5, 0.5)
-    std: tuple[float, ...] = (0.5, 0.5, 0.5)
+    noun: ClassVar[str] = "preprocessing"
+
+    size: Size = (224, 224)
+    resize: Literal["short_side", "stretch"] = "short_side"
+    crop_fraction: Annotated[float, Meta(ge=0.1, le=1)] = 0.875
+    interpolation: Literal["nearest", "bilinear", "bicubic", "lanczos"] = "bilinear"
+    mean: Annotated[tuple[PerChannel, ...], ONE_OR_THREE] = (0.5, 0.5, 0.5)
+    std: Annotated[tuple[PerChannel, ...], ONE_OR_THREE] = (0.5, 0.5, 0.5)
 
     def __post_init__(self) -> None:
-        sides = isinstance(self.size, tuple) and len(self.size) == 2
-        if not sides or not all(type(side) is int and 1 <= side <= 65536 for side in self.size):
-            raise UserError(
-                f"preprocessing size must be (height, width) from 1 to 65536, not {self.size!r}"
-            )
-        if self.resize not in ("short_side", "stretch"):
-            raise UserError(
-                f"preprocessing resize must be 'short_side' or 'stretch', not {self.resize!r}"
-            )
-        if self.interpolation not in ("nearest", "bilinear", "bicubic", "lanczos"):
-            raise UserError(
-                f"preprocessing interpolation {self.interpolation!r} is not a filter of Pillow's"
-            )
-        if not isinstance(self.crop_fraction, int | float) or not 0.1 <= self.crop_fraction <= 1:
-            raise UserError(
-                f"preprocessing crop_fraction must be from 0.1 to 1, not {self.crop_fraction!r}"
-            )
+        super().__post_init__()
         for name in ("mean", "std"):
-            values = getattr(self, name)
-            numbers = isinstance(values, tuple) and len(values) in (1, 3)
-            if not numbers or not all(
-                isinstance(v, int | float) and -1e6 < v < 1e6 for v in values
-            ):
-                raise UserError(
-                    f"preprocessing {name} must be one or three numbers, not {values!r}"
-                )
+            if len(getattr(self, name)) == 2:
+                raise self.refusal(name, "one or three numbers")
         if len(self.mean) != len(self.std) or min(self.std) < 1e-6:
-            raise UserError("preprocessing std must be at least 1e-6, and as many numbers as mean")
+            raise self.refusal("std", "at least 1e-6, and as many numbers as mean")
 
     @property
     def channels(self) -> int:
@@ -283,31 +267,6 @@ class Preprocessing:
         table = ((np.arange(256)[:, None] / 255 - mean) / std).astype(np.float32)  # (256, channels)
         normal: NDArray[np.float32] = table[pixels, np.arange(self.channels)]
         return normal
-
-    def to_json(self) -> str:
-        """As JSON text; `from_json` gives an equal Preprocessing back."""
-        return json.dumps(asdict(self))
-
-    @classmethod
-    def from_json(cls, text: str) -> Preprocessing:
-        """Reads what `to_json` wrote.
-
-        Raises:
-            UserError: Not JSON, an unknown field, or a value out of range.
-        """
-        try:
-            values: Any = json.loads(text)
-        except (ValueError, RecursionError) as error:
-            raise UserError(f"the preprocessing is not JSON: {error}") from None
-        if not isinstance(values, dict):
-            raise UserError(f"the preprocessing must be a JSON object, not {type(values).__name__}")
-        unknown = sorted(set(values) - {field.name for field in fields(cls)})
-        if unknown:
-            raise UserError(f"the preprocessing has unknown fields: {', '.join(unknown)}")
-        tuples: dict[str, Any] = {
-            name: tuple(v) if isinstance(v, list) else v for name, v in values.items()
-        }
-        return cls(**tuples)
 
 
 def crop_offset(size: int, crop: int) -> int:

@@ -1,6 +1,4 @@
-"""Augmentation as data: images changed by chance, each by its own random numbers, and batches
-mixed.
-"""
+"""Augmentation: random changes of images, each from its own random numbers, and mixed batches."""
 
 from __future__ import annotations
 
@@ -8,7 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import lru_cache, partial
 from math import ceil, exp, log, sqrt
-from typing import Any, NamedTuple
+from typing import Annotated, ClassVar, Literal, NamedTuple
 
 import numpy as np
 import torch
@@ -20,42 +18,48 @@ from torch.nn.functional import one_hot
 
 from ..errors import UserError
 from ..images import Preprocessing
+from ..records import Meta, Record
 
 Transform = Callable[[Image.Image, Generator], NDArray[np.uint8]]
 Box = tuple[int, int, int, int]  # left, top, right, bottom
-Fill = tuple[int, ...]  # a value a channel
-LEVELS = 30  # a policy's magnitudes are 0..30
-ATTEMPTS = 10  # to draw a rectangle that fits
-BRIGHTER = 32  # of 255; slim/preprocessing/inception_preprocessing.py, distort_color
-LADDER = [0] * BRIGHTER + list(range(256)) + [255] * BRIGHTER
-CROPS = ("resized", "pad", "none")
-MOST_OF_PAIR = {"scale": 1, "ratio": 100, "erase_scale": 1, "erase_ratio": 100}
-NUMBER = (int, float)
-MOST: dict[str, tuple[Any, int]] = {
-    "pad": (int, 1024),
-    "rand_ops": (int, 14),
-    "rand_magnitude": (int, LEVELS),
-    "erase": (NUMBER, 1),
-    "mixup": (NUMBER, 100),
-    "cutmix": (NUMBER, 100),
-}
+Fill = tuple[int, ...]  # one value per channel
+MAX_MAGNITUDE = 30  # a policy's magnitudes are 0..30
+ATTEMPTS = 10  # draws of a rectangle before giving up
+# TF-slim: slim/preprocessing/inception_preprocessing.py, distort_color
+MAX_BRIGHTNESS_CHANGE = 32  # of 255
+CLAMPED = [0] * MAX_BRIGHTNESS_CHANGE + list(range(256)) + [255] * MAX_BRIGHTNESS_CHANGE
+Share = Annotated[float, Meta(ge=0, le=1)]
+UpTo1 = Annotated[float, Meta(gt=0, le=1)]
+UpTo100 = Annotated[float, Meta(gt=0, le=100)]
+Shares = Annotated[tuple[UpTo1, UpTo1], Meta(description="two rising numbers above 0 and up to 1")]
+Ratios = Annotated[
+    tuple[UpTo100, UpTo100], Meta(description="two rising numbers above 0 and up to 100")
+]
+BetaParameter = Annotated[float, Meta(ge=0, le=100)]
 
 
-class Reach(NamedTuple):
-    """What a policy's operations do at the greatest magnitude: a slope, pixels and a share of the
-    side, degrees, a factor above or below 1, bits taken away.
+class Strength(NamedTuple):
+    """What a policy's operations do at the greatest magnitude.
+
+    Attributes:
+        shear: Slope.
+        translate_pixels: Pixels.
+        translate_share: Share of the side, added to the pixels.
+        degrees: Of a rotation.
+        factor: Added to or subtracted from a factor of 1 (brightness, colour, contrast, sharpness).
+        bits: Removed by "posterize".
     """
 
     shear: float
-    pixels: float
-    share: float
+    translate_pixels: float
+    translate_share: float
     degrees: float
     factor: float
     bits: int
 
 
-WIDE = Reach(0.99, 32, 0, 135, 0.99, 6)  # TrivialAugment
-RANDAUGMENT = Reach(0.3, 0, 150 / 331, 30, 0.9, 4)
+WIDE = Strength(0.99, 32, 0, 135, 0.99, 6)  # TrivialAugment
+RANDAUGMENT = Strength(0.3, 0, 150 / 331, 30, 0.9, 4)
 OPERATIONS = (
     *("identity", "shear_x", "shear_y", "translate_x", "translate_y", "rotate", "brightness"),
     *("color", "contrast", "sharpness", "posterize", "solarize", "autocontrast", "equalize"),
@@ -63,89 +67,74 @@ OPERATIONS = (
 
 
 @dataclass(frozen=True, kw_only=True)
-class Augmentation:
-    """What training does to images by chance. Fit for JSON by `dataclasses.asdict`; lists are
-    taken for tuples.
+class Augmentation(Record):
+    """The random changes that training makes to images.
 
     Attributes:
-        crop: "resized": a part of the image, scaled to the size, as in TF-slim and the Inception
-            paper; "pad": prepared as for evaluation, then moved by up to `pad` pixels over mirrored
-            edges, as is usual for 32x32 pixels; "none": prepared as for evaluation.
-        scale: Least and greatest share of the image's area that "resized" takes.
-        ratio: Least and greatest width over height of that part, relative to the size.
-        pad: Pixels.
-        flip: Mirror one in two images left to right.
-        colour: TF-slim's fast mode: add up to 32 of 255 of brightness, scale colour by 0.5 to 1.5.
+        crop: "resized": a random part of the image, scaled to the size, as in TF-slim and the
+            Inception paper; "pad": prepared as for evaluation, then shifted by up to `pad` pixels
+            with mirrored edges, as is usual for 32x32 pixels; "none": prepared as for evaluation.
+        scale: Lowest and highest share of the image's area that "resized" takes.
+        ratio: Lowest and highest width over height of that part, relative to the size.
+        pad: Largest shift of "pad", in pixels.
+        flip: Mirror half of the images left to right.
+        colour: TF-slim's fast mode: change brightness by up to 32 of 255, scale colour by 0.5
+            to 1.5.
         policy: "trivial": TrivialAugment (wide; Mueller and Hutter 2021); "rand": RandAugment
             (Cubuk et al. 2019) of `rand_ops` operations of magnitude `rand_magnitude`; "none".
-        rand_ops: Operations an image.
+        rand_ops: Operations per image.
         rand_magnitude: 0..30.
-        erase: Share of the images of which a rectangle becomes the mean colour (random erasing,
+        erase: Share of the images in which a rectangle becomes the mean colour (random erasing,
             Zhong et al. 2017).
-        erase_scale: Least and greatest share of the area of that rectangle.
-        erase_ratio: Least and greatest width over height of it.
-        mixup: Parameter of the beta distribution by which pairs of images are mixed (Zhang et
-            al. 2017); 0: never.
-        cutmix: The same for rectangles pasted from another image (Yun et al. 2019). With both,
-            a batch has either, one time in two.
+        erase_scale: Lowest and highest share of the image's area that the rectangle covers.
+        erase_ratio: Lowest and highest width over height of the rectangle.
+        mixup: Parameter of the beta distribution that mixes pairs of images (Zhang et al. 2017);
+            0: never.
+        cutmix: The same for rectangles pasted from another image (Yun et al. 2019). If both are
+            set, each batch gets one of them at random.
 
     Raises:
         UserError: A value is out of range; the message names it.
     """
 
-    crop: str = "resized"
-    scale: tuple[float, float] = (0.05, 1.0)
-    ratio: tuple[float, float] = (3 / 4, 4 / 3)
-    pad: int = 4
+    noun: ClassVar[str] = "augmentation"
+
+    crop: Literal["resized", "pad", "none"] = "resized"
+    scale: Shares = (0.05, 1.0)
+    ratio: Ratios = (3 / 4, 4 / 3)
+    pad: Annotated[int, Meta(ge=0, le=1024)] = 4
     flip: bool = True
     colour: bool = False
-    policy: str = "none"
-    rand_ops: int = 2
-    rand_magnitude: int = 9
-    erase: float = 0.0
-    erase_scale: tuple[float, float] = (0.02, 1 / 3)
-    erase_ratio: tuple[float, float] = (0.3, 3.3)
-    mixup: float = 0.0
-    cutmix: float = 0.0
+    policy: Literal["none", "trivial", "rand"] = "none"
+    rand_ops: Annotated[int, Meta(ge=0, le=14)] = 2
+    rand_magnitude: Annotated[int, Meta(ge=0, le=MAX_MAGNITUDE)] = 9
+    erase: Share = 0.0
+    erase_scale: Shares = (0.02, 1 / 3)
+    erase_ratio: Ratios = (0.3, 3.3)
+    mixup: BetaParameter = 0.0
+    cutmix: BetaParameter = 0.0
 
     def __post_init__(self) -> None:
-        for name, choices in {"crop": CROPS, "policy": tuple(POLICIES)}.items():
-            if getattr(self, name) not in choices:
-                raise self._refused(name, f"one of {', '.join(choices)}")
-        for name in ("flip", "colour"):
-            if not isinstance(getattr(self, name), bool):
-                raise self._refused(name, "True or False")
-        for name, most in MOST_OF_PAIR.items():
-            pair = getattr(self, name)
-            two = isinstance(pair, list | tuple) and len(pair) == 2
-            if not two or not all(isinstance(value, int | float) for value in pair):
-                raise self._refused(name, "two numbers")
-            if not 0 < pair[0] <= pair[1] <= most:
-                raise self._refused(name, f"two rising numbers above 0 and up to {most}")
-            object.__setattr__(self, name, tuple(pair))
-        for name, (kind, most) in MOST.items():
-            value = getattr(self, name)
-            if not isinstance(value, kind) or not 0 <= value <= most:
-                whole = "a whole number " if kind is int else ""
-                raise self._refused(name, f"{whole}from 0 to {most}")
-
-    def _refused(self, name: str, wanted: str) -> UserError:
-        return UserError(f"augmentation {name} must be {wanted}, not {getattr(self, name)!r}")
+        super().__post_init__()
+        for name in ("scale", "ratio", "erase_scale", "erase_ratio"):
+            low, high = getattr(self, name)
+            if low > high:
+                raise self.refusal(name, "two rising numbers")
 
     def transform(self, size: tuple[int, int], preprocessing: Preprocessing) -> Transform:
-        """What to do with one image.
+        """The function that changes one image.
 
         Args:
             size: (height, width) of the result.
-            preprocessing: Its channels, its filter, its mean colour, and for the crops other than
-                "resized" its way of resizing.
+            preprocessing: Gives channels, interpolation, mean colour, and for crops other than
+                "resized" the way of resizing.
 
         Returns:
-            A function of an upright RGB image and random numbers that gives (H, W, channels)
+            A function of an upright RGB image and a random generator that returns (H, W, channels)
             uint8. It can be pickled.
 
         Raises:
-            UserError: A crop "pad" of images that are not larger than `pad`.
+            UserError: The crop is "pad" and `size` is not larger than `pad`.
         """
         if self.crop == "pad" and min(size) <= self.pad:
             raise UserError(f"images of {size[0]}x{size[1]} cannot be padded by {self.pad}")
@@ -154,28 +143,29 @@ class Augmentation:
     def mix(
         self, x: Tensor, labels: Tensor, classes: int, generator: torch.Generator
     ) -> tuple[Tensor, Tensor]:
-        """Mixes the images of a batch with one another.
+        """Mixes the images of a batch with each other.
 
         Args:
             x: (N, C, H, W) floats.
-            labels: (N,) int64.
-            classes: How many there are.
+            labels: Class indices, (N,) int64.
+            classes: Number of classes.
             generator: On the CPU; decides what is mixed and how much.
 
         Returns:
-            x, mixed or as it was, and the share of each class, (N, classes) float32.
+            x, mixed or unchanged, and the share of each class, (N, classes) float32.
         """
         rng = np.random.default_rng(int(torch.randint(1 << 62, (), generator=generator)))
-        ways = [way for way, alpha in ((mixup, self.mixup), (cutmix, self.cutmix)) if alpha > 0]
-        soft = one_hot(labels, classes).float()
-        if not ways:
-            return x, soft
-        way = ways[rng.integers(len(ways))]
-        return way(x, soft, self.mixup if way is mixup else self.cutmix, rng)
+        pairs = ((mixup, self.mixup), (cutmix, self.cutmix))
+        choices = [(function, alpha) for function, alpha in pairs if alpha > 0]
+        shares = one_hot(labels, classes).float()  # (N, classes)
+        if not choices:
+            return x, shares
+        function, alpha = choices[rng.integers(len(choices))]
+        return function(x, shares, alpha, rng)
 
 
 def evaluation_transform(preprocessing: Preprocessing) -> Transform:
-    """What prediction does with an image, for `Images`: no chance in it, and it can be pickled."""
+    """The preprocessing of prediction as a function for `Images`. It can be pickled."""
     return partial(_prepared, preprocessing)
 
 
@@ -215,8 +205,9 @@ def _transformed(
 def crop_box(
     size: tuple[int, int], scale: tuple[float, float], ratio: tuple[float, float], rng: Generator
 ) -> Box:
-    """A part of an image of size (width, height), by shares of its area and width over height; the
-    middle, as large as the ratio allows, where no other was found.
+    """A random part of an image of size (width, height), with a share of its area within `scale`
+    and a width over height within `ratio`. If no draw fits, the middle, as large as the ratio
+    allows.
     """
     if box := fitting_box(size, scale, ratio, rng):
         return box
@@ -230,8 +221,8 @@ def crop_box(
 def fitting_box(
     size: tuple[int, int], scale: tuple[float, float], ratio: tuple[float, float], rng: Generator
 ) -> Box | None:
-    """A rectangle inside (width, height) whose share of the area is uniform and whose ratio is
-    uniform in its logarithm; None if ten draws did not fit.
+    """A random rectangle inside (width, height): its share of the area is uniform, the logarithm
+    of its width over height too. None if ten draws did not fit.
     """
     width, height = size
     for _ in range(ATTEMPTS):
@@ -246,7 +237,7 @@ def fitting_box(
 
 
 def shifted(pixels: NDArray[np.uint8], pad: int, rng: Generator) -> NDArray[np.uint8]:
-    """(H, W, C) moved by up to `pad` pixels each way, mirrored at the edges, the edge not twice."""
+    """(H, W, C) shifted by up to `pad` pixels, with the image mirrored beyond its edges."""
     top, left = rng.integers(2 * pad + 1, size=2)
     rows, columns = (_mirrored(side, pad) for side in pixels.shape[:2])
     return pixels[rows[top : top + len(pixels)]][:, columns[left : left + pixels.shape[1]]]
@@ -258,36 +249,39 @@ def _mirrored(side: int, pad: int) -> NDArray[np.intp]:
 
 
 def jitter(image: Image.Image, rng: Generator) -> Image.Image:
-    """Brightness and colour by chance, in either order."""
-    more, factor = int(rng.integers(-BRIGHTER, BRIGHTER + 1)), rng.uniform(0.5, 1.5)
-    table = LADDER[BRIGHTER + more : BRIGHTER + more + 256] * len(image.getbands())
+    """Random brightness and colour, in random order."""
+    limit = MAX_BRIGHTNESS_CHANGE
+    change, factor = int(rng.integers(-limit, limit + 1)), rng.uniform(0.5, 1.5)
+    table = CLAMPED[limit + change : limit + change + 256] * len(image.getbands())
     if rng.random() < 0.5:
         return ImageEnhance.Color(image.point(table)).enhance(factor)
     return ImageEnhance.Color(image).enhance(factor).point(table)
 
 
 def operate(
-    operation: str, image: Image.Image, level: float, sign: int, reach: Reach, fill: Fill
+    operation: str, image: Image.Image, magnitude: float, sign: int, strength: Strength, fill: Fill
 ) -> Image.Image:
-    """One of `OPERATIONS` on an image.
+    """Applies one of `OPERATIONS` to an image.
 
     Args:
         operation: Its name.
         image: RGB or L.
-        level: Magnitude, 0..30.
-        sign: 1 or -1: which way, where there are two.
-        reach: What the greatest magnitude means.
-        fill: What comes in from outside of the image.
+        magnitude: 0..30.
+        sign: 1 or -1: the direction, for operations that have two.
+        strength: What the greatest magnitude does.
+        fill: Colour of what lies outside the image.
     """
-    share = level / LEVELS
+    share = magnitude / MAX_MAGNITUDE
     if operation in ("brightness", "color", "contrast", "sharpness"):
         enhancer = getattr(ImageEnhance, operation.capitalize())(image)
-        enhanced: Image.Image = enhancer.enhance(1 + sign * share * reach.factor)
+        enhanced: Image.Image = enhancer.enhance(1 + sign * share * strength.factor)
         return enhanced
     if operation == "rotate":
-        return image.rotate(sign * share * reach.degrees, Image.Resampling.BILINEAR, fillcolor=fill)
+        return image.rotate(
+            sign * share * strength.degrees, Image.Resampling.BILINEAR, fillcolor=fill
+        )
     if operation == "posterize":
-        return ImageOps.posterize(image, 8 - round(share * reach.bits))
+        return ImageOps.posterize(image, 8 - round(share * strength.bits))
     if operation == "solarize":
         return ImageOps.solarize(image, ceil(255 * (1 - share)))
     if operation in ("autocontrast", "equalize"):
@@ -296,8 +290,11 @@ def operate(
             if operation == "autocontrast"
             else ImageOps.equalize(image)
         )
-    slope = sign * share * reach.shear
-    across, down = (sign * share * (reach.pixels + reach.share * side) for side in image.size)
+    slope = sign * share * strength.shear
+    across, down = (
+        sign * share * (strength.translate_pixels + strength.translate_share * side)
+        for side in image.size
+    )
     matrix = {
         "shear_x": (1, slope, 0, 0, 1, 0),
         "shear_y": (1, 0, 0, slope, 1, 0),
@@ -311,20 +308,20 @@ def operate(
     )
 
 
-def _chosen(
-    image: Image.Image, level: float, reach: Reach, fill: Fill, rng: Generator
+def _random_operation(
+    image: Image.Image, magnitude: float, strength: Strength, fill: Fill, rng: Generator
 ) -> Image.Image:
     operation = OPERATIONS[rng.integers(len(OPERATIONS))]
-    return operate(operation, image, level, 1 if rng.random() < 0.5 else -1, reach, fill)
+    return operate(operation, image, magnitude, 1 if rng.random() < 0.5 else -1, strength, fill)
 
 
 def _trivial(a: Augmentation, image: Image.Image, fill: Fill, rng: Generator) -> Image.Image:
-    return _chosen(image, int(rng.integers(LEVELS + 1)), WIDE, fill, rng)
+    return _random_operation(image, int(rng.integers(MAX_MAGNITUDE + 1)), WIDE, fill, rng)
 
 
 def _rand(a: Augmentation, image: Image.Image, fill: Fill, rng: Generator) -> Image.Image:
     for _ in range(a.rand_ops):
-        image = _chosen(image, a.rand_magnitude, RANDAUGMENT, fill, rng)
+        image = _random_operation(image, a.rand_magnitude, RANDAUGMENT, fill, rng)
     return image
 
 
@@ -335,26 +332,27 @@ POLICIES: dict[str, Callable[[Augmentation, Image.Image, Fill, Generator], Image
 }
 
 
-def mixup(x: Tensor, soft: Tensor, alpha: float, rng: Generator) -> tuple[Tensor, Tensor]:
-    """Each image (N, C, H, W) and its classes (N, classes) with a share of its neighbour's."""
-    share = float(rng.beta(alpha, alpha))
-    return share * x + (1 - share) * x.roll(1, 0), share * soft + (1 - share) * soft.roll(1, 0)
+def mixup(x: Tensor, shares: Tensor, alpha: float, rng: Generator) -> tuple[Tensor, Tensor]:
+    """Blends each image (N, C, H, W) and its class shares (N, classes) with the one before it."""
+    kept = float(rng.beta(alpha, alpha))
+    mixed = kept * x + (1 - kept) * x.roll(1, 0)
+    return mixed, kept * shares + (1 - kept) * shares.roll(1, 0)
 
 
-def cutmix(x: Tensor, soft: Tensor, alpha: float, rng: Generator) -> tuple[Tensor, Tensor]:
-    """Each image (N, C, H, W) with a rectangle of its neighbour's, and its classes (N, classes) by
-    what remains of it.
+def cutmix(x: Tensor, shares: Tensor, alpha: float, rng: Generator) -> tuple[Tensor, Tensor]:
+    """Pastes into each image (N, C, H, W) a rectangle of the one before it, and mixes the class
+    shares (N, classes) in proportion to the areas.
     """
     height, width = x.shape[2:]
-    side = sqrt(1 - float(rng.beta(alpha, alpha)))  # of the rectangle, before the edges cut it
+    side = sqrt(1 - float(rng.beta(alpha, alpha)))  # relative, before the edges cut it
     rows, columns = (_span(length, side, rng) for length in (height, width))
     x, neighbour = x.clone(), x.roll(1, 0)
     x[:, :, rows, columns] = neighbour[:, :, rows, columns]
     cut = (rows.stop - rows.start) * (columns.stop - columns.start) / (height * width)
-    return x, (1 - cut) * soft + cut * soft.roll(1, 0)
+    return x, (1 - cut) * shares + cut * shares.roll(1, 0)
 
 
 def _span(length: int, share: float, rng: Generator) -> slice:
-    """A share of a side around a point by chance, as far as it is inside."""
+    """A share of a side around a random point, cut at the ends."""
     middle, half = int(rng.integers(length)), round(share * length / 2)
     return slice(max(0, middle - half), min(length, middle + half))

@@ -1,4 +1,4 @@
-"""Decoded images in batches, the same ones whatever the number of workers and machines."""
+"""Decoded images in batches that do not depend on the number of workers and machines."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from ..images import decode
 from .augment import Transform
 from .shards import ShardImages, Shards, read_shards, shard_loader
 from .splits import Split, check_images, read_split, without
-from .workers import MOST_WORKERS, Batch, batch_loader, default_workers, stacked
+from .workers import MAX_WORKERS, Batch, batch_loader, default_workers, stacked
 
 __all__ = [
     "Images",
@@ -36,17 +36,17 @@ __all__ = [
 
 
 class Images(torch.utils.data.Dataset[tuple[Tensor, int]]):
-    """Images of a dataset, decoded and changed.
+    """Decoded and transformed images of a dataset.
 
-    Random numbers depend on the seed, the epoch and the image's place in `samples` alone.
+    The random numbers of an image depend only on the seed, the epoch and its index in `samples`.
 
     Args:
-        samples: Of a dataset.
+        samples: Samples of a dataset.
         transform: From `Augmentation.transform` or `evaluation_transform`: an upright RGB image
-            and random numbers -> (H, W, C) uint8.
+            and a random generator -> (H, W, C) uint8.
         seed: 0 or above.
-        remember_bytes: Decoded images to keep in memory, the first ones; they are decoded at
-            once. 3 bytes a pixel: 154 MB for the 50000 of CIFAR-10.
+        remember_bytes: Size of a cache of decoded images, filled at once with the first images. An
+            image takes 3 bytes per pixel, so the 50000 of CIFAR-10 take 154 MB.
     """
 
     def __init__(
@@ -57,30 +57,30 @@ class Images(torch.utils.data.Dataset[tuple[Tensor, int]]):
         remember_bytes: int = 0,
     ) -> None:
         self.samples, self.transform, self.seed, self.epoch = samples, transform, seed, 0
-        self._remembered = _decoded(samples, remember_bytes)
+        self._decoded = _decoded(samples, remember_bytes)
 
     def __len__(self) -> int:
         return len(self.samples)
 
     def set_epoch(self, epoch: int) -> None:
-        """Other random numbers from now on; workers that run already do not hear of it."""
+        """Changes the random numbers from now on, but not in workers that are already running."""
         self.epoch = epoch
 
     def __getitem__(self, i: int) -> tuple[Tensor, int]:
-        """(C, H, W) uint8 and the label.
+        """(C, H, W) uint8 and the class index.
 
         Raises:
-            ImageError: It cannot be decoded.
+            ImageError: The image cannot be decoded.
         """
-        pixels = self._remembered[i] if i < len(self._remembered) else None
+        pixels = self._decoded[i] if i < len(self._decoded) else None
         sample = self.samples[i]
         image = decode(sample.open()) if pixels is None else Image.fromarray(pixels)
         rng = np.random.default_rng((i + 1, self.epoch, self.seed))
         return torch.from_numpy(self.transform(image, rng)).permute(2, 0, 1), sample.label
 
 
-def _decoded(samples: Sequence[Sample], most_bytes: int) -> list[NDArray[np.uint8] | None]:
-    """The first images as (H, W, 3), as many as fit; None for one that cannot be decoded."""
+def _decoded(samples: Sequence[Sample], max_bytes: int) -> list[NDArray[np.uint8] | None]:
+    """The first images that fit, each (H, W, 3), or None if it cannot be decoded."""
 
     def pixels(sample: Sample) -> NDArray[np.uint8] | None:
         try:
@@ -88,16 +88,16 @@ def _decoded(samples: Sequence[Sample], most_bytes: int) -> list[NDArray[np.uint
         except ImageError:
             return None
 
-    found: list[NDArray[np.uint8] | None] = []
-    total, ahead = 0, 64 * MOST_WORKERS
+    images: list[NDArray[np.uint8] | None] = []
+    total, group = 0, 64 * MAX_WORKERS
     with ThreadPoolExecutor(max(1, default_workers())) as pool:
-        while total < most_bytes and len(found) < len(samples):
-            for image in pool.map(pixels, samples[len(found) : len(found) + ahead]):
+        while total < max_bytes and len(images) < len(samples):
+            for image in pool.map(pixels, samples[len(images) : len(images) + group]):
                 total += 0 if image is None else image.nbytes
-                if total > most_bytes:
+                if total > max_bytes:
                     break
-                found.append(image)
-    return found
+                images.append(image)
+    return images
 
 
 def loader(
@@ -112,31 +112,32 @@ def loader(
     rank: int = 0,
     world: int = 1,
 ) -> DataLoader[Batch]:
-    """One epoch's batches: (N, C, H, W) uint8, in memory with the channels last, and (N,) int64.
+    """The batches of one epoch: (N, C, H, W) uint8, channels last in memory, and (N,) int64.
 
-    Training takes the images in an order by chance. They are shared out evenly: every process has
-    as many batches as any other, sizes differ by one image at most, and none has a single
-    image, which batch norm could not use (so `batch` is passed by one at times, and a batch of
-    one is made two). Validation takes each image once, in order; processes may differ in number.
+    Training takes the images in random order and shares them evenly: every process gets the same
+    number of batches, their sizes differ by at most one image, and none has a single image, which
+    batch norm could not use. (So a batch may have one image more than `batch`, and `batch` 1 gives
+    batches of two.) Validation takes each image once, in order; processes may get different
+    numbers.
 
     Args:
         images: What to load; its epoch is set.
-        batch: Images a batch and process, at most (but see above).
+        batch: Highest number of images per batch and process (but see above).
         epoch: Decides the order, and the random numbers of the images.
         seed: Decides the order too.
-        train: Whether to train with them or to validate.
-        workers: Processes that decode; 0: none but this one. Each computes with one thread. Fewer
-            are started, with a warning, where shared memory is too small for their batches.
-        balance: In training, all classes equally often: as many images as ever, of the small
-            classes again and again, of the large ones a part.
-        rank: Which process of training this is.
-        world: How many there are.
+        train: True to train, False to validate.
+        workers: Processes that decode, each with one thread; 0: this process decodes. Fewer are
+            started, with a warning, where shared memory is too small for their batches.
+        balance: In training, show all classes equally often. The number of images stays; those of
+            small classes are repeated, those of large classes are not all used.
+        rank: Number of this training process.
+        world: Number of training processes.
 
     Returns:
-        To be gone through once. An `ImageError` in a worker is raised here as it was there.
+        An iterable to use once. An `ImageError` in a worker is raised here unchanged.
 
     Raises:
-        UserError: `batch` below 1, or fewer than two images a process to train with.
+        UserError: `batch` is below 1, or a training process would get fewer than two images.
     """
     if batch < 1:
         raise UserError(f"a batch has at least 1 image, not {batch}")
@@ -147,12 +148,14 @@ def loader(
     else:
         mine = np.arange(rank, len(images), world)
         batches = [mine[i : i + batch] for i in range(0, len(mine), batch)]
-    one = images[int(batches[0][0])][0].nbytes * len(batches[0]) if batches and workers else 0
-    return batch_loader(_Batches(images, batches), one, min(workers, len(batches)))
+    batch_bytes = 0
+    if batches and workers:
+        batch_bytes = images[int(batches[0][0])][0].nbytes * len(batches[0])
+    return batch_loader(_Batches(images, batches), batch_bytes, min(workers, len(batches)))
 
 
 def _order(samples: Sequence[Sample], balance: bool, rng: np.random.Generator) -> NDArray[np.intp]:
-    """Images by chance, each once, or balanced: of each class as many, each about as often."""
+    """Indices of the images in random order: each once, or balanced over the classes."""
     if not balance:
         return rng.permutation(len(samples))
     labels = np.array([sample.label for sample in samples])
@@ -166,7 +169,7 @@ def _order(samples: Sequence[Sample], balance: bool, rng: np.random.Generator) -
 
 
 def _even_batches(order: NDArray[np.intp], batch: int, world: int) -> list[NDArray[np.intp]]:
-    """As few as there must be, `world` times a whole number, at least two images in each."""
+    """The smallest number of batches that is a multiple of `world`, each of two images or more."""
     count = min(-(-len(order) // (batch * world)), len(order) // (2 * world))
     if not count:
         raise UserError(
@@ -177,7 +180,7 @@ def _even_batches(order: NDArray[np.intp], batch: int, world: int) -> list[NDArr
 
 
 class _Batches(torch.utils.data.Dataset["Batch | UserError"]):
-    """Batches by number."""
+    """Batches by their number in the epoch."""
 
     def __init__(self, images: Images, batches: Sequence[NDArray[np.intp]]) -> None:
         self.images, self.batches = images, batches

@@ -30,13 +30,11 @@ from .data import (
     without,
 )
 from .epochs import Materials, Progress, run_epochs
-from .features import fit_head
 from .machine import Machine, faster_precision, launch, once
-from .network import Start, build, last_map, prepare, restore
+from .network import Start, build, fit_head, last_map, prepare, restore
 from .recipes import Recipe, default_recipe
 from .report import draw_confusion, draw_curves
-from .run_folder import RunFolder
-from .settings import Settings
+from .run_folder import RunFolder, Settings
 from .trainer import Trainer, balanced
 
 LOG = logging.getLogger(__name__)
@@ -315,8 +313,8 @@ def _checkpoint(net: MobileNetV2, settings: Settings, scores: Mapping[str, float
             "val_images": settings.images["val"],
         },
         "weights": dict(settings.weights),
-        "start": asdict(settings.start),
-        "recipe": asdict(settings.recipe),
+        "start": settings.start.to_dict(),
+        "recipe": settings.recipe.to_dict(),
         "validation": dict(scores),
     }
     return net.to_checkpoint(

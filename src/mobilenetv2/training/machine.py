@@ -15,7 +15,7 @@ from contextlib import contextmanager
 from copy import deepcopy
 from dataclasses import dataclass
 from datetime import timedelta
-from typing import TypeVar
+from typing import Annotated, ClassVar, Literal, TypeVar
 
 import torch
 from lightning.fabric import Fabric
@@ -26,9 +26,9 @@ from torch import nn
 from ..errors import UserError
 from ..images import Preprocessing
 from ..nn import MobileNetV2
+from ..records import Meta, Record
 from .data import default_workers
 
-PRECISIONS = ("auto", "32", "bf16")
 PATIENCE = timedelta(days=7)  # of the processes that wait while the first looks through the images
 TIMED_STEPS, TIMED_PIXELS = 3, 8 * 224 * 224
 M_TRIM_THRESHOLD, M_MMAP_MAX = -1, -4  # of malloc.h
@@ -36,7 +36,7 @@ Value = TypeVar("Value")
 
 
 @dataclass(frozen=True)
-class Machine:
+class Machine(Record):
     """How to run, which does not change what is trained but for rounding.
 
     Attributes:
@@ -45,14 +45,10 @@ class Machine:
             the two, measured before the first epoch.
     """
 
-    workers: int | None = None
-    precision: str = "auto"
+    noun: ClassVar[str] = "machine"
 
-    def __post_init__(self) -> None:
-        if self.precision not in PRECISIONS:
-            raise UserError(f"precision must be one of {PRECISIONS}, not {self.precision!r}")
-        if self.workers is not None and self.workers < 0:
-            raise UserError(f"workers must be at least 0, not {self.workers}")
+    workers: Annotated[int, Meta(ge=0)] | None = None
+    precision: Literal["auto", "32", "bf16"] = "auto"
 
     @property
     def worker_count(self) -> int:

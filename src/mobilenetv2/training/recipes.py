@@ -2,42 +2,22 @@
 
 from __future__ import annotations
 
-import json
-import math
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field, fields, replace
-from typing import Any
+from dataclasses import dataclass, field
+from typing import Annotated, Any, ClassVar, Literal
 
 from ..errors import UserError
+from ..records import Meta, Record
 from .augment import Augmentation
 
 PAPER_EPOCHS = 300  # decays of the paper's exponential schedule, spread over the epochs there are
-CHOICES = {"optimizer": ("rmsprop", "sgd", "adamw"), "schedule": ("exponential", "cosine")}
-RANGES = {
-    "lr": (1e-12, 1e3),
-    "decay": (1e-6, 1),
-    "epochs": (0, 10**6),
-    "batch": (1, 10**6),
-    "epoch_steps": (0, 10**9),
-    "warmup_epochs": (0, 10**6),
-    "momentum": (0, 0.9999),
-    "weight_decay": (0, 1),
-    "label_smoothing": (0, 0.99),
-    "clip_norm": (0, 1e9),
-    "ema_decay": (0, 1 - 1e-9),
-    "bn_decay": (0, 1 - 1e-9),
-    "drop_rate": (0, 0.99),
-    "drop_path_rate": (0, 0.99),
-    "head_l2": (0, 1e6),
-    "layer_decay": (1e-3, 1),
-    "patience": (0, 10**6),
-    "val_share": (1e-6, 0.999),
-    "seed": (0, 2**63 - 1),
-}
+Decay = Annotated[float, Meta(ge=0, le=1 - 1e-9)]
+Rate = Annotated[float, Meta(ge=0, le=0.99)]
+Count = Annotated[int, Meta(ge=0, le=10**6)]
 
 
 @dataclass(frozen=True, kw_only=True)
-class Recipe:
+class Recipe(Record):
     """Everything that decides how a network is trained. Frozen, and to and from JSON.
 
     Attributes:
@@ -77,43 +57,37 @@ class Recipe:
         UserError: A value is of another type or out of range; the message names it.
     """
 
+    noun: ClassVar[str] = "recipe"
+
     name: str
-    optimizer: str
-    lr: float
-    schedule: str
-    decay: float = 0.98
-    epochs: int
-    batch: int
-    epoch_steps: int = 0
-    warmup_epochs: float = 0.0
-    momentum: float = 0.9
-    weight_decay: float = 4e-5
-    label_smoothing: float = 0.1
-    clip_norm: float = 5.0
-    ema_decay: float = 0.9999
-    bn_decay: float = 0.99
+    optimizer: Literal["rmsprop", "sgd", "adamw"]
+    lr: Annotated[float, Meta(ge=1e-12, le=1e3)]
+    schedule: Literal["exponential", "cosine"]
+    decay: Annotated[float, Meta(ge=1e-6, le=1)] = 0.98
+    epochs: Count
+    batch: Annotated[int, Meta(ge=1, le=10**6)]
+    epoch_steps: Annotated[int, Meta(ge=0, le=10**9)] = 0
+    warmup_epochs: Annotated[float, Meta(ge=0, le=10**6)] = 0.0
+    momentum: Annotated[float, Meta(ge=0, le=0.9999)] = 0.9
+    weight_decay: Annotated[float, Meta(ge=0, le=1)] = 4e-5
+    label_smoothing: Rate = 0.1
+    clip_norm: Annotated[float, Meta(ge=0, le=1e9)] = 5.0
+    ema_decay: Decay = 0.9999
+    bn_decay: Decay = 0.99
     freeze_norms: bool = False
-    drop_rate: float = 0.2
-    drop_path_rate: float = 0.0
+    drop_rate: Rate = 0.2
+    drop_path_rate: Rate = 0.0
     head_first: bool = False
-    head_l2: float = 0.01
-    layer_decay: float = 1.0
-    patience: int = 0
+    head_l2: Annotated[float, Meta(ge=0, le=1e6)] = 0.01
+    layer_decay: Annotated[float, Meta(ge=1e-3, le=1)] = 1.0
+    patience: Count = 0
     balance: bool = False
-    val_share: float = 0.1
-    seed: int = 0
+    val_share: Annotated[float, Meta(ge=1e-6, le=0.999)] = 0.1
+    seed: Annotated[int, Meta(ge=0, le=2**63 - 1)] = 0
     augmentation: Augmentation = field(default_factory=Augmentation)
 
     def __post_init__(self) -> None:
-        for each in fields(self):
-            value = _typed(each.name, each.type, getattr(self, each.name))
-            object.__setattr__(self, each.name, value)
-            low, high = RANGES.get(each.name, (-math.inf, math.inf))
-            if each.name in RANGES and not low <= value <= high:
-                raise UserError(f"{each.name} must be from {low:g} to {high:g}, not {value!r}")
-            if value not in CHOICES.get(each.name, (value,)):
-                listed = ", ".join(map(repr, CHOICES[each.name]))
-                raise UserError(f"{each.name} must be one of {listed}, not {value!r}")
+        super().__post_init__()
         if self.epochs == 0 and not self.head_first:
             raise UserError("epochs must be at least 1 where the head is not fitted first")
 
@@ -123,56 +97,16 @@ class Recipe:
         Raises:
             UserError: No such field, or a value that it cannot have.
         """
-        own: dict[str, Any] = {}
-        augmentation: dict[str, Any] = {}
+        values = self.to_dict()
         for name, value in changes.items():
             first, _, rest = name.partition(".")
             nested = first == "augmentation" and rest
-            target, key = (augmentation, rest) if nested else (own, name)
-            known = fields(self.augmentation if nested else self)
-            if key not in {each.name for each in known} or key == "augmentation":
-                listed = ", ".join(each.name for each in known if each.name != "augmentation")
+            record, key = (values["augmentation"], rest) if nested else (values, name)
+            if key not in record or key == "augmentation":
+                listed = ", ".join(each for each in record if each != "augmentation")
                 raise UserError(f"a recipe has no field {name!r}; there are {listed}")
-            target[key] = tuple(value) if isinstance(value, list) else value
-        if augmentation:
-            own["augmentation"] = _augmentation(self.augmentation, augmentation)
-        return replace(self, **own)
-
-    def to_json(self) -> str:
-        """As JSON text; `from_json` gives an equal Recipe back."""
-        return json.dumps(asdict(self))
-
-    @classmethod
-    def from_json(cls, text: str) -> Recipe:
-        """Reads what `to_json` wrote.
-
-        Raises:
-            UserError: Not JSON, an unknown or missing field, or a value out of range.
-        """
-        try:
-            values = dict(json.loads(text))
-            augmentation = _augmentation(Augmentation(), values.pop("augmentation", {}))
-            return cls(**values, augmentation=augmentation)
-        except (ValueError, TypeError) as error:
-            raise UserError(f"not a recipe: {error}") from None
-
-
-def _augmentation(base: Augmentation, values: Mapping[str, Any]) -> Augmentation:
-    try:
-        tuples = {k: tuple(v) if isinstance(v, list) else v for k, v in values.items()}
-        return replace(base, **tuples)
-    except TypeError as error:
-        raise UserError(f"augmentation: {error}") from None
-
-
-def _typed(name: str, kind: Any, value: Any) -> Any:
-    """`value` as what the annotation says, whole numbers being good for fractions."""
-    wanted = {"int": int, "float": (int, float), "str": str, "bool": bool}.get(kind)
-    if wanted is None:
-        return value
-    if not isinstance(value, wanted) or (kind != "bool" and isinstance(value, bool)):
-        raise UserError(f"{name} must be of type {kind}, not {value!r}")
-    return float(value) if kind == "float" else value
+            record[key] = value
+        return Recipe.from_dict(values)
 
 
 PAPER = Recipe(  # Section 6.1; what it leaves open is TF-slim's, see docs/training.md

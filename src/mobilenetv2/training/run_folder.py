@@ -4,16 +4,79 @@ from __future__ import annotations
 
 import csv
 import io
+import json
 import os
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar, Literal
 
 import torch
 
+from ..architecture import Architecture
 from ..errors import ModelFileError, UserError
 from ..files import write_atomically
-from .settings import Settings
+from ..images import Preprocessing
+from ..records import Record
+from .network import Start
+from .recipes import Recipe
+
+
+@dataclass(frozen=True)
+class Settings(Record):
+    """What repeats a run; the content of its recipe.json.
+
+    Attributes:
+        version: The package's that began it.
+        data: The images.
+        val: Other images to validate with.
+        start: The network to start from.
+        recipe: How it is trained.
+        precision: "32" or "bf16", as requested or measured.
+        classes: Their names.
+        images: How many to train and to validate with ("train", "val"), broken ones left out.
+        architecture: The network.
+        preprocessing: What it expects of an image.
+        weights: Provenance of those it started from.
+        processes: How many shared the work, on all machines together.
+    """
+
+    noun: ClassVar[str] = "run record"
+
+    version: str
+    data: str
+    val: str | None
+    start: Start
+    recipe: Recipe
+    precision: Literal["32", "bf16"]
+    classes: tuple[str, ...]
+    images: Mapping[str, int]
+    architecture: Architecture
+    preprocessing: Preprocessing
+    weights: Mapping[str, Any]
+    processes: int = 1
+
+    def check_resumed(self, requested: Mapping[str, Any]) -> None:
+        """Refuses to go on with something else.
+
+        Args:
+            requested: Fields of this class as they would be now; None: any value will do.
+
+        Raises:
+            UserError: One differs; the message says from what to what.
+        """
+        for name, now in requested.items():
+            before = getattr(self, name)
+            if now is not None and now != before:
+                raise UserError(f"the run to resume had {_differing(name, before, now)}")
+
+
+def _differing(name: str, before: Any, now: Any) -> str:
+    if isinstance(before, Recipe | Start):
+        old, new = before.to_dict(), now.to_dict()
+        name = next(key for key in old if old[key] != new[key])
+        before, now = old[name], new[name]
+    return f"{name} {before!r:.200}, not {now!r:.200}"
 
 
 class RunFolder:
@@ -46,7 +109,8 @@ class RunFolder:
             raise UserError(f"{self.path}: cannot be made: {error.strerror}") from None
 
     def write_settings(self, settings: Settings) -> None:
-        write_atomically(self.recipe, settings.to_json().encode())
+        text = json.dumps(settings.to_dict(), indent=1, ensure_ascii=False)
+        write_atomically(self.recipe, f"{text}\n".encode())
 
     def read_settings(self) -> Settings:
         """Raises:

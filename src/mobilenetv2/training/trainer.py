@@ -19,7 +19,7 @@ from torch.optim.swa_utils import AveragedModel
 from ..nn import MobileNetV2
 from .machine import autocast
 from .optim import make_optimizer
-from .settings import Settings
+from .run_folder import Settings
 
 Batches = Iterable[tuple[Tensor, Tensor]]
 

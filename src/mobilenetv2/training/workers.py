@@ -1,4 +1,4 @@
-"""The processes that load batches: how many there should be, and what they may take."""
+"""The processes that load batches: how many to start, and how much shared memory they need."""
 
 from __future__ import annotations
 
@@ -18,15 +18,15 @@ from torch.utils.data import DataLoader
 from ..errors import UserError
 
 Batch = tuple[Tensor, Tensor]  # (N, C, H, W) uint8, (N,) int64
-MOST_WORKERS = 8
-PREFETCH = 2  # batches that a worker is ahead
+MAX_WORKERS = 8
+PREFETCH = 2  # batches that a worker prepares in advance
 SHARED_MEMORY = Path("/dev/shm")
 CGROUPS = Path("/sys/fs/cgroup")
 
 
 def stacked(images: Sequence[tuple[Tensor, int]]) -> Batch:
-    """(C, H, W) and label of each as one batch whose memory has the channels last."""
-    # not torch.stack: its threads wait for one another on a busy machine, 110 ms instead of 6
+    """One batch of images (C, H, W) and class indices, with the channels last in memory."""
+    # not torch.stack: on a busy machine its threads wait for each other, 110 ms instead of 6
     pixels = np.stack([image.permute(1, 2, 0).numpy() for image, _ in images])  # (N, H, W, C)
     labels = torch.tensor([label for _, label in images])
     return torch.from_numpy(pixels).permute(0, 3, 1, 2), labels
@@ -35,12 +35,12 @@ def stacked(images: Sequence[tuple[Tensor, int]]) -> Batch:
 def batch_loader(
     batches: torch.utils.data.Dataset[Batch | UserError], batch_bytes: int, workers: int
 ) -> DataLoader[Batch]:
-    """Loads a dataset whose items are batches, or errors to raise.
+    """A loader of a dataset whose items are batches, or errors to raise.
 
     Args:
-        batches: By number, or one after another.
-        batch_bytes: Of one.
-        workers: Processes, as many as there is shared memory for.
+        batches: The dataset.
+        batch_bytes: Size of one batch.
+        workers: Processes to start; fewer if shared memory is too small.
     """
     workers = _affordable(batch_bytes, workers)
     return _Loader(
@@ -48,14 +48,15 @@ def batch_loader(
         batch_size=None,
         num_workers=workers,
         prefetch_factor=PREFETCH if workers else None,
-        # what is in memory is shared, not copied
+        # forked processes share the memory of this one, so cached images are not copied
         multiprocessing_context="fork" if workers and sys.platform == "linux" else None,
-        generator=torch.Generator(),  # asked for a seed at each start; the global one stays as it is
+        # draws the workers' seeds, so that the global generator stays unchanged
+        generator=torch.Generator(),
     )
 
 
 class _Loader(DataLoader[Any]):
-    """Raises errors as they are; PyTorch wraps those that a worker raises in a traceback."""
+    """Raises the errors of workers unchanged; PyTorch would put a traceback into their message."""
 
     def __iter__(self) -> Iterator[Batch]:  # type: ignore[override]
         for batch in super().__iter__():
@@ -65,7 +66,7 @@ class _Loader(DataLoader[Any]):
 
 
 def _affordable(batch_bytes: int, workers: int) -> int:
-    """As many workers as there is shared memory for."""
+    """The number of workers whose batches fit into shared memory, at most `workers`."""
     if workers < 1 or not SHARED_MEMORY.is_dir():
         return max(0, workers)
     free = shutil.disk_usage(SHARED_MEMORY).free
@@ -80,11 +81,11 @@ def _affordable(batch_bytes: int, workers: int) -> int:
 
 
 def default_workers() -> int:
-    """Half of the processors of this process, at most 8; the others compute. None of fewer than
-    four: a worker would take from the steps what it saves (benchmarks/train.py).
+    """Half of the processors of this process, at most 8; the others compute. Below four
+    processors 0: a worker would slow the steps by what it saves (benchmarks/train.py).
     """
     count = usable_processors() // int(os.environ.get("LOCAL_WORLD_SIZE", 1))
-    return min(MOST_WORKERS, count // 2) if count >= 4 else 0
+    return min(MAX_WORKERS, count // 2) if count >= 4 else 0
 
 
 def usable_processors() -> int:
