@@ -1,4 +1,4 @@
-"""What peers want of a quantised classifier, and how ONNX has it."""
+"""An int8 classifier as the peers need it, and its ONNX file."""
 
 from __future__ import annotations
 
@@ -20,45 +20,50 @@ ONNX_OPSET, ONNX_IR = 17, 8
 
 
 def with_all_stored(
-    integers: Int8Checkpoint, checkpoint: Checkpoint, pixels: NDArray[np.uint8]
+    quantized: Int8Checkpoint, checkpoint: Checkpoint, pixels: NDArray[np.uint8]
 ) -> Int8Checkpoint:
-    """The same integers with a scale for each tensor: peers store projections before a sum, too, and
-    some the logits.
+    """The same int8 weights, with a scale for every tensor.
+
+    Peers also store projections before a sum, and some of them store the logits.
 
     Args:
-        integers: A quantised classifier.
-        checkpoint: The floats that it was made of.
-        pixels: What the ranges are taken from, (N, H, W, 3).
+        quantized: An int8 classifier.
+        checkpoint: The float classifier that it was made from.
+        pixels: The images that the new ranges are taken from, (N, H, W, 3).
     """
-    names = set(stored_tensors(integers.architecture, "twice")) - integers.activations.keys()
-    found = Reference(checkpoint).run(pixels, names)
-    stored = dict(integers.activations)
-    stored |= {name: best_activation(found[name].ravel()) for name in sorted(names)}
+    names = set(stored_tensors(quantized.architecture, "twice")) - quantized.activations.keys()
+    values = Reference(checkpoint).run(pixels, names)
+    stored = dict(quantized.activations)
+    stored |= {name: best_activation(values[name].ravel()) for name in sorted(names)}
+    # the files of the peers hold scales as float32
     rounded = {name: replace(a, scale=float(np.float32(a.scale))) for name, a in stored.items()}
-    image_scale = float(np.float32(integers.image_scale))
-    return replace(integers, rounding="twice", image_scale=image_scale, activations=rounded)
+    image_scale = float(np.float32(quantized.image_scale))
+    return replace(quantized, rounding="twice", image_scale=image_scale, activations=rounded)
 
 
 def activations(checkpoint: Int8Checkpoint) -> Mapping[str, Activation]:
-    """How each tensor is stored, the image's pixels among them.
+    """How each tensor is stored, by name; "image" is the network's input.
 
     Raises:
-        SystemExit: Not all are stored, or the image has several zero points: peers know neither.
+        SystemExit: Peers cannot run the model: a tensor is not stored, or the channels of the image
+            have different zero points.
     """
     if checkpoint.rounding != "twice":
-        raise SystemExit("peers want a model whose sums are all rounded, as TensorFlow Lite's are")
+        raise SystemExit("peers need a model whose sums are all rounded, as TensorFlow Lite's are")
     zeros = set(checkpoint.image_zero_points)
     if len(zeros) > 1:
-        raise SystemExit(f"peers know one zero point a tensor, not {sorted(zeros)} of the image")
+        raise SystemExit(f"peers have one zero point per tensor, not {sorted(zeros)} for the image")
     return {"image": Activation(checkpoint.image_scale, *zeros), **checkpoint.activations}
 
 
 def write_qdq(checkpoint: Int8Checkpoint, path: Path, batch: int | None = 1) -> None:
-    """ONNX, NCHW: Conv, Add, GlobalAveragePool and Gemm between DequantizeLinear and QuantizeLinear, which
-    ONNX Runtime and OpenVINO fuse. The image is uint8, the logits are float32.
+    """Writes ONNX in NCHW, from uint8 pixels to float32 logits.
+
+    Conv, Add, GlobalAveragePool and Gemm stand between DequantizeLinear and QuantizeLinear, which
+    ONNX Runtime and OpenVINO fuse.
 
     Raises:
-        SystemExit: A ReLU6 that is not the range of its output.
+        SystemExit: The output of a ReLU6 is stored with another range than 0 to 6.
     """
     from onnx import TensorProto, helper, numpy_helper, save
 
@@ -74,27 +79,26 @@ def write_qdq(checkpoint: Int8Checkpoint, path: Path, batch: int | None = 1) -> 
         return name
 
     def quantization(name: str) -> list[str]:
-        found = stored[name]
-        scale = constant(f"{name}.scale", np.float32(found.scale))
-        return [name, scale, constant(f"{name}.zero", np.uint8(found.zero_point))]
+        scale = constant(f"{name}.scale", np.float32(stored[name].scale))
+        return [name, scale, constant(f"{name}.zero", np.uint8(stored[name].zero_point))]
 
-    def real(values: NDArray[Any], name: str, scale: NDArray[Any], axis: int = 0) -> str:
+    def dequantized(values: NDArray[Any], name: str, scale: NDArray[Any], axis: int = 0) -> str:
         inputs = [constant(name, values), constant(f"{name}.scale", np.float32(scale))]
         inputs.append(constant(f"{name}.zero", np.zeros(len(scale), values.dtype)))
         return node("DequantizeLinear", inputs, f"{name}.real", axis=axis)
 
     node("DequantizeLinear", quantization("image"), "image.real")
-    steps = layers(checkpoint.architecture)
-    for layer in steps:
+    network = layers(checkpoint.architecture)
+    for layer in network:
         inputs = [f"{source}.real" for source in layer.sources]
-        output = layer.name if layer is steps[-1] else f"{layer.name}.sum"
+        output = layer.name if layer is network[-1] else f"{layer.name}.sum"
         if layer.weight:
-            found = checkpoint.layers[layer.name]
+            quantized = checkpoint.layers[layer.name]
             linear = layer.kind == "linear"
-            weight = np.ascontiguousarray(found.weight.T) if linear else found.weight
-            inputs.append(real(weight, layer.weight, found.scale, axis=int(linear)))
-            step = np.float64(stored[layer.sources[0]].scale) * found.scale
-            inputs.append(real(found.bias, f"{layer.name}.bias", step))
+            weight = np.ascontiguousarray(quantized.weight.T) if linear else quantized.weight
+            inputs.append(dequantized(weight, layer.weight, quantized.scale, axis=int(linear)))
+            bias_scale = np.float64(stored[layer.sources[0]].scale) * quantized.scale
+            inputs.append(dequantized(quantized.bias, f"{layer.name}.bias", bias_scale))
         if layer.kind == "add":
             node("Add", inputs, output)
         elif layer.kind == "pool":
@@ -110,7 +114,7 @@ def write_qdq(checkpoint: Int8Checkpoint, path: Path, batch: int | None = 1) -> 
             out = stored[layer.name]
             if layer.activation == "relu6" and (out.zero_point, round(6 / out.scale)) != (0, 255):
                 raise SystemExit(f"{layer.name}: {out} does not clip as ReLU6 does")
-        if layer is not steps[-1]:
+        if layer is not network[-1]:
             inputs = quantization(layer.name)
             if layer.kind == "pool":
                 node(

@@ -1,5 +1,7 @@
-"""Writes a classifier as its peers want it: batch norms folded, ReLU6 fused where the format can,
-one loop over `layers()` a format, in float32, and in int8 where a peer has it (see `int8_files.py`).
+"""Writes a classifier in the formats of the peers, with one loop over `layers()` per format.
+
+Batch norms are folded, and ReLU6 is fused where the format can. All formats hold float32, some int8
+too (see `int8_files.py`).
 """
 
 from __future__ import annotations
@@ -24,8 +26,10 @@ Array = NDArray[Any]
 
 
 def random_checkpoint(width_mult: float = 1.0, resolution: int = 224, seed: int = 0) -> Checkpoint:
-    """A classifier with random weights whose activations stay in the range of a trained one's: He's
-    deviation, batch-norm statistics near 0 and 1, TensorFlow's padding.
+    """A classifier with random weights and TensorFlow's padding.
+
+    He's deviation and batch-norm statistics near 0 and 1 keep its activations in the range of a
+    trained network's.
     """
     size = (resolution, resolution)
     architecture = Architecture(width_mult=width_mult, resolution=size, padding="same")
@@ -45,13 +49,16 @@ def random_checkpoint(width_mult: float = 1.0, resolution: int = 224, seed: int 
 
 
 def write(checkpoint: AnyCheckpoint, peer: str, folder: Path, batch: int | None = 1) -> Path:
-    """Writes a peer's file into `folder`, once for all peers that read it.
+    """Writes the model file of a peer, unless another peer with the same format has written it.
 
     Args:
-        checkpoint: A classifier; in integers, with all tensors stored.
+        checkpoint: A classifier; an int8 one must store all tensors.
         peer: A key of `PEERS`.
-        folder: Where to.
-        batch: Images a call; None leaves it open, in ONNX alone.
+        folder: The folder for the file.
+        batch: Images per call; None leaves it open (ONNX only).
+
+    Returns:
+        The path of the file.
     """
     path = folder / f"model{PEERS[peer].suffix}"
     if not path.exists():
@@ -63,10 +70,10 @@ def write(checkpoint: AnyCheckpoint, peer: str, folder: Path, batch: int | None 
 
 
 def recipe(checkpoint: AnyCheckpoint) -> Recipe:
-    """The checkpoint's preprocessing as a peer's user would write it.
+    """The checkpoint's preprocessing and labels, as a user of a peer would write them.
 
     Raises:
-        SystemExit: Not a square crop of the short side.
+        SystemExit: The preprocessing is not a square RGB crop after resizing the short side.
     """
     p = checkpoint.preprocessing
     if p.resize != "short_side" or p.size[0] != p.size[1] or p.channels != 3:
@@ -79,13 +86,13 @@ def recipe(checkpoint: AnyCheckpoint) -> Recipe:
 
 
 def folded(checkpoint: Checkpoint, layer: Layer) -> tuple[Array, Array]:
-    """Kernel and bias in float32, batch norm folded in."""
+    """Kernel and bias of a layer in float32, with its batch norm folded in."""
     weight, bias = fold(checkpoint, layer)
     return weight.astype(np.float32), bias.astype(np.float32)
 
 
 def write_onnx(checkpoint: Checkpoint, path: Path, batch: int | None = 1) -> None:
-    """ONNX, NCHW: Conv and Clip, which ONNX Runtime and OpenVINO fuse."""
+    """Writes ONNX in NCHW, with Conv and Clip, which ONNX Runtime and OpenVINO fuse."""
     from onnx import TensorProto, helper, numpy_helper, save
 
     limits = {"low": np.float32(0), "high": np.float32(6)}
@@ -130,13 +137,15 @@ def write_onnx(checkpoint: Checkpoint, path: Path, batch: int | None = 1) -> Non
 
 
 def write_tflite(checkpoint: AnyCheckpoint, path: Path, batch: int | None = 1) -> None:
-    """TensorFlow Lite, NHWC, ReLU6 fused; for networks with TensorFlow's padding. Quantised, all is int8
-    from the image, pixels less 128, to the logits, which a last step makes float32.
+    """Writes TensorFlow Lite in NHWC with ReLU6 fused, for networks with TensorFlow's padding.
+
+    In an int8 model everything is int8, from the image (pixels less 128) to the logits, which a last
+    operator converts to float32.
     """
     import flatbuffers
     from ai_edge_litert import schema_py_generated as schema
 
-    assert checkpoint.architecture.padding == "same", "SAME is the padding that the format has"
+    assert checkpoint.architecture.padding == "same", "the format has the padding SAME only"
     stored = activations(checkpoint) if isinstance(checkpoint, Int8Checkpoint) else {}
     model, graph = schema.ModelT(), schema.SubGraphT()
     model.version, model.subgraphs = 3, [graph]
@@ -144,12 +153,12 @@ def write_tflite(checkpoint: AnyCheckpoint, path: Path, batch: int | None = 1) -
     graph.tensors, graph.operators = [], []
 
     def tensor(shape: tuple[int, ...], kind: str = "float32", **quantization: Any) -> int:
-        made = schema.TensorT()
-        made.shape, made.type = list(shape), getattr(schema.TensorType, kind.upper())
+        entry = schema.TensorT()
+        entry.shape, entry.type = list(shape), getattr(schema.TensorType, kind.upper())
         if quantization:
-            made.quantization = schema.QuantizationParametersT()
-            vars(made.quantization).update(quantization)
-        graph.tensors.append(made)
+            entry.quantization = schema.QuantizationParametersT()
+            vars(entry.quantization).update(quantization)
+        graph.tensors.append(entry)
         return len(graph.tensors) - 1
 
     def constant(values: Array, scale: Array | None = None, axis: int = 0) -> int:
@@ -158,11 +167,11 @@ def write_tflite(checkpoint: AnyCheckpoint, path: Path, batch: int | None = 1) -
             zeros = np.zeros(len(scale), np.int64)
             scale = scale.astype(np.float32)
             quantization = {"scale": scale, "zeroPoint": zeros, "quantizedDimension": axis}
-        made = tensor(values.shape, values.dtype.name, **quantization)
-        graph.tensors[made].buffer = len(model.buffers)
+        index = tensor(values.shape, values.dtype.name, **quantization)
+        graph.tensors[index].buffer = len(model.buffers)
         model.buffers.append(schema.BufferT())
         model.buffers[-1].data = np.frombuffer(values.tobytes(), np.uint8)
-        return made
+        return index
 
     def activation(name: str, shape: tuple[int, ...]) -> int:
         if not stored:
@@ -171,14 +180,14 @@ def write_tflite(checkpoint: AnyCheckpoint, path: Path, batch: int | None = 1) -
         return tensor(shape, "int8", scale=np.array([scale]), zeroPoint=np.array([zero]))
 
     def operator(name: str, inputs: list[int], output: int, options: Any) -> int:
-        made, code = schema.OperatorT(), schema.OperatorCodeT()
+        entry, code = schema.OperatorT(), schema.OperatorCodeT()
         code.builtinCode = code.deprecatedBuiltinCode = getattr(schema.BuiltinOperator, name)
-        made.opcodeIndex, made.inputs, made.outputs = len(model.operatorCodes), inputs, [output]
+        entry.opcodeIndex, entry.inputs, entry.outputs = len(model.operatorCodes), inputs, [output]
         kind = type(options).__name__.removesuffix("T")
-        made.builtinOptions = options
-        made.builtinOptionsType = getattr(schema.BuiltinOptions, kind)
+        entry.builtinOptions = options
+        entry.builtinOptionsType = getattr(schema.BuiltinOptions, kind)
         model.operatorCodes.append(code)
-        graph.operators.append(made)
+        graph.operators.append(entry)
         return output
 
     def kernel_and_bias(layer: Layer) -> list[int]:
@@ -190,11 +199,11 @@ def write_tflite(checkpoint: AnyCheckpoint, path: Path, batch: int | None = 1) -
         if isinstance(checkpoint, Checkpoint):
             weight, bias = folded(checkpoint, layer)
             return [constant(weight.transpose(axes)), constant(bias)]
-        found = checkpoint.layers[layer.name]
-        step = stored[layer.sources[0]].scale * found.scale.astype(np.float64)
+        quantized = checkpoint.layers[layer.name]
+        bias_scale = stored[layer.sources[0]].scale * quantized.scale.astype(np.float64)
         return [
-            constant(found.weight.transpose(axes), found.scale, axis),
-            constant(found.bias, step),
+            constant(quantized.weight.transpose(axes), quantized.scale, axis),
+            constant(quantized.bias, bias_scale),
         ]
 
     def convolution(layer: Layer, inputs: list[int], output: int) -> int:
@@ -209,14 +218,15 @@ def write_tflite(checkpoint: AnyCheckpoint, path: Path, batch: int | None = 1) -
             options.depthMultiplier = 1
         return operator("DEPTHWISE_CONV_2D" if depthwise else "CONV_2D", inputs, output, options)
 
-    made = {"image": activation("image", (batch or 1, *checkpoint.architecture.resolution, 3))}
-    graph.inputs = [made["image"]]
+    image_shape = (batch or 1, *checkpoint.architecture.resolution, 3)
+    tensors = {"image": activation("image", image_shape)}
+    graph.inputs = [tensors["image"]]
     for layer in layers(checkpoint.architecture):
         channels, height, width = layer.out_shape
         shape: tuple[int, ...] = (batch or 1, height, width, channels)
         flat = layer.kind in ("pool", "linear")
         output = activation(layer.name, shape[::3] if flat else shape)
-        inputs = [made[source] for source in layer.sources]
+        inputs = [tensors[source] for source in layer.sources]
         if layer.weight:
             inputs += kernel_and_bias(layer)
         if layer.kind == "add":
@@ -228,7 +238,7 @@ def write_tflite(checkpoint: AnyCheckpoint, path: Path, batch: int | None = 1) -
             operator("FULLY_CONNECTED", inputs, output, schema.FullyConnectedOptionsT())
         else:
             convolution(layer, inputs, output)
-        made[layer.name] = output
+        tensors[layer.name] = output
     if stored:
         output = operator("DEQUANTIZE", [output], tensor(shape[::3]), schema.DequantizeOptionsT())
     graph.outputs = [output]
@@ -238,22 +248,22 @@ def write_tflite(checkpoint: AnyCheckpoint, path: Path, batch: int | None = 1) -
 
 
 def write_ncnn(checkpoint: Checkpoint, path: Path, batch: int | None = 1) -> None:
-    """ncnn: a `.param` of layers and a `.bin` of float32 weights beside it, ReLU6 fused."""
-    steps = layers(checkpoint.architecture)
-    used = [source for layer in steps for source in layer.sources]
+    """Writes ncnn: a `.param` file of layers and a `.bin` file of float32 weights, with ReLU6 fused."""
+    network = layers(checkpoint.architecture)
+    reads = [source for layer in network for source in layer.sources]
     lines, blobs, arrays = ["Input image 0 1 image"], 1, []
-    taken: dict[str, int] = {}
+    copies_read: dict[str, int] = {}
 
-    def take(source: str) -> str:
-        """The next copy of a tensor that several layers read, or the tensor."""
-        if used.count(source) == 1:
+    def next_copy(source: str) -> str:
+        """The tensor itself, or, where several layers read it, its next copy."""
+        if reads.count(source) == 1:
             return source
-        taken[source] = taken.get(source, -1) + 1
-        return f"{source}/{taken[source]}"
+        copies_read[source] = copies_read.get(source, -1) + 1
+        return f"{source}/{copies_read[source]}"
 
-    for layer in steps:
-        inputs = " ".join(take(source) for source in layer.sources)
-        output = "logits" if layer is steps[-1] else layer.name
+    for layer in network:
+        inputs = " ".join(next_copy(source) for source in layer.sources)
+        output = "logits" if layer is network[-1] else layer.name
         if layer.weight:
             weight, bias = folded(checkpoint, layer)
             arrays += [np.zeros(1, np.int32), weight, bias]  # 0: the weights are float32
@@ -274,7 +284,7 @@ def write_ncnn(checkpoint: Checkpoint, path: Path, batch: int | None = 1) -> Non
             settings += " 9=3 -23310=2,0.0,6.0" if layer.activation == "relu6" else ""
         lines.append(f"{kind} {layer.name} {len(layer.sources)} 1 {inputs} {output} {settings}")
         blobs += 1
-        if (copies := used.count(layer.name)) > 1:
+        if (copies := reads.count(layer.name)) > 1:
             names = " ".join(f"{layer.name}/{i}" for i in range(copies))
             lines.append(f"Split {layer.name}/split 1 {copies} {layer.name} {names}")
             blobs += copies
@@ -283,7 +293,7 @@ def write_ncnn(checkpoint: Checkpoint, path: Path, batch: int | None = 1) -> Non
 
 
 def write_torch(checkpoint: Checkpoint, path: Path, batch: int | None = 1) -> None:
-    """The calls that PyTorch is to make, with their tensors, for `load_torch`."""
+    """Writes the calls that PyTorch makes, with their tensors, for `load_torch`."""
     import torch
 
     steps = []
@@ -293,10 +303,9 @@ def write_torch(checkpoint: Checkpoint, path: Path, batch: int | None = 1) -> No
             step["weight"], step["bias"] = map(torch.from_numpy, folded(checkpoint, layer))
         if layer.kind in ("conv", "depthwise"):
             top, bottom, left, right = layer.padding
-            even = top == bottom and left == right
-            step["pad"], step["padding"] = (
-                (None, (top, left)) if even else ((left, right, top, bottom), 0)
-            )
+            symmetric = top == bottom and left == right
+            step["pad"] = None if symmetric else (left, right, top, bottom)
+            step["padding"] = (top, left) if symmetric else 0
             step["stride"], step["groups"] = layer.stride, layer.groups
             step["relu6"] = layer.activation == "relu6"
         steps.append(step)
