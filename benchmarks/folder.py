@@ -29,8 +29,8 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from int8_files import with_all_stored
 from measure import RESULTS, Watch, machine, markdown, process, ratio, report, turn, usable_cpus
+from peer_arrays import with_all_stored
 from peer_files import recipe, write
 from peers import PEERS, PRECISIONS
 

@@ -35,9 +35,9 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from int8_files import with_all_stored
 from measure import RESULTS, Watch, machine, markdown, ratio, report, settle, turn
 from numpy.typing import NDArray
+from peer_arrays import with_all_stored
 from peer_files import random_checkpoint, write
 from peers import PEERS, PRECISIONS
 

@@ -1,7 +1,7 @@
 """Writes a classifier in the formats of the peers, with one loop over `layers()` per format.
 
-Batch norms are folded, and ReLU6 is fused where the format can. All formats hold float32, some int8
-too (see `int8_files.py`).
+Batch norms are folded, and ReLU6 is fused where the format can. All formats hold float32, ONNX and
+TensorFlow Lite int8 too.
 """
 
 from __future__ import annotations
@@ -11,18 +11,16 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from int8_files import ONNX_IR, ONNX_OPSET, activations, write_qdq
-from numpy.typing import NDArray
+from onnx_files import write_onnx, write_qdq
+from peer_arrays import folded
 from peers import PEERS, Recipe
+from tflite_file import write_tflite
 
 from mobilenetv2.architecture import Architecture
 from mobilenetv2.checkpoint import Checkpoint
-from mobilenetv2.folding import fold
-from mobilenetv2.graph import Layer, array_shapes, layers
+from mobilenetv2.graph import array_shapes, layers
 from mobilenetv2.images import Preprocessing
 from mobilenetv2.int8 import AnyCheckpoint, Int8Checkpoint
-
-Array = NDArray[Any]
 
 
 def random_checkpoint(width_mult: float = 1.0, resolution: int = 224, seed: int = 0) -> Checkpoint:
@@ -83,168 +81,6 @@ def recipe(checkpoint: AnyCheckpoint) -> Recipe:
     )
     short_side = round(p.size[0] / p.crop_fraction)
     return Recipe(short_side, p.size[0], p.interpolation, p.mean, p.std, labels)
-
-
-def folded(checkpoint: Checkpoint, layer: Layer) -> tuple[Array, Array]:
-    """Kernel and bias of a layer in float32, with its batch norm folded in."""
-    weight, bias = fold(checkpoint, layer)
-    return weight.astype(np.float32), bias.astype(np.float32)
-
-
-def write_onnx(checkpoint: Checkpoint, path: Path, batch: int | None = 1) -> None:
-    """Writes ONNX in NCHW, with Conv and Clip, which ONNX Runtime and OpenVINO fuse."""
-    from onnx import TensorProto, helper, numpy_helper, save
-
-    limits = {"low": np.float32(0), "high": np.float32(6)}
-    constants = [numpy_helper.from_array(np.array(value), name) for name, value in limits.items()]
-    nodes = []
-    for layer in layers(checkpoint.architecture):
-        inputs = list(layer.sources)
-        if layer.weight:
-            names = [layer.weight, f"{layer.name}.b"]
-            constants += map(numpy_helper.from_array, folded(checkpoint, layer), names)
-            inputs += names
-        if layer.kind == "add":
-            nodes.append(helper.make_node("Add", inputs, [layer.name]))
-        elif layer.kind == "pool":
-            nodes.append(helper.make_node("GlobalAveragePool", inputs, ["pooled"]))
-            nodes.append(helper.make_node("Flatten", ["pooled"], [layer.name]))
-        elif layer.kind == "linear":
-            nodes.append(helper.make_node("Gemm", inputs, [layer.name], transB=1))
-        else:
-            clipped = layer.activation == "relu6"
-            output = f"{layer.name}.c" if clipped else layer.name
-            top, bottom, left, right = layer.padding
-            nodes.append(
-                helper.make_node(
-                    "Conv", inputs, [output], kernel_shape=[layer.kernel] * 2, strides=[layer.stride] * 2,
-                    pads=[top, left, bottom, right], dilations=[layer.dilation] * 2, group=layer.groups,
-                )
-            )  # fmt: skip
-            if clipped:
-                nodes.append(helper.make_node("Clip", [output, "low", "high"], [layer.name]))
-    count = "N" if batch is None else batch
-    image = [count, 3, *checkpoint.architecture.resolution]
-    graph = helper.make_graph(
-        nodes,
-        "mobilenetv2",
-        [helper.make_tensor_value_info("image", TensorProto.FLOAT, image)],
-        [helper.make_tensor_value_info(layer.name, TensorProto.FLOAT, [count, layer.out_shape[0]])],
-        constants,
-    )
-    opset = helper.make_opsetid("", ONNX_OPSET)
-    save(helper.make_model(graph, opset_imports=[opset], ir_version=ONNX_IR), path)
-
-
-def write_tflite(checkpoint: AnyCheckpoint, path: Path, batch: int | None = 1) -> None:
-    """Writes TensorFlow Lite in NHWC with ReLU6 fused, for networks with TensorFlow's padding.
-
-    In an int8 model everything is int8, from the image (pixels less 128) to the logits, which a last
-    operator converts to float32.
-    """
-    import flatbuffers
-    from ai_edge_litert import schema_py_generated as schema
-
-    assert checkpoint.architecture.padding == "same", "the format has the padding SAME only"
-    stored = activations(checkpoint) if isinstance(checkpoint, Int8Checkpoint) else {}
-    model, graph = schema.ModelT(), schema.SubGraphT()
-    model.version, model.subgraphs = 3, [graph]
-    model.buffers, model.operatorCodes = [schema.BufferT()], []
-    graph.tensors, graph.operators = [], []
-
-    def tensor(shape: tuple[int, ...], kind: str = "float32", **quantization: Any) -> int:
-        entry = schema.TensorT()
-        entry.shape, entry.type = list(shape), getattr(schema.TensorType, kind.upper())
-        if quantization:
-            entry.quantization = schema.QuantizationParametersT()
-            vars(entry.quantization).update(quantization)
-        graph.tensors.append(entry)
-        return len(graph.tensors) - 1
-
-    def constant(values: Array, scale: Array | None = None, axis: int = 0) -> int:
-        quantization: dict[str, Any] = {}
-        if scale is not None:
-            zeros = np.zeros(len(scale), np.int64)
-            scale = scale.astype(np.float32)
-            quantization = {"scale": scale, "zeroPoint": zeros, "quantizedDimension": axis}
-        index = tensor(values.shape, values.dtype.name, **quantization)
-        graph.tensors[index].buffer = len(model.buffers)
-        model.buffers.append(schema.BufferT())
-        model.buffers[-1].data = np.frombuffer(values.tobytes(), np.uint8)
-        return index
-
-    def activation(name: str, shape: tuple[int, ...]) -> int:
-        if not stored:
-            return tensor(shape)
-        scale, zero = np.float32(stored[name].scale), stored[name].zero_point - 128
-        return tensor(shape, "int8", scale=np.array([scale]), zeroPoint=np.array([zero]))
-
-    def operator(name: str, inputs: list[int], output: int, options: Any) -> int:
-        entry, code = schema.OperatorT(), schema.OperatorCodeT()
-        code.builtinCode = code.deprecatedBuiltinCode = getattr(schema.BuiltinOperator, name)
-        entry.opcodeIndex, entry.inputs, entry.outputs = len(model.operatorCodes), inputs, [output]
-        kind = type(options).__name__.removesuffix("T")
-        entry.builtinOptions = options
-        entry.builtinOptionsType = getattr(schema.BuiltinOptions, kind)
-        model.operatorCodes.append(code)
-        graph.operators.append(entry)
-        return output
-
-    def kernel_and_bias(layer: Layer) -> list[int]:
-        axes, axis = {  # (out, in, k, k) -> (out, k, k, in); (1, k, k, out)
-            "conv": ((0, 2, 3, 1), 0),
-            "depthwise": ((1, 2, 3, 0), 3),
-            "linear": ((0, 1), 0),
-        }[layer.kind]
-        if isinstance(checkpoint, Checkpoint):
-            weight, bias = folded(checkpoint, layer)
-            return [constant(weight.transpose(axes)), constant(bias)]
-        quantized = checkpoint.layers[layer.name]
-        bias_scale = stored[layer.sources[0]].scale * quantized.scale.astype(np.float64)
-        return [
-            constant(quantized.weight.transpose(axes), quantized.scale, axis),
-            constant(quantized.bias, bias_scale),
-        ]
-
-    def convolution(layer: Layer, inputs: list[int], output: int) -> int:
-        depthwise = layer.kind == "depthwise"
-        options = schema.DepthwiseConv2DOptionsT() if depthwise else schema.Conv2DOptionsT()
-        options.strideH = options.strideW = layer.stride
-        options.dilationHFactor = options.dilationWFactor = layer.dilation
-        options.padding = schema.Padding.SAME
-        if layer.activation == "relu6":
-            options.fusedActivationFunction = schema.ActivationFunctionType.RELU6
-        if depthwise:
-            options.depthMultiplier = 1
-        return operator("DEPTHWISE_CONV_2D" if depthwise else "CONV_2D", inputs, output, options)
-
-    image_shape = (batch or 1, *checkpoint.architecture.resolution, 3)
-    tensors = {"image": activation("image", image_shape)}
-    graph.inputs = [tensors["image"]]
-    for layer in layers(checkpoint.architecture):
-        channels, height, width = layer.out_shape
-        shape: tuple[int, ...] = (batch or 1, height, width, channels)
-        flat = layer.kind in ("pool", "linear")
-        output = activation(layer.name, shape[::3] if flat else shape)
-        inputs = [tensors[source] for source in layer.sources]
-        if layer.weight:
-            inputs += kernel_and_bias(layer)
-        if layer.kind == "add":
-            operator("ADD", inputs, output, schema.AddOptionsT())
-        elif layer.kind == "pool":
-            inputs.append(constant(np.array([1, 2], np.int32)))
-            operator("MEAN", inputs, output, schema.ReducerOptionsT())
-        elif layer.kind == "linear":
-            operator("FULLY_CONNECTED", inputs, output, schema.FullyConnectedOptionsT())
-        else:
-            convolution(layer, inputs, output)
-        tensors[layer.name] = output
-    if stored:
-        output = operator("DEQUANTIZE", [output], tensor(shape[::3]), schema.DequantizeOptionsT())
-    graph.outputs = [output]
-    builder = flatbuffers.Builder(1 << 20)
-    builder.Finish(model.Pack(builder), b"TFL3")
-    path.write_bytes(bytes(builder.Output()))
 
 
 def write_ncnn(checkpoint: Checkpoint, path: Path, batch: int | None = 1) -> None:

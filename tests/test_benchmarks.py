@@ -10,9 +10,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 from folder import best_classes, disagreements
-from int8_files import activations, with_all_stored
 from latency import OURS_FLOAT32, Case, cases, correlation_loss, random_pixels, table
 from measure import RESULTS, markdown, process, ratio, turn
+from peer_arrays import activations, with_all_stored
 from peer_files import random_checkpoint, recipe, write
 from peers import PEERS, Recipe
 from startup import goals
