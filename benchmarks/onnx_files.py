@@ -61,7 +61,7 @@ class OnnxGraph:
         """
         from onnx import TensorProto, helper, save
 
-        logits = layers(architecture)[-1]
+        *_, logits = layers(architecture)
         count = "N" if batch is None else batch
         image_shape = [count, 3, *architecture.resolution]
         image_type = getattr(TensorProto, input_type)
@@ -124,7 +124,7 @@ def write_qdq(checkpoint: Int8Checkpoint, path: Path, batch: int | None = 1) -> 
         weight = np.ascontiguousarray(quantized.weight.T) if linear else quantized.weight
         bias_scale = np.float64(stored[layer.sources[0]].scale) * quantized.scale
         return [
-            dequantized(weight, layer.weight, quantized.scale, axis=int(linear)),
+            dequantized(weight, f"{layer.name}.weight", quantized.scale, axis=int(linear)),
             dequantized(quantized.bias, f"{layer.name}.bias", bias_scale),
         ]
 

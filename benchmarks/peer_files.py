@@ -75,7 +75,7 @@ def recipe(checkpoint: AnyCheckpoint) -> Recipe:
     """
     p = checkpoint.preprocessing
     if p.resize != "short_side" or p.size[0] != p.size[1] or p.channels != 3:
-        raise SystemExit("the peers' programs know square RGB crops of the short side only")
+        raise SystemExit("the programs of the peers only know square RGB crops of the short side")
     labels = checkpoint.labels or tuple(
         f"class {i}" for i in range(checkpoint.architecture.classes)
     )

@@ -128,8 +128,10 @@ def write_tflite(checkpoint: AnyCheckpoint, path: Path, batch: int | None = 1) -
             return [graph.constant(weight.transpose(axes)), graph.constant(bias)]
         quantized = checkpoint.layers[layer.name]
         bias_scale = stored[layer.sources[0]].scale * quantized.scale.astype(np.float64)
-        weight = graph.constant(quantized.weight.transpose(axes), quantized.scale, axis)
-        return [weight, graph.constant(quantized.bias, bias_scale)]
+        return [
+            graph.constant(quantized.weight.transpose(axes), quantized.scale, axis),
+            graph.constant(quantized.bias, bias_scale),
+        ]
 
     image = activation("image", (batch or 1, *checkpoint.architecture.resolution, 3))
     tensors = {"image": image}
