@@ -1,18 +1,20 @@
 """How long a folder of JPEGs takes from the command to the labels: ours, and Pillow in a pool of
-threads in front of ONNX Runtime, in turns.
+threads in front of ONNX Runtime. Both take turns.
 
     pip install '.[benchmark]'
     python benchmarks/folder.py --images photos/ --model mine.safetensors
     python benchmarks/folder.py --images photos/ --model mine.safetensors --precision int8
 
-In int8, a model of floats is quantised first, calibrated with every tenth photo.
+With `--precision int8`, a float model is quantised first, calibrated with every tenth image.
 
-Ours is the process `mobilenetv2 classify FOLDER --model MODEL --format csv --top 1`; the peer's is
-`onnx_folder.py`, which prepares by the same Pillow calls; with a photo a call and with eight, and with
-its threads spinning between calls, the default of ONNX Runtime, and not, which leaves the processors to
-the decoding. The best of the four counts. All may use all processors. The first round reads the files into the page cache
-and is not counted. The best class must be the same on all but 1 % of the photos, which rounding may
-tip over, and in int8, where rounding differs, on all but 5 %; else the exit code is 1.
+Ours is the process `mobilenetv2 classify FOLDER --model MODEL --format csv --top 1`. The peer is
+`onnx_folder.py`, which prepares images with the same Pillow calls, in four variants: one image per call
+or eight; threads that spin between calls (the default of ONNX Runtime) or that leave the processors to
+the decoding. The best of the four counts. All may use all processors. The first round reads the files
+into the page cache and is not counted.
+
+The best class must be the same on all but 1 % of the images, because rounding decides between nearly
+equal classes; in int8, where runtimes round differently, on all but 5 %. Otherwise the exit code is 1.
 """
 
 from __future__ import annotations
@@ -27,8 +29,8 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from int8_files import with_all_stored
 from measure import RESULTS, Watch, machine, markdown, process, ratio, report, turn, usable_cpus
+from peer_arrays import with_all_stored
 from peer_files import recipe, write
 from peers import PEERS, PRECISIONS
 
@@ -40,21 +42,21 @@ from mobilenetv2.runtime.quantize import quantize
 
 OURS = "mobilenetv2"
 PROGRAM = Path(__file__).with_name("onnx_folder.py")
-MOST_DIFFERENT = {"float32": 0.01, "int8": 0.05}
-NAMES = {"float32": "folder", "int8": "folder-int8"}  # of the results
+MAX_DISAGREEMENT = {"float32": 0.01, "int8": 0.05}
+RESULT_NAMES = {"float32": "folder", "int8": "folder-int8"}
 
 
 def main() -> int:
-    """Runs the commands, prints and writes the table; returns the exit status."""
+    """Times the commands, prints and writes the table, and returns the exit code."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--images", type=Path, required=True, help="a folder of .jpg files")
     parser.add_argument("--model", type=Path, required=True, help="any model file")
     parser.add_argument("--precision", choices=PRECISIONS, default=PRECISIONS[0])
-    parser.add_argument("--most", type=int, default=1000, help="photos to take; default: 1000")
-    parser.add_argument("--batches", type=int, nargs="+", default=[1, 8], help="the peer's")
-    parser.add_argument("--threads", type=int, default=usable_cpus(), help="the peer's")
+    parser.add_argument("--most", type=int, default=1000, help="number of images; default: 1000")
+    parser.add_argument("--batches", type=int, nargs="+", default=[1, 8], help="of the peer")
+    parser.add_argument("--threads", type=int, default=usable_cpus(), help="of the peer")
     parser.add_argument("--rounds", type=int, default=7)
     parser.add_argument("--output", type=Path, default=RESULTS, help="folder of the results")
     options = parser.parse_args()
@@ -62,91 +64,90 @@ def main() -> int:
     checkpoint = read(options.model, int8=options.precision == "int8")
     with tempfile.TemporaryDirectory() as name:
         work = Path(name)
-        (work / "photos").mkdir()
+        images = work / "images"
+        images.mkdir()
         files = sorted(options.images.glob("*.jpg"))[: options.most]
         if not files:
             raise SystemExit(f"{options.images}: no .jpg files")
         for file in files:
-            (work / "photos" / file.name).symlink_to(file.resolve())
-        theirs = checkpoint
+            (images / file.name).symlink_to(file.resolve())
+        peer_checkpoint = checkpoint
         if options.precision == "int8" and isinstance(checkpoint, Checkpoint):
-            checkpoint, theirs = quantized(checkpoint, files)
-        recipe(theirs).save(work / "recipe.json")
-        model = write(theirs, "onnxruntime", work, batch=None)
-        checkpoint.save(work / "model.safetensors")
-        ours = [
-            "-m",
-            "mobilenetv2",
-            "classify",
-            work / "photos",
-            "--model",
-            work / "model.safetensors",
-        ]
+            checkpoint, peer_checkpoint = quantize_for_both(checkpoint, files)
+        recipe(peer_checkpoint).save(work / "recipe.json")
+        peer_model = write(peer_checkpoint, "onnxruntime", work, batch=None)
+        model = work / "model.safetensors"
+        checkpoint.save(model)
+        ours = ["-m", "mobilenetv2", "classify", images, "--model", model]
         commands = {OURS: [*ours, "--format", "csv", "--top", "1"]}
         for batch, spin in product(options.batches, (1, 0)):
-            peer = [PROGRAM, model, work / "photos", options.threads, batch, spin]
+            peer = [PROGRAM, peer_model, images, options.threads, batch, spin]
             title = f"ONNX Runtime, batches of {batch}{', spinning' * spin}"
             commands[title] = [*peer, options.precision]
-        results = timed(commands, options.rounds)
-    answers = {name: result.pop("answers") for name, result in results.items()}
-    different = max(disagreements(answers[OURS], found) for found in answers.values())
-    photos = len(answers[OURS])
+        results = time_commands(commands, options.rounds)
+    predictions = {name: result.pop("predictions") for name, result in results.items()}
+    different = max(disagreements(predictions[OURS], theirs) for theirs in predictions.values())
+    count = len(predictions[OURS])
     best = min(
         ratio(result["s"], results[OURS]["s"]) for name, result in results.items() if name != OURS
     )
     text = (
-        f"{table(results, photos)}\n\nThe best peer takes {best} times ours. "
-        f"The best class is another one on {different} of {photos} photos."
+        f"{table(results, count)}\n\nThe best peer takes {best} times ours. "
+        f"The best class differs on {different} of {count} images."
     )
-    report(NAMES[options.precision], about, watch, results, text, options.output)
-    return int(different > MOST_DIFFERENT[options.precision] * photos)
+    report(RESULT_NAMES[options.precision], about, watch, results, text, options.output)
+    return int(different > MAX_DISAGREEMENT[options.precision] * count)
 
 
-def quantized(floats: Checkpoint, files: list[Path]) -> tuple[Int8Checkpoint, Int8Checkpoint]:
-    """Integers for us and the same ones for the peer, calibrated with every tenth photo."""
-    some = files[::10] or files
-    integers = quantize(floats, some)
-    pixels = np.stack([floats.preprocessing(decode(file)) for file in some[:16]])
-    return integers, with_all_stored(integers, floats, pixels)
+def quantize_for_both(
+    checkpoint: Checkpoint, files: list[Path]
+) -> tuple[Int8Checkpoint, Int8Checkpoint]:
+    """An int8 checkpoint for us, and the same with all tensors stored for the peer."""
+    calibration = files[::10]
+    quantized = quantize(checkpoint, calibration)
+    pixels = np.stack([checkpoint.preprocessing(decode(file)) for file in calibration[:16]])
+    return quantized, with_all_stored(quantized, checkpoint, pixels)
 
 
-def timed(commands: dict[str, list[Any]], rounds: int) -> dict[str, dict[str, Any]]:
-    """Seconds and resident bytes of each command, one value a round, and its answers."""
-    found: dict[str, dict[str, Any]] = {name: {"s": [], "resident_bytes": []} for name in commands}
+def time_commands(commands: dict[str, list[Any]], rounds: int) -> dict[str, dict[str, Any]]:
+    """Seconds and resident bytes of each command, one value per round, and its predictions."""
+    results: dict[str, dict[str, Any]] = {
+        name: {"s": [], "resident_bytes": []} for name in commands
+    }
     for round_ in range(-1, rounds):
         for name in turn(list(commands), round_):
             ended = process(sys.executable, *commands[name])
-            found[name]["answers"] = classes(ended.output)
+            results[name]["predictions"] = best_classes(ended.output)
             if round_ >= 0:
-                found[name]["s"].append(ended.seconds)
-                found[name]["resident_bytes"].append(ended.resident_bytes)
-    return found
+                results[name]["s"].append(ended.seconds)
+                results[name]["resident_bytes"].append(ended.resident_bytes)
+    return results
 
 
-def classes(text: str) -> dict[str, int]:
-    """File name -> index of the best class, of a CSV with these columns."""
+def best_classes(text: str) -> dict[str, int]:
+    """Index of the best class by file name, read from a CSV with the columns file and index."""
     rows = csv.DictReader(io.StringIO(text))
     return {Path(row["file"]).name: int(row["index"]) for row in rows}
 
 
 def disagreements(ours: dict[str, int], theirs: dict[str, int]) -> int:
-    """Files with another class, or with none on one side."""
+    """Number of files whose class differs, or that only one side has."""
     return sum(ours.get(file) != theirs.get(file) for file in ours.keys() | theirs.keys())
 
 
-def table(results: dict[str, dict[str, Any]], photos: int) -> str:
-    """A row a command."""
+def table(results: dict[str, dict[str, Any]], images: int) -> str:
+    """One row per command, each over that many images."""
     rows = [
         [
             "ours" if name == OURS else name,
             f"{np.median(result['s']):.2f}",
-            f"{photos / np.median(result['s']):.0f}",
+            f"{images / np.median(result['s']):.0f}",
             str(ratio(result["s"], results[OURS]["s"])),
             f"{np.median(result['resident_bytes']) / 1e6:.0f}",
         ]
         for name, result in results.items()
     ]
-    return markdown(["command", "s", "photos/s", "time / ours", "resident, MB"], rows)
+    return markdown(["command", "s", "images/s", "time / ours", "resident, MB"], rows)
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""Runs a command, then says on stderr its wall seconds and the most bytes it had resident.
+"""Runs a command, then prints its wall seconds and its peak resident bytes on stderr.
 
 python -I -S launcher.py PROGRAM ARGUMENT...
 """

@@ -1,4 +1,4 @@
-"""What the benchmarks share: taking turns, ratios pair by pair, the machine, tables, results."""
+"""What the benchmarks share: the order of a round, ratios of paired times, processes, tables, results."""
 
 from __future__ import annotations
 
@@ -19,12 +19,13 @@ import numpy as np
 
 RESULTS = Path(__file__).parent / "results"
 FLAGS = "avx2 fma avx_vnni avx512f avx512_vnni avx512_bf16 amx_bf16 amx_int8 asimd asimddp i8mm sve"
-SLICE_SECONDS = 0.01  # longer than the tick by which Linux counts other threads' time
+# longer than the tick by which Linux counts the time of other threads
+SLICE_SECONDS = 0.01
 Item = TypeVar("Item")
 
 
 class Ratio(NamedTuple):
-    """Median, 10th and 90th percentile of one ratio a round."""
+    """Median, 10th and 90th percentile of the ratios of all rounds."""
 
     median: float
     p10: float
@@ -35,29 +36,29 @@ class Ratio(NamedTuple):
 
 
 def ratio(theirs: Sequence[float], ours: Sequence[float]) -> Ratio:
-    """Their time over ours, pair by pair: above 1 we are faster.
+    """The peer's time over ours, pair by pair: above 1 we are faster.
 
     Args:
-        theirs: One value a round.
-        ours: As many, of the same rounds.
+        theirs: The peer's times, one per round.
+        ours: Our times in the same rounds.
 
     Raises:
-        ValueError: Not as many.
+        ValueError: The lengths differ.
     """
     if len(theirs) != len(ours):
-        raise ValueError(f"pairs want as many values, not {len(theirs)} and {len(ours)}")
+        raise ValueError(f"pairs need equally many values, not {len(theirs)} and {len(ours)}")
     median, low, high = np.percentile(np.divide(theirs, ours), (50, 10, 90))
     return Ratio(float(median), float(low), float(high))
 
 
 def turn(items: Sequence[Item], round_: int) -> list[Item]:
-    """The order of a round: one further each time, so that nobody starts always."""
+    """The items in the order of a round: each round begins with the next item."""
     first = round_ % len(items)
     return [*items[first:], *items[:first]]
 
 
 def settle(most_seconds: float = 1.0) -> None:
-    """Sleeps until no thread of this process computes: pools that spin after their work now sleep."""
+    """Sleeps until no thread of this process computes, so that pools which spin after work are idle."""
     end = time.perf_counter() + most_seconds
     while time.perf_counter() < end:
         wall, busy = time.perf_counter(), time.process_time()
@@ -67,7 +68,7 @@ def settle(most_seconds: float = 1.0) -> None:
 
 
 class Process(NamedTuple):
-    """A process that has ended."""
+    """Time, peak resident memory and output of a process that has ended."""
 
     seconds: float
     resident_bytes: int
@@ -77,11 +78,15 @@ class Process(NamedTuple):
 def process(program: str, *arguments: object) -> Process:
     """Runs a program to its end.
 
-    A bare interpreter starts it: what is resident before the exec counts as the child's, and this
-    process is large.
+    A bare interpreter starts it: the memory of a child includes what is resident before its exec,
+    and this process is large.
+
+    Args:
+        program: Path of the executable.
+        arguments: Its arguments, as strings or anything with a string form.
 
     Raises:
-        SystemExit: It failed; the message has its stderr.
+        SystemExit: The program failed; the message has its stderr.
     """
     launcher = Path(__file__).with_name("launcher.py")
     command = [program, *map(str, arguments)]
@@ -95,27 +100,27 @@ def process(program: str, *arguments: object) -> Process:
 
 
 def usable_cpus() -> int:
-    """Processors that this process may use."""
+    """Number of processors that this process may use."""
     usable = getattr(os, "sched_getaffinity", None)
     return len(usable(0)) if usable else os.cpu_count() or 1
 
 
 class Watch:
-    """Tells how much of the processors other programs took while this one measured."""
+    """Measures the share of the processors that other programs take from now on."""
 
     def __init__(self) -> None:
         self.start = time.monotonic()
         self.busy, self.own = _busy_seconds(), sum(os.times()[:4])
 
     def others_percent(self) -> float:
-        """Share of all processors since the start, in percent; 0 where the system does not say."""
+        """Percent of all processors since the start; 0 where the system does not tell."""
         busy, own = _busy_seconds() - self.busy, sum(os.times()[:4]) - self.own
         elapsed = (time.monotonic() - self.start) * (os.cpu_count() or 1)
         return max(0.0, 100 * (busy - own) / elapsed) if busy else 0.0
 
 
 def _busy_seconds() -> float:
-    """Time that the machine's processors have spent on anything (Linux)."""
+    """Seconds of work of all processors since the machine started; 0 outside Linux."""
     stat = Path("/proc/stat")
     if not stat.exists():
         return 0.0
@@ -126,16 +131,16 @@ def _busy_seconds() -> float:
 
 
 def machine(packages: Sequence[str]) -> dict[str, Any]:
-    """Processor, instruction sets that matter here, caches, and versions of the packages."""
+    """Describes this machine: processor, instruction sets, caches, versions of the packages."""
     cpuinfo = Path("/proc/cpuinfo")
     text = cpuinfo.read_text() if cpuinfo.exists() else ""
     model = re.search(r"^model name\s*: (.*)$", text, re.MULTILINE)
     flags = re.search(r"^(?:flags|Features)\s*: (.*)$", text, re.MULTILINE)
-    has = set(flags[1].split() if flags else ())
+    available = set(flags[1].split() if flags else ())
     return {
         "cpu": model[1] if model else platform.processor() or platform.machine(),
         "cpus": usable_cpus(),
-        "isa": [flag for flag in FLAGS.split() if flag in has],
+        "isa": [flag for flag in FLAGS.split() if flag in available],
         "caches": _caches(),
         "system": platform.platform(),
         "python": platform.python_version(),
@@ -144,14 +149,14 @@ def machine(packages: Sequence[str]) -> dict[str, Any]:
 
 
 def _caches() -> dict[str, str]:
-    """Size of each cache of the first processor."""
-    found = {}
+    """Size of each cache of the first processor, by names such as "L1d"."""
+    sizes = {}
     for cache in sorted(Path("/sys/devices/system/cpu/cpu0/cache").glob("index*")):
         level, kind, size = (
             (cache / name).read_text().strip() for name in ("level", "type", "size")
         )
-        found[f"L{level}{'' if kind == 'Unified' else kind[0].lower()}"] = size
-    return found
+        sizes[f"L{level}{'' if kind == 'Unified' else kind[0].lower()}"] = size
+    return sizes
 
 
 def _version(package: str) -> str | None:
@@ -162,7 +167,7 @@ def _version(package: str) -> str | None:
 
 
 def markdown(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    """A table whose columns stand under one another as plain text too."""
+    """A Markdown table whose columns are also aligned as plain text."""
     widths = [max(map(len, cells)) for cells in zip(columns, *rows)]
     rule = ["-" * width for width in widths]
     lines = (map(str.ljust, row, widths) for row in (columns, rule, *rows))
@@ -172,15 +177,15 @@ def markdown(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
 def report(
     name: str, about: dict[str, Any], watch: Watch, results: Any, text: str, folder: Path
 ) -> None:
-    """Prints the text, and writes text and numbers as `<name>-<date>-<cpu>.md` and `.json`.
+    """Prints the text; writes text and numbers to `<name>-<date>-<cpu>.md` and `.json`.
 
     Args:
-        name: Of the benchmark.
-        about: What `machine` found.
-        watch: Begun when the measurement began.
+        name: Name of the benchmark.
+        about: The result of `machine`.
+        watch: Started when the measurement started.
         results: The numbers, fit for JSON.
         text: Markdown.
-        folder: Where to; made if absent.
+        folder: Where the files go; made if absent.
     """
     about["others_percent"] = round(watch.others_percent(), 1)
     cpu = re.sub(r"\((r|tm)\)|@.*", "", about["cpu"].lower())

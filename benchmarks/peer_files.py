@@ -1,5 +1,7 @@
-"""Writes a classifier as its peers want it: batch norms folded, ReLU6 fused where the format can,
-one loop over `layers()` a format, in float32, and in int8 where a peer has it (see `int8_files.py`).
+"""Writes a classifier in the formats of the peers, with one loop over `layers()` per format.
+
+Batch norms are folded, and ReLU6 is fused where the format can. All formats hold float32, ONNX and
+TensorFlow Lite int8 too.
 """
 
 from __future__ import annotations
@@ -9,24 +11,23 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from int8_files import ONNX_IR, ONNX_OPSET, activations, write_qdq
-from numpy.typing import NDArray
+from onnx_files import write_onnx, write_qdq
+from peer_arrays import folded
 from peers import PEERS, Recipe
+from tflite_file import write_tflite
 
 from mobilenetv2.architecture import Architecture
 from mobilenetv2.checkpoint import Checkpoint
-from mobilenetv2.folding import fold
 from mobilenetv2.graph import array_shapes, layers
 from mobilenetv2.images import Preprocessing
 from mobilenetv2.int8 import AnyCheckpoint, Int8Checkpoint
-from mobilenetv2.layer import Layer
-
-Array = NDArray[Any]
 
 
 def random_checkpoint(width_mult: float = 1.0, resolution: int = 224, seed: int = 0) -> Checkpoint:
-    """A classifier with random weights whose activations stay in the range of a trained one's: He's
-    deviation, batch-norm statistics near 0 and 1, TensorFlow's padding.
+    """A classifier with random weights and TensorFlow's padding.
+
+    He's deviation and batch-norm statistics near 0 and 1 keep its activations in the range of a
+    trained network's.
     """
     size = (resolution, resolution)
     architecture = Architecture(width_mult=width_mult, resolution=size, padding="same")
@@ -46,13 +47,16 @@ def random_checkpoint(width_mult: float = 1.0, resolution: int = 224, seed: int 
 
 
 def write(checkpoint: AnyCheckpoint, peer: str, folder: Path, batch: int | None = 1) -> Path:
-    """Writes a peer's file into `folder`, once for all peers that read it.
+    """Writes the model file of a peer, unless another peer with the same format has written it.
 
     Args:
-        checkpoint: A classifier; in integers, with all tensors stored.
+        checkpoint: A classifier; an int8 one must store all tensors.
         peer: A key of `PEERS`.
-        folder: Where to.
-        batch: Images a call; None leaves it open, in ONNX alone.
+        folder: The folder for the file.
+        batch: Images per call; None leaves it open (ONNX only).
+
+    Returns:
+        The path of the file.
     """
     path = folder / f"model{PEERS[peer].suffix}"
     if not path.exists():
@@ -64,14 +68,14 @@ def write(checkpoint: AnyCheckpoint, peer: str, folder: Path, batch: int | None 
 
 
 def recipe(checkpoint: AnyCheckpoint) -> Recipe:
-    """The checkpoint's preprocessing as a peer's user would write it.
+    """The checkpoint's preprocessing and labels, as a user of a peer would write them.
 
     Raises:
-        SystemExit: Not a square crop of the short side.
+        SystemExit: The preprocessing is not a square RGB crop after resizing the short side.
     """
     p = checkpoint.preprocessing
     if p.resize != "short_side" or p.size[0] != p.size[1] or p.channels != 3:
-        raise SystemExit("the peers' programs know square RGB crops of the short side only")
+        raise SystemExit("the programs of the peers only know square RGB crops of the short side")
     labels = checkpoint.labels or tuple(
         f"class {i}" for i in range(checkpoint.architecture.classes)
     )
@@ -79,182 +83,23 @@ def recipe(checkpoint: AnyCheckpoint) -> Recipe:
     return Recipe(short_side, p.size[0], p.interpolation, p.mean, p.std, labels)
 
 
-def folded(checkpoint: Checkpoint, layer: Layer) -> tuple[Array, Array]:
-    """Kernel and bias in float32, batch norm folded in."""
-    weight, bias = fold(checkpoint, layer)
-    return weight.astype(np.float32), bias.astype(np.float32)
-
-
-def write_onnx(checkpoint: Checkpoint, path: Path, batch: int | None = 1) -> None:
-    """ONNX, NCHW: Conv and Clip, which ONNX Runtime and OpenVINO fuse."""
-    from onnx import TensorProto, helper, numpy_helper, save
-
-    limits = {"low": np.float32(0), "high": np.float32(6)}
-    constants = [numpy_helper.from_array(np.array(value), name) for name, value in limits.items()]
-    nodes = []
-    for layer in layers(checkpoint.architecture):
-        inputs = list(layer.sources)
-        if layer.weight:
-            names = [layer.weight, f"{layer.name}.b"]
-            constants += map(numpy_helper.from_array, folded(checkpoint, layer), names)
-            inputs += names
-        if layer.kind == "add":
-            nodes.append(helper.make_node("Add", inputs, [layer.name]))
-        elif layer.kind == "pool":
-            nodes.append(helper.make_node("GlobalAveragePool", inputs, ["pooled"]))
-            nodes.append(helper.make_node("Flatten", ["pooled"], [layer.name]))
-        elif layer.kind == "linear":
-            nodes.append(helper.make_node("Gemm", inputs, [layer.name], transB=1))
-        else:
-            clipped = layer.activation == "relu6"
-            output = f"{layer.name}.c" if clipped else layer.name
-            top, bottom, left, right = layer.padding
-            nodes.append(
-                helper.make_node(
-                    "Conv", inputs, [output], kernel_shape=[layer.kernel] * 2, strides=[layer.stride] * 2,
-                    pads=[top, left, bottom, right], dilations=[layer.dilation] * 2, group=layer.groups,
-                )
-            )  # fmt: skip
-            if clipped:
-                nodes.append(helper.make_node("Clip", [output, "low", "high"], [layer.name]))
-    count = "N" if batch is None else batch
-    image = [count, 3, *checkpoint.architecture.resolution]
-    graph = helper.make_graph(
-        nodes,
-        "mobilenetv2",
-        [helper.make_tensor_value_info("image", TensorProto.FLOAT, image)],
-        [helper.make_tensor_value_info(layer.name, TensorProto.FLOAT, [count, layer.out_shape[0]])],
-        constants,
-    )
-    opset = helper.make_opsetid("", ONNX_OPSET)
-    save(helper.make_model(graph, opset_imports=[opset], ir_version=ONNX_IR), path)
-
-
-def write_tflite(checkpoint: AnyCheckpoint, path: Path, batch: int | None = 1) -> None:
-    """TensorFlow Lite, NHWC, ReLU6 fused; for networks with TensorFlow's padding. Quantised, all is int8
-    from the image, pixels less 128, to the logits, which a last step makes float32.
-    """
-    import flatbuffers
-    from ai_edge_litert import schema_py_generated as schema
-
-    assert checkpoint.architecture.padding == "same", "SAME is the padding that the format has"
-    stored = activations(checkpoint) if isinstance(checkpoint, Int8Checkpoint) else {}
-    model, graph = schema.ModelT(), schema.SubGraphT()
-    model.version, model.subgraphs = 3, [graph]
-    model.buffers, model.operatorCodes = [schema.BufferT()], []
-    graph.tensors, graph.operators = [], []
-
-    def tensor(shape: tuple[int, ...], kind: str = "float32", **quantization: Any) -> int:
-        made = schema.TensorT()
-        made.shape, made.type = list(shape), getattr(schema.TensorType, kind.upper())
-        if quantization:
-            made.quantization = schema.QuantizationParametersT()
-            vars(made.quantization).update(quantization)
-        graph.tensors.append(made)
-        return len(graph.tensors) - 1
-
-    def constant(values: Array, scale: Array | None = None, axis: int = 0) -> int:
-        quantization: dict[str, Any] = {}
-        if scale is not None:
-            zeros = np.zeros(len(scale), np.int64)
-            scale = scale.astype(np.float32)
-            quantization = {"scale": scale, "zeroPoint": zeros, "quantizedDimension": axis}
-        made = tensor(values.shape, values.dtype.name, **quantization)
-        graph.tensors[made].buffer = len(model.buffers)
-        model.buffers.append(schema.BufferT())
-        model.buffers[-1].data = np.frombuffer(values.tobytes(), np.uint8)
-        return made
-
-    def activation(name: str, shape: tuple[int, ...]) -> int:
-        if not stored:
-            return tensor(shape)
-        scale, zero = np.float32(stored[name].scale), stored[name].zero_point - 128
-        return tensor(shape, "int8", scale=np.array([scale]), zeroPoint=np.array([zero]))
-
-    def operator(name: str, inputs: list[int], output: int, options: Any) -> int:
-        made, code = schema.OperatorT(), schema.OperatorCodeT()
-        code.builtinCode = code.deprecatedBuiltinCode = getattr(schema.BuiltinOperator, name)
-        made.opcodeIndex, made.inputs, made.outputs = len(model.operatorCodes), inputs, [output]
-        kind = type(options).__name__.removesuffix("T")
-        made.builtinOptions = options
-        made.builtinOptionsType = getattr(schema.BuiltinOptions, kind)
-        model.operatorCodes.append(code)
-        graph.operators.append(made)
-        return output
-
-    def kernel_and_bias(layer: Layer) -> list[int]:
-        axes, axis = {  # (out, in, k, k) -> (out, k, k, in); (1, k, k, out)
-            "conv": ((0, 2, 3, 1), 0),
-            "depthwise": ((1, 2, 3, 0), 3),
-            "linear": ((0, 1), 0),
-        }[layer.kind]
-        if isinstance(checkpoint, Checkpoint):
-            weight, bias = folded(checkpoint, layer)
-            return [constant(weight.transpose(axes)), constant(bias)]
-        found = checkpoint.layers[layer.name]
-        step = stored[layer.sources[0]].scale * found.scale.astype(np.float64)
-        return [
-            constant(found.weight.transpose(axes), found.scale, axis),
-            constant(found.bias, step),
-        ]
-
-    def convolution(layer: Layer, inputs: list[int], output: int) -> int:
-        depthwise = layer.kind == "depthwise"
-        options = schema.DepthwiseConv2DOptionsT() if depthwise else schema.Conv2DOptionsT()
-        options.strideH = options.strideW = layer.stride
-        options.dilationHFactor = options.dilationWFactor = layer.dilation
-        options.padding = schema.Padding.SAME
-        if layer.activation == "relu6":
-            options.fusedActivationFunction = schema.ActivationFunctionType.RELU6
-        if depthwise:
-            options.depthMultiplier = 1
-        return operator("DEPTHWISE_CONV_2D" if depthwise else "CONV_2D", inputs, output, options)
-
-    made = {"image": activation("image", (batch or 1, *checkpoint.architecture.resolution, 3))}
-    graph.inputs = [made["image"]]
-    for layer in layers(checkpoint.architecture):
-        channels, height, width = layer.out_shape
-        shape: tuple[int, ...] = (batch or 1, height, width, channels)
-        flat = layer.kind in ("pool", "linear")
-        output = activation(layer.name, shape[::3] if flat else shape)
-        inputs = [made[source] for source in layer.sources]
-        if layer.weight:
-            inputs += kernel_and_bias(layer)
-        if layer.kind == "add":
-            operator("ADD", inputs, output, schema.AddOptionsT())
-        elif layer.kind == "pool":
-            inputs.append(constant(np.array([1, 2], np.int32)))
-            operator("MEAN", inputs, output, schema.ReducerOptionsT())
-        elif layer.kind == "linear":
-            operator("FULLY_CONNECTED", inputs, output, schema.FullyConnectedOptionsT())
-        else:
-            convolution(layer, inputs, output)
-        made[layer.name] = output
-    if stored:
-        output = operator("DEQUANTIZE", [output], tensor(shape[::3]), schema.DequantizeOptionsT())
-    graph.outputs = [output]
-    builder = flatbuffers.Builder(1 << 20)
-    builder.Finish(model.Pack(builder), b"TFL3")
-    path.write_bytes(bytes(builder.Output()))
-
-
 def write_ncnn(checkpoint: Checkpoint, path: Path, batch: int | None = 1) -> None:
-    """ncnn: a `.param` of layers and a `.bin` of float32 weights beside it, ReLU6 fused."""
-    steps = layers(checkpoint.architecture)
-    used = [source for layer in steps for source in layer.sources]
+    """Writes ncnn: a `.param` file of layers and a `.bin` file of float32 weights, with ReLU6 fused."""
+    network = layers(checkpoint.architecture)
+    reads = [source for layer in network for source in layer.sources]
     lines, blobs, arrays = ["Input image 0 1 image"], 1, []
-    taken: dict[str, int] = {}
+    copies_read: dict[str, int] = {}
 
-    def take(source: str) -> str:
-        """The next copy of a tensor that several layers read, or the tensor."""
-        if used.count(source) == 1:
+    def next_copy(source: str) -> str:
+        """The tensor itself, or, where several layers read it, its next copy."""
+        if reads.count(source) == 1:
             return source
-        taken[source] = taken.get(source, -1) + 1
-        return f"{source}/{taken[source]}"
+        copies_read[source] = copies_read.get(source, -1) + 1
+        return f"{source}/{copies_read[source]}"
 
-    for layer in steps:
-        inputs = " ".join(take(source) for source in layer.sources)
-        output = "logits" if layer is steps[-1] else layer.name
+    for layer in network:
+        inputs = " ".join(next_copy(source) for source in layer.sources)
+        output = "logits" if layer is network[-1] else layer.name
         if layer.weight:
             weight, bias = folded(checkpoint, layer)
             arrays += [np.zeros(1, np.int32), weight, bias]  # 0: the weights are float32
@@ -275,7 +120,7 @@ def write_ncnn(checkpoint: Checkpoint, path: Path, batch: int | None = 1) -> Non
             settings += " 9=3 -23310=2,0.0,6.0" if layer.activation == "relu6" else ""
         lines.append(f"{kind} {layer.name} {len(layer.sources)} 1 {inputs} {output} {settings}")
         blobs += 1
-        if (copies := used.count(layer.name)) > 1:
+        if (copies := reads.count(layer.name)) > 1:
             names = " ".join(f"{layer.name}/{i}" for i in range(copies))
             lines.append(f"Split {layer.name}/split 1 {copies} {layer.name} {names}")
             blobs += copies
@@ -284,7 +129,7 @@ def write_ncnn(checkpoint: Checkpoint, path: Path, batch: int | None = 1) -> Non
 
 
 def write_torch(checkpoint: Checkpoint, path: Path, batch: int | None = 1) -> None:
-    """The calls that PyTorch is to make, with their tensors, for `load_torch`."""
+    """Writes the calls that PyTorch makes, with their tensors, for `load_torch`."""
     import torch
 
     steps = []
@@ -294,10 +139,9 @@ def write_torch(checkpoint: Checkpoint, path: Path, batch: int | None = 1) -> No
             step["weight"], step["bias"] = map(torch.from_numpy, folded(checkpoint, layer))
         if layer.kind in ("conv", "depthwise"):
             top, bottom, left, right = layer.padding
-            even = top == bottom and left == right
-            step["pad"], step["padding"] = (
-                (None, (top, left)) if even else ((left, right, top, bottom), 0)
-            )
+            symmetric = top == bottom and left == right
+            step["pad"] = None if symmetric else (left, right, top, bottom)
+            step["padding"] = (top, left) if symmetric else 0
             step["stride"], step["groups"] = layer.stride, layer.groups
             step["relu6"] = layer.activation == "relu6"
         steps.append(step)

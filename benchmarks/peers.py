@@ -1,7 +1,7 @@
-"""The runtimes that ours is measured against: each loads its own file and answers its own input.
+"""The runtimes that ours is compared with: how each loads its model file and prepares its input.
 
-Imports nothing but NumPy until a peer is asked for, so that a process which needs one peer pays for
-that peer alone. `peer_files.py` writes the files.
+A runtime is imported when it loads a file, so a process pays only for the runtime that it uses.
+`peer_files.py` writes the files.
 """
 
 from __future__ import annotations
@@ -20,15 +20,15 @@ PRECISIONS = ("float32", "int8")
 
 
 class Peer(NamedTuple):
-    """One runtime.
+    """One runtime that ours is compared with.
 
     Attributes:
-        title: As the tables call it.
-        package: The distribution that has its version.
-        suffix: Ending of its model file.
-        load: (file, threads) -> what runs it on exactly that many threads.
-        prepare: By precision that it has: (N, H, W, 3), normalised float32 or uint8 pixels -> the input
-            that it likes best.
+        title: Its name in the tables.
+        package: The Python distribution whose version is reported.
+        suffix: Suffix of its model file.
+        load: (file, threads) -> a function that runs the network on exactly that many threads.
+        prepare: For each precision that it supports, a function from (N, H, W, 3) to the input that
+            is fastest for it. The argument is normalised float32, or uint8 pixels for "int8".
     """
 
     title: str
@@ -38,25 +38,25 @@ class Peer(NamedTuple):
     prepare: Mapping[str, Callable[[Array], Any]]
 
 
-def nchw(images: Array) -> Array:
-    """(N, H, W, C) -> (N, C, H, W), contiguous."""
-    return np.ascontiguousarray(images.transpose(0, 3, 1, 2))
+def nchw(inputs: Array) -> Array:
+    """Reorders (N, H, W, C) to a contiguous (N, C, H, W)."""
+    return np.ascontiguousarray(inputs.transpose(0, 3, 1, 2))
 
 
 def load_onnxruntime(path: Path, threads: int, *, spin: bool = True) -> Run:
-    """ONNX Runtime's CPU provider with all its optimisations and a pool that spins, its defaults."""
+    """ONNX Runtime on the CPU with its defaults: all optimisations, and threads that spin while idle."""
     import onnxruntime
 
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads, options.inter_op_num_threads = threads, 1
     options.add_session_config_entry("session.intra_op.allow_spinning", str(int(spin)))
     session = onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
-    return lambda images: session.run(None, {"image": images})[0]
+    return lambda inputs: session.run(None, {"image": inputs})[0]
 
 
 def load_openvino(path: Path, threads: int) -> Run:
-    """OpenVINO's CPU plugin, tuned for latency. Its float32 is float32: left alone it takes bfloat16
-    where the processor has it.
+    """OpenVINO on the CPU, set to low latency and to float32; its default is bfloat16 where the
+    processor has it.
     """
     import openvino
 
@@ -66,11 +66,11 @@ def load_openvino(path: Path, threads: int) -> Run:
         "INFERENCE_PRECISION_HINT": "f32",
     }
     request = openvino.Core().compile_model(path, "CPU", settings).create_infer_request()
-    return lambda images: request.infer([images], share_inputs=True, share_outputs=True)[0]
+    return lambda inputs: request.infer([inputs], share_inputs=True, share_outputs=True)[0]
 
 
 def load_litert(path: Path, threads: int) -> Run:
-    """LiteRT's interpreter with its XNNPACK delegate, its default."""
+    """LiteRT with its default, the XNNPACK delegate."""
     from ai_edge_litert.interpreter import Interpreter
 
     interpreter = Interpreter(str(path), num_threads=threads)
@@ -78,17 +78,17 @@ def load_litert(path: Path, threads: int) -> Run:
     image = interpreter.get_input_details()[0]["index"]
     logits = interpreter.get_output_details()[0]["index"]
 
-    def run(images: Array) -> Array:
-        interpreter.set_tensor(image, images)
+    def run(inputs: Array) -> Array:
+        interpreter.set_tensor(image, inputs)
         interpreter.invoke()
-        answer: Array = interpreter.get_tensor(logits)
-        return answer
+        output: Array = interpreter.get_tensor(logits)
+        return output
 
     return run
 
 
 def load_ncnn(path: Path, threads: int) -> Run:
-    """ncnn in float32; it knows no batches, so images go one after another."""
+    """ncnn in float32. It has no batches, so images run one after another."""
     import ncnn
 
     net = ncnn.Net()
@@ -98,26 +98,26 @@ def load_ncnn(path: Path, threads: int) -> Run:
     net.load_param(str(path))
     net.load_model(str(path.with_suffix(".bin")))
 
-    def run(images: list[Any]) -> Array:
-        answers = []
-        for image in images:
+    def run(inputs: list[Any]) -> Array:
+        outputs = []
+        for image in inputs:
             extractor = net.create_extractor()
             extractor.input("image", image)
-            answers.append(np.array(extractor.extract("logits")[1]))
-        return np.stack(answers)
+            outputs.append(np.array(extractor.extract("logits")[1]))
+        return np.stack(outputs)
 
     return run
 
 
-def prepare_ncnn(images: Array) -> list[Any]:
-    """One `ncnn.Mat` (C, H, W) an image."""
+def prepare_ncnn(inputs: Array) -> list[Any]:
+    """One `ncnn.Mat` (C, H, W) per image."""
     import ncnn
 
-    return [ncnn.Mat(image).clone() for image in nchw(images)]
+    return [ncnn.Mat(image).clone() for image in nchw(inputs)]
 
 
 def load_torch(path: Path, threads: int) -> Run:
-    """PyTorch eager in channels last, batch norms folded; the file lists the calls to make."""
+    """PyTorch in eager mode, channels last, batch norms folded. The file lists the calls to make."""
     import torch
     from torch.nn import functional
 
@@ -127,7 +127,8 @@ def load_torch(path: Path, threads: int) -> Run:
         if "groups" in step:
             step["weight"] = step["weight"].to(memory_format=torch.channels_last)
 
-    def step_(kind: str, step: dict[str, Any], x: Any, y: Any) -> Any:
+    def run_step(step: dict[str, Any], x: Any, y: Any) -> Any:
+        kind = step["kind"]
         if kind == "add":
             return x + y
         if kind == "pool":
@@ -141,28 +142,27 @@ def load_torch(path: Path, threads: int) -> Run:
         )
         return functional.hardtanh_(x, 0, 6) if step["relu6"] else x
 
-    def run(images: Any) -> Array:
+    def run(inputs: Any) -> Array:
         with torch.inference_mode():
-            values = {"image": images}
+            values = {"image": inputs}
             for step in steps:
-                first, *second = (values[source] for source in step["sources"])
-                answer = step_(step["kind"], step, first, *(second or [None]))
-                values[step["name"]] = answer
-            logits: Array = answer.numpy()
+                x, *others = (values[source] for source in step["sources"])
+                values[step["name"]] = run_step(step, x, *(others or [None]))
+            logits: Array = values[steps[-1]["name"]].numpy()
             return logits
 
     return run
 
 
-def prepare_torch(images: Array) -> Any:
-    """A tensor (N, C, H, W) whose memory is NHWC."""
+def prepare_torch(inputs: Array) -> Any:
+    """A tensor of shape (N, C, H, W) whose memory is in the order NHWC."""
     import torch
 
-    return torch.from_numpy(nchw(images)).to(memory_format=torch.channels_last)
+    return torch.from_numpy(nchw(inputs)).to(memory_format=torch.channels_last)
 
 
 def less_128(pixels: Array) -> Array:
-    """uint8 -> int8."""
+    """uint8 pixels less 128, as int8."""
     return (pixels ^ np.uint8(128)).view(np.int8)
 
 
@@ -183,7 +183,7 @@ PEERS = {
 
 
 class Recipe(NamedTuple):
-    """What a user of a peer writes by hand: how its images are prepared, and its labels."""
+    """Image preparation and labels, as a user of a peer writes them by hand."""
 
     short_side: int
     crop: int
@@ -194,7 +194,7 @@ class Recipe(NamedTuple):
 
     @classmethod
     def read(cls, path: Path) -> Recipe:
-        """Reads what `save` wrote."""
+        """Reads a file that `save` wrote."""
         return cls(*json.loads(path.read_text(encoding="utf-8")))
 
     def save(self, path: Path) -> None:
@@ -202,7 +202,7 @@ class Recipe(NamedTuple):
         path.write_text(json.dumps(self), encoding="utf-8")
 
     def pixels(self, path: Path) -> Array:
-        """An image file -> (crop, crop, 3) uint8, by Pillow."""
+        """Decodes an image file with Pillow: (crop, crop, 3) uint8."""
         from PIL import Image
 
         with Image.open(path) as source:
@@ -216,8 +216,8 @@ class Recipe(NamedTuple):
         left, top = round((width - self.crop) / 2), round((height - self.crop) / 2)
         return np.asarray(image.crop((left, top, left + self.crop, top + self.crop)))
 
-    def image(self, path: Path) -> Array:
-        """An image file -> normalised (crop, crop, 3) float32."""
+    def normalized(self, path: Path) -> Array:
+        """Decodes an image file and normalises it: (crop, crop, 3) float32."""
         scale = np.float32(1 / (255 * np.array(self.std)))
         offset = np.float32(-np.array(self.mean) / np.array(self.std))
         return self.pixels(path) * scale + offset

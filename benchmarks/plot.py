@@ -1,5 +1,5 @@
-"""Draws what `latency.py` wrote: milliseconds a call of each runtime, a panel a network, one and more
-threads.
+"""Draws the results of `latency.py`: milliseconds per call of each runtime, one panel per network, one
+bar per number of threads.
 
     python benchmarks/plot.py benchmarks/results/latency-DATE-CPU.json docs/images/latency.png
 """
@@ -16,13 +16,14 @@ from latency import OURS
 from matplotlib import pyplot
 from peers import PEERS
 
-OUR_COLOURS = ("#0b6e4f", "#6bbf9c")  # one thread, more
+# for one thread, and for more
+OUR_COLOURS = ("#0b6e4f", "#6bbf9c")
 PEER_COLOURS = ("#5f6b7a", "#b9c1cb")
 BAR = 0.38
 
 
 def main() -> None:
-    """Reads the results, writes the image."""
+    """Reads the results and writes the drawing."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
@@ -37,40 +38,36 @@ def main() -> None:
     )
     for panel, network in zip(panels[0], options.networks):
         width, resolution = network.split("/")
-        draw(
-            panel,
-            [
-                result
-                for result in content["results"]
-                if (result["width"], result["resolution"]) == (float(width), int(resolution))
-                and result["batch"] == 1
-                and result["rounds_ms"]
-            ],
-        )
-        panel.set_title(
-            f"MobileNetV2 {width}, {resolution} x {resolution}", loc="left", fontsize=11
-        )
-    figure.supxlabel(
-        f"milliseconds an image (less is better); {content['machine']['cpu']}, {content['date']}",
-        fontsize=9,
-        color="#444444",
-    )
+        shown = [
+            result
+            for result in content["results"]
+            if (result["width"], result["resolution"]) == (float(width), int(resolution))
+            and result["batch"] == 1
+            and result["rounds_ms"]
+        ]
+        draw(panel, shown)
+        title = f"MobileNetV2 {width}, {resolution} x {resolution}"
+        panel.set_title(title, loc="left", fontsize=11)
+    origin = f"{content['machine']['cpu']}, {content['date']}"
+    caption = f"milliseconds per image (less is better); {origin}"
+    figure.supxlabel(caption, fontsize=9, color="#444444")
     options.image.parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(options.image, dpi=160)
 
 
 def draw(panel: Any, results: list[dict[str, Any]]) -> None:
-    """Horizontal bars, ours on top, peers by their time on one thread."""
+    """Draws horizontal bars: ours on top, then the peers from fast to slow on the fewest threads."""
     times = {(r["runtime"], r["threads"]): float(np.median(r["rounds_ms"])) for r in results}
     threads = sorted({count for _, count in times})
     order = sorted({name for name, _ in times}, key=lambda n: (n != OURS, times[n, threads[0]]))
-    for place, name in enumerate(order):
+    for row, name in enumerate(order):
         colours = OUR_COLOURS if name == OURS else PEER_COLOURS
         for index, count in enumerate(threads):
-            ms, at = times[name, count], place + (index - (len(threads) - 1) / 2) * BAR
-            panel.barh(at, ms, BAR * 0.92, color=colours[min(index, 1)])
-            note = f" {ms:.2f}" if place or len(threads) == 1 else f" {ms:.2f}  {noun(count)}"
-            panel.text(ms, at, note, va="center", fontsize=8, color="#333333")
+            ms, y = times[name, count], row + (index - (len(threads) - 1) / 2) * BAR
+            panel.barh(y, ms, BAR * 0.92, color=colours[min(index, 1)])
+            # the bars of the first row also explain their colours
+            legend = f"  {threads_text(count)}" if row == 0 and len(threads) > 1 else ""
+            panel.text(ms, y, f" {ms:.2f}{legend}", va="center", fontsize=8, color="#333333")
     titles = {OURS: "mobilenetv2 (ours)"} | {name: peer.title for name, peer in PEERS.items()}
     names = [titles.get(name, name) for name in order]
     panel.set_yticks(range(len(order)), names)
@@ -83,8 +80,8 @@ def draw(panel: Any, results: list[dict[str, Any]]) -> None:
     panel.spines[:].set_visible(False)
 
 
-def noun(threads: int) -> str:
-    """ "1 thread", "2 threads"."""
+def threads_text(threads: int) -> str:
+    """The number with its noun, such as "2 threads"."""
     return f"{threads} thread{'s' * (threads > 1)}"
 
 

@@ -1,17 +1,18 @@
-"""The benchmarks' own arithmetic, and that every peer is given our network and our images."""
+"""The arithmetic of the benchmarks, and that every peer runs our network on our pixels."""
 
 from __future__ import annotations
 
 import sys
+from argparse import Namespace
 from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
-from folder import classes, disagreements
-from int8_files import activations, with_all_stored
-from latency import FLOAT, Case, cases, random_pixels, table, uncorrelated
-from measure import markdown, process, ratio, turn
+from folder import best_classes, disagreements
+from latency import OURS_FLOAT32, Case, cases, correlation_loss, random_pixels, table
+from measure import RESULTS, markdown, process, ratio, turn
+from peer_arrays import activations, with_all_stored
 from peer_files import random_checkpoint, recipe, write
 from peers import PEERS, Recipe
 from startup import goals
@@ -39,89 +40,102 @@ def checkpoint() -> Checkpoint:
 
 
 @pytest.fixture(scope="module")
-def integers(checkpoint) -> Int8Checkpoint:
-    images = random_pixels(2, (4, 96, 96, 3))
-    return with_all_stored(to_int8(checkpoint, images), checkpoint, images)
+def quantized(checkpoint) -> Int8Checkpoint:
+    calibration = random_pixels(2, (4, 96, 96, 3))
+    return with_all_stored(to_int8(checkpoint, calibration), checkpoint, calibration)
 
 
 def logits_of(
-    peer: str, checkpoint: AnyCheckpoint, folder: Path, images: np.ndarray, batch: int | None
+    peer: str, checkpoint: AnyCheckpoint, folder: Path, inputs: np.ndarray, batch: int | None
 ) -> np.ndarray:
+    """What the peer makes of inputs (N, H, W, 3): uint8 pixels in int8, else normalised float32."""
     for module in MODULES[peer]:
         pytest.importorskip(module)
     path = write(checkpoint, peer, folder, batch)
     precision = "float32" if isinstance(checkpoint, Checkpoint) else "int8"
-    return PEERS[peer].load(path, 1)(PEERS[peer].prepare[precision](images))
+    return PEERS[peer].load(path, 1)(PEERS[peer].prepare[precision](inputs))
 
 
 @pytest.mark.parametrize("peer", PEERS)
 @pytest.mark.parametrize("batch", [1, 3])
 def test_every_peer_runs_our_network(tmp_path, checkpoint, pixels, peer, batch) -> None:
-    sources = pixels(batch, 96, 96, 3)
-    wanted = Reference(checkpoint)(sources)
-    assert wanted.std() > 0.5  # else agreeing would be no news
-    images = checkpoint.preprocessing.normalize(sources)
-    found = logits_of(peer, checkpoint, tmp_path, images, batch)
-    assert found.shape == (batch, 1000)
-    np.testing.assert_allclose(found, wanted, atol=1e-3)
+    images = pixels(batch, 96, 96, 3)
+    expected = Reference(checkpoint)(images)
+    # nearly constant logits would agree whatever the peer computes
+    assert expected.std() > 0.5
+    inputs = checkpoint.preprocessing.normalize(images)
+    logits = logits_of(peer, checkpoint, tmp_path, inputs, batch)
+    assert logits.shape == (batch, 1000)
+    np.testing.assert_allclose(logits, expected, atol=1e-3)
 
 
 @pytest.mark.parametrize("peer", INT8)
 @pytest.mark.parametrize("batch", [1, 3])
-def test_peers_run_our_integers(tmp_path, checkpoint, integers, pixels, peer, batch) -> None:
+def test_int8_peers_run_our_int8_network(
+    tmp_path, checkpoint, quantized, pixels, peer, batch
+) -> None:
     images = pixels(batch, 96, 96, 3)
-    found = logits_of(peer, integers, tmp_path, images, batch)
-    assert found.shape == (batch, 1000)
-    assert uncorrelated(found, Reference(checkpoint)(images)) < 0.02  # of floats
-    assert uncorrelated(found, Int8Reference(integers)(images)) < 0.02
+    logits = logits_of(peer, quantized, tmp_path, images, batch)
+    assert logits.shape == (batch, 1000)
+    assert correlation_loss(logits, Reference(checkpoint)(images)) < 0.02
+    assert correlation_loss(logits, Int8Reference(quantized)(images)) < 0.02
 
 
-def test_tensorflow_lites_reference_has_our_integers(tmp_path, integers, pixels) -> None:
+def test_tensorflow_lites_reference_kernels_run_our_int8_file(tmp_path, quantized, pixels) -> None:
     interpreter = pytest.importorskip("ai_edge_litert.interpreter")
-    path = write(integers, "litert", tmp_path, 2)
+    path = write(quantized, "litert", tmp_path, 2)
     reference = interpreter.OpResolverType.BUILTIN_REF
     run = interpreter.Interpreter(str(path), experimental_op_resolver_type=reference)
     run.allocate_tensors()
     images = pixels(2, 96, 96, 3)
     run.set_tensor(run.get_input_details()[0]["index"], PEERS["litert"].prepare["int8"](images))
     run.invoke()
-    found = run.get_tensor(run.get_output_details()[0]["index"])
-    wanted = Int8Reference(integers)(images)
-    step = integers.activations["classifier.1"].scale
-    np.testing.assert_allclose(found, wanted, atol=1.01 * step)  # its MEAN is not our average pool
+    logits = run.get_tensor(run.get_output_details()[0]["index"])
+    # its MEAN rounds otherwise than our average pool
+    tolerance = 1.01 * quantized.activations["classifier.1"].scale
+    np.testing.assert_allclose(logits, Int8Reference(quantized)(images), atol=tolerance)
 
 
-def test_what_peers_do_not_know_is_refused(checkpoint, integers, pixels) -> None:
+def test_a_model_with_tensors_that_are_not_stored_is_refused(checkpoint, pixels) -> None:
     with pytest.raises(SystemExit, match="all rounded"):
         activations(to_int8(checkpoint, pixels(1, 96, 96, 3)))
+
+
+def test_several_zero_points_of_the_image_are_refused(quantized) -> None:
     with pytest.raises(SystemExit, match="one zero point"):
-        activations(replace(integers, image_zero_points=(127, 128, 128)))
+        activations(replace(quantized, image_zero_points=(127, 128, 128)))
 
 
 def test_an_open_batch_in_onnx(tmp_path, checkpoint, pixels) -> None:
-    sources = pixels(2, 96, 96, 3)
-    images = checkpoint.preprocessing.normalize(sources)
-    found = logits_of("onnxruntime", checkpoint, tmp_path, images, None)
-    np.testing.assert_allclose(found, Reference(checkpoint)(sources), atol=1e-3)
+    images = pixels(2, 96, 96, 3)
+    inputs = checkpoint.preprocessing.normalize(images)
+    logits = logits_of("onnxruntime", checkpoint, tmp_path, inputs, None)
+    np.testing.assert_allclose(logits, Reference(checkpoint)(images), atol=1e-3)
 
 
-def test_peers_prepare_a_photo_as_we_do(tmp_path, checkpoint) -> None:
+def test_peers_prepare_an_image_as_we_do(tmp_path, checkpoint) -> None:
     recipe(checkpoint).save(tmp_path / "recipe.json")
-    found = Recipe.read(tmp_path / "recipe.json")
-    wanted = checkpoint.preprocessing
-    np.testing.assert_allclose(found.image(CAT), wanted.normalize(wanted(decode(CAT))), atol=1e-6)
-    assert found.labels[7] == "class 7"
+    theirs = Recipe.read(tmp_path / "recipe.json")
+    assert theirs.labels[7] == "class 7"
+    ours = checkpoint.preprocessing
+    pixels = ours(decode(CAT))
+    np.testing.assert_array_equal(theirs.pixels(CAT), pixels)
+    np.testing.assert_allclose(theirs.normalized(CAT), ours.normalize(pixels), atol=1e-6)
 
 
 def test_ratio_pair_by_pair() -> None:
-    ours, theirs = [1.0, 10, 2, 4, 5], [2.0, 30, 8, 20, 30]  # 2, 3, 4, 5, 6 times
+    # the ratios are 2, 3, 4, 5 and 6
+    ours, theirs = [1.0, 10, 2, 4, 5], [2.0, 30, 8, 20, 30]
     assert ratio(theirs, ours) == pytest.approx((4, 2.4, 5.6))
     assert str(ratio(theirs, ours)) == "4.00 (2.40-5.60)"
-    with pytest.raises(ValueError, match="as many"):
+
+
+def test_ratio_of_unequal_lengths_is_refused() -> None:
+    with pytest.raises(ValueError, match="not 1 and 2"):
         ratio([1.0], [1.0, 2.0])
 
 
-def test_everybody_begins_once() -> None:
+def test_each_round_begins_with_the_next_item() -> None:
     assert [turn("abc", r) for r in range(4)] == [list(o) for o in ("abc", "bca", "cab", "abc")]
 
 
@@ -133,21 +147,24 @@ def test_table_of_latencies() -> None:
         return [cell.strip() for cell in table(results).splitlines()[-1].strip("|").split("|")]
 
     results = [result("mobilenetv2", [2, 4]), result("litert", [3, 6]), result("ncnn", None)]
-    wanted = ["1.0 / 224", "2", "3.00", "4.50: 1.50 (1.50-1.50)", "disagrees", "1.50"]
-    assert last_row(results) == wanted
-    results[2] = result(FLOAT, [1, 2])  # no peer
+    expected = ["1.0 / 224", "2", "3.00", "4.50: 1.50 (1.50-1.50)", "disagrees", "1.50"]
+    assert last_row(results) == expected
+    # faster than the best peer, but it is not a peer
+    results[2] = result(OURS_FLOAT32, [1, 2])
     assert last_row(results)[-2:] == ["1.50: 0.50 (0.50-0.50)", "1.50"]
 
 
 def test_default_cases_hold_each_width_and_resolution_once() -> None:
-    class Options:
-        widths = resolutions = batches = None
-        threads = (1, 2)
+    options = Namespace(widths=None, resolutions=None, batches=None, threads=(1, 2))
+    default = cases(options)
+    assert len(default) == len(set(default)) == 24
+    assert Case(1.0, 224, 1, 2) in default
+    assert Case(0.35, 96, 8, 1) in default
 
-    found = cases(Options())
-    assert len(found) == len(set(found)) == 24
-    assert Case(1.0, 224, 1, 2) in found
-    assert Case(0.35, 96, 8, 1) in found
+
+def test_cases_are_the_product_of_the_options() -> None:
+    options = Namespace(widths=[0.5], resolutions=None, batches=[1, 4], threads=[3])
+    assert cases(options) == [Case(0.5, 224, 1, 3), Case(0.5, 224, 4, 3)]
 
 
 def test_goals_of_startup() -> None:
@@ -167,12 +184,25 @@ def test_goals_of_startup() -> None:
     assert goals(results, 14_000_000).count("missed") == 2
 
 
-def test_answers_are_compared_by_file() -> None:
-    ours = classes("file,rank,index\na/x.jpg,1,3\na/y.jpg,1,5\n")
-    theirs = classes("file,index,label\nb/x.jpg,3,cat\nb/y.jpg,6,dog\nb/z.jpg,1,cow\n")
+def test_predictions_are_compared_by_file() -> None:
+    ours = best_classes("file,rank,index\na/x.jpg,1,3\na/y.jpg,1,5\n")
+    theirs = best_classes("file,index,label\nb/x.jpg,3,cat\nb/y.jpg,6,dog\nb/z.jpg,1,cow\n")
     assert ours == {"x.jpg": 3, "y.jpg": 5}
     assert disagreements(ours, ours) == 0
+    # y.jpg has another class, z.jpg only one prediction
     assert disagreements(ours, theirs) == 2
+
+
+@pytest.mark.parametrize("name", ["latency", "latency-int8"])
+def test_plot_reads_the_committed_results(tmp_path, monkeypatch, name) -> None:
+    pytest.importorskip("matplotlib")
+    import plot
+
+    (results,) = RESULTS.glob(f"{name}-20*.json")
+    drawing = tmp_path / "latency.svg"
+    monkeypatch.setattr(sys, "argv", ["plot.py", str(results), str(drawing)])
+    plot.main()
+    assert drawing.stat().st_size > 10_000
 
 
 def test_a_process_and_its_memory() -> None:
@@ -180,11 +210,15 @@ def test_a_process_and_its_memory() -> None:
     assert large.output == "done\n"
     small = process(sys.executable, "-c", "")
     assert large.resident_bytes - small.resident_bytes == pytest.approx(64 << 20, rel=0.1)
-    assert small.resident_bytes < 32 << 20  # nothing of this process, which is larger
+    # this process is larger, and its memory must not count
+    assert small.resident_bytes < 32 << 20
+
+
+def test_a_process_that_fails_shows_its_error() -> None:
     with pytest.raises(SystemExit, match="ZeroDivisionError"):
         process(sys.executable, "-c", "1 / 0")
 
 
-def test_markdown_stands_in_columns() -> None:
+def test_markdown_columns_are_aligned() -> None:
     lines = markdown(["a", "b"], [["long", "1"], ["c", "22"]]).splitlines()
     assert lines == ["| a    | b  |", "| ---- | -- |", "| long | 1  |", "| c    | 22 |"]

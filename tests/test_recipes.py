@@ -9,6 +9,7 @@ from mobilenetv2 import UserError
 pytest.importorskip("torch")
 
 from mobilenetv2.architecture import Architecture, Stage
+from mobilenetv2.heads import Classifier
 from mobilenetv2.images import Preprocessing
 from mobilenetv2.training import RECIPES, Machine, Recipe, Start
 from mobilenetv2.training.augment import Augmentation
@@ -45,7 +46,7 @@ RECIPE_FILE = (  # as version 0.1.0 wrote it
 def test_a_recipe_file_of_an_earlier_version_loads() -> None:
     stages = (Stage(1, 16, 1, 1), Stage(6, 24, 2, 2))
     network = Architecture(
-        stages=stages, stem_channels=8, last_channels=None, classes=2, resolution=(32, 48)
+        stages=stages, stem_channels=8, last_channels=None, head=Classifier(2), resolution=(32, 48)
     )
     settings = Settings.from_json(RECIPE_FILE)
     assert settings == Settings(

@@ -1,4 +1,4 @@
-"""`mobilenetv2 benchmark`: how fast a model runs here, and on what the time goes."""
+"""`mobilenetv2 benchmark`: how fast a model runs on this machine, and which steps take the time."""
 
 from __future__ import annotations
 
@@ -19,19 +19,19 @@ from .output import format_option, write_json, write_rows
     help="Threads of the network.  [default: the processors this process may use]",
 )
 @click.option(
-    "--batch", default=1, show_default=True, type=click.IntRange(min=1), help="Images a call."
+    "--batch", default=1, show_default=True, type=click.IntRange(min=1), help="Images per call."
 )
 @resolution_option("what the model was made for")
 @click.option(
     "--isa",
-    help="Instruction set: scalar, avx2 or avx512, for integers also avxvnni and avx512vnni.  [default: the best that is here]",
+    help="Instruction set: scalar, avx2 or avx512; for int8 also avxvnni and avx512vnni.  [default: the best of this machine]",
 )
 @click.option(
     "--runs",
     type=click.IntRange(min=1),
-    help="Calls to measure.  [default: for a second, at least 10]",
+    help="Calls to measure.  [default: as many as take a second, at least 10]",
 )
-@click.option("--profile", is_flag=True, help="Also how long each step of a call takes.")
+@click.option("--profile", is_flag=True, help="Also print how long each step of a call takes.")
 @format_option
 def benchmark(
     model_name: str,
@@ -45,12 +45,12 @@ def benchmark(
 ) -> None:
     """Measure how fast a model runs on this machine.
 
-    Each call takes random images, after a warm-up. "macs" are multiply-adds of one image, as
-    `cost` counts them; "gmacs per second" are thousand millions of them. "peak" is what one core
-    reaches in registers alone, measured too, times the threads; more threads than cores make it
-    too high.
+    Calls run on random images, after a warm-up. "macs" are the multiply-adds of one image, as
+    `cost` counts them; "gmacs per second" are 1e9 of them per second. "peak" is the rate that one
+    core reaches in registers alone, measured too, times the threads; with more threads than cores
+    it is too high.
 
-    CSV has a row for the model or, with --profile, a row for each step."""
+    CSV has one row for the model or, with --profile, one row per step."""
     from ..model import load
     from ..runtime.timing import StepTiming, measure, measure_steps
 
@@ -58,14 +58,14 @@ def benchmark(
     height, width = resolution or model.checkpoint.preprocessing.size
     timing = measure(model.engine, height, width, batch, runs)
     steps = [asdict(step) for step in measure_steps(model.engine, timing)] if profile else []
-    facts: dict[str, Any] = {"model": model_name, **asdict(timing)}
+    summary: dict[str, Any] = {"model": model_name, **asdict(timing)}
     if format_ == "json":
-        write_json([{**facts, "steps": steps} if profile else facts])
+        write_json([{**summary, "steps": steps} if profile else summary])
         return
     if format_ == "table":
-        rows = [{"property": name.replace("_", " "), "value": facts[name]} for name in facts]
+        rows = [{"property": name.replace("_", " "), "value": summary[name]} for name in summary]
         write_rows(rows, ("property", "value"), format_)
     elif not profile:
-        write_rows([facts], tuple(facts), format_)
+        write_rows([summary], tuple(summary), format_)
     if profile:
         write_rows(steps, tuple(field.name for field in fields(StepTiming)), format_)

@@ -1,4 +1,4 @@
-"""A quantised network beside the float one it was made of: tensor by tensor, and in its answers."""
+"""How far an int8 network is from the float network it was made from: in its outputs and per tensor."""
 
 from __future__ import annotations
 
@@ -15,25 +15,27 @@ from .engine import Engine
 from .int8_reference import Int8Reference
 from .reference import Reference
 
-BATCH = 2  # images at once where all tensors of both networks are held
-GROUP = 16  # images at once where the answers are
-CLOSELY = 16  # images whose tensors are compared
+# images run at once where all tensors of both networks are held, and where only the outputs are
+TENSOR_BATCH = 2
+OUTPUT_BATCH = 16
+# images whose tensors are compared
+TENSOR_IMAGES = 16
 
 
 @dataclass(frozen=True)
 class TensorNoise:
-    """How far a stored tensor is from the float network's.
+    """How far one stored tensor is from the same tensor of the float network.
 
     Attributes:
-        layer: The layer that makes it.
-        kind: "stem", "expand", "depthwise", "project", "add" and so on.
-        low: The least value that can be stored.
-        high: The greatest.
-        signal_to_noise_db: Power of the float tensor over the power of the difference, in decibel;
+        layer: The layer whose output it is.
+        kind: The layer's role: "stem", "expand", "depthwise", "project", "add" and so on.
+        low: The smallest value that can be stored.
+        high: The largest value that can be stored.
+        signal_to_noise_db: Power of the float tensor over the power of the difference, in decibels;
             None where one of them is 0.
-        added_percent: Power of the difference in percent of the signal's, less that of the noisier
-            tensor that the layer reads: what the layer itself brings in. Negative where it
-            averages noise out.
+        added_percent: The noise that the layer itself adds: the power of the difference in percent
+            of the signal's, less the same of the noisiest tensor that the layer reads. Negative
+            where the layer averages noise out.
     """
 
     layer: str
@@ -46,13 +48,12 @@ class TensorNoise:
 
 @dataclass(frozen=True)
 class Comparison:
-    """Both networks on the same images.
+    """An int8 and a float network on the same images.
 
     Attributes:
-        images: How many.
-        agreement_percent: Images for which both name the same class first; None without a
-            classifier.
-        answer_db: As `signal_to_noise_db`, of the last layer's output.
+        images: Number of images.
+        agreement_percent: Percent of the images with the same best class; None without a classifier.
+        answer_db: `signal_to_noise_db` of the last layer's output.
         tensors: Every stored tensor, in the order of the network.
     """
 
@@ -68,67 +69,75 @@ def compare(
     pixels: NDArray[np.uint8],
     advance: Callable[[], object] = lambda: None,
 ) -> Comparison:
-    """Runs both networks on pixels (N, H, W, C); `advance` is called after each image.
+    """Compares both networks on the same pixels.
 
-    The answers are those of all images, the tensors those of at most 16, evenly spaced.
+    The outputs are compared on all images, the tensors on at most 16 of them, evenly spaced.
+
+    Args:
+        checkpoint: The float network.
+        quantized: The int8 network made from it.
+        pixels: (N, H, W, C) uint8.
+        advance: Called after each image, to show progress.
     """
-    floats, integers = Engine(checkpoint), Engine(quantized)
+    float_engine, int8_engine = Engine(checkpoint), Engine(quantized)
     agreeing = 0
-    answer = np.zeros(2)
-    for begin in range(0, len(pixels), GROUP):
-        group = pixels[begin : begin + GROUP]
-        wanted, found = floats(group), integers(group)
-        agreeing += int((wanted.argmax(axis=-1) == found.argmax(axis=-1)).sum())
-        answer += _powers(wanted, found)
-        for _ in group:
+    output_powers = np.zeros(2)
+    for begin in range(0, len(pixels), OUTPUT_BATCH):
+        batch = pixels[begin : begin + OUTPUT_BATCH]
+        expected, output = float_engine(batch), int8_engine(batch)
+        agreeing += int((expected.argmax(axis=-1) == output.argmax(axis=-1)).sum())
+        output_powers += _powers(expected, output)
+        for _ in batch:
             advance()
     classifies = quantized.architecture.head.task == "classification"
-    closely = pixels[np.unique(np.linspace(0, len(pixels) - 1, CLOSELY).astype(int))]
+    evenly_spaced = np.unique(np.linspace(0, len(pixels) - 1, TENSOR_IMAGES).astype(int))
     return Comparison(
         len(pixels),
         100 * agreeing / len(pixels) if classifies else None,
-        _decibel(*answer),
-        tuple(_tensors(Reference(checkpoint), Int8Reference(quantized), closely)),
+        _decibel(*output_powers),
+        tuple(_tensors(Reference(checkpoint), Int8Reference(quantized), pixels[evenly_spaced])),
     )
 
 
 def _tensors(
-    reference: Reference, integers: Int8Reference, pixels: NDArray[np.uint8]
+    reference: Reference, int8_reference: Int8Reference, pixels: NDArray[np.uint8]
 ) -> list[TensorNoise]:
-    quantized = integers.checkpoint
+    quantized = int8_reference.checkpoint
     names = stored_tensors(quantized.architecture, quantized.rounding)
     powers = {name: np.zeros(2) for name in names}
-    for begin in range(0, len(pixels), BATCH):
-        batch = pixels[begin : begin + BATCH]
-        wanted, found = reference.run(batch, names), integers.run(batch, names)
+    for begin in range(0, len(pixels), TENSOR_BATCH):
+        batch = pixels[begin : begin + TENSOR_BATCH]
+        expected, stored = reference.run(batch, names), int8_reference.run(batch, names)
         for name in names:
-            powers[name] += _powers(wanted[name], integers.real(name, found[name]))
-    shares = {"image": 0.0}
+            powers[name] += _powers(expected[name], int8_reference.real(name, stored[name]))
+    # power of the noise over that of the signal, by layer
+    noise_shares = {"image": 0.0}
     rows = []
     for layer in layers(quantized.architecture):
-        before = max(shares[source] for source in layer.sources)
-        if layer.name not in powers:  # not stored: as noisy as what it reads
-            shares[layer.name] = before
+        share_before = max(noise_shares[source] for source in layer.sources)
+        if layer.name not in powers:
+            # a tensor that is not stored is as noisy as what the layer reads
+            noise_shares[layer.name] = share_before
             continue
         signal, noise = powers[layer.name]
-        shares[layer.name] = float(noise / signal) if signal else 0.0
-        stored = quantized.activations[layer.name]
+        noise_shares[layer.name] = float(noise / signal) if signal else 0.0
+        activation = quantized.activations[layer.name]
         rows.append(
             TensorNoise(
                 layer.name,
                 layer.role,
-                -stored.zero_point * stored.scale,
-                (255 - stored.zero_point) * stored.scale,
+                -activation.zero_point * activation.scale,
+                (255 - activation.zero_point) * activation.scale,
                 _decibel(signal, noise),
-                100 * (shares[layer.name] - before),
+                100 * (noise_shares[layer.name] - share_before),
             )
         )
     return rows
 
 
-def _powers(wanted: NDArray[np.float32], found: NDArray[np.float32]) -> NDArray[np.float64]:
-    """Of the signal and of the noise."""
-    signal, noise = wanted.astype(np.float64), np.subtract(found, wanted, dtype=np.float64)
+def _powers(expected: NDArray[np.float32], values: NDArray[np.float32]) -> NDArray[np.float64]:
+    """Power of the signal `expected`, and of the noise in `values`."""
+    signal, noise = expected.astype(np.float64), np.subtract(values, expected, dtype=np.float64)
     return np.array([(signal**2).sum(), (noise**2).sum()])
 
 

@@ -2,7 +2,7 @@
 network of integers.
 
 Weights are int8, symmetric, one scale an output channel; activations uint8, one scale a tensor
-(Krishnamoorthi 2018, arXiv 1806.08342). What docs/quantization.md measured decided the rest.
+(Krishnamoorthi 2018, arXiv 1806.08342). What docs/notes/quantization.md measured decided the rest.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""How fast an engine is: per call and per step, beside what the core can do at most."""
+"""How fast an engine runs, per call and per step, and the share of the peak rate that it reaches."""
 
 from __future__ import annotations
 
@@ -17,32 +17,33 @@ from . import _native
 from .engine import Engine
 
 WARM_UP_SECONDS = 0.1
-SECONDS = 1.0  # of calls, where their number is not given
+# calls are repeated for so long where their number is not given
+SECONDS = 1.0
 FEWEST_RUNS = 10
-Answer = TypeVar("Answer")
+Result = TypeVar("Result")
 
 
 @dataclass(frozen=True)
 class Timing:
-    """Time of a call on `batch` images of height x width, over `runs` calls.
+    """Times of `runs` calls on `batch` images of height x width.
 
     Attributes:
         isa: Instruction set of the engine.
         threads: Threads of the engine.
-        batch: Images a call.
+        batch: Images per call.
         height: Rows of an image.
         width: Columns of an image.
-        runs: Calls measured.
-        median_ms: Half of the calls took no longer.
-        p10_ms: A tenth of them took no longer.
-        p90_ms: Nine tenths of them took no longer.
-        images_per_second: At the median.
-        macs: Multiply-adds of one image, as `network_cost` counts.
-        gmacs_per_second: 1e9 multiply-adds a second, at the median.
-        peak_gmacs_per_second: What the core reaches in registers alone, times the threads.
+        runs: Number of calls measured.
+        median_ms: Median time of a call, in milliseconds.
+        p10_ms: 10th percentile.
+        p90_ms: 90th percentile.
+        images_per_second: Images per second, at the median.
+        macs: Multiply-adds of one image, as `network_cost` counts them.
+        gmacs_per_second: 1e9 multiply-adds per second, at the median.
+        peak_gmacs_per_second: The rate that one core reaches in registers alone, times the threads.
         peak_share: gmacs_per_second over peak_gmacs_per_second.
-        activation_bytes: As `Engine.activation_bytes`, of the batch.
-        weight_bytes: As `Engine.weight_bytes`.
+        activation_bytes: `Engine.activation_bytes` for the batch.
+        weight_bytes: `Engine.weight_bytes`.
     """
 
     isa: str
@@ -65,17 +66,17 @@ class Timing:
 
 @dataclass(frozen=True)
 class StepTiming:
-    """Time of one step of a call; all steps together are the network.
+    """Time of one step of a call. All steps together are the network.
 
     Attributes:
-        first: Its first layer.
-        last: Its last layer; a whole block, or the stem and the blocks behind it, are one step.
+        first: The first layer of the step.
+        last: Its last layer. A block is one step, and so are the stem and the first blocks.
         kind: How it runs: "rows", "plane", "matmul", "mean", "add", "concat" or "resize".
-        median_ms: Half of the calls took no longer.
-        time_share: Of the sum of all steps' medians.
+        median_ms: Median time of the step, in milliseconds.
+        time_share: median_ms over the sum of the medians of all steps.
         macs: Multiply-adds of one image.
-        gmacs_per_second: 1e9 multiply-adds a second, at the median.
-        peak_share: As in `Timing`.
+        gmacs_per_second: 1e9 multiply-adds per second, at the median.
+        peak_share: gmacs_per_second over the peak of the `Timing`.
     """
 
     first: str
@@ -94,14 +95,14 @@ def measure(
     """Times calls on random pixels, after a warm-up.
 
     Args:
-        engine: What to time.
+        engine: The engine to time.
         height: Rows of an image.
         width: Columns of an image.
-        batch: Images a call.
-        runs: Calls; None: as many as take a second, and 10 at least.
+        batch: Images per call.
+        runs: Number of calls; None: as many as take a second, and at least 10.
 
     Raises:
-        UserError: A number is out of range, or the memory is too small for the batch.
+        UserError: A number is out of range, or the batch does not fit in memory.
     """
     for name, value in (("batch", batch), ("runs", FEWEST_RUNS if runs is None else runs)):
         if value < 1:
@@ -109,7 +110,7 @@ def measure(
     macs = network_cost(engine.checkpoint.architecture, height, width).macs
     try:
         images = _images(engine, height, width, batch)
-        milliseconds = _warm(lambda: _call_ms(engine, images), runs)
+        milliseconds = _repeat_warm(lambda: _call_ms(engine, images), runs)
     except MemoryError:
         raise UserError(
             f"{batch} images of {height}x{width} do not fit in memory; lower the batch or the resolution"
@@ -117,8 +118,8 @@ def measure(
     p10, median, p90 = (float(value) for value in np.percentile(milliseconds, (10, 50, 90)))
     rate = _gmacs_per_second(macs * batch, median)
     floats = isinstance(engine.checkpoint, Checkpoint)
-    reached = _native.fma_rate if floats else _native.byte_fma_rate
-    peak = 1e-9 * reached(engine.isa) * engine.threads
+    core_rate = _native.fma_rate if floats else _native.byte_fma_rate
+    peak = 1e-9 * core_rate(engine.isa) * engine.threads
     return Timing(
         isa=engine.isa,
         threads=engine.threads,
@@ -140,19 +141,20 @@ def measure(
 
 
 def measure_steps(engine: Engine, timing: Timing) -> list[StepTiming]:
-    """Times the steps of the calls that `timing` is of, over as many calls."""
+    """Times each step, over the same number of calls and on the same shape as `timing`."""
     images = _images(engine, timing.height, timing.width, timing.batch)
-    profiles = _warm(lambda: engine.profile(images), timing.runs)
+    profiles = _repeat_warm(lambda: engine.profile(images), timing.runs)
     medians = np.median([[ms for *_, ms in steps] for steps in profiles], axis=0)
     costs = network_cost(engine.checkpoint.architecture, timing.height, timing.width).layers
     names = [cost.layer.name for cost in costs]
-    found = []
+    timings = []
     for (first, last, kind, _), median in zip(profiles[0], medians.tolist()):
         macs = sum(cost.macs for cost in costs[names.index(first) : names.index(last) + 1])
         rate = _gmacs_per_second(macs * timing.batch, median)
-        share, of_peak = median / float(medians.sum()), rate / timing.peak_gmacs_per_second
-        found.append(StepTiming(first, last, kind, median, share, macs, rate, of_peak))
-    return found
+        time_share = median / float(medians.sum())
+        peak_share = rate / timing.peak_gmacs_per_second
+        timings.append(StepTiming(first, last, kind, median, time_share, macs, rate, peak_share))
+    return timings
 
 
 def _images(engine: Engine, height: int, width: int, batch: int) -> NDArray[np.uint8]:
@@ -166,19 +168,20 @@ def _call_ms(engine: Engine, images: NDArray[np.uint8]) -> float:
     return 1e3 * (time.perf_counter() - begin)
 
 
-def _warm(call: Callable[[], Answer], runs: int | None) -> list[Answer]:
-    """What `call` returns, call by call, after some that do not count."""
-    _repeated(call, 1, WARM_UP_SECONDS)
-    return _repeated(call, FEWEST_RUNS, SECONDS) if runs is None else _repeated(call, runs, 0)
+def _repeat_warm(call: Callable[[], Result], runs: int | None) -> list[Result]:
+    """The results of repeated calls, without those of a warm-up."""
+    _repeat(call, 1, WARM_UP_SECONDS)
+    return _repeat(call, FEWEST_RUNS, SECONDS) if runs is None else _repeat(call, runs, 0)
 
 
-def _repeated(call: Callable[[], Answer], fewest: int, seconds: float) -> list[Answer]:
-    answers: list[Answer] = []
+def _repeat(call: Callable[[], Result], fewest: int, seconds: float) -> list[Result]:
+    results: list[Result] = []
     end = time.perf_counter() + seconds
-    while len(answers) < fewest or time.perf_counter() < end:
-        answers.append(call())
-    return answers
+    while len(results) < fewest or time.perf_counter() < end:
+        results.append(call())
+    return results
 
 
 def _gmacs_per_second(macs: int, milliseconds: float) -> float:
-    return 1e-6 * macs / max(milliseconds, 1e-6)  # a clock may be too coarse for a small step
+    # the clock may be too coarse for a small step
+    return 1e-6 * macs / max(milliseconds, 1e-6)
