@@ -202,7 +202,7 @@ def test_arguments_that_contradict_are_refused() -> None:
         mobilenet_v2(num_clases=4)
     with pytest.raises(ArchitectureError, match="drop_rate"):
         mobilenet_v2(dropout=1.0)
-    with pytest.raises(ArchitectureError, match="deeplabv3"):
+    with pytest.raises(ArchitectureError, match="DeepLab"):
         MobileNetV2(Architecture(head="deeplabv3"))
     with pytest.raises(ModelFileError, match="no such file"):
         mobilenet_v2(weights="nothing-of-that-name")

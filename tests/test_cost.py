@@ -13,12 +13,13 @@ from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
 from types import SimpleNamespace
+from typing import get_args
 
 import pytest
 from click.testing import CliRunner, Result
 
 from mobilenetv2 import paper
-from mobilenetv2.architecture import CHOICES, MOBILENET_V2, SMALL_IMAGES, V1, Architecture, Stage
+from mobilenetv2.architecture import MOBILENET_V2, SMALL_IMAGES, V1, Architecture, Padding, Stage
 from mobilenetv2.cost import (
     MemoryStep,
     bottleneck_memory,
@@ -716,7 +717,7 @@ def test_command_offers_what_the_architecture_knows() -> None:
     from mobilenetv2.cli.cost import cost
 
     offered = {option.name: tuple(getattr(option.type, "choices", ())) for option in cost.params}
-    assert offered["padding"] == CHOICES["padding"]
+    assert offered["padding"] == get_args(Padding)
     assert offered["head"] == tuple(NAMED_HEADS)
 
 

@@ -6,32 +6,52 @@ Sources: Sandler et al. 2018 (arXiv 1801.04381 v4), Table 2 and Section 3; Howar
 
 from __future__ import annotations
 
-import json
 import math
-from dataclasses import asdict, dataclass, field, fields, replace
-from typing import Any
+from collections.abc import Mapping
+from contextlib import suppress
+from dataclasses import dataclass, field, replace
+from typing import Annotated, Any, ClassVar, Literal
 
-from .errors import ArchitectureError
-from .heads import (
-    MAX_COUNT,
-    Classifier,
-    Features,
-    Head,
-    check_integer,
-    head_from_dict,
-    head_to_dict,
-    named_head,
-)
+from .errors import ArchitectureError, UserError
+from .heads import Classifier, Features, Head, named_head
+from .records import Meta, Record, Side, Size
+
+MAX_DILATION = 1 << 10
+
+Stride = Annotated[int, Meta(ge=1, le=2)]
+Padding = Literal["same", "symmetric"]
+OutputStride = Literal[8, 16, 32]
+
+
+class ArchitectureRecord(Record):
+    """Base of the records that say which network is meant."""
+
+    noun: ClassVar[str] = "architecture"
+    error: ClassVar[type[UserError]] = ArchitectureError
 
 
 @dataclass(frozen=True)
-class Stage:
-    """One row of Table 2: `repeats` blocks of the same width, of which the first has the stride."""
+class Stage(ArchitectureRecord):
+    """One row of Table 2: `repeats` blocks of the same width, of which the first has the stride.
 
-    expansion: float
-    channels: int
-    repeats: int
-    stride: int
+    Attributes:
+        expansion: Channels of the expanded tensor over those of the input; 1: no expansion.
+        channels: Outputs at width 1.0.
+        repeats: Blocks.
+        stride: Of the first block; the others have 1.
+    """
+
+    noun: ClassVar[str] = "row of stages"
+
+    expansion: Annotated[float, Meta(ge=0.1, le=64)]
+    channels: Side
+    repeats: Annotated[int, Meta(ge=1, le=64)]
+    stride: Stride
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.expansion == int(self.expansion):
+            object.__setattr__(self, "expansion", int(self.expansion))
 
 
 # fmt: off
@@ -63,40 +83,9 @@ MOBILENET_V1 = (  # Howard et al. 2017, Table 1: depthwise separable convolution
 )
 # fmt: on
 
-CHOICES: dict[str, tuple[Any, ...]] = {
-    "padding": ("same", "symmetric"),
-    "bottleneck": ("linear", "relu6"),
-    "shortcut": ("bottleneck", "expansion", "none"),
-    "output_stride": (8, 16, 32),
-}
-MAX_SIDE = MAX_COUNT
-MAX_DILATION = 1 << 10
-
-
-def _number(name: str, value: Any, low: float, high: float) -> float:
-    try:
-        number = math.nan if isinstance(value, bool) else float(value)
-    except (TypeError, ValueError, OverflowError):
-        number = math.nan
-    if not low <= number <= high:
-        raise ArchitectureError(f"{name} must be a number from {low} to {high}, not {value!r:.80}")
-    return number
-
-
-def _stage(stage: Stage) -> Stage:
-    if not isinstance(stage, Stage):
-        raise ArchitectureError(f"stages must be Stage rows, not {stage!r:.80}")
-    expansion = _number("expansion", stage.expansion, 0.1, 64)
-    return Stage(
-        int(expansion) if expansion.is_integer() else expansion,
-        check_integer("channels", stage.channels, 1, MAX_SIDE),
-        check_integer("repeats", stage.repeats, 1, 64),
-        check_integer("stride", stage.stride, 1, 2),
-    )
-
 
 @dataclass(frozen=True, kw_only=True)
-class Architecture:
+class Architecture(ArchitectureRecord):
     """Which network is meant. Frozen; change one with `dataclasses.replace`, store one with
     `to_json`.
 
@@ -127,61 +116,32 @@ class Architecture:
         ArchitectureError: A value is out of range; the message names it.
     """
 
-    width_mult: float = 1.0
-    stages: tuple[Stage, ...] = MOBILENET_V2
-    in_channels: int = 3
-    stem_channels: int = 32
-    stem_stride: int = 2
-    last_channels: int | None = 1280
+    width_mult: Annotated[float, Meta(ge=0.001, le=16)] = 1.0
+    stages: Annotated[
+        tuple[Stage, ...], Meta(min_length=1, max_length=64, description="1 to 64 Stage rows")
+    ] = MOBILENET_V2
+    in_channels: Side = 3
+    stem_channels: Side = 32
+    stem_stride: Stride = 2
+    last_channels: Side | None = 1280
     scale_ends: bool = True
-    resolution: tuple[int, int] = (224, 224)
-    output_stride: int = 32
-    padding: str = "symmetric"
-    bn_epsilon: float = 1e-5
+    resolution: Size = (224, 224)
+    output_stride: OutputStride = 32
+    padding: Padding = "symmetric"
+    bn_epsilon: Annotated[float, Meta(ge=1e-12, le=1)] = 1e-5
     head: Head = field(default_factory=Classifier)
-    bottleneck: str = "linear"
-    shortcut: str = "bottleneck"
-    divisor: int = 8
-    min_channels: int = 8
+    bottleneck: Literal["linear", "relu6"] = "linear"
+    shortcut: Literal["bottleneck", "expansion", "none"] = "bottleneck"
+    divisor: Side = 8
+    min_channels: Side = 8
 
     def __post_init__(self) -> None:
-        checked: dict[str, Any] = {
-            "width_mult": _number("width_mult", self.width_mult, 0.001, 16),
-            "bn_epsilon": _number("bn_epsilon", self.bn_epsilon, 1e-12, 1),
-            "stem_stride": check_integer("stem_stride", self.stem_stride, 1, 2),
-            "output_stride": check_integer("output_stride", self.output_stride, 8, 32),
-        }
-        for name in ("in_channels", "stem_channels", "divisor", "min_channels"):
-            checked[name] = check_integer(name, getattr(self, name), 1, MAX_SIDE)
-        if self.last_channels is not None:
-            checked["last_channels"] = check_integer(
-                "last_channels", self.last_channels, 1, MAX_SIDE
-            )
-        if not isinstance(self.resolution, tuple) or len(self.resolution) != 2:
-            raise ArchitectureError(
-                f"resolution must be (height, width), not {self.resolution!r:.80}"
-            )
-        checked["resolution"] = tuple(
-            check_integer("resolution", side, 1, MAX_SIDE) for side in self.resolution
-        )
-        if not isinstance(self.stages, tuple) or not 1 <= len(self.stages) <= 64:
-            raise ArchitectureError("stages must be a tuple of 1 to 64 Stage rows")
-        checked["stages"] = tuple(_stage(stage) for stage in self.stages)
-        # as plain int and float, whatever kind of number was given
-        for name, value in checked.items():
-            object.__setattr__(self, name, value)
-        if not isinstance(self.scale_ends, bool):
-            raise ArchitectureError(
-                f"scale_ends must be true or false, not {self.scale_ends!r:.80}"
-            )
-        for name, allowed in CHOICES.items():
-            if getattr(self, name) not in allowed:
-                listed = ", ".join(map(repr, allowed))
-                raise ArchitectureError(
-                    f"{name} must be one of {listed}, not {getattr(self, name)!r:.80}"
-                )
-        if not isinstance(self.head, Head):
+        if isinstance(self.width_mult, str):  # as file names have it
+            with suppress(ValueError):
+                object.__setattr__(self, "width_mult", float(self.width_mult))
+        if isinstance(self.head, str):
             object.__setattr__(self, "head", named_head(self.head))
+        super().__post_init__()
         if self.output_stride not in self.head.output_strides:
             raise ArchitectureError(
                 f"{self.head} has atrous rates for output_stride 8 and 16 only, not "
@@ -207,42 +167,20 @@ class Architecture:
             return replace(self, head=Classifier(classes))
         return replace(self, head=replace(self.head, classes=classes))
 
-    def to_json(self) -> str:
-        """The description as JSON text; `from_json` gives an equal Architecture back."""
-        return json.dumps(asdict(self) | {"head": head_to_dict(self.head)})
-
     @classmethod
-    def from_json(cls, text: str) -> Architecture:
-        """Reads what `to_json` wrote, in this release or an earlier one. Fields that are absent take
+    def from_dict(cls, values: Any) -> Architecture:
+        """Reads what `to_dict` gave, in this release or an earlier one. Fields that are absent take
         their defaults.
 
         Raises:
-            ArchitectureError: Not JSON, an unknown field, or a value out of range.
+            ArchitectureError: Not a dictionary, an unknown field, or a value out of range.
         """
-        try:
-            values = json.loads(text)
-        except (ValueError, RecursionError) as error:
-            raise ArchitectureError(f"the architecture is not JSON: {error}") from None
-        if not isinstance(values, dict):
-            raise ArchitectureError(
-                f"the architecture must be a JSON object, not {type(values).__name__}"
-            )
-        classes = values.pop("classes", None)  # beside the head up to file version 1
-        if isinstance(values.get("head"), dict):
-            values["head"] = head_from_dict(values["head"])
-        elif classes is not None or "head" in values:
-            values["head"] = named_head(values.get("head", "classifier"), classes)
-        unknown = sorted(set(values) - {each.name for each in fields(cls)})
-        if unknown:
-            raise ArchitectureError(f"the architecture has unknown fields: {', '.join(unknown)}")
-        if "stages" in values:
-            try:
-                values["stages"] = tuple(Stage(**row) for row in values["stages"])
-            except TypeError as error:
-                raise ArchitectureError(f"a row of stages is wrong: {error}") from None
-        if isinstance(values.get("resolution"), list):
-            values["resolution"] = tuple(values["resolution"])
-        return cls(**values)
+        if isinstance(values, Mapping) and not isinstance(values.get("head"), Mapping):
+            # up to file version 1 the head was a name, and the number of classes stood beside it
+            values = dict(values)
+            name, classes = values.pop("head", "classifier"), values.pop("classes", None)
+            values["head"] = named_head(name, classes)
+        return super().from_dict(values)
 
 
 SMALL_IMAGES = Architecture(stages=MOBILENET_V2_32PX, stem_stride=1, resolution=(32, 32))

@@ -14,10 +14,11 @@ Sources: Sandler et al. 2018 (arXiv 1801.04381 v4), Table 2 and Section 3; TF-sl
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import ClassVar
 
-from .architecture import MAX_SIDE, Architecture
-from .heads import check_integer
+from .architecture import Architecture, ArchitectureRecord
 from .layer import Builder, Layer, Shape
+from .records import Side
 
 
 @dataclass(frozen=True)
@@ -42,6 +43,16 @@ class Network:
             if layer.name == name:
                 return layer
         raise KeyError(name)
+
+
+@dataclass(frozen=True)
+class ImageSize(ArchitectureRecord):
+    """Rows and columns of an image."""
+
+    noun: ClassVar[str] = "image"
+
+    height: Side
+    width: Side
 
 
 @dataclass(frozen=True)
@@ -133,11 +144,11 @@ def network(
         ArchitectureError: A side is not between 1 and 65536.
     """
     a = architecture
-    height = a.resolution[0] if height is None else height
-    width = a.resolution[1] if width is None else width
-    for name, side in (("height", height), ("width", width)):
-        check_integer(name, side, 1, MAX_SIDE)
-    net = Builder((a.in_channels, height, width), a.padding, a.bn_epsilon)
+    image = ImageSize(
+        height=a.resolution[0] if height is None else height,
+        width=a.resolution[1] if width is None else width,
+    )
+    net = Builder((a.in_channels, image.height, image.width), a.padding, a.bn_epsilon)
     net.conv(
         "features.0.0",
         "stem",

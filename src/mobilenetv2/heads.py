@@ -7,35 +7,27 @@ an attribute.
 
 from __future__ import annotations
 
-import math
-import operator
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from typing import Any, ClassVar
 
-from .errors import ArchitectureError
+from .errors import ArchitectureError, UserError
 from .layer import Builder
+from .records import Record, Side
 
-MAX_COUNT = 1 << 16  # of channels, classes, rows and columns
 DEEPLAB_CHANNELS = 256
 DEEPLAB_BN_EPSILON = 1e-5
 ASPP_RATES_AT_16 = (6, 12, 18)  # doubled at output stride 8; TF models, research/deeplab
 
 
-def check_integer(name: str, value: Any, low: int, high: int) -> int:
-    """`value` as a plain int, or an ArchitectureError that names it."""
-    try:
-        number = math.nan if isinstance(value, bool) else operator.index(value)
-    except TypeError:
-        number = math.nan
-    if not low <= number <= high:
-        raise ArchitectureError(
-            f"{name} must be a whole number from {low} to {high}, not {value!r:.80}"
-        )
-    return int(number)
+class HeadRecord(Record):
+    """Base of the heads."""
+
+    noun: ClassVar[str] = "head"
+    error: ClassVar[type[UserError]] = ArchitectureError
 
 
 @dataclass(frozen=True)
-class Features:
+class Features(HeadRecord):
     """No head: the network ends at its last convolution and gives that map.
 
     Attributes:
@@ -57,7 +49,7 @@ class Features:
 
 
 @dataclass(frozen=True)
-class Classifier:
+class Classifier(HeadRecord):
     """Global average pooling and one fully connected layer: logits (classes, 1, 1).
 
     Attributes:
@@ -69,11 +61,7 @@ class Classifier:
     keeps_last: ClassVar[bool] = True
     output_strides: ClassVar[tuple[int, ...]] = (8, 16, 32)
 
-    classes: int = 1000
-
-    def __post_init__(self) -> None:
-        classes = check_integer("classes", self.classes, 1, MAX_COUNT)
-        object.__setattr__(self, "classes", classes)
+    classes: Side = 1000
 
     def build(self, net: Builder, output_stride: int) -> tuple[str, ...]:
         """As `Features.build`."""
@@ -83,7 +71,7 @@ class Classifier:
 
 
 @dataclass(frozen=True)
-class DeepLab:
+class DeepLab(HeadRecord):
     """Mobile DeepLabv3: scores (classes, height, width) at the image's own size.
 
     The head of TF models' research/deeplab: pooled branch first, ReLU (not ReLU6), corners aligned.
@@ -97,14 +85,8 @@ class DeepLab:
     task: ClassVar[str] = "segmentation"
     keeps_last: ClassVar[bool] = False
 
-    classes: int = 21
+    classes: Side = 21
     aspp: bool = False
-
-    def __post_init__(self) -> None:
-        classes = check_integer("classes", self.classes, 1, MAX_COUNT)
-        object.__setattr__(self, "classes", classes)
-        if not isinstance(self.aspp, bool):
-            raise ArchitectureError(f"aspp must be true or false, not {self.aspp!r:.80}")
 
     @property
     def output_strides(self) -> tuple[int, ...]:
@@ -145,7 +127,6 @@ class DeepLab:
 
 
 Head = Classifier | Features | DeepLab
-HEADS: dict[str, type[Head]] = {head.kind: head for head in (Classifier, Features, DeepLab)}
 # Heads as files up to version 1 name them, beside a number of classes.
 NAMED_HEADS: dict[str, Head] = {
     "classifier": Classifier(),
@@ -168,25 +149,3 @@ def named_head(name: Any, classes: int | None = None) -> Head:
     if classes is None or isinstance(head, Features):
         return head
     return replace(head, classes=classes)
-
-
-def head_to_dict(head: Head) -> dict[str, Any]:
-    """The head's kind and options, fit for JSON."""
-    return {"kind": head.kind, **asdict(head)}
-
-
-def head_from_dict(values: dict[str, Any]) -> Head:
-    """The head that `head_to_dict` was given.
-
-    Raises:
-        ArchitectureError: An unknown kind or option, or a value out of range.
-    """
-    options = dict(values)
-    kind = options.pop("kind", None)
-    if kind not in HEADS:
-        listed = ", ".join(map(repr, HEADS))
-        raise ArchitectureError(f"the head's kind must be one of {listed}, not {kind!r:.80}")
-    try:
-        return HEADS[kind](**options)
-    except TypeError as error:
-        raise ArchitectureError(f"head {kind!r}: {error}") from None

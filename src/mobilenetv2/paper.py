@@ -21,7 +21,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from decimal import ROUND_DOWN, ROUND_HALF_UP, Decimal
 
-from .architecture import V1, Architecture
+from .architecture import V1, Architecture, OutputStride
 from .cost import Cost, network_cost, regular_convolution_macs
 from .graph import layers
 from .heads import Classifier, DeepLab
@@ -61,7 +61,7 @@ class Table7Row:
     """One network with DeepLabv3 on PASCAL VOC 2012: mIOU in percent, parameters, multiply-adds."""
 
     network: str
-    output_stride: int
+    output_stride: OutputStride
     aspp: bool
     multi_scale: bool
     miou: float

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ..architecture import MOBILENET_V2, Architecture
+from ..architecture import MOBILENET_V2, Architecture, OutputStride, Padding
 from ..checkpoint import Checkpoint, check_arrays
 from ..errors import ArchitectureError, ModelFileError
 from ..graph import array_shapes, blocks, last_channels, stem_channels
@@ -36,12 +36,12 @@ class Rules:
     """What arrays do not say, and their source does."""
 
     source: str
-    padding: str
+    padding: Padding
     bn_epsilon: float
     preprocessing: Preprocessing = field(default_factory=Preprocessing)
     labels: tuple[str, ...] = ()
     provenance: Mapping[str, Any] = field(default_factory=dict)
-    output_stride: int = 32
+    output_stride: OutputStride = 32
 
 
 def assemble(path: Path, arrays: Mapping[str, NDArray[Any]], rules: Rules) -> Checkpoint:
