@@ -78,7 +78,7 @@ def make_divisible(value: float, divisor: int = 8, minimum: int | None = None) -
 
     Args:
         value: Channels as a float; do not round it first.
-        divisor: The multiple wanted.
+        divisor: Of which the answer is a multiple.
         minimum: The smallest answer; `divisor` if None.
     """
     rounded = max(
@@ -94,22 +94,24 @@ def blocks(architecture: Architecture) -> tuple[Block, ...]:
     A block that loses its stride keeps the dilation of the one before it; the blocks after it are
     dilated (DeepLab's rule, TF-slim `mobilenet_base`)."""
     a = architecture
-    found: list[Block] = []
+    resolved: list[Block] = []
     reached, dilation = a.stem_stride, 1
     channels = stem_channels(a)
     for stage in a.stages:
         width = make_divisible(stage.channels * a.width_mult, a.divisor, a.min_channels)
         for repeat in range(stage.repeats):
-            stride = wanted = stage.stride if repeat == 0 else 1
-            if reached * wanted > a.output_stride:
+            stride = described = stage.stride if repeat == 0 else 1
+            if reached * described > a.output_stride:
                 stride = 1
             expands = stage.expansion != 1
             inner = make_divisible(channels * stage.expansion, 8) if expands else channels
-            found.append(Block(len(found) + 1, channels, inner, width, stride, dilation, expands))
+            resolved.append(
+                Block(len(resolved) + 1, channels, inner, width, stride, dilation, expands)
+            )
             reached *= stride
-            dilation *= wanted // stride
+            dilation *= described // stride
             channels = width
-    return tuple(found)
+    return tuple(resolved)
 
 
 def stem_channels(architecture: Architecture) -> int:

@@ -1,4 +1,4 @@
-"""A quantised network in plain NumPy: the oracle for integer kernels, which must give its bytes.
+"""An int8 network in plain NumPy: the oracle for the int8 kernels, which must store the same values.
 
 One loop over `layers()`. Sums are whole numbers, exact in float64. What follows them is float32,
 one operation at a time, with "nearest", and int64 with "twice".
@@ -56,10 +56,10 @@ class Int8Reference:
         self._sum_of: dict[str, str] = {}  # the projection before each sum
         for layer in layers(architecture):
             if layer.weight:
-                found = checkpoint.layers[layer.name]
-                weight = found.weight.astype(np.float64) - found.zero_point
+                stored_layer = checkpoint.layers[layer.name]
+                weight = stored_layer.weight.astype(np.float64) - stored_layer.zero_point
                 weight = weight.reshape(*weight.shape[:2], layer.kernel, layer.kernel)
-                self._weights[layer.name] = weight, found.bias.astype(np.float64)
+                self._weights[layer.name] = weight, stored_layer.bias.astype(np.float64)
             if layer.kind == "add":
                 self._sum_of[layer.sources[1]] = layer.name
 
@@ -81,15 +81,17 @@ class Int8Reference:
             },
         )
 
-    def run(self, images: Tensor, wanted: Collection[str]) -> dict[str, NDArray[np.uint8]]:
+    def run(self, images: Tensor, names: Collection[str]) -> dict[str, NDArray[np.uint8]]:
         """The outputs (N, H, W, C) of the named layers as they are stored; `images` as for the
         call.
         """
-        names = stored_tensors(self.checkpoint.architecture, self.checkpoint.rounding)
-        unknown = sorted(set(wanted) - set(names))
+        stored_names = stored_tensors(self.checkpoint.architecture, self.checkpoint.rounding)
+        unknown = sorted(set(names) - set(stored_names))
         if unknown:
-            raise UserError(f"no layer stores {', '.join(unknown)}; stored are {', '.join(names)}")
-        return self._walk(images, wanted)
+            raise UserError(
+                f"no layer stores {', '.join(unknown)}; stored are {', '.join(stored_names)}"
+            )
+        return self._walk(images, names)
 
     def real(self, name: str, values: NDArray[np.uint8]) -> NDArray[np.float32]:
         """What the values stored by a layer stand for: (value - zero point) * scale."""
@@ -100,7 +102,7 @@ class Int8Reference:
         centred: NDArray[np.float64] = values.astype(np.float64) - self._zero[name]
         return centred
 
-    def _walk(self, images: Tensor, wanted: Collection[str]) -> dict[str, Tensor]:
+    def _walk(self, images: Tensor, names: Collection[str]) -> dict[str, Tensor]:
         check_images(images, self.checkpoint.architecture.in_channels)
         values: dict[str, Tensor] = {"image": to_pixels(images, self.checkpoint.preprocessing)}
         steps = layers(self.checkpoint.architecture, images.shape[1], images.shape[2])
@@ -108,9 +110,9 @@ class Int8Reference:
         for index, layer in enumerate(steps):
             values[layer.name] = self._step(layer, [values[source] for source in layer.sources])
             for source in layer.sources:
-                if last_use[source] == index and source not in wanted:
+                if last_use[source] == index and source not in names:
                     values.pop(source, None)
-        return {name: values[name] for name in wanted}
+        return {name: values[name] for name in names}
 
     def _step(self, layer: Layer, inputs: list[Tensor]) -> Tensor:
         """What the layer stores, uint8. With "nearest" two things are float32 instead: logits, and

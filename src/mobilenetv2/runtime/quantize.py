@@ -1,8 +1,8 @@
-"""Post-training quantisation: the ranges of a float network's tensors, seen on images, make it a
-network of integers.
+"""Post-training quantisation: a float network becomes an int8 network by the ranges that its tensors
+have on some images.
 
-Weights are int8, symmetric, one scale an output channel; activations uint8, one scale a tensor
-(Krishnamoorthi 2018, arXiv 1806.08342). What docs/notes/quantization.md measured decided the rest.
+Weights are int8, symmetric, with one scale per output channel; activations uint8, with one scale per
+tensor (Krishnamoorthi 2018, arXiv 1806.08342). What docs/notes/quantization.md measured decided the rest.
 """
 
 from __future__ import annotations
@@ -31,22 +31,23 @@ from .inputs import check_images
 from .reference import Reference
 from .rounding import int8_obstacle
 
-FEW_IMAGES = 32
-NOISE = 0.5  # correlation of neighbouring pixels: 1000 photos had 0.65 at least, noise 0 to 0.4
+FEW_IMAGES = 32  # fewer are warned of
+# correlation of neighbouring pixels: 1000 photos had 0.65 at least, noise 0 to 0.4
+NOISE = 0.5
 BATCH = 4  # images at once
-SAMPLES = 4096  # values taken of a tensor and image
+SAMPLES = 4096  # values per tensor and image that the range is chosen by
 BINS = 4096
-SHRINK = np.linspace(0.2, 1, 24)  # ranges that are tried, as shares of what was seen
+SHRINK = np.linspace(0.2, 1, 24)  # ranges that are tried, as shares of the observed one
 RELU6 = Activation(6 / 255, 0)
-MOST_BIAS = 1 << 30  # leaves the other half of an int32 to the products
+BIAS_LIMIT = 1 << 30  # leaves the other half of an int32 to the products
 SMALLEST_SCALE = 1e-12  # of channels whose weights are all 0
 
 
 def quantize(
     checkpoint: Checkpoint, images: NDArray[np.uint8] | Iterable[str | os.PathLike[str]]
 ) -> Int8Checkpoint:
-    """The same network in integers, its activations' ranges taken from images. The same images
-    give the same integers.
+    """The same network in int8, its activations' ranges observed on images. The same images give the
+    same int8 network.
 
     Warns (`UserWarning`) of files that cannot be read, which are skipped, of fewer than 32
     images, of images that look like noise or are blank, and of weights that had been quantised
@@ -75,7 +76,14 @@ def quantize(
 
 
 def check_quantizable(checkpoint: AnyCheckpoint) -> Checkpoint:
-    """The same, if it is of floats and all its layers run in integers; refused otherwise."""
+    """Refuses a checkpoint that is int8 already or has layers without int8 kernels.
+
+    Returns:
+        The same checkpoint.
+
+    Raises:
+        UserError: It is refused; the message says why.
+    """
     if isinstance(checkpoint, Int8Checkpoint):
         raise UserError(
             "quantised already: use it as it is, or quantise the float model it is from"
@@ -111,27 +119,27 @@ def read_images(
 
 def doubts(checkpoint: Checkpoint, pixels: NDArray[np.uint8]) -> list[str]:
     """Reasons why a network calibrated on these pixels may not be a good one."""
-    found = []
+    reasons = []
     if len(pixels) < FEW_IMAGES:
-        found.append(
+        reasons.append(
             f"{len(pixels)} image{'s' if len(pixels) > 1 else ''} to calibrate with: "
             f"take {FEW_IMAGES} or more, of all kinds that the model will see"
         )
     correlation = _correlation(pixels)
     if correlation is None:
-        found.append("the images are blank: calibrate with images that the model will see")
+        reasons.append("the images are blank: calibrate with images that the model will see")
     elif correlation < NOISE:
-        found.append(
+        reasons.append(
             f"the images look like noise (neighbouring pixels correlate by {correlation:.2f}, those of "
             "photographs by 0.9): calibrate with images that the model will see"
         )
     source = str(checkpoint.provenance.get("source", ""))
     if "int8" in source:
-        found.append(
+        reasons.append(
             f"the weights were quantised before ({source}) and are now rounded again: "
             "quantise the float weights they were made of if you have them"
         )
-    return found
+    return reasons
 
 
 def _correlation(pixels: NDArray[np.uint8]) -> float | None:
@@ -148,27 +156,31 @@ def _correlation(pixels: NDArray[np.uint8]) -> float | None:
 def to_int8(
     checkpoint: Checkpoint, pixels: NDArray[np.uint8], advance: Callable[[], object] = lambda: None
 ) -> Int8Checkpoint:
-    """What `quantize` does once the images are pixels (N, H, W, C); `advance` is called after
-    each of them.
+    """Quantises by images that are pixels already.
+
+    Args:
+        checkpoint: The float model.
+        pixels: (N, H, W, C) uint8.
+        advance: Called after each image, to show progress.
     """
-    activations, means = _seen(checkpoint, pixels, advance)
-    image_scale, image_zeros, gains, rests = _image(checkpoint.preprocessing)
+    activations, means = _observe(checkpoint, pixels, advance)
+    image_scale, image_zeros, gains, offsets = _image_scales(checkpoint.preprocessing)
     means["image"] = image_scale * (pixels.mean(axis=(0, 1, 2)) - image_zeros)
-    integers = {}
+    int8_layers = {}
     for layer in layers(checkpoint.architecture):
         if layer.weight is None:
             continue
         weight, bias = fold(checkpoint, layer)
         (source,) = layer.sources
         if source == "image":
-            bias = bias + np.einsum("oihw,i->o", weight, rests)
+            bias = bias + np.einsum("oihw,i->o", weight, offsets)
             weight = weight * gains[:, None, None]
         step = image_scale if source == "image" else activations[source].scale
         mean = means[source].reshape(layer.groups, -1)
-        integers[layer.name] = quantized_layer(weight, bias, step, mean)
+        int8_layers[layer.name] = quantized_layer(weight, bias, step, mean)
     return Int8Checkpoint(
         architecture=checkpoint.architecture,
-        layers=integers,
+        layers=int8_layers,
         image_scale=image_scale,
         image_zero_points=image_zeros,
         activations=activations,
@@ -181,11 +193,11 @@ def to_int8(
 def quantized_layer(
     weight: NDArray[np.float64], bias: NDArray[np.float64], step: float, mean: NDArray[np.float64]
 ) -> Int8Layer:
-    """A layer in integers.
+    """A layer in int8.
 
     A channel's scale is the least that keeps its weights within -127..127 and its bias within
     2**30. What rounding the weights adds to the output on average is taken off the bias (Nagel et
-    al. 2019, arXiv 1906.04721, Section 4.2, with means that were seen; borders are not told apart).
+    al. 2019, arXiv 1906.04721, Section 4.2, with observed means, at borders as elsewhere).
 
     Args:
         weight: As a checkpoint's kernel.
@@ -193,9 +205,9 @@ def quantized_layer(
         step: Scale of the input.
         mean: Of the input's channels, (groups, in / groups).
     """
-    most = np.abs(weight).reshape(len(weight), -1).max(axis=1)
-    floor = np.maximum(np.abs(bias) / (step * MOST_BIAS), SMALLEST_SCALE)
-    scale = np.maximum(most / 127, floor).astype(np.float32)
+    largest = np.abs(weight).reshape(len(weight), -1).max(axis=1)
+    floor = np.maximum(np.abs(bias) / (step * BIAS_LIMIT), SMALLEST_SCALE)
+    scale = np.maximum(largest / 127, floor).astype(np.float32)
     exact = scale.astype(np.float64)
     by_channel = exact.reshape(-1, *[1] * (weight.ndim - 1))
     rounded = np.clip(np.rint(weight / by_channel), -127, 127)
@@ -206,15 +218,15 @@ def quantized_layer(
     )
 
 
-def _image(
+def _image_scales(
     preprocessing: Preprocessing,
 ) -> tuple[float, tuple[int, ...], NDArray[np.float64], NDArray[np.float64]]:
-    """Scale and zero points of the image; for each channel, what its weights are multiplied by,
-    and what a weight adds to the bias.
+    """Scale and zero points of the image; and per channel, what its weights are multiplied by and
+    what a weight adds to the bias.
 
-    normalised = scale * pixel + offset = gain * image_scale * (pixel - zero) + rest. The rest is
-    less than half a grey level; at the border, where it should not be, it is added too. Only where
-    no pixel stands for 0 is it more.
+    normalised = scale * pixel + shift = gain * image_scale * (pixel - zero) + offset. The offset is
+    less than half a grey level, unless no pixel stands for 0. It is added at the border too, where
+    it should not be.
     """
     scale, offset = preprocessing.scale_offset()
     zeros = np.clip(np.rint(-offset / scale), 0, 255)
@@ -222,17 +234,17 @@ def _image(
     return image_scale, tuple(map(int, zeros)), scale / image_scale, offset + scale * zeros
 
 
-def _seen(
+def _observe(
     checkpoint: Checkpoint, pixels: NDArray[np.uint8], advance: Callable[[], object]
 ) -> tuple[dict[str, Activation], dict[str, NDArray[np.float64]]]:
-    """How each tensor is stored, outputs of ReLU6 as 0..6 and the others by what is seen of them,
-    and the mean of each of its channels.
+    """How each tensor is stored, outputs of ReLU6 as 0..6 and the others by their values on the
+    images, and the mean of each of its channels.
     """
     kinds = {layer.name: layer.activation for layer in layers(checkpoint.architecture)}
     names = stored_tensors(checkpoint.architecture, "nearest")
     reference = Reference(checkpoint)
     rng = np.random.default_rng(0)
-    drawn: dict[str, list[NDArray[Any]]] = {name: [] for name in names if kinds[name] != "relu6"}
+    samples: dict[str, list[NDArray[Any]]] = {name: [] for name in names if kinds[name] != "relu6"}
     means = {name: np.zeros(1) for name in names}
     for begin in range(0, len(pixels), BATCH):
         batch = pixels[begin : begin + BATCH]
@@ -241,13 +253,13 @@ def _seen(
             if not np.isfinite(mean).all():
                 raise UserError(f"the output of {name} overflows on the calibration images")
             means[name] = means[name] + mean
-            if name in drawn:
-                some = rng.integers(0, values.size, len(batch) * SAMPLES)
-                drawn[name] += [values.ravel()[some], np.array([values.min(), values.max()])]
+            if name in samples:
+                places = rng.integers(0, values.size, len(batch) * SAMPLES)
+                samples[name] += [values.ravel()[places], np.array([values.min(), values.max()])]
         for _ in batch:
             advance()
     activations = {
-        name: best_activation(np.concatenate(drawn[name])) if name in drawn else RELU6
+        name: best_activation(np.concatenate(samples[name])) if name in samples else RELU6
         for name in names
     }
     return activations, means
@@ -262,12 +274,14 @@ def best_activation(values: NDArray[np.floating[Any]]) -> Activation:
         return Activation(1 / 255, 0)  # nothing but zeros; any scale will do
     counts, edges = np.histogram(values.astype(np.float64), BINS, (low, high))
     centres = (edges[1:] + edges[:-1]) / 2
-    tried = [
+    candidates = [
         _activation(lower, upper)
         for lower in np.unique(low * SHRINK)
         for upper in np.unique(high * SHRINK)
     ]
-    return min(tried, key=lambda stored: float(counts @ (_stored(centres, stored) - centres) ** 2))
+    return min(
+        candidates, key=lambda stored: float(counts @ (_stored(centres, stored) - centres) ** 2)
+    )
 
 
 def _activation(low: float, high: float) -> Activation:

@@ -24,7 +24,7 @@ LIMITS = {"relu6": (0, 6), "relu": (0, None)}
 
 
 class Reference:
-    """Runs a checkpoint layer by layer.
+    """Runs a float checkpoint layer by layer.
 
     Args:
         checkpoint: The model.
@@ -47,11 +47,11 @@ class Reference:
         net = network(self.checkpoint.architecture)
         return as_answer(net, self.run(images, net.outputs))
 
-    def run(self, images: Tensor, wanted: Collection[str]) -> dict[str, Tensor]:
+    def run(self, images: Tensor, names: Collection[str]) -> dict[str, Tensor]:
         """The outputs (N, H, W, C) of the named layers; `images` as for the call."""
         x = self._normalised(images)
         steps = layers(self.checkpoint.architecture, x.shape[1], x.shape[2])
-        unknown = sorted(set(wanted) - {layer.name for layer in steps})
+        unknown = sorted(set(names) - {layer.name for layer in steps})
         if unknown:
             raise UserError(f"no layer named {', '.join(unknown)}; `mobilenetv2 cost` lists them")
         last_use = {source: index for index, layer in enumerate(steps) for source in layer.sources}
@@ -59,19 +59,19 @@ class Reference:
         for index, layer in enumerate(steps):
             values[layer.name] = self._step(layer, [values[source] for source in layer.sources])
             for source in layer.sources:
-                if last_use[source] == index and source not in wanted:
+                if last_use[source] == index and source not in names:
                     values.pop(source, None)
-        return {name: values[name] for name in wanted}
+        return {name: values[name] for name in names}
 
     @cached_property
     def _weights(self) -> dict[str, tuple[Tensor, Tensor]]:
         """Kernel and bias of each layer that has them, batch norms folded in."""
-        found: dict[str, tuple[Tensor, Tensor]] = {}
+        weights: dict[str, tuple[Tensor, Tensor]] = {}
         for layer in layers(self.checkpoint.architecture):
             if layer.weight:
                 weight, bias = fold(self.checkpoint, layer)
-                found[layer.name] = weight.astype(self.dtype), bias.astype(self.dtype)
-        return found
+                weights[layer.name] = weight.astype(self.dtype), bias.astype(self.dtype)
+        return weights
 
     def _normalised(self, images: Tensor) -> Tensor:
         check_images(images, self.checkpoint.architecture.in_channels)
@@ -137,8 +137,8 @@ def taps(x: Tensor, layer: Layer) -> list[tuple[int, int, Tensor]]:
 
 
 def convolution(x: Tensor, weight: Tensor, layer: Layer) -> Tensor:
-    """(N, H, W, in) with weight (out, in, k, k) -> (N, out H, out W, out), one matrix product a
-    tap.
+    """(N, H, W, in) with weight (out, in, k, k) -> (N, out H, out W, out), one matrix product
+    per tap.
     """
     shape = (x.shape[0], *layer.out_shape[1:], layer.out_shape[0])
     products = (

@@ -35,11 +35,11 @@ namespace {
 
 template <class T>
 std::vector<std::string> kernel_names() {
-  std::vector<std::string> found;
+  std::vector<std::string> names;
   for (const char* name : {"scalar", "avx2", "avxvnni", "avx512", "avx512vnni"}) {
-    if (mobilenetv2::find_kernels<T>(name)) found.emplace_back(name);
+    if (mobilenetv2::find_kernels<T>(name)) names.emplace_back(name);
   }
-  return found;
+  return names;
 }
 
 template <class T>
@@ -62,9 +62,9 @@ void run(Network<T>& network, const Plan& plan, const mobilenetv2::Images& image
     places.push_back(answers[i].data());
   }
   if (seconds && seconds->size() != plan.steps.size()) throw std::invalid_argument("not one number per step");
-  double* const taken = seconds ? seconds->data() : nullptr;
+  double* const step_seconds = seconds ? seconds->data() : nullptr;
   const nb::gil_scoped_release released;
-  network.run(plan, images, places.data(), taken);
+  network.run(plan, images, places.data(), step_seconds);
 }
 
 template <class N>

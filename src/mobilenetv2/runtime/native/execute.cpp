@@ -202,8 +202,8 @@ void execute(Run<T>& run) {
     run.scratch_size = run.plan.steps[i].thread_scratch;
     const auto begin = std::chrono::steady_clock::now();
     execute_step(run, run.plan.steps[i]);
-    const std::chrono::duration<double> taken = std::chrono::steady_clock::now() - begin;
-    if (run.seconds) run.seconds[i] += taken.count();
+    const std::chrono::duration<double> elapsed = std::chrono::steady_clock::now() - begin;
+    if (run.seconds) run.seconds[i] += elapsed.count();
   }
 }
 

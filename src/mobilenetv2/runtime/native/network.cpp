@@ -22,18 +22,18 @@ int next_panel(int vectors_left, int widest) {
 template <class N>
 Buffer<N> copied(const N* numbers, std::size_t count) {
   if (!numbers) return {};
-  Buffer<N> found(count);
-  std::copy(numbers, numbers + count, found.data());
-  return found;
+  Buffer<N> buffer(count);
+  std::copy(numbers, numbers + count, buffer.data());
+  return buffer;
 }
 
 // `count` numbers in the order of their indices; zeros for indices beyond, nothing where there are no numbers.
 template <class N>
 Buffer<N> in_order(const N* numbers, int count, const std::vector<int>& order) {
   if (!numbers) return {};
-  Buffer<N> found(order.size());
-  for (std::size_t i = 0; i < order.size(); i++) found.data()[i] = order[i] < count ? numbers[order[i]] : N{};
-  return found;
+  Buffer<N> buffer(order.size());
+  for (std::size_t i = 0; i < order.size(); i++) buffer.data()[i] = order[i] < count ? numbers[order[i]] : N{};
+  return buffer;
 }
 
 template <class Packed>
@@ -99,16 +99,16 @@ int Network<T>::add_matrix(const Weight* weights, const Sum* bias, int channels,
 template <class T>
 int Network<T>::add_depthwise(const Weight* weights, const Sum* bias, int channels, int copies, const Factors& factors,
                               const Rounding& rounding) {
-  const std::size_t given = static_cast<std::size_t>(channels);
-  const std::size_t count = given * (sizeof(T) == 1 ? 12 * static_cast<std::size_t>(copies) : 9);
+  const std::size_t size = static_cast<std::size_t>(channels);
+  const std::size_t count = size * (sizeof(T) == 1 ? 12 * static_cast<std::size_t>(copies) : 9);
   DepthwiseWeights<T> packed;
   packed.channels = channels;
   packed.copies = copies;
   packed.weights = copied(weights, count);
-  packed.bias = copied(bias, given);
-  packed.factor = copied(factors.factor, given);
-  packed.fraction = copied(factors.fraction, given);
-  packed.power = copied(factors.power, given);
+  packed.bias = copied(bias, size);
+  packed.factor = copied(factors.factor, size);
+  packed.fraction = copied(factors.fraction, size);
+  packed.power = copied(factors.power, size);
   packed.rounding = rounding;
   depthwises_.push_back(std::move(packed));
   return static_cast<int>(depthwises_.size()) - 1;
@@ -171,15 +171,15 @@ void Network<T>::run(const Plan& plan, const Images& images, float* const* answe
 
 template <class T>
 Buffer<T> Network<T>::take_workspace(std::size_t size) {
-  Buffer<T> found;
+  Buffer<T> workspace;
   {
     const std::lock_guard<std::mutex> lock(workspace_mutex_);
     if (!workspaces_.empty()) {
-      found = std::move(workspaces_.back());
+      workspace = std::move(workspaces_.back());
       workspaces_.pop_back();
     }
   }
-  return found.size() >= size ? std::move(found) : Buffer<T>(size);
+  return workspace.size() >= size ? std::move(workspace) : Buffer<T>(size);
 }
 
 template <class T>

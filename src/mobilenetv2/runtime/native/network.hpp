@@ -15,7 +15,7 @@ namespace mobilenetv2 {
 
 constexpr std::size_t LINE_BYTES = 64;
 
-// Numbers on a cache line's boundary, with a line to spare behind them: some kernels read whole vectors.
+// An array that begins on a cache line, with a line to spare behind it: some kernels read whole vectors.
 template <class T>
 class Buffer {
  public:

@@ -80,7 +80,7 @@ struct Input {
   const T *above, *below;
 };
 
-// One stage at work on one band of one image. Rows are asked for from the top down, each once.
+// One stage at work on one band of one image. Its rows are produced from the top down, each once.
 template <class T>
 class Worker {
  public:
