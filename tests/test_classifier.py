@@ -188,7 +188,7 @@ def test_grey_images_from_colour_weights() -> None:
     colour = mobilenet_v2(weights=checkpoint).eval()
     x = torch.randn(2, 1, 64, 64, generator=torch.Generator().manual_seed(0))
     assert torch.allclose(grey(x), colour(x.expand(-1, 3, -1, -1)), atol=1e-4)
-    with pytest.raises(ArchitectureError, match="can serve 1 or 3"):
+    with pytest.raises(ArchitectureError, match="fit 1 or 3"):
         mobilenet_v2(weights=checkpoint, in_chans=4)
 
 
@@ -233,7 +233,7 @@ def test_arrays_that_do_not_fit_are_named() -> None:
     net = mobilenet_v2(width_mult=0.35)
     with pytest.raises(
         ModelFileError,
-        match=r"classifier.1.bias: the network wants \(1000,\), the checkpoint has \(5,\)",
+        match=r"classifier.1.bias: the network needs \(1000,\), the checkpoint has \(5,\)",
     ):
         net.load_checkpoint(random_checkpoint(width_mult=0.35, classes=5))
 

@@ -401,7 +401,7 @@ def test_shards(two_classes: Path, tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"train-.*--val.*epoch_steps"):
         fit(pattern, tmp_path / "other", QUICK, TINY, val=two_classes, machine=MACHINE)
     balanced = recipe.changed({"balance": True})
-    with pytest.raises(UserError, match="gone through beforehand"):
+    with pytest.raises(UserError, match="not read in advance"):
         fit(pattern, tmp_path / "other", balanced, TINY, val=two_classes, machine=MACHINE)
 
 

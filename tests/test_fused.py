@@ -292,7 +292,14 @@ def test_same_bits_for_any_number_of_threads(monkeypatch: pytest.MonkeyPatch) ->
         taps = torch.linspace(-1, 1, 9 * 48).view(48, 3, 3)
         back, for_taps = torch.empty_like(x), torch.empty_like(taps)
         kernels.depthwise_gradient(
-            fused._images(out), fused._images(x), taps, 1, 1, 1, fused._images(back), for_taps
+            fused._channels_last_view(out),
+            fused._channels_last_view(x),
+            taps,
+            1,
+            1,
+            1,
+            fused._channels_last_view(back),
+            for_taps,
         )
         monkeypatch.setattr(fused, "_kernels", lambda kernels=kernels: kernels)
         many = random_maps(200, 24, 5, 4, torch.float32)

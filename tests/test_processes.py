@@ -11,7 +11,7 @@ import torch
 
 from mobilenetv2.errors import UserError
 from mobilenetv2.training import processes
-from mobilenetv2.training.processes import beside, default_processes
+from mobilenetv2.training.processes import default_processes, other_processes
 
 
 @pytest.mark.parametrize(
@@ -37,7 +37,7 @@ def test_as_many_as_have_enough_to_do(
 
 def test_the_environment_is_as_before() -> None:
     before, threads = dict(os.environ), torch.get_num_threads()
-    with beside(2, ["--version"]):
+    with other_processes(2, ["--version"]):
         assert os.environ["WORLD_SIZE"] == "2"
     assert dict(os.environ) == before
     assert torch.get_num_threads() == threads
@@ -46,20 +46,20 @@ def test_the_environment_is_as_before() -> None:
 def test_one_that_fails_is_named() -> None:
     with (
         pytest.raises(UserError, match=r"the 3 processes .* exit code 2: .*No such command 'dig'"),
-        beside(3, ["dig"]),
+        other_processes(3, ["dig"]),
     ):
         raise RuntimeError("connection closed by peer")
 
 
 def test_other_errors_are_left_alone() -> None:
-    with pytest.raises(RuntimeError, match="of its own"), beside(2, ["--version"]):
+    with pytest.raises(RuntimeError, match="of its own"), other_processes(2, ["--version"]):
         raise RuntimeError("of its own")
 
 
 def test_one_that_fails_at_once_is_not_waited_for() -> None:
     code = (
-        "import time; from mobilenetv2.training.processes import beside\n"
-        "with beside(2, ['dig']): time.sleep(300)"
+        "import time; from mobilenetv2.training.processes import other_processes\n"
+        "with other_processes(2, ['dig']): time.sleep(300)"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
     assert done.returncode == 2

@@ -85,7 +85,7 @@ def test_parts_that_are_there_are_taken(tmp_path: Path, name: str, zipped: bool)
         {"class": "a", "train": 1, "val": 0},
         {"class": "b", "train": 1, "val": 1},
     ]
-    assert any("no val, so test" in problem for problem in split.problems) == (name == "test")
+    assert any("no part val, so test" in problem for problem in split.problems) == (name == "test")
 
 
 def test_test_is_left_alone_where_there_is_a_val(tmp_path: Path) -> None:
@@ -115,7 +115,7 @@ def test_each_class_gives_its_share(tmp_path: Path) -> None:
         (1, 0),
     ]
     assert not {s.name for s in split.train.samples} & {s.name for s in split.val.samples}
-    assert "a single image, which is trained with and not validated: d" in split.problems
+    assert "a single image, used for training only: d" in split.problems
     assert [row["train"] for row in read_split(source, val_share=0.99).rows()] == [1, 1, 1, 1]
 
 
@@ -199,7 +199,7 @@ def test_what_cannot_be_trained_with(tmp_path: Path, names: dict[str, int], mess
 def test_images_on_both_sides_are_named(tmp_path: Path) -> None:
     source = build(tmp_path, {**many("a", 10), **many("b", 10)})
     [problem] = read_split(source, source).problems
-    assert problem == f"20 images are trained and validated with: {tmp_path / 'a/00.png'}"
+    assert problem == f"20 images are in training and in validation: {tmp_path / 'a/00.png'}"
 
 
 @pytest.mark.parametrize("share", [0, 1, -0.1, float("nan")])
@@ -243,12 +243,12 @@ def test_complaints(tmp_path: Path) -> None:
     (tmp_path / "empty").mkdir()
     problems = read_split(source, val_share=0.01).problems
     assert problems[:4] == (
-        "no images to train with, so never the answer: empty",
+        "no images to train with, so never predicted: empty",
         "fewer than 10 images to train with: val (2)",
         "unbalanced: 119 images of 'Cat' and 2 of 'val'; --balance shows all classes equally often",
         "classes that differ only in upper and lower case: Cat, cat",
     )
-    assert problems[4].startswith("taken as a class, not as a part of the data: val; expected")
+    assert problems[4].startswith("read as a class, not as a part of the data: val; expected")
     assert read_split(source).train.classes == ("Cat", "cat", "empty", "val")
 
 

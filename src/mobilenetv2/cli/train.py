@@ -32,7 +32,7 @@ COLUMNS = ("class", "images", "right", "percent")
     type=click.Path(file_okay=False, path_type=Path),
     help="Folder of the run.",
 )
-@click.option("--val", metavar="DATA", help="Validate with these images.")
+@click.option("--val", metavar="DATA", help="Images to validate with.")
 @click.option("--weights", help="Start from a model file or a name from `models`.")
 @click.option("--width", type=float, help="Width multiplier of a new network.")
 @resolution_option("the weights', or 224, or 32 with --small-images")
@@ -40,20 +40,22 @@ COLUMNS = ("class", "images", "right", "percent")
 @click.option(
     "--architecture",
     metavar="MODEL",
-    help="A new network described as another model's, or by a .json file.",
+    help="A new network with the architecture of this model, or of a .json file.",
 )
 @click.option(
     "--recipe",
     type=click.Choice(RECIPES),
     help="How to train.  [default: finetune with --weights, else modern]",
 )
-@click.option("--freeze", is_flag=True, help="Leave the backbone as it is: the head alone.")
+@click.option("--freeze", is_flag=True, help="Train the head alone.")
 @click.option("--epochs", type=int, help="Passes over the images.")
-@click.option("--batch", type=int, help="Images a step.")
-@click.option("--lr", type=float, help="Learning rate at its highest.")
-@click.option("--weight-decay", type=float, help="Of all kernels but depthwise ones.")
-@click.option("--patience", type=int, help="Stop after so many epochs without a better result.")
-@click.option("--seed", type=int, help="Of everything random.")
+@click.option("--batch", type=int, help="Images per step.")
+@click.option("--lr", type=float, help="Highest learning rate.")
+@click.option(
+    "--weight-decay", type=float, help="Weight decay of all kernels except depthwise ones."
+)
+@click.option("--patience", type=int, help="Stop after this many epochs without a better result.")
+@click.option("--seed", type=int, help="Seed of everything random.")
 @click.option("--balance", is_flag=True, default=None, help="Show all classes equally often.")
 @click.option(
     "--set",
@@ -67,38 +69,38 @@ COLUMNS = ("class", "images", "right", "percent")
     type=click.Choice(["auto", "32", "bf16"]),
     default="auto",
     show_default=True,
-    help="bf16 where that is faster, or as said.",
+    help="Arithmetic; auto: the faster of the two.",
 )
 @click.option("--workers", type=int, help="Processes that read images.")
 @click.option(
     "--processes",
     type=click.IntRange(min=1),
-    help="Processes that train together.  [default: one a processor from scratch, else 1]",
+    help="Processes that train together.  [default: one per processor from scratch, else 1]",
 )
-@click.option("--resume", is_flag=True, help="Go on with the run in the folder.")
+@click.option("--resume", is_flag=True, help="Continue the run in the folder.")
 @format_option
 def train(data: str, output: Path, format_: str, **options: Any) -> int:
     """Train or fine-tune a classifier on labelled images.
 
-    DATA is a folder or a .zip with one folder a class (above them train and val, if you like), or a
-    CSV list; `evaluate` says more. The folder of the run gets model.safetensors, the best network
-    so far, and all that --resume needs.
+    DATA is a folder or a .zip with one folder per class (optionally in folders train and val), or
+    a CSV list as for `evaluate`. The folder of the run gets model.safetensors, the best network so
+    far, and everything that --resume needs.
 
-    Images that cannot be read are named on stderr and left out, and the exit code is 1; so it is
-    where the loss is no longer finite. SIGINT and SIGTERM finish the step and save: exit codes 130
-    and 143."""
+    Images that cannot be read are named on stderr and left out, and the exit code is 1. It is also
+    1 if the loss is no longer finite. At SIGINT and SIGTERM the step is finished and the state is
+    saved: exit codes 130 and 143."""
     changes = _changes(options)
-    from ..training.processes import beside, end_with_first, is_first
+    from ..training.processes import end_with_first, is_first, other_processes
 
     first = is_first()
     with _logged(logging.INFO if first else logging.CRITICAL) as log:
         from ..errors import UserError
         from ..training.epochs import DivergedError, Stopped
 
-        speaks = end_with_first() or first
+        reports = end_with_first() or first
         try:
             count = _processes(data, output, options, changes)
-            with beside(count, click.get_current_context().obj):
+            with other_processes(count, click.get_current_context().obj):
                 trained = _fit(data, output, options, changes)
         except Stopped as stop:
             log.info("%s", stop)
@@ -107,7 +109,7 @@ def train(data: str, output: Path, format_: str, **options: Any) -> int:
             log.error("error: %s", error)
             return 1
         except UserError:
-            if speaks:
+            if reports:
                 raise
             return 2
     if first:
@@ -124,9 +126,9 @@ def _fit(
 
     warnings.filterwarnings("ignore", module="PIL")
     names = ("weights", "width", "resolution", "small_images")
-    described = options["architecture"]
+    model = options["architecture"]
     start = Start(
-        architecture=None if described is None else _described(described),
+        architecture=None if model is None else _architecture(model),
         **{name: options[name] for name in names},
     )
     return fit(
@@ -143,21 +145,23 @@ def _fit(
 def _processes(
     data: str, output: Path, options: Mapping[str, Any], changes: Mapping[str, Any]
 ) -> int:
-    """How many train together: as asked for, as before, or as are worth their start."""
-    from ..training.processes import default_processes, is_beside_another, is_one_of_several
+    """The number of processes: as requested, as in the run to resume, or as many as are useful."""
+    from ..training.processes import default_processes, is_one_of_several, is_other_process
     from ..training.recipes import default_recipe
     from ..training.run_folder import RunFolder
     from ..training.splits import read_split
 
     if is_one_of_several():
-        if options["processes"] is not None and not is_beside_another():
-            raise click.UsageError("--processes: torchrun has started them already; leave it out")
+        if options["processes"] is not None and not is_other_process():
+            raise click.UsageError(
+                "--processes: leave it out, torchrun has already started several"
+            )
         return 1
     if options["processes"] is not None:
         return int(options["processes"])
     if options["resume"]:
         return int(RunFolder(output).read_settings().processes)
-    if options["weights"] is not None:  # the head is fitted by one
+    if options["weights"] is not None:  # one process fits the head
         return 1
     recipe = _recipe(options, changes) or default_recipe(False, options["small_images"])
     if data.lower().endswith(".tar"):
@@ -168,8 +172,8 @@ def _processes(
     return int(default_processes(images, recipe.batch))
 
 
-def _described(name: str) -> Architecture:
-    """The architecture in a .json file, or a model's."""
+def _architecture(name: str) -> Architecture:
+    """The architecture in a .json file, or of a model."""
     from ..architecture import Architecture
     from ..errors import ArchitectureError, UserError
     from ..formats import open_checkpoint
@@ -183,12 +187,12 @@ def _described(name: str) -> Architecture:
 
 
 def _changes(options: Mapping[str, Any]) -> dict[str, Any]:
-    """What the options change of the recipe."""
+    """The fields of the recipe that the options change."""
     changes: dict[str, Any] = {}
     for text in options["changes"]:
         name, equals, value = text.partition("=")
         if not equals:
-            raise click.UsageError(f"--set wants NAME=VALUE, not {text!r}")
+            raise click.UsageError(f"--set needs NAME=VALUE, not {text!r}")
         try:
             changes[name] = json.loads(value)
         except ValueError:
@@ -196,14 +200,14 @@ def _changes(options: Mapping[str, Any]) -> dict[str, Any]:
     changes |= {name: options[name] for name in FIELDS if options[name] is not None}
     if options["freeze"]:
         if options["recipe"] not in (None, "finetune") or options["weights"] is None:
-            raise click.UsageError("--freeze goes with --weights and the recipe finetune")
+            raise click.UsageError("--freeze needs --weights and the recipe finetune")
         if changes.setdefault("epochs", 0):
             raise click.UsageError("--freeze trains the head alone, which has no --epochs")
     return changes
 
 
 def _recipe(options: Mapping[str, Any], changes: Mapping[str, Any]) -> Any:
-    """The recipe asked for; None where nothing was."""
+    """The requested recipe, or None if none of its options is given."""
     from ..training.recipes import RECIPES as BY_NAME
     from ..training.recipes import default_recipe
 
@@ -215,7 +219,7 @@ def _recipe(options: Mapping[str, Any], changes: Mapping[str, Any]) -> Any:
 
 @contextmanager
 def _logged(level: int) -> Iterator[logging.Logger]:
-    """The library's log on stderr, lines as they are."""
+    """In the block, writes the library's log to stderr, without prefixes."""
     logger, handler = logging.getLogger("mobilenetv2"), logging.StreamHandler()
     before = logger.level
     logger.addHandler(handler)
@@ -230,18 +234,18 @@ def _logged(level: int) -> Iterator[logging.Logger]:
 
 
 def _write(trained: Trained, format_: str) -> None:
-    found = trained.evaluation
-    facts = {
+    evaluation = trained.evaluation
+    summary = {
         "file": str(trained.file),
         "epochs": trained.epochs,
         "best_epoch": trained.best_epoch,
         "broken": len(trained.broken),
-        "images": found.images,
-        "top1": round(found.scores.top1, 4),
-        "top5": round(found.scores.top5, 4),
+        "images": evaluation.images,
+        "top1": round(evaluation.scores.top1, 4),
+        "top5": round(evaluation.scores.top5, 4),
         "balanced": round(trained.balanced, 4),
-        "ece": round(found.scores.ece, 6),
-        "nll": round(found.scores.nll, 6),
+        "ece": round(evaluation.scores.ece, 6),
+        "nll": round(evaluation.scores.nll, 6),
     }
     classes = [
         {
@@ -250,12 +254,12 @@ def _write(trained: Trained, format_: str) -> None:
             "right": c.right,
             "percent": round(100 * c.right / c.images, 4) if c.images else None,
         }
-        for c in found.classes
+        for c in evaluation.classes
     ]
     if format_ == "json":
-        write_json([{**facts, "classes": classes}])
+        write_json([{**summary, "classes": classes}])
         return
     if format_ == "table":
-        rows = [{"property": name, "value": value} for name, value in facts.items()]
+        rows = [{"property": name, "value": value} for name, value in summary.items()]
         write_rows(rows, ("property", "value"), format_)
     write_rows(classes, COLUMNS, format_)

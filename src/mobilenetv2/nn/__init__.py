@@ -1,4 +1,4 @@
-"""PyTorch modules built from the description. Needs the extra `train` (`pip install
+"""PyTorch modules built from an architecture. Needs the extra `train` (`pip install
 'mobilenetv2[train]'`).
 """
 

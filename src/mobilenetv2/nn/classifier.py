@@ -1,5 +1,5 @@
-"""MobileNetV2 as a `torch.nn.Module`, built by a loop over `architecture.layers()`; state-dict keys
-are torchvision's.
+"""MobileNetV2 as a `torch.nn.Module`, built by a loop over `graph.layers()`. The state-dict keys are
+those of torchvision.
 """
 
 from __future__ import annotations
@@ -25,17 +25,20 @@ from ..heads import Classifier, Features
 from ..images import Preprocessing
 from ..layer import Layer, conv_padding
 
-PAPER_BN_DECAY = (
-    0.997  # share of the old statistics kept at each step; TF-slim mobilenet.py training_scope
-)
+# share of the old statistics kept at each step; TF-slim mobilenet.py training_scope
+PAPER_BN_DECAY = 0.997
 PAPER_INIT_STD = 0.09  # truncated normal; TF-slim mobilenet.py training_scope
 PAPER_DROP_RATE = 0.2  # "dropout keep 0.8", ibid.
 
 
 @dataclass(frozen=True)
 class FeatureTap:
-    """A map that `forward_pyramid` returns: `features[index]`'s output, its channels and its
-    stride.
+    """A map that `forward_pyramid` returns: the output of `features[index]`.
+
+    Attributes:
+        index: Index in `features`.
+        channels: Channels of the map.
+        stride: Pixels of the input per pixel of the map.
     """
 
     index: int
@@ -44,7 +47,7 @@ class FeatureTap:
 
 
 class Conv2d(nn.Conv2d):
-    """A convolution whose padding amounts follow the rule and the size of what comes in."""
+    """A convolution that pads by the padding rule of the architecture and the size of its input."""
 
     def __init__(self, layer: Layer, padding_rule: str) -> None:
         self.padding_rule = padding_rule
@@ -65,14 +68,14 @@ class Conv2d(nn.Conv2d):
         return functional.conv2d(x, self.weight, self.bias, stride, 0, dilation, self.groups)
 
     def pads(self, size: int) -> tuple[int, int]:
-        """The padding before and after of a side of that size, in pixels."""
+        """The padding before and after a side of this size, in pixels."""
         return conv_padding(
             self.padding_rule, size, self.kernel_size[0], self.stride[0], self.dilation[0]
         )
 
 
 class InvertedResidual(nn.Module):
-    """Expand, filter, project (Table 1), and the shortcut the description asks for."""
+    """The block of Table 1: expand, filter, project, and the shortcut of the architecture."""
 
     def __init__(
         self, steps: Sequence[Layer], padding_rule: str, bn_decay: float, drop_path_rate: float
@@ -89,12 +92,11 @@ class InvertedResidual(nn.Module):
         self.drop_path_rate = drop_path_rate
 
     def forward(self, x: Tensor, wide: Tensor | None = None) -> tuple[Tensor, Tensor]:
-        """Returns the projection and the wide tensor it was made from.
+        """The output of the block, and the wide tensor that it projects.
 
         Args:
             x: (N, C, H, W).
-            wide: The wide tensor of the block before; read only where shortcuts run between
-                expansions.
+            wide: The wide tensor of the previous block; read only if shortcuts connect expansions.
         """
         inner = x
         if self.expands:
@@ -108,7 +110,7 @@ class InvertedResidual(nn.Module):
         return (x + self._drop_path(out) if self.adds_input else out), inner
 
     def _drop_path(self, x: Tensor) -> Tensor:
-        """Stochastic depth: in training, leaves out the branch of a random share of the images."""
+        """Stochastic depth: in training, drops the branch for a random share of the images."""
         if not self.training or self.drop_path_rate == 0:
             return x
         kept = torch.rand(x.shape[0], 1, 1, 1, device=x.device) >= self.drop_path_rate
@@ -121,7 +123,7 @@ class MobileNetV2(nn.Module):
     Args:
         architecture: Which network; heads "classifier" and "features".
         drop_rate: Share of the pooled features dropped in training.
-        drop_path_rate: Stochastic depth of the last block; earlier blocks have proportionally less.
+        drop_path_rate: Stochastic depth of the last block; it rises linearly from the first block.
         bn_decay: Share of the old running statistics kept at each step (PyTorch calls 1 - bn_decay
             "momentum").
 
@@ -181,8 +183,8 @@ class MobileNetV2(nn.Module):
         self.reset_parameters()
 
     def reset_parameters(self, init_std: float = PAPER_INIT_STD) -> None:
-        """Initialises as TF-slim does: kernels from a normal cut at two deviations, batch norms to
-        the identity.
+        """Initialises as TF-slim does: kernels from a normal distribution truncated at two standard
+        deviations, batch norms to the identity.
         """
         for module in self.modules():
             if isinstance(module, nn.Conv2d | nn.Linear):
@@ -211,13 +213,12 @@ class MobileNetV2(nn.Module):
         return last
 
     def forward_pyramid(self, x: Tensor) -> list[Tensor]:
-        """The maps named by `taps`: the last one of each stride, with the channels and strides
-        given there.
-        """
-        wanted = {tap.index for tap in self.taps}
-        return [map_ for index, map_ in self._walk(x) if index in wanted]
+        """The maps that `taps` describes: the last one of each stride."""
+        indices = {tap.index for tap in self.taps}
+        return [map_ for index, map_ in self._walk(x) if index in indices]
 
     def _walk(self, x: Tensor) -> Iterable[tuple[int, Tensor]]:
+        """The index and the output of each module of `features`."""
         wide: Tensor | None = None
         keeps_wide = self.architecture.shortcut == "expansion"
         for index, module in enumerate(self.features):
@@ -229,21 +230,22 @@ class MobileNetV2(nn.Module):
             yield index, x
 
     def load_checkpoint(self, checkpoint: Checkpoint) -> None:
-        """Copies the arrays of a checkpoint of the same shapes into the module.
+        """Copies the arrays of a checkpoint into the module.
 
         Raises:
-            ModelFileError: An array is missing, extra or of another shape; the first is named.
+            ModelFileError: An array is missing, unknown or of another shape; the first is named.
         """
         self.load_arrays(checkpoint.arrays)
 
     def load_arrays(self, arrays: Mapping[str, NDArray[np.float32]]) -> None:
-        """As `load_checkpoint`, for bare arrays under torchvision's names."""
+        """Copies arrays with torchvision's names into the module; raises as `load_checkpoint`."""
         shapes = array_shapes(self.architecture)
         for name in sorted(shapes.keys() | arrays.keys()):
-            have = arrays[name].shape if name in arrays else "nothing"
-            if have != shapes.get(name, "nothing"):
+            expected = shapes.get(name, "nothing")
+            shape = arrays[name].shape if name in arrays else "nothing"
+            if shape != expected:
                 raise ModelFileError(
-                    f"{name}: the network wants {shapes.get(name, 'nothing')}, the checkpoint has {have}"
+                    f"{name}: the network needs {expected}, the checkpoint has {shape}"
                 )
         self.load_state_dict(
             {name: torch.from_numpy(array.copy()) for name, array in arrays.items()}, strict=True
@@ -256,7 +258,14 @@ class MobileNetV2(nn.Module):
         preprocessing: Preprocessing | None = None,
         provenance: Mapping[str, Any] | None = None,
     ) -> Checkpoint:
-        """The module's arrays as a `Checkpoint`, ready to save and to run without PyTorch."""
+        """The arrays as a `Checkpoint`, to save or to run without PyTorch.
+
+        Args:
+            labels: Names of the classes.
+            preprocessing: What the weights expect. Default: the size of the architecture, and
+                values from -1 to 1.
+            provenance: Where the weights come from.
+        """
         state = self.state_dict()
         arrays = {
             name: state[name].detach().cpu().float().numpy()
@@ -287,20 +296,20 @@ def mobilenet_v2(
     """Builds MobileNetV2, from scratch or from weights.
 
     Args:
-        width_mult: Width multiplier; with weights, it must be theirs. Default 1.0.
-        num_classes: Outputs. Other than the weights': a new head, with a warning. Default the
-            weights', or 1000.
+        width_mult: Width multiplier; with weights, it must be the same as theirs. Default 1.0.
+        num_classes: Number of outputs. If it differs from the weights', the head is new, with a
+            warning. Default that of the weights, or 1000.
         weights: A model file, a name from `mobilenetv2.models()`, a `Checkpoint`, or "imagenet"
-            (TF-slim's of that width).
-        in_chans: Channels of the image. 1 with weights for 3 sums the first kernel, so that a
-            grey image gives what it gives three times over, provided that the three channels are
-            normalised alike.
+            (TF-slim's weights of this width).
+        in_chans: Channels of the pixels. 1 with weights for 3 sums the first kernel over its
+            channels, so that a grey image gives the same result as three equal channels, if all
+            three are normalised alike.
         output_stride: 8, 16 or 32.
         dropout: Share of the pooled features dropped in training.
         drop_path_rate: Stochastic depth of the last block.
         bn_decay: Share of the old running statistics kept at each step; PyTorch's momentum is 1 -
             bn_decay.
-        fresh_head: A new head even where the number of classes is the same.
+        fresh_head: Makes a new head even if the number of classes is the same.
         architecture: Everything else about the network (padding, options, stages); not together
             with weights.
 
@@ -312,41 +321,40 @@ def mobilenet_v2(
         raise ArchitectureError(
             "give either weights or architecture: a model file says which network it is"
         )
-    source = None if weights is None else _checkpoint(weights, width_mult)
-    wanted = source.architecture if source else (architecture or Architecture())
-    if width_mult is not None and float(width_mult) != wanted.width_mult:
-        if source:
-            raise ArchitectureError(
-                f"the weights are of width {wanted.width_mult:g}; width_mult={width_mult} does not fit"
-            )
-        wanted = replace(wanted, width_mult=float(width_mult))
-    wanted = replace(
-        wanted,
-        head=wanted.head if num_classes is None else Classifier(num_classes),
-        in_channels=wanted.in_channels if in_chans is None else in_chans,
-        output_stride=wanted.output_stride if output_stride is None else output_stride,
-    )
-    net = MobileNetV2(wanted, drop_rate=dropout, drop_path_rate=drop_path_rate, bn_decay=bn_decay)
-    if source:
-        _fill(net, source, fresh_head)
+    checkpoint = None if weights is None else _checkpoint(weights, width_mult)
+    base = checkpoint.architecture if checkpoint else (architecture or Architecture())
+    if checkpoint and width_mult not in (None, base.width_mult):
+        raise ArchitectureError(
+            f"the weights are of width {base.width_mult:g}; width_mult={width_mult} does not fit"
+        )
+    changes: dict[str, Any] = {
+        "width_mult": width_mult,
+        "head": None if num_classes is None else Classifier(num_classes),
+        "in_channels": in_chans,
+        "output_stride": output_stride,
+    }
+    result = replace(base, **{name: x for name, x in changes.items() if x is not None})
+    net = MobileNetV2(result, drop_rate=dropout, drop_path_rate=drop_path_rate, bn_decay=bn_decay)
+    if checkpoint:
+        _fill(net, checkpoint, fresh_head)
     return net
 
 
-def _fill(net: MobileNetV2, source: Checkpoint, fresh_head: bool) -> None:
-    """Loads what fits and says what does not: the head of another label set, the stem for grey
-    images.
+def _fill(net: MobileNetV2, checkpoint: Checkpoint, fresh_head: bool) -> None:
+    """Loads a checkpoint into a network that may have another head or another number of input
+    channels.
     """
-    a, theirs = net.architecture, source.architecture
-    arrays = dict(source.arrays)
+    a, theirs = net.architecture, checkpoint.architecture
+    arrays = dict(checkpoint.arrays)
     if a.in_channels != theirs.in_channels:
         if a.in_channels != 1:
             raise ArchitectureError(
-                f"weights for {theirs.in_channels} channels can serve 1 or {theirs.in_channels}, not {a.in_channels}"
+                f"weights for {theirs.in_channels} channels fit 1 or {theirs.in_channels}, not {a.in_channels}"
             )
         arrays["features.0.0.weight"] = arrays["features.0.0.weight"].sum(axis=1, keepdims=True)
     if a.classes and (fresh_head or a.classes != theirs.classes):
         warnings.warn(
-            f"new head: {a.classes} classes, not trained; the weights' own head is left out",
+            f"new head: {a.classes} classes, not trained; the head of the weights is not used",
             stacklevel=3,
         )
         head = net.classifier[1]
@@ -360,7 +368,7 @@ def _fill(net: MobileNetV2, source: Checkpoint, fresh_head: bool) -> None:
 def _checkpoint(weights: str | Path | Checkpoint, width_mult: float | None) -> Checkpoint:
     if isinstance(weights, Checkpoint):
         return weights
-    from ..formats import open_checkpoint  # late: it may fetch, and most users build without it
+    from ..formats import open_checkpoint  # late: not needed to build a new network
 
     return open_checkpoint(weights, width_mult, int8=False)
 

@@ -1,7 +1,7 @@
-"""Training steps on the CPU as one native operator each: the inverted residual up to its last batch
-norm, and for what is not in one, batch norm with its ReLU6 and the depthwise convolution.
+"""Native operators for training on the CPU: the inverted residual up to its last batch norm as one
+operator, and outside of such blocks batch norm with its ReLU6, and the depthwise convolution.
 
-docs/training.md has what share of a step these take.
+docs/notes/training.md says what share of a step they take.
 """
 
 from __future__ import annotations
@@ -20,11 +20,11 @@ DTYPES = (torch.float32, torch.bfloat16)
 
 
 def fuse(net: nn.Module) -> None:
-    """Makes the training steps of a network run as fused operators, in place.
+    """Changes a network in place so that its training steps use fused operators.
 
-    Parameters, buffers and their names stay. A fused module does as before in evaluation, on other
-    devices than the CPU and for other types than float32 and bfloat16. Gradients of gradients are
-    not offered, and hooks on the modules inside an inverted residual are not called.
+    Parameters, buffers and their names stay. In evaluation, on other devices than the CPU and for
+    other types than float32 and bfloat16, a fused module computes as before. Second derivatives are
+    not supported, and hooks on the modules inside an inverted residual are not called.
     """
     for parent in list(net.modules()):
         if not isinstance(parent, nn.Sequential):
@@ -81,7 +81,7 @@ def _is_plain_residual(block: InvertedResidual) -> bool:
 
 
 class NormReLU6(nn.BatchNorm2d):
-    """Batch norm and the ReLU6 after it, if it is `active`."""
+    """Batch norm, followed by ReLU6 if `active`."""
 
     active: bool
 
@@ -91,12 +91,12 @@ class NormReLU6(nn.BatchNorm2d):
             x = super().forward(x)
             return functional.relu6(x) if self.active else x
         y, mean, variance = _Norm.apply(x, self.weight, self.bias, self.eps, self.active)
-        self.count(mean, variance, _pixel_count(x))
+        self.update_statistics(mean, variance, _pixel_count(x))
         return y
 
     @torch.no_grad()
-    def count(self, mean: Tensor, variance: Tensor, pixels: int) -> None:
-        """Takes a batch's mean and biased variance, each (C,), into the running statistics."""
+    def update_statistics(self, mean: Tensor, variance: Tensor, pixels: int) -> None:
+        """Updates the running statistics by a batch's mean and biased variance, each (C,)."""
         momentum = cast(float, self.momentum)
         self.num_batches_tracked.add_(1)
         self.running_mean.lerp_(mean, momentum)
@@ -104,7 +104,7 @@ class NormReLU6(nn.BatchNorm2d):
 
 
 class DepthwiseConv2d(Conv2d):
-    """A 3x3 depthwise convolution whose weights stay float32 whatever the maps are."""
+    """A 3x3 depthwise convolution whose weights stay float32 for maps of any type."""
 
     def forward(self, x: Tensor) -> Tensor:
         """(N, C, H, W) -> (N, C, ceil(H / stride), ceil(W / stride))."""
@@ -115,10 +115,10 @@ class DepthwiseConv2d(Conv2d):
 
 
 class FusedResidual(InvertedResidual):
-    """An inverted residual that keeps one wide map for the backward pass, not four."""
+    """An inverted residual that keeps one wide map for the backward pass instead of four."""
 
     def forward(self, x: Tensor, wide: Tensor | None = None) -> tuple[Tensor, Tensor]:
-        """As `InvertedResidual.forward`, but returns the projection for the wide tensor too."""
+        """As `InvertedResidual.forward`, but returns the projection in place of the wide tensor."""
         (expand, first, *_), (depthwise, second, *_), project, *rest = self.conv
         if not (first.training and second.training and _is_native(x)) or _pixel_count(x) < 2:
             return super().forward(x, wide)
@@ -127,8 +127,8 @@ class FusedResidual(InvertedResidual):
             x, expand.weight, first.weight, first.bias, depthwise.weight, second.weight,
             second.bias, project.weight, first.eps, second.eps, depthwise.stride[0], top, left,
         )  # fmt: skip
-        first.count(statistics[0], statistics[1], _pixel_count(x))
-        second.count(statistics[2], statistics[3], _pixel_count(out))
+        first.update_statistics(statistics[0], statistics[1], _pixel_count(x))
+        second.update_statistics(statistics[2], statistics[3], _pixel_count(out))
         for module in rest:
             out = module(out)
         return (x + self._drop_path(out) if self.adds_input else out), out
@@ -159,7 +159,13 @@ class _Residual(torch.autograd.Function):
             (n, out_channels, height, width), dtype=x.dtype, memory_format=torch.channels_last
         )
         kernels.residual(
-            _images(x), *weights, *ctx.settings, moments, statistics, kept, _images(out)
+            _channels_last_view(x),
+            *weights,
+            *ctx.settings,
+            moments,
+            statistics,
+            kept,
+            _channels_last_view(out),
         )
         ctx.save_for_backward(x, *weights, moments, statistics, kept)
         ctx.mark_non_differentiable(statistics)
@@ -171,8 +177,8 @@ class _Residual(torch.autograd.Function):
         x, *weights, moments, statistics, kept = ctx.saved_tensors
         out, gradients = torch.empty_like(x), [torch.empty_like(each) for each in weights]
         _kernels().residual_gradient(
-            _images(_channels_last(gradient)), _images(x), *weights, *ctx.settings, moments,
-            statistics, kept, _images(out), *gradients,
+            _channels_last_view(_channels_last(gradient)), _channels_last_view(x), *weights, *ctx.settings, moments,
+            statistics, kept, _channels_last_view(out), *gradients,
         )  # fmt: skip
         expand, norms, taps, project = gradients
         weight1, bias1, weight2, bias2 = norms
@@ -184,8 +190,8 @@ class _Residual(torch.autograd.Function):
 
 
 def _as_weight(gradient: Tensor, *shape: int) -> Tensor:
-    """A convolution's gradient, (O, I) or (O, 9), in the shape and the strides of its weight with
-    the channels last, as processes that share gradients want it.
+    """A convolution's gradient, (O, I) or (O, 9), in the shape and strides of its channels-last
+    weight, which DistributedDataParallel expects.
     """
     channels, height, width = shape[1:]
     strides = (height * width * channels, 1, width * channels, channels)
@@ -228,7 +234,9 @@ class _Depthwise(torch.autograd.Function):
         n, c, h, w = x.shape
         shape = (n, c, -(-h // stride), -(-w // stride))
         out = torch.empty(shape, dtype=x.dtype, memory_format=torch.channels_last)
-        _kernels().depthwise(_images(x), _taps(weight), stride, top, left, _images(out))
+        _kernels().depthwise(
+            _channels_last_view(x), _taps(weight), stride, top, left, _channels_last_view(out)
+        )
         ctx.save_for_backward(x, weight)
         ctx.geometry = stride, top, left
         return out
@@ -239,8 +247,8 @@ class _Depthwise(torch.autograd.Function):
         x, weight = ctx.saved_tensors
         out, for_weight = torch.empty_like(x), torch.empty_like(_taps(weight))
         _kernels().depthwise_gradient(
-            _images(_channels_last(gradient)), _images(x), _taps(weight), *ctx.geometry,
-            _images(out), for_weight,
+            _channels_last_view(_channels_last(gradient)), _channels_last_view(x), _taps(weight), *ctx.geometry,
+            _channels_last_view(out), for_weight,
         )  # fmt: skip
         return out, _as_weight(for_weight, *weight.shape), None, None, None
 
@@ -252,7 +260,7 @@ def _kernels_of(isa: str, threads: int) -> Training:
 
 @cache
 def _widest() -> str:
-    return instruction_sets()[-1]  # asking the processor takes long on a virtual machine
+    return instruction_sets()[-1]  # detection is slow on a virtual machine
 
 
 def _kernels() -> Training:
@@ -271,12 +279,12 @@ def _channels_last(x: Tensor) -> Tensor:
     return x.contiguous(memory_format=torch.channels_last)
 
 
-def _images(x: Tensor) -> Tensor:
+def _channels_last_view(x: Tensor) -> Tensor:
     return x.detach().permute(0, 2, 3, 1)  # (N, H, W, C), contiguous
 
 
 def _pixels(x: Tensor) -> Tensor:
-    return _images(x).view(-1, x.shape[1])  # (N H W, C)
+    return _channels_last_view(x).view(-1, x.shape[1])  # (N H W, C)
 
 
 def _taps(weight: Tensor) -> Tensor:

@@ -4,9 +4,9 @@ from importlib.util import find_spec
 
 from ..errors import MissingExtraError
 
-if lacking := [name for name in ("torch", "lightning", "tensorboard") if find_spec(name) is None]:
+if missing := [name for name in ("torch", "lightning", "tensorboard") if find_spec(name) is None]:
     raise MissingExtraError(
-        f"training needs {', '.join(lacking)}: pip install 'mobilenetv2[train]'"
+        f"training needs {', '.join(missing)}: pip install 'mobilenetv2[train]'"
     )
 
 from .fit import Trained, fit

@@ -1,4 +1,4 @@
-"""The epochs of a run: steps, validation, what is kept, and the ways in which it stops."""
+"""The epochs of a run: steps, validation, saving, and the ways in which a run stops."""
 
 from __future__ import annotations
 
@@ -15,32 +15,43 @@ from lightning.fabric import Fabric
 
 from ..errors import UserError
 from .data import Images, ShardImages, loader, shard_loader
-from .machine import Machine, stop_signals, told_of_memory
+from .machine import Machine, explained_memory_errors, stop_signals
 from .optim import learning_rate
 from .run_folder import RunFolder
-from .trainer import Trainer, Validation
+from .trainer import Trainer
 
 LOG = logging.getLogger(__name__)
-TOLD_SECONDS = 30.0  # between two lines within an epoch
-LOGGED_STEPS = 50  # between two events of TensorBoard within an epoch
+LOG_SECONDS = 30.0  # between two log lines within an epoch
+EVENT_STEPS = 50  # between two TensorBoard events within an epoch
 
 
 class DivergedError(UserError):
     """The loss became infinite or not a number; the message says where and what to do."""
 
 
-class Stopped(Exception):  # noqa: N818 - not an error: the run was asked to stop, and can go on
-    """SIGINT or SIGTERM came, the state is saved; `signal` is its number."""
+class Stopped(Exception):  # noqa: N818 - not an error: the run was stopped and can be resumed
+    """SIGINT or SIGTERM was received, and the state is saved.
+
+    Attributes:
+        signal: Number of the signal.
+    """
 
     def __init__(self, signal: int) -> None:
-        super().__init__(f"stopped by signal {signal}; --resume goes on from here")
+        super().__init__(f"stopped by signal {signal}; --resume continues from here")
         self.signal = signal
 
 
 @dataclass
 class Progress:
-    """How far a run is: the epochs and the steps of the next one that are done, its loss so far,
-    and what came of the epochs before.
+    """How far a run is.
+
+    Attributes:
+        epoch: Finished epochs.
+        step: Finished steps of the current epoch.
+        loss_sum: Sum of the losses of these steps.
+        best: Epoch and scores of the best network so far; empty before the first validation.
+        since_best: Epochs since then.
+        rows: The log, one row per epoch.
     """
 
     epoch: int = 0
@@ -51,8 +62,18 @@ class Progress:
     rows: list[dict[str, Any]] = field(default_factory=list)
 
 
-class Materials(NamedTuple):
-    """What the epochs work with."""
+class RunContext(NamedTuple):
+    """Everything that is fixed during a run.
+
+    Attributes:
+        fabric: The device and the other processes.
+        trainer: Network, optimiser and moving average.
+        folder: Where state and log are written.
+        machine: Workers that load images.
+        train: Images to train with.
+        val: Images to validate with.
+        keep_best: Saves the model file; called with the scores whenever they are the best so far.
+    """
 
     fabric: Fabric
     trainer: Trainer
@@ -63,38 +84,38 @@ class Materials(NamedTuple):
     keep_best: Callable[[dict[str, float]], None]
 
 
-def run_epochs(with_: Materials, progress: Progress) -> None:
-    """Trains until the epochs or the patience are at an end, `progress` being brought forward.
+def run_epochs(context: RunContext, progress: Progress) -> None:
+    """Trains until all epochs are done or the patience has run out; updates `progress`.
 
-    After each epoch the moving average is judged and, if it is the best so far, kept; then the
+    After each epoch the moving average is validated and, if it is the best so far, kept; then the
     state is saved.
 
     Raises:
         DivergedError: The loss is no longer finite.
-        Stopped: SIGINT or SIGTERM; the step was finished and the state saved.
-        UserError: A step wants more memory than there is.
+        Stopped: SIGINT or SIGTERM was received; the step was finished and the state saved.
+        UserError: There is not enough memory for a step.
     """
-    recipe = with_.trainer.recipe
+    recipe = context.trainer.recipe
     if not progress.rows and recipe.head_first:
-        judge(with_, progress, {"lr": "", "train_loss": "", "seconds": "", "waiting": ""})
-        save(with_, progress)
-    with stop_signals() as asked:
+        validate(context, progress, {"lr": "", "train_loss": "", "seconds": "", "waiting": ""})
+        save(context, progress)
+    with stop_signals() as received_signal:
         while progress.epoch < recipe.epochs:
             if 0 < recipe.patience <= progress.since_best:
-                LOG.info("no better for %d epochs: stopped", progress.since_best)
+                LOG.info("stopped: no better result for %d epochs", progress.since_best)
                 break
-            facts = _train(with_, progress, asked)
+            epoch_row = _train(context, progress, received_signal)
             progress.epoch, progress.step, progress.loss_sum = progress.epoch + 1, 0, 0.0
-            judge(with_, progress, facts)
-            save(with_, progress)
+            validate(context, progress, epoch_row)
+            save(context, progress)
 
 
-def batches(with_: Materials, images: Images | ShardImages, epoch: int, train: bool) -> Any:
+def batches(context: RunContext, images: Images | ShardImages, epoch: int, train: bool) -> Any:
     """The batches of one epoch for this process."""
-    recipe, fabric = with_.trainer.recipe, with_.fabric
+    recipe, fabric = context.trainer.recipe, context.fabric
     batch = -(-recipe.batch // fabric.world_size)
     if isinstance(images, ShardImages):
-        workers = with_.machine.worker_count
+        workers = context.machine.worker_count
         return shard_loader(images, batch, epoch=epoch, steps=recipe.epoch_steps, workers=workers)
     return loader(
         images,
@@ -102,43 +123,45 @@ def batches(with_: Materials, images: Images | ShardImages, epoch: int, train: b
         epoch=epoch,
         seed=recipe.seed,
         train=train,
-        workers=with_.machine.worker_count,
+        workers=context.machine.worker_count,
         balance=train and recipe.balance,
         rank=fabric.global_rank,
         world=fabric.world_size,
     )
 
 
-def _train(with_: Materials, progress: Progress, asked: Callable[[], int]) -> dict[str, Any]:
-    """One epoch, or what is left of it."""
-    fabric, trainer, recipe = with_.fabric, with_.trainer, with_.trainer.recipe
+def _train(
+    context: RunContext, progress: Progress, received_signal: Callable[[], int]
+) -> dict[str, Any]:
+    """Trains for one epoch, or for the rest of it; returns the entries of its log row."""
+    fabric, trainer, recipe = context.fabric, context.trainer, context.trainer.recipe
     epoch = progress.epoch
-    found = batches(with_, with_.train, epoch, train=True)
-    steps = len(found)
-    started = told = ready = time.perf_counter()
+    epoch_batches = batches(context, context.train, epoch, train=True)
+    steps = len(epoch_batches)
+    started = logged = ready = time.perf_counter()
     waited, lr = 0.0, recipe.lr
-    for pixels, labels in islice(found, progress.step, None):
+    for pixels, labels in islice(epoch_batches, progress.step, None):
         waited += time.perf_counter() - ready
         step = progress.step
         lr = learning_rate(recipe, epoch * steps + step, steps)
         seed = np.random.SeedSequence([recipe.seed, epoch, step, fabric.global_rank])
-        with told_of_memory(recipe.batch):
+        with explained_memory_errors(recipe.batch):
             loss = trainer.step(pixels, labels, lr, int(seed.generate_state(1)[0]))
         if not math.isfinite(loss):
             where = f"at step {step + 1} of {steps} in epoch {epoch + 1}"
-            raise DivergedError(_diverged(with_, where, lr))
+            raise DivergedError(_diverged_message(context, where, lr))
         progress.step += 1
         progress.loss_sum += loss
-        if step % LOGGED_STEPS == 0:
+        if step % EVENT_STEPS == 0:
             fabric.log_dict({"train/loss": loss, "train/lr": lr}, epoch * steps + step)
         ready = time.perf_counter()
-        if ready - told > TOLD_SECONDS:
-            told = ready
+        if ready - logged > LOG_SECONDS:
+            logged = ready
             LOG.info("epoch %d  step %d of %d  loss %.4f", epoch + 1, step + 1, steps, loss)
-        signal = int(fabric.all_reduce(float(asked()), reduce_op="sum"))
+        signal = int(fabric.all_reduce(float(received_signal()), reduce_op="sum"))
         if signal:
-            save(with_, progress)
-            raise Stopped(asked() or signal)
+            save(context, progress)
+            raise Stopped(received_signal() or signal)
     seconds = time.perf_counter() - started
     return {
         "lr": learning_rate(recipe, (epoch + 1) * steps - 1, steps),
@@ -148,34 +171,33 @@ def _train(with_: Materials, progress: Progress, asked: Callable[[], int]) -> di
     }
 
 
-def judge(with_: Materials, progress: Progress, facts: dict[str, Any]) -> Validation:
+def validate(context: RunContext, progress: Progress, epoch_row: dict[str, Any]) -> None:
     """Validates, logs, and keeps the network if it is the best so far."""
-    found = with_.trainer.validate(batches(with_, with_.val, 0, train=False))
-    if not math.isfinite(found.loss):
+    result = context.trainer.validate(batches(context, context.val, 0, train=False))
+    if not math.isfinite(result.loss):
         where = f"in validation after epoch {progress.epoch}"
-        raise DivergedError(_diverged(with_, where, facts["lr"] or 0.0))
-    scores = {"val_loss": found.loss, "val_top1": found.top1, "val_balanced": found.balanced}
-    progress.rows.append({"epoch": progress.epoch, **facts, **scores})
+        raise DivergedError(_diverged_message(context, where, epoch_row["lr"] or 0.0))
+    scores = {"val_loss": result.loss, "val_top1": result.top1, "val_balanced": result.balanced}
+    progress.rows.append({"epoch": progress.epoch, **epoch_row, **scores})
     best = progress.best
     progress.since_best += 1
-    if not best or (found.top1, -found.loss) > (best["val_top1"], -best["val_loss"]):
+    if not best or (result.top1, -result.loss) > (best["val_top1"], -best["val_loss"]):
         progress.best = {"epoch": progress.epoch, **scores}
         progress.since_best = 0
-        with_.keep_best(progress.best)
-    with_.fabric.log_dict(scores, progress.epoch)
-    LOG.info("%s", _line(progress.rows[-1], with_.trainer.recipe.epochs))
-    return found
+        context.keep_best(progress.best)
+    context.fabric.log_dict(scores, progress.epoch)
+    LOG.info("%s", _log_line(progress.rows[-1], context.trainer.recipe.epochs))
 
 
-def save(with_: Materials, progress: Progress) -> None:
-    """Writes the log and what a resumed run needs."""
-    if with_.fabric.is_global_zero:
-        with_.folder.write_log(progress.rows)
-        with_.folder.write_state({"progress": asdict(progress), **with_.trainer.state_dict()})
-    with_.fabric.barrier()
+def save(context: RunContext, progress: Progress) -> None:
+    """Writes the log and the state to resume from."""
+    if context.fabric.is_global_zero:
+        context.folder.write_log(progress.rows)
+        context.folder.write_state({"progress": asdict(progress), **context.trainer.state_dict()})
+    context.fabric.barrier()
 
 
-def _line(row: dict[str, Any], epochs: int) -> str:
+def _log_line(row: dict[str, Any], epochs: int) -> str:
     trained = "head alone" if row["lr"] == "" else f"loss {row['train_loss']:.4f}"
     return (
         f"epoch {row['epoch']}/{epochs}  {trained}  validation: loss {row['val_loss']:.4f}, "
@@ -184,10 +206,10 @@ def _line(row: dict[str, Any], epochs: int) -> str:
     )
 
 
-def _diverged(with_: Materials, where: str, lr: float) -> str:
-    last = with_.folder.last
-    good = f"the last good state is {last}" if last.exists() else "nothing was saved"
+def _diverged_message(context: RunContext, where: str, lr: float) -> str:
+    last = context.folder.last
+    saved = f"the last good state is {last}" if last.exists() else "nothing was saved"
     return (
-        f"the loss is no longer finite {where}, learning rate {lr:.3g}; {good}; try a lower rate "
+        f"the loss is no longer finite {where}, learning rate {lr:.3g}; {saved}; try a lower rate "
         "(--lr) or --precision 32"
     )

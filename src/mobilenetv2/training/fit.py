@@ -1,4 +1,4 @@
-"""`fit`: from labelled images to a model file, in a folder that the run can be resumed from."""
+"""`fit`: labelled images in, a model file out, in a folder from which the run can be resumed."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ from .data import (
     read_split,
     without,
 )
-from .epochs import Materials, Progress, run_epochs
+from .epochs import Progress, RunContext, run_epochs
 from .machine import Machine, faster_precision, launch, once
 from .network import Start, build, fit_head, last_map, prepare, restore
 from .recipes import Recipe, default_recipe
@@ -38,20 +38,21 @@ from .run_folder import RunFolder, Settings
 from .trainer import Trainer, balanced
 
 LOG = logging.getLogger(__name__)
-LISTED = 50  # classes that a table is shown of
+MAX_LISTED = 50  # with more classes, only the totals are logged
 FEATURE_BATCH = 64
-REMEMBERED_BYTES = 1 << 28  # decoded images kept in memory
+CACHE_BYTES = 1 << 28  # of decoded images
 
 
 @dataclass(frozen=True)
 class Trained:
-    """What came of a run.
+    """The result of a run.
 
     Attributes:
-        file: The best network's model file.
-        epochs: How many were trained.
-        best_epoch: After which the network was as in the file; 0: the head alone was fitted.
-        evaluation: The file's, on the images held out, by the runtime that will use it.
+        file: Model file of the best network.
+        epochs: Number of epochs trained.
+        best_epoch: The epoch after which the network was the best; 0: before the first epoch, with
+            the fitted head alone.
+        evaluation: Evaluation of the file on the images held out, by the CPU runtime.
         broken: The errors of images that were left out, by name.
     """
 
@@ -63,12 +64,12 @@ class Trained:
 
     @property
     def balanced(self) -> float:
-        """Balanced accuracy in percent: the mean over the classes of their percent right."""
+        """Balanced accuracy in percent: the mean recall of the classes."""
         return balanced(self.evaluation.confusion)
 
 
 class Job(NamedTuple):
-    """What was asked for, with the defaults filled in, and where it runs."""
+    """The arguments of `fit` with the defaults filled in, and the device and processes."""
 
     fabric: Fabric
     machine: Machine
@@ -94,25 +95,24 @@ def fit(
 ) -> Trained:
     """Trains or fine-tunes a classifier.
 
-    What happens is logged to the logger "mobilenetv2". Started by `torchrun`, the processes share
-    the work.
+    Progress is logged to the logger "mobilenetv2". Processes started by `torchrun` share the work.
 
     Args:
-        data: Labelled images: a folder, .zip or .csv, as for `read_dataset`; or shards, as
-            "train-{000000..000123}.tar", with `val` and the recipe's `epoch_steps`.
-        out: Folder of the run; it must not have one yet, unless `resume`.
-        recipe: How to train; None: the resumed run's, or `default_recipe`: to fine-tune with weights,
-            else the modern one.
-        start: The network to start from; None: a new one of width 1, or the resumed run's.
-        val: Images to validate with; None: those of `data`, or a share of them.
+        data: Labelled images: a folder, .zip or .csv, as for `read_dataset`; or shards, such as
+            "train-{000000..000123}.tar", together with `val` and the recipe's `epoch_steps`.
+        out: Folder of the run; it must not contain a run yet, unless `resume`.
+        recipe: How to train. None: that of the run to resume, or else "finetune" with weights and
+            "modern" without.
+        start: The network to start from. None: that of the run to resume, or a new one of width 1.
+        val: Images to validate with. None: those of `data`, or a share of them.
         machine: How to run.
-        resume: Go on with the run in `out`, to the same weights as if it had not stopped.
+        resume: Continue the run in `out`. The weights become the same as without the break.
 
     Raises:
-        UserError: No such data, a setting that cannot be, other classes or settings than those of
-            the run to resume.
+        UserError: The data cannot be read, a setting is impossible, or classes or settings differ
+            from those of the run to resume.
         DivergedError: The loss is no longer finite.
-        Stopped: SIGINT or SIGTERM came, and the state was saved.
+        Stopped: SIGINT or SIGTERM was received, and the state was saved.
     """
     folder, machine = RunFolder(out), machine or Machine()
     fabric = launch(folder.path)
@@ -121,7 +121,7 @@ def fit(
     split, broken = _images(job)
     state = None
     if before:
-        before.check_resumed(_facts(job, split))
+        before.check_resumed(_resumable_settings(job, split))
         state = folder.read_state()
     if before and state:
         net, settings = prepare(restore(before.architecture, before.recipe)), before
@@ -134,9 +134,9 @@ def fit(
     if state:
         progress = Progress(**state.pop("progress"))
         trainer.load_state_dict(state)
-    run_epochs(_materials(job, folder, trainer, settings, split), progress)
-    found = once(fabric, lambda: _finish(folder, settings, split.val, progress))
-    return Trained(folder.model, progress.epoch, int(progress.best["epoch"]), found, broken)
+    run_epochs(_run_context(job, folder, trainer, settings, split), progress)
+    evaluation = once(fabric, lambda: _finish(folder, settings, split.val, progress))
+    return Trained(folder.model, progress.epoch, int(progress.best["epoch"]), evaluation, broken)
 
 
 def _job(
@@ -148,18 +148,20 @@ def _job(
     start: Start | None,
     before: Settings | None,
 ) -> Job:
-    """What was asked for; what was not is as in the run to resume, if there is one."""
+    """The arguments of `fit`; those not given are taken from the run to resume, or are defaults."""
     start = start or (before.start if before else Start())
     if before:
         recipe, val = recipe or before.recipe, val or before.val
     recipe = recipe or default_recipe(start.weights is not None, start.small_images)
     if recipe.head_first and start.weights is None:
-        raise UserError(f"recipe {recipe.name!r} fits the head first, and so wants weights")
+        raise UserError(
+            f"recipe {recipe.name!r} fits the head first, so it needs weights (--weights)"
+        )
     return Job(fabric, machine, data, val, recipe, start)
 
 
-def _facts(job: Job, split: Split) -> dict[str, Any]:
-    """The settings that a resumed run must share."""
+def _resumable_settings(job: Job, split: Split) -> dict[str, Any]:
+    """The settings that must be the same when the run is resumed."""
     return {
         "start": job.start,
         "recipe": job.recipe,
@@ -170,9 +172,9 @@ def _facts(job: Job, split: Split) -> dict[str, Any]:
 
 
 def _images(job: Job) -> tuple[Split, dict[str, ImageError]]:
-    """The images that can be read, and the errors of the others; says what there is."""
+    """The images that can be read, and the errors of the others. Logs a table of the classes."""
     if job.in_shards:
-        split = _beside_shards(job)
+        split = _split_of_shards(job)
     else:
         split = read_split(job.data, job.val, val_share=job.recipe.val_share, seed=job.recipe.seed)
     samples = (*split.train.samples, *split.val.samples)
@@ -189,25 +191,25 @@ def _images(job: Job) -> tuple[Split, dict[str, ImageError]]:
     used = {sample.label for sample in (split.val if job.in_shards else split.train).samples}
     if len(used) < 2:
         raise UserError(f"{job.data}: images of one class only; a classifier needs two")
-    match_classes(_judged(split.val), split.val.classes, len(split.val.classes), used)
+    match_classes(_validation(split.val), split.val.classes, len(split.val.classes), used)
     for line in _table(split):
         LOG.info("%s", line)
     return split, broken
 
 
-def _beside_shards(job: Job) -> Split:
-    """Nothing to train with but shards, which are not looked through; their classes are those of
-    the images to validate with.
+def _split_of_shards(job: Job) -> Split:
+    """A split without images to train with: shards are not read in advance. Their classes are those
+    of the images to validate with.
     """
     recipe = job.recipe
     if job.val is None or not recipe.epoch_steps:
         raise UserError(
-            f"{job.data}: shards want images to validate with, which also name the classes "
-            "(--val), and the steps of an epoch (--set epoch_steps=1000)"
+            f"{job.data}: shards need images to validate with, which also name the classes "
+            "(--val), and the number of steps per epoch (--set epoch_steps=1000)"
         )
     if recipe.head_first or recipe.balance:
         raise UserError(
-            f"{job.data}: shards are not gone through beforehand: --set head_first=false, and no "
+            f"{job.data}: shards are not read in advance: use --set head_first=false, and no "
             "--balance"
         )
     val = read_dataset(job.val)
@@ -215,14 +217,14 @@ def _beside_shards(job: Job) -> Split:
 
 
 def _table(split: Split) -> Iterator[str]:
-    """How many images each class has, and all have."""
+    """The lines of a table: numbers of images per class, and their sums."""
     rows = split.rows()
     total = {
         "class": f"{len(rows)} classes",
         "train": len(split.train.samples),
         "val": len(split.val.samples),
     }
-    shown = [*(rows if len(rows) <= LISTED else ()), total]
+    shown = [*(rows if len(rows) <= MAX_LISTED else ()), total]
     width = max(len(str(row["class"])) for row in shown)
     yield f"{'class':{width}}  {'train':>9}  {'val':>9}"
     for row in shown:
@@ -230,26 +232,26 @@ def _table(split: Split) -> Iterator[str]:
 
 
 def _begin(job: Job, split: Split, before: Settings | None) -> tuple[MobileNetV2, Settings]:
-    """The network as it is before the first epoch, and the settings of the run."""
+    """The network before the first epoch, and the settings of the run."""
     classes = split.train.classes
-    seen = split.train.samples or split.val.samples
-    net, preprocessing, weights = build(job.start, classes, seen, job.recipe)
+    samples = split.train.samples or split.val.samples
+    net, preprocessing, weights = build(job.start, classes, samples, job.recipe)
     if last_map(net.architecture) == (1, 1):
         LOG.warning(
-            "images of %dx%d are a map of 1x1 before pooling, which says little: give a larger "
-            "resolution, or train from scratch for small images (--resolution, --small-images)",
+            "images of %dx%d give a map of 1x1 before pooling, which is hardly enough: use a larger "
+            "resolution (--resolution), or a new network for small images (--small-images)",
             *preprocessing.size,
         )
     net = prepare(net)
-    facts = _facts(job, split)
+    settled = _resumable_settings(job, split)
     if before:
-        facts["precision"] = before.precision
-    if facts["precision"] is None:
+        settled["precision"] = before.precision
+    if settled["precision"] is None:
         batch = -(-job.recipe.batch // job.fabric.world_size)
-        facts["precision"] = once(
+        settled["precision"] = once(
             job.fabric, lambda: faster_precision(net, preprocessing, job.fabric.device, batch)
         )
-        LOG.info("precision %s: the faster here", facts["precision"])
+        LOG.info("precision %s is the faster on this machine", settled["precision"])
     settings = Settings(
         version=version("mobilenetv2"),
         data=job.data,
@@ -258,7 +260,7 @@ def _begin(job: Job, split: Split, before: Settings | None) -> tuple[MobileNetV2
         preprocessing=preprocessing,
         weights=weights,
         processes=job.fabric.world_size,
-        **facts,
+        **settled,
     )
     if job.recipe.head_first:
         once(job.fabric, lambda: _fit_head(job, net, settings, split.train))
@@ -279,9 +281,9 @@ def _fit_head(job: Job, net: MobileNetV2, settings: Settings, train: Dataset) ->
     fit_head(net, settings.preprocessing, batches, job.recipe.head_l2, job.recipe.balance)
 
 
-def _materials(
+def _run_context(
     job: Job, folder: RunFolder, trainer: Trainer, settings: Settings, split: Split
-) -> Materials:
+) -> RunContext:
     preprocessing, recipe = settings.preprocessing, settings.recipe
     augmented = recipe.augmentation.transform(preprocessing.size, preprocessing)
 
@@ -290,14 +292,14 @@ def _materials(
             _checkpoint(trainer.average.module, settings, best).save(folder.model)
 
     rank, world = job.fabric.global_rank, job.fabric.world_size
-    return Materials(
+    return RunContext(
         job.fabric,
         trainer,
         folder,
         job.machine,
         ShardImages(read_shards(job.data, settings.classes), augmented, recipe.seed, rank, world)
         if job.in_shards
-        else Images(split.train.samples, augmented, recipe.seed, REMEMBERED_BYTES),
+        else Images(split.train.samples, augmented, recipe.seed, CACHE_BYTES),
         Images(split.val.samples, evaluation_transform(preprocessing)),
         keep_best,
     )
@@ -323,23 +325,24 @@ def _checkpoint(net: MobileNetV2, settings: Settings, scores: Mapping[str, float
 
 
 def _finish(folder: RunFolder, settings: Settings, val: Dataset, progress: Progress) -> Evaluation:
-    """Judges the file by the runtime that will use it, writes that into it, and draws."""
-    kept = Checkpoint.load(folder.model)
-    found = evaluate(Model(kept), _judged(val))
+    """Evaluates the model file by the CPU runtime, writes the scores into it, and draws figures."""
+    checkpoint = Checkpoint.load(folder.model)
+    evaluation = evaluate(Model(checkpoint), _validation(val))
     scores = {
         "epoch": progress.best["epoch"],
-        **asdict(found.scores),
-        "balanced": balanced(found.confusion),
+        **asdict(evaluation.scores),
+        "balanced": balanced(evaluation.confusion),
     }
-    replace(kept, provenance=kept.provenance | {"validation": scores}).save(folder.model)
+    provenance = checkpoint.provenance | {"validation": scores}
+    replace(checkpoint, provenance=provenance).save(folder.model)
     draw_curves(progress.rows, folder.curves)
-    draw_confusion(found.confusion, settings.classes, folder.confusion)
-    return found
+    draw_confusion(evaluation.confusion, settings.classes, folder.confusion)
+    return evaluation
 
 
-def _judged(val: Dataset) -> Dataset:
-    """The images held out, by the trained model's own classes: a list's indices are kept only
-    where they are these.
+def _validation(val: Dataset) -> Dataset:
+    """The images held out, labelled by the classes of the trained model. The class indices of a list
+    are kept only if they are those of the model.
     """
-    own = val.indices == tuple(range(len(val.classes)))
-    return val if own else replace(val, indices=())
+    same = val.indices == tuple(range(len(val.classes)))
+    return val if same else replace(val, indices=())

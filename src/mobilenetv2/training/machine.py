@@ -1,6 +1,4 @@
-"""What a run stands on: the device, one process or several, precision, and the signals that stop
-it.
-"""
+"""Device, processes, precision, and the signals that stop a run."""
 
 from __future__ import annotations
 
@@ -29,7 +27,7 @@ from ..nn import MobileNetV2
 from ..records import Meta, Record
 from .data import default_workers
 
-PATIENCE = timedelta(days=7)  # of the processes that wait while the first looks through the images
+BARRIER_TIMEOUT = timedelta(days=7)  # other ranks wait this long while rank 0 checks the images
 TIMED_STEPS, TIMED_PIXELS = 3, 8 * 224 * 224
 M_TRIM_THRESHOLD, M_MMAP_MAX = -1, -4  # of malloc.h
 Value = TypeVar("Value")
@@ -37,12 +35,15 @@ Value = TypeVar("Value")
 
 @dataclass(frozen=True)
 class Machine(Record):
-    """How to run, which does not change what is trained but for rounding.
+    """How to run. It does not change the result of training, except for rounding.
 
     Attributes:
-        workers: Processes that prepare images; None: as the machine has room for.
-        precision: "32", "bf16" (bfloat16 where autocast deems it safe), or "auto": the faster of
-            the two, measured before the first epoch.
+        workers: Processes that prepare images. None: `default_workers`.
+        precision: "32", "bf16" (bfloat16 where autocast considers it safe), or "auto": the faster
+            of the two, measured before the first epoch.
+
+    Raises:
+        UserError: A value is out of range; the message names it.
     """
 
     noun: ClassVar[str] = "machine"
@@ -56,14 +57,18 @@ class Machine(Record):
 
 
 def launch(folder: str | os.PathLike[str]) -> Fabric:
-    """The device of this process, joined with the others that were started with it."""
+    """Connects this process with those started together with it, and picks its device.
+
+    Args:
+        folder: Where TensorBoard events are written.
+    """
     local = int(os.environ.get("LOCAL_WORLD_SIZE", 1))
     nodes = int(os.environ.get("WORLD_SIZE", 1)) // local
     keep_freed_memory()
     fabric = Fabric(
         devices=local,
         num_nodes=nodes,
-        strategy=DDPStrategy(timeout=PATIENCE) if local * nodes > 1 else "auto",
+        strategy=DDPStrategy(timeout=BARRIER_TIMEOUT) if local * nodes > 1 else "auto",
         loggers=[TensorBoardLogger(folder, name="", version="")],
     )
     fabric.launch()
@@ -71,8 +76,8 @@ def launch(folder: str | os.PathLike[str]) -> Fabric:
 
 
 def keep_freed_memory() -> None:
-    """Tells glibc, where that is the C library, to keep what is freed: every step asks for the same
-    hundreds of megabytes, and pages that were given back are cleared anew.
+    """Makes glibc, if that is the C library, keep freed memory: every step allocates the same
+    hundreds of megabytes, and the system clears pages that were returned to it.
     """
     if platform.libc_ver()[0] != "glibc":
         return
@@ -82,7 +87,9 @@ def keep_freed_memory() -> None:
 
 
 def once(fabric: Fabric, work: Callable[[], Value]) -> Value:
-    """Does the work in the first process alone; all get what it gives or raise what it raises."""
+    """Calls `work` in the first process only; every process returns its value or raises its
+    UserError.
+    """
     value: Value | UserError | None = None
     if fabric.is_global_zero:
         try:
@@ -98,14 +105,14 @@ def once(fabric: Fabric, work: Callable[[], Value]) -> Value:
 def faster_precision(
     net: MobileNetV2, preprocessing: Preprocessing, device: torch.device, batch: int
 ) -> str:
-    """Whether a few training steps of a copy of the network are faster in "32" or in "bf16".
+    """The faster of "32" and "bf16", measured by a few training steps of a copy of the network.
 
-    Their batches are of `batch` images, or of fewer where these are large.
+    The steps have `batch` images, or fewer if the images are large.
     """
     height, width = preprocessing.size
     images = max(2, min(batch, TIMED_PIXELS // (height * width)))  # batch norm wants two
     shape = (images, preprocessing.channels, height, width)
-    took = {}
+    seconds = {}
     for precision in ("32", "bf16"):
         copy = deepcopy(net).to(device).train()
         x = torch.randn(shape, device=device).to(memory_format=torch.channels_last)
@@ -118,23 +125,24 @@ def faster_precision(
             loss.backward()
             loss.item()  # waits for the device
             times.append(time.perf_counter() - started)
-        took[precision] = min(times)
-    return min(took, key=lambda precision: took[precision])
+        seconds[precision] = min(times)
+    return min(seconds, key=lambda precision: seconds[precision])
 
 
 def autocast(device: torch.device, precision: str) -> torch.autocast:
-    """Arithmetic of "32" or "bf16" within a `with` block."""
+    """The context in which PyTorch computes in "32" or "bf16"."""
     return torch.autocast(device.type, torch.bfloat16, enabled=precision == "bf16")
 
 
 @contextmanager
-def told_of_memory(batch: int) -> Iterator[None]:
-    """Turns running out of memory within the block into a UserError that names the batch size."""
+def explained_memory_errors(batch: int) -> Iterator[None]:
+    """In the block, turns running out of memory into a UserError that names the batch size."""
     try:
         yield
     except (MemoryError, RuntimeError) as error:
-        known = isinstance(error, MemoryError | torch.OutOfMemoryError)
-        if not known and "can't allocate memory" not in str(error):  # what the CPU's allocator says
+        out_of_memory = isinstance(error, MemoryError | torch.OutOfMemoryError)
+        # the message of PyTorch's CPU allocator
+        if not out_of_memory and "can't allocate memory" not in str(error):
             raise
         raise UserError(
             f"no memory for a step with a batch of {batch}: give a smaller one (--batch)"
@@ -143,10 +151,12 @@ def told_of_memory(batch: int) -> Iterator[None]:
 
 @contextmanager
 def stop_signals() -> Iterator[Callable[[], int]]:
-    """Within the block, the first SIGINT or SIGTERM is only remembered, for the loop to ask for; a
-    second one does what it always does. Yields the question: the signal's number, or 0.
+    """In the block, the first SIGINT or SIGTERM is only recorded; a second one acts as usual.
+
+    Yields:
+        A function that returns the number of the recorded signal, or 0.
     """
-    seen = [0]
+    received = 0
     if threading.current_thread() is not threading.main_thread():
         yield lambda: 0
         return
@@ -157,13 +167,14 @@ def stop_signals() -> Iterator[Callable[[], int]]:
         for kind, handler in before.items():
             signal.signal(kind, handler)
 
-    def remember(kind: int, frame: object) -> None:
-        seen[0] = kind
+    def record(kind: int, frame: object) -> None:
+        nonlocal received
+        received = kind
         restore()
 
     for kind in kinds:
-        signal.signal(kind, remember)
+        signal.signal(kind, record)
     try:
-        yield lambda: seen[0]
+        yield lambda: received
     finally:
         restore()

@@ -1,4 +1,4 @@
-"""Which parameters are decayed and how fast each learns: groups, optimisers, the schedule."""
+"""Parameter groups, optimisers and the learning rate schedule."""
 
 from __future__ import annotations
 
@@ -16,19 +16,19 @@ from .recipes import PAPER_EPOCHS, Recipe
 
 
 def parameter_groups(net: MobileNetV2, recipe: Recipe) -> list[dict[str, Any]]:
-    """Every parameter in exactly one group, by its block and by whether it is decayed.
+    """All parameters, grouped by their factor of the learning rate and their weight decay.
 
     Returns:
-        Groups of `params`, their `names`, `weight_decay`, and `scale`, by which the learning rate
-        is multiplied: layer_decay to the power of the blocks behind it.
+        Groups with `params`, their `names`, `weight_decay`, and `scale`, the factor of the
+        learning rate: `layer_decay` to the power of the number of blocks after the parameter.
     """
     decayed = {x.weight for x in layers(net.architecture) if x.kind in ("conv", "linear")}
     groups: defaultdict[tuple[float, float], list[tuple[str, nn.Parameter]]] = defaultdict(list)
     for name, parameter in net.named_parameters():
         parts = name.split(".")
-        behind = len(net.features) - int(parts[1]) if parts[0] == "features" else 0
+        blocks_after = len(net.features) - int(parts[1]) if parts[0] == "features" else 0
         decay = recipe.weight_decay if name in decayed else 0.0
-        groups[recipe.layer_decay**behind, decay].append((name, parameter))
+        groups[recipe.layer_decay**blocks_after, decay].append((name, parameter))
     return [
         {
             "params": [parameter for _, parameter in members],
@@ -53,8 +53,8 @@ def make_optimizer(net: MobileNetV2, recipe: Recipe) -> torch.optim.Optimizer:
 
 
 class RMSProp(torch.optim.Optimizer):
-    """TensorFlow's: epsilon stands inside the root, the mean square starts at 1, and the learning
-    rate is inside the momentum.
+    """TensorFlow's RMSProp: epsilon is inside the root, the mean square starts at 1, and the
+    momentum is of updates that contain the learning rate.
 
     s = decay s + (1 - decay) g g; m = momentum m + lr g / sqrt(s + epsilon); w = w - m. The
     defaults are TF-slim's `train_image_classifier.py`; weight decay is added to the gradient.
@@ -73,7 +73,7 @@ class RMSProp(torch.optim.Optimizer):
 
     @torch.no_grad()
     def step(self, closure: None = None) -> None:
-        """One step along the gradients."""
+        """Updates every parameter that has a gradient."""
         for group in self.param_groups:
             for parameter in group["params"]:
                 if parameter.grad is not None:
@@ -92,7 +92,13 @@ class RMSProp(torch.optim.Optimizer):
 
 
 def learning_rate(recipe: Recipe, step: int, epoch_steps: int) -> float:
-    """The learning rate of a step, counted from 0 over the whole run; `epoch_steps` an epoch."""
+    """The learning rate of a step, counted from 0 over the whole run.
+
+    Args:
+        recipe: Schedule, warm-up and number of epochs.
+        step: Number of the step.
+        epoch_steps: Steps per epoch.
+    """
     total = recipe.epochs * epoch_steps
     warmup = min(round(recipe.warmup_epochs * epoch_steps), total // 2)
     if step < warmup:

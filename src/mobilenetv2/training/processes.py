@@ -1,7 +1,7 @@
-"""One process a processor: how many train together, and those beside the first.
+"""Training in one process per processor: how many processes, and how the others are started.
 
-A process with one thread of its own wastes less than a thread more: loading, Python and the small
-operators run in all of them at once (benchmarks/train.py).
+Several processes with one thread each are faster than one process with several threads: loading,
+Python and the small operators then run in parallel too (benchmarks/train.py).
 """
 
 from __future__ import annotations
@@ -24,41 +24,49 @@ from torch import distributed
 from ..errors import UserError
 from .workers import usable_processors
 
-RUN_ID = "TORCHELASTIC_RUN_ID"  # which tells PyTorch that `torchrun` has set the others
-OURS = "mobilenetv2"
-LEAST_BATCH = 16  # images of a step for each process: batch norm wants no fewer
-LEAST_IMAGES = 1000  # to train with for each process: of fewer, its start takes what it saves
-ENDING_SECONDS, FAILING_SECONDS = 10.0, 1.0  # for the others, when the first is done
-STUCK_SECONDS = 5.0  # for the first to notice that another is gone
+RUN_ID = "TORCHELASTIC_RUN_ID"  # PyTorch reads the variables of `torchrun` if this one is set
+OWN_RUN_ID = "mobilenetv2"
+MIN_BATCH = 16  # images per process and step: batch norm needs no fewer
+MIN_IMAGES = 1000  # to train with, per process: below, starting it costs more than it saves
+END_SECONDS, FAILURE_END_SECONDS = 10.0, 1.0  # for the others to end after the first has
+STUCK_SECONDS = 5.0  # for the first process to notice that another has failed
 
 
 def default_processes(images: int, batch: int) -> int:
-    """A process a processor, if all have enough to do; one where there is an accelerator."""
+    """One process per processor, or fewer if there is little to do; one if there is an accelerator.
+
+    Args:
+        images: Number of images to train with.
+        batch: Images per step.
+    """
     if torch.accelerator.is_available():
         return 1
-    return max(1, min(usable_processors(), batch // LEAST_BATCH, images // LEAST_IMAGES))
+    return max(1, min(usable_processors(), batch // MIN_BATCH, images // MIN_IMAGES))
 
 
 def is_first() -> bool:
-    """Whether this process speaks for all, whoever started them."""
+    """Whether this is the first process, the one that logs and prints."""
     return os.environ.get("RANK", "0") == "0"
 
 
 def is_one_of_several() -> bool:
-    """Whether `torchrun` or `beside` has started this process."""
+    """Whether this is one of several processes, started by `torchrun` or `other_processes`."""
     return "RANK" in os.environ
 
 
-def is_beside_another() -> bool:
-    """Whether `beside` has started this process."""
-    return not is_first() and os.environ.get(RUN_ID) == OURS
+def is_other_process() -> bool:
+    """Whether `other_processes` has started this process."""
+    return not is_first() and os.environ.get(RUN_ID) == OWN_RUN_ID
 
 
 def end_with_first() -> bool:
-    """Where `beside` has started this process: ends it when the first one is gone, in whatever way.
-    Whether that is so.
+    """If `other_processes` has started this process, ends it as soon as the first process has ended
+    in any way.
+
+    Returns:
+        Whether `other_processes` has started this process.
     """
-    if not is_beside_another():
+    if not is_other_process():
         return False
 
     def wait() -> None:
@@ -70,76 +78,80 @@ def end_with_first() -> bool:
 
 
 @contextmanager
-def beside(count: int, arguments: Sequence[str]) -> Iterator[None]:
-    """Within the block this process is the first of `count`, as if `torchrun` had started them. After
-    it, it is joined with no other, whoever had started them.
+def other_processes(count: int, arguments: Sequence[str]) -> Iterator[None]:
+    """In the block, this process is the first of `count` processes, as if `torchrun` had started
+    them. After it, the process is no longer connected with others.
 
     Args:
-        count: 1 starts none.
-        arguments: Of `mobilenetv2`, for the others. What they write is thrown away, unless they
-            fail by themselves.
+        count: Number of processes; with 1 none is started.
+        arguments: Command line of `mobilenetv2` for the others. Their output is discarded, unless
+            they fail.
 
     Raises:
-        UserError: One of the others ended before its time.
+        UserError: One of the others failed.
     """
     if count == 1:
         try:
             yield
         finally:
-            _leave()
+            _disconnect()
         return
     threads, before = torch.get_num_threads(), dict(os.environ)
     each = max(1, usable_processors() // count)
     os.environ.update(environment(count, each))
     torch.set_num_threads(each)
     command = [sys.executable, "-m", "mobilenetv2", *arguments]
-    with TemporaryFile() as said:
+    with TemporaryFile() as errors:
         others = [
             subprocess.Popen(
                 command,
                 env=os.environ | {"RANK": str(rank), "LOCAL_RANK": str(rank)},
                 stdin=subprocess.PIPE,
                 stdout=subprocess.DEVNULL,
-                stderr=said,
+                stderr=errors,
             )
             for rank in range(1, count)
         ]
-        done, patience = threading.Event(), FAILING_SECONDS
-        threading.Thread(target=_watch, args=(others, said.fileno(), done), daemon=True).start()
+        done, end_seconds = threading.Event(), FAILURE_END_SECONDS
+        threading.Thread(target=_watch, args=(others, errors.fileno(), done), daemon=True).start()
         try:
             yield
-            patience = ENDING_SECONDS
-        except RuntimeError as error:  # what PyTorch raises when the connection is lost
+            end_seconds = END_SECONDS
+        except RuntimeError as error:  # PyTorch raises it when the connection is lost
             until = time.monotonic() + STUCK_SECONDS
-            while not (told := _failure(others, said.fileno())) and time.monotonic() < until:
+            while not (failure := _failure(others, errors.fileno())) and time.monotonic() < until:
                 time.sleep(0.1)
-            if told is None:
+            if failure is None:
                 raise
-            raise UserError(told) from error
+            raise UserError(failure) from error
         finally:
             done.set()
-            _leave()
+            _disconnect()
             for process in others:
-                _end(process, patience)
+                _end(process, end_seconds)
             os.environ.clear()
             os.environ.update(before)
             torch.set_num_threads(threads)
 
 
-def _leave() -> None:
-    """Ends PyTorch's threads, one of which may still hold a tensor: that aborts a Python that ends."""
-    gc.collect()  # of what is left of the training, which holds on to the threads
+def _disconnect() -> None:
+    """Ends PyTorch's threads: one that still holds a tensor when Python ends would abort it."""
+    gc.collect()  # objects of the training keep the threads alive
     if distributed.is_initialized():
         distributed.destroy_process_group()
 
 
 def environment(count: int, threads: int) -> dict[str, str]:
-    """What `torchrun` sets for the first of `count` processes with so many threads each; another's
+    """The variables that `torchrun` sets for the first of several processes. For another process,
     RANK and LOCAL_RANK are its number.
+
+    Args:
+        count: Number of processes.
+        threads: Threads per process.
     """
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
+    with socket.socket() as unused:
+        unused.bind(("127.0.0.1", 0))
+        port = unused.getsockname()[1]
     return {
         "RANK": "0",
         "LOCAL_RANK": "0",
@@ -148,38 +160,43 @@ def environment(count: int, threads: int) -> dict[str, str]:
         "LOCAL_WORLD_SIZE": str(count),
         "MASTER_ADDR": "127.0.0.1",
         "MASTER_PORT": str(port),
-        RUN_ID: OURS,
+        RUN_ID: OWN_RUN_ID,
         "OMP_NUM_THREADS": str(threads),
     }
 
 
-def _failure(others: Sequence[subprocess.Popen[bytes]], said: int) -> str | None:
-    """What to say of one that failed, with the file that they write to; None: all are well."""
+def _failure(others: Sequence[subprocess.Popen[bytes]], errors: int) -> str | None:
+    """The message about a process that failed; None if none did.
+
+    Args:
+        others: The processes.
+        errors: Descriptor of the file with their error output.
+    """
     code = next((code for process in others if (code := process.poll())), None)
     if code is None:
         return None
     if code == -signal.SIGKILL:
-        why = "was killed, perhaps for want of memory: give a smaller --batch or --processes 1"
+        reason = "was killed, perhaps for lack of memory: use a smaller --batch or --processes 1"
     else:
-        lines = os.pread(said, os.fstat(said).st_size, 0).decode(errors="replace").split("\n")
-        last = next((line for line in reversed(lines) if line.strip()), "it said nothing")
-        why = f"ended with exit code {code}: {last}"
-    return f"one of the {len(others) + 1} processes that train together {why}"
+        lines = os.pread(errors, os.fstat(errors).st_size, 0).decode(errors="replace").split("\n")
+        last = next((line for line in reversed(lines) if line.strip()), "without a message")
+        reason = f"ended with exit code {code}: {last}"
+    return f"one of the {len(others) + 1} processes that train together {reason}"
 
 
-def _watch(others: Sequence[subprocess.Popen[bytes]], said: int, done: threading.Event) -> None:
-    """Ends the first process where it waits for another that has failed, as it would to connect."""
+def _watch(others: Sequence[subprocess.Popen[bytes]], errors: int, done: threading.Event) -> None:
+    """Ends this process if another fails and it does not notice, for example while connecting."""
     while not done.wait(0.5):
-        told = _failure(others, said)
-        if told and not done.wait(STUCK_SECONDS):
+        failure = _failure(others, errors)
+        if failure and not done.wait(STUCK_SECONDS):
             for process in others:
                 process.kill()
-            os.write(2, f"error: {told}\n".encode())
+            os.write(2, f"error: {failure}\n".encode())
             os._exit(2)
 
 
 def _end(process: subprocess.Popen[bytes], seconds: float) -> None:
-    """Waits for it, and then no longer."""
+    """Waits for a process to end, then terminates it, then kills it."""
     with process:
         for stop in (process.terminate, process.kill):
             try:

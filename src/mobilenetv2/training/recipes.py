@@ -1,4 +1,4 @@
-"""How to train, as data: the paper's recipe, a modern one, and one for fine-tuning."""
+"""Recipes, how to train as data: the paper's, a modern one, and one for fine-tuning."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from ..errors import UserError
 from ..records import Meta, Record
 from .augment import Augmentation
 
-PAPER_EPOCHS = 300  # decays of the paper's exponential schedule, spread over the epochs there are
+PAPER_EPOCHS = 300  # the exponential schedule decays this often in a run of any length
 Decay = Annotated[float, Meta(ge=0, le=1 - 1e-9)]
 Rate = Annotated[float, Meta(ge=0, le=0.99)]
 Count = Annotated[int, Meta(ge=0, le=10**6)]
@@ -18,40 +18,40 @@ Count = Annotated[int, Meta(ge=0, le=10**6)]
 
 @dataclass(frozen=True, kw_only=True)
 class Recipe(Record):
-    """Everything that decides how a network is trained. Frozen, and to and from JSON.
+    """Everything that decides how a network is trained.
 
     Attributes:
-        name: What to call it.
+        name: Name of the recipe.
         optimizer: "rmsprop" (TF-slim's: epsilon 1 inside the root, decay 0.9), "sgd" (Nesterov) or
             "adamw".
-        lr: Learning rate at its highest.
-        schedule: "cosine" to 0 at the last step, or "exponential": times `decay` 300 times in the
-            course of the run, which is once an epoch in 300 epochs.
-        decay: Of the exponential schedule.
+        lr: Highest learning rate.
+        schedule: "cosine": down to 0 at the last step; or "exponential": multiplied by `decay` 300
+            times over the run, which is once per epoch in 300 epochs.
+        decay: Factor of the exponential schedule.
         epochs: Passes over the training images; 0 trains the head alone (`head_first`).
-        batch: Images a step, all processes together.
-        epoch_steps: Steps an epoch of shards, which have no end.
-        warmup_epochs: In which the learning rate rises from 0.
-        momentum: Of RMSProp and SGD; AdamW's first beta.
-        weight_decay: Of the kernels of convolutions and of the classifier's; depthwise kernels,
-            batch norms and biases have none.
-        label_smoothing: Share of the target that all classes get alike.
-        clip_norm: Most that the norm of the whole gradient may be; 0: no limit.
-        ema_decay: Share kept by the moving average of the weights at each step; less at first:
-            (1 + n) / (10 + n) at step n, as TensorFlow does.
-        bn_decay: Share kept by the running statistics of batch norm at each step; less at first,
-            likewise, where training starts from scratch.
-        freeze_norms: Normalise by the running statistics, which stay as they are, in training too.
+        batch: Images per step, over all processes.
+        epoch_steps: Steps per epoch for shards, which have no end.
+        warmup_epochs: Epochs in which the learning rate rises from 0.
+        momentum: Momentum of RMSProp and SGD; AdamW's first beta.
+        weight_decay: Weight decay of the kernels of convolutions and of the classifier; depthwise
+            kernels, batch norms and biases have none.
+        label_smoothing: Share of the target that is spread evenly over all classes.
+        clip_norm: Limit of the norm of the whole gradient; 0: no limit.
+        ema_decay: Share that the moving average of the weights keeps at each step; less at first:
+            at most (1 + n) / (10 + n) at step n, as in TensorFlow.
+        bn_decay: Share that the running statistics of batch norm keep at each step; less at first
+            in the same way, if training starts from scratch.
+        freeze_norms: Normalise by the running statistics, which do not change, in training too.
         drop_rate: Share of the pooled features dropped.
         drop_path_rate: Stochastic depth of the last block.
-        head_first: Fit the head to the frozen backbone's features first.
-        head_l2: Penalty on the head's weights then.
-        layer_decay: Learning rate of each block over that of the one behind it.
-        patience: Stop after so many epochs without a better result; 0: never.
-        balance: Draw images so that every class is seen alike often.
-        val_share: Share of the images held out where the data have no split of their own.
-        seed: Of everything random.
-        augmentation: What happens to training images.
+        head_first: Fit the head to the features of the frozen backbone before the first epoch.
+        head_l2: L2 penalty on the head's weights in that fit.
+        layer_decay: Learning rate of each block over that of the next block.
+        patience: Stop after this many epochs without a better result; 0: never.
+        balance: Draw images so that every class is shown equally often.
+        val_share: Share of the images held out if the data have no validation part.
+        seed: Seed of everything random.
+        augmentation: Random changes of the training images.
 
     Raises:
         UserError: A value is of another type or out of range; the message names it.
@@ -92,10 +92,14 @@ class Recipe(Record):
             raise UserError("epochs must be at least 1 where the head is not fitted first")
 
     def changed(self, changes: Mapping[str, Any]) -> Recipe:
-        """The same recipe but for some fields; `augmentation.NAME` is a field of its augmentation.
+        """The recipe with other values of some fields.
+
+        Args:
+            changes: Values by the name of the field; `augmentation.NAME` is a field of the
+                augmentation.
 
         Raises:
-            UserError: No such field, or a value that it cannot have.
+            UserError: There is no such field, or it cannot have the value.
         """
         values = self.to_dict()
         for name, value in changes.items():
@@ -109,7 +113,7 @@ class Recipe(Record):
         return Recipe.from_dict(values)
 
 
-PAPER = Recipe(  # Section 6.1; what it leaves open is TF-slim's, see docs/training.md
+PAPER = Recipe(  # Section 6.1; what it leaves open is as in TF-slim, see docs/notes/training.md
     name="paper",
     optimizer="rmsprop",
     lr=0.045,
@@ -151,7 +155,7 @@ RECIPES = {recipe.name: recipe for recipe in (PAPER, MODERN, FINETUNE)}
 
 
 def default_recipe(weights: bool, small_images: bool) -> Recipe:
-    """What is done where no recipe is asked for."""
+    """The recipe that is used if none is given."""
     if weights:
         return FINETUNE
     return MODERN.changed({"augmentation.crop": "pad"}) if small_images else MODERN

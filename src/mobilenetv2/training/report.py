@@ -1,4 +1,4 @@
-"""The images of a run: its curves, and what was taken for what."""
+"""The figures of a run: its curves and its confusion matrix."""
 
 from __future__ import annotations
 
@@ -16,11 +16,13 @@ from ..files import write_atomically
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-NAMED, NUMBERED, LONGEST = 50, 20, 24  # classes that have room for names, for numbers; letters
+MAX_NAMED = 50  # with more classes than this, their names do not fit
+MAX_NUMBERED = 20  # likewise the numbers of images
+MAX_NAME_LENGTH = 24
 
 
 def draw_curves(rows: Sequence[Mapping[str, Any]], path: Path) -> None:
-    """Loss, accuracy and learning rate of each epoch of a log."""
+    """Draws loss, accuracy and learning rate over the epochs of a log."""
     figure = _figure(11, 3.4)
     panels = (
         ("loss, nats", ("train_loss", "val_loss")),
@@ -42,7 +44,9 @@ def draw_curves(rows: Sequence[Mapping[str, Any]], path: Path) -> None:
 
 
 def draw_confusion(confusion: NDArray[np.int64], labels: Sequence[str], path: Path) -> None:
-    """Rows what images are, columns what was said, coloured by the share of the row."""
+    """Draws the confusion matrix: rows are true classes, columns predicted ones, colours shares of
+    the row.
+    """
     count = len(labels)
     side = min(14.0, 3.0 + 0.3 * count)
     figure = _figure(side + 1, side)
@@ -50,13 +54,16 @@ def draw_confusion(confusion: NDArray[np.int64], labels: Sequence[str], path: Pa
     shares = 100 * confusion / np.maximum(1, confusion.sum(1, keepdims=True))
     image = axes.imshow(shares, cmap="Blues", vmin=0, vmax=100)
     figure.colorbar(image, label="% of the row")
-    axes.set_xlabel("said")
-    axes.set_ylabel("is")
-    if count <= NAMED:
-        short = [name if len(name) <= LONGEST else name[: LONGEST - 1] + "…" for name in labels]
+    axes.set_xlabel("predicted")
+    axes.set_ylabel("true")
+    if count <= MAX_NAMED:
+        short = [
+            name if len(name) <= MAX_NAME_LENGTH else name[: MAX_NAME_LENGTH - 1] + "…"
+            for name in labels
+        ]
         axes.set_xticks(range(count), short, rotation=90)
         axes.set_yticks(range(count), short)
-    if count <= NUMBERED:
+    if count <= MAX_NUMBERED:
         for (row, column), number in np.ndenumerate(confusion):
             colour = "white" if shares[row, column] > 50 else "black"
             if number:
@@ -69,7 +76,7 @@ def _figure(width: float, height: float) -> Figure:
         from matplotlib.figure import Figure
     except ImportError:
         raise MissingExtraError(
-            "images of a run need matplotlib: pip install 'mobilenetv2[train]'"
+            "figures of a run need matplotlib: pip install 'mobilenetv2[train]'"
         ) from None
     return Figure(figsize=(width, height), layout="constrained")
 

@@ -1,4 +1,4 @@
-"""The folder of a run: what it was asked for, how far it is, and what came of it."""
+"""The folder of a run: its settings, its state to resume from, its log and its results."""
 
 from __future__ import annotations
 
@@ -24,21 +24,21 @@ from .recipes import Recipe
 
 @dataclass(frozen=True)
 class Settings(Record):
-    """What repeats a run; the content of its recipe.json.
+    """Everything needed to repeat a run; the content of its recipe.json.
 
     Attributes:
-        version: The package's that began it.
-        data: The images.
-        val: Other images to validate with.
+        version: Version of the package that began the run.
+        data: Source of the images.
+        val: Another source of images to validate with.
         start: The network to start from.
-        recipe: How it is trained.
+        recipe: How to train it.
         precision: "32" or "bf16", as requested or measured.
-        classes: Their names.
-        images: How many to train and to validate with ("train", "val"), broken ones left out.
+        classes: Names of the classes.
+        images: Numbers of images, without broken ones: "train" and "val".
         architecture: The network.
-        preprocessing: What it expects of an image.
-        weights: Provenance of those it started from.
-        processes: How many shared the work, on all machines together.
+        preprocessing: The preprocessing that the network expects.
+        weights: Provenance of the weights it started from.
+        processes: Number of processes, on all machines together.
     """
 
     noun: ClassVar[str] = "run record"
@@ -57,13 +57,13 @@ class Settings(Record):
     processes: int = 1
 
     def check_resumed(self, requested: Mapping[str, Any]) -> None:
-        """Refuses to go on with something else.
+        """Checks that a run is resumed with the settings it began with.
 
         Args:
-            requested: Fields of this class as they would be now; None: any value will do.
+            requested: Settings by name, as requested now. None fits any value.
 
         Raises:
-            UserError: One differs; the message says from what to what.
+            UserError: One differs; the message gives both values.
         """
         for name, now in requested.items():
             before = getattr(self, name)
@@ -80,10 +80,11 @@ def _differing(name: str, before: Any, now: Any) -> str:
 
 
 class RunFolder:
-    """Files of one run, each written whole or not at all.
+    """The files of one run. Each is written completely or not at all.
 
-    recipe.json: everything to repeat the run. checkpoints/last.ckpt: what to resume from. log.csv:
-    a row an epoch. model.safetensors: the best network so far. curves.png and confusion.png.
+    recipe.json: everything needed to repeat the run. checkpoints/last.ckpt: the state to resume
+    from. log.csv: one row per epoch. model.safetensors: the best network so far. curves.png and
+    confusion.png: figures of the finished run.
     """
 
     def __init__(self, path: str | os.PathLike[str]) -> None:
@@ -96,8 +97,10 @@ class RunFolder:
         self.confusion = self.path / "confusion.png"
 
     def check_new(self) -> None:
-        """Raises:
-        UserError: There is a run already, or the folder cannot be made.
+        """Makes the folder.
+
+        Raises:
+            UserError: It has a run already, or cannot be made.
         """
         if self.recipe.exists():
             raise UserError(
@@ -113,8 +116,10 @@ class RunFolder:
         write_atomically(self.recipe, f"{text}\n".encode())
 
     def read_settings(self) -> Settings:
-        """Raises:
-        UserError: There is no run to resume, or its recipe.json is damaged.
+        """The content of recipe.json.
+
+        Raises:
+            UserError: There is no run to resume, or its recipe.json is damaged.
         """
         try:
             return Settings.from_json(self.recipe.read_text(encoding="utf-8"))
@@ -131,7 +136,7 @@ class RunFolder:
         write_atomically(self.last, content.getvalue())
 
     def read_state(self) -> dict[str, Any] | None:
-        """The last state written; None before there is one.
+        """The last state written; None if there is none yet.
 
         Raises:
             ModelFileError: The file is damaged.
@@ -140,7 +145,7 @@ class RunFolder:
             return None
         try:
             return dict(torch.load(self.last, map_location="cpu", weights_only=True))
-        except Exception as error:  # of torch, pickle and zip, nearly anything
+        except Exception as error:  # torch, pickle and zip raise nearly anything
             raise ModelFileError(f"{self.last}: cannot be read: {error}") from None
 
     def write_log(self, rows: Sequence[Mapping[str, Any]]) -> None:

@@ -1,4 +1,4 @@
-"""Images in tar files, one after another: for sets that are larger than a disk."""
+"""Images streamed from tar files: for datasets that are larger than a disk."""
 
 from __future__ import annotations
 
@@ -25,8 +25,8 @@ from ..images import SUFFIXES, decode
 from .augment import Transform
 from .workers import Batch, batch_loader, stacked
 
-SHUFFLED = 1000  # images, still encoded, among which the next one is drawn
-REMOTE = re.compile("[a-z][a-z0-9+]+:", re.IGNORECASE)  # longer than a drive's letter
+SHUFFLE_BUFFER = 1000  # encoded images from which the next one is drawn at random
+REMOTE = re.compile("[a-z][a-z0-9+]+:", re.IGNORECASE)  # two letters or more: not a drive
 
 
 @dataclass(frozen=True)
@@ -42,48 +42,49 @@ class Shards:
     classes: tuple[str, ...] | None = None
 
     def label(self, sample: dict[str, Any]) -> int:
-        """The class of a sample of webdataset's.
+        """The class index of a sample of webdataset.
 
         Raises:
-            UserError: It has none, or one that is not known.
+            UserError: The sample has no class, or an unknown one.
         """
         try:
             if "cls" in sample:
-                said: Any = sample["cls"].decode().strip()
+                value: Any = sample["cls"].decode().strip()
             else:
                 content = json.loads(sample["json"])
-                said = content["index"] if "index" in content else content["label"]
+                value = content["index"] if "index" in content else content["label"]
         except (KeyError, TypeError, ValueError):
             raise UserError(
                 f"{_name(sample)}: no class: neither a .cls file nor a .json file with label or "
                 "index beside it"
             ) from None
         classes = self.classes or ()
-        if said in classes:
-            return classes.index(said)
-        if not re.fullmatch("[0-9]{1,9}", str(said)) or (classes and int(said) >= len(classes)):
+        if value in classes:
+            return classes.index(value)
+        if not re.fullmatch("[0-9]{1,9}", str(value)) or (classes and int(value) >= len(classes)):
             known = (
                 f"one of the {len(classes)} classes"
                 if classes
                 else "a number, and no names are given"
             )
-            raise UserError(f"{_name(sample)}: its class {said!r} is not {known}")
-        return int(said)
+            raise UserError(f"{_name(sample)}: its class {value!r} is not {known}")
+        return int(value)
 
 
 def read_shards(pattern: str, classes: Sequence[str] | None = None) -> Shards:
-    """Names the tar files of a pattern such as train-{000000..000123}.tar.
+    """The tar files of a pattern such as train-{000000..000123}.tar.
 
-    Each file has, one after another, an image (.jpg, .png, ...) and its class under the same name:
-    .cls with the class's name or its number from 0, or .json with one of them as label or index.
+    In each file, every image (.jpg, .png, ...) is followed by its class in a file of the same
+    name: .cls with the class name or its index from 0, or .json with either as "label" or
+    "index".
 
     Args:
-        pattern: Path or address, with braces for those that differ.
-        classes: Their names, by number. None: the files have numbers.
+        pattern: Path or URL, with braces for the part that varies.
+        classes: Names of the classes in order. None: the files contain indices.
 
     Raises:
         MissingExtraError: The library webdataset is not installed.
-        UserError: A file is not there; addresses are not tried.
+        UserError: A file does not exist. URLs are not checked.
     """
     if find_spec("webdataset") is None:
         raise MissingExtraError("shards need the library webdataset: pip install webdataset")
@@ -97,19 +98,19 @@ def read_shards(pattern: str, classes: Sequence[str] | None = None) -> Shards:
 
 
 class ShardImages(IterableDataset[tuple[Tensor, int]]):
-    """The images of shards, decoded and changed, again and again without an end.
+    """The decoded and transformed images of shards, repeated without end.
 
-    In each round, the shards are shared out among all workers of all processes by chance, by
-    the seed and the epoch; the order inside is by chance among 1000 images at a time. An image's
-    random numbers depend on the seed, the epoch, the round and its name. Images that cannot be
-    decoded are left out with a warning.
+    In each pass over the data, seed and epoch decide at random which worker of which process reads
+    which shards. Within them, images are shuffled in a buffer of 1000. The random numbers of an
+    image depend on the seed, the epoch, the pass and its name. Images that cannot be decoded are
+    left out with a warning.
 
     Args:
         shards: From `read_shards`.
         transform: As for `Images`.
         seed: 0 or above.
-        rank: Which process of training this is.
-        world: How many there are.
+        rank: Number of this training process.
+        world: Number of training processes.
 
     Raises:
         UserError: There are fewer shards than processes.
@@ -124,35 +125,35 @@ class ShardImages(IterableDataset[tuple[Tensor, int]]):
         self.rank, self.world, self.epoch = rank, world, 0
 
     def set_epoch(self, epoch: int) -> None:
-        """Another order and other random numbers from the next iteration on."""
+        """Changes the order and the random numbers from the next iteration on."""
         self.epoch = epoch
 
     def __iter__(self) -> Iterator[tuple[Tensor, int]]:
-        """(C, H, W) uint8 and the label.
+        """Pairs of (C, H, W) uint8 and the class index.
 
         Raises:
-            UserError: A shard cannot be read, an image has no class, or a round no images.
+            UserError: A shard cannot be read, an image has no class, or a pass finds no images.
         """
         import webdataset
 
         info = get_worker_info()
         workers, worker = (info.num_workers, info.id) if info else (1, 0)
         part, parts = self.rank * workers + worker, self.world * workers
-        for turn in count():
-            order = np.random.default_rng((0, self.epoch, self.seed, turn))
+        for repeat in count():
+            order = np.random.default_rng((0, self.epoch, self.seed, repeat))
             urls = order.permutation(self.shards.urls)[part::parts].tolist()
             shuffled = webdataset.shuffle(
-                SHUFFLED, rng=random.Random(f"{self.seed} {self.epoch} {turn} {part}")
+                SHUFFLE_BUFFER, rng=random.Random(f"{self.seed} {self.epoch} {repeat} {part}")
             )
             empty = True
             for sample in shuffled(_samples(urls)):
-                if image := self._image(sample, turn):
+                if image := self._image(sample, repeat):
                     empty = False
                     yield image
             if empty:
                 raise UserError(f"no images in {', '.join(urls[:5])}")
 
-    def _image(self, sample: dict[str, Any], turn: int) -> tuple[Tensor, int] | None:
+    def _image(self, sample: dict[str, Any], repeat: int) -> tuple[Tensor, int] | None:
         kinds = [kind for kind in sample if f".{kind.rpartition('.')[2]}" in SUFFIXES]
         if not kinds:
             return None
@@ -164,7 +165,7 @@ class ShardImages(IterableDataset[tuple[Tensor, int]]):
             warnings.warn(f"left out: {error}", stacklevel=2)
             return None
         key = crc32(sample["__key__"].encode())
-        rng = np.random.default_rng((key + 1, self.epoch, self.seed, turn))
+        rng = np.random.default_rng((key + 1, self.epoch, self.seed, repeat))
         pixels = torch.from_numpy(self.transform(image, rng)).permute(2, 0, 1)  # (C, H, W)
         return pixels, self.shards.label(sample)
 
@@ -177,30 +178,30 @@ def _samples(urls: Sequence[str]) -> Iterator[dict[str, Any]]:
         try:
             with gopen(url) as stream:
                 yield from group_by_keys(tar_file_expander([{"url": url, "stream": stream}]))
-        except Exception as error:  # of the library, tarfile and whatever fetches
+        except Exception as error:  # webdataset, tarfile and the download raise anything
             raise UserError(f"{url}: cannot be read: {error}") from error
 
 
 def shard_loader(
     images: ShardImages, batch: int, *, epoch: int, steps: int, workers: int
 ) -> DataLoader[Batch]:
-    """`steps` batches of shards, for what is then called an epoch: as `loader` gives them.
+    """One epoch of shards: `steps` batches like those of `loader`.
 
     Args:
         images: What to load; its epoch is set.
-        batch: Images a batch and process.
+        batch: Images per batch and process.
         epoch: Decides the order and the images' random numbers.
-        steps: How many batches.
-        workers: Processes that decode; no more than there are shards for each process of training.
+        steps: Number of batches.
+        workers: Processes that decode; at most the number of shards per training process.
     """
     images.set_epoch(epoch)
     workers = min(workers, len(images.shards.urls) // images.world, steps)
-    one = next(iter(images))[0].nbytes * batch if workers else 0
-    return batch_loader(_Batches(images, batch, steps), one, workers)
+    batch_bytes = next(iter(images))[0].nbytes * batch if workers else 0
+    return batch_loader(_Batches(images, batch, steps), batch_bytes, workers)
 
 
 class _Batches(IterableDataset["Batch | UserError"]):
-    """A worker's batches; workers take turns."""
+    """The batches of this worker; the workers take turns."""
 
     def __init__(self, images: ShardImages, batch: int, steps: int) -> None:
         self.images, self.batch, self.steps = images, batch, steps

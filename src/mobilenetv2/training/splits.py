@@ -1,4 +1,4 @@
-"""Which images to train with, and which to validate with."""
+"""Splits a dataset into images to train with and images to validate with."""
 
 from __future__ import annotations
 
@@ -15,13 +15,13 @@ from ..datasets import SPLITS, Dataset, Sample, read_splits
 from ..errors import ImageError, UserError
 from ..images import decode
 
-TREE = """expected one folder a class:
+TREE = """expected one folder per class:
   DATA/train/CLASS/image.jpg
   DATA/val/CLASS/image.jpg
-or, and some are set aside for validation:
+or, with some images set aside for validation:
   DATA/CLASS/image.jpg"""
-FEW = 10  # images of a class that are worth a word
-IMBALANCE = 10  # images of the largest class over those of the smallest, likewise
+FEW = 10  # a class with fewer images than this is mentioned
+IMBALANCE = 10  # mentioned if the largest class has this many times the smallest class's images
 GROUP = 64  # images that a thread checks at a time
 
 
@@ -30,9 +30,9 @@ class Split:
     """Images to train with and others to validate with.
 
     Attributes:
-        train: What the network learns from; at least two classes have images.
-        val: What it is judged by; the same classes in the same order, of which some may be empty.
-        problems: What to know before the first epoch, a line each.
+        train: Images to learn from; at least two classes have images.
+        val: Images to validate with; the same classes in the same order, some possibly empty.
+        problems: Warnings about the data, one line each.
     """
 
     train: Dataset
@@ -40,7 +40,7 @@ class Split:
     problems: tuple[str, ...]
 
     def rows(self) -> list[dict[str, str | int]]:
-        """How many images each class has: rows of class, train and val."""
+        """Numbers of images per class: rows of class, train and val."""
         val = self.val.summary()
         return [
             {"class": row["class"], "train": row["images"], "val": other["images"]}
@@ -55,22 +55,23 @@ def read_split(
     val_share: float = 0.1,
     seed: int = 0,
 ) -> Split:
-    """Finds the images to train and to validate with.
+    """The images to train with and the images to validate with.
 
-    What is validated with is `val`; else the source's own part val (valid, validation), else its
-    part test; else images set aside from each class by `seed`: their share rounded, but at least
-    one to either side. It is the same choice on every machine. A list has parts by its column
-    split.
+    The images to validate with are, in this order: those of `val`; the source's own part val
+    (valid, validation); its part test; images set aside at random from each class. Of each class
+    the share is rounded, and at least one image stays on either side. The choice is the same on
+    every machine. The parts of a list are in its column split.
 
     Args:
         source: Folder, .zip or .csv, as `datasets.read_dataset` reads it.
-        val: Another source, of which the part val, else test, else everything is taken.
-        val_share: Share of each class to set aside where there is no other validation, 0..1.
-        seed: Of that choice.
+        val: Another source: its part val is used, else its part test, else all of it.
+        val_share: Share of each class to set aside if there are no other images, 0..1.
+        seed: Decides which images are set aside.
 
     Raises:
-        UserError: A source is none, has no images or other classes than the training part;
-            fewer than two classes to train with; `val_share` or `seed` out of range.
+        UserError: A source cannot be read, has no images, or has other classes than the training
+            part; there are fewer than two classes to train with; `val_share` or `seed` is out of
+            range.
     """
     path = Path(source)
     if not 0 < val_share < 1:
@@ -83,15 +84,15 @@ def read_split(
     other = read_splits(val) if val is not None else parts
     name = next((name for name in ("val", "test", "", "train") if name in other), "")
     if val is None and name not in ("val", "test"):
-        train, judged = _set_aside(train, val_share, seed, notes)
+        train, held_out = _set_aside(train, val_share, seed, notes)
     else:
-        judged = _with_classes_of(train, other[name], Path(source if val is None else val))
+        held_out = _with_classes_of(train, other[name], Path(source if val is None else val))
         if val is None and name == "test":
-            notes.append(f"{path}: there is no val, so test is validated with")
-    if both := {s.name for s in train.samples} & {s.name for s in judged.samples}:
-        notes.append(f"{len(both)} images are trained and validated with: {min(both)}")
-    told = (*train.problems, *judged.problems, *notes, *_complaints(train))
-    return Split(train, judged, tuple(dict.fromkeys(told)))
+            notes.append(f"{path}: there is no part val, so test is used for validation")
+    if both := {s.name for s in train.samples} & {s.name for s in held_out.samples}:
+        notes.append(f"{len(both)} images are in training and in validation: {min(both)}")
+    problems = (*train.problems, *held_out.problems, *notes, *_warnings(train))
+    return Split(train, held_out, tuple(dict.fromkeys(problems)))
 
 
 def _training(path: Path, parts: Mapping[str, Dataset]) -> Dataset:
@@ -111,7 +112,7 @@ def _training(path: Path, parts: Mapping[str, Dataset]) -> Dataset:
 def _set_aside(
     dataset: Dataset, share: float, seed: int, notes: list[str]
 ) -> tuple[Dataset, Dataset]:
-    """Splits each class of the images by chance."""
+    """Splits each class of the images at random."""
     rng = np.random.default_rng(seed)
     members: defaultdict[int, list[int]] = defaultdict(list)
     for i, sample in enumerate(dataset.samples):
@@ -121,9 +122,9 @@ def _set_aside(
         count = min(max(round(share * len(of_class)), 1), len(of_class) - 1)
         aside.update(rng.permutation(of_class)[:count].tolist())
     if single := [dataset.classes[label] for label, of in sorted(members.items()) if len(of) == 1]:
-        notes.append(f"a single image, which is trained with and not validated: {_all(single)}")
+        notes.append(f"a single image, used for training only: {_joined(single)}")
     if not aside:
-        raise UserError(f"no class has two images, one of them to validate with; {TREE}")
+        raise UserError(f"no class has two images, so none can be used for validation; {TREE}")
     return tuple(  # type: ignore[return-value]
         replace(dataset, samples=tuple(s for i, s in enumerate(dataset.samples) if i in chosen))
         for chosen in (set(range(len(dataset.samples))) - aside, aside)
@@ -131,18 +132,18 @@ def _set_aside(
 
 
 def _with_classes_of(train: Dataset, val: Dataset, path: Path) -> Dataset:
-    """`val` with the classes of `train`, found by name, or by index where both have one."""
+    """`val` with the classes of `train`, matched by name, or by index if both have indices."""
     numbered = bool(train.indices and val.indices)
     keys = (train.indices, val.indices) if numbered else (train.classes, val.classes)
-    taught = {sample.label for sample in train.samples}
-    number = {key: i for i, key in enumerate(keys[0]) if i in taught}
+    trained = {sample.label for sample in train.samples}
+    number = {key: i for i, key in enumerate(keys[0]) if i in trained}
     lacking = {
         val.classes[sample.label] for sample in val.samples if keys[1][sample.label] not in number
     }
     if lacking:
         raise UserError(
             f"{path}: images to validate with of classes that have none to train with: "
-            f"{_all(sorted(lacking))}"
+            f"{_joined(sorted(lacking))}"
         )
     if not val.samples:
         raise UserError("; ".join((f"{path}: no images to validate with", *val.problems, TREE)))
@@ -150,14 +151,14 @@ def _with_classes_of(train: Dataset, val: Dataset, path: Path) -> Dataset:
     return Dataset(train.classes, tuple(samples), train.indices, val.problems)
 
 
-def _complaints(train: Dataset) -> Iterator[str]:
-    """What may go wrong with these images to train with."""
+def _warnings(train: Dataset) -> Iterator[str]:
+    """Possible problems with these images to train with."""
     counts = Counter(sample.label for sample in train.samples)
     names = [(name, counts[i]) for i, name in enumerate(train.classes)]
     if empty := [name for name, count in names if not count]:
-        yield f"no images to train with, so never the answer: {_all(empty)}"
+        yield f"no images to train with, so never predicted: {_joined(empty)}"
     if few := [f"{name} ({count})" for name, count in names if 0 < count < FEW]:
-        yield f"fewer than {FEW} images to train with: {_all(few)}"
+        yield f"fewer than {FEW} images to train with: {_joined(few)}"
     present = [(count, name) for name, count in names if count]
     (least, small), (most, large) = min(present), max(present)
     if most >= IMBALANCE * least:
@@ -170,40 +171,40 @@ def _complaints(train: Dataset) -> Iterator[str]:
         alike[name.casefold()].append(name)
     for same in alike.values():
         if len(same) > 1:
-            yield f"classes that differ only in upper and lower case: {_all(same)}"
+            yield f"classes that differ only in upper and lower case: {_joined(same)}"
     if parts := [name for name in train.classes if name.lower() in SPLITS]:
-        yield f"taken as a class, not as a part of the data: {_all(parts)}; {TREE}"
+        yield f"read as a class, not as a part of the data: {_joined(parts)}; {TREE}"
 
 
 def check_images(samples: Sequence[Sample], workers: int) -> dict[str, ImageError]:
-    """Decodes every image once: the errors of those that cannot be, by the sample's name.
+    """Decodes every image once and returns the errors by the name of the sample.
 
     Args:
-        samples: Of a dataset.
-        workers: Threads that decode; at least one does.
+        samples: Samples of a dataset.
+        workers: Threads that decode; one at least.
     """
 
     def errors(group: Sequence[Sample]) -> dict[str, ImageError]:
-        found = {}
+        broken = {}
         for sample in group:
             try:
                 decode(sample.open())
             except ImageError as error:
-                found[sample.name] = error
-        return found
+                broken[sample.name] = error
+        return broken
 
     groups = [samples[i : i + GROUP] for i in range(0, len(samples), GROUP)]
     pool = ThreadPoolExecutor(max(1, workers))
     try:
-        return {name: e for found in pool.map(errors, groups) for name, e in found.items()}
+        return {name: e for broken in pool.map(errors, groups) for name, e in broken.items()}
     finally:  # also when interrupted
         pool.shutdown(cancel_futures=True)
 
 
 def without(dataset: Dataset, broken: Collection[str]) -> Dataset:
-    """The dataset less the images of these names."""
+    """The dataset without the images of these names."""
     return replace(dataset, samples=tuple(s for s in dataset.samples if s.name not in broken))
 
 
-def _all(names: Sequence[str]) -> str:
+def _joined(names: Sequence[str]) -> str:
     return ", ".join(names)

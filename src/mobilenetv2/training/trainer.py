@@ -1,6 +1,4 @@
-"""A network while it is trained: one step, the moving average, validation, and all that a resumed
-run needs.
-"""
+"""A network in training: one step, the moving average, validation, and the state to resume from."""
 
 from __future__ import annotations
 
@@ -26,8 +24,12 @@ Batches = Iterable[tuple[Tensor, Tensor]]
 
 @dataclass(frozen=True)
 class Validation:
-    """What the moving average is worth: mean loss in nats, and (classes, classes) int64 counts,
-    row what an image is, column what was said.
+    """The result of a validation.
+
+    Attributes:
+        loss: Mean loss in nats.
+        confusion: Numbers of images, (classes, classes) int64: rows are true classes, columns
+            predicted ones.
     """
 
     loss: float
@@ -35,17 +37,17 @@ class Validation:
 
     @property
     def top1(self) -> float:
-        """Percent right."""
+        """Accuracy in percent."""
         return 100 * float(np.trace(self.confusion) / self.confusion.sum())
 
     @property
     def balanced(self) -> float:
-        """Mean over the classes that have images of their percent right."""
+        """Balanced accuracy in percent."""
         return balanced(self.confusion)
 
 
 def balanced(confusion: NDArray[np.int64]) -> float:
-    """Balanced accuracy in percent: the mean of each class's recall, empty classes left out."""
+    """Balanced accuracy in percent: the mean recall of the classes that have images."""
     images = confusion.sum(1)
     return 100 * float((confusion.diagonal()[images > 0] / images[images > 0]).mean())
 
@@ -54,10 +56,10 @@ class Trainer:
     """Network, optimiser and moving average.
 
     Args:
-        fabric: The device, and the other processes.
-        net: Prepared, with the weights to start from; trained in place.
-        settings: Recipe, preprocessing and precision; from scratch, the statistics of batch norm
-            say nothing at first and are forgotten faster.
+        fabric: The device and the other processes.
+        net: The network to train in place, from `prepare`.
+        settings: Recipe, preprocessing and precision. If training starts from scratch, the first
+            statistics of batch norm mean little and are forgotten faster.
     """
 
     def __init__(self, fabric: Fabric, net: MobileNetV2, settings: Settings) -> None:
@@ -75,13 +77,13 @@ class Trainer:
         )
 
     def step(self, pixels: Tensor, labels: Tensor, lr: float, seed: int) -> float:
-        """One step; the weights are left alone where the loss or its gradient is not finite.
+        """Takes one step; leaves the weights unchanged if the loss or its gradient is not finite.
 
         Args:
             pixels: (N, C, H, W) uint8.
-            labels: (N,) int64.
+            labels: Class indices, (N,) int64.
             lr: Learning rate.
-            seed: Of dropout and of what mixes images.
+            seed: Seed of dropout and of mixed images.
 
         Returns:
             The mean loss over all processes in nats, or NaN.
@@ -118,7 +120,7 @@ class Trainer:
 
     @torch.no_grad()
     def validate(self, batches: Batches) -> Validation:
-        """Judges the moving average; each process is given a share of the images."""
+        """Validates the moving average; each process gets a share of the images."""
         self._share_statistics()
         net = self.average.module.eval()
         confusion = torch.zeros(self.classes**2, dtype=torch.int64, device=self.fabric.device)
@@ -142,7 +144,7 @@ class Trainer:
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Continues where `state_dict` was taken."""
+        """Restores what `state_dict` returned."""
         self.net.load_state_dict(state["net"])
         self.optimizer.load_state_dict(state["optimizer"])
         self.average.load_state_dict(state["average"])
@@ -152,12 +154,12 @@ class Trainer:
             group["lr"] = lr * group["scale"]
         decay = self.recipe.bn_decay
         if self.from_scratch:
-            decay = warmed(decay, int(self.average.n_averaged))
+            decay = warmed_up(decay, int(self.average.n_averaged))
         for norm in self.norms:
             norm.momentum = 1 - decay
 
     def _averaged(self, averages: list[Tensor], values: list[Tensor], count: Tensor) -> None:
-        kept = warmed(self.recipe.ema_decay, int(count))
+        kept = warmed_up(self.recipe.ema_decay, int(count))
         for average, value in zip(averages, values):
             if average.is_floating_point():
                 average.lerp_(value, 1 - kept)
@@ -165,18 +167,20 @@ class Trainer:
                 average.copy_(value)
 
     def _share_statistics(self) -> None:
-        """Batch norm's running statistics become the mean over all processes."""
+        """Replaces batch norm's running statistics by their mean over all processes."""
         for net in (self.net, self.average.module):
             for buffer in net.buffers():
                 if buffer.is_floating_point():
                     buffer.copy_(self.fabric.all_reduce(buffer.clone()))
 
     def _normalised(self, pixels: Tensor) -> Tensor:
-        """(N, C, H, W) uint8 -> float32 as the weights want it, channels last."""
+        """(N, C, H, W) uint8 -> normalised float32, channels last."""
         x = pixels.to(self.fabric.device).to(memory_format=torch.channels_last)
         return x * self._scale + self._offset
 
 
-def warmed(decay: float, step: int) -> float:
-    """An average's share of the old at a step: less at first, as in TensorFlow."""
+def warmed_up(decay: float, step: int) -> float:
+    """The share that a moving average keeps at a step: less than `decay` at first, as in
+    TensorFlow's `ExponentialMovingAverage`.
+    """
     return min(decay, (1 + step) / (10 + step))

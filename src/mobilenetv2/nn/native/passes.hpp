@@ -33,18 +33,18 @@ struct Pair {
   bfloat16 first, second;
 };
 template <class T>
-using Unit = std::conditional_t<std::is_same_v<T, float>, float, Pair>;
+using Factor = std::conditional_t<std::is_same_v<T, float>, float, Pair>;
 template <class T>
-constexpr int PER_UNIT = sizeof(Unit<T>) / sizeof(T);
+constexpr int PER_FACTOR = sizeof(Factor<T>) / sizeof(T);
 
 // out[i][j] = start[j] + the sum over k of a[i * a_row + k * a_step] * b[k * b_row + j], and what `out` was before if
 // it `accumulates`; limited to 0..6 if `relu6`. The sums are of floats. Rows, steps and `depth` count units. Whole
 // vectors: `columns` is a multiple of Passes::lanes.
 template <class T>
 struct Product {
-  const Unit<T>* a;
+  const Factor<T>* a;
   std::ptrdiff_t a_row, a_step;
-  const Unit<T>* b;
+  const Factor<T>* b;
   std::ptrdiff_t b_row;
   float* out;
   std::ptrdiff_t out_row;
@@ -74,18 +74,18 @@ struct Passes {
   // the rest is float.
   int lanes, group;  // floats in a vector; channels in a group of expanded ones, a multiple of it
   void (*product)(const Product<T>& job);
-  // Units along the rows of a matrix, where T itself is units along its columns: rows / PER_UNIT rounded up x columns,
-  // with zeros for a row that lacks.
-  void (*paired)(const T* in, int rows, int columns, Unit<T>* out);
+  // Units along the rows of a matrix, where T itself is units along its columns: rows / PER_FACTOR rounded up x
+  // columns, with zeros for a row that lacks.
+  void (*pair_rows)(const T* in, int rows, int columns, Factor<T>* out);
   // out = in - minus, rows of `out_row` with zeros at their ends.
-  void (*centred)(const T* in, int pixels, int channels, const float* minus, T* out, int out_row);
-  void (*stored)(const float* in, int in_row, int pixels, int channels, T* out);
+  void (*subtract)(const T* in, int pixels, int channels, const float* minus, T* out, int out_row);
+  void (*convert)(const float* in, int in_row, int pixels, int channels, T* out);
   void (*gradient_sums_kept)(const float* gradient, const T* in, int pixels, int channels, const Norm& norm,
                              const float* pivot, float* sum, float* products);
   void (*gradient_kept)(const float* gradient, const T* in, int pixels, int channels, const Norm& norm, const float* a,
                         const float* b, const float* c, float* out);
   // out = the gradient, but zeros where `limited`, the output of a ReLU6, is 0 or 6; and its sum.
-  void (*clip)(const float* limited, const float* gradient, int pixels, int channels, T* out, float* sum);
+  void (*clip_gradient)(const float* limited, const float* gradient, int pixels, int channels, T* out, float* sum);
 };
 
 // The passes of an instruction set, "scalar", "avx2", "avx512" or "avx512bf16"; null if this build or this processor

@@ -100,6 +100,12 @@ Training::Training(const std::string& isa, int threads)
   if (!float_) throw std::invalid_argument("no instruction set " + isa);
 }
 
+float* Training::scratch(int slot, std::size_t size) {
+  std::vector<float>& memory = scratch_[slot];
+  if (memory.size() < size) memory.resize(size);
+  return memory.data();
+}
+
 template <class T>
 void Training::norm(const T* in, std::ptrdiff_t pixels, int channels, const float* weight, const float* bias,
                     float epsilon, bool relu6, float* mean, float* variance, T* out) {
