@@ -40,6 +40,7 @@ from torch.utils.data import DataLoader
 from mobilenetv2.architecture import SMALL_IMAGES
 from mobilenetv2.images import Preprocessing
 from mobilenetv2.nn import MobileNetV2
+from mobilenetv2.processors import usable_processors
 from mobilenetv2.training.augment import Augmentation
 from mobilenetv2.training.data import Images, default_workers, loader, read_split
 from mobilenetv2.training.machine import faster_precision, keep_freed_memory, once
@@ -48,7 +49,6 @@ from mobilenetv2.training.processes import default_processes, environment
 from mobilenetv2.training.recipes import MODERN
 from mobilenetv2.training.settings import Settings
 from mobilenetv2.training.trainer import Trainer
-from mobilenetv2.training.workers import usable_processors
 
 OURS = "mobilenetv2 train"
 DEFAULT, SWITCHES = "PyTorch, every default", "PyTorch, every switch"

@@ -18,6 +18,7 @@ from mobilenetv2.cli import main
 ROOT = Path(__file__).parents[1]
 SOURCE = ROOT / "src" / "mobilenetv2"
 TRUNK = {
+    "processors",
     "errors",
     "architecture",
     "graph",
