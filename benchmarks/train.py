@@ -134,7 +134,7 @@ def serve(
     samples = read_split(options.data).train.samples
     samples = samples[:: len(samples) // options.most][: options.most]  # of all classes
     transform = Augmentation(crop="pad").transform((32, 32), PREPROCESSING)
-    classes = 1 + max(sample.label for sample in samples)
+    classes = 1 + max(sample.target for sample in samples)
     architecture = replace(SMALL_IMAGES, width_mult=options.width, classes=classes)
     images = Images(samples, transform, remember_bytes=0 if name == DEFAULT else 1 << 30)
     if name == OURS:

@@ -226,7 +226,7 @@ def test_the_bundled_models_on_their_test_set(shared: Callable[[str], Path], nam
     part = replace(whole, samples=whole.samples[::100])
     answers = [model.classify(mnv2.decode(sample.open()), 1)[0] for sample in part.samples]
     right = sum(
-        answer.label == part.classes[sample.label] for answer, sample in zip(answers, part.samples)
+        answer.label == part.classes[sample.target] for answer, sample in zip(answers, part.samples)
     )
     assert mnv2.evaluate(model, part).scores.top1 == right
 

@@ -100,7 +100,7 @@ def test_a_second_source_is_validated_with(tmp_path: Path) -> None:
     split = read_split(tmp_path / "a", tmp_path / "b")
     assert greys(split.train) == [("x", 3), ("y", 2), ("z", 1)]
     assert greys(split.val) == [("z", 5)]
-    assert [sample.label for sample in split.val.samples] == [2]
+    assert [sample.target for sample in split.val.samples] == [2]
 
 
 def test_each_class_gives_its_share(tmp_path: Path) -> None:
@@ -147,8 +147,8 @@ def test_lists(tmp_path: Path) -> None:
     text = "file,label,split\n1.png,b,train\n2.png,a,Train\n3.png,b,val\n4.png,a,test\n"
     (tmp_path / "list.csv").write_text(text)
     split = read_split(tmp_path / "list.csv")
-    assert [s.label for s in split.train.samples] == [1, 0]
-    assert [(Path(s.name).name, s.label) for s in split.val.samples] == [("3.png", 1)]
+    assert [s.target for s in split.train.samples] == [1, 0]
+    assert [(Path(s.name).name, s.target) for s in split.val.samples] == [("3.png", 1)]
     assert [len(read_dataset(tmp_path / "list.csv", p).samples) for p in (None, "train")] == [1, 2]
     (tmp_path / "plain.csv").write_text(
         "file,label\n" + "".join(f"{i},{i % 2}\n" for i in range(20))
@@ -163,7 +163,7 @@ def test_lists_with_numbers_meet_by_number(tmp_path: Path) -> None:
     (tmp_path / "train.csv").write_text("file,index,label\n1,7,crane\n2,3,crane\n")
     (tmp_path / "val.csv").write_text("file,index\n3,7\n")
     split = read_split(tmp_path / "train.csv", tmp_path / "val.csv")
-    assert [sample.label for sample in split.val.samples] == [1]
+    assert [sample.target for sample in split.val.samples] == [1]
     assert split.val.indices == (3, 7)
 
 

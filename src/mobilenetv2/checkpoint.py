@@ -18,7 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from .architecture import Architecture
-from .errors import ModelFileError, UserError
+from .errors import ModelFileError, UserError, shortened
 from .files import checksum, in_order, read_safetensors, write_atomically
 from .graph import array_shapes
 from .images import Preprocessing
@@ -191,18 +191,15 @@ def check_arrays(arrays: Mapping[str, NDArray[Any]], wanted: Mapping[str, tuple[
         "wrong shape": wrong,
         "wrong type": typed,
     }
-    problems = [f"{what}: {_some(names)}" for what, names in found.items() if names]
+    problems = [f"{what}: {shortened(names, 4)}" for what, names in found.items() if names]
     if not problems:
         broken = [name for name, array in arrays.items() if not np.isfinite(array).all()]
         broken += [
             name for name in arrays if name.endswith("running_var") and (arrays[name] < 0).any()
         ]
         if broken:
-            problems = [f"values that are not finite, or a negative variance: {_some(broken)}"]
+            problems = [
+                f"values that are not finite, or a negative variance: {shortened(broken, 4)}"
+            ]
     if problems:
         raise ModelFileError("arrays do not fit the network: " + "; ".join(problems))
-
-
-def _some(names: list[str], most: int = 4) -> str:
-    more = f" and {len(names) - most} more" if len(names) > most else ""
-    return ", ".join(names[:most]) + more

@@ -1,5 +1,9 @@
 """The errors a user can cause. Every message names the file or argument at fault and the fix."""
 
+from __future__ import annotations
+
+from collections.abc import Sequence
+
 
 class UserError(ValueError):
     """Base of everything below: the caller's input is at fault, not the program."""
@@ -23,3 +27,9 @@ class MissingExtraError(UserError):
 
 class DownloadError(UserError):
     """Published weights could not be fetched, or what came is not what was published."""
+
+
+def shortened(texts: Sequence[str], most: int = 5, separator: str = ", ") -> str:
+    """The first `most` texts in one line, and how many more there are."""
+    more = f" and {len(texts) - most} more" if len(texts) > most else ""
+    return separator.join(texts[:most]) + more

@@ -127,11 +127,11 @@ def evaluate(
     model.check_classifies()
     outputs = model.checkpoint.architecture.classes
     labels = model.checkpoint.labels
-    used = {sample.label for sample in dataset.samples}
+    used = {sample.target for sample in dataset.samples}
     truth = match_classes(dataset, labels, outputs, used)
 
     def judged(sample: Sample, logits: NDArray[np.float32]) -> Answer:
-        return judge(logits, int(truth[sample.label]))
+        return judge(logits, int(truth[sample.target]))
 
     names = labels or tuple(f"class {i}" for i in range(outputs))
     confusion = np.zeros((len(dataset.classes), outputs), np.int64)
@@ -146,9 +146,9 @@ def evaluate(
                 skipped.append(answer)
                 continue
             answers.append(answer)
-            confusion[sample.label, answer.said] += 1
+            confusion[sample.target, answer.said] += 1
             if answer.rank:
-                name = dataset.classes[sample.label]
+                name = dataset.classes[sample.target]
                 mistakes.append(Mistake(sample, name, names[answer.said], answer.probability))
     if not answers:
         raise UserError(f"none of the {len(skipped)} images could be read: {skipped[0]}")

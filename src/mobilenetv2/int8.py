@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 
 from .architecture import Architecture
 from .checkpoint import FORMAT, VERSION, Checkpoint, check_described, described_without_background
-from .errors import ModelFileError, UserError
+from .errors import ModelFileError, UserError, shortened
 from .files import checksum, in_order, read_safetensors, write_atomically
 from .graph import Layer, layers
 from .images import Preprocessing
@@ -92,9 +92,8 @@ class Int8Checkpoint:
         check_described(self.architecture, self.labels, self.preprocessing)
         problems = list(self._problems())
         if problems:
-            more = f" and {len(problems) - 4} more" if len(problems) > 4 else ""
             raise ModelFileError(
-                f"the quantised arrays do not fit the network: {'; '.join(problems[:4])}{more}"
+                f"the int8 arrays do not fit the network: {shortened(problems, 4, '; ')}"
             )
 
     def _problems(self) -> list[str]:
