@@ -328,4 +328,4 @@ def test_convert_keeps_integers(shared, tmp_path, capsys) -> None:
     assert "floats" in capsys.readouterr().err
     assert isinstance(read(short), Checkpoint)
     assert cli(["convert", str(out), str(short), "--float"]) == 2
-    assert "a quantised model" in capsys.readouterr().err
+    assert "an int8 model" in capsys.readouterr().err

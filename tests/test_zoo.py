@@ -406,7 +406,7 @@ def test_the_bundled_model_needs_no_network(mirror) -> None:
     assert len(checkpoint.labels) == 10
     assert checkpoint.labels == integers.labels
     assert isinstance(integers, Int8Checkpoint)
-    with pytest.raises(ModelFileError, match="cifar10-int8.*a quantised model"):
+    with pytest.raises(ModelFileError, match="cifar10-int8.*an int8 model"):
         open_checkpoint("cifar10-int8", int8=False)
 
 
