@@ -220,14 +220,14 @@ def test_other_quantisations_are_refused(tmp_path) -> None:
     kernel.quantization.quantizedDimension = 3
     kernel.quantization.scale = kernel.quantization.scale * 6
     kernel.quantization.zeroPoint = kernel.quantization.zeroPoint * 6
-    refused(tmp_path, other, r"the weights of features\.3\.conv\.2 are not 8-bit integers with one")
+    refused(tmp_path, other, r"the weights of features\.3\.conv\.2 are not int8 or uint8 with one")
     other = writer(padding="symmetric")
     pad = other.operators("PAD")[1].outputs[0]
     other.graph.tensors[pad].quantization.scale = [0.5]
     refused(tmp_path, other, r"the output of features\.2\.conv\.0\.0 is requantised")
     other = writer()
     other.graph.tensors[other.made["features.3.add"]].quantization.scale = [0.5, 0.5]
-    refused(tmp_path, other, "the tensor 'ADD' is not 8-bit integers of one scale")
+    refused(tmp_path, other, "the tensor 'ADD' is not int8 or uint8 with one scale")
     other = Int8TFLiteWriter(small(resolution=(97, 65)), pool="AVERAGE_POOL_2D")
     refused(tmp_path, other, "its AVERAGE_POOL_2D changes the scale")
 

@@ -1,4 +1,4 @@
-"""The errors a user can cause. Every message names the file or argument at fault and the fix."""
+"""The errors that a user can cause. Every message names the file or argument, and the fix."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 
 class UserError(ValueError):
-    """Base of everything below: the caller's input is at fault, not the program."""
+    """The base of all errors whose cause is the caller's input, not the program."""
 
 
 class ArchitectureError(UserError):
@@ -26,7 +26,7 @@ class MissingExtraError(UserError):
 
 
 class DownloadError(UserError):
-    """Published weights could not be fetched, or what came is not what was published."""
+    """Published weights could not be fetched, or the received file is another one."""
 
 
 def shortened(texts: Sequence[str], most: int = 5, separator: str = ", ") -> str:

@@ -26,12 +26,11 @@ def open_checkpoint(
 def open_checkpoint(
     name: str | Path, width_mult: float | None = None, *, int8: bool = True
 ) -> AnyCheckpoint:
-    """A checkpoint by file or by name: a path, or a name of `zoo.models()`, fetched and converted
-    once.
+    """The checkpoint of a file, or of a name in `zoo.models()`, fetched and converted once.
 
     Args:
-        name: A path, a published name such as "slim-1.0-224", or "imagenet" (TF-slim's at 224 of
-            that width).
+        name: A path, a name such as "cifar10" or "slim-1.0-224", or "imagenet": TF-slim's weights
+            of `width_mult` at 224.
         width_mult: For "imagenet"; default 1.0.
         int8: As for `read`.
 
@@ -39,7 +38,7 @@ def open_checkpoint(
         ModelFileError: Neither a file nor a known name, or the file cannot be read.
         DownloadError: A published file could not be fetched or verified.
     """
-    if os.path.exists(name):  # unlike Path.exists, False for names that no file can have
+    if os.path.exists(name):  # unlike Path.exists, False for a name that no file can have
         return read(Path(name), int8)
     from ..zoo import BUNDLED, bundled_path
 

@@ -14,7 +14,7 @@ def open_published(name: str, width_mult: float | None = None) -> Checkpoint:
     """The published model of that name, fetched and converted at first use.
 
     Raises:
-        ModelFileError: No such name, or the published file is not what it should be.
+        ModelFileError: No such name, or the published file is another model.
         DownloadError: It could not be fetched or verified.
     """
     if name == "imagenet":
@@ -25,7 +25,7 @@ def open_published(name: str, width_mult: float | None = None) -> Checkpoint:
     if converted.is_file():
         try:
             return Checkpoint.load(converted)
-        except ModelFileError:  # damaged, or of another release: made again below
+        except ModelFileError:  # damaged, or of another release: converted again below
             converted.unlink()
     checkpoint = _fetched(model)
     preprocessing = model.preprocessing or replace(
@@ -49,7 +49,7 @@ def open_published(name: str, width_mult: float | None = None) -> Checkpoint:
 
 
 def _fetched(model: zoo.Published) -> Checkpoint:
-    """What the published file holds; a file that cannot be read does not stay in the cache."""
+    """The checkpoint in the published file; a file that cannot be read is removed from the cache."""
     file = zoo.fetch(model)
     try:
         checkpoint = read(file, int8=False)
@@ -59,6 +59,6 @@ def _fetched(model: zoo.Published) -> Checkpoint:
     except ModelFileError as error:
         file.unlink()
         raise ModelFileError(
-            f"{model.name}: what came from {model.url} was removed: {error}"
+            f"{model.name}: the file from {model.url} was removed: {error}"
         ) from None
     return checkpoint

@@ -20,7 +20,7 @@ def recognise(path: Path) -> str:
     """The kind of a model file by its content, one of `KINDS`.
 
     Raises:
-        ModelFileError: No such file, or none of the kinds.
+        ModelFileError: No such file, or of an unknown kind.
     """
     try:
         with open(path, "rb") as file:
@@ -47,9 +47,8 @@ def recognise(path: Path) -> str:
                 return "keras" if "model.weights.h5" in archive.namelist() else "pytorch"
         except Exception:  # zipfile raises nearly anything on damaged archives
             raise ModelFileError(f"{path}: a damaged archive (.pth or .keras)") from None
-    if (
-        head[:1] == b"\x80" or head[257:262] == b"ustar"
-    ):  # a bare pickle, or the tar archives of PyTorch before 0.4
+    # A bare pickle, or a tar archive of PyTorch before 0.4.
+    if head[:1] == b"\x80" or head[257:262] == b"ustar":
         return "pytorch"
     raise ModelFileError(
         f"{path}: not a model file of a known kind (.safetensors of ours or others, .pth, .tflite, .tgz, .h5, .keras)"
@@ -61,16 +60,17 @@ def read(path: Path, int8: Literal[False]) -> Checkpoint: ...
 @overload
 def read(path: Path, int8: bool = True) -> AnyCheckpoint: ...
 def read(path: Path, int8: bool = True) -> AnyCheckpoint:
-    """Reads any model file into a checkpoint: float weights, or the int8 of a quantised file.
+    """The checkpoint in any model file: float32, or int8 where the file is.
 
     Args:
         path: The file.
-        int8: False dequantises TensorFlow Lite's int8, and refuses our own.
+        int8: Whether the result may be int8; False turns a quantised .tflite file into float32
+            and refuses an int8 file of ours.
 
     Raises:
         ModelFileError: Unknown, damaged or not a MobileNetV2; the message names the file and the
             array at fault.
-        MissingExtraError: A library that this kind needs is not installed.
+        MissingExtraError: A library that this kind of file needs is not installed.
     """
     kind = recognise(path)
     if kind == "mobilenetv2":

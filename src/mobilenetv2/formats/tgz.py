@@ -13,10 +13,14 @@ MAX_TFLITE_BYTES = 1 << 28
 
 
 def read_tgz(path: Path, int8: bool = True) -> AnyCheckpoint:
-    """The one .tflite inside a `.tgz`, as TF-slim publishes its checkpoints.
+    """The checkpoint in the one .tflite file of an archive, as TF-slim publishes them.
+
+    Args:
+        path: The archive.
+        int8: As for `reader.read`.
 
     Raises:
-        ModelFileError: Damaged, or not exactly one .tflite in it.
+        ModelFileError: Damaged, not exactly one .tflite file in it, or that is not a MobileNetV2.
     """
     try:
         with tarfile.open(path, "r:gz") as archive:
