@@ -158,7 +158,7 @@ def _deep_to_rgb(image: Image) -> Image:
 
 @dataclass(frozen=True, kw_only=True)
 class Preprocessing:
-    """What the weights expect of an image; stored in the same file as the weights.
+    """What the weights expect of an image. Belongs to the weights and travels in their file.
 
     Attributes:
         size: (height, width) of the result.
