@@ -41,6 +41,7 @@ from mobilenetv2.architecture import SMALL_IMAGES
 from mobilenetv2.heads import Classifier
 from mobilenetv2.images import Preprocessing
 from mobilenetv2.nn import MobileNetV2
+from mobilenetv2.processors import usable_processors
 from mobilenetv2.training.augment import Augmentation
 from mobilenetv2.training.data import Images, default_workers, loader, read_split
 from mobilenetv2.training.machine import faster_precision, keep_freed_memory, once
@@ -49,7 +50,6 @@ from mobilenetv2.training.processes import default_processes, environment
 from mobilenetv2.training.recipes import MODERN
 from mobilenetv2.training.run_folder import Settings
 from mobilenetv2.training.trainer import Trainer
-from mobilenetv2.training.workers import usable_processors
 
 OURS = "mobilenetv2 train"
 DEFAULT, SWITCHES = "PyTorch, every default", "PyTorch, every switch"
@@ -135,7 +135,7 @@ def serve(
     samples = read_split(options.data).train.samples
     samples = samples[:: len(samples) // options.most][: options.most]  # of all classes
     transform = Augmentation(crop="pad").transform((32, 32), PREPROCESSING)
-    classes = 1 + max(sample.label for sample in samples)
+    classes = 1 + max(sample.target for sample in samples)
     architecture = replace(SMALL_IMAGES, width_mult=options.width, head=Classifier(classes))
     images = Images(samples, transform, remember_bytes=0 if name == DEFAULT else 1 << 30)
     if name == OURS:

@@ -15,7 +15,8 @@ from PIL import Image
 
 from mobilenetv2 import model as model_module
 from mobilenetv2.errors import ImageError
-from mobilenetv2.model import GROUP, Model, Prediction
+from mobilenetv2.model import Model, Prediction
+from mobilenetv2.pipeline import GROUP
 
 from .conftest import random_checkpoint
 

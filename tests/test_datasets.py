@@ -50,7 +50,7 @@ def packed(root: Path, target: Path, prefix: str = "") -> Path:
 def greys(dataset: Dataset) -> list[tuple[str, int]]:
     return [
         (
-            dataset.classes[sample.label],
+            dataset.classes[sample.target],
             round(float(np.asarray(decode(sample.open())).mean()) / 40),
         )
         for sample in dataset.samples
@@ -157,7 +157,7 @@ def test_lists(
     (tmp_path / "list.csv").write_text(text, encoding="utf-8")
     dataset = read_dataset(tmp_path / "list.csv")
     assert (dataset.classes, dataset.indices) == (classes, indices)
-    assert [sample.label for sample in dataset.samples] == labels
+    assert [sample.target for sample in dataset.samples] == labels
     assert dataset.samples[0].open() == tmp_path / "x.png"
 
 

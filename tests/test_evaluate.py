@@ -17,7 +17,14 @@ import mobilenetv2 as mnv2
 from mobilenetv2.cli import run
 from mobilenetv2.datasets import Dataset, read_dataset
 from mobilenetv2.errors import UserError
-from mobilenetv2.evaluation import Answer, contact_sheet, evaluate, judge, match_classes, score
+from mobilenetv2.evaluation import (
+    Outcome,
+    contact_sheet,
+    evaluate,
+    judge,
+    match_classes,
+    score,
+)
 from mobilenetv2.model import Model
 from mobilenetv2.zoo import find
 
@@ -62,21 +69,28 @@ def test_known_answers(model: Model, tmp_path: Path) -> None:
     assert found.confusion.tolist() == [[1, 1, 0], [0, 1, 0], [1, 0, 0]]
     rows = [(c.label, c.index, c.images, c.right) for c in found.classes]
     assert rows == [("cat", 0, 2, 1), ("dog", 1, 1, 1), ("emu", 2, 1, 0)]
-    wrong = [(m.truth, m.said, round(m.probability, 6)) for m in found.mistakes]
+    wrong = [(m.truth, m.predicted, round(m.probability, 6)) for m in found.mistakes]
     assert wrong == [("cat", "dog", 0.62), ("emu", "cat", 0.5)]
 
 
 def test_calibration_sums_within_a_bin() -> None:
-    answers = [Answer(0, p, rank, 0.0) for p, rank in ((0.7, 0), (0.72, 1), (1.0, 0), (0.2, 5))]
-    found = score(answers)
-    assert found.ece == pytest.approx((abs(1 - 1.42) + 0 + 0.2) / 4)
-    assert (found.top1, found.top5) == (50, 75)
+    outcomes = [Outcome(0, p, rank, 0.0) for p, rank in ((0.7, 0), (0.72, 1), (1.0, 0), (0.2, 5))]
+    scores = score(outcomes)
+    assert scores.ece == pytest.approx((abs(1 - 1.42) + 0 + 0.2) / 4)
+    assert (scores.top1, scores.top5) == (50, 75)
 
 
 def test_ranks_count_equal_logits_in_order() -> None:
     logits = np.array([1, 3, 3, 2, 3, 0], np.float32)
-    assert [judge(logits, truth).rank for truth in range(6)] == [4, 0, 1, 3, 2, 5]
-    assert judge(logits, 0).said == 1
+    assert [judge(logits, true_class).true_class_rank for true_class in range(6)] == [
+        4,
+        0,
+        1,
+        3,
+        2,
+        5,
+    ]
+    assert judge(logits, 0).predicted == 1
     huge = judge(np.array([0, 3e38], np.float32), 0)
     assert huge.probability == 1
     assert huge.nll == pytest.approx(3e38)
@@ -226,7 +240,7 @@ def test_the_bundled_models_on_their_test_set(shared: Callable[[str], Path], nam
     part = replace(whole, samples=whole.samples[::100])
     answers = [model.classify(mnv2.decode(sample.open()), 1)[0] for sample in part.samples]
     right = sum(
-        answer.label == part.classes[sample.label] for answer, sample in zip(answers, part.samples)
+        answer.label == part.classes[sample.target] for answer, sample in zip(answers, part.samples)
     )
     assert mnv2.evaluate(model, part).scores.top1 == right
 

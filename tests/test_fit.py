@@ -209,7 +209,7 @@ def accuracy_in_train_mode(kept: Checkpoint, data: Path) -> float:
         pixels = np.stack([kept.preprocessing(decode(samples[i].open())) for i in batch])
         x = torch.from_numpy(kept.preprocessing.normalize(pixels)).permute(0, 3, 1, 2)
         said = net(x).argmax(1).numpy()
-        right += int((said == [samples[i].label for i in batch]).sum())
+        right += int((said == [samples[i].target for i in batch]).sum())
     return 100 * right / len(samples)
 
 

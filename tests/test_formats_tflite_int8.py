@@ -221,14 +221,14 @@ def test_other_quantisations_are_refused(tmp_path) -> None:
     kernel.quantization.quantizedDimension = 3
     kernel.quantization.scale = kernel.quantization.scale * 6
     kernel.quantization.zeroPoint = kernel.quantization.zeroPoint * 6
-    refused(tmp_path, other, r"the weights of features\.3\.conv\.2 are not 8-bit integers with one")
+    refused(tmp_path, other, r"the weights of features\.3\.conv\.2 are not int8 or uint8 with one")
     other = writer(padding="symmetric")
     pad = other.operators("PAD")[1].outputs[0]
     other.graph.tensors[pad].quantization.scale = [0.5]
     refused(tmp_path, other, r"the output of features\.2\.conv\.0\.0 is requantised")
     other = writer()
     other.graph.tensors[other.made["features.3.add"]].quantization.scale = [0.5, 0.5]
-    refused(tmp_path, other, "the tensor 'ADD' is not 8-bit integers of one scale")
+    refused(tmp_path, other, "the tensor 'ADD' is not int8 or uint8 with one scale")
     other = Int8TFLiteWriter(small(resolution=(97, 65)), pool="AVERAGE_POOL_2D")
     refused(tmp_path, other, "its AVERAGE_POOL_2D changes the scale")
 
@@ -305,7 +305,7 @@ def test_sums_of_scales_that_differ(shared) -> None:
 def test_convert_keeps_integers(shared, tmp_path, capsys) -> None:
     source, out = shared(f"models/{QUANT}.tflite"), tmp_path / "out.safetensors"
     assert cli(["convert", str(source), str(out)]) == 0
-    assert "1001 classes with labels, same padding, integers" in capsys.readouterr().err
+    assert "1001 classes with labels, same padding, int8" in capsys.readouterr().err
     same_model(read(out), read(source))
     assert out.stat().st_size < source.stat().st_size * 1.01 + 50_000
     assert cli(["inspect", str(out), "--format", "json"]) == 0
@@ -329,4 +329,4 @@ def test_convert_keeps_integers(shared, tmp_path, capsys) -> None:
     assert "floats" in capsys.readouterr().err
     assert isinstance(read(short), Checkpoint)
     assert cli(["convert", str(out), str(short), "--float"]) == 2
-    assert "a quantised model" in capsys.readouterr().err
+    assert "an int8 model" in capsys.readouterr().err

@@ -1,4 +1,4 @@
-"""The file of a quantised model: the same after a round trip, refused when damaged or wrong."""
+"""The file of an int8 model: the same after a round trip, refused when damaged or wrong."""
 
 from __future__ import annotations
 
@@ -63,11 +63,11 @@ def test_it_is_read_as_what_it_is(tmp_path) -> None:
         lambda path: read(path, int8=False),
         lambda path: mobilenet_v2(weights=path),
     ):
-        with pytest.raises(ModelFileError, match=r"model\.safetensors: a quantised model"):
+        with pytest.raises(ModelFileError, match=r"model\.safetensors: an int8 model"):
             floats(path)
     other = tmp_path / "float.safetensors"
     open_checkpoint("cifar10").save(other)
-    with pytest.raises(ModelFileError, match="not a quantised mobilenetv2 model"):
+    with pytest.raises(ModelFileError, match="not an int8 mobilenetv2 model"):
         Int8Checkpoint.load(other)
 
 
@@ -135,7 +135,7 @@ STEM = "features.0.0"
     ("change", "complaint"),
     [
         (lambda m: {"rounding": "up"}, "rounding must be one of nearest, twice, not 'up'"),
-        (lambda m: {"image_zero_points": (0, 0)}, "not one a channel"),
+        (lambda m: {"image_zero_points": (0, 0)}, "not one per channel"),
         (lambda m: {"image_zero_points": (0, 0, 256)}, r"not within 0\.\.255"),
         (lambda m: {"image_scale": float("nan")}, "scale is not positive"),
         (lambda m: {"labels": ("a",)}, "1 labels for 3 classes"),

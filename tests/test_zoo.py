@@ -232,7 +232,7 @@ def test_a_file_that_changed_in_the_cache(mirror, tmp_path, monkeypatch) -> None
     (raw,) = zoo.cache_folder().glob("*.pth")
     raw.write_bytes(b"something else")
     (zoo.cache_folder() / "timm-050.safetensors").unlink()
-    with pytest.raises(DownloadError, match=r"timm-050: what came from .* has the sha256"):
+    with pytest.raises(DownloadError, match=r"timm-050: the file from .* has the sha256"):
         open_checkpoint("timm-050")
     assert cached() == []
     open_checkpoint("timm-050")
@@ -248,7 +248,7 @@ def test_what_came_is_not_a_model(mirror, content) -> None:
     """It must not stay in the cache, or the name would never work again."""
     mirror.hold(zoo.find("slim-1.0-224"), content)
     with pytest.raises(
-        ModelFileError, match=r"slim-1\.0-224: what came from https://\S+ was removed"
+        ModelFileError, match=r"slim-1\.0-224: the file from https://\S+ was removed"
     ):
         open_checkpoint("slim-1.0-224")
     assert cached() == []
@@ -406,7 +406,7 @@ def test_the_bundled_model_needs_no_network(mirror) -> None:
     assert len(checkpoint.labels) == 10
     assert checkpoint.labels == integers.labels
     assert isinstance(integers, Int8Checkpoint)
-    with pytest.raises(ModelFileError, match="cifar10-int8.*a quantised model"):
+    with pytest.raises(ModelFileError, match="cifar10-int8.*an int8 model"):
         open_checkpoint("cifar10-int8", int8=False)
 
 

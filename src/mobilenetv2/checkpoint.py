@@ -1,15 +1,14 @@
-"""One file is a model: the description, its arrays, labels, preprocessing and provenance in one
-`.safetensors`.
+"""A model as one `.safetensors` file: architecture, arrays, labels, preprocessing, provenance.
 
-The arrays have torchvision's names. The file's header holds, as JSON, `architecture`, `labels`,
-`preprocessing` and `provenance`, and a checksum over all of it. Nothing executable is ever read.
+The arrays have torchvision's names. The file's header holds the rest as JSON, with a checksum over
+all of it. Nothing executable is ever read.
 """
 
 from __future__ import annotations
 
 import json
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -18,7 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from .architecture import Architecture
-from .errors import ModelFileError, UserError
+from .errors import ModelFileError, UserError, shortened
 from .files import checksum, in_order, read_safetensors, write_atomically
 from .graph import array_shapes
 from .images import Preprocessing
@@ -27,24 +26,24 @@ from .labels import BACKGROUND
 FORMAT = "mobilenetv2"
 VERSION = "2"  # 1: the head was a name, and the number of classes stood beside it
 READABLE_VERSIONS = ("1", VERSION)
+DESCRIPTION = ("architecture", "labels", "preprocessing", "provenance")  # texts of the header
 FloatArray = NDArray[np.float32]
 
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """A model as data: `architecture`, its `arrays` (float32, torchvision's names), and what
-    belongs to them.
+    """A float32 model as data.
 
     Attributes:
-        architecture: Which network.
-        arrays: Every array that `array_shapes(architecture)` names, and no other.
-        labels: One name a class, or none.
+        architecture: The network.
+        arrays: Every array that `array_shapes(architecture)` names, and no other; float32.
+        labels: One per class, or ().
         preprocessing: What the weights expect of an image.
-        provenance: Free facts as JSON: where the weights came from, licence, accuracy.
+        provenance: Any facts that JSON can hold: where the weights came from, licence, accuracy.
 
     Raises:
-        ModelFileError: Arrays are missing, extra, misshapen, not float32 or not finite, or labels
-            are too many or few.
+        ModelFileError: An array is missing, extra, of a wrong shape, not float32 or not finite, or
+            the number of labels is wrong.
     """
 
     architecture: Architecture
@@ -55,28 +54,18 @@ class Checkpoint:
 
     def __post_init__(self) -> None:
         check_arrays(self.arrays, array_shapes(self.architecture))
-        check_described(self.architecture, self.labels, self.preprocessing)
+        check_description(self.architecture, self.labels, self.preprocessing)
 
     def save(self, path: str | os.PathLike[str]) -> None:
-        """Writes the file, under a temporary name until it is complete. The same model gives the
-        same bytes.
+        """Writes the model as a file. The same model always gives the same bytes.
 
         Raises:
-            ModelFileError: The file cannot be written; what was there before is untouched.
+            ModelFileError: The file cannot be written; an older file of this name stays as it was.
         """
-        from safetensors.numpy import save
-
-        header = {
-            "architecture": self.architecture.to_json(),
-            "labels": json.dumps(self.labels),
-            "preprocessing": self.preprocessing.to_json(),
-            "provenance": json.dumps(self.provenance),
-        }
-        header |= {"format": FORMAT, "version": VERSION, "checksum": checksum(header, self.arrays)}
-        content = save(
-            {name: np.ascontiguousarray(array) for name, array in self.arrays.items()}, header
+        header = description_header(
+            self.architecture, self.labels, self.preprocessing, self.provenance
         )
-        write_atomically(Path(path), in_order(content))
+        save_model(path, header, self.arrays)
 
     def without_background(self) -> Checkpoint:
         """The same classifier without its class 0, TensorFlow's background: 1001 classes become
@@ -86,17 +75,16 @@ class Checkpoint:
             ModelFileError: Class 0 is not named "background".
         """
         names = ("classifier.1.weight", "classifier.1.bias")
-        described = described_without_background(self.architecture, self.labels)
+        description = description_without_background(self.architecture, self.labels)
         head = {name: self.arrays[name][1:] for name in names}
-        return replace(self, arrays={**self.arrays, **head}, **described)
+        return replace(self, arrays={**self.arrays, **head}, **description)
 
     @classmethod
     def load(cls, path: str | os.PathLike[str]) -> Checkpoint:
         """Reads a file that `save` wrote.
 
         Raises:
-            ModelFileError: Not such a file, or damaged; the message names the file and what is
-                wrong.
+            ModelFileError: Not such a file, or damaged; the message says why.
         """
         return cls.from_file(path, *read_safetensors(Path(path)))
 
@@ -107,57 +95,100 @@ class Checkpoint:
         header: Mapping[str, str],
         arrays: Mapping[str, NDArray[Any]],
     ) -> Checkpoint:
-        """What `load` does once header and arrays are read."""
+        """The checkpoint in a file's header and arrays; `path` is for messages."""
         if header.get("format") != FORMAT:
             raise ModelFileError(
-                f"{path}: a safetensors file, but not a mobilenetv2 model; weights of other libraries go through "
-                "`mobilenetv2 convert` first"
+                f"{path}: a safetensors file, but not a mobilenetv2 model; weights of other "
+                "libraries go through `mobilenetv2 convert` first"
             )
         if "quantization" in header:
-            raise ModelFileError(
-                f"{path}: a quantised model: its weights are integers, and this takes float weights"
-            )
-        check_version(path, header)
-        missing = sorted(
-            {"architecture", "labels", "preprocessing", "provenance", "checksum"} - header.keys()
-        )
-        if missing:
-            raise ModelFileError(f"{path}: the header lacks {', '.join(missing)}")
-        described = {
-            name: header[name] for name in ("architecture", "labels", "preprocessing", "provenance")
-        }
-        if checksum(described, arrays) != header["checksum"]:
-            raise ModelFileError(f"{path}: damaged: the checksum does not fit; get the file again")
+            raise ModelFileError(f"{path}: an int8 model, but a float32 model is needed here")
+        check_header(path, header, arrays, DESCRIPTION)
         try:
-            labels, provenance = json.loads(header["labels"]), json.loads(header["provenance"])
-            return cls(
-                Architecture.from_json(header["architecture"]),
-                arrays,
-                tuple(str(label) for label in labels),
-                Preprocessing.from_json(header["preprocessing"]),
-                dict(provenance),
-            )
+            return cls(arrays=arrays, **read_description(header))
         except (UserError, ValueError, TypeError) as error:
             raise ModelFileError(f"{path}: {error}") from None
 
 
-def check_version(path: str | os.PathLike[str], header: Mapping[str, str]) -> None:
-    """Refuses a file of a version that this release does not read.
+def description_header(
+    architecture: Architecture,
+    labels: tuple[str, ...],
+    preprocessing: Preprocessing,
+    provenance: dict[str, Any],
+) -> dict[str, str]:
+    """The header texts of a model, one for each name of `DESCRIPTION`."""
+    return {
+        "architecture": architecture.to_json(),
+        "labels": json.dumps(labels),
+        "preprocessing": preprocessing.to_json(),
+        "provenance": json.dumps(provenance),
+    }
+
+
+def read_description(header: Mapping[str, str]) -> dict[str, Any]:
+    """Reads what `description_header` wrote: arguments of a checkpoint.
 
     Raises:
-        ModelFileError: The message names the file and the versions.
+        UserError: A value is out of range.
+        ValueError: Not JSON.
+        TypeError: JSON of another type.
+    """
+    return {
+        "architecture": Architecture.from_json(header["architecture"]),
+        "labels": tuple(str(label) for label in json.loads(header["labels"])),
+        "preprocessing": Preprocessing.from_json(header["preprocessing"]),
+        "provenance": dict(json.loads(header["provenance"])),
+    }
+
+
+def save_model(
+    path: str | os.PathLike[str], header: Mapping[str, str], arrays: Mapping[str, NDArray[Any]]
+) -> None:
+    """Writes header texts and arrays, with a checksum over both.
+
+    Raises:
+        ModelFileError: The file cannot be written; an older file of this name stays as it was.
+    """
+    from safetensors.numpy import save
+
+    identity = {"format": FORMAT, "version": VERSION, "checksum": checksum(header, arrays)}
+    contiguous = {name: np.ascontiguousarray(array) for name, array in arrays.items()}
+    write_atomically(Path(path), in_order(save(contiguous, {**header, **identity})))
+
+
+def check_header(
+    path: str | os.PathLike[str],
+    header: Mapping[str, str],
+    arrays: Mapping[str, NDArray[Any]],
+    names: Sequence[str],
+) -> None:
+    """Refuses a file of another version, without a header text, or with a wrong checksum.
+
+    Args:
+        path: The file, for messages.
+        header: Its header.
+        arrays: Its arrays.
+        names: The header texts that it must have and that the checksum covers.
+
+    Raises:
+        ModelFileError: What is wrong.
     """
     if header.get("version") not in READABLE_VERSIONS:
         raise ModelFileError(
             f"{path}: file version {header.get('version')!r}, this release reads "
             f"{' and '.join(READABLE_VERSIONS)}"
         )
+    missing = sorted({*names, "checksum"} - header.keys())
+    if missing:
+        raise ModelFileError(f"{path}: the header lacks {', '.join(missing)}")
+    if checksum({name: header[name] for name in names}, arrays) != header["checksum"]:
+        raise ModelFileError(f"{path}: damaged: the checksum does not fit; get the file again")
 
 
-def described_without_background(
+def description_without_background(
     architecture: Architecture, labels: tuple[str, ...]
 ) -> dict[str, Any]:
-    """Architecture and labels of a classifier that loses its class 0, the background.
+    """The architecture and labels of a classifier without its class 0, the background.
 
     Raises:
         ModelFileError: Class 0 is not named "background".
@@ -168,10 +199,10 @@ def described_without_background(
     return {"architecture": fewer, "labels": labels[1:]}
 
 
-def check_described(
+def check_description(
     architecture: Architecture, labels: tuple[str, ...], preprocessing: Preprocessing
 ) -> None:
-    """Refuses labels or a preprocessing that do not belong to the network."""
+    """Refuses labels or a preprocessing that do not fit the network."""
     if labels and len(labels) != architecture.classes:
         raise ModelFileError(f"{len(labels)} labels for {architecture.classes} classes")
     if preprocessing.channels != architecture.in_channels:
@@ -180,40 +211,35 @@ def check_described(
         )
 
 
-def check_arrays(arrays: Mapping[str, NDArray[Any]], wanted: Mapping[str, tuple[int, ...]]) -> None:
-    """Refuses arrays that are missing, extra, misshapen, of the wrong type or not finite, naming
-    them.
+def check_arrays(arrays: Mapping[str, NDArray[Any]], shapes: Mapping[str, tuple[int, ...]]) -> None:
+    """Refuses arrays that are missing, extra, of a wrong shape or type, or not finite.
+
+    Args:
+        arrays: To be checked.
+        shapes: The shape of every array that there must be.
+
+    Raises:
+        ModelFileError: The first arrays of each kind of fault, by name.
     """
-    missing = [name for name in wanted if name not in arrays]
-    extra = [name for name in arrays if name not in wanted]
-    wrong = [
-        f"{name} is {arrays[name].shape}, not {shape}"
-        for name, shape in wanted.items()
-        if name in arrays and arrays[name].shape != shape
-    ]
-    typed = [
-        f"{name} is {array.dtype}, not float32"
-        for name, array in arrays.items()
-        if array.dtype != np.float32
-    ]
-    found = {
-        "missing": missing,
-        "not part of the network": extra,
-        "wrong shape": wrong,
-        "wrong type": typed,
+    faults = {
+        "missing": [name for name in shapes if name not in arrays],
+        "not part of the network": [name for name in arrays if name not in shapes],
+        "wrong shape": [
+            f"{name} is {arrays[name].shape}, not {shape}"
+            for name, shape in shapes.items()
+            if name in arrays and arrays[name].shape != shape
+        ],
+        "wrong type": [
+            f"{name} is {array.dtype}, not float32"
+            for name, array in arrays.items()
+            if array.dtype != np.float32
+        ],
     }
-    problems = [f"{what}: {_some(names)}" for what, names in found.items() if names]
-    if not problems:
-        broken = [name for name, array in arrays.items() if not np.isfinite(array).all()]
-        broken += [
-            name for name in arrays if name.endswith("running_var") and (arrays[name] < 0).any()
+    if not any(faults.values()):
+        faults["values that are not finite, or a negative variance"] = [
+            *(name for name, array in arrays.items() if not np.isfinite(array).all()),
+            *(n for n in arrays if n.endswith("running_var") and (arrays[n] < 0).any()),
         ]
-        if broken:
-            problems = [f"values that are not finite, or a negative variance: {_some(broken)}"]
+    problems = [f"{fault}: {shortened(names, 4)}" for fault, names in faults.items() if names]
     if problems:
         raise ModelFileError("arrays do not fit the network: " + "; ".join(problems))
-
-
-def _some(names: list[str], most: int = 4) -> str:
-    more = f" and {len(names) - most} more" if len(names) > most else ""
-    return ", ".join(names[:most]) + more

@@ -1,8 +1,12 @@
-"""The errors a user can cause. Every message names the file or argument at fault and the fix."""
+"""The errors that a user can cause. Every message names the file or argument, and the fix."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
 
 
 class UserError(ValueError):
-    """Base of everything below: the caller's input is at fault, not the program."""
+    """The base of all errors whose cause is the caller's input, not the program."""
 
 
 class ArchitectureError(UserError):
@@ -22,4 +26,10 @@ class MissingExtraError(UserError):
 
 
 class DownloadError(UserError):
-    """Published weights could not be fetched, or what came is not what was published."""
+    """Published weights could not be fetched, or the received file is another one."""
+
+
+def shortened(texts: Sequence[str], most: int = 5, separator: str = ", ") -> str:
+    """The first `most` texts in one line, and how many more there are."""
+    more = f" and {len(texts) - most} more" if len(texts) > most else ""
+    return separator.join(texts[:most]) + more

@@ -1,6 +1,4 @@
-"""Reading and writing files: safetensors, a checksum over their content, and writing without ever
-leaving half a file.
-"""
+"""Files: safetensors, a checksum over their content, and writing that never leaves half a file."""
 
 from __future__ import annotations
 
@@ -20,7 +18,7 @@ from .errors import ModelFileError
 
 
 def read_safetensors_header(path: Path) -> dict[str, str]:
-    """The free-form header of any safetensors file, without its arrays.
+    """The texts in the header of any safetensors file, without its arrays.
 
     Raises:
         ModelFileError: The file is absent, truncated or not safetensors.
@@ -35,7 +33,7 @@ def read_safetensors_header(path: Path) -> dict[str, str]:
 
 
 def read_safetensors(path: Path) -> tuple[dict[str, str], dict[str, NDArray[Any]]]:
-    """Header and arrays of any safetensors file.
+    """The texts in the header of any safetensors file, and its arrays.
 
     Raises:
         ModelFileError: The file is absent, truncated or not safetensors.
@@ -49,7 +47,7 @@ def read_safetensors(path: Path) -> tuple[dict[str, str], dict[str, NDArray[Any]
             header, names = dict(file.metadata() or {}), file.keys()
             arrays = {name: file.get_tensor(name) for name in names}
         if any(array.dtype.kind not in "fiub" for array in arrays.values()):
-            raise TypeError  # an extension of NumPy's that some other package has brought along
+            raise TypeError  # a type that another package has added to NumPy
         return header, arrays
     except (TypeError, AttributeError):
         raise ModelFileError(
@@ -75,12 +73,12 @@ def write_atomically(path: Path, content: bytes) -> None:
     except OSError as error:
         raise ModelFileError(f"{path}: cannot be written: {error.strerror or error}") from None
     finally:
-        with suppress(OSError):  # gone, being `path` now, or never made
+        with suppress(OSError):  # renamed already, or never created
             temporary.unlink()
 
 
 def checksum(header: Mapping[str, str], arrays: Mapping[str, NDArray[Any]]) -> str:
-    """CRC-32 over the header's texts and all arrays: against damage, not against forgery."""
+    """A CRC-32 over header texts and arrays: it detects damage, not forgery."""
     crc = zlib.crc32(json.dumps([header[name] for name in sorted(header)]).encode())
     for name in sorted(arrays):
         array = np.ascontiguousarray(arrays[name])
@@ -90,7 +88,7 @@ def checksum(header: Mapping[str, str], arrays: Mapping[str, NDArray[Any]]) -> s
 
 
 def in_order(content: bytes) -> bytes:
-    """A safetensors file with its free-form texts sorted, which the library shuffles."""
+    """The content of a safetensors file with its header texts sorted; the library shuffles them."""
     end = 8 + int.from_bytes(content[:8], "little")
     header = json.loads(content[8:end])
     header["__metadata__"] = dict(sorted(header["__metadata__"].items()))

@@ -1,4 +1,4 @@
-"""Batch norms folded into the kernels before them, and the identity that stands for a folded one."""
+"""Folds batch norms into the kernels before them, and makes an identity of a folded one."""
 
 from __future__ import annotations
 
@@ -14,9 +14,14 @@ from .layer import Layer
 def fold(
     checkpoint: Checkpoint, layer: Layer, dtype: type[np.floating[Any]] = np.float64
 ) -> tuple[NDArray[Any], NDArray[np.float64]]:
-    """Kernel and bias of one layer with its batch norm folded in, computed in float64.
+    """The kernel and bias of one layer with its batch norm folded in, computed in float64.
 
     w' = w * gamma / sqrt(var + epsilon), b' = beta - mean * gamma / sqrt(var + epsilon).
+
+    Args:
+        checkpoint: The model.
+        layer: One of its layers that has weights.
+        dtype: Of the returned kernel.
 
     Returns:
         The kernel, shaped as in the checkpoint and rounded to `dtype`, and a bias (out,).
@@ -38,8 +43,14 @@ def fold(
 
 
 def unfolded(layer: Layer, weight: NDArray[Any], bias: NDArray[Any]) -> dict[str, FloatArray]:
-    """The arrays of a layer whose batch norm was folded away elsewhere: an identity that adds the
-    bias.
+    """The checkpoint's arrays of a layer whose batch norm another program has folded in.
+
+    The batch norm becomes an identity that adds the bias.
+
+    Args:
+        layer: The layer.
+        weight: Its folded kernel, of the shape that the checkpoint has.
+        bias: (out,), as folded.
     """
     assert layer.weight is not None
     arrays = {layer.weight: np.ascontiguousarray(weight, np.float32)}

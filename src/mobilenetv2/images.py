@@ -1,8 +1,7 @@
-"""Images in: any file Pillow opens becomes upright 8-bit RGB, and `Preprocessing` makes it what
-the weights expect.
+"""Decodes any image file that Pillow opens to upright 8-bit RGB, and turns it into pixels.
 
-The same decoding and the same `Preprocessing` serve prediction, evaluation, calibration and
-training."""
+Prediction, evaluation, calibration and training all use this decoding and this `Preprocessing`.
+"""
 
 from __future__ import annotations
 
@@ -23,7 +22,7 @@ if TYPE_CHECKING:
 
 ENDINGS = "jpg jpeg jpe jfif png apng webp gif bmp dib tif tiff ppm pgm pbm pnm avif avifs heic heif jp2 tga ico pcx sgi mpo"
 SUFFIXES = frozenset(f".{ending}" for ending in ENDINGS.split())
-TURNS = {  # EXIF orientation -> what puts the stored pixels upright, a member of Image.Transpose
+TURNS = {  # EXIF orientation -> the member of Image.Transpose that turns the image upright
     2: "FLIP_LEFT_RIGHT",
     3: "ROTATE_180",
     4: "FLIP_TOP_BOTTOM",
@@ -32,9 +31,9 @@ TURNS = {  # EXIF orientation -> what puts the stored pixels upright, a member o
     7: "TRANSVERSE",
     8: "ROTATE_90",
 }
-IMAGENET_MEAN = (0.485, 0.456, 0.406)  # of red, green and blue in 0..1; torchvision, timm
+IMAGENET_MEAN = (0.485, 0.456, 0.406)  # of red, green and blue, 0..1; torchvision, timm
 IMAGENET_STD = (0.229, 0.224, 0.225)
-MAX_RESIZED_PIXELS = 1 << 25  # a resized image larger than this is resized only where the crop lies
+MAX_RESIZED_PIXELS = 1 << 25  # of an image that would become larger, only the crop is computed
 PILLOW_LIMIT_FACTOR = 2  # Pillow refuses images of more than twice Image.MAX_IMAGE_PIXELS
 
 _pillow_limit = threading.Lock()
@@ -43,14 +42,15 @@ _pillow_limit = threading.Lock()
 def decode(source: str | os.PathLike[str] | IO[bytes], *, max_pixels: int | None = None) -> Image:
     """Reads one image as upright 8-bit RGB.
 
-    The stored orientation is applied, alpha is dropped, palettes, grey, 1 bit and CMYK become RGB,
-    16-bit values keep their high byte, floats from 0 to 1 are scaled to 0..255, and of an animation
-    the first frame is taken. The content decides, not the file's name. Colour profiles are ignored.
+    The stored orientation is applied. Alpha is dropped; palettes, grey, 1 bit and CMYK become RGB;
+    16-bit values keep their high byte; floats from 0 to 1 are scaled to 0..255. Of an animation,
+    the first frame is read. The kind of file is recognised by its content, not by its name. Colour
+    profiles are ignored.
 
     Args:
         source: A file name or an open binary file.
-        max_pixels: Refuse images of more pixels than this. Default: Pillow's own limit (about 179
-            million).
+        max_pixels: The largest number of pixels that is accepted. Default: Pillow's own limit
+            (about 179 million).
 
     Returns:
         A `PIL.Image.Image` of mode "RGB"; `numpy.asarray` of it is (height, width, 3) uint8.
@@ -81,22 +81,19 @@ def decode(source: str | os.PathLike[str] | IO[bytes], *, max_pixels: int | None
         raise ImageError(f"{name}: no such file") from None
     except MemoryError:
         raise ImageError(f"{name}: too large for this machine's memory") from None
-    except Exception as error:  # Pillow's plugins raise nearly anything on damaged files
+    except Exception as error:  # Pillow's plugins may raise anything on damaged files
         raise ImageError(f"{name}: cannot be decoded: {error or type(error).__name__}") from error
 
 
 def _open(source: str | os.PathLike[str] | IO[bytes], max_pixels: int | None) -> Image:
-    """`Image.open`, with Pillow's process-wide limit lifted for the moment of opening if the caller
-    has set one.
-    """
+    """`Image.open`, during which Pillow's own limit does not apply if the caller has set one."""
     from PIL import Image
 
     if max_pixels is None:
         try:
             return Image.open(source)
-        except (
-            Image.DecompressionBombWarning
-        ):  # made an error by a filter of the caller's: large, but not too large
+        except Image.DecompressionBombWarning:
+            # The caller's filter makes this warning an error; the image is within the limit.
             pass
     with _pillow_limit:
         before, Image.MAX_IMAGE_PIXELS = Image.MAX_IMAGE_PIXELS, None
@@ -107,7 +104,7 @@ def _open(source: str | os.PathLike[str] | IO[bytes], max_pixels: int | None) ->
 
 
 def _upright_rgb(image: Image) -> Image:
-    """Any image of Pillow's as `decode` promises it; what has passed once passes unchanged."""
+    """A Pillow image as `decode` returns it; such an image stays as it is."""
     from PIL import Image
 
     if 0 in image.size:
@@ -117,16 +114,14 @@ def _upright_rgb(image: Image) -> Image:
     image = _to_rgb(image)
     if turn:
         image = image.transpose(Image.Transpose[turn])
-        image.info = {}  # the orientation is in it, and would turn the image again
+        image.info = {}  # has the orientation, which would turn the image again
     return image
 
 
 def _orientation(image: Image) -> Any:
     try:
         return image.getexif().get(0x0112)
-    except (
-        Exception
-    ):  # damaged EXIF says nothing about the pixels, and Pillow raises nearly anything on it
+    except Exception:  # Pillow may raise anything on damaged EXIF; the pixels are still good
         return None
 
 
@@ -135,14 +130,15 @@ def _to_rgb(image: Image) -> Image:
         return _deep_to_rgb(image)
     if "transparency" in image.info and image.mode == "P":
         image = image.convert("RGBA")
-    if image.mode == "La":  # colours multiplied by alpha; Pillow divides only on the way to LA
+    if image.mode == "La":  # grey multiplied by alpha; Pillow divides only in conversion to LA
         image = image.convert("LA")
     return image if image.mode == "RGB" else image.convert("RGB")
 
 
 def _deep_to_rgb(image: Image) -> Image:
-    """More than 8 bits a channel, one channel: the range decides the scale, since the file does not
-    say it.
+    """An image of one channel with more than 8 bits as RGB.
+
+    Its values decide whether they mean 0..1, 8 bits or 16 bits, since the file does not say it.
     """
     import numpy as np
     from PIL import Image
@@ -170,13 +166,14 @@ class Preprocessing(Record):
 
     Attributes:
         size: (height, width) of the result.
-        resize: "short_side": scale until the crop divided by `crop_fraction` is just covered, then
-            cut the centre; "stretch": the whole image to `size`, its aspect not kept.
+        resize: "short_side": resize so that the image just covers the crop divided by
+            `crop_fraction`, then crop the centre; "stretch": resize the whole image to `size`,
+            whatever its aspect ratio.
         crop_fraction: Side of the crop over side of the resized image: 0.875 is 224 out of 256.
         interpolation: Pillow's filter, which averages when it shrinks: "nearest", "bilinear",
             "bicubic", "lanczos".
         mean: Subtracted from each channel after scaling to 0..1. One number means a grey image.
-        std: Then divided by. Mean and std of 0.5 give -1..1.
+        std: Then each channel is divided by this. Mean and std of 0.5 give -1..1.
 
     Raises:
         UserError: A value is out of range; the message names it.
@@ -208,12 +205,11 @@ class Preprocessing(Record):
         """One image -> pixels (height, width, channels) uint8, not yet normalised.
 
         Args:
-            image: What `decode` gives, another image of Pillow's, which is treated alike, or (H,
-                W, 3) uint8 RGB.
+            image: The result of `decode`, any other Pillow image, or (H, W, 3) uint8 RGB.
 
         Raises:
-            ImageError: An array of another shape or type, no pixels at all, or values of no known
-                range.
+            ImageError: An array of another shape or type, an image without pixels, or values of
+                an unknown range.
         """
         import numpy as np
         from PIL import Image
@@ -233,19 +229,18 @@ class Preprocessing(Record):
                 if (rows, columns) != (image.height, image.width):
                     image = image.resize((columns, rows), filter_)
                 image = center_crop(image, height, width)
-            else:  # needle-shaped: the same image, computed only inside the crop
+            else:  # a long and thin image: the same result, computed only inside the crop
                 top, left = crop_offset(rows, height), crop_offset(columns, width)
                 y, x = image.height / rows, image.width / columns
                 box = (left * x, top * y, (left + width) * x, (top + height) * y)
                 image = image.resize((width, height), filter_, box=box)
-        pixels: NDArray[np.uint8] = np.array(
-            image
-        )  # a copy: a view of Pillow's memory is read-only
+        pixels: NDArray[np.uint8] = np.array(image)  # a copy: Pillow's memory is read-only
         return pixels.reshape(height, width, self.channels)
 
     def resized(self, height: int, width: int) -> tuple[int, int]:
-        """Size of the image before the crop: torchvision's `Resize`, extended to crops that are
-        not square.
+        """(height, width) of the resized image before the crop.
+
+        This is torchvision's `Resize`, extended to crops that are not square.
         """
         rows, columns = (round(side / self.crop_fraction) for side in self.size)
         if rows / height >= columns / width:
@@ -253,14 +248,14 @@ class Preprocessing(Record):
         return int(columns * height / width), columns
 
     def scale_offset(self) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-        """Normalisation as pixel * scale + offset, one of each a channel, in float64."""
+        """Scale and offset per channel, float64; pixel * scale + offset is the normalised value."""
         import numpy as np
 
         mean, std = np.array(self.mean, np.float64), np.array(self.std, np.float64)
         return 1 / (255 * std), -mean / std
 
     def normalize(self, pixels: NDArray[np.uint8]) -> NDArray[np.float32]:
-        """(..., channels) uint8 -> float32 of the range the weights want."""
+        """Pixels (..., channels) uint8 -> float32 in the range that the weights expect."""
         import numpy as np
 
         mean, std = np.array(self.mean, np.float64), np.array(self.std, np.float64)
@@ -270,51 +265,53 @@ class Preprocessing(Record):
 
 
 def crop_offset(size: int, crop: int) -> int:
-    """First row of the middle `crop` of `size` rows, halves rounded to even; negative where the
-    crop is larger.
+    """The first row of a centred crop of `crop` out of `size` rows; negative if the crop is larger.
 
-    torchvision's `center_crop`: what lies outside the image is black.
+    Halves are rounded to even, as in torchvision's `center_crop`.
     """
     return round((size - crop) / 2) if crop <= size else -((crop - size) // 2)
 
 
 def center_crop(image: Image, height: int, width: int) -> Image:
-    """The middle (height, width) of an image, with black where it is smaller; torchvision's rule
-    to the pixel.
-    """
+    """The centre (height, width) of an image, black outside of it; torchvision's rule exactly."""
     top, left = crop_offset(image.height, height), crop_offset(image.width, width)
     return image.crop((left, top, left + width, top + height))
 
 
 def find_images(folder: Path, hidden: list[Path] | None = None) -> tuple[list[Path], list[Path]]:
-    """Images below a folder by the ending of their names, and the other files, both sorted by
-    path.
+    """The images anywhere below a folder, by the suffix of their names, and the other files.
 
-    Hidden files and folders (a leading dot, `__MACOSX`, `@eaDir`) are left out of both, and
-    appended to `hidden`. A folder that may not be searched stands among the images, so that
-    whoever decodes them is told."""
-    closed: list[OSError] = []
-    found = sorted(_walk(folder, closed, [] if hidden is None else hidden))
-    images = [path for path in found if path.suffix.lower() in SUFFIXES]
-    others = [path for path in found if path.suffix.lower() not in SUFFIXES]
-    return sorted(images + [Path(error.filename) for error in closed]), others
+    Args:
+        folder: The folder. Links are followed once.
+        hidden: Gets the hidden files and folders (a leading dot, `__MACOSX`, `@eaDir`), which are
+            left out of the result.
+
+    Returns:
+        Images and other files, both sorted by path. A folder that may not be searched stands among
+        the images, so that decoding it gives an error.
+    """
+    unreadable: list[OSError] = []
+    paths = sorted(_walk(folder, unreadable, [] if hidden is None else hidden))
+    images = [path for path in paths if path.suffix.lower() in SUFFIXES]
+    others = [path for path in paths if path.suffix.lower() not in SUFFIXES]
+    return sorted(images + [Path(error.filename) for error in unreadable]), others
 
 
-def _walk(folder: Path, closed: list[OSError], hidden: list[Path]) -> Iterator[Path]:
-    seen: set[str] = set()
-    for parent, folders, files in os.walk(folder, followlinks=True, onerror=closed.append):
+def _walk(folder: Path, unreadable: list[OSError], hidden: list[Path]) -> Iterator[Path]:
+    visited: set[str] = set()
+    for parent, folders, files in os.walk(folder, followlinks=True, onerror=unreadable.append):
         real = os.path.realpath(parent)
-        if real in seen:  # a link to where we have been
+        if real in visited:  # a link to a folder above or beside
             folders.clear()
             continue
-        seen.add(real)
+        visited.add(real)
         hidden += (Path(parent, name) for name in (*folders, *files) if is_hidden(name))
         folders[:] = sorted(name for name in folders if not is_hidden(name))
         yield from (Path(parent, name) for name in files if not is_hidden(name))
 
 
 def is_hidden(name: str) -> bool:
-    """A file or folder that no one put there as data: a leading dot, or what systems leave behind."""
+    """Whether a file or folder is not data: it has a leading dot, or an operating system made it."""
     return name.startswith(".") or name in ("__MACOSX", "@eaDir", "Thumbs.db")
 
 

@@ -1,14 +1,14 @@
-"""A quantised model as data: integer weights, the scales of every tensor, and how sums are rounded.
+"""An int8 model as data: its weights, the scale of every tensor, and how sums are rounded.
 
-real = scale * (stored - zero point). Activations are uint8 with one scale a tensor, weights int8
-with one scale an output channel, or uint8 with a zero point as old TensorFlow files have them.
+real = scale * (stored - zero point). Activations are uint8 with one scale per tensor. Weights are
+int8 with one scale per output channel, or uint8 with a zero point as in old TensorFlow files.
 """
 
 from __future__ import annotations
 
 import json
 import os
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -18,15 +18,18 @@ from numpy.typing import NDArray
 
 from .architecture import Architecture
 from .checkpoint import (
+    DESCRIPTION,
     FORMAT,
-    VERSION,
     Checkpoint,
-    check_described,
-    check_version,
-    described_without_background,
+    check_description,
+    check_header,
+    description_header,
+    description_without_background,
+    read_description,
+    save_model,
 )
-from .errors import ModelFileError, UserError
-from .files import checksum, in_order, read_safetensors, write_atomically
+from .errors import ModelFileError, UserError, shortened
+from .files import read_safetensors
 from .graph import layers
 from .images import Preprocessing
 from .layer import Layer
@@ -34,7 +37,7 @@ from .layer import Layer
 ROUNDINGS = ("nearest", "twice")
 POOLINGS = ("mean", "average")
 ARRAYS = ("weight", "scale", "bias")  # of each layer, as the file names them
-HEADER = ("architecture", "labels", "preprocessing", "provenance", "quantization")
+HEADER = (*DESCRIPTION, "quantization")
 
 
 @dataclass(frozen=True)
@@ -65,29 +68,30 @@ class Int8Layer:
 
 @dataclass(frozen=True)
 class Int8Checkpoint:
-    """What `Checkpoint` is for floats.
+    """An int8 model as data, as `Checkpoint` is a float32 model.
 
     Attributes:
-        architecture: Which network.
+        architecture: The network.
         layers: Every layer that has weights, by the name that `layers()` gives it.
-        image_scale: Of the image's values: real = image_scale * (pixel - zero point).
-        image_zero_points: One a channel: the pixel value that stands for 0, hence for the border.
+        image_scale: Of the pixels: real = image_scale * (pixel - zero point).
+        image_zero_points: One per channel: the pixel value of 0, which the padding has.
         activations: Every tensor that is stored, by the name of the layer that makes it. With
             "nearest", a projection before a shortcut has none: it is added before it is rounded,
             and the sum is stored.
-        rounding: "nearest": a sum times its factor is rounded once, to the nearest even; what the
-            last layer gives stays float. "twice": first to 31 bits as the factor's fraction, then,
-            after its power of two, halves away from zero, as TensorFlow Lite's reference kernels
-            do; all tensors are stored, the logits too.
+        rounding: "nearest": a sum times its factor is rounded once, halves to even, and the output
+            of the last layer stays float. "twice": the sum times the 31-bit fraction of the factor
+            is rounded, then divided by the factor's power of two and rounded again, halves away
+            from zero, as TensorFlow Lite's reference kernels do; all tensors are stored, the
+            logits too.
         pooling: Of a classifier. "mean": the average is rescaled to the scale of its own tensor;
             "average": it is rounded at the scale of the map, as AVERAGE_POOL_2D does, and both
             tensors have that scale.
-        labels: One name a class, or none.
+        labels: One per class, or ().
         preprocessing: What the weights expect of an image.
-        provenance: Free facts as JSON.
+        provenance: Any facts that JSON can hold.
 
     Raises:
-        ModelFileError: Something is missing, extra, misshapen, of the wrong type or out of range.
+        ModelFileError: Something is missing, extra, of a wrong shape or type, or out of range.
     """
 
     architecture: Architecture
@@ -102,60 +106,55 @@ class Int8Checkpoint:
     provenance: dict[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        check_described(self.architecture, self.labels, self.preprocessing)
+        check_description(self.architecture, self.labels, self.preprocessing)
         problems = list(self._problems())
         if problems:
-            more = f" and {len(problems) - 4} more" if len(problems) > 4 else ""
             raise ModelFileError(
-                f"the quantised arrays do not fit the network: {'; '.join(problems[:4])}{more}"
+                f"the int8 arrays do not fit the network: {shortened(problems, 4, '; ')}"
             )
 
-    def _problems(self) -> list[str]:
-        found = []
+    def _problems(self) -> Iterator[str]:
         if self.rounding not in ROUNDINGS:
-            found.append(f"rounding must be one of {', '.join(ROUNDINGS)}, not {self.rounding!r}")
+            yield f"rounding must be one of {', '.join(ROUNDINGS)}, not {self.rounding!r}"
         if self.pooling not in POOLINGS:
-            found.append(f"pooling must be one of {', '.join(POOLINGS)}, not {self.pooling!r}")
+            yield f"pooling must be one of {', '.join(POOLINGS)}, not {self.pooling!r}"
         if self.pooling == "average" and self.rounding == "nearest":
-            found.append("an average of stored values goes with rounding 'twice'")
+            yield "an average of stored values goes with rounding 'twice'"
         if self.pooling == "average" and not keeps_pooled_scale(
             self.architecture, self.activations
         ):
-            found.append("an average needs the scale of the map that it is of")
+            yield "an average needs the scale of the map that it is of"
         if len(self.image_zero_points) != self.architecture.in_channels:
-            found.append("the image's zero points are not one a channel")
+            yield "the image's zero points are not one per channel"
         if not all(0 <= zero <= 255 for zero in self.image_zero_points):
-            found.append("the image's zero points are not within 0..255")
+            yield "the image's zero points are not within 0..255"
         if not (np.isfinite(self.image_scale) and self.image_scale > 0):
-            found.append("the image's scale is not positive")
-        wanted = {layer.name: layer for layer in layers(self.architecture) if layer.weight}
-        found += [f"{name} is missing" for name in wanted if name not in self.layers]
-        found += [
-            f"{name} is not part of the network" for name in self.layers if name not in wanted
-        ]
+            yield "the image's scale is not positive"
+        weighted = {layer.name: layer for layer in layers(self.architecture) if layer.weight}
+        yield from (f"{name} is missing" for name in weighted if name not in self.layers)
         for name, layer in self.layers.items():
-            if name in wanted:
-                found += [f"{name}: {what}" for what in _layer_problems(layer, wanted[name])]
-        stored = set(stored_tensors(self.architecture, self.rounding))
-        found += [f"no scale for the output of {name}" for name in stored - self.activations.keys()]
+            if name not in weighted:
+                yield f"{name} is not part of the network"
+            else:
+                yield from (f"{name}: {problem}" for problem in _problems(layer, weighted[name]))
+        stored = stored_tensors(self.architecture, self.rounding)
+        for name in stored:
+            if name not in self.activations:
+                yield f"no scale for the output of {name}"
         for name, activation in self.activations.items():
             if name not in stored:
-                found.append(f"a scale for {name}, which is not stored")
+                yield f"a scale for {name}, which is not stored"
             if not (np.isfinite(activation.scale) and activation.scale > 0):
-                found.append(f"the scale of {name} is not positive")
+                yield f"the scale of {name} is not positive"
             if not 0 <= activation.zero_point <= 255:
-                found.append(f"the zero point of {name} is not within 0..255")
-        return found
+                yield f"the zero point of {name} is not within 0..255"
 
     def save(self, path: str | os.PathLike[str]) -> None:
-        """Writes the file, under a temporary name until it is complete. The same model gives the
-        same bytes.
+        """Writes the model as a file. The same model always gives the same bytes.
 
         Raises:
-            ModelFileError: The file cannot be written; what was there before is untouched.
+            ModelFileError: The file cannot be written; an older file of this name stays as it was.
         """
-        from safetensors.numpy import save
-
         quantization = {
             "rounding": self.rounding,
             "pooling": self.pooling,
@@ -165,90 +164,66 @@ class Int8Checkpoint:
                 name: layer.zero_point for name, layer in self.layers.items() if layer.zero_point
             },
         }
-        header = {
-            "architecture": self.architecture.to_json(),
-            "labels": json.dumps(self.labels),
-            "preprocessing": self.preprocessing.to_json(),
-            "provenance": json.dumps(self.provenance),
-            "quantization": json.dumps(quantization, sort_keys=True),
-        }
+        header = description_header(
+            self.architecture, self.labels, self.preprocessing, self.provenance
+        )
+        header["quantization"] = json.dumps(quantization, sort_keys=True)
         arrays = {
-            f"{name}.{kind}": np.ascontiguousarray(getattr(layer, kind))
+            f"{name}.{kind}": getattr(layer, kind)
             for name, layer in self.layers.items()
             for kind in ARRAYS
         }
-        header |= {"format": FORMAT, "version": VERSION, "checksum": checksum(header, arrays)}
-        write_atomically(Path(path), in_order(save(arrays, header)))
+        save_model(path, header, arrays)
 
     def without_background(self) -> Int8Checkpoint:
         """As `Checkpoint.without_background`."""
-        described = described_without_background(self.architecture, self.labels)
+        description = description_without_background(self.architecture, self.labels)
         head = self.layers["classifier.1"]
         head = replace(head, weight=head.weight[1:], scale=head.scale[1:], bias=head.bias[1:])
-        return replace(self, layers={**self.layers, "classifier.1": head}, **described)
+        return replace(self, layers={**self.layers, "classifier.1": head}, **description)
 
     @classmethod
     def load(cls, path: str | os.PathLike[str]) -> Int8Checkpoint:
         """Reads a file that `save` wrote.
 
         Raises:
-            ModelFileError: Not such a file, or damaged; the message names the file and what is
-                wrong.
+            ModelFileError: Not such a file, or damaged; the message says why.
         """
         header, arrays = read_safetensors(Path(path))
         if header.get("format") != FORMAT or "quantization" not in header:
-            raise ModelFileError(f"{path}: not a quantised mobilenetv2 model")
+            raise ModelFileError(f"{path}: not an int8 mobilenetv2 model")
         return cls.from_file(path, header, arrays)
 
     @classmethod
     def from_file(
         cls, path: str | os.PathLike[str], header: Mapping[str, str], arrays: Mapping[str, Any]
     ) -> Int8Checkpoint:
-        """What `load` does once header and arrays are read."""
-        check_version(path, header)
-        missing = sorted({*HEADER, "checksum"} - header.keys())
-        if missing:
-            raise ModelFileError(f"{path}: the header lacks {', '.join(missing)}")
-        if checksum({name: header[name] for name in HEADER}, arrays) != header["checksum"]:
-            raise ModelFileError(f"{path}: damaged: the checksum does not fit; get the file again")
+        """The checkpoint in a file's header and arrays; `path` is for messages."""
+        check_header(path, header, arrays, HEADER)
         try:
-            told = json.loads(header["quantization"])
-            zeros = told["weight_zero_points"]
-            names = sorted({name.rpartition(".")[0] for name in arrays})
-            extra = arrays.keys() - {f"{name}.{kind}" for name in names for kind in ARRAYS}
-            if extra:
-                raise ModelFileError(f"not part of the network: {', '.join(sorted(extra))}")
-            architecture = Architecture.from_json(header["architecture"])
+            quantization = json.loads(header["quantization"])
+            int8_layers = _read_layers(arrays, quantization["weight_zero_points"])
+            description = read_description(header)
             activations = {
                 name: Activation(float(scale), int(zero))
-                for name, (scale, zero) in told["activations"].items()
+                for name, (scale, zero) in quantization["activations"].items()
             }
-            rounding = str(told["rounding"])
+            rounding = str(quantization["rounding"])
             # up to file version 1 equal scales stood for an average
-            pooling = told.get("pooling") or (
+            pooling = quantization.get("pooling") or (
                 "average"
-                if rounding == "twice" and keeps_pooled_scale(architecture, activations)
+                if rounding == "twice"
+                and keeps_pooled_scale(description["architecture"], activations)
                 else "mean"
             )
             return cls(
-                architecture=architecture,
-                layers={
-                    name: Int8Layer(
-                        arrays[f"{name}.weight"],
-                        arrays[f"{name}.scale"],
-                        arrays[f"{name}.bias"],
-                        int(zeros.get(name, 0)),
-                    )
-                    for name in names
-                },
-                image_scale=float(told["image"][0]),
-                image_zero_points=tuple(int(zero) for zero in told["image"][1:]),
+                layers=int8_layers,
+                image_scale=float(quantization["image"][0]),
+                image_zero_points=tuple(int(zero) for zero in quantization["image"][1:]),
                 activations=activations,
                 rounding=rounding,
                 pooling=pooling,
-                labels=tuple(str(label) for label in json.loads(header["labels"])),
-                preprocessing=Preprocessing.from_json(header["preprocessing"]),
-                provenance=dict(json.loads(header["provenance"])),
+                **description,
             )
         except (UserError, ValueError, TypeError, KeyError) as error:
             raise ModelFileError(f"{path}: {error}") from None
@@ -259,7 +234,7 @@ QuantizedCheckpoint = Int8Checkpoint  # its name up to release 0.1
 
 
 def stored_tensors(architecture: Architecture, rounding: str) -> list[str]:
-    """Names of the layers whose output is stored as uint8."""
+    """The names of the layers whose output is stored as uint8, in the order of the network."""
     steps = layers(architecture)
     added = {layer.sources[-1] for layer in steps if layer.kind == "add"}
     names = [layer.name for layer in steps]
@@ -279,20 +254,38 @@ def keeps_pooled_scale(architecture: Architecture, activations: Mapping[str, Act
     )
 
 
-def _layer_problems(found: Int8Layer, layer: Layer) -> list[str]:
-    shape = layer.weight_shape
+def _read_layers(
+    arrays: Mapping[str, NDArray[Any]], zero_points: Mapping[str, int]
+) -> dict[str, Int8Layer]:
+    names = sorted({name.rpartition(".")[0] for name in arrays})
+    extra = arrays.keys() - {f"{name}.{kind}" for name in names for kind in ARRAYS}
+    if extra:
+        raise ModelFileError(f"not part of the network: {', '.join(sorted(extra))}")
+    return {
+        name: Int8Layer(
+            arrays[f"{name}.weight"],
+            arrays[f"{name}.scale"],
+            arrays[f"{name}.bias"],
+            int(zero_points.get(name, 0)),
+        )
+        for name in names
+    }
+
+
+def _problems(stored: Int8Layer, layer: Layer) -> Iterator[str]:
+    """What is wrong with the weights of one layer."""
+    weight, scale, bias = stored.weight, stored.scale, stored.bias
     count = layer.out_shape[0]
-    problems = []
-    if found.weight.dtype not in (np.int8, np.uint8):
-        problems.append(f"weights are {found.weight.dtype}, not int8 or uint8")
-    if found.weight.shape != shape:
-        problems.append(f"weights are {found.weight.shape}, not {shape}")
-    if found.scale.dtype != np.float32 or found.scale.shape != (count,):
-        problems.append(f"scales are not float32 ({count},)")
-    elif not (np.isfinite(found.scale).all() and (found.scale > 0).all()):
-        problems.append("a scale is not positive")
-    if found.bias.dtype != np.int32 or found.bias.shape != (count,):
-        problems.append(f"biases are not int32 ({count},)")
-    if not 0 <= found.zero_point <= 255 or (found.zero_point and found.weight.dtype == np.int8):
-        problems.append(f"zero point {found.zero_point} of {found.weight.dtype} weights")
-    return problems
+    if weight.dtype not in (np.int8, np.uint8):
+        yield f"weights are {weight.dtype}, not int8 or uint8"
+    if weight.shape != layer.weight_shape:
+        yield f"weights are {weight.shape}, not {layer.weight_shape}"
+    if scale.dtype != np.float32 or scale.shape != (count,):
+        yield f"scales are not float32 ({count},)"
+    elif not (np.isfinite(scale).all() and (scale > 0).all()):
+        yield "a scale is not positive"
+    if bias.dtype != np.int32 or bias.shape != (count,):
+        yield f"biases are not int32 ({count},)"
+    zero = stored.zero_point
+    if not 0 <= zero <= 255 or (zero and weight.dtype == np.int8):
+        yield f"zero point {zero} of {weight.dtype} weights"

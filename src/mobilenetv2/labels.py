@@ -1,4 +1,4 @@
-"""Names of classes: the 1000 of ILSVRC-2012, and label files, one name a line."""
+"""The names of classes: the 1000 of ILSVRC-2012, and label files."""
 
 from __future__ import annotations
 
@@ -6,15 +6,15 @@ from pathlib import Path
 
 from .errors import ModelFileError
 
-BACKGROUND = "background"  # TensorFlow's weights have it as class 0, before the 1000
+BACKGROUND = "background"  # class 0 of TensorFlow's weights, before the 1000
 
 
 def imagenet_labels(classes: int) -> tuple[str, ...]:
-    """The names for weights of 1000 classes, or of 1001 with the background first; () for any other
-    number.
+    """The labels of 1000 classes, or of 1001 with the background first; () for any other number.
 
-    Order: by WordNet id, as all published weights have it. Two pairs share their first name: crane
-    (133, 516 of 1000) and maillot (637, 638)."""
+    They are ordered by WordNet id, as in all published weights. Two pairs have the same first
+    name: crane (133, 516 of 1000) and maillot (637, 638).
+    """
     if classes not in (1000, 1001):
         return ()
     text = Path(__file__).with_name("imagenet_classes.txt").read_text(encoding="utf-8")
@@ -23,10 +23,14 @@ def imagenet_labels(classes: int) -> tuple[str, ...]:
 
 
 def read_labels(path: Path, classes: int) -> tuple[str, ...]:
-    """A label file: one name a line, UTF-8, line n for class n from 0.
+    """The labels in a UTF-8 text file with one label per line, in the order of the classes.
+
+    Args:
+        path: The file.
+        classes: The number of the model's classes.
 
     Raises:
-        ModelFileError: No such file, not text, or not as many lines as the model has classes.
+        ModelFileError: No such file, not text, or a different number of lines than of classes.
     """
     try:
         names = tuple(

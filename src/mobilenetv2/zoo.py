@@ -1,9 +1,9 @@
-"""Models by name: those that ship with the package, and published ones, fetched with pooch and
-verified.
+"""Models by name: those that ship with the package, and published ones, fetched and verified.
 
-`MOBILENETV2_CACHE` names the cache folder. `MOBILENETV2_MIRROR` names a server that holds the same
-files under HOST/PATH, for machines that may not reach the publishers. Numbers and addresses are
-those the publishers state."""
+The environment variable `MOBILENETV2_CACHE` sets the cache folder, and `MOBILENETV2_MIRROR` a server
+that has the same files as HOST/PATH, for machines that cannot reach the publishers. Accuracies and
+addresses are those that the publishers state.
+"""
 
 from __future__ import annotations
 
@@ -19,9 +19,11 @@ from .errors import DownloadError, ModelFileError
 from .images import IMAGENET_MEAN, IMAGENET_STD, Preprocessing
 from .paper import SLIM
 
-# Width, resolution, ImageNet top-1 and top-5 of TF-slim's 22; Keras's files are the same weights.
+# Width, resolution, ImageNet top-1 and top-5 of TF-slim's 22 models; Keras's are the same weights.
 SLIM_ACCURACY = tuple((row.width_mult, row.resolution, row.top1, row.top5) for row in SLIM)
-TORCHVISION = (  # name, file (the digits end its sha256's first eight), top-1, top-5, side the crop of 224 is cut from
+# Name, file, which ends in the first eight digits of its sha256, top-1, top-5, and the side of the
+# image from which the crop of 224 is cut.
+TORCHVISION = (
     ("torchvision-v1", "mobilenet_v2-b0353104.pth", 71.878, 90.286, 256),
     ("torchvision-v2", "mobilenet_v2-7ebf99e0.pth", 72.154, 90.822, 232),
 )
@@ -32,17 +34,27 @@ TIMM = (  # name, file, width, top-1, top-5
     ("timm-120d", "mobilenetv2_120d_ra-5987e2ed.pth", 1.2, 77.300, 93.516),
     ("timm-140", "mobilenetv2_140_ra-21a4e913.pth", 1.4, 76.528, 93.008),
 )
-HUGGING_FACE = ((1.4, 224), (1.0, 224), (0.75, 160), (0.35, 96))  # converted from TF-slim's
+HUGGING_FACE = ((1.4, 224), (1.0, 224), (0.75, 160), (0.35, 96))  # TF-slim's, converted
 
 
 @dataclass(frozen=True)
 class Published:
-    """A model by name. Accuracies are percent of `dataset`: of ImageNet's validation set as the
-    publisher states them, or of CIFAR-10's test set as we measured; None where there is none.
+    """A model that has a name.
 
-    `sha256` is what the publisher states, often the first eight digits alone, "" where nothing is.
-    `preprocessing` is set where it differs from what the file's kind usually wants. A model without
-    a URL ships with the package."""
+    Attributes:
+        name: As `load` takes it.
+        source: Who published it.
+        url: Where it is fetched from; "" if it ships with the package.
+        licence: Its licence.
+        width_mult: Its width multiplier.
+        resolution: The side of its images, in pixels.
+        top1: Percent right on `dataset`: for ImageNet's validation set as the publisher states,
+            for CIFAR-10's test set as measured here; None if unknown.
+        top5: The same for the five most probable classes.
+        sha256: As the publisher states it, often only its first eight digits, or "".
+        preprocessing: Where it differs from what this kind of file usually needs.
+        dataset: Of the accuracies.
+    """
 
     name: str
     source: str
@@ -61,7 +73,7 @@ BUNDLED = {"cifar10": 92.44, "cifar10-int8": 92.47}  # top-1
 
 
 def models() -> tuple[Published, ...]:
-    """All models that have a name, those that ship first."""
+    """All models that have a name, those that ship with the package first."""
     bundled = [
         Published(name, "this package", "", "Apache-2.0", 1.0, 32, top1, None, dataset="CIFAR-10")
         for name, top1 in BUNDLED.items()
@@ -137,7 +149,7 @@ def find(name: str) -> Published:
     """The model of that name.
 
     Raises:
-        ModelFileError: There is none; the message has names that are close.
+        ModelFileError: There is none; the message names similar ones.
     """
     known = {model.name: model for model in models()}
     if name in known:
@@ -155,14 +167,14 @@ def find_imagenet(width_mult: float) -> Published:
     Raises:
         ModelFileError: None are published; the message lists the widths that are.
     """
-    found = {width: f"slim-{width}-{side}" for width, side, *_ in SLIM_ACCURACY if side == 224}
-    width_mult = round(float(width_mult), 4)  # a NumPy float32 may say 1.399999976
-    if width_mult not in found:
-        listed = ", ".join(str(width) for width in sorted(found))
+    names = {width: f"slim-{width}-{side}" for width, side, *_ in SLIM_ACCURACY if side == 224}
+    width_mult = round(float(width_mult), 4)  # 1.4 as a NumPy float32 is 1.399999976
+    if width_mult not in names:
+        listed = ", ".join(str(width) for width in sorted(names))
         raise ModelFileError(
             f"no ImageNet weights of width {width_mult:g} are published; there are {listed}"
         )
-    return find(found[width_mult])
+    return find(names[width_mult])
 
 
 def bundled_path(name: str) -> Path:
@@ -171,20 +183,19 @@ def bundled_path(name: str) -> Path:
 
 
 def cache_folder() -> Path:
-    """Where fetched and converted files are kept: `MOBILENETV2_CACHE`, or the system's cache
-    folder.
-    """
+    """The folder of fetched and converted files: `MOBILENETV2_CACHE`, or the system's cache."""
     import pooch
 
     return Path(os.environ.get("MOBILENETV2_CACHE") or pooch.os_cache("mobilenetv2"))
 
 
 def fetch(model: Published) -> Path:
-    """The published file itself, from the cache or from its address, verified where the publisher
-    states a checksum.
+    """The published file of a model, from the cache or from its address.
+
+    It is verified if the publisher states a checksum.
 
     Raises:
-        DownloadError: No connection, no such file, or a wrong checksum (the file is then removed).
+        DownloadError: No connection, no such file, or a wrong checksum, and then it is removed.
     """
     import pooch
 
@@ -201,11 +212,11 @@ def fetch(model: Published) -> Path:
             f"{model.name} could not be fetched from {url}: {error}. Fetch that file by other means and pass it "
             "instead of the name (--model FILE), or name a mirror in MOBILENETV2_MIRROR"
         ) from None
-    found = hashlib.sha256(path.read_bytes()).hexdigest()
-    if not found.startswith(model.sha256):
+    sha256 = hashlib.sha256(path.read_bytes()).hexdigest()
+    if not sha256.startswith(model.sha256):
         path.unlink()
         raise DownloadError(
-            f"{model.name}: what came from {url} has the sha256 {found}, which should begin with {model.sha256}; "
+            f"{model.name}: the file from {url} has the sha256 {sha256}, which should begin with {model.sha256}; "
             "it was removed. Try again, or fetch the file by other means and pass it instead of the name (--model FILE)"
         )
     return path

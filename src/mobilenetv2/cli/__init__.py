@@ -1,6 +1,4 @@
-"""The command line: one file a command, each parses, calls the library and prints. Entry point:
-`run`.
-"""
+"""The command line, one file per command: parse, call the library, print. Entry point: `run`."""
 
 from __future__ import annotations
 
@@ -26,10 +24,10 @@ from .train import train
 @click.group(context_settings={"help_option_names": ["-h", "--help"]})
 @click.version_option(package_name="mobilenetv2")
 def main() -> None:
-    """MobileNetV2, complete: count it, convert published weights, quantise them, train, classify
-    images, measure how right and how fast it is.
+    """MobileNetV2, complete: count its cost, convert published weights, quantise them, train,
+    classify images, measure accuracy and speed.
 
-    Results go to stdout, progress and complaints to stderr. Exit codes: 0 done; 1 it ran, but a
+    Results go to stdout, progress and errors to stderr. Exit codes: 0 done; 1 it ran, but a
     check failed or some inputs could not be read; 2 wrong usage, a missing file or a missing extra;
     130 interrupted, 143 terminated."""
 
@@ -41,19 +39,23 @@ for command in (
 
 
 def run(arguments: Sequence[str] | None = None) -> int:
-    """Runs the command line and returns its exit code; a user's mistake is one line on stderr,
-    never a traceback.
+    """Runs the command line and returns its exit code.
+
+    A user's mistake is one line on stderr, never a traceback.
+
+    Args:
+        arguments: Without the name of the program; None: those of this process.
     """
     try:
-        given = list(sys.argv[1:] if arguments is None else arguments)
-        return int(main.main(given, "mobilenetv2", standalone_mode=False, obj=given) or 0)
+        words = list(sys.argv[1:] if arguments is None else arguments)
+        return int(main.main(words, "mobilenetv2", standalone_mode=False, obj=words) or 0)
     except click.ClickException as error:
         error.show()
         return 2
     except UserError as error:
         click.echo(f"error: {error}", err=True)
         return 2
-    except BrokenPipeError:  # the reader of our output has gone, as `head` does
+    except BrokenPipeError:  # the reader of the output has closed it, as `head` does
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 1
     except (KeyboardInterrupt, click.Abort):

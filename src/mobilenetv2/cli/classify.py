@@ -1,4 +1,4 @@
-"""`mobilenetv2 classify`: images in, classes out."""
+"""`mobilenetv2 classify`: the most probable classes of images."""
 
 from __future__ import annotations
 
@@ -23,6 +23,8 @@ COLUMNS = ("file", "rank", "index", "label", "probability")
 
 @dataclass
 class _Inputs:
+    """The files to classify, the number of ignored ones by suffix, and what cannot be read."""
+
     files: list[Path] = field(default_factory=list)
     ignored: Counter[str] = field(default_factory=Counter)
     problems: list[str] = field(default_factory=list)
@@ -32,7 +34,7 @@ class _Inputs:
 @click.argument("paths", nargs=-1, required=True, metavar="PATH...")
 @model_option
 @click.option(
-    "--top", default=5, show_default=True, type=click.IntRange(min=1), help="Classes an image."
+    "--top", default=5, show_default=True, type=click.IntRange(min=1), help="Classes per image."
 )
 @click.option(
     "--max-pixels",
@@ -43,19 +45,18 @@ class _Inputs:
 def classify(
     paths: Sequence[str], model_name: str, top: int, max_pixels: int | None, format_: str
 ) -> int:
-    """Say what is on images.
+    """Classify images.
 
     PATH is an image, a folder (searched with its subfolders), a pattern such as 'photos/*.jpg', or
-    - for a list of files on stdin, one a line. Images that cannot be read are named on stderr,
-    the others are answered, and the exit code is 1."""
+    - for a list of files on stdin, one per line. Images that cannot be read are named on stderr,
+    the others are classified, and the exit code is 1."""
     import warnings
 
     from ..errors import ImageError
     from ..model import load
 
-    warnings.filterwarnings(
-        "ignore", module="PIL"
-    )  # of large images and odd EXIF; what fails is an error
+    # Pillow warns about large images and odd EXIF data; what it cannot read is an error.
+    warnings.filterwarnings("ignore", module="PIL")
     inputs = _collect(paths)
     for problem in inputs.problems:
         click.echo(problem, err=True)
@@ -72,18 +73,18 @@ def classify(
     model = load(model_name)
     failed = len(inputs.problems)
 
-    def answers() -> Iterator[tuple[Path, list[Prediction]]]:
+    def results() -> Iterator[tuple[Path, list[Prediction]]]:
         nonlocal failed
         with progress(len(inputs.files), "classifying") as advance:
-            for path, answer in model.classify_files(inputs.files, top, max_pixels=max_pixels):
+            for path, result in model.classify_files(inputs.files, top, max_pixels=max_pixels):
                 advance()
-                if isinstance(answer, ImageError):
+                if isinstance(result, ImageError):
                     failed += 1
-                    click.echo(str(answer), err=True)
+                    click.echo(str(result), err=True)
                 else:
-                    yield path, answer
+                    yield path, result
 
-    _write(answers(), format_)
+    _write(results(), format_)
     if failed:
         click.echo(
             f"{failed} of {len(inputs.files) + len(inputs.problems)} could not be read", err=True
@@ -91,38 +92,29 @@ def classify(
     return 1 if failed else 0
 
 
-def _write(answers: Iterator[tuple[Path, list[Prediction]]], format_: str) -> None:
+def _write(results: Iterator[tuple[Path, list[Prediction]]], format_: str) -> None:
+    rows = ((_printable(path), _rows(predictions)) for path, predictions in results)
     if format_ == "json":
-        write_json(
-            {"file": _shown(path), "predictions": [_row(*p) for p in enumerate(found, 1)]}
-            for path, found in answers
-        )
-        return
-    rows = (
-        {"file": _shown(path), **_row(*p)} for path, found in answers for p in enumerate(found, 1)
-    )
-    write_rows(rows, COLUMNS, format_)
+        write_json({"file": file, "predictions": ranked} for file, ranked in rows)
+    else:
+        flat = ({"file": file, **row} for file, ranked in rows for row in ranked)
+        write_rows(flat, COLUMNS, format_)
 
 
-def _row(rank: int, prediction: Prediction) -> dict[str, Any]:
-    chance = round(prediction.probability, 6)
-    return {
-        "rank": rank,
-        "index": prediction.index,
-        "label": prediction.label,
-        "probability": chance,
-    }
+def _rows(predictions: list[Prediction]) -> list[dict[str, Any]]:
+    return [
+        {"rank": rank, "index": p.index, "label": p.label, "probability": round(p.probability, 6)}
+        for rank, p in enumerate(predictions, 1)
+    ]
 
 
-def _shown(path: Path) -> str:
-    """The name as text, also where its bytes are not UTF-8."""
+def _printable(path: Path) -> str:
+    """The path as text, even if its bytes are not UTF-8."""
     return str(path).encode("utf-8", "backslashreplace").decode()
 
 
 def _collect(paths: Sequence[str]) -> _Inputs:
-    """The files that the arguments mean, each once, in the order given; folders and patterns
-    sorted.
-    """
+    """The files that the arguments mean, each once, in their order; folders and patterns sorted."""
     from ..images import find_images
 
     inputs = _Inputs()

@@ -1,4 +1,4 @@
-"""`mobilenetv2 convert`: anybody's weights into our file."""
+"""`mobilenetv2 convert`: a model file of any known kind into ours."""
 
 from __future__ import annotations
 
@@ -11,10 +11,12 @@ import click
 @click.argument("source", metavar="IN")
 @click.argument("target", metavar="OUT", type=click.Path(dir_okay=False, path_type=Path))
 @click.option(
-    "--labels", type=click.Path(dir_okay=False, path_type=Path), help="Class names, one a line."
+    "--labels",
+    type=click.Path(dir_okay=False, path_type=Path),
+    help="Labels of the classes, one per line.",
 )
 @click.option(
-    "--drop-background", is_flag=True, help="1001 classes with the background first become 1000."
+    "--drop-background", is_flag=True, help="Turn 1001 classes with the background first into 1000."
 )
 @click.option("--float", "floats", is_flag=True, help="Turn quantised weights into float32.")
 def convert(
@@ -25,7 +27,7 @@ def convert(
 
     IN is recognised by its content: torchvision, timm and Hugging Face weights (.pth,
     .safetensors), Keras (.h5, .keras), TensorFlow Lite (.tflite: float, float16, uint8, int8; or
-    TF-slim's .tgz). A quantised .tflite file stays in integers."""
+    TF-slim's .tgz). A quantised .tflite file becomes an int8 model."""
     from dataclasses import replace
 
     from ..checkpoint import Checkpoint
@@ -46,10 +48,10 @@ def convert(
         checkpoint = checkpoint.without_background()
     checkpoint.save(target)
     a = checkpoint.architecture
-    kind = "floats" if isinstance(checkpoint, Checkpoint) else "integers"
+    numbers = "float32" if isinstance(checkpoint, Checkpoint) else "int8"
     named = "with labels" if checkpoint.labels else "without labels (give them with --labels)"
     click.echo(
         f"{target}: width {a.width_mult:g}, {a.resolution[0]} x {a.resolution[1]}, {a.classes} classes {named}, "
-        f"{a.padding} padding, {kind}, from {checkpoint.provenance.get('source', 'a mobilenetv2 file')}",
+        f"{a.padding} padding, {numbers}, from {checkpoint.provenance.get('source', 'a mobilenetv2 file')}",
         err=True,
     )

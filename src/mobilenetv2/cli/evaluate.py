@@ -1,4 +1,4 @@
-"""`mobilenetv2 evaluate`: how right a model is on labelled images."""
+"""`mobilenetv2 evaluate`: the accuracy of a model on labelled images."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from .options import model_option
-from .output import format_option, progress, write_json, write_rows
+from .output import format_option, progress, write_json, write_properties, write_rows
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -31,15 +31,15 @@ COLUMNS = ("class", "index", "images", "right", "percent")
 @click.option(
     "--mistakes",
     type=click.Path(dir_okay=False, path_type=Path),
-    help="Write the 32 surest wrong answers as one image.",
+    help="Write the 32 mistakes with the highest probability as one image.",
 )
 @format_option
 def evaluate(
     data: str, model_name: str, split: str | None, mistakes: Path | None, format_: str
 ) -> int:
-    """Measure how right a model is on labelled images.
+    """Measure the accuracy of a model on labelled images.
 
-    DATA is a folder or a .zip with one folder a class (above them train, val and test, if you
+    DATA is a folder or a .zip with one folder per class (above them train, val and test, if you
     like), or a CSV list with the columns file and label, index or both. Images that cannot be
     read are named on stderr and left out, and the exit code is 1.
 
@@ -64,20 +64,21 @@ def evaluate(
             if error:
                 click.echo(str(error), err=True)
 
-        found = run(model, dataset, advance)
-    _write(found, format_)
+        evaluation = run(model, dataset, advance)
+    _write(evaluation, format_)
     if mistakes:
-        _save(contact_sheet(found.mistakes), mistakes)
-    if found.skipped:
-        click.echo(f"{len(found.skipped)} of {len(dataset.samples)} could not be read", err=True)
-    return 1 if found.skipped else 0
+        _save(contact_sheet(evaluation.mistakes), mistakes)
+    skipped = len(evaluation.skipped)
+    if skipped:
+        click.echo(f"{skipped} of {len(dataset.samples)} could not be read", err=True)
+    return 1 if skipped else 0
 
 
-def _write(found: Evaluation, format_: str) -> None:
-    scores = found.scores
-    facts = {
-        "images": found.images,
-        "skipped": len(found.skipped),
+def _write(evaluation: Evaluation, format_: str) -> None:
+    scores = evaluation.scores
+    properties = {
+        "images": evaluation.images,
+        "skipped": len(evaluation.skipped),
         "top1": round(scores.top1, 4),
         "top5": round(scores.top5, 4),
         "ece": round(scores.ece, 6),
@@ -91,20 +92,19 @@ def _write(found: Evaluation, format_: str) -> None:
             "right": c.right,
             "percent": round(100 * c.right / c.images, 4) if c.images else None,
         }
-        for c in found.classes
+        for c in evaluation.classes
     ]
     if format_ == "json":
-        whole = {**facts, "classes": classes, "labels": found.labels}
-        write_json([{**whole, "confusion": found.confusion.tolist()}])
+        tables = {"labels": evaluation.labels, "confusion": evaluation.confusion.tolist()}
+        write_json([{**properties, "classes": classes, **tables}])
         return
     if format_ == "table":
-        rows = [{"property": name, "value": value} for name, value in facts.items()]
-        write_rows(rows, ("property", "value"), format_)
+        write_properties(properties)
     write_rows(classes, COLUMNS, format_)
 
 
 def _save(sheet: Image, path: Path) -> None:
     try:
         sheet.save(path)
-    except (OSError, ValueError) as error:  # ValueError: an ending that Pillow does not know
+    except (OSError, ValueError) as error:  # ValueError: a suffix that Pillow does not know
         raise click.UsageError(f"{path}: cannot be written: {error}") from None

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from .output import format_option, write_json, write_rows
+from .output import format_option, write_json, write_properties, write_rows
 
 if TYPE_CHECKING:
     from ..int8 import AnyCheckpoint, Int8Checkpoint
@@ -14,12 +14,13 @@ if TYPE_CHECKING:
 
 @click.command()
 @click.argument("file", metavar="MODEL")
-@click.option("--arrays", is_flag=True, help="List every array, or integer layer, instead.")
+@click.option(
+    "--arrays", is_flag=True, help="List every array instead, or every layer of an int8 model."
+)
 @format_option
 def inspect(file: str, arrays: bool, format_: str) -> None:
-    """Show what MODEL (a file of any known kind, or a name) is: network, classes, preprocessing,
-    provenance.
-    """
+    """Show what is in MODEL, a file of any known kind or a name: network, classes, preprocessing,
+    provenance."""
     from ..formats import open_checkpoint
 
     checkpoint = open_checkpoint(file)
@@ -27,18 +28,14 @@ def inspect(file: str, arrays: bool, format_: str) -> None:
         rows = _arrays(checkpoint)
         write_rows(rows, tuple(rows[0]), format_)
         return
-    facts = _facts(file, checkpoint)
+    properties = _properties(file, checkpoint)
     if format_ == "json":
-        write_json([facts])
+        write_json([properties])
     else:
-        write_rows(
-            ({"property": name, "value": value} for name, value in _flat(facts)),
-            ("property", "value"),
-            format_,
-        )
+        write_properties(_flat(properties), format_)
 
 
-def _facts(file: str, checkpoint: AnyCheckpoint) -> dict[str, Any]:
+def _properties(file: str, checkpoint: AnyCheckpoint) -> dict[str, Any]:
     import json
     from pathlib import Path
 
@@ -46,15 +43,15 @@ def _facts(file: str, checkpoint: AnyCheckpoint) -> dict[str, Any]:
     from ..formats import recognise
 
     a = checkpoint.architecture
-    sums = network_cost(a)
+    cost = network_cost(a)
     labels = checkpoint.labels
     return {
         "file": file,
         "kind": recognise(Path(file)) if Path(file).exists() else "published model",
-        "macs": sums.macs,
-        "parameters": sums.parameters,
-        "parameters_without_batch_norm": sums.parameters_without_batch_norm,
-        **_numbers(checkpoint),
+        "macs": cost.macs,
+        "parameters": cost.parameters,
+        "parameters_without_batch_norm": cost.parameters_without_batch_norm,
+        **_storage(checkpoint),
         "labels": f"{len(labels)}: {labels[0]}, ..., {labels[-1]}" if labels else "none",
         "architecture": json.loads(a.to_json()),
         "preprocessing": json.loads(checkpoint.preprocessing.to_json()),
@@ -62,8 +59,8 @@ def _facts(file: str, checkpoint: AnyCheckpoint) -> dict[str, Any]:
     }
 
 
-def _numbers(checkpoint: AnyCheckpoint) -> dict[str, Any]:
-    """What the weights are stored as, and how many bytes they take."""
+def _storage(checkpoint: AnyCheckpoint) -> dict[str, Any]:
+    """The types of the weights, and their size in bytes."""
     from ..checkpoint import Checkpoint
 
     if isinstance(checkpoint, Checkpoint):
@@ -72,12 +69,14 @@ def _numbers(checkpoint: AnyCheckpoint) -> dict[str, Any]:
             "arrays": len(checkpoint.arrays),
             "weight_bytes": sum(array.nbytes for array in checkpoint.arrays.values()),
         }
-    found = checkpoint.layers.values()
-    types = sorted({str(layer.weight.dtype) for layer in found})
+    layers = checkpoint.layers.values()
+    types = sorted({str(layer.weight.dtype) for layer in layers})
     return {
         "precision": f"{', '.join(types)} weights, uint8 activations",
         "arrays": 3 * len(checkpoint.layers),
-        "weight_bytes": sum(a.nbytes for one in found for a in (one.weight, one.scale, one.bias)),
+        "weight_bytes": sum(
+            layer.weight.nbytes + layer.scale.nbytes + layer.bias.nbytes for layer in layers
+        ),
         "quantization": {
             "rounding": checkpoint.rounding,
             "image_scale": checkpoint.image_scale,
@@ -86,26 +85,21 @@ def _numbers(checkpoint: AnyCheckpoint) -> dict[str, Any]:
     }
 
 
-def _flat(facts: dict[str, Any]) -> list[tuple[str, Any]]:
-    """Nested facts as `outer.inner`; the stages as a row each."""
-    rows: list[tuple[str, Any]] = []
-    for name, value in facts.items():
-        inner = value if isinstance(value, dict) else None
-        rows += (
-            [(f"{name}.{key}", v) for key, v in inner.items() if key != "stages"]
-            if inner is not None
-            else [(name, value)]
-        )
-        if inner and "stages" in inner:
-            rows += [
-                (f"{name}.stages[{i}]", ", ".join(f"{k} {v}" for k, v in s.items()))
-                for i, s in enumerate(inner["stages"])
-            ]
+def _flat(properties: dict[str, Any]) -> dict[str, Any]:
+    """Nested properties as `outer.inner`, with one row per stage."""
+    rows: dict[str, Any] = {}
+    for name, value in properties.items():
+        if not isinstance(value, dict):
+            rows[name] = value
+            continue
+        rows |= {f"{name}.{key}": inner for key, inner in value.items() if key != "stages"}
+        for i, stage in enumerate(value.get("stages", ())):
+            rows[f"{name}.stages[{i}]"] = ", ".join(f"{k} {v}" for k, v in stage.items())
     return rows
 
 
 def _arrays(checkpoint: AnyCheckpoint) -> list[dict[str, Any]]:
-    """Every array in the order of the network; of integers, every layer."""
+    """One row per array in the order of the network, or per layer of an int8 model."""
     from ..checkpoint import Checkpoint
     from ..graph import array_shapes
 
@@ -125,7 +119,7 @@ def _arrays(checkpoint: AnyCheckpoint) -> list[dict[str, Any]]:
 
 
 def _int8_layers(checkpoint: Int8Checkpoint) -> list[dict[str, Any]]:
-    """Each layer's weights, and how its output is stored; empty where it has none or is not."""
+    """One row per layer: its weights, if it has any, and how its output is stored, if it is."""
     from ..graph import layers
 
     rows = []

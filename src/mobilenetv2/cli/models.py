@@ -16,15 +16,15 @@ COLUMNS = (
 @click.option(
     "--url/--no-url",
     default=False,
-    help="Also where each is fetched from (always in JSON and CSV).",
+    help="Also print the address of each (always in JSON and CSV).",
 )
 @format_option
 def models(url: bool, format_: str) -> None:
     """List the models that have a name: those that ship with the package, then published ones.
 
-    A published model is fetched at first use, verified where its publisher states a checksum
-    (shown; often only the first digits), converted once and kept. top1 and top5 are percent of the
-    dataset's images: as the publisher states them, and for those that ship as measured."""
+    A published model is fetched at first use, verified if its publisher states a checksum
+    (listed here, often only its first digits), converted once and kept. top1 and top5 are percent
+    of the dataset's images, as the publisher states them; for the models that ship, as measured."""
     from dataclasses import asdict
 
     from ..zoo import models as all_models

@@ -20,8 +20,10 @@ model_option = click.option(
 
 
 def resolution_option(default: str) -> Callable[[Command], Command]:
-    """The option `--resolution SIDE|HxW`, handed over as (height, width) or None; `default` says
-    what None means.
+    """The option `--resolution SIDE|HxW`, which a command gets as (height, width) or None.
+
+    Args:
+        default: What None means, for the help text.
     """
     return click.option(
         "--resolution",

@@ -1,5 +1,6 @@
-"""How every command prints rows: a table for people, JSON or CSV for programs; and how it shows
-progress. Rich is loaded for tables and bars only.
+"""How every command prints its results, as a table, JSON or CSV, and shows its progress.
+
+Rich is loaded for tables and progress bars only.
 """
 
 from __future__ import annotations
@@ -9,16 +10,16 @@ import json
 import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from typing import Any, TypeVar
+from typing import Any, Literal, TypeVar
 
 import click
 
-PIPE_WIDTH = 1000  # a pipe has no width; nothing that goes into it is cut
+PIPE_WIDTH = 1000  # of a table that does not go to a terminal: nothing is cut
 Command = TypeVar("Command", bound=Callable[..., Any])
 
 
 def format_option(command: Command) -> Command:
-    """The option `--format table|json|csv`, handed over as `format_`."""
+    """The option `--format table|json|csv`, which a command gets as `format_`."""
     choice = click.Choice(["table", "json", "csv"])
     return click.option(
         "--format", "format_", type=choice, default="table", show_default=True, help="How to print."
@@ -28,8 +29,13 @@ def format_option(command: Command) -> Command:
 def write_rows(
     rows: Iterable[Mapping[str, Any]], columns: Sequence[str], format_: str, title: str = ""
 ) -> None:
-    """Prints rows to stdout: an aligned table, a JSON array of objects (one a line), or CSV with a
-    header.
+    """Prints rows to stdout: an aligned table, a JSON array of objects, or CSV with a header.
+
+    Args:
+        rows: Each has a value for every column.
+        columns: Their order.
+        format_: "table", "json" or "csv".
+        title: Of a table.
     """
     if format_ == "json":
         write_json({name: row[name] for name in columns} for row in rows)
@@ -42,7 +48,7 @@ def write_rows(
 
 
 def write_json(objects: Iterable[Any]) -> None:
-    """Prints a JSON array, one element a line, as the elements come."""
+    """Prints a JSON array with one element per line, each as soon as it is there."""
     separator = "[\n"
     for value in objects:
         click.echo(separator + json.dumps(value, ensure_ascii=False), nl=False)
@@ -50,10 +56,22 @@ def write_json(objects: Iterable[Any]) -> None:
     click.echo("[]" if separator == "[\n" else "\n]")
 
 
+def write_properties(properties: Mapping[str, Any], format_: str = "table") -> None:
+    """Prints names and values as rows of two columns."""
+    rows = ({"property": name, "value": value} for name, value in properties.items())
+    write_rows(rows, ("property", "value"), format_)
+
+
 @contextmanager
-def progress(total: int, doing: str) -> Iterator[Callable[[], object]]:
-    """A bar on stderr if that is a terminal and there is something to wait for; yields the step
-    function.
+def progress(total: int, activity: str) -> Iterator[Callable[[], object]]:
+    """A progress bar on stderr, if that is a terminal and `total` is above 1.
+
+    Args:
+        total: The number of steps.
+        activity: What is done, as text.
+
+    Yields:
+        A function to call after each step.
     """
     if total < 2 or not sys.stderr.isatty():
         yield lambda: None
@@ -61,7 +79,7 @@ def progress(total: int, doing: str) -> Iterator[Callable[[], object]]:
     from rich.console import Console
     from rich.progress import MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-    columns = (TextColumn(doing), MofNCompleteColumn(), TimeRemainingColumn())
+    columns = (TextColumn(activity), MofNCompleteColumn(), TimeRemainingColumn())
     with Progress(*columns, console=Console(stderr=True), transient=True) as bar:
         task = bar.add_task("", total=total)
         yield lambda: bar.advance(task)
@@ -73,14 +91,14 @@ def _write_table(rows: Iterable[Mapping[str, Any]], columns: Sequence[str], titl
     from rich.table import Table
     from rich.text import Text
 
-    held = list(rows)
+    all_rows = list(rows)
     table = Table(box=box.SIMPLE, title=title or None, title_justify="left")
     for name in columns:
-        numeric = all(isinstance(row[name], int | float) or row[name] in ("", None) for row in held)
-        table.add_column(
-            name.replace("_", " "), justify="right" if numeric and held else "left", overflow="fold"
-        )
-    for row in held:
+        values = [row[name] for row in all_rows]
+        numeric = all(isinstance(value, int | float) or value in ("", None) for value in values)
+        justify: Literal["left", "right"] = "right" if numeric and values else "left"
+        table.add_column(name.replace("_", " "), justify=justify, overflow="fold")
+    for row in all_rows:
         table.add_row(*(Text(_cell(row[name])) for name in columns))
     console = Console()
     if console.is_terminal:

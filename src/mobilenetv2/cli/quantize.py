@@ -1,4 +1,4 @@
-"""`mobilenetv2 quantize`: a float model in, an int8 model out."""
+"""`mobilenetv2 quantize`: makes an int8 model of a float32 model."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import Any
 
 import click
 
-from .output import progress, write_rows
+from .output import progress, write_properties, write_rows
 
 WORST = 5
 COLUMNS = ("layer", "kind", "low", "high", "signal_to_noise_db", "added_percent")
@@ -24,7 +24,7 @@ COLUMNS = ("layer", "kind", "low", "high", "signal_to_noise_db", "added_percent"
     multiple=True,
     required=True,
     type=click.Path(exists=True, path_type=Path),
-    help="Images like those to come: a folder or a file; may be repeated.",
+    help="Images like those that will be classified: a folder or a file; may be repeated.",
 )
 @click.option(
     "-o",
@@ -39,20 +39,20 @@ COLUMNS = ("layer", "kind", "low", "high", "signal_to_noise_db", "added_percent"
     default=100,
     show_default=True,
     type=click.IntRange(min=1),
-    help="Images to calibrate with, evenly spaced among those found.",
+    help="Images to calibrate with, evenly spaced among all of them.",
 )
 @click.option(
     "--report",
     type=click.Path(dir_okay=False, path_type=Path),
-    help="Also write what was measured, every layer included, to this JSON file.",
+    help="Also write all measurements, those of every layer included, to this JSON file.",
 )
 def quantize(
     model: str, sources: Sequence[Path], target: Path, samples: int, report: Path | None
 ) -> int:
-    """Make MODEL, a file or a name, a model of 8-bit integers, a quarter the size.
+    """Turn MODEL, a file or a name, into an int8 model of a quarter the size.
 
-    The images show how large its activations grow; no training and no labels are needed. The two
-    models are then compared on the same images. Images that cannot be read are named on stderr
+    The images show how large its activations become; neither training nor labels are needed. The
+    two models are then compared on the same images. Images that cannot be read are named on stderr
     and skipped, and the exit code is 1."""
     import warnings
 
@@ -61,14 +61,15 @@ def quantize(
     from ..runtime.compare import compare
     from ..runtime.quantize import check_quantizable, doubts, read_images, to_int8
 
-    warnings.filterwarnings("ignore", module="PIL")  # of odd EXIF; what fails is an error
+    # Pillow warns about odd EXIF data; what it cannot read is an error.
+    warnings.filterwarnings("ignore", module="PIL")
     _check_targets(model, target, report)
-    found = open_checkpoint(model)
+    original = open_checkpoint(model)
     try:
-        checkpoint = check_quantizable(found)
+        checkpoint = check_quantizable(original)
     except UserError as error:
         raise type(error)(f"{model}: {error}") from None
-    files = _spread(_found(sources), samples)
+    files = _evenly_spaced(_images(sources), samples)
     with progress(3 * len(files), "quantising") as advance:
         pixels, skipped = read_images(checkpoint.preprocessing, files, advance)
         for complaint in skipped:
@@ -78,23 +79,22 @@ def quantize(
             click.echo(f"warning: {doubt}", err=True)
         quantized = to_int8(checkpoint, pixels, advance)
         quantized.save(target)
-        compared = compare(checkpoint, quantized, pixels, advance)
-    facts: dict[str, Any] = {
+        comparison = compare(checkpoint, quantized, pixels, advance)
+    properties: dict[str, Any] = {
         "model": model,
         "file": str(target),
         "file_bytes": target.stat().st_size,
         "float_bytes": sum(array.nbytes for array in checkpoint.arrays.values()),
-        "calibration_images": compared.images,
-        "agreement_percent": compared.agreement_percent,
-        "answer_db": compared.answer_db,
+        "calibration_images": comparison.images,
+        "agreement_percent": comparison.agreement_percent,
+        "answer_db": comparison.answer_db,
     }
-    tensors = [asdict(tensor) for tensor in compared.tensors]
+    tensors = [asdict(tensor) for tensor in comparison.tensors]
     if report is not None:
         _write_report(
-            report, {**facts, "warnings": doubtful, "skipped": skipped, "layers": tensors}
+            report, {**properties, "warnings": doubtful, "skipped": skipped, "layers": tensors}
         )
-    rows = ({"property": name.replace("_", " "), "value": value} for name, value in facts.items())
-    write_rows(rows, ("property", "value"), "table")
+    write_properties({name.replace("_", " "): value for name, value in properties.items()})
     worst = sorted(tensors, key=lambda tensor: -tensor["added_percent"])[:WORST]
     write_rows(worst, COLUMNS, "table", "layers that add most noise")
     return 1 if skipped else 0
@@ -112,20 +112,20 @@ def _check_targets(model: str, target: Path, report: Path | None) -> None:
         raise click.UsageError(f"--output is MODEL itself, {model}: give another name")
 
 
-def _found(sources: Sequence[Path]) -> list[Path]:
-    """The files given and the images in the folders given, each once."""
+def _images(sources: Sequence[Path]) -> list[Path]:
+    """The files among the sources, and the images in the folders among them, each once."""
     from ..images import find_images
 
-    found = [
+    paths = [
         path
         for source in sources
         for path in (find_images(source)[0] if source.is_dir() else [source])
     ]
-    return list(dict.fromkeys(found))
+    return list(dict.fromkeys(paths))
 
 
-def _spread(files: list[Path], count: int) -> list[Path]:
-    """At most `count`, evenly spaced: in a folder a class, each class has its share."""
+def _evenly_spaced(files: list[Path], count: int) -> list[Path]:
+    """At most `count` of the files; with one folder per class, each class has its share."""
     count = min(count, len(files))
     return [files[i * len(files) // count] for i in range(count)]
 

@@ -1,105 +1,18 @@
-"""Other people's model files, and ours: recognised by content, read into a checkpoint."""
+"""Model files of any kind, ours and other people's, read into a checkpoint."""
 
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal, overload
 
-from ..checkpoint import FORMAT, Checkpoint
-from ..errors import ModelFileError
-from ..files import read_safetensors, read_safetensors_header
+from .reader import KINDS, read, recognise
 
 if TYPE_CHECKING:
+    from ..checkpoint import Checkpoint
     from ..int8 import AnyCheckpoint
 
-KINDS = ("mobilenetv2", "safetensors", "tflite", "tgz", "keras", "hdf5", "pytorch")
-
-
-def recognise(path: Path) -> str:
-    """The kind of a model file by its content, one of `KINDS`.
-
-    Raises:
-        ModelFileError: No such file, or none of the kinds.
-    """
-    try:
-        with open(path, "rb") as file:
-            head = file.read(512)
-    except OSError as error:
-        raise ModelFileError(f"{path}: cannot be read: {error.strerror}") from None
-    if head[4:8] == b"TFL3":
-        return "tflite"
-    if head.startswith(b"\x1f\x8b"):
-        return "tgz"
-    if head.startswith(b"\x89HDF\r\n\x1a\n"):
-        return "hdf5"
-    if head[8:9] == b"{":
-        return (
-            "mobilenetv2"
-            if read_safetensors_header(path).get("format") == FORMAT
-            else "safetensors"
-        )
-    if head.startswith(b"PK\x03\x04"):
-        import zipfile
-
-        try:
-            with zipfile.ZipFile(path) as archive:
-                return "keras" if "model.weights.h5" in archive.namelist() else "pytorch"
-        except Exception:  # zipfile raises nearly anything on damaged archives
-            raise ModelFileError(f"{path}: a damaged archive (.pth or .keras)") from None
-    if (
-        head[:1] == b"\x80" or head[257:262] == b"ustar"
-    ):  # a bare pickle, or the tar archives of PyTorch before 0.4
-        return "pytorch"
-    raise ModelFileError(
-        f"{path}: not a model file of a known kind (.safetensors of ours or others, .pth, .tflite, .tgz, .h5, .keras)"
-    )
-
-
-@overload
-def read(path: Path, int8: Literal[False]) -> Checkpoint: ...
-@overload
-def read(path: Path, int8: bool = True) -> AnyCheckpoint: ...
-def read(path: Path, int8: bool = True) -> AnyCheckpoint:
-    """Reads any model file into a checkpoint: float weights, or the int8 of a quantised file.
-
-    Args:
-        path: The file.
-        int8: False dequantises TensorFlow Lite's int8, and refuses our own.
-
-    Raises:
-        ModelFileError: Unknown, damaged or not a MobileNetV2; the message names the file and the
-            array at fault.
-        MissingExtraError: A library that this kind needs is not installed.
-    """
-    kind = recognise(path)
-    if kind == "mobilenetv2":
-        header, arrays = read_safetensors(path)
-        if int8 and "quantization" in header:
-            from ..int8 import Int8Checkpoint
-
-            return Int8Checkpoint.from_file(path, header, arrays)
-        return Checkpoint.from_file(path, header, arrays)
-    if kind == "tflite":
-        from .tflite import read_tflite
-
-        return read_tflite(path, int8)
-    if kind == "tgz":
-        from .published import read_tgz
-
-        return read_tgz(path, int8)
-    return _float_reader(kind)(path)
-
-
-def _float_reader(kind: str) -> Callable[[Path], Checkpoint]:
-    if kind in ("keras", "hdf5"):
-        from .keras import read_h5, read_keras
-
-        return read_keras if kind == "keras" else read_h5
-    from .pytorch import read_foreign_safetensors, read_pth
-
-    return read_pth if kind == "pytorch" else read_foreign_safetensors
+__all__ = ["KINDS", "open_checkpoint", "read", "recognise"]
 
 
 @overload
@@ -113,12 +26,11 @@ def open_checkpoint(
 def open_checkpoint(
     name: str | Path, width_mult: float | None = None, *, int8: bool = True
 ) -> AnyCheckpoint:
-    """A checkpoint by file or by name: a path, or a name of `zoo.models()`, fetched and converted
-    once.
+    """The checkpoint of a file, or of a name in `zoo.models()`, fetched and converted once.
 
     Args:
-        name: A path, a published name such as "slim-1.0-224", or "imagenet" (TF-slim's at 224 of
-            that width).
+        name: A path, a name such as "cifar10" or "slim-1.0-224", or "imagenet": TF-slim's weights
+            of `width_mult` at 224.
         width_mult: For "imagenet"; default 1.0.
         int8: As for `read`.
 
@@ -126,7 +38,7 @@ def open_checkpoint(
         ModelFileError: Neither a file nor a known name, or the file cannot be read.
         DownloadError: A published file could not be fetched or verified.
     """
-    if os.path.exists(name):  # unlike Path.exists, False for names that no file can have
+    if os.path.exists(name):  # unlike Path.exists, False for a name that no file can have
         return read(Path(name), int8)
     from ..zoo import BUNDLED, bundled_path
 

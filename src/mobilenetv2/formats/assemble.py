@@ -1,6 +1,4 @@
-"""From somebody's arrays, renamed to torchvision's names, to a `Checkpoint`: which width and depth
-are these?
-"""
+"""Arrays with torchvision's names as a `Checkpoint`: infers width and depth from their shapes."""
 
 from __future__ import annotations
 
@@ -23,7 +21,7 @@ from ..images import Preprocessing
 from ..labels import imagenet_labels
 
 PUBLISHED_WIDTHS = (1.0, 0.35, 0.5, 0.75, 1.3, 1.4, 1.1, 1.2)
-REPEATS = (  # blocks a stage; strides cannot be read from arrays, so only known tables are taken
+REPEATS = (  # blocks per stage; arrays do not show strides, so only known tables are read
     (1, 2, 3, 4, 3, 3, 1),  # Table 2
     (1, 3, 4, 5, 4, 4, 1),  # timm's 110d
     (1, 3, 5, 6, 5, 5, 1),  # timm's 120d
@@ -33,7 +31,17 @@ IN_BLOCK = re.compile(r"features\.(\d{1,3})\.conv\.")
 
 @dataclass(frozen=True)
 class Rules:
-    """What arrays do not say, and their source does."""
+    """What the arrays of a source do not show.
+
+    Attributes:
+        source: Its name, for messages and provenance.
+        padding: Of its convolutions, as `Architecture` has it.
+        bn_epsilon: Of its batch norms.
+        preprocessing: What its weights expect of an image.
+        labels: One per class; () for ImageNet's, if the number of classes fits.
+        provenance: Further facts.
+        output_stride: Of the network.
+    """
 
     source: str
     padding: Padding
@@ -45,12 +53,16 @@ class Rules:
 
 
 def assemble(path: Path, arrays: Mapping[str, NDArray[Any]], rules: Rules) -> Checkpoint:
-    """A checkpoint of arrays with torchvision's names; every array is used once or the file is
-    refused.
+    """The checkpoint of arrays with torchvision's names, each of which must be part of it.
+
+    Args:
+        path: The file, for messages and provenance.
+        arrays: By torchvision's names, of any float type.
+        rules: What the arrays do not show.
 
     Raises:
-        ModelFileError: The arrays are not those of a MobileNetV2; the message names the first that
-            differ.
+        ModelFileError: The arrays are not those of a MobileNetV2; the message names the first
+            differences.
     """
     shapes = {name: array.shape for name, array in arrays.items()}
     try:
@@ -63,9 +75,8 @@ def assemble(path: Path, arrays: Mapping[str, NDArray[Any]], rules: Rules) -> Ch
         )
         order = array_shapes(architecture)
         check_arrays({name: _stand_in(array) for name, array in arrays.items()}, order)
-        with np.errstate(
-            over="ignore"
-        ):  # what float32 cannot hold becomes infinite, and is refused as such
+        # A value that float32 cannot hold becomes infinite and is refused.
+        with np.errstate(over="ignore"):
             floats = {name: np.ascontiguousarray(arrays[name], dtype=np.float32) for name in order}
         labels = rules.labels or imagenet_labels(architecture.classes)
         return Checkpoint(
@@ -80,26 +91,23 @@ def assemble(path: Path, arrays: Mapping[str, NDArray[Any]], rules: Rules) -> Ch
 
 
 def _stand_in(array: NDArray[Any]) -> NDArray[Any]:
-    """An array of that shape which takes no memory: float32 for any float type, else of its own
-    type.
-    """
+    """An array of this shape without memory: of type float32 for any float type, else unchanged."""
     zero = np.zeros((), np.float32 if array.dtype.kind == "f" else array.dtype)
     return np.broadcast_to(zero, array.shape)
 
 
 def infer_architecture(shapes: Mapping[str, tuple[int, ...]]) -> Architecture:
-    """The description whose arrays have these shapes (width, depth, last convolution, classes and
-    channels).
+    """The architecture whose arrays have these shapes.
 
-    One layer may have other channels than the description found: holding the shapes against it then
-    names that layer.
+    It is the known table and width with which most layers agree. If a single layer differs, the
+    caller's comparison of all shapes names that layer.
 
     Raises:
         ModelFileError: No known table at any width gives these channels.
     """
     depth = max((int(match.group(1)) for match in map(IN_BLOCK.match, shapes) if match), default=0)
-    found = [_kernel_outputs(shapes, "features.0.0.weight")]
-    found += [
+    outputs = [_kernel_outputs(shapes, "features.0.0.weight")]
+    outputs += [
         _kernel_outputs(shapes, f"features.{i}.conv.{1 if i == 1 else 2}.weight")
         for i in range(1, depth + 1)
     ]
@@ -107,13 +115,13 @@ def infer_architecture(shapes: Mapping[str, tuple[int, ...]]) -> Architecture:
 
     def agreement(candidate: tuple[Architecture, tuple[int, ...]]) -> tuple[int, bool]:
         architecture, channels = candidate
-        agreeing = sum(a == b for a, b in zip(channels, found, strict=True))
+        agreeing = sum(a == b for a, b in zip(channels, outputs, strict=True))
         return agreeing, last_channels(architecture) == last
 
     best = max(_candidates(depth), key=agreement, default=None)
     if best is None or agreement(best)[0] < depth:
         raise ModelFileError(
-            f"no width multiplier gives these channels: stem {found[0]}, then {found[1:]} in {depth} blocks; "
+            f"no width multiplier gives these channels: stem {outputs[0]}, then {outputs[1:]} in {depth} blocks; "
             "at width 1 they are 32, then 16 24 24 32 32 32 64 64 64 64 96 96 96 160 160 160 320 in 17"
         )
     return replace(
@@ -127,13 +135,14 @@ def infer_architecture(shapes: Mapping[str, tuple[int, ...]]) -> Architecture:
 
 @cache
 def _candidates(depth: int) -> tuple[tuple[Architecture, tuple[int, ...]], ...]:
-    """Known tables of that many blocks with their channels, the published widths first, then every
-    hundredth.
+    """The known tables of `depth` blocks at all widths, with their channels.
+
+    The published widths come first, then every hundredth.
     """
     hundredths = sorted(
         (i / 100 for i in range(5, 401)), key=lambda width: (round(width * 100) % 5 != 0, width)
     )
-    found = []
+    candidates = []
     for repeats in (repeats for repeats in REPEATS if sum(repeats) == depth):
         stages = tuple(
             replace(stage, repeats=n) for stage, n in zip(MOBILENET_V2, repeats, strict=True)
@@ -145,13 +154,13 @@ def _candidates(depth: int) -> tuple[tuple[Architecture, tuple[int, ...]], ...]:
                     stem_channels(architecture),
                     *(block.out_channels for block in blocks(architecture)),
                 )
-                found.append((architecture, channels))
-    return tuple(found)
+                candidates.append((architecture, channels))
+    return tuple(candidates)
 
 
 def _with_last(architecture: Architecture, last: int | None) -> Architecture:
-    """The last convolution as it is in the file, whatever the usual rule gives (640 at width 0.5
-    exists).
+    """The architecture with `last` channels of the last convolution, which need not follow the
+    usual rule: files with 640 at width 0.5 exist.
     """
     if last is None or last_channels(architecture) == last:
         return replace(architecture, last_channels=1280 if last else None)
@@ -166,5 +175,5 @@ def _kernel_outputs(shapes: Mapping[str, tuple[int, ...]], name: str) -> int:
 
 
 def _first_side(shapes: Mapping[str, tuple[int, ...]], *names: str) -> int | None:
-    """The first number of the shape of the first of these arrays that there is."""
+    """The first number of the shape of the first of these arrays that exists."""
     return next((shapes[name][0] for name in names if shapes.get(name)), None)

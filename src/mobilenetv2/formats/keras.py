@@ -1,9 +1,10 @@
 """Reads Keras's MobileNetV2: legacy `.h5` (weights or whole model), `.weights.h5` and `.keras` of
 Keras 3.
 
-Legacy files name arrays by layer, today's way (`block_1_expand/kernel:0`) or as when the published
-weights were made (`mobl1_conv_1_expand/kernel:0`); Keras 3 numbers layers of a kind in their order
-(`layers/conv2d_3/vars/0`). Padding is TensorFlow's, epsilon 1e-3, images -1..1."""
+Legacy files name arrays by layer: as Keras does today (`block_1_expand/kernel:0`), or as it did when
+the published weights were made (`mobl1_conv_1_expand/kernel:0`). Keras 3 numbers the layers of each
+kind in their order (`layers/conv2d_3/vars/0`). Padding is TensorFlow's, epsilon 1e-3, images -1..1.
+"""
 
 from __future__ import annotations
 
@@ -30,7 +31,7 @@ NORM_ARRAYS = {
     "moving_mean": "running_mean",
     "moving_variance": "running_var",
 }
-VARS = {  # Keras 3 writes a layer's variables by number
+VARS = {  # a layer's variables by the number that Keras 3 gives them
     "conv2d": ("kernel",),
     "depthwise_conv2d": ("depthwise_kernel",),
     "batch_normalization": ("gamma", "beta", "moving_mean", "moving_variance"),
@@ -40,17 +41,22 @@ MAX_MEMBER_BYTES = 1 << 28
 
 
 def read_h5(path: Path) -> Checkpoint:
-    """A checkpoint of `.h5` or `.weights.h5`.
+    """The checkpoint in a `.h5` or `.weights.h5` file.
 
     Raises:
-        ModelFileError: Damaged, or not a MobileNetV2; arrays that do not fit are named.
+        ModelFileError: Damaged, or not a MobileNetV2; the message names arrays that do not fit.
         MissingExtraError: The package `h5py` is not installed.
     """
     return _read(path, path, path.read_bytes())
 
 
 def read_keras(path: Path) -> Checkpoint:
-    """A checkpoint of a `.keras` archive; of its configuration only the input size is used."""
+    """The checkpoint in a `.keras` archive; of its configuration only the input size is used.
+
+    Raises:
+        ModelFileError: As for `read_h5`.
+        MissingExtraError: The package `h5py` is not installed.
+    """
     try:
         with zipfile.ZipFile(path) as archive:
             sizes = {entry.filename: entry.file_size for entry in archive.infolist()}
@@ -115,9 +121,7 @@ def _by_layer(stored: dict[str, NDArray[Any]]) -> Iterator[tuple[str, NDArray[An
 
 
 def _torchvision_name(layer: str, depth: int) -> str | None:
-    """`block_3_project_BN` -> `features.4.conv.3`; None for a layer that Keras's MobileNetV2 does
-    not have.
-    """
+    """`block_3_project_BN` -> `features.4.conv.3`; None for a layer of another network."""
     top = {
         "Conv1": "features.0.0",
         "bn_Conv1": "features.0.1",
@@ -125,9 +129,8 @@ def _torchvision_name(layer: str, depth: int) -> str | None:
         "Logits": "classifier.1",
     }
     top |= {"Conv_1": f"features.{depth + 1}.0", "Conv_1_bn": f"features.{depth + 1}.1"}
-    if layer in top or re.fullmatch(
-        r"dense(_\d+)?", layer
-    ):  # the latter: a classifier that a user put on top
+    # "dense" is a classifier that a user has added.
+    if layer in top or re.fullmatch(r"dense(_\d+)?", layer):
         return top.get(layer, "classifier.1")
     block = _in_block(layer)
     if block is None:
@@ -139,8 +142,9 @@ def _torchvision_name(layer: str, depth: int) -> str | None:
 
 
 def _in_block(layer: str) -> tuple[int, str, bool] | None:
-    """Keras's number of the block, the part of it, and whether the layer is a batch norm; None for
-    layers elsewhere.
+    """Keras's number of a layer's block, its part of the block, and whether it is a batch norm.
+
+    None for a layer outside of the blocks.
     """
     if match := re.fullmatch(
         r"(?:expanded_conv|block_(\d{1,3}))_(expand|depthwise|project)(_BN)?", layer
@@ -155,61 +159,62 @@ def _in_block(layer: str) -> tuple[int, str, bool] | None:
 
 def _numbered(stored: dict[str, NDArray[Any]]) -> Iterator[tuple[str, NDArray[Any]]]:
     """Keras 3 names: .../KIND_NUMBER/vars/INDEX, numbered by kind in the order of the network."""
-    found: dict[str, dict[int, dict[int, tuple[str, NDArray[Any]]]]] = {kind: {} for kind in VARS}
+    # By kind, number of the layer and number of the variable: the array's path and the array.
+    layers: dict[str, dict[int, dict[int, tuple[str, NDArray[Any]]]]] = {kind: {} for kind in VARS}
     for path, array in stored.items():
         match = re.search(r"(?:^|/)([a-z0-9_]*?[a-z0-9])(?:_(\d{1,3}))?/vars/(\d{1,3})$", path)
         if not match or match.group(1) not in VARS:
             raise ModelFileError(f"its array {path} is of a layer that the network does not have")
         kind, number, index = match.groups()
-        variables = found[kind].setdefault(int(number or 0), {})
+        variables = layers[kind].setdefault(int(number or 0), {})
         if int(index) in variables:
             raise ModelFileError(
                 f"its arrays {variables[int(index)][0]} and {path} are the same variable"
             )
         variables[int(index)] = (path, array)
-    for kind, names in _places(
-        {kind: max(numbers, default=-1) + 1 for kind, numbers in found.items()}
-    ).items():
-        wrong = sorted(set(found[kind]) ^ set(range(len(names))))
+    counts = {kind: max(numbers, default=-1) + 1 for kind, numbers in layers.items()}
+    for kind, names in _layer_names(counts).items():
+        wrong = sorted(set(layers[kind]) ^ set(range(len(names))))
         if wrong:
-            problem = "one too many" if wrong[0] in found[kind] else "missing"
+            problem = "one too many" if wrong[0] in layers[kind] else "missing"
             raise ModelFileError(
                 f"its {kind} number {wrong[0]} is {problem}: the network has {len(names)} of the kind"
             )
-        for name, (_, variables) in zip(names, sorted(found[kind].items()), strict=True):
+        for name, (_, variables) in zip(names, sorted(layers[kind].items()), strict=True):
             for index, (path, array) in sorted(variables.items()):
                 if index >= len(VARS[kind]):
                     raise ModelFileError(f"its array {path} is one too many")
                 yield _converted(name, VARS[kind][index], array, path)
 
 
-def _places(count: dict[str, int]) -> dict[str, list[str]]:
-    """Our names of the layers of each kind, in the order in which Keras numbers them, for that many
-    of each.
+def _layer_names(counts: dict[str, int]) -> dict[str, list[str]]:
+    """torchvision's names of the layers of each kind, in the order in which Keras numbers them.
+
+    Args:
+        counts: The number of layers of each kind.
     """
-    depth = count["depthwise_conv2d"]
+    depth = counts["depthwise_conv2d"]
     blocks = [(f"features.{block}.conv", block > 1) for block in range(1, depth + 1)]
     kernels, depthwise, norms = ["features.0.0"], [], ["features.0.1"]
     for path, expands in blocks:
         kernels += [f"{path}.0.0"] * expands + [f"{path}.{1 + expands}"]
         depthwise.append(f"{path}.{int(expands)}.0")
         norms += [f"{path}.0.1"] * expands + [f"{path}.{int(expands)}.1", f"{path}.{2 + expands}"]
-    if count["conv2d"] > len(kernels) or count["batch_normalization"] > len(norms):
+    if counts["conv2d"] > len(kernels) or counts["batch_normalization"] > len(norms):
         kernels.append(f"features.{depth + 1}.0")
         norms.append(f"features.{depth + 1}.1")
     return {
         "conv2d": kernels,
         "depthwise_conv2d": depthwise,
         "batch_normalization": norms,
-        "dense": ["classifier.1"] if count["dense"] else [],
+        "dense": ["classifier.1"] if counts["dense"] else [],
     }
 
 
 def _converted(name: str, kind: str, array: NDArray[Any], path: str) -> tuple[str, NDArray[Any]]:
-    """One array under its new name, its axes in PyTorch's order."""
-    if (
-        kind in ("kernel", "depthwise_kernel") and array.ndim == 4
-    ):  # Keras 3 calls both so, and a depthwise one is HWC1
+    """One array with torchvision's name, its axes in PyTorch's order."""
+    # Keras 3 uses either name for both; a depthwise kernel is HWC1.
+    if kind in ("kernel", "depthwise_kernel") and array.ndim == 4:
         depthwise = re.fullmatch(r"features\.(1\.conv\.0|\d+\.conv\.1)\.0", name)
         return f"{name}.weight", array.transpose(C1HW_FROM_HWC1 if depthwise else OIHW_FROM_HWIO)
     if kind == "kernel" and array.ndim == 2:
@@ -222,10 +227,11 @@ def _converted(name: str, kind: str, array: NDArray[Any], path: str) -> tuple[st
 
 
 def _size(path: Path, config: bytes) -> tuple[int, int]:
-    """Input size from the model's configuration, else from the published file's name, else 224.
+    """The input size in the model's configuration, else in the published file's name, else 224.
 
-    Looked for in the raw bytes: HDF5 reads attributes by ways that do not return from a damaged
-    file."""
+    Searched in the raw bytes of the file: reading an attribute of a damaged file with HDF5 may
+    never return.
+    """
     match = re.search(rb'"batch_(?:input_)?shape": ?\[null, ?(\d{1,5}), ?(\d{1,5}), ?\d\]', config)
     if match:
         return int(match.group(1)), int(match.group(2))

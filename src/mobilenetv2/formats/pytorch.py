@@ -1,10 +1,10 @@
-"""Reads state dicts of torchvision, timm and Hugging Face (and older d-li14 / tonylins ones),
-`.pth` or `.safetensors`.
+"""Reads state dicts of torchvision, timm, Hugging Face, d-li14 and tonylins: `.pth`, `.safetensors`.
 
-Names are turned into torchvision's, one rule a source; the arrays then tell width, depth and
-classes. Padding, epsilon and preprocessing come with the source: torchvision and timm pad
+Each source has a rule that turns its names into torchvision's; the arrays then show width, depth
+and classes. Padding, epsilon and preprocessing depend on the source: torchvision and timm pad
 symmetrically with epsilon 1e-5, Hugging Face's models are TF-slim's (SAME padding, epsilon 1e-3)
-unless the config.json beside the file says otherwise."""
+unless the config.json beside the file says otherwise.
+"""
 
 from __future__ import annotations
 
@@ -32,14 +32,14 @@ TIMM = Preprocessing(mean=IMAGENET_MEAN, std=IMAGENET_STD, interpolation="bicubi
 
 
 def read_pth(path: Path) -> Checkpoint:
-    """A checkpoint of a `.pth` file, unpickled with `weights_only=True`: nothing in it can run.
+    """The checkpoint in a `.pth` file, unpickled with `weights_only=True`: nothing in it can run.
 
     Raises:
-        ModelFileError: Damaged, holding more than arrays, or not a MobileNetV2.
-        MissingExtraError: PyTorch, which alone reads these files, is not installed.
+        ModelFileError: Damaged, not a MobileNetV2, or with more in it than arrays.
+        MissingExtraError: PyTorch is not installed; nothing else reads these files.
     """
     content = _unpickled(path)
-    for _ in WRAPPERS:  # a dictionary may hold itself, so not for ever
+    for _ in WRAPPERS:  # a limit, since a dictionary may contain itself
         inner = [
             content[name]
             for name in WRAPPERS
@@ -65,13 +65,13 @@ def _unpickled(path: Path) -> Any:
 
     try:
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # of old pickles and old kinds of storage
+            warnings.simplefilter("ignore")  # about old pickles and kinds of storage
             return torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
-        found = re.search(r"GLOBAL (\S+)", str(error))
+        forbidden = re.search(r"GLOBAL (\S+)", str(error))
         reason = (
-            f"it holds {found.group(1)} beside arrays"
-            if found
+            f"it holds {forbidden.group(1)} beside arrays"
+            if forbidden
             else "it is damaged, or holds more than arrays"
         )
         raise ModelFileError(
@@ -79,7 +79,7 @@ def _unpickled(path: Path) -> Any:
             "If you trust it, save its state_dict alone and convert that"
         ) from None
     except Exception as error:  # a damaged archive makes torch raise nearly anything
-        # What follows the first sentence is advice to unpickle without safety.
+        # After its first sentence torch advises to unpickle without safety.
         reason, *_ = re.split(r"\.\s|\n", str(error))
         raise ModelFileError(
             f"{path}: not a readable .pth file: {reason or type(error).__name__}"
@@ -101,17 +101,25 @@ def _array(path: Path, name: object, value: Any) -> NDArray[Any]:
 
 
 def read_foreign_safetensors(path: Path) -> Checkpoint:
-    """A checkpoint of another library's `.safetensors` file."""
+    """The checkpoint in another library's `.safetensors` file.
+
+    Raises:
+        ModelFileError: As for `read_state_dict`.
+    """
     arrays = read_safetensors(path)[1]
     _refuse_quantised(path, arrays)
     return read_state_dict(path, arrays)
 
 
 def read_state_dict(path: Path, arrays: Arrays) -> Checkpoint:
-    """A checkpoint of named arrays in any of the layouts this module knows.
+    """The checkpoint of arrays that have the names of any source that this module knows.
+
+    Args:
+        path: Their file, for messages; Hugging Face's config.json is read beside it.
+        arrays: By name.
 
     Raises:
-        ModelFileError: None of them, or arrays are missing, extra or misshapen.
+        ModelFileError: No known source, or arrays are missing, extra or of a wrong shape.
     """
     arrays = _without_prefix(arrays)
     renaming = _renaming(arrays)
@@ -136,7 +144,7 @@ def read_state_dict(path: Path, arrays: Arrays) -> Checkpoint:
 
 
 def _refuse_quantised(path: Path, names: Iterable[str]) -> None:
-    """torchvision's quantised weights: their scales belong to a network that ours is not."""
+    """Refuses torchvision's quantised weights, whose layers are grouped in another way."""
     if any(name.endswith(("_packed_params", ".scale", ".zero_point")) for name in names):
         raise ModelFileError(
             f"{path}: quantised PyTorch weights are not read: take the float weights and quantise those"
@@ -144,7 +152,7 @@ def _refuse_quantised(path: Path, names: Iterable[str]) -> None:
 
 
 def _without_prefix(arrays: Arrays) -> Arrays:
-    """Takes off what DataParallel, torch.compile and Lightning put before every name."""
+    """Removes what DataParallel, torch.compile and Lightning put in front of every name."""
     while arrays and (
         prefix := next((p for p in PREFIXES if all(name.startswith(p) for name in arrays)), None)
     ):
@@ -259,13 +267,14 @@ def _from_flat(arrays: Arrays) -> Rename:
 
 
 def _classifier_moved(name: str) -> str:
-    """`classifier.weight` of models whose head is one layer, not a Sequential with dropout first."""
+    """Renames `classifier.weight` of models whose head is one layer, without a dropout before it."""
     return re.sub(r"^classifier\.(weight|bias)$", r"classifier.1.\1", name)
 
 
 def _with_config(path: Path, rules: Rules) -> Rules:
-    """Padding, epsilon, size, output stride and labels from the config.json that Hugging Face puts
-    beside the arrays, and the images' mean and deviation from preprocessor_config.json.
+    """The rules in Hugging Face's config.json and preprocessor_config.json beside the arrays.
+
+    The former has padding, epsilon, size, output stride and labels, the latter mean and std.
     """
     config = _json_beside(path, "config.json")
     images = _json_beside(path, "preprocessor_config.json")
@@ -274,7 +283,7 @@ def _with_config(path: Path, rules: Rules) -> Rules:
         height, width = (size, size) if isinstance(size, int) else size
         labels = {int(index): str(label) for index, label in (config.get("id2label") or {}).items()}
         named = [labels[index] for index in range(len(labels))]
-        read = Rules(
+        configured = Rules(
             rules.source,
             "same" if config.get("tf_padding", True) else "symmetric",
             float(config.get("layer_norm_eps", rules.bn_epsilon)),
@@ -297,18 +306,18 @@ def _with_config(path: Path, rules: Rules) -> Rules:
             f"{path.with_name('config.json')}: hidden_act is {config['hidden_act']!r}; only models "
             "with 'relu6' are read"
         )
-    return read
+    return configured
 
 
 def _json_beside(path: Path, name: str) -> dict[str, Any]:
-    """The object in a JSON file beside `path`; {} where there is no such file."""
+    """The object in a JSON file beside `path`; {} if there is no such file."""
     file = path.with_name(name)
     if not file.is_file():
         return {}
     try:
-        found = json.loads(file.read_text(encoding="utf-8"))
+        value = json.loads(file.read_text(encoding="utf-8"))
     except (OSError, ValueError, RecursionError) as error:
         raise ModelFileError(f"{file}: not a Hugging Face config: {error}") from None
-    if not isinstance(found, dict):
+    if not isinstance(value, dict):
         raise ModelFileError(f"{file}: not a Hugging Face config: not an object")
-    return found
+    return value

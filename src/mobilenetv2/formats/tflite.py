@@ -1,9 +1,9 @@
-"""Reads MobileNetV2 classifiers from TensorFlow Lite: float32, float16, uint8 per tensor and int8
-per channel.
+"""Reads MobileNetV2 classifiers from TensorFlow Lite: float32, float16, uint8 or int8.
 
-The batch norms were folded by the converter, so ours become identities. The graph is held against
-`layers()`: kernels, strides, padding amounts, activations and connections must all be those of the
-network, or the file is refused."""
+The converter has folded the batch norms, so ours become identities. The graph is compared with
+`layers()`: a file is refused unless all kernels, strides, padding amounts, activations and
+connections are those of the network.
+"""
 
 from __future__ import annotations
 
@@ -33,30 +33,30 @@ MAX_LABEL_BYTES = 1 << 20
 BN_EPSILON = 1e-3  # TF-slim and Keras
 ACTIVATIONS = {0: "linear", 1: "relu", 3: "relu6"}
 KERNEL_OPS = {"CONV_2D": "C", "DEPTHWISE_CONV_2D": "D", "FULLY_CONNECTED": "F"}
-TRANSPARENT = (
-    "QUANTIZE",
-    "DEQUANTIZE",
-    "RESHAPE",
-    "SQUEEZE",
-    "SOFTMAX",
-    "PAD",
-)  # they leave every value as it is
+# Operators that change no value: their output counts as that of the layer before them.
+TRANSPARENT = ("QUANTIZE", "DEQUANTIZE", "RESHAPE", "SQUEEZE", "SOFTMAX", "PAD")
 
 
 @dataclass(frozen=True)
 class _Match:
-    """A graph held against layers: which of them made which tensor, and by which operator."""
+    """What a graph has in common with the layers of a network.
+
+    Attributes:
+        made: The name of the layer that makes each tensor; "image" for the input.
+        ops: The operator of each layer.
+    """
 
     made: dict[int, str]
     ops: dict[str, Op] = field(default_factory=dict)
 
 
 def read_tflite(path: Path, int8: bool = True) -> AnyCheckpoint:
-    """A checkpoint of a .tflite classifier, with the labels attached to the file if there are any.
+    """The checkpoint in a .tflite classifier, with the labels attached to the file if it has any.
 
     Args:
         path: The file.
-        integers: What computes in integers there is read as such, else dequantised.
+        int8: Whether a network that computes in int8 or uint8 is read as an `Int8Checkpoint`;
+            otherwise its weights become float32.
 
     Raises:
         ModelFileError: Damaged, or not a MobileNetV2 classifier; the message says which operator or
@@ -66,8 +66,8 @@ def read_tflite(path: Path, int8: bool = True) -> AnyCheckpoint:
 
 
 def checkpoint_from(path: Path, content: bytes, int8: bool = True) -> AnyCheckpoint:
-    """`read_tflite` of what is in memory already; `path` is what messages call it."""
-    with _complaints_of(path):
+    """As `read_tflite`, for a file in memory; `path` is for messages and provenance."""
+    with _errors_of(path):
         graph = parse(content)
         _refuse_other_tasks(graph)
         arrays, order = _named_kernels(graph)
@@ -83,12 +83,13 @@ def checkpoint_from(path: Path, content: bytes, int8: bool = True) -> AnyCheckpo
     floats = assemble(path, arrays, rules)
     if not (int8 and is_quantized(graph, match.ops)):
         return floats
-    with _complaints_of(path):
+    with _errors_of(path):
         return quantized(graph, match.ops, match.made, floats)
 
 
 @contextmanager
-def _complaints_of(path: Path) -> Iterator[None]:
+def _errors_of(path: Path) -> Iterator[None]:
+    """Puts the file's name into errors, and makes any other exception a `ModelFileError`."""
     try:
         yield
     except UserError as error:
@@ -110,8 +111,9 @@ def _refuse_other_tasks(graph: Graph) -> None:
 
 
 def _named_kernels(graph: Graph) -> tuple[dict[str, NDArray[Any]], dict[str, Op]]:
-    """Arrays with torchvision's names, and the operator of each layer, from the order expand,
-    depthwise, project.
+    """Arrays with torchvision's names, and the operator of each layer.
+
+    Layers are recognised by the order of their operators in each block: expand, depthwise, project.
     """
     ops = [op for op in graph.ops if op.code in KERNEL_OPS]
     kinds = "".join(KERNEL_OPS[op.code] for op in ops)
@@ -153,7 +155,7 @@ def _named_kernels(graph: Graph) -> tuple[dict[str, NDArray[Any]], dict[str, Op]
 
 
 def _kernel(graph: Graph, op: Op, name: str) -> NDArray[np.float64]:
-    """The kernel in PyTorch's axes, a 1x1 classifier's as (out, in)."""
+    """The kernel in PyTorch's axes; that of a 1x1 convolution as classifier is (out, in)."""
     weight = op.in_torch_axes(graph.constant(op.inputs[1]))
     return weight.reshape(weight.shape[:2]) if name == "classifier.1" else weight
 
@@ -170,31 +172,29 @@ def _bias(graph: Graph, op: Op, layer: Layer) -> NDArray[np.float64]:
 def _matched(
     graph: Graph, order: dict[str, Op], arrays: dict[str, NDArray[Any]]
 ) -> tuple[Architecture, _Match]:
-    """The architecture, after every operator was held against its layer under one of the two
-    padding rules.
-    """
+    """The architecture whose layers the operators are, with the padding rule that they follow."""
     base = infer_architecture({name: array.shape for name, array in arrays.items()})
     shape = graph.tensors[graph.inputs[0]].shape
     if len(graph.inputs) != 1 or len(shape) != 4:
         raise ModelFileError(f"the input must be one batch of images (N, H, W, C), not {shape}")
-    complaints: list[tuple[int, str]] = []
+    differences: list[tuple[int, str]] = []  # after how many tensors, and what differs
     for padding in ("same", "symmetric"):
         architecture = replace(
             base, padding=padding, bn_epsilon=BN_EPSILON, resolution=(shape[1], shape[2])
         )
         match = _Match({graph.inputs[0]: "image"})
-        complaint = _compare(graph, order, layers(architecture), match)
-        if complaint is None:
+        difference = _compare(graph, order, layers(architecture), match)
+        if difference is None:
             return architecture, match
-        complaints.append((len(match.made), complaint))
-    furthest = max(complaints, key=lambda found: found[0])
-    raise ModelFileError(f"not the MobileNetV2 graph: {furthest[1]}")
+        differences.append((len(match.made), difference))
+    _, last = max(differences, key=lambda difference: difference[0])
+    raise ModelFileError(f"not the MobileNetV2 graph: {last}")
 
 
 def _compare(
     graph: Graph, order: dict[str, Op], steps: tuple[Layer, ...], match: _Match
 ) -> str | None:
-    """The first way in which the graph is not these layers, or None; `match` gathers what is."""
+    """The first difference between the graph and these layers, or None; fills `match`."""
     made = match.made
     by_output = {id(op): layer for layer in steps if (op := order.get(layer.name))}
     adds = iter(layer for layer in steps if layer.kind == "add")
@@ -223,19 +223,19 @@ def _compare(
             return f"the operator {op.code} has no place in it"
         if sources != set(layer.sources):
             return f"{layer.name} ({op.code}) does not read what it should"
-        complaint = _compare_options(graph, op, layer, padded)
-        if complaint:
-            return complaint
+        difference = _compare_options(graph, op, layer, padded)
+        if difference:
+            return difference
         made[op.outputs[0]] = layer.name
         match.ops[layer.name] = op
-    answers = {made.get(i) for i in graph.outputs}
-    return None if answers == {steps[-1].name} else f"its output is not that of {steps[-1].name}"
+    outputs = {made.get(i) for i in graph.outputs}
+    return None if outputs == {steps[-1].name} else f"its output is not that of {steps[-1].name}"
 
 
 def _compare_options(
     graph: Graph, op: Op, layer: Layer, padded: dict[int, tuple[int, ...]]
 ) -> str | None:
-    """The first way in which an operator's options are not its layer's, or None."""
+    """The first difference between an operator's options and its layer, or None."""
     options = op.options
     if "FusedActivationFunction" in options:
         activation = ACTIVATIONS.get(options["FusedActivationFunction"], "another activation")
@@ -268,7 +268,7 @@ def _compare_options(
 
 
 def _compare_pool(graph: Graph, op: Op, layer: Layer) -> str | None:
-    """Averages are global: over both sides of the map, or with a window as large as it."""
+    """The difference between an operator and global average pooling, or None."""
     if op.code == "MEAN":
         whole = sorted(graph.constant(op.inputs[1]).ravel() % 4) == [1, 2]
     else:
@@ -277,9 +277,9 @@ def _compare_pool(graph: Graph, op: Op, layer: Layer) -> str | None:
 
 
 def _preprocessing(tensor: Tensor) -> Preprocessing:
-    """Float inputs want -1..1; quantised ones say their range by scale and zero point.
+    """The preprocessing of an input tensor: -1..1 for float, else as its scale and zero point say.
 
-    A scale of 2/255 is the same -1..1 with its zero point rounded to a whole number.
+    A scale of 2/255 is -1..1 too, with its zero point rounded to a whole number.
     """
     size = (tensor.shape[1], tensor.shape[2])
     if tensor.scale.size != 1 or not np.issubdtype(tensor.dtype, np.integer):
@@ -293,7 +293,7 @@ def _preprocessing(tensor: Tensor) -> Preprocessing:
 
 
 def _attached_labels(content: bytes, classes: int) -> tuple[str, ...]:
-    """Labels that travel with the file as TFLite metadata: a zip archive appended to the model."""
+    """The labels in the file's metadata, a zip archive appended to the model; () if there are none."""
     try:
         with zipfile.ZipFile(io.BytesIO(content)) as archive:
             members = [
@@ -301,9 +301,9 @@ def _attached_labels(content: bytes, classes: int) -> tuple[str, ...]:
                 for entry in archive.infolist()
                 if entry.file_size < MAX_LABEL_BYTES
             ]
-        found = (
+        lists = (
             tuple(member.decode("utf-8", "replace").rstrip("\n").splitlines()) for member in members
         )
-        return next((labels for labels in found if len(labels) == classes), ())
-    except Exception:  # no archive, or none that can be read: the model itself is whole without it
+        return next((labels for labels in lists if len(labels) == classes), ())
+    except Exception:  # no archive, or a damaged one, which the model does not need
         return ()

@@ -1,4 +1,4 @@
-"""A TensorFlow Lite file as a graph: its operators and tensors, with the options that matter."""
+"""A TensorFlow Lite file as a graph of operators and tensors, with the options that readers need."""
 
 from __future__ import annotations
 
@@ -15,8 +15,17 @@ TYPES = {0: np.float32, 1: np.float16, 2: np.int32, 3: np.uint8, 4: np.int64, 9:
 
 @dataclass(frozen=True)
 class Tensor:
-    """A tensor of the file; `data` is empty unless it is a constant. real = scale * (stored - zero
-    point), with one scale or one for each index of `axis`.
+    """A tensor of the file.
+
+    Attributes:
+        name: As in the file.
+        shape: Its axes.
+        dtype: Its NumPy type; `numpy.void` for a type that is not read.
+        data: The stored values of a constant; empty for any other tensor.
+        scale: real = scale * (stored - zero_point): one scale, or one per index of `axis`; of size
+            0 for a tensor that is not quantised.
+        zero_point: Likewise, or one for all.
+        axis: Along which the scales lie.
     """
 
     name: str
@@ -31,7 +40,7 @@ class Tensor:
         """The values of a constant as stored."""
         if not self.data:
             raise ModelFileError(
-                f"the tensor {self.name!r} has no values: weights made at run time are not read"
+                f"the tensor {self.name!r} has no values: weights computed at run time are not read"
             )
         if self.dtype is np.void:
             raise ModelFileError(f"the tensor {self.name!r} is of a type that is not read")
@@ -51,7 +60,14 @@ class Tensor:
 
 @dataclass(frozen=True)
 class Op:
-    """An operator by its TensorFlow Lite name; inputs and outputs are numbers of tensors."""
+    """An operator.
+
+    Attributes:
+        code: Its TensorFlow Lite name.
+        inputs: Indices into `Graph.tensors`; -1 for an optional input that is not given.
+        outputs: Likewise.
+        options: By their TensorFlow Lite names.
+    """
 
     code: str
     inputs: tuple[int, ...]
@@ -59,14 +75,14 @@ class Op:
     options: dict[str, int]
 
     def in_torch_axes(self, kernel: NDArray[Any]) -> NDArray[Any]:
-        """Its kernel in PyTorch's axes: OHWI -> OIHW, depthwise 1HWC -> C1HW."""
+        """This operator's kernel in PyTorch's axes: OHWI -> OIHW, depthwise 1HWC -> C1HW."""
         axes = {"CONV_2D": (0, 3, 1, 2), "DEPTHWISE_CONV_2D": (3, 0, 1, 2)}
         return kernel.transpose(axes.get(self.code, (0, 1)))
 
 
 @dataclass(frozen=True)
 class Graph:
-    """The file's one subgraph, operators in the order in which they run."""
+    """The one subgraph of a file; the operators stand in the order in which they run."""
 
     tensors: tuple[Tensor, ...]
     ops: tuple[Op, ...]
@@ -74,7 +90,7 @@ class Graph:
     outputs: tuple[int, ...]
 
     def stored(self, index: int) -> Tensor:
-        """The tensor that holds a constant; one stored as float16 stands behind a DEQUANTIZE."""
+        """The tensor with the values of a constant; a DEQUANTIZE may follow it, as for float16."""
         for op in self.ops:
             if op.code == "DEQUANTIZE" and index in op.outputs:
                 index = op.inputs[0]
@@ -86,7 +102,12 @@ class Graph:
 
 
 def parse(content: bytes) -> Graph:
-    """The one subgraph of a file. Damaged offsets raise nearly anything."""
+    """The graph of a file.
+
+    Raises:
+        ModelFileError: Several subgraphs.
+        Exception: Nearly anything, if the file is damaged.
+    """
     import tflite  # late: it is large, and most runs read our own files
 
     model = tflite.Model.GetRootAs(content, 0)
@@ -131,7 +152,7 @@ def _tensor(model: Any, tensor: Any) -> Tensor:
 
 
 def _op(tflite: Any, op: Any, codes: list[str]) -> Op:
-    """One operator with the options that matter, as plain integers."""
+    """One operator with those of its options that are read."""
     code = codes[op.OpcodeIndex()]
     convolution = (
         "StrideW",

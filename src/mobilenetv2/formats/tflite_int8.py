@@ -1,7 +1,7 @@
-"""The integers of a quantised TensorFlow Lite file as they are: weights, biases, scales and zero
-points.
+"""Reads a quantised TensorFlow Lite file as an int8 model, to the same arithmetic.
 
-int8 tensors become uint8, every value and its zero point 128 higher. Weights stay as stored.
+Activations of type int8 become uint8: every value and the zero point grow by 128. Weights stay as
+they are stored.
 """
 
 from __future__ import annotations
@@ -18,28 +18,28 @@ from ..int8 import Activation, Int8Checkpoint, Int8Layer
 from ..layer import Layer
 from .tflite_graph import Graph, Op, Tensor
 
-BYTES = (np.int8, np.uint8)
-PIXEL_STEP = 2 / 255  # of float images, -1..1
+EIGHT_BIT = (np.int8, np.uint8)
+PIXEL_SCALE = 2 / 255  # of float images, -1..1
 
 
 def is_quantized(graph: Graph, ops: Mapping[str, Op]) -> bool:
-    """Whether all layers compute in 8-bit integers, not only store their weights so."""
-    return all(graph.tensors[op.outputs[0]].dtype in BYTES for op in ops.values())
+    """Whether all layers compute in int8 or uint8, instead of only storing their weights so."""
+    return all(graph.tensors[op.outputs[0]].dtype in EIGHT_BIT for op in ops.values())
 
 
 def quantized(
     graph: Graph, ops: Mapping[str, Op], made: Mapping[int, str], checkpoint: Checkpoint
 ) -> Int8Checkpoint:
-    """The checkpoint with the file's integers in place of its floats.
+    """The int8 checkpoint of a file.
 
     Args:
         graph: The file.
         ops: The operator of each layer.
-        made: The layer that made each tensor, "image" included.
-        checkpoint: What was read of the file, its weights dequantised.
+        made: The name of the layer that makes each tensor; "image" for the input.
+        checkpoint: The same file read as float32.
 
     Raises:
-        ModelFileError: A tensor is not quantised as our kernels take it; the message names it.
+        ModelFileError: A tensor is quantised in a way that is not supported; the message names it.
     """
     steps = layers(checkpoint.architecture)
     stored = {name: _activation(graph.tensors[op.outputs[0]]) for name, op in ops.items()}
@@ -85,26 +85,26 @@ def _pooling(
 
 
 def _activation(tensor: Tensor) -> Activation:
-    if tensor.dtype not in BYTES or tensor.scale.size != 1:
-        raise ModelFileError(f"the tensor {tensor.name!r} is not 8-bit integers of one scale")
-    return Activation(float(tensor.scale[0]), _from_zero(tensor))
+    if tensor.dtype not in EIGHT_BIT or tensor.scale.size != 1:
+        raise ModelFileError(f"the tensor {tensor.name!r} is not int8 or uint8 with one scale")
+    return Activation(float(tensor.scale[0]), _uint8_zero_point(tensor))
 
 
-def _from_zero(tensor: Tensor) -> int:
-    """The zero point when values start at 0."""
+def _uint8_zero_point(tensor: Tensor) -> int:
+    """The zero point after the values of the tensor are turned into uint8."""
     return int(tensor.zero_point[0]) - int(np.iinfo(tensor.dtype).min)
 
 
 def _image(graph: Graph, stem: Op) -> Activation:
-    """How the image is stored; its values must be the pixels themselves."""
-    given = graph.tensors[graph.inputs[0]]
-    if given.dtype in BYTES:
-        return _activation(given)
+    """How the image is stored; the stored values must be the pixels themselves."""
+    tensor = graph.tensors[graph.inputs[0]]
+    if tensor.dtype in EIGHT_BIT:
+        return _activation(tensor)
     image = _activation(graph.tensors[stem.inputs[0]])
-    if abs(image.scale / PIXEL_STEP - 1) > 0.01 or image.zero_point not in (127, 128):
+    if abs(image.scale / PIXEL_SCALE - 1) > 0.01 or image.zero_point not in (127, 128):
         raise ModelFileError(
             f"float images are stored with scale {image.scale:g} and zero point {image.zero_point}: "
-            f"not pixels of -1..1 ({PIXEL_STEP:g} and 127 or 128)"
+            f"not pixels of -1..1 ({PIXEL_SCALE:g} and 127 or 128)"
         )
     return image
 
@@ -113,15 +113,15 @@ def _layer(graph: Graph, op: Op, layer: Layer, source: Activation) -> Int8Layer:
     tensor = graph.stored(op.inputs[1])
     count, axis = layer.out_shape[0], 3 if op.code == "DEPTHWISE_CONV_2D" else 0
     per_channel = tensor.scale.size == count and tensor.axis == axis
-    if tensor.dtype not in BYTES or not (per_channel or tensor.scale.size == 1):
+    if tensor.dtype not in EIGHT_BIT or not (per_channel or tensor.scale.size == 1):
         raise ModelFileError(
-            f"the weights of {layer.name} are not 8-bit integers with one scale or one an output channel"
+            f"the weights of {layer.name} are not int8 or uint8 with one scale, or one per output channel"
         )
     if len(set(tensor.zero_point.tolist())) != 1:
         raise ModelFileError(f"the weights of {layer.name} have several zero points")
     weight, zero = tensor.values(), int(tensor.zero_point[0])
     if zero and tensor.dtype == np.int8:
-        weight, zero = (weight.astype(np.int16) + 128).astype(np.uint8), _from_zero(tensor)
+        weight, zero = (weight.astype(np.int16) + 128).astype(np.uint8), _uint8_zero_point(tensor)
     scale = np.broadcast_to(tensor.scale, count).astype(np.float32)
     return Int8Layer(
         np.ascontiguousarray(op.in_torch_axes(weight)).reshape(layer.weight_shape),
@@ -132,7 +132,7 @@ def _layer(graph: Graph, op: Op, layer: Layer, source: Activation) -> Int8Layer:
 
 
 def _bias(graph: Graph, op: Op, layer: Layer, unit: NDArray[np.float64]) -> NDArray[np.int32]:
-    """The bias in units of what 1 in a sum stands for, as the file should have it."""
+    """The bias, which must be in units of a sum of products: input scale times weight scale."""
     if len(op.inputs) < 3 or op.inputs[2] < 0:
         return np.zeros(len(unit), np.int32)
     tensor = graph.stored(op.inputs[2])

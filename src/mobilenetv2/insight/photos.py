@@ -91,7 +91,7 @@ def _find(
 def _truth(checkpoint: Checkpoint, dataset: Dataset) -> NDArray[np.int64]:
     if checkpoint.architecture.head.task != "classification":
         raise UserError("the model does not name a class for a photo")
-    used = {sample.label for sample in dataset.samples}
+    used = {sample.target for sample in dataset.samples}
     labels, outputs = checkpoint.labels, checkpoint.architecture.classes
     index = match_classes(dataset, labels, outputs, used)
-    return index[[sample.label for sample in dataset.samples]]
+    return index[[sample.target for sample in dataset.samples]]

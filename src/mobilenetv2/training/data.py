@@ -76,7 +76,7 @@ class Images(torch.utils.data.Dataset[tuple[Tensor, int]]):
         sample = self.samples[i]
         image = decode(sample.open()) if pixels is None else Image.fromarray(pixels)
         rng = np.random.default_rng((i + 1, self.epoch, self.seed))
-        return torch.from_numpy(self.transform(image, rng)).permute(2, 0, 1), sample.label
+        return torch.from_numpy(self.transform(image, rng)).permute(2, 0, 1), sample.target
 
 
 def _decoded(samples: Sequence[Sample], max_bytes: int) -> list[NDArray[np.uint8] | None]:
@@ -158,7 +158,7 @@ def _order(samples: Sequence[Sample], balance: bool, rng: np.random.Generator) -
     """Indices of the images in random order: each once, or balanced over the classes."""
     if not balance:
         return rng.permutation(len(samples))
-    labels = np.array([sample.label for sample in samples])
+    labels = np.array([sample.target for sample in samples])
     members = np.split(np.argsort(labels, kind="stable"), np.cumsum(np.bincount(labels))[:-1])
     present = [members[i] for i in rng.permutation(len(members)) if len(members[i])]
     shares = np.array_split(np.arange(len(samples)), len(present))

@@ -188,7 +188,7 @@ def _images(job: Job) -> tuple[Split, dict[str, ImageError]]:
         if not part.samples and not (part is split.train and job.in_shards):
             first = next(iter(broken.values()))
             raise UserError(f"no image to {purpose} with can be read: {first}")
-    used = {sample.label for sample in (split.val if job.in_shards else split.train).samples}
+    used = {sample.target for sample in (split.val if job.in_shards else split.train).samples}
     if len(used) < 2:
         raise UserError(f"{job.data}: images of one class only; a classifier needs two")
     match_classes(_validation(split.val), split.val.classes, len(split.val.classes), used)

@@ -22,7 +22,7 @@ import torch
 from torch import distributed
 
 from ..errors import UserError
-from .workers import usable_processors
+from ..processors import usable_processors
 
 RUN_ID = "TORCHELASTIC_RUN_ID"  # PyTorch reads the variables of `torchrun` if this one is set
 OWN_RUN_ID = "mobilenetv2"

@@ -101,7 +101,7 @@ def _training(path: Path, parts: Mapping[str, Dataset]) -> Dataset:
         raise UserError(f"{path}: has {' and '.join(sorted(parts))} but no train; {TREE}")
     if not train.samples:
         raise UserError("; ".join((f"{path}: no images to train with", *train.problems, TREE)))
-    if len(used := sorted({sample.label for sample in train.samples})) < 2:
+    if len(used := sorted({sample.target for sample in train.samples})) < 2:
         raise UserError(
             f"{path}: all images to train with are of the class {train.classes[used[0]]!r}; a "
             f"classifier needs two classes; {TREE}"
@@ -116,7 +116,7 @@ def _set_aside(
     rng = np.random.default_rng(seed)
     members: defaultdict[int, list[int]] = defaultdict(list)
     for i, sample in enumerate(dataset.samples):
-        members[sample.label].append(i)
+        members[sample.target].append(i)
     aside: set[int] = set()
     for _, of_class in sorted(members.items()):
         count = min(max(round(share * len(of_class)), 1), len(of_class) - 1)
@@ -135,10 +135,10 @@ def _with_classes_of(train: Dataset, val: Dataset, path: Path) -> Dataset:
     """`val` with the classes of `train`, matched by name, or by index if both have indices."""
     numbered = bool(train.indices and val.indices)
     keys = (train.indices, val.indices) if numbered else (train.classes, val.classes)
-    trained = {sample.label for sample in train.samples}
+    trained = {sample.target for sample in train.samples}
     number = {key: i for i, key in enumerate(keys[0]) if i in trained}
     lacking = {
-        val.classes[sample.label] for sample in val.samples if keys[1][sample.label] not in number
+        val.classes[sample.target] for sample in val.samples if keys[1][sample.target] not in number
     }
     if lacking:
         raise UserError(
@@ -147,13 +147,13 @@ def _with_classes_of(train: Dataset, val: Dataset, path: Path) -> Dataset:
         )
     if not val.samples:
         raise UserError("; ".join((f"{path}: no images to validate with", *val.problems, TREE)))
-    samples = (replace(sample, label=number[keys[1][sample.label]]) for sample in val.samples)
+    samples = (replace(sample, target=number[keys[1][sample.target]]) for sample in val.samples)
     return Dataset(train.classes, tuple(samples), train.indices, val.problems)
 
 
 def _warnings(train: Dataset) -> Iterator[str]:
     """Possible problems with these images to train with."""
-    counts = Counter(sample.label for sample in train.samples)
+    counts = Counter(sample.target for sample in train.samples)
     names = [(name, counts[i]) for i, name in enumerate(train.classes)]
     if empty := [name for name, count in names if not count]:
         yield f"no images to train with, so never predicted: {_joined(empty)}"

@@ -16,12 +16,12 @@ from torch import Tensor
 from torch.utils.data import DataLoader
 
 from ..errors import UserError
+from ..processors import usable_processors
 
 Batch = tuple[Tensor, Tensor]  # (N, C, H, W) uint8, (N,) int64
 MAX_WORKERS = 8
 PREFETCH = 2  # batches that a worker prepares in advance
 SHARED_MEMORY = Path("/dev/shm")
-CGROUPS = Path("/sys/fs/cgroup")
 
 
 def stacked(images: Sequence[tuple[Tensor, int]]) -> Batch:
@@ -86,36 +86,3 @@ def default_workers() -> int:
     """
     count = usable_processors() // int(os.environ.get("LOCAL_WORLD_SIZE", 1))
     return min(MAX_WORKERS, count // 2) if count >= 4 else 0
-
-
-def usable_processors() -> int:
-    """Processors that this process may use, a container's limit counted in."""
-    usable = getattr(os, "sched_getaffinity", None)
-    count = len(usable(0)) if usable else os.cpu_count() or 1
-    return max(1, int(min(count, _cgroup_cpus(CGROUPS, Path("/proc/self/cgroup")))))
-
-
-def _cgroup_cpus(root: Path, own: Path) -> float:
-    """Processors' worth of time that a container may use (control groups, versions 1 and 2)."""
-    limits = [float("inf")]
-    try:
-        lines = [line.split(":", 2) for line in own.read_text().splitlines()]
-    except OSError:
-        return limits[0]
-    for _, controllers, path in lines:
-        place = Path(path.lstrip("/"))
-        for group in (place, *place.parents):
-            if not controllers:
-                limits.append(_quota(root / group / "cpu.max"))
-            elif "cpu" in controllers.split(","):
-                folder = root / "cpu" / group
-                limits.append(_quota(folder / "cpu.cfs_quota_us", folder / "cpu.cfs_period_us"))
-    return min(limits)
-
-
-def _quota(*files: Path) -> float:
-    try:
-        quota, period = " ".join(file.read_text() for file in files).split()
-        return int(quota) / int(period) if int(quota) > 0 else float("inf")
-    except (OSError, ValueError):  # absent, or "max"
-        return float("inf")

@@ -1,0 +1,87 @@
+"""A CSV list of images and their classes as a dataset."""
+
+from __future__ import annotations
+
+import csv
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import NamedTuple
+
+from ..errors import UserError
+from .sample import Dataset, Sample
+from .splits import is_split
+
+
+class Line(NamedTuple):
+    """One line of a list: the image file, its class, and the split, "" without a column split."""
+
+    file: Path
+    key: tuple[int, str]  # the class: its index, -1 without a column index, and its name
+    split: str
+
+
+@dataclass(frozen=True)
+class CsvList:
+    """The lines of a list, and whether it has a column index."""
+
+    path: Path
+    has_indices: bool
+    lines: list[Line]
+
+    def top_names(self) -> list[str]:
+        """The values of the column split."""
+        return sorted({line.split for line in self.lines} - {""})
+
+    def dataset(self, chosen: Sequence[str], own_classes: bool = False) -> Dataset:
+        """The lines of the splits `chosen`, or all where none is chosen.
+
+        Args:
+            chosen: Values of the column split.
+            own_classes: Take the classes of these lines alone, instead of those of all lines.
+        """
+        lines = [line for line in self.lines if not chosen or line.split in chosen]
+        keys = sorted({line.key for line in (lines if own_classes else self.lines)})
+        index = {key: i for i, key in enumerate(keys)}
+        samples = tuple(Sample(str(line.file), index[line.key], line.file) for line in lines)
+        indices = tuple(number for number, _ in keys) if self.has_indices else ()
+        return Dataset(tuple(name for _, name in keys), samples, indices)
+
+
+def read_list(path: Path) -> CsvList:
+    """The lines of a .csv file.
+
+    Raises:
+        UserError: The file cannot be read, lacks a column, or has a line that makes no sense.
+    """
+    try:
+        with path.open(encoding="utf-8-sig", newline="") as file:
+            reader = csv.DictReader(file)
+            columns = reader.fieldnames or ()
+            if "file" not in columns or not {"label", "index"} & set(columns):
+                raise UserError(
+                    f"{path}: needs the columns file and label or index, "
+                    f"not {', '.join(columns) or 'none'}"
+                )
+            lines = [_line(path, reader.line_num, row) for row in reader]
+    except OSError as error:
+        raise UserError(f"{path}: cannot be read: {error.strerror}") from None
+    except (UnicodeDecodeError, csv.Error) as error:
+        raise UserError(f"{path}: not a CSV file in UTF-8: {error}") from None
+    return CsvList(path, "index" in columns, lines)
+
+
+def _line(path: Path, number: int, row: Mapping[str, str | None]) -> Line:
+    if not row["file"]:
+        raise UserError(f"{path}: line {number} names no file")
+    index = row.get("index", "-1") or ""
+    if "index" in row and not re.fullmatch("[0-9]{1,9}", index):
+        raise UserError(f"{path}: line {number}: index {index!r} is not a whole number from 0")
+    name = row.get("label", index)
+    if not name:
+        raise UserError(f"{path}: line {number} has no label")
+    split = row.get("split", "") or ""
+    if "split" in row and not is_split(split):
+        raise UserError(f"{path}: line {number}: split {split!r} is not train, val or test")
+    return Line(path.parent / row["file"], (int(index), name), split)

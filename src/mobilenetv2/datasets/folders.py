@@ -1,0 +1,167 @@
+"""Class folders, in a folder or in a .zip: their images as a dataset."""
+
+from __future__ import annotations
+
+import os
+import zipfile
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from ..errors import UserError, shortened
+from ..images import SUFFIXES, find_images, is_hidden
+from .archive import Archive
+from .sample import Dataset, Sample
+from .splits import is_split
+
+Parts = tuple[str, ...]  # of a path, relative to the folder or archive
+
+
+@dataclass(frozen=True)
+class Folders:
+    """The folders and images of a folder or of an archive.
+
+    Attributes:
+        path: The folder or archive itself.
+        folders: The paths of the folders of the first two levels.
+        images: The path of each image, with the `source` and `member` of its `Sample`.
+        problems: What was left out, one line each.
+    """
+
+    path: Path
+    folders: set[Parts]
+    images: Mapping[Parts, tuple[Path | Archive, str]]
+    problems: list[str]
+
+    def top_names(self) -> list[str]:
+        """The folders of the first level, which are splits or classes."""
+        return sorted(path[0] for path in self.folders if len(path) == 1)
+
+    def dataset(self, chosen: Sequence[str], own_classes: bool = False) -> Dataset:
+        """The images below the folders `chosen`, or all where none is chosen.
+
+        Args:
+            chosen: The splits to read: folders of the first level, with class folders in them.
+            own_classes: Take the classes of these splits alone, instead of those of all splits.
+        """
+        depth = 1 if chosen else 0  # of the class folders
+        splits = [name for name in self.top_names() if is_split(name) or name in chosen]
+        parents = (chosen if own_classes else splits) if chosen else ()
+        classes = sorted(
+            {
+                path[depth]
+                for path in self.folders
+                if len(path) == depth + 1 and (not chosen or path[0] in parents)
+            }
+        )
+        index = {name: i for i, name in enumerate(classes)}
+        samples, outside = [], []
+        for path, (source, member) in self.images.items():
+            if chosen and len(path) > 1 and path[0] not in chosen:
+                continue
+            if len(path) > depth + 1:
+                name = str(self.path.joinpath(*path))
+                samples.append(Sample(name, index[path[depth]], source, member))
+            else:
+                outside.append("/".join(path))
+        problems = list(self.problems)
+        if beside := [name for name in self.top_names() if name not in splits] if chosen else []:
+            problems.append(
+                f"{len(beside)} folders beside the splits left out: {shortened(beside)}"
+            )
+        if outside:
+            problems.append(
+                f"{len(outside)} images without a class folder left out: {shortened(outside)}"
+            )
+        empty = sorted(set(range(len(classes))) - {sample.target for sample in samples})
+        if empty and samples and not own_classes:
+            names = [classes[i] for i in empty]
+            problems.append(f"{len(empty)} classes without images: {shortened(names)}")
+        printable = tuple(name.encode("utf-8", "backslashreplace").decode() for name in classes)
+        return Dataset(printable, tuple(samples), (), tuple(problems))
+
+
+def read_folder(root: Path) -> Folders:
+    """The class folders in a folder."""
+    hidden: list[Path] = []
+    paths, others = find_images(root, hidden)
+    unreadable = [path for path in paths if not _is_image(path.name)]
+    problems = [f"{path}: may not be searched" for path in unreadable]
+    problems += _left_out(others, (path.name for path in hidden))
+    folders: set[Parts] = {(name,) for name in _subfolders(root)}
+    folders |= {(*path, name) for path in folders for name in _subfolders(root.joinpath(*path))}
+    images = {path.relative_to(root).parts: (path, "") for path in paths if _is_image(path.name)}
+    return Folders(root, folders, images, problems)
+
+
+def _subfolders(folder: Path) -> list[str]:
+    try:
+        with os.scandir(folder) as entries:
+            return [e.name for e in entries if e.is_dir() and not is_hidden(e.name)]
+    except OSError:
+        return []
+
+
+def read_archive(path: Path) -> Folders:
+    """The class folders in a .zip file; one folder around all of them does not count.
+
+    Raises:
+        UserError: The archive is damaged.
+    """
+    try:
+        with zipfile.ZipFile(path) as zip_file:
+            members = zip_file.namelist()
+    except (zipfile.BadZipFile, OSError, ValueError) as error:
+        raise UserError(f"{path}: a damaged archive: {error}") from None
+    hidden, visible = [], {}
+    for member in members:
+        parts = tuple(p for p in member.replace("\\", "/").split("/") if p not in ("", "."))
+        if names := [part for part in parts if is_hidden(part)]:
+            hidden.append(names[0])
+        elif parts:
+            visible[member] = parts
+    files = {m: parts for m, parts in visible.items() if not m.endswith(("/", "\\"))}
+    if _has_wrapper(visible.values(), files.values()):
+        visible = {member: parts[1:] for member, parts in visible.items()}
+        files = {member: parts[1:] for member, parts in files.items()}
+    folders = {
+        parts[:depth]
+        for member, parts in visible.items()
+        for depth in (1, 2)
+        if depth < len(parts) + (member not in files)
+    } - {()}
+    archive = Archive(path)
+    images = {
+        parts: (archive, member)
+        for member, parts in sorted(files.items(), key=lambda item: item[1])
+        if _is_image(parts[-1])
+    }
+    others = [Path(*parts) for parts in files.values() if parts not in images]
+    return Folders(path, folders, images, _left_out(others, hidden))
+
+
+def _has_wrapper(visible: Iterable[Parts], files: Iterable[Parts]) -> bool:
+    """Whether one folder, not a split, surrounds all class folders of an archive."""
+    tops = {parts[0] for parts in visible}
+    depths = [len(parts) for parts in files if _is_image(parts[-1])]
+    return (
+        len({top.lower() for top in tops}) == 1
+        and not any(map(is_split, tops))
+        and min(depths, default=0) > 2
+    )
+
+
+def _is_image(name: str) -> bool:
+    return Path(name).suffix.lower() in SUFFIXES
+
+
+def _left_out(others: Iterable[Path], hidden: Iterable[str]) -> list[str]:
+    """What is neither an image by its name nor visible, at most one line for each."""
+    problems = []
+    if counts := Counter(path.suffix.lower() or "no ending" for path in others):
+        listed = ", ".join(f"{suffix} ({count})" for suffix, count in sorted(counts.items()))
+        problems.append(f"ignored {counts.total()} files that are not images by name: {listed}")
+    if names := sorted(set(hidden)):
+        problems.append(f"hidden files and folders left out: {shortened(names)}")
+    return problems

@@ -1,0 +1,29 @@
+"""How good a model is on labelled images; classification so far."""
+
+from __future__ import annotations
+
+from .classification import (
+    ClassResult,
+    Evaluation,
+    Mistake,
+    Outcome,
+    Scores,
+    evaluate,
+    judge,
+    score,
+)
+from .matching import match_classes
+from .sheet import contact_sheet
+
+__all__ = [
+    "ClassResult",
+    "Evaluation",
+    "Mistake",
+    "Outcome",
+    "Scores",
+    "contact_sheet",
+    "evaluate",
+    "judge",
+    "match_classes",
+    "score",
+]

@@ -1,0 +1,60 @@
+"""The contact sheet: wrongly classified images side by side."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+from ..images import decode
+from .classification import Mistake
+
+if TYPE_CHECKING:
+    from PIL.Image import Image
+    from PIL.ImageDraw import ImageDraw
+    from PIL.ImageFont import FreeTypeFont, ImageFont
+
+COLUMNS, TILE, CAPTION = (
+    8,
+    128,
+    34,
+)  # images per row; side of an image, height of its text in pixels
+MOST = 32  # images
+
+
+def contact_sheet(mistakes: Sequence[Mistake]) -> Image:
+    """The first 32 mistakes as one image, 8 per row.
+
+    Below each stand its class, the predicted class and the probability of that.
+
+    Raises:
+        ImageError: One of the images can no longer be read.
+    """
+    from PIL import Image, ImageDraw, ImageFont
+
+    shown = mistakes[:MOST]
+    rows = max(1, -(-len(shown) // COLUMNS))
+    sheet = Image.new("RGB", (COLUMNS * TILE, rows * (TILE + CAPTION)), "white")
+    draw, font = ImageDraw.Draw(sheet), ImageFont.load_default(11)
+    for i, mistake in enumerate(shown):
+        x, y = i % COLUMNS * TILE, i // COLUMNS * (TILE + CAPTION)
+        image = decode(mistake.sample.open())
+        scale = (TILE - 4) / max(image.size)
+        width, height = (max(1, round(side * scale)) for side in image.size)
+        image = image.resize((width, height), Image.Resampling.BICUBIC)
+        sheet.paste(image, (x + (TILE - width) // 2, y + (TILE - height) // 2))
+        probability = f"{mistake.probability:.2f}"
+        space = TILE - 4 - draw.textlength(probability + " ", font)
+        truth = _fitting(mistake.truth, TILE - 4, draw, font)
+        predicted = _fitting(f"-> {mistake.predicted}", space, draw, font)
+        draw.text((x + 2, y + TILE), truth, "black", font)
+        draw.text((x + 2, y + TILE + 15), predicted, "firebrick", font)
+        draw.text((x + TILE - 2, y + TILE + 15), probability, "black", font, anchor="ra")
+    return sheet
+
+
+def _fitting(text: str, width: float, draw: ImageDraw, font: FreeTypeFont | ImageFont) -> str:
+    """As much of a text as fits on a line of this width in pixels."""
+    text = " ".join(text.split())
+    while text and draw.textlength(text, font) > width:
+        text = text[:-1]
+    return text
