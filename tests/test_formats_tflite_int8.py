@@ -326,7 +326,7 @@ def test_convert_keeps_integers(shared, tmp_path, capsys) -> None:
         Int8Reference(read(short))(image), Int8Reference(read(out))(image)[:, 1:]
     )
     assert cli(["convert", str(source), str(short), "--float"]) == 0
-    assert "floats" in capsys.readouterr().err
+    assert "float32" in capsys.readouterr().err
     assert isinstance(read(short), Checkpoint)
     assert cli(["convert", str(out), str(short), "--float"]) == 2
     assert "an int8 model" in capsys.readouterr().err

@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from ..checkpoint import Checkpoint
 from ..errors import UserError
 from ..graph import Network, network
+from ..processors import MOST, usable_processors
 from . import _native
 from .inputs import check_images, to_pixels
 from .packing import Weights, pack
@@ -26,7 +27,6 @@ if TYPE_CHECKING:
 
 KEPT_PLANS = 16
 BATCH = 4  # images at once at least; more go one group after another, so that memory stays small
-MOST_THREADS = 1024
 FLOAT_ISA = {"avxvnni": "avx2", "avx512vnni": "avx512"}  # what these add is for integers alone
 
 
@@ -47,8 +47,8 @@ class Engine:
 
     Args:
         checkpoint: The model.
-        threads: Threads of this engine; None: the processors that this process may use. With 1,
-            calls from several Python threads run side by side; with more, one after another, each
+        threads: Threads of this engine; None: what the environment variable MOBILENETV2_THREADS
+            says, else the processors that this process may use. With 1, calls from several Python threads run side by side; with more, one after another, each
             on all threads.
         isa: Instruction set: one of `instruction_sets()`; None: what the environment variable
             MOBILENETV2_ISA says, else the best.
@@ -316,16 +316,10 @@ class Engine:
 
 def _threads(requested: int | None) -> int:
     if requested is None:
-        usable = getattr(os, "sched_getaffinity", None)
-        return len(usable(0)) if usable else os.cpu_count() or 1
-    if (
-        isinstance(requested, bool)
-        or not isinstance(requested, int)
-        or not 1 <= requested <= MOST_THREADS
-    ):
-        raise UserError(
-            f"threads must be a whole number from 1 to {MOST_THREADS}, not {requested!r:.80}"
-        )
+        return usable_processors()
+    whole = isinstance(requested, int) and not isinstance(requested, bool)
+    if not whole or not 1 <= requested <= MOST:
+        raise UserError(f"threads must be a whole number from 1 to {MOST}, not {requested!r:.80}")
     return requested
 
 
