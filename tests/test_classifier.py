@@ -116,8 +116,9 @@ def test_the_shortcut_options_differ_and_count_ten() -> None:
 
 
 def test_pyramid_taps_say_what_comes_out() -> None:
-    net = mobilenet_v2().eval()
-    maps = net.forward_pyramid(torch.zeros(1, 3, 96, 160))
+    net = mobilenet_v2(weights=random_checkpoint()).eval()
+    x = torch.randn(1, 3, 96, 160, generator=torch.Generator().manual_seed(0))
+    maps = net.forward_pyramid(x)
     assert [(tap.channels, tap.stride) for tap in net.taps] == [
         (16, 2),
         (24, 4),
@@ -128,7 +129,9 @@ def test_pyramid_taps_say_what_comes_out() -> None:
     assert [tuple(m.shape) for m in maps] == [
         (1, t.channels, 96 // t.stride, 160 // t.stride) for t in net.taps
     ]
-    assert torch.equal(net.features[18](maps[-1]), net.forward_features(torch.zeros(1, 3, 96, 160)))
+    last = net.forward_features(x)
+    assert last.std() > 0.01
+    assert torch.equal(net.features[18](maps[-1]), last)
     assert mobilenet_v2(output_stride=8).taps[-1] == FeatureTap(17, 320, 8)
 
 
@@ -192,20 +195,30 @@ def test_grey_images_from_colour_weights() -> None:
         mobilenet_v2(weights=checkpoint, in_chans=4)
 
 
-def test_arguments_that_contradict_are_refused() -> None:
-    checkpoint = random_checkpoint(width_mult=1.4)
-    with pytest.raises(ArchitectureError, match=r"weights are of width 1.4; width_mult=0.5"):
-        mobilenet_v2(weights=checkpoint, width_mult=0.5)
-    with pytest.raises(ArchitectureError, match="either weights or architecture"):
-        mobilenet_v2(weights=checkpoint, architecture=Architecture())
-    with pytest.raises(TypeError, match="num_clases"):
-        mobilenet_v2(num_clases=4)
-    with pytest.raises(ArchitectureError, match="drop_rate"):
-        mobilenet_v2(dropout=1.0)
-    with pytest.raises(ArchitectureError, match="DeepLab"):
-        MobileNetV2(Architecture(head="deeplabv3"))
-    with pytest.raises(ModelFileError, match="no such file"):
-        mobilenet_v2(weights="nothing-of-that-name")
+@pytest.mark.parametrize(
+    ("arguments", "error", "message"),
+    [
+        (
+            {"weights": random_checkpoint(width_mult=0.35), "width_mult": 0.5},
+            ArchitectureError,
+            "weights are of width 0.35; width_mult=0.5",
+        ),
+        (
+            {"weights": random_checkpoint(width_mult=0.35), "architecture": Architecture()},
+            ArchitectureError,
+            "either weights or architecture",
+        ),
+        ({"num_clases": 4}, TypeError, "num_clases"),
+        ({"dropout": 1.0}, ArchitectureError, "drop_rate"),
+        ({"architecture": Architecture(head="deeplabv3")}, ArchitectureError, "DeepLab"),
+        ({"weights": "nothing-of-that-name"}, ModelFileError, "no such file"),
+    ],
+)
+def test_arguments_that_contradict_are_refused(
+    arguments: dict[str, object], error: type[Exception], message: str
+) -> None:
+    with pytest.raises(error, match=message):
+        mobilenet_v2(**arguments)
 
 
 def test_width_may_be_written_in_any_way() -> None:

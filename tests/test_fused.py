@@ -320,7 +320,7 @@ def test_one_value_a_channel_is_refused_as_by_pytorch() -> None:
 def test_shapes_that_do_not_fit_are_refused() -> None:
     kernels, x = Training("scalar", 1), torch.zeros(4, 8)
     eight, seven = torch.zeros(8), torch.zeros(7)
-    with pytest.raises(ValueError, match="shapes do not fit"):
+    with pytest.raises(ValueError, match="shapes do not match"):
         kernels.norm(x, eight, seven, 1e-5, True, eight, eight, x)
     with pytest.raises(ValueError, match="no instruction set"):
         Training("abacus", 1)

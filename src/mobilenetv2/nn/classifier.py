@@ -323,12 +323,13 @@ def mobilenet_v2(
         )
     checkpoint = None if weights is None else _checkpoint(weights, width_mult)
     base = checkpoint.architecture if checkpoint else (architecture or Architecture())
-    if checkpoint and width_mult not in (None, base.width_mult):
+    width = base.width_mult if width_mult is None else float(width_mult)
+    if checkpoint and width != base.width_mult:
         raise ArchitectureError(
             f"the weights are of width {base.width_mult:g}; width_mult={width_mult} does not fit"
         )
     changes: dict[str, Any] = {
-        "width_mult": width_mult,
+        "width_mult": width,
         "head": None if num_classes is None else Classifier(num_classes),
         "in_channels": in_chans,
         "output_stride": output_stride,

@@ -29,7 +29,7 @@ using Matrix = nb::ndarray<float, nb::ndim<2>, nb::c_contig, nb::device::cpu>;
 using Taps = nb::ndarray<float, nb::shape<-1, 3, 3>, nb::c_contig, nb::device::cpu>;
 
 void check(bool fits) {
-  if (!fits) throw std::invalid_argument("the shapes do not fit each other");
+  if (!fits) throw std::invalid_argument("the shapes do not match");
 }
 
 template <class T>
@@ -88,7 +88,7 @@ ResidualWeights weights_of(const Matrix& expand, const Matrix& norms, const Taps
 }
 
 template <class T>
-void bind(nb::class_<Training>& training) {
+void bind_norm(nb::class_<Training>& training) {
   training
       .def(
           "norm",
@@ -124,7 +124,12 @@ void bind(nb::class_<Training>& training) {
           nb::arg("gradient").noconvert(), nb::arg("in_").noconvert(), nb::arg("weight").noconvert(),
           nb::arg("bias").noconvert(), nb::arg("epsilon"), nb::arg("relu6"), nb::arg("mean").noconvert(),
           nb::arg("variance").noconvert(), nb::arg("out").noconvert(), nb::arg("weight_gradient").noconvert(),
-          nb::arg("bias_gradient").noconvert())
+          nb::arg("bias_gradient").noconvert());
+}
+
+template <class T>
+void bind_depthwise(nb::class_<Training>& training) {
+  training
       .def(
           "depthwise",
           [](Training& self, const Images<T>& in, const Taps& weights, int stride, int top, int left,
@@ -148,7 +153,12 @@ void bind(nb::class_<Training>& training) {
           },
           nb::arg("gradient").noconvert(), nb::arg("in_").noconvert(), nb::arg("weights").noconvert(),
           nb::arg("stride"), nb::arg("top"), nb::arg("left"), nb::arg("out").noconvert(),
-          nb::arg("weight_gradient").noconvert())
+          nb::arg("weight_gradient").noconvert());
+}
+
+template <class T>
+void bind_residual(nb::class_<Training>& training) {
+  training
       .def(
           "residual",
           [](Training& self, const Images<T>& in, const Matrix& expand, const Matrix& norms, const Taps& taps,
@@ -194,16 +204,23 @@ void bind(nb::class_<Training>& training) {
           nb::arg("for_taps").noconvert(), nb::arg("for_project").noconvert());
 }
 
+template <class T>
+void bind(nb::class_<Training>& training) {
+  bind_norm<T>(training);
+  bind_depthwise<T>(training);
+  bind_residual<T>(training);
+}
+
 }  // namespace
 
 NB_MODULE(_native, module) {
-  nb::set_leak_warnings(false);  // PyTorch outlives the interpreter, and what it holds
+  nb::set_leak_warnings(false);  // PyTorch and the objects it holds outlive the interpreter
   module.def("instruction_sets", [] {
-    std::vector<std::string> found;
+    std::vector<std::string> sets;
     for (const char* isa : {"scalar", "avx2", "avx512", "avx512bf16"}) {
-      if (mobilenetv2::find_passes<float>(isa)) found.emplace_back(isa);
+      if (mobilenetv2::find_passes<float>(isa)) sets.emplace_back(isa);
     }
-    return found;
+    return sets;
   });
   nb::class_<Training> training(module, "Training");
   training.def(nb::init<const std::string&, int>(), nb::arg("isa"), nb::arg("threads"));

@@ -7,10 +7,10 @@ namespace mobilenetv2 {
 namespace MNV2_NAMESPACE {
 namespace {
 
-// Three pixels of three rows around an output pixel, zero outside the image.
+// The 3 x 3 pixels around an output pixel; zeros outside the image.
 template <class T>
 struct Window {
-  const T* rows[3];  // null outside
+  const T* rows[3];  // null outside the image
   int width, channels, lanes;
 
   void column(int x, Vec* to) const {
@@ -21,16 +21,16 @@ struct Window {
   }
 };
 
-// The rows that tap an output row; `in` is at a channel.
+// The window of an output row; `in` points to the first channel.
 template <class T>
 Window<T> window(const T* in, int height, int width, int channels, int lanes, int top_row) {
-  Window<T> found{{nullptr, nullptr, nullptr}, width, channels, lanes};
+  Window<T> result{{nullptr, nullptr, nullptr}, width, channels, lanes};
   for (int i = 0; i < 3; i++) {
     if (top_row + i >= 0 && top_row + i < height) {
-      found.rows[i] = in + static_cast<std::ptrdiff_t>(top_row + i) * width * channels;
+      result.rows[i] = in + static_cast<std::ptrdiff_t>(top_row + i) * width * channels;
     }
   }
-  return found;
+  return result;
 }
 
 // `flipped`: the taps in reverse order.
@@ -74,9 +74,9 @@ void depthwise(const Maps<T>& maps, const float* weights, T* out) {
   filter(maps, weights, false, out);
 }
 
-// Each input pixel gathers from the outputs that it was a tap of.
+// The gradient of the input for any stride: each input pixel sums over the outputs that it contributed to.
 template <class T>
-void spread(const Maps<T>& maps, const T* gradient, const float* weights, T* out) {
+void input_gradient(const Maps<T>& maps, const T* gradient, const float* weights, T* out) {
   const int channels = maps.channels;
   each_vector(channels, [&](int c, int lanes) {
     Vec tap[3][3];  // row, column
@@ -102,6 +102,7 @@ void spread(const Maps<T>& maps, const T* gradient, const float* weights, T* out
   });
 }
 
+// The gradient of the weights.
 template <class T>
 void correlate(const Maps<T>& maps, const T* gradient, float* weight_gradient) {
   const int channels = maps.channels;
@@ -140,7 +141,7 @@ void depthwise_gradient(const Maps<T>& maps, const T* gradient, const float* wei
                           1,        2 - maps.top,    2 - maps.left};
     filter(back, weights, true, out);
   } else {
-    spread(maps, gradient, weights, out);
+    input_gradient(maps, gradient, weights, out);
   }
   correlate(maps, gradient, weight_gradient);
 }

@@ -12,7 +12,7 @@ namespace {
 
 constexpr int GROUP = LANES == 16 ? 32 : 16;
 
-// Loads and stores of `count` lanes; count is LANES, or 8 of 16. Float to bfloat16 rounds to even.
+// Loads and stores of `count` lanes, which is LANES, or 8 of 16. Float to bfloat16 rounds to nearest even.
 #if defined(MNV2_TARGET_AVX512)
 
 inline Vec load_lanes(const float* from, int count) { return count == LANES ? load(from) : load_some(from, count); }
@@ -39,7 +39,7 @@ inline void store_lanes(bfloat16* to, Vec value, int count) {
     _mm256_mask_storeu_epi16(to, first(count), high);
   }
 }
-// `value` where 0 < at < 6, else 0.
+// `value` where 0 < at < 6, otherwise 0.
 inline Vec inside(Vec at, Vec value) {
   const __mmask16 above = _mm512_cmp_ps_mask(at, _mm512_setzero_ps(), _CMP_GT_OQ);
   return _mm512_maskz_mov_ps(_mm512_mask_cmp_ps_mask(above, at, _mm512_set1_ps(6.0f), _CMP_LT_OQ), value);
@@ -92,7 +92,7 @@ void each_vector(int channels, Body&& body) {
   for (int c = 0; c < channels; c += LANES) body(c, channels - c < LANES ? channels - c : LANES);
 }
 
-// Calls body(channel, channels, Size<V>) for groups of V = 4 vectors, and smaller ones for what is left.
+// Calls body(channel, channels, Size<V>) for groups of V = 4 vectors, then of 2 and 1 for the rest.
 template <int V>
 struct Size {
   static constexpr int vectors = V;

@@ -117,7 +117,7 @@ void subtract(const T* in, int pixels, int channels, const float* minus, T* out,
     const Vec less = mul(load_lanes(minus + c, lanes), splat(-1.0f));
     for (int p = 0; p < pixels; p++) {
       const Vec x = load_lanes(in + static_cast<std::ptrdiff_t>(p) * channels + c, lanes);
-      store_lanes(out + static_cast<std::ptrdiff_t>(p) * out_row + c, add(x, less), LANES);  // beyond is read as zero
+      store_lanes(out + static_cast<std::ptrdiff_t>(p) * out_row + c, add(x, less), LANES);  // zeros beyond
     }
   });
 }

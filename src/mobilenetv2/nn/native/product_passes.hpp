@@ -7,14 +7,14 @@ namespace mobilenetv2 {
 namespace MNV2_NAMESPACE {
 namespace {
 
-// Keeps GCC from holding all of a tile's factors in registers from one part to the next.
+// Stops GCC from keeping all factors of a tile in registers from one part to the next.
 inline void compiler_barrier() {
 #if defined(__GNUC__)
   asm volatile("" : : : "memory");
 #endif
 }
 
-// Units of vectors: PARTS of each are multiplied one after the other, where the target has no product of pairs.
+// Products per factor: the two halves of a pair are multiplied one after the other, unless the target multiplies pairs.
 template <class T>
 constexpr int PARTS = PER_FACTOR<T>;
 #if defined(MNV2_TARGET_AVX512BF16)
@@ -108,7 +108,7 @@ void pair_rows(const T* in, int rows, int columns, Factor<T>* out) {
   }
 }
 
-// As tile_rows(), where a product in parts takes a register more.
+// As tile_rows(); a product in parts needs one more register.
 template <class T>
 constexpr int product_rows(int vectors) {
   return tile_rows(vectors) - (PARTS<T> > 1 && LANES == 8);

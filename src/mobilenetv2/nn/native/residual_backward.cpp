@@ -7,8 +7,8 @@ namespace mobilenetv2 {
 // The gradients of the projection and of the second batch norm. The gradient before the projection is computed here for
 // its sums, and again by filter_gradient().
 template <class T>
-typename Training::ResidualCall<T>::NormGradient Training::ResidualCall<T>::project_gradient(
-    const PackedWeights& packed, const NormFactors& second, const T* gradient, const ResidualGradients& to) {
+typename Training::ResidualCall<T>::NormSlopes Training::ResidualCall<T>::project_gradient(
+    const PackedWeights& packed, const NormFactors& filter_norm, const T* gradient, const ResidualGradients& to) {
   Floats pivot(partition.wide, 0.0f);
   std::copy_n(out_mean(), expanded, pivot.data());
   PartialSums sums(partition.slices, 2 * partition.wide),
@@ -24,7 +24,7 @@ typename Training::ResidualCall<T>::NormGradient Training::ResidualCall<T>::proj
         factors_by_pixel(from, pixels, out_channels, memory.template take<float>(narrow_size + out_channels));
     for (int g = 0; g < partition.groups; g++) {
       const int c = g * partition.group;
-      const Norm norm = {second.scale.data() + c, second.bias.data() + c, true};
+      const Norm norm = {filter_norm.scale.data() + c, filter_norm.bias.data() + c, true};
       const T* const filtered = kept.depthwise + partition.kept(unit, g);
       unproject(packed, from, g, pixels, slope);
       passes.gradient_sums_kept(slope, filtered, pixels, partition.group, norm, pivot.data() + c, sum,
@@ -44,24 +44,24 @@ typename Training::ResidualCall<T>::NormGradient Training::ResidualCall<T>::proj
     }
   }
   const Doubles sum = sums.total();
-  NormGradient back{Floats(partition.wide, 0.0f), Floats(partition.wide, 0.0f), Floats(partition.wide, 0.0f)};
+  NormSlopes slopes{Floats(partition.wide, 0.0f), Floats(partition.wide, 0.0f), Floats(partition.wide, 0.0f)};
   for (int c = 0; c < expanded; c++) {
-    const double product = sum[partition.wide + c] * second.deviation[c];  // with the normalised input
+    const double product = sum[partition.wide + c] * filter_norm.deviation[c];  // with the normalised input
     to.norms[2 * expanded + c] = static_cast<float>(product);
     to.norms[3 * expanded + c] = static_cast<float>(sum[c]);
-    const double slope = -static_cast<double>(second.scale[c]) * second.deviation[c] * product / out_count;
-    back.a[c] = second.scale[c];
-    back.b[c] = static_cast<float>(slope);
-    back.c[c] = static_cast<float>(-second.scale[c] * sum[c] / out_count - slope * out_mean()[c]);
+    const double slope = -static_cast<double>(filter_norm.scale[c]) * filter_norm.deviation[c] * product / out_count;
+    slopes.a[c] = filter_norm.scale[c];
+    slopes.b[c] = static_cast<float>(slope);
+    slopes.c[c] = static_cast<float>(-filter_norm.scale[c] * sum[c] / out_count - slope * out_mean()[c]);
   }
-  return back;
+  return slopes;
 }
 
 // The gradients of the filter and of the expansion, without the part of the first batch norm.
 template <class T>
 typename Training::ResidualCall<T>::FilterGradient Training::ResidualCall<T>::filter_gradient(
-    const PackedWeights& packed, const NormFactors& first, const NormFactors& second, const NormGradient& back,
-    const T* gradient, T* out) {
+    const PackedWeights& packed, const NormFactors& expand_norm, const NormFactors& filter_norm,
+    const NormSlopes& slopes, const T* gradient, T* out) {
   PartialSums for_taps(partition.slices, static_cast<std::size_t>(9) * partition.wide),
       for_bias(partition.slices, partition.wide),
       for_expand(partition.slices, static_cast<std::size_t>(channels) * partition.wide);
@@ -85,11 +85,11 @@ typename Training::ResidualCall<T>::FilterGradient Training::ResidualCall<T>::fi
     T* const clipped = place(wide, memory.template take<T>(group_size));
     for (int g = 0; g < partition.groups; g++) {
       const int c = g * partition.group;
-      const Norm norm = {second.scale.data() + c, second.bias.data() + c, true};
+      const Norm norm = {filter_norm.scale.data() + c, filter_norm.bias.data() + c, true};
       unproject(packed, from, g, out_pixels, slope);
       passes.gradient_kept(slope, kept.depthwise + partition.kept(unit, g), out_pixels, partition.group, norm,
-                           back.a.data() + c, back.b.data() + c, back.c.data() + c, slope);
-      expand(packed, first, u, g, pixels, limited);
+                           slopes.a.data() + c, slopes.b.data() + c, slopes.c.data() + c, slope);
+      expand(packed, expand_norm, u, g, pixels, limited);
       for (int i = 0; i < partition.size(unit); i++) {
         const std::ptrdiff_t image = static_cast<std::ptrdiff_t>(i) * partition.in_pixels * partition.group;
         float_passes.depthwise_gradient(block::maps_of(shape, limited + image, partition.group),
@@ -114,26 +114,26 @@ typename Training::ResidualCall<T>::FilterGradient Training::ResidualCall<T>::fi
 
 // The gradients of the taps, of the first batch norm, of the expansion and of the input.
 template <class T>
-void Training::ResidualCall<T>::input_gradient(const NormFactors& first, FilterGradient& filtered, T* out,
+void Training::ResidualCall<T>::input_gradient(const NormFactors& expand_norm, FilterGradient& filtered, T* out,
                                                const ResidualGradients& to) {
-  const Floats spread = block::times_moments(shape, partition, float_passes, weights.expand, kept.moments);
+  const Floats weighted_moments = block::times_moments(shape, partition, float_passes, weights.expand, kept.moments);
   Floats by_input(static_cast<std::size_t>(expanded) * partition.thin, 0.0f), shift(partition.thin, 0.0f);
   for (int c = 0; c < expanded; c++) {
     const float* const row = weights.expand + c * channels;
     double product = 0;  // with the normalised expansion
     for (int k = 0; k < channels; k++)
       product += row[k] * filtered.expand[static_cast<std::size_t>(k) * partition.wide + c];
-    product *= first.deviation[c];
+    product *= expand_norm.deviation[c];
     to.norms[c] = static_cast<float>(product);
     to.norms[expanded + c] = static_cast<float>(filtered.bias[c]);
-    const double slope = -static_cast<double>(first.scale[c]) * first.deviation[c] * product / in_count;
-    const double middle = -first.scale[c] * filtered.bias[c] / in_count;
+    const double slope = -static_cast<double>(expand_norm.scale[c]) * expand_norm.deviation[c] * product / in_count;
+    const double average = -expand_norm.scale[c] * filtered.bias[c] / in_count;
     for (int k = 0; k < channels; k++) {
       to.expand[c * channels + k] =
-          static_cast<float>(first.scale[c] * filtered.expand[static_cast<std::size_t>(k) * partition.wide + c] +
-                             slope * spread[static_cast<std::size_t>(c) * partition.thin + k]);
+          static_cast<float>(expand_norm.scale[c] * filtered.expand[static_cast<std::size_t>(k) * partition.wide + c] +
+                             slope * weighted_moments[static_cast<std::size_t>(c) * partition.thin + k]);
       by_input[static_cast<std::size_t>(c) * partition.thin + k] = static_cast<float>(slope * row[k]);
-      shift[k] += static_cast<float>(middle * row[k]);
+      shift[k] += static_cast<float>(average * row[k]);
     }
     for (int i = 0; i < 9; i++) {
       to.taps[c * 9 + i] = static_cast<float>(
@@ -163,11 +163,11 @@ void Training::residual_gradient(const ResidualShape& shape, const ResidualWeigh
                                  const ResidualGradients& gradients) {
   const std::lock_guard<std::mutex> lock(one_at_a_time_);
   ResidualCall<T> call(*this, shape, weights, in, kept);
-  const block::NormFactors first = call.first_normal(), second = call.second_normal();
-  const block::PackedWeights<T> packed(shape, call.partition, weights, first, call.passes);
-  const auto back = call.project_gradient(packed, second, gradient, gradients);
-  auto filtered = call.filter_gradient(packed, first, second, back, gradient, out);
-  call.input_gradient(first, filtered, out, gradients);
+  const block::NormFactors expand_norm = call.expand_norm(), filter_norm = call.filter_norm();
+  const block::PackedWeights<T> packed(shape, call.partition, weights, expand_norm, call.passes);
+  const auto slopes = call.project_gradient(packed, filter_norm, gradient, gradients);
+  auto filtered = call.filter_gradient(packed, expand_norm, filter_norm, slopes, gradient, out);
+  call.input_gradient(expand_norm, filtered, out, gradients);
 }
 
 template void Training::residual_gradient<float>(const ResidualShape&, const ResidualWeights&, const float*,

@@ -70,8 +70,8 @@ struct Training::ResidualCall {
   float* out_mean() const { return kept.statistics + 2 * expanded; }
   float* out_variance() const { return kept.statistics + 3 * expanded; }
 
-  NormFactors first_normal() const { return NormFactors(weights.expand_norm, variance(), expanded, partition.wide); }
-  NormFactors second_normal() const {
+  NormFactors expand_norm() const { return NormFactors(weights.expand_norm, variance(), expanded, partition.wide); }
+  NormFactors filter_norm() const {
     NormFactors normal(weights.depthwise_norm, out_variance(), expanded, partition.wide);
     normal.include_mean(out_mean(), expanded);
     return normal;
@@ -133,11 +133,12 @@ struct Training::ResidualCall {
     if (static_cast<const void*>(from) != to) passes.convert(from, row, pixels, channels_, to);
   }
   // Computes a group of the expanded map.
-  void expand(const PackedWeights& packed, const NormFactors& first, const T* u, int g, int pixels, float* wide) const {
+  void expand(const PackedWeights& packed, const NormFactors& expand_norm, const T* u, int g, int pixels,
+              float* wide) const {
     passes.product({factors(u), partition.thin / PER, 1,
                     packed.expand.data() + static_cast<std::size_t>(g) * channels / PER * partition.group,
                     partition.group, wide, partition.group, pixels, partition.group, channels / PER,
-                    first.bias.data() + g * partition.group, false, true});
+                    expand_norm.bias.data() + g * partition.group, false, true});
   }
   // Computes a group of the gradient before the projection.
   void unproject(const PackedWeights& packed, const T* gradient, int g, int pixels, float* to) const {
@@ -149,28 +150,28 @@ struct Training::ResidualCall {
 
   void moments();
   void expanded_statistics();
-  void filter(const PackedWeights& packed, const NormFactors& first);
+  void filter(const PackedWeights& packed, const NormFactors& expand_norm);
   void filtered_statistics(const Floats& pivots);
-  void project(const PackedWeights& packed, const NormFactors& second, T* out);
+  void project(const PackedWeights& packed, const NormFactors& filter_norm, T* out);
 
   // The gradient of the input of the second batch norm is a * g + b * x + c.
-  struct NormGradient {
+  struct NormSlopes {
     Floats a, b, c;
   };
-  NormGradient project_gradient(const PackedWeights& packed, const NormFactors& second, const T* gradient,
-                                const ResidualGradients& to);
+  NormSlopes project_gradient(const PackedWeights& packed, const NormFactors& filter_norm, const T* gradient,
+                              const ResidualGradients& to);
   struct FilterGradient {
     Doubles taps, bias, expand;
     // The gradient of the input without the part of the first batch norm; null if it is already in the output.
     std::unique_ptr<float[]> thin;
   };
-  FilterGradient filter_gradient(const PackedWeights& packed, const NormFactors& first, const NormFactors& second,
-                                 const NormGradient& back, const T* gradient, T* out);
+  FilterGradient filter_gradient(const PackedWeights& packed, const NormFactors& expand_norm,
+                                 const NormFactors& filter_norm, const NormSlopes& slopes, const T* gradient, T* out);
   float* thin(const std::unique_ptr<float[]>& buffer, int unit, T* out) const {
     float* const at_unit = buffer ? buffer.get() + partition.in_pixel(unit) * partition.thin : nullptr;
     return computed(out + partition.in_pixel(unit) * channels, channels, partition.thin, at_unit);
   }
-  void input_gradient(const NormFactors& first, FilterGradient& filtered, T* out, const ResidualGradients& to);
+  void input_gradient(const NormFactors& expand_norm, FilterGradient& filtered, T* out, const ResidualGradients& to);
 };
 
 }  // namespace mobilenetv2

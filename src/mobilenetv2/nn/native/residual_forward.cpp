@@ -4,7 +4,7 @@
 
 namespace mobilenetv2 {
 
-// Mean and second moments of the input.
+// Mean and filter_norm moments of the input.
 template <class T>
 void Training::ResidualCall<T>::moments() {
   PartialSums sums(partition.slices, channels);
@@ -38,22 +38,22 @@ void Training::ResidualCall<T>::moments() {
 // Mean and variance of the expansion, from the moments.
 template <class T>
 void Training::ResidualCall<T>::expanded_statistics() {
-  const Floats spread = block::times_moments(shape, partition, float_passes, weights.expand, kept.moments);
+  const Floats weighted_moments = block::times_moments(shape, partition, float_passes, weights.expand, kept.moments);
   for (int c = 0; c < expanded; c++) {
-    double middle = 0, square = 0;
+    double average = 0, square = 0;
     for (int k = 0; k < channels; k++) {
       const double weight = weights.expand[c * channels + k];
-      middle += weight * kept.moments[k];
-      square += weight * spread[static_cast<std::size_t>(c) * partition.thin + k];
+      average += weight * kept.moments[k];
+      square += weight * weighted_moments[static_cast<std::size_t>(c) * partition.thin + k];
     }
-    mean()[c] = static_cast<float>(middle);
+    mean()[c] = static_cast<float>(average);
     variance()[c] = static_cast<float>(std::max(0.0, square / in_count));
   }
 }
 
 // Expands and filters; computes the statistics of the result.
 template <class T>
-void Training::ResidualCall<T>::filter(const PackedWeights& packed, const NormFactors& first) {
+void Training::ResidualCall<T>::filter(const PackedWeights& packed, const NormFactors& expand_norm) {
   // per unit: pivot, sum, squares
   Floats pivots(static_cast<std::size_t>(partition.units) * 3 * partition.wide);
   training.pool_.parallel(partition.units, [&](int unit, int slot) {
@@ -65,7 +65,7 @@ void Training::ResidualCall<T>::filter(const PackedWeights& packed, const NormFa
     for (int g = 0; g < partition.groups; g++) {
       T* const kept_group = kept.depthwise + partition.kept(unit, g);
       float* const filtered = computed(kept_group, partition.group, partition.group, memory.next);
-      expand(packed, first, u, g, partition.size(unit) * partition.in_pixels, wide);
+      expand(packed, expand_norm, u, g, partition.size(unit) * partition.in_pixels, wide);
       for (int i = 0; i < partition.size(unit); i++) {
         float_passes.depthwise(
             block::maps_of(shape, wide + static_cast<std::ptrdiff_t>(i) * partition.in_pixels * partition.group,
@@ -87,22 +87,22 @@ void Training::ResidualCall<T>::filter(const PackedWeights& packed, const NormFa
 template <class T>
 void Training::ResidualCall<T>::filtered_statistics(const Floats& pivots) {
   for (int c = 0; c < expanded; c++) {
-    double count = 0, middle = 0, squares = 0;
+    double count = 0, average = 0, squares = 0;
     for (int unit = 0; unit < partition.units; unit++) {
       const float* const part = pivots.data() + static_cast<std::size_t>(unit) * 3 * partition.wide + c;
       const double n = static_cast<double>(partition.size(unit)) * partition.out_pixels;
-      const double away = part[partition.wide] / n, apart = part[0] + away - middle;
-      squares += part[2 * partition.wide] - away * away * n + apart * apart * count * n / (count + n);
-      middle += apart * n / (count + n);
+      const double offset = part[partition.wide] / n, difference = part[0] + offset - average;
+      squares += part[2 * partition.wide] - offset * offset * n + difference * difference * count * n / (count + n);
+      average += difference * n / (count + n);
       count += n;
     }
-    out_mean()[c] = static_cast<float>(middle);
+    out_mean()[c] = static_cast<float>(average);
     out_variance()[c] = static_cast<float>(std::max(0.0, squares / count));
   }
 }
 
 template <class T>
-void Training::ResidualCall<T>::project(const PackedWeights& packed, const NormFactors& second, T* out) {
+void Training::ResidualCall<T>::project(const PackedWeights& packed, const NormFactors& filter_norm, T* out) {
   training.pool_.parallel(partition.units, [&](int unit, int slot) {
     Scratch memory = scratch(slot, kept_size + narrow_size);
     T* const limited = memory.template take<T>(kept_size);
@@ -110,7 +110,8 @@ void Training::ResidualCall<T>::project(const PackedWeights& packed, const NormF
     float* const projected = computed(to, out_channels, partition.narrow, memory.next);
     const int pixels = partition.size(unit) * partition.out_pixels;
     for (int g = 0; g < partition.groups; g++) {
-      const Norm norm = {second.scale.data() + g * partition.group, second.bias.data() + g * partition.group, true};
+      const Norm norm = {filter_norm.scale.data() + g * partition.group, filter_norm.bias.data() + g * partition.group,
+                         true};
       passes.normalise(kept.depthwise + partition.kept(unit, g), pixels, partition.group, norm, limited);
       passes.product({factors(limited), partition.group / PER, 1,
                       packed.project.data() + static_cast<std::size_t>(g) * partition.group / PER * partition.narrow,
@@ -128,10 +129,10 @@ void Training::residual(const ResidualShape& shape, const ResidualWeights& weigh
   ResidualCall<T> call(*this, shape, weights, in, kept);
   call.moments();
   call.expanded_statistics();
-  const block::NormFactors first = call.first_normal();
-  const block::PackedWeights<T> packed(shape, call.partition, weights, first, call.passes);
-  call.filter(packed, first);
-  call.project(packed, call.second_normal(), out);
+  const block::NormFactors expand_norm = call.expand_norm();
+  const block::PackedWeights<T> packed(shape, call.partition, weights, expand_norm, call.passes);
+  call.filter(packed, expand_norm);
+  call.project(packed, call.filter_norm(), out);
 }
 
 template void Training::residual<float>(const ResidualShape&, const ResidualWeights&, const float*,

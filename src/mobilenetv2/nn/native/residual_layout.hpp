@@ -21,8 +21,9 @@ inline int round_up(int value, int step) { return (value + step - 1) / step * st
 // How a batch is divided: units of several images, slices of several units, groups of expanded channels.
 struct Partition {
   int images, per_unit, units, slices;
-  int in_pixels, out_pixels;              // of one image
-  int group, groups, thin, wide, narrow;  // thin, wide, narrow: channels in, expanded and out, rounded up
+  int in_pixels, out_pixels;  // of one image
+  int group, groups;          // expanded channels per group; number of groups
+  int thin, wide, narrow;     // numbers of channels of input, expansion and output, rounded up
 
   Partition(const ResidualShape& shape, int lanes, int group_size)
       : images(shape.images),
@@ -148,6 +149,7 @@ struct PackedWeights {
   }
 };
 
+// The maps of the depthwise convolution of one image.
 inline Maps<float> maps_of(const ResidualShape& shape, const float* in, int channels) {
   return {in,       shape.height, shape.width, shape.out_height, shape.out_width,
           channels, shape.stride, shape.top,   shape.left};

@@ -10,11 +10,11 @@
 namespace mobilenetv2 {
 namespace {
 
-constexpr int CHUNK = 512;  // pixels whose sums are made in float
+constexpr int CHUNK = 512;  // pixels that are summed in float; chunks are summed in double
 
-bool has(const char* isa) {
-  const std::vector<std::string> found = instruction_sets();
-  return std::strcmp(isa, "scalar") == 0 || std::find(found.begin(), found.end(), isa) != found.end();
+bool is_available(const char* isa) {
+  const std::vector<std::string> sets = instruction_sets();
+  return std::strcmp(isa, "scalar") == 0 || std::find(sets.begin(), sets.end(), isa) != sets.end();
 }
 
 struct Target {
@@ -32,7 +32,7 @@ constexpr Target TARGETS[] = {
 };
 
 // The sum of `count` rows of `size` floats, in order.
-std::vector<double> added(const std::vector<float>& rows, std::ptrdiff_t count, std::ptrdiff_t size) {
+std::vector<double> sum_of_rows(const std::vector<float>& rows, std::ptrdiff_t count, std::ptrdiff_t size) {
   std::vector<double> total(size, 0.0);
   for (std::ptrdiff_t row = 0; row < count; row++) {
     for (std::ptrdiff_t i = 0; i < size; i++) total[i] += rows[row * size + i];
@@ -46,22 +46,22 @@ struct Affine {
 
 Affine affine(int channels, const float* weight, const float* bias, float epsilon, const float* mean,
               const float* variance) {
-  Affine found{std::vector<float>(channels), std::vector<float>(channels)};
+  Affine result{std::vector<float>(channels), std::vector<float>(channels)};
   for (int c = 0; c < channels; c++) {
     const double scale = weight[c] / std::sqrt(static_cast<double>(variance[c]) + epsilon);
-    found.scale[c] = static_cast<float>(scale);
-    found.shift[c] = static_cast<float>(bias[c] - mean[c] * scale);
+    result.scale[c] = static_cast<float>(scale);
+    result.shift[c] = static_cast<float>(bias[c] - mean[c] * scale);
   }
-  return found;
+  return result;
 }
 
-// Taps first.
-std::vector<float> turned(const float* weights, int channels) {
-  std::vector<float> found(9 * static_cast<std::size_t>(channels));
+// channels x 9 -> 9 x channels.
+std::vector<float> transposed_taps(const float* weights, int channels) {
+  std::vector<float> taps(9 * static_cast<std::size_t>(channels));
   for (int c = 0; c < channels; c++) {
-    for (int i = 0; i < 9; i++) found[i * channels + c] = weights[c * 9 + i];
+    for (int i = 0; i < 9; i++) taps[i * channels + c] = weights[c * 9 + i];
   }
-  return found;
+  return taps;
 }
 
 template <class T>
@@ -80,7 +80,7 @@ std::ptrdiff_t out_size(const Maps<T>& maps) {
 template <class T>
 const Passes<T>* find_passes(const char* isa) {
   for (const Target& each : TARGETS) {
-    if (std::strcmp(isa, each.isa) != 0 || !has(isa)) continue;
+    if (std::strcmp(isa, each.isa) != 0 || !is_available(isa)) continue;
     if constexpr (std::is_same_v<T, float>) {
       return each.floats;
     } else {
@@ -112,7 +112,7 @@ void Training::norm(const T* in, std::ptrdiff_t pixels, int channels, const floa
   const std::lock_guard<std::mutex> lock(one_at_a_time_);
   const int chunks = static_cast<int>((pixels + CHUNK - 1) / CHUNK);
   std::vector<float> partial(2 * static_cast<std::size_t>(chunks) * channels);
-  std::vector<float> pivot(channels, 0.0f);  // one pixel: near the mean, so that the squares do not cancel
+  std::vector<float> pivot(channels, 0.0f);  // the first pixel: near the mean, which avoids cancellation
   passes<T>().sums(in, 1, channels, pivot.data(), mean, variance);
   std::copy(mean, mean + channels, pivot.begin());
   const auto width = [&](int chunk) {
@@ -123,11 +123,11 @@ void Training::norm(const T* in, std::ptrdiff_t pixels, int channels, const floa
     float* const sum = partial.data() + 2 * static_cast<std::size_t>(chunk) * channels;
     passes<T>().sums(in + offset(chunk), width(chunk), channels, pivot.data(), sum, sum + channels);
   });
-  const std::vector<double> total = added(partial, chunks, 2 * channels);
+  const std::vector<double> total = sum_of_rows(partial, chunks, 2 * channels);
   for (int c = 0; c < channels; c++) {
-    const double away = total[c] / pixels;
-    mean[c] = static_cast<float>(pivot[c] + away);
-    variance[c] = static_cast<float>(std::max(0.0, total[channels + c] / pixels - away * away));
+    const double from_pivot = total[c] / pixels;
+    mean[c] = static_cast<float>(pivot[c] + from_pivot);
+    variance[c] = static_cast<float>(std::max(0.0, total[channels + c] / pixels - from_pivot * from_pivot));
   }
   const Affine by = affine(channels, weight, bias, epsilon, mean, variance);
   const Norm norm = {by.scale.data(), by.shift.data(), relu6};
@@ -154,7 +154,7 @@ void Training::norm_gradient(const T* gradient, const T* in, std::ptrdiff_t pixe
     passes<T>().gradient_sums(gradient + offset(chunk), in + offset(chunk), width(chunk), channels, norm, mean, sum,
                               sum + channels);
   });
-  const std::vector<double> total = added(partial, chunks, 2 * channels);
+  const std::vector<double> total = sum_of_rows(partial, chunks, 2 * channels);
   std::vector<float> a(channels), b(channels), c(channels);
   for (int i = 0; i < channels; i++) {
     const double deviation = 1 / std::sqrt(static_cast<double>(variance[i]) + epsilon);
@@ -175,7 +175,7 @@ void Training::norm_gradient(const T* gradient, const T* in, std::ptrdiff_t pixe
 template <class T>
 void Training::depthwise(const Maps<T>& maps, int images, const float* weights, T* out) {
   const std::lock_guard<std::mutex> lock(one_at_a_time_);
-  const std::vector<float> taps = turned(weights, maps.channels);
+  const std::vector<float> taps = transposed_taps(weights, maps.channels);
   pool_.parallel(images, [&](int index, int) {
     passes<T>().depthwise(image(maps, index), taps.data(), out + index * out_size(maps));
   });
@@ -185,7 +185,7 @@ template <class T>
 void Training::depthwise_gradient(const Maps<T>& maps, int images, const T* gradient, const float* weights, T* out,
                                   float* weight_gradient) {
   const std::lock_guard<std::mutex> lock(one_at_a_time_);
-  const std::vector<float> taps = turned(weights, maps.channels);
+  const std::vector<float> taps = transposed_taps(weights, maps.channels);
   const std::ptrdiff_t size = 9 * static_cast<std::ptrdiff_t>(maps.channels);
   std::vector<float> partial(size * images);
   const std::ptrdiff_t in_size = static_cast<std::ptrdiff_t>(maps.in_height) * maps.in_width * maps.channels;
@@ -193,7 +193,7 @@ void Training::depthwise_gradient(const Maps<T>& maps, int images, const T* grad
     passes<T>().depthwise_gradient(image(maps, index), gradient + index * out_size(maps), taps.data(),
                                    out + index * in_size, partial.data() + index * size);
   });
-  const std::vector<double> total = added(partial, images, size);
+  const std::vector<double> total = sum_of_rows(partial, images, size);
   for (int c = 0; c < maps.channels; c++) {
     for (int i = 0; i < 9; i++) weight_gradient[c * 9 + i] = static_cast<float>(total[i * maps.channels + c]);
   }
