@@ -94,7 +94,7 @@ def test_classify_answers_every_image_and_names_every_other(
         answer["predictions"][0] for answer in answers if "exif_orientation" in answer["file"]
     ]
     assert len(upright) == 8
-    assert len({found["index"] for found in upright}) == 1  # [IN-04]
+    assert len({found["index"] for found in upright}) == 1  #
 
     lines = done.stderr.splitlines()
     assert "Traceback" not in done.stderr

@@ -227,11 +227,11 @@ def test_a_thousand_photos(shared, tmp_path, capsys, name, options, top1, top5) 
     assert run(["classify", str(photos), "--model", str(model), "--format", "csv"]) == 0
     rows = list(csv.DictReader(io.StringIO(capsys.readouterr().out)))
     with open(photos / "labels.csv", encoding="utf-8", newline="") as file:
-        wanted = {
+        expected = {
             row["file"]: (int(row["index"]) + 1, row["label"]) for row in csv.DictReader(file)
         }
     right = [
-        row for row in rows if (int(row["index"]), row["label"]) == wanted[Path(row["file"]).name]
+        row for row in rows if (int(row["index"]), row["label"]) == expected[Path(row["file"]).name]
     ]
     assert len(rows) == 5000
     assert (sum(row["rank"] == "1" for row in right), len(right)) == (top1, top5)

@@ -45,8 +45,8 @@ model.save(sys.argv[1] + ".again")
 """
     names = [path, tmp_path / "x.npy", tmp_path / "y.npy"]
     subprocess.run([sys.executable, "-c", code, *map(str, names)], check=True)
-    wanted = Int8Reference(model)(pixels(2, 32, 32, 3))
-    np.testing.assert_array_equal(np.load(tmp_path / "y.npy"), wanted)
+    expected = Int8Reference(model)(pixels(2, 32, 32, 3))
+    np.testing.assert_array_equal(np.load(tmp_path / "y.npy"), expected)
     assert (tmp_path / "model.safetensors.again").read_bytes() == path.read_bytes()
 
 

@@ -155,17 +155,17 @@ def test_fetched_converted_and_kept(
     mirror, tmp_path, monkeypatch, capfd, name, side, fraction, mean, interpolation
 ) -> None:
     original = published(mirror, tmp_path, monkeypatch, name)
-    found = open_checkpoint(name)
+    imported = open_checkpoint(name)
     assert len(mirror.asked) == 1
-    assert difference(original, found) < 1e-5
-    assert found.architecture.resolution == found.preprocessing.size == (side, side)
-    assert found.preprocessing.crop_fraction == fraction
-    assert found.preprocessing.mean[0] == mean
-    assert found.preprocessing.interpolation == interpolation
+    assert difference(original, imported) < 1e-5
+    assert imported.architecture.resolution == imported.preprocessing.size == (side, side)
+    assert imported.preprocessing.crop_fraction == fraction
+    assert imported.preprocessing.mean[0] == mean
+    assert imported.preprocessing.interpolation == interpolation
     entry = zoo.find(name)
-    assert found.provenance["name"] == name
-    assert found.provenance["url"] == entry.url
-    assert (found.provenance["top1"], found.provenance["top5"]) == (entry.top1, entry.top5)
+    assert imported.provenance["name"] == name
+    assert imported.provenance["url"] == entry.url
+    assert (imported.provenance["top1"], imported.provenance["top5"]) == (entry.top1, entry.top5)
     (raw,) = (
         path
         for path in zoo.cache_folder().iterdir()
@@ -174,8 +174,8 @@ def test_fetched_converted_and_kept(
     raw.unlink()  # what was converted is enough
     again = open_checkpoint(name)
     assert len(mirror.asked) == 1
-    assert (again.architecture, again.provenance) == (found.architecture, found.provenance)
-    for array, values in found.arrays.items():
+    assert (again.architecture, again.provenance) == (imported.architecture, imported.provenance)
+    for array, values in imported.arrays.items():
         np.testing.assert_array_equal(again.arrays[array], values)
     assert capfd.readouterr().out == ""
 
@@ -397,11 +397,11 @@ def test_the_bundled_model_needs_no_network(mirror) -> None:
     assert mirror.asked == []
     assert not zoo.cache_folder().exists()
     integers = open_checkpoint("cifar10-int8")
-    for name, found in (("cifar10", checkpoint), ("cifar10-int8", integers)):
+    for name, imported in (("cifar10", checkpoint), ("cifar10-int8", integers)):
         entry = zoo.find(name)
         assert (entry.width_mult, entry.resolution) == (
-            found.architecture.width_mult,
-            found.preprocessing.size[0],
+            imported.architecture.width_mult,
+            imported.preprocessing.size[0],
         )
     assert len(checkpoint.labels) == 10
     assert checkpoint.labels == integers.labels

@@ -533,8 +533,8 @@ def difference(checkpoint: Checkpoint, other: Checkpoint, side: int = 64) -> flo
     answer.
     """
     image = np.random.default_rng(5).uniform(-1, 1, (1, side, side, 3)).astype(np.float32)
-    wanted, found = Reference(checkpoint)(image), Reference(other)(image)
-    return float(np.abs(wanted - found).max() / np.abs(wanted).max())
+    expected, found = Reference(checkpoint)(image), Reference(other)(image)
+    return float(np.abs(expected - found).max() / np.abs(expected).max())
 
 
 def edged(checkpoint: Checkpoint) -> Checkpoint:
