@@ -60,8 +60,7 @@ def encoded(image: Image.Image, kind: str, **options: object) -> bytes:
     return stream.getvalue()
 
 
-# ---------------------------------------------------------------- the collection in
-# shared/data/odd-images
+# --- the collection in shared/data/odd-images ---
 
 
 def expected_rows(folder: Path) -> list[dict[str, str]]:
@@ -114,7 +113,7 @@ def test_shared_exif_quadrants(shared: Callable[[str], Path], orientation: int) 
     assert np.abs(corners - [(255, 0, 0), (0, 255, 0), (0, 0, 255), (255, 255, 0)]).max() <= 6
 
 
-# ---------------------------------------------------------------- more than 8 bits
+# --- more than 8 bits ---
 
 
 @pytest.mark.parametrize(
@@ -174,7 +173,7 @@ def test_values_of_no_known_range_are_refused_by_name(
         WHOLE(image)
 
 
-# ---------------------------------------------------------------- CMYK, and the other modes
+# --- CMYK, and the other modes ---
 
 
 @pytest.mark.parametrize("ending", ["jpg", "tiff"])
@@ -267,7 +266,7 @@ def test_palette_transparency_drops_to_the_palette_colour(
         assert (WHOLE(stored) == ORANGE).all()
 
 
-# ---------------------------------------------------------------- orientation
+# --- orientation ---
 
 # EXIF 2.32, 4.6.5.1.6: how upright pixels are stored in the file
 STORED: dict[int, Callable[[np.ndarray], np.ndarray]] = {
@@ -331,7 +330,7 @@ def test_damaged_exif_does_not_lose_the_image(tmp_path: Path, exif: bytes, endin
     assert np.array_equal(array(decode(tmp_path / f"a.{ending}")), photo())
 
 
-# ---------------------------------------------------------------- bad files
+# --- bad files ---
 
 
 def bad_files() -> dict[str, bytes]:
@@ -369,7 +368,7 @@ def test_missing_files_folders_and_impossible_names_are_refused(tmp_path: Path) 
 
 
 @pytest.mark.parametrize("kind", ["JPEG", "PNG", "GIF", "WEBP", "TIFF", "BMP"])
-def test_damage_anywhere_is_an_image_error_or_a_image(tmp_path: Path, kind: str) -> None:
+def test_damage_anywhere_is_an_image_error_or_an_image(tmp_path: Path, kind: str) -> None:
     whole, rng = encoded(Image.fromarray(photo(24, 32)), kind), np.random.default_rng(0)
     path = tmp_path / "damaged"
     for trial in range(60):
@@ -384,8 +383,7 @@ def test_damage_anywhere_is_an_image_error_or_a_image(tmp_path: Path, kind: str)
             assert message.startswith(f"{path}: ")
 
 
-# ---------------------------------------------------------------- many frames,
-# lying names
+# --- many frames, lying names ---
 
 
 @pytest.mark.parametrize(
@@ -405,16 +403,15 @@ def test_the_first_frame_of_many(tmp_path: Path, kind: str, options: dict[str, o
         Image.new("RGB", (64, 64), colour)
         for colour in ("#c86432", "#00ff00", "#0000ff", "white", "black")
     ]
-    path = tmp_path / "many.jpg"  # whatever the kind
+    path = tmp_path / "many.jpg"  # for every kind
     frames[0].save(path, kind, save_all=True, append_images=frames[1:], **options)
     with Image.open(path) as stored:
         assert stored.n_frames >= 4
     image = decode(path)
     assert image.size == (64, 64)
     assert np.abs(array(image).astype(int) - ORANGE).max() <= 2
-    assert (
-        np.abs(WHOLE(image).astype(int) - ORANGE).max() <= 2
-    )  # usable although its file is closed
+    # The image can be used although its file is closed.
+    assert np.abs(WHOLE(image).astype(int) - ORANGE).max() <= 2
 
 
 def test_a_first_frame_smaller_than_the_canvas_is_composited(tmp_path: Path) -> None:
@@ -445,7 +442,7 @@ def test_webp_named_jpg(tmp_path: Path) -> None:
     assert (array(decode(tmp_path / "a.jpg")) == ORANGE).all()
 
 
-# ---------------------------------------------------------------- very large
+# --- very large ---
 
 
 def test_200_megapixels_are_refused_naming_file_and_option(tmp_path: Path) -> None:
@@ -507,7 +504,7 @@ def test_max_pixels_also_lowers_the_limit(tmp_path: Path) -> None:
         decode(tmp_path / "a.png", max_pixels=99)
 
 
-# ---------------------------------------------------------------- streams
+# --- streams ---
 
 
 def test_open_files_and_streams(tmp_path: Path) -> None:
@@ -524,7 +521,7 @@ def test_open_files_and_streams(tmp_path: Path) -> None:
         decode(stream)
 
 
-# ---------------------------------------------------------------- crop
+# --- crop ---
 
 
 @pytest.mark.parametrize(
@@ -571,8 +568,7 @@ def test_a_crop_larger_than_the_image_is_padded_with_black() -> None:
     assert got.sum() == 24 * 24 * 3 * 255
 
 
-# ----------------------------------------------------------------
-# resize
+# --- resize ---
 
 
 @pytest.mark.parametrize(
@@ -656,8 +652,7 @@ def test_tiny_images_of_the_right_size_are_untouched(pixels: Callable[..., np.nd
     assert np.array_equal(Preprocessing(size=(32, 32), crop_fraction=1)(wide), wide[:, 4:36])
 
 
-# ---------------------------------------------------------------- needles: only the crop is
-# computed
+# --- needles: only the crop is computed ---
 
 
 @pytest.mark.parametrize("image", [(3, 400), (400, 3), (1, 97), (57, 31), (375, 500), (300, 77)])
@@ -669,9 +664,8 @@ def test_the_bounded_resize_agrees_with_the_full_one(
     pixels: Callable[..., np.ndarray],
 ) -> None:
     noise = pixels(*image, 3)
-    if (
-        interpolation != "bilinear"
-    ):  # these overshoot: keep clear of the limits, since Pillow may swap its two passes
+    if interpolation != "bilinear":
+        # These overshoot, and Pillow may swap its two passes: stay away from the limits.
         noise = 64 + noise // 2
     for size in ((64, 64), (65, 40)):
         pre = Preprocessing(size=size, interpolation=interpolation)
@@ -684,13 +678,13 @@ def test_the_bounded_resize_agrees_with_the_full_one(
 
 
 def test_needles_never_become_hundreds_of_megapixels(monkeypatch: pytest.MonkeyPatch) -> None:
-    asked = []
+    sizes = []
     resize = Image.Image.resize
 
     def spy(
         self: Image.Image, size: tuple[int, int], *rest: object, **named: object
     ) -> Image.Image:
-        asked.append(size)
+        sizes.append(size)
         return resize(self, size, *rest, **named)
 
     monkeypatch.setattr(Image.Image, "resize", spy)
@@ -698,11 +692,10 @@ def test_needles_never_become_hundreds_of_megapixels(monkeypatch: pytest.MonkeyP
         pixels = Preprocessing()(np.full((*shape, 3), ORANGE, np.uint8))
         assert pixels.shape == (224, 224, 3)
         assert (pixels == ORANGE).all()
-    assert asked == [(224, 224)] * 4
+    assert sizes == [(224, 224)] * 4
 
 
-# ---------------------------------------------------------------- values and
-# channels
+# --- values and channels ---
 
 
 def test_0_is_exactly_minus_1_and_255_exactly_1() -> None:
@@ -742,17 +735,17 @@ def test_colour_cards(tmp_path: Path, name: str, channel: int, ending: str) -> N
         assert np.abs(normal - want).max() <= 3 / 127.5
 
 
-def test_path_image_and_array_give_equal_answers(tmp_path: Path) -> None:
+def test_path_image_and_array_give_equal_predictions(tmp_path: Path) -> None:
     stored, exif = turned(photo(), 8)
     stored.save(tmp_path / "a.png", exif=exif)
     model = Model(random_checkpoint(width_mult=0.35, resolution=(32, 32), classes=7))
-    answer = model.classify(tmp_path / "a.png")
-    assert model.classify(str(tmp_path / "a.png")) == answer
-    assert model.classify(decode(tmp_path / "a.png")) == answer
+    predictions = model.classify(tmp_path / "a.png")
+    assert model.classify(str(tmp_path / "a.png")) == predictions
+    assert model.classify(decode(tmp_path / "a.png")) == predictions
     with Image.open(tmp_path / "a.png") as opened:
-        assert model.classify(opened) == answer
-    assert model.classify(photo()) == answer
-    assert model.classify(photo()[:, :, ::-1]) != answer  # BGR is another image
+        assert model.classify(opened) == predictions
+    assert model.classify(photo()) == predictions
+    assert model.classify(photo()[:, :, ::-1]) != predictions  # BGR is another image
 
 
 def test_one_channel_follows_the_luma_weights() -> None:
@@ -791,7 +784,7 @@ def test_images_without_pixels_are_refused(size: tuple[int, int]) -> None:
         Preprocessing()(Image.new("RGB", size))
 
 
-# ---------------------------------------------------------------- Preprocessing as data
+# --- Preprocessing as data ---
 
 
 @pytest.mark.parametrize(
@@ -872,7 +865,7 @@ def test_misspelt_keywords_are_refused() -> None:
         Preprocessing(crop=0.875)  # type: ignore[call-arg]
 
 
-# ---------------------------------------------------------------- folders
+# --- folders ---
 
 
 def touch(folder: Path, *names: str) -> None:
