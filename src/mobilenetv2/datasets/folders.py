@@ -1,4 +1,4 @@
-"""Class folders, in a folder or in a .zip: their images as a dataset."""
+"""The images in class folders, of a folder or of a .zip, as a dataset."""
 
 from __future__ import annotations
 
@@ -157,7 +157,7 @@ def _is_image(name: str) -> bool:
 
 
 def _left_out(others: Iterable[Path], hidden: Iterable[str]) -> list[str]:
-    """What is neither an image by its name nor visible, at most one line for each."""
+    """One line about files that are not images by name, and one about hidden ones, if there are any."""
     problems = []
     if counts := Counter(path.suffix.lower() or "no ending" for path in others):
         listed = ", ".join(f"{suffix} ({count})" for suffix, count in sorted(counts.items()))
