@@ -117,6 +117,10 @@ def test_splits_among_other_folders_and_a_class_called_train(tmp_path: Path) -> 
     dataset = read_dataset(tmp_path / "a")
     assert greys(dataset) == [("x", 2)]
     assert dataset.problems == ("1 folders beside the splits left out: drawings",)
+    build(tmp_path / "a", {"loose.png": 4, "val/loose.png": 5})
+    assert read_dataset(tmp_path / "a").problems[1] == (
+        "2 images without a class folder left out: loose.png, val/loose.png"
+    )
     build(tmp_path / "b", {"train/x/1.png": 1, "plane/x/1.png": 2})
     assert greys(read_dataset(tmp_path / "b")) == [("plane", 2), ("train", 1)]
 
@@ -162,8 +166,25 @@ def test_lists(
 
 
 @pytest.mark.parametrize(
+    ("split", "names", "targets"),
+    [(None, ["y.png"], [2]), ("val", ["y.png"], [2]), ("train", ["x.png", "z.png"], [0, 1])],
+)
+def test_splits_of_a_list(
+    tmp_path: Path, split: str | None, names: list[str], targets: list[int]
+) -> None:
+    text = "file,label,split\nx.png,a,train\ny.png,c,Valid\nz.png,b,train\n"
+    (tmp_path / "list.csv").write_text(text)
+    dataset = read_dataset(tmp_path / "list.csv", split)
+    assert dataset.classes == ("a", "b", "c")
+    assert [sample.open() for sample in dataset.samples] == [tmp_path / name for name in names]
+    assert [sample.target for sample in dataset.samples] == targets
+
+
+@pytest.mark.parametrize(
     ("text", "message"),
     [
+        ("file,label,split\nx.png,a,later\n", "line 2: split 'later' is not train, val or test"),
+        ("file,label,split\nx.png,a\n", "line 2: split '' is not train, val or test"),
         ("name,label\nx,y\n", "needs the columns file and label or index, not name, label"),
         ("", "needs the columns file and label or index, not none"),
         ("file,label\nx.png,a\n,b\n", "line 3 names no file"),

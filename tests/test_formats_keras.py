@@ -1,6 +1,4 @@
-"""Keras's files, of three generations of names and two of containers: read right, or refused with
-what is at fault.
-"""
+"""Keras's files, with three kinds of names and two of containers: read correctly, or refused by name."""
 
 from __future__ import annotations
 
@@ -119,7 +117,7 @@ def test_size_from_the_published_name(tmp_path) -> None:
     ],
 )
 def test_size_without_a_readable_configuration(tmp_path, config) -> None:
-    """The size is advice; the arrays are what is checked."""
+    """The size is then 224; only the arrays are checked."""
     path = write_keras_legacy(tmp_path / "model.h5", keras_checkpoint())
     with h5py.File(path, "r+") as file:
         file.attrs["model_config"] = config
@@ -317,7 +315,7 @@ def test_arrays_of_another_type(tmp_path, value) -> None:
 
 @pytest.mark.parametrize("how", ["external", "virtual", "link"])
 def test_arrays_that_lie_in_other_files_are_not_followed(tmp_path, how) -> None:
-    """HDF5 can point at any file of the machine; a model file that does is refused."""
+    """HDF5 can refer to any file of the machine; a model file that does so is refused."""
     (tmp_path / "secret").write_bytes(b"0123456789abcdef" * 100)
     other = write_keras_legacy(tmp_path / "other.h5", keras_checkpoint())
     path = write_keras_legacy(tmp_path / f"{how}.h5", keras_checkpoint())

@@ -1,4 +1,4 @@
-"""Models by name: what is listed, and fetching from a server on this machine: verified, converted once, kept."""
+"""Models by name: the list, and fetching from a server on this machine: verified, converted once."""
 
 from __future__ import annotations
 
@@ -245,7 +245,7 @@ def test_a_file_that_changed_in_the_cache(mirror, tmp_path, monkeypatch) -> None
     ids=["a page", "nothing", "damaged"],
 )
 def test_a_fetched_file_that_is_not_a_model(mirror, content) -> None:
-    """It must not stay in the cache, or the name would never work again."""
+    """It must not stay in the cache, else the name would never work again."""
     mirror.hold(zoo.find("slim-1.0-224"), content)
     with pytest.raises(
         ModelFileError, match=r"slim-1\.0-224: the file from https://\S+ was removed"
