@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from mobilenetv2.datasets import Dataset, read_dataset
+from mobilenetv2.datasets import Dataset, read_dataset, read_splits
 from mobilenetv2.errors import ImageError, UserError
 from mobilenetv2.images import decode
 
@@ -103,6 +103,17 @@ def test_splits(tmp_path: Path, zipped: bool) -> None:
         UserError, match="no split 'extra'; its folders are Validation, test, train"
     ):
         read_dataset(source, "extra")
+
+
+def test_each_split_has_its_own_classes(tmp_path: Path) -> None:
+    build(tmp_path, {"train/a/1.png": 1, "training/b/1.png": 2, "Valid/c/1.png": 3})
+    (tmp_path / "Valid/empty").mkdir()
+    splits = read_splits(tmp_path)
+    assert list(splits) == ["train", "val"]
+    assert (splits["train"].classes, splits["val"].classes) == (("a", "b"), ("c", "empty"))
+    assert greys(splits["train"]) == [("a", 1), ("b", 2)]
+    assert splits["val"].problems == ()
+    assert greys(read_splits(tmp_path / "train")[""]) == [("a", 1)]
 
 
 def test_without_val_test_is_taken_and_train_alone_is_everything(tmp_path: Path) -> None:

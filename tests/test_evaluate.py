@@ -79,6 +79,26 @@ def test_calibration_sums_within_a_bin() -> None:
     scores = score(outcomes)
     assert scores.ece == pytest.approx((abs(1 - 1.42) + 0 + 0.2) / 4)
     assert (scores.top1, scores.top5) == (50, 75)
+    assert score(outcomes[:1]).top1 == 100
+
+
+@pytest.mark.parametrize(
+    ("low", "high", "same_bin"),
+    [
+        (9.1 / 15, 9.9 / 15, True),
+        (9.5 / 15, 10 / 15, True),  # the upper edge is part of a bin
+        (10 / 15, 10.1 / 15, False),
+        (13.9 / 15, 14.1 / 15, False),
+        (14.1 / 15, 1.0, True),
+        (0.0, 0.9 / 15, True),
+    ],
+)
+def test_calibration_has_15_bins(low: float, high: float, same_bin: bool) -> None:
+    """A right prediction of a low and a wrong one of a high probability: errors in one bin cancel."""
+    outcomes = [Outcome(0, low, 0, 0.0), Outcome(0, high, 1, 0.0)]
+    right, wrong = 1 - low, 0 - high
+    errors = abs(right + wrong) if same_bin else abs(right) + abs(wrong)
+    assert score(outcomes).ece == pytest.approx(errors / 2)
 
 
 def test_ranks_count_equal_logits_in_order() -> None:
