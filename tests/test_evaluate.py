@@ -248,7 +248,11 @@ def test_the_sheet_has_room_for_many_and_none(model: Model, tmp_path: Path) -> N
     assert len(mistakes) == 40
     assert contact_sheet(mistakes).size == (1024, 4 * 162)
     assert contact_sheet(()).size == (1024, 162)
-    assert contact_sheet([replace(mistakes[0], truth="two\nlines " * 9)]).size == (1024, 162)
+    wordy = replace(mistakes[0], truth="two\nlines " * 9, predicted="long " * 20)
+    caption = np.asarray(contact_sheet([wordy]))[128:]
+    assert (caption[:15, :128] < 255).any()
+    assert (caption[15:, :128] < 255).any()
+    assert (caption[:, 126:] == 255).all()  # cut at the edge of the image
     Image.new("RGB", (3, 4000)).save(tmp_path / "emu/0.png")
     assert contact_sheet(mistakes).size == (1024, 4 * 162)
 
