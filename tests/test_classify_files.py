@@ -16,7 +16,7 @@ from PIL import Image
 from mobilenetv2 import model as model_module
 from mobilenetv2.errors import ImageError
 from mobilenetv2.model import Model, Prediction
-from mobilenetv2.pipeline import GROUP
+from mobilenetv2.pipeline import GROUP, map_images
 
 from .conftest import random_checkpoint
 
@@ -54,6 +54,44 @@ def test_many_files_as_one_at_a_time(files: list[Path], threads: int, count: int
     assert printed == [alone(path) for path in files[:count]]
     if count == COUNT:
         assert sum(isinstance(result, ImageError) for _, result in results) == 6
+
+
+def test_five_classes_by_default(files: list[Path]) -> None:
+    model = Model(CHECKPOINT, 1)
+    assert len(model.classify(files[0])) == 5
+    [(_, predictions)] = model.classify_files(files[:1])
+    assert predictions == model.classify(files[0])
+
+
+def test_probabilities_of_large_logits(files: list[Path]) -> None:
+    model = Model(CHECKPOINT, 1)
+    logits = np.array([[0, 2000, 0, 1999, 0, 0, 0]], np.float32)
+    model.engine = lambda images: logits  # type: ignore[assignment]
+    best = [(p.index, round(p.probability, 6)) for p in model.classify(files[0], 3)]
+    assert best == [(1, 0.731059), (3, 0.268941), (0, 0.0)]
+
+
+@pytest.mark.parametrize(
+    ("count", "groups", "alone"), [(1, [1], False), (2, [2], True), (9, [4, 4, 1], True)]
+)
+def test_only_a_single_image_runs_on_all_threads(
+    count: int, groups: list[int], alone: bool
+) -> None:
+    calls = []
+
+    def run(pixels: np.ndarray, on_this_thread: bool) -> np.ndarray:
+        calls.append((len(pixels), on_this_thread))
+        return pixels[:, 0, 0, 0]
+
+    results = map_images(
+        range(count),
+        prepare=lambda source: np.full((2, 2, 3), source, np.uint8),
+        run=run,
+        use=lambda source, output: (source, int(output)),
+        workers=1,
+    )
+    assert list(results) == [(source, (source, source)) for source in range(count)]
+    assert calls == [(size, alone) for size in groups]
 
 
 @pytest.mark.parametrize("threads", [1, 3])
