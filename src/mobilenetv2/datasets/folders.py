@@ -47,7 +47,7 @@ class Folders:
         """
         depth = 1 if chosen else 0  # of the class folders
         splits = [name for name in self.top_names() if is_split(name) or name in chosen]
-        parents = (chosen if own_classes else splits) if chosen else ()
+        parents = chosen if own_classes else splits
         classes = sorted(
             {
                 path[depth]
@@ -66,9 +66,10 @@ class Folders:
             else:
                 outside.append("/".join(path))
         problems = list(self.problems)
-        if beside := [name for name in self.top_names() if name not in splits] if chosen else []:
+        others = [name for name in self.top_names() if name not in splits]
+        if chosen and others:
             problems.append(
-                f"{len(beside)} folders beside the splits left out: {shortened(beside)}"
+                f"{len(others)} folders beside the splits left out: {shortened(others)}"
             )
         if outside:
             problems.append(
