@@ -1,4 +1,4 @@
-"""Quantised models with random weights, and TensorFlow Lite files of them."""
+"""int8 models with random weights, and TensorFlow Lite files of them."""
 
 from __future__ import annotations
 
@@ -26,8 +26,10 @@ UINT8, INT8 = 3, 9  # TensorFlow Lite's numbers
 def random_int8(
     rounding: str = "nearest", unsigned: bool = False, seed: int = 0, **changes: object
 ) -> Int8Checkpoint:
-    """int8 weights with a scale a channel or, unsigned, uint8 with one scale and a zero point; the
-    activations' ranges are those of one random image.
+    """A random model with the activation ranges of one random image.
+
+    Its weights are int8 with one scale per channel or, `unsigned`, uint8 with one scale and a zero
+    point.
     """
     floats = random_checkpoint(seed=seed, **changes)
     steps = layers(floats.architecture)
@@ -39,19 +41,19 @@ def random_int8(
         made[step.name] = activation(values[step.name], step.activation)
         if step.kind == "pool" and unsigned:
             made[step.name] = made[step.sources[0]]
-    found = {}
+    quantized = {}
     for step in steps:
         if step.weight:
             weight, bias = fold(floats, step)
-            scale, zero, integers = as_uint8(weight) if unsigned else as_int8(weight)
+            scale, zero, stored_weight = as_uint8(weight) if unsigned else as_int8(weight)
             unit = made[step.sources[0]].scale * scale.astype(np.float64)
-            found[step.name] = Int8Layer(
-                integers, scale, np.rint(bias / unit).astype(np.int32), zero
+            quantized[step.name] = Int8Layer(
+                stored_weight, scale, np.rint(bias / unit).astype(np.int32), zero
             )
     stored = stored_tensors(floats.architecture, rounding)
     return Int8Checkpoint(
         floats.architecture,
-        found,
+        quantized,
         made["image"].scale,
         (127,) * floats.architecture.in_channels,
         {name: made[name] for name in stored},
@@ -77,18 +79,18 @@ def as_int8(weight: np.ndarray) -> tuple[np.ndarray, int, np.ndarray]:
 def as_uint8(weight: np.ndarray) -> tuple[np.ndarray, int, np.ndarray]:
     scale = np.float32((max(weight.max(), 0) - min(weight.min(), 0)) / 255)
     zero = int(np.rint(-min(weight.min(), 0) / scale))
-    integers = np.clip(np.rint(weight / scale) + zero, 0, 255).astype(np.uint8)
-    return np.full(len(weight), scale), zero, integers
+    stored = np.clip(np.rint(weight / scale) + zero, 0, 255).astype(np.uint8)
+    return np.full(len(weight), scale), zero, stored
 
 
 class Int8TFLiteWriter(TFLiteWriter):
-    """The graph of `TFLiteWriter` with a quantised model's integers in it: int8, or uint8 where its
-    weights are.
+    """The graph of `TFLiteWriter` for an int8 model: its tensors are int8, or uint8 if its weights
+    are.
     """
 
     def __init__(self, model: Int8Checkpoint, **options: object) -> None:
         steps = {step.name: step for step in layers(model.architecture)}
-        arrays: dict[str, np.ndarray] = {}  # the integers as floats, in their places
+        arrays: dict[str, np.ndarray] = {}  # the stored weights as floats
         for name, layer in model.layers.items():
             arrays |= unfolded(steps[name], layer.weight, np.zeros(len(layer.bias)))
         super().__init__(Checkpoint(model.architecture, arrays), **options)

@@ -1,11 +1,11 @@
-"""Damaged and wrong files: refused with the file's name, whatever the damage, and nothing is left
-behind.
-"""
+"""Damaged and wrong files are refused by name, and nothing is left behind."""
 
 from __future__ import annotations
 
+import io
 import json
 import os
+import re
 import subprocess
 import sys
 import tarfile
@@ -15,11 +15,13 @@ from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
+from typing import BinaryIO
 
 import numpy as np
 import pytest
 from PIL import Image
 
+from mobilenetv2.architecture import MOBILENET_V2
 from mobilenetv2.checkpoint import Checkpoint
 from mobilenetv2.cli import run
 from mobilenetv2.errors import ModelFileError
@@ -50,13 +52,13 @@ warnings.simplefilter("error")
 for name in sys.argv[1:]:
     try:
         read(Path(name))
-        answer = "read"
+        result = "read"
     except ModelFileError as error:
-        answer = "refused" if name in str(error) and str(error).isprintable() else f"unclear: {error}"
+        result = "refused" if name in str(error) and str(error).isprintable() else f"unclear: {error}"
     except BaseException as error:
-        answer = f"{type(error).__name__}: {error}"
-    print(json.dumps([name, answer]), flush=True)
-"""  # in a process of its own: libhdf5 is C, and a damaged file may crash it or never come back
+        result = f"{type(error).__name__}: {error}"
+    print(json.dumps([name, result]), flush=True)
+"""  # runs in its own process: a damaged file may crash libhdf5, or keep it busy for ever
 
 
 def small(**changes: object) -> Checkpoint:
@@ -65,8 +67,9 @@ def small(**changes: object) -> Checkpoint:
     )
 
 
-def quantized() -> Int8Checkpoint:
-    return random_int8("twice", width_mult=0.35, classes=2, resolution=(64, 64))
+def quantized(**changes: object) -> Int8Checkpoint:
+    settings = {"width_mult": 0.35, "classes": 2, "resolution": (64, 64), **changes}
+    return random_int8("twice", **settings)
 
 
 def write_ours(path: Path, checkpoint: Checkpoint) -> None:
@@ -88,44 +91,43 @@ WRITERS: dict[str, Callable[[Path, Checkpoint], object]] = {
     "half.tflite": lambda path, checkpoint: TFLiteWriter(checkpoint, half=True, dense=False).save(
         path
     ),
-    "integers.safetensors": lambda path, _: quantized().save(path),
-    "integers.tflite": lambda path, _: Int8TFLiteWriter(quantized()).save(path),
+    "int8.safetensors": lambda path, _: quantized().save(path),
+    "int8.tflite": lambda path, _: Int8TFLiteWriter(quantized()).save(path),
     "slim.tgz": write_tgz,
     "weights.h5": partial(write_keras_legacy, style="published"),
     "model.h5": partial(write_keras_legacy, whole=True),
     "model.weights.h5": lambda path, checkpoint: write_keras_weights(path, checkpoint),
     "model.keras": write_keras_archive,
 }
-SEEDS = 20  # of each of the thirteen
+SEEDS = 20  # damaged files of each kind
 
 
 def mutated(content: bytes, seed: int) -> bytes:
-    """Bytes flipped, the file cut, a range zeroed or a range doubled; mostly near the ends, where
-    the structure is.
+    """Content with bytes flipped, truncated, with a range zeroed or doubled.
+
+    The damage is mostly near the ends, where the structure is.
     """
     rng = np.random.default_rng(seed)
     changed, reach = bytearray(content), min(len(content), int(10 ** rng.uniform(2, 6)))
-    place = int(rng.integers(0, reach))
-    place = place if rng.random() < 0.5 else len(content) - 1 - place
+    start = int(rng.integers(0, reach))
+    start = start if rng.random() < 0.5 else len(content) - 1 - start
     length = int(10 ** rng.uniform(0, 3.5))
-    how = seed % 4
-    if how == 0:
+    kind = seed % 4
+    if kind == 0:
         for offset in rng.integers(0, reach, 8):
-            changed[(place + int(offset)) % len(changed)] ^= int(rng.integers(1, 256))
-    elif how == 1:
-        del changed[place:]
-    elif how == 2:
-        changed[place : place + length] = bytes(len(changed[place : place + length]))
+            changed[(start + int(offset)) % len(changed)] ^= int(rng.integers(1, 256))
+    elif kind == 1:
+        del changed[start:]
+    elif kind == 2:
+        changed[start : start + length] = bytes(len(changed[start : start + length]))
     else:
-        changed[place:place] = changed[place : place + length]
+        changed[start:start] = changed[start : start + length]
     return bytes(changed)
 
 
 @pytest.mark.parametrize("name", WRITERS)
 def test_damaged_files(tmp_path, name) -> None:
-    """260 in all. Ours have a checksum: none gets through. Others may be read, where the damage hit
-    only numbers.
-    """
+    """All damaged files of ours are refused; others may be read if the damage is in a weight."""
     WRITERS[name](tmp_path / name, small())
     content = (tmp_path / name).read_bytes()
     paths = []
@@ -134,27 +136,26 @@ def test_damaged_files(tmp_path, name) -> None:
         if damaged != content:
             paths.append(tmp_path / f"{seed}-{name}")
             paths[-1].write_bytes(damaged)
-    answers = read_elsewhere([tmp_path / name, *paths], timeout_s=120)
-    assert answers.pop(name) == "read"  # the undamaged one
-    assert len(answers) == len(paths)
-    strange = {file: was for file, was in answers.items() if was not in ("read", "refused")}
-    assert not strange
-    refused = Counter(answers.values())["refused"]
-    ours = name in ("ours.safetensors", "integers.safetensors")
+    results = read_elsewhere([tmp_path / name, *paths], timeout_s=120)
+    assert results.pop(name) == "read"  # the undamaged one
+    assert len(results) == len(paths)
+    assert not {f: result for f, result in results.items() if result not in ("read", "refused")}
+    refused = Counter(results.values())["refused"]
+    ours = name in ("ours.safetensors", "int8.safetensors")
     assert refused == len(paths) if ours else refused > len(paths) // 3
 
 
 def read_elsewhere(paths: list[Path], timeout_s: float) -> dict[str, str]:
-    """What reading each file came to; fails if the process that read them crashed or complained."""
+    """The result of reading each file in another process, which must not crash or warn."""
     command = [sys.executable, "-c", READER, *map(str, paths)]
     done = subprocess.run(command, capture_output=True, text=True, timeout=timeout_s)
     lines = [json.loads(line) for line in done.stdout.splitlines()]
     assert (done.returncode, done.stderr) == (0, ""), f"after {lines[-1:]}: {done.stderr}"
-    return {Path(file).name: answer for file, answer in lines}
+    return {Path(file).name: result for file, result in lines}
 
 
 def test_a_loop_inside_hdf5(tmp_path) -> None:
-    """libhdf5 2.0 never comes back from an attribute whose heap is damaged: we read none."""
+    """libhdf5 2.0 never returns from an attribute whose heap is damaged, so none is read."""
     path = write_keras_legacy(tmp_path / "model.h5", small(), whole=True)
     content = bytearray(path.read_bytes())
     heap = content.find(b"GCOL") + 16
@@ -167,7 +168,7 @@ def test_every_kind_is_recognised_by_content(tmp_path) -> None:
     kinds = {}
     for name, write in WRITERS.items():
         write(tmp_path / name, small())
-        bare = tmp_path / "no ending"
+        bare = tmp_path / "no suffix"
         bare.write_bytes((tmp_path / name).read_bytes())
         kinds[name] = recognise(bare)
     assert set(kinds.values()) == set(KINDS)
@@ -176,18 +177,22 @@ def test_every_kind_is_recognised_by_content(tmp_path) -> None:
     assert kinds["model.weights.h5"] == kinds["weights.h5"] == "hdf5"
 
 
-def test_every_bit_of_our_header_counts(tmp_path) -> None:
-    """The checksum covers names, shapes and texts; only the spaces that fill it up mean nothing."""
+@pytest.mark.parametrize(("write", "step"), [(small, 1), (quantized, 11)])
+def test_damage_anywhere_in_our_files_is_detected(tmp_path, write, step) -> None:
+    """A changed bit in every `step`-th byte of the header, or in the arrays, and truncation."""
     path = tmp_path / "model.safetensors"
-    checkpoint = small(width_mult=0.05, stages=small().architecture.stages[:1], last_channels=8)
-    checkpoint.save(path)
+    write(width_mult=0.05, stages=MOBILENET_V2[:1], last_channels=8).save(path)
     content = path.read_bytes()
+    # The header ends in spaces, which mean nothing.
     header = content[: int.from_bytes(content[:8], "little") + 8].rstrip(b" ")
     rng = np.random.default_rng(0)
-    for place in range(len(header)):
+    files = [content[:length] for length in (0, 7, 100, len(header), len(content) - 1)]
+    for position in (*range(0, len(header), step), *rng.integers(len(header), len(content), 50)):
         damaged = bytearray(content)
-        damaged[place] ^= 1 << int(rng.integers(0, 8))
-        path.write_bytes(damaged)
+        damaged[position] ^= 1 << int(rng.integers(0, 8))
+        files.append(bytes(damaged))
+    for damaged_file in files:
+        path.write_bytes(damaged_file)
         with pytest.raises(ModelFileError, match=r"model\.safetensors"):
             read(path)
 
@@ -195,30 +200,58 @@ def test_every_bit_of_our_header_counts(tmp_path) -> None:
 # --- files of the wrong kind ---
 
 
-def wrong_files(folder: Path) -> list[Path]:
-    """A text, an image, archives, nothing, a folder, and what is not there."""
-    (folder / "notes.txt").write_text("dear model")
-    Image.new("RGB", (8, 8)).save(folder / "photo.jpg")
-    with zipfile.ZipFile(folder / "stuff.zip", "w") as archive:
+def encoded(write: Callable[[BinaryIO], object]) -> bytes:
+    stream = io.BytesIO()
+    write(stream)
+    return stream.getvalue()
+
+
+def write_zip(stream: BinaryIO) -> None:
+    with zipfile.ZipFile(stream, "w") as archive:
         archive.writestr("a.txt", "a")
-    with tarfile.open(folder / "stuff.tgz", "w:gz") as archive:
-        archive.add(folder / "notes.txt", "notes.txt")
-    (folder / "empty.tflite").write_bytes(b"")
-    (folder / "one.pth").write_bytes(b"\x80")
-    (folder / "short.h5").write_bytes(b"\x89HDF\r\n\x1a\n")
-    (folder / "short.tflite").write_bytes(b"\x1c\0\0\0TFL3")
-    (folder / "short.tgz").write_bytes(b"\x1f\x8b")
-    (folder / "json.safetensors").write_text('12345678{"a": 1}')
-    (folder / "huge.safetensors").write_bytes(b"\xff" * 7 + b'\x7f{"a": 1}')
-    (folder / "model.safetensors").mkdir()
-    return [*sorted(folder.iterdir()), folder / "absent.safetensors", folder / ("long" * 100)]
 
 
-def test_wrong_files_are_refused_by_name(tmp_path) -> None:
-    for path in wrong_files(tmp_path):
-        with pytest.raises(ModelFileError) as caught:
-            read(path)
-        assert str(path) in str(caught.value)
+def write_tar(stream: BinaryIO) -> None:
+    with tarfile.open(fileobj=stream, mode="w:gz") as archive:
+        archive.addfile(tarfile.TarInfo("notes.txt"))
+
+
+WRONG_FILES: dict[str, bytes] = {
+    "notes.txt": b"dear model",
+    "photo.jpg": encoded(partial(Image.new("RGB", (8, 8)).save, format="JPEG")),
+    "stuff.zip": encoded(write_zip),
+    "stuff.tgz": encoded(write_tar),
+    "empty.tflite": b"",
+    "one.pth": b"\x80",
+    "short.h5": b"\x89HDF\r\n\x1a\n",
+    "short.tflite": b"\x1c\0\0\0TFL3",
+    "short.tgz": b"\x1f\x8b",
+    "json.safetensors": b'12345678{"a": 1}',
+    "huge.safetensors": b"\xff" * 7 + b'\x7f{"a": 1}',
+}
+
+
+OTHERS = ("folder.safetensors", "absent.safetensors", "long" * 100, "damaged.safetensors")
+
+
+@pytest.fixture(params=[*WRONG_FILES, *OTHERS])
+def wrong_file(tmp_path: Path, request: pytest.FixtureRequest) -> Path:
+    """A file that is no model or a damaged one, a folder, a missing file, an impossible name."""
+    path: Path = tmp_path / "in" / request.param
+    path.parent.mkdir()
+    if request.param in WRONG_FILES:
+        path.write_bytes(WRONG_FILES[request.param])
+    elif request.param == "folder.safetensors":
+        path.mkdir()
+    elif request.param == "damaged.safetensors":
+        small().save(path)
+        path.write_bytes(path.read_bytes()[:-1])
+    return path
+
+
+def test_wrong_files_are_refused_by_name(wrong_file) -> None:
+    with pytest.raises(ModelFileError, match=re.escape(str(wrong_file))):
+        read(wrong_file)
 
 
 def test_two_models_in_an_archive(tmp_path) -> None:
@@ -248,56 +281,45 @@ def test_members_of_archives_are_never_unpacked(tmp_path) -> None:
     assert sorted(tmp_path.parent.iterdir()) == before
 
 
-def test_convert_leaves_nothing_behind(tmp_path, capsys) -> None:
-    """Exit code 2, one line that begins with "error:" and names the file, OUT as it was."""
-    (tmp_path / "in").mkdir()
+@pytest.mark.parametrize("existing", [None, b"precious"])
+def test_convert_leaves_nothing_behind(tmp_path, wrong_file, existing, capsys) -> None:
+    """Exit code 2, one line that starts with "error:" and names the file, OUT as it was."""
     (tmp_path / "out").mkdir()
     out = tmp_path / "out" / "model.safetensors"
-    damaged = tmp_path / "in" / "damaged.safetensors"
-    files = wrong_files(tmp_path / "in")
-    small().save(damaged)
-    damaged.write_bytes(damaged.read_bytes()[:-1])
-    for existing in (None, b"precious"):
-        if existing:
-            out.write_bytes(existing)
-        for path in [*files, damaged]:
-            assert run(["convert", str(path), str(out)]) == 2
-            printed, complaint = capsys.readouterr()
-            assert printed == ""
-            assert complaint.startswith("error: ")
-            assert complaint.count("\n") == 1
-            assert str(path) in complaint
-            left = {file.name: file.read_bytes() for file in out.parent.iterdir()}
-            assert left == ({out.name: existing} if existing else {})
+    if existing:
+        out.write_bytes(existing)
+    assert run(["convert", str(wrong_file), str(out)]) == 2
+    printed, complaint = capsys.readouterr()
+    assert printed == ""
+    assert complaint.startswith("error: ")
+    assert complaint.count("\n") == 1
+    assert str(wrong_file) in complaint
+    left = {file.name: file.read_bytes() for file in out.parent.iterdir()}
+    assert left == ({out.name: existing} if existing else {})
 
 
-def test_convert_to_places_that_cannot_be_written(tmp_path, capsys) -> None:
+IMPOSSIBLE_PLACES = ("absent/out.safetensors", "file/out.safetensors", "x" * 250 + ".safetensors")
+
+
+@pytest.mark.parametrize("out", [*IMPOSSIBLE_PLACES, "folder.safetensors"])
+def test_convert_to_places_that_cannot_be_written(tmp_path, out, capsys) -> None:
     small().save(tmp_path / "in.safetensors")
     (tmp_path / "file").write_bytes(b"")
     (tmp_path / "folder.safetensors").mkdir()
-    for out in (
-        "absent/out.safetensors",
-        "file/out.safetensors",
-        "folder.safetensors",
-        "x" * 250 + ".safetensors",
-    ):
-        assert run(["convert", str(tmp_path / "in.safetensors"), str(tmp_path / out)]) == 2
-        printed, complaint = capsys.readouterr()
-        assert printed == ""
-        assert "Traceback" not in complaint
-        assert out in complaint
-    assert sorted(path.name for path in tmp_path.iterdir()) == [
-        "file",
-        "folder.safetensors",
-        "in.safetensors",
-    ]
+    before = sorted(tmp_path.iterdir())
+    assert run(["convert", str(tmp_path / "in.safetensors"), str(tmp_path / out)]) == 2
+    printed, complaint = capsys.readouterr()
+    assert printed == ""
+    assert "Traceback" not in complaint
+    assert out in complaint
+    assert sorted(tmp_path.iterdir()) == before
 
 
-def test_saving_to_places_that_cannot_be_written(tmp_path) -> None:
+@pytest.mark.parametrize("out", [*IMPOSSIBLE_PLACES, "."])
+def test_saving_to_places_that_cannot_be_written(tmp_path, out) -> None:
     (tmp_path / "file").write_bytes(b"")
-    for out in ("absent/out.safetensors", "file/out.safetensors", ".", "x" * 250 + ".safetensors"):
-        with pytest.raises(ModelFileError, match="cannot be written"):
-            small().save(tmp_path / out)
+    with pytest.raises(ModelFileError, match="cannot be written"):
+        small().save(tmp_path / out)
     assert [path.name for path in tmp_path.iterdir()] == ["file"]
 
 

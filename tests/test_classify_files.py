@@ -1,5 +1,5 @@
-"""`Model.classify_files`: many files on several workers give the answers of one at a time, in order,
-and stop when nobody asks for more.
+"""`Model.classify_files`: many files on several workers give the results of one at a time, in order,
+and no more is read when the caller stops.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from PIL import Image
 from mobilenetv2 import model as model_module
 from mobilenetv2.errors import ImageError
 from mobilenetv2.model import Model, Prediction
-from mobilenetv2.pipeline import GROUP
+from mobilenetv2.pipeline import GROUP, map_images
 
 from .conftest import random_checkpoint
 
@@ -26,7 +26,7 @@ COUNT = 23
 
 @pytest.fixture
 def files(tmp_path: Path) -> list[Path]:
-    """Images of many sizes; a broken one, an absent one, and a whole group of broken ones."""
+    """Images of many sizes; a damaged one, a missing one, and a whole group of damaged ones."""
     rng = np.random.default_rng(0)
     paths = [tmp_path / f"{number:02}.png" for number in range(COUNT)]
     for number, path in enumerate(paths):
@@ -45,15 +45,53 @@ def alone(path: Path) -> list[Prediction] | str:
         return str(error)
 
 
+@pytest.mark.parametrize("count", [0, 1, 2, GROUP + 1, COUNT])
 @pytest.mark.parametrize("threads", [1, 2, 5])
-def test_many_files_answer_as_one_at_a_time(files: list[Path], threads: int) -> None:
-    model = Model(CHECKPOINT, threads)
-    for count in (0, 1, 2, GROUP + 1, COUNT):
-        found = list(model.classify_files(files[:count], 3))
-        assert [path for path, _ in found] == files[:count]
-        answers = [str(a) if isinstance(a, ImageError) else a for _, a in found]
-        assert answers == [alone(path) for path in files[:count]]
-    assert sum(isinstance(answer, ImageError) for _, answer in found) == 6
+def test_many_files_as_one_at_a_time(files: list[Path], threads: int, count: int) -> None:
+    results = list(Model(CHECKPOINT, threads).classify_files(files[:count], 3))
+    assert [path for path, _ in results] == files[:count]
+    printed = [str(r) if isinstance(r, ImageError) else r for _, r in results]
+    assert printed == [alone(path) for path in files[:count]]
+    if count == COUNT:
+        assert sum(isinstance(result, ImageError) for _, result in results) == 6
+
+
+def test_five_classes_by_default(files: list[Path]) -> None:
+    model = Model(CHECKPOINT, 1)
+    assert len(model.classify(files[0])) == 5
+    [(_, predictions)] = model.classify_files(files[:1])
+    assert predictions == model.classify(files[0])
+
+
+def test_probabilities_of_large_logits(files: list[Path]) -> None:
+    model = Model(CHECKPOINT, 1)
+    logits = np.array([[0, 2000, 0, 1999, 0, 0, 0]], np.float32)
+    model.engine = lambda images: logits  # type: ignore[assignment]
+    best = [(p.index, round(p.probability, 6)) for p in model.classify(files[0], 3)]
+    assert best == [(1, 0.731059), (3, 0.268941), (0, 0.0)]
+
+
+@pytest.mark.parametrize(
+    ("count", "groups", "alone"), [(1, [1], False), (2, [2], True), (9, [4, 4, 1], True)]
+)
+def test_only_a_single_image_runs_on_all_threads(
+    count: int, groups: list[int], alone: bool
+) -> None:
+    calls = []
+
+    def run(pixels: np.ndarray, on_this_thread: bool) -> np.ndarray:
+        calls.append((len(pixels), on_this_thread))
+        return pixels[:, 0, 0, 0]
+
+    results = map_images(
+        range(count),
+        prepare=lambda source: np.full((2, 2, 3), source, np.uint8),
+        run=run,
+        use=lambda source, output: (source, int(output)),
+        workers=1,
+    )
+    assert list(results) == [(source, (source, source)) for source in range(count)]
+    assert calls == [(size, alone) for size in groups]
 
 
 @pytest.mark.parametrize("threads", [1, 3])
@@ -67,9 +105,9 @@ def test_leaving_early_reads_no_further(files: list[Path], threads: int) -> None
             yield files[taken % 5]
 
     before = threading.active_count()
-    answers = Model(CHECKPOINT, threads).classify_files(endless())
-    assert len(list(islice(answers, 10))) == 10
-    answers.close()  # type: ignore[attr-defined]
+    results = Model(CHECKPOINT, threads).classify_files(endless())
+    assert len(list(islice(results, 10))) == 10
+    results.close()  # type: ignore[attr-defined]
     assert taken <= 10 + GROUP * (2 * threads + 2)
     assert threading.active_count() == before
 
@@ -86,9 +124,9 @@ def test_what_is_no_fault_of_a_file_ends_the_run(
         return decode(path, **options)
 
     monkeypatch.setattr(model_module, "decode", interrupted)
-    answers = Model(CHECKPOINT, 2).classify_files(files)
-    assert [path for path, _ in islice(answers, GROUP)] == files[:GROUP]
+    results = Model(CHECKPOINT, 2).classify_files(files)
+    assert [path for path, _ in islice(results, GROUP)] == files[:GROUP]
     before = threading.active_count()
     with pytest.raises(error):
-        list(answers)
+        list(results)
     assert threading.active_count() <= before - 2

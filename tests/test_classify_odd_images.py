@@ -1,5 +1,5 @@
-"""`mobilenetv2 classify` on a folder of odd files, in a process of its own: all that can be read is
-answered.
+"""`mobilenetv2 classify` on a folder of odd files, in its own process: it classifies all that can be
+read.
 """
 
 from __future__ import annotations
@@ -18,8 +18,8 @@ import mobilenetv2
 from .conftest import random_checkpoint
 
 MEGABYTE = 1 << 20
-# In between, so that the memory measured is of the command alone: a child's peak begins with that
-# of its parent.
+# A process in between, so that the measured memory is the command's alone: the peak of a child starts
+# at that of its parent.
 MEASURE = """
 import resource, subprocess, sys
 code = subprocess.run(sys.argv[2:]).returncode
@@ -29,7 +29,7 @@ open(sys.argv[1], "w").write(f"{code} {peak}")
 
 
 def expected(folder: Path) -> tuple[set[str], set[str]]:
-    """Names from the table of expected.md: those that decode, and those that do not."""
+    """The names in the table of expected.md: files that decode, and files that do not."""
     lines = [
         line
         for line in (folder / "expected.md").read_text(encoding="utf-8").splitlines()
@@ -41,7 +41,7 @@ def expected(folder: Path) -> tuple[set[str], set[str]]:
 
 
 @pytest.mark.parametrize("name", ["cifar10", "random224"])
-def test_classify_answers_every_image_and_names_every_other(
+def test_every_image_is_classified_and_every_other_file_named(
     shared: Callable[[str], Path], tmp_path: Path, name: str
 ) -> None:
     pytest.importorskip("resource")  # not on Windows
@@ -80,21 +80,19 @@ def test_classify_answers_every_image_and_names_every_other(
     code, peak_bytes = (int(number) for number in (tmp_path / "measured").read_text().split())
 
     assert code == 1, done.stderr
-    answers = json.loads(done.stdout)
-    files = [Path(answer["file"]) for answer in answers]
+    entries = json.loads(done.stdout)
+    files = [Path(entry["file"]) for entry in entries]
     assert {path.name for path in files} == good
     assert files == sorted(files)
-    for answer in answers:
-        chances = [found["probability"] for found in answer["predictions"]]
-        assert len(chances) == 5, answer["file"]
-        assert chances == sorted(chances, reverse=True)
-        assert 0 < sum(chances) < 1.0001
-        assert all(0 <= found["index"] < classes for found in answer["predictions"])
-    upright = [
-        answer["predictions"][0] for answer in answers if "exif_orientation" in answer["file"]
-    ]
-    assert len(upright) == 8
-    assert len({found["index"] for found in upright}) == 1  # [IN-04]
+    for entry in entries:
+        probabilities = [prediction["probability"] for prediction in entry["predictions"]]
+        assert len(probabilities) == 5, entry["file"]
+        assert probabilities == sorted(probabilities, reverse=True)
+        assert 0 < sum(probabilities) < 1.0001
+        assert all(0 <= prediction["index"] < classes for prediction in entry["predictions"])
+    turned = [entry["predictions"][0] for entry in entries if "exif_orientation" in entry["file"]]
+    assert len(turned) == 8
+    assert len({prediction["index"] for prediction in turned}) == 1
 
     lines = done.stderr.splitlines()
     assert "Traceback" not in done.stderr
@@ -104,7 +102,6 @@ def test_classify_answers_every_image_and_names_every_other(
     assert "--max-pixels" in next(line for line in lines if "bomb" in line)
     assert "ignored 1 files that are not images by name: .md (1)" in lines
     assert "5 of 35 could not be read" in lines
-    assert len(lines) == 7, done.stderr  # and nothing else: no warnings of libraries
-    # About 125 MB; 395 if the needle of 3x4000 were resized whole, over 1000 if the bomb were
-    # decoded.
+    assert len(lines) == 7, done.stderr  # no warnings of libraries
+    # About 125 MB; 395 if all of the 3x4000 image were resized, over 1000 if the bomb were decoded.
     assert peak_bytes < 300 * MEGABYTE, f"{peak_bytes / MEGABYTE:.0f} MB"

@@ -1,6 +1,4 @@
-"""The command line as a user meets it: output formats, exit codes, and what happens to inputs that
-are no good.
-"""
+"""The command line: output formats, exit codes, and inputs that cannot be read."""
 
 from __future__ import annotations
 
@@ -24,7 +22,7 @@ PHOTO = REPOSITORY / "examples" / "cat.jpg"
 
 @pytest.fixture
 def folder(tmp_path) -> Path:
-    """Three images (one deeper down, one with upper-case ending), a broken one, and a text file."""
+    """Three images (one in a subfolder, one with an upper-case suffix), a damaged one, and a text."""
     rng = np.random.default_rng(0)
     (tmp_path / "deeper").mkdir()
     for name in ("a.png", "b.JPG", "deeper/c.png"):
@@ -43,32 +41,20 @@ def test_classify_csv(folder, capsys) -> None:
         str(folder / name) for name in ("a.png", "b.JPG", "deeper/c.png")
     ]
     assert [row["rank"] for row in rows] == ["1", "2", "3"] * 3
-    chances = [float(row["probability"]) for row in rows[:3]]
-    assert chances == sorted(chances, reverse=True)
+    probabilities = [float(row["probability"]) for row in rows[:3]]
+    assert probabilities == sorted(probabilities, reverse=True)
     assert f"{folder / 'broken.jpg'}: cannot be decoded" in err
     assert "ignored 1 files that are not images by name: .txt (1)" in err
     assert "1 of 4 could not be read" in err
 
 
-def test_classify_json_is_one_object_a_file(folder, capsys) -> None:
-    assert (
-        run(
-            [
-                "classify",
-                str(folder / "a.png"),
-                str(folder / "b.JPG"),
-                "--format",
-                "json",
-                "--top",
-                "2",
-            ]
-        )
-        == 0
-    )
-    found = json.loads(capsys.readouterr().out)
-    assert [Path(entry["file"]).name for entry in found] == ["a.png", "b.JPG"]
-    assert list(found[0]["predictions"][0]) == ["rank", "index", "label", "probability"]
-    assert len(found[0]["predictions"]) == 2
+def test_classify_json_has_one_object_per_file(folder, capsys) -> None:
+    files = [str(folder / "a.png"), str(folder / "b.JPG")]
+    assert run(["classify", *files, "--format", "json", "--top", "2"]) == 0
+    entries = json.loads(capsys.readouterr().out)
+    assert [Path(entry["file"]).name for entry in entries] == ["a.png", "b.JPG"]
+    assert list(entries[0]["predictions"][0]) == ["rank", "index", "label", "probability"]
+    assert len(entries[0]["predictions"]) == 2
 
 
 def test_classify_the_image_that_ships(capsys) -> None:
@@ -134,20 +120,10 @@ def test_a_missing_image_among_others(folder, capsys) -> None:
 
 def test_convert_and_inspect(tmp_path, capsys) -> None:
     random_checkpoint(width_mult=0.35, classes=3).save(tmp_path / "in.safetensors")
-    (tmp_path / "names.txt").write_text("rose\ntulip\nfern with, comma\n", encoding="utf-8")
-    out = tmp_path / "out.safetensors"
-    assert (
-        run(
-            [
-                "convert",
-                str(tmp_path / "in.safetensors"),
-                str(out),
-                "--labels",
-                str(tmp_path / "names.txt"),
-            ]
-        )
-        == 0
-    )
+    labels, out = tmp_path / "names.txt", tmp_path / "out.safetensors"
+    labels.write_text("rose\ntulip\nfern with, comma\n", encoding="utf-8")
+    source = str(tmp_path / "in.safetensors")
+    assert run(["convert", source, str(out), "--labels", str(labels)]) == 0
     assert "width 0.35, 224 x 224, 3 classes with labels" in capsys.readouterr().err
     assert run(["inspect", str(out), "--format", "json"]) == 0
     (facts,) = json.loads(capsys.readouterr().out)
@@ -218,8 +194,8 @@ def test_interrupting_exits_130(monkeypatch) -> None:
     ],
 )
 def test_a_thousand_photos(shared, tmp_path, capsys, name, options, top1, top5) -> None:
-    """The published counts of right answers, through convert and classify, as floats and as the
-    reference kernels' integers; about 780 would mean wrong padding.
+    """The published numbers of right predictions, through convert and classify, as float32 and as
+    int8; about 780 would mean wrong padding.
     """
     model = tmp_path / "model.safetensors"
     assert run(["convert", str(shared(f"models/{name}.tflite")), str(model), *options]) == 0
@@ -227,11 +203,11 @@ def test_a_thousand_photos(shared, tmp_path, capsys, name, options, top1, top5) 
     assert run(["classify", str(photos), "--model", str(model), "--format", "csv"]) == 0
     rows = list(csv.DictReader(io.StringIO(capsys.readouterr().out)))
     with open(photos / "labels.csv", encoding="utf-8", newline="") as file:
-        wanted = {
+        expected = {
             row["file"]: (int(row["index"]) + 1, row["label"]) for row in csv.DictReader(file)
         }
     right = [
-        row for row in rows if (int(row["index"]), row["label"]) == wanted[Path(row["file"]).name]
+        row for row in rows if (int(row["index"]), row["label"]) == expected[Path(row["file"]).name]
     ]
     assert len(rows) == 5000
     assert (sum(row["rank"] == "1" for row in right), len(right)) == (top1, top5)

@@ -1,4 +1,4 @@
-"""`read_dataset`: classes and images of folders, archives and lists, and what is said of the rest."""
+"""`read_dataset`: classes and images of folders, archives and lists, and what is left out."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from mobilenetv2.datasets import Dataset, read_dataset
+from mobilenetv2.datasets import Dataset, read_dataset, read_splits
 from mobilenetv2.errors import ImageError, UserError
 from mobilenetv2.images import decode
 
@@ -33,7 +33,7 @@ HIDDEN = (
 
 
 def build(root: Path, names: dict[str, int]) -> Path:
-    """Images of one grey each, which tells them apart."""
+    """Writes images, each of its own grey."""
     for name, grey in names.items():
         (root / name).parent.mkdir(parents=True, exist_ok=True)
         Image.new("RGB", (8, 8), (40 * grey,) * 3).save(root / name)
@@ -94,15 +94,26 @@ def test_splits(tmp_path: Path, zipped: bool) -> None:
     names = {"train/a/1.png": 1, "train/c/1.png": 2, "Validation/c/1.png": 3, "test/b/1.png": 4}
     source = build(tmp_path / "data", names)
     source = packed(source, tmp_path / "d.zip") if zipped else source
-    found = {split: read_dataset(source, split) for split in (None, "val", "train", "test")}
-    assert {dataset.classes for dataset in found.values()} == {("a", "b", "c")}
-    assert greys(found[None]) == greys(found["val"]) == [("c", 3)]
-    assert greys(found["train"]) == [("a", 1), ("c", 2)]
-    assert greys(found["test"]) == [("b", 4)]
+    datasets = {split: read_dataset(source, split) for split in (None, "val", "train", "test")}
+    assert {dataset.classes for dataset in datasets.values()} == {("a", "b", "c")}
+    assert greys(datasets[None]) == greys(datasets["val"]) == [("c", 3)]
+    assert greys(datasets["train"]) == [("a", 1), ("c", 2)]
+    assert greys(datasets["test"]) == [("b", 4)]
     with pytest.raises(
         UserError, match="no split 'extra'; its folders are Validation, test, train"
     ):
         read_dataset(source, "extra")
+
+
+def test_each_split_has_its_own_classes(tmp_path: Path) -> None:
+    build(tmp_path, {"train/a/1.png": 1, "training/b/1.png": 2, "Valid/c/1.png": 3})
+    (tmp_path / "Valid/empty").mkdir()
+    splits = read_splits(tmp_path)
+    assert list(splits) == ["train", "val"]
+    assert (splits["train"].classes, splits["val"].classes) == (("a", "b"), ("c", "empty"))
+    assert greys(splits["train"]) == [("a", 1), ("b", 2)]
+    assert splits["val"].problems == ()
+    assert greys(read_splits(tmp_path / "train")[""]) == [("a", 1)]
 
 
 def test_without_val_test_is_taken_and_train_alone_is_everything(tmp_path: Path) -> None:
@@ -117,6 +128,10 @@ def test_splits_among_other_folders_and_a_class_called_train(tmp_path: Path) -> 
     dataset = read_dataset(tmp_path / "a")
     assert greys(dataset) == [("x", 2)]
     assert dataset.problems == ("1 folders beside the splits left out: drawings",)
+    build(tmp_path / "a", {"loose.png": 4, "val/loose.png": 5})
+    assert read_dataset(tmp_path / "a").problems[1] == (
+        "2 images without a class folder left out: loose.png, val/loose.png"
+    )
     build(tmp_path / "b", {"train/x/1.png": 1, "plane/x/1.png": 2})
     assert greys(read_dataset(tmp_path / "b")) == [("plane", 2), ("train", 1)]
 
@@ -139,7 +154,7 @@ def test_names_that_are_not_text_can_be_printed(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("text", "classes", "indices", "labels"),
+    ("text", "classes", "indices", "targets"),
     [
         ("file,label\nx.png,dog\ny.png,cat\nx.png,cat\n", ("cat", "dog"), (), [1, 0, 0]),
         ("index,file\n7,x.png\n10,y.png\n", ("7", "10"), (7, 10), [0, 1]),
@@ -152,18 +167,35 @@ def test_names_that_are_not_text_can_be_printed(tmp_path: Path) -> None:
     ],
 )
 def test_lists(
-    tmp_path: Path, text: str, classes: object, indices: object, labels: list[int]
+    tmp_path: Path, text: str, classes: object, indices: object, targets: list[int]
 ) -> None:
     (tmp_path / "list.csv").write_text(text, encoding="utf-8")
     dataset = read_dataset(tmp_path / "list.csv")
     assert (dataset.classes, dataset.indices) == (classes, indices)
-    assert [sample.target for sample in dataset.samples] == labels
+    assert [sample.target for sample in dataset.samples] == targets
     assert dataset.samples[0].open() == tmp_path / "x.png"
+
+
+@pytest.mark.parametrize(
+    ("split", "names", "targets"),
+    [(None, ["y.png"], [2]), ("val", ["y.png"], [2]), ("train", ["x.png", "z.png"], [0, 1])],
+)
+def test_splits_of_a_list(
+    tmp_path: Path, split: str | None, names: list[str], targets: list[int]
+) -> None:
+    text = "file,label,split\nx.png,a,train\ny.png,c,Valid\nz.png,b,train\n"
+    (tmp_path / "list.csv").write_text(text)
+    dataset = read_dataset(tmp_path / "list.csv", split)
+    assert dataset.classes == ("a", "b", "c")
+    assert [sample.open() for sample in dataset.samples] == [tmp_path / name for name in names]
+    assert [sample.target for sample in dataset.samples] == targets
 
 
 @pytest.mark.parametrize(
     ("text", "message"),
     [
+        ("file,label,split\nx.png,a,later\n", "line 2: split 'later' is not train, val or test"),
+        ("file,label,split\nx.png,a\n", "line 2: split '' is not train, val or test"),
         ("name,label\nx,y\n", "needs the columns file and label or index, not name, label"),
         ("", "needs the columns file and label or index, not none"),
         ("file,label\nx.png,a\n,b\n", "line 3 names no file"),
@@ -174,27 +206,32 @@ def test_lists(
         ("file,label\n\udcff,a\n", "not a CSV file in UTF-8"),
     ],
 )
-def test_poor_lists(tmp_path: Path, text: str, message: str) -> None:
+def test_lists_that_are_refused(tmp_path: Path, text: str, message: str) -> None:
     (tmp_path / "list.csv").write_bytes(text.encode("utf-8", "surrogateescape"))
     with pytest.raises(UserError, match=message):
         read_dataset(tmp_path / "list.csv")
 
 
-def test_what_is_no_dataset(tmp_path: Path) -> None:
-    build(tmp_path, {"flat/1.png": 1, "flat/2.png": 2})
-    (tmp_path / "x.bin").write_bytes(b"what")
-    packed(build(tmp_path / "whole", {"a/1.png": 1}), tmp_path / "cut.zip")
-    (tmp_path / "cut.zip").write_bytes((tmp_path / "cut.zip").read_bytes()[:-30])
-    (tmp_path / "list.csv").write_text("file,label\nx.png,a\n")
-    for name, split, message in (
+@pytest.mark.parametrize(
+    ("name", "split", "message"),
+    [
         ("flat", None, "CLASS/image.jpg.*2 images without a class folder left out: 1.png, 2"),
         ("x.bin", None, "neither a folder, a .zip nor a .csv"),
         ("cut.zip", None, "neither a folder, a .zip|damaged"),
         ("absent", None, "no such file or folder"),
         ("list.csv", "val", "no split 'val'; its splits are none"),
-    ):
-        with pytest.raises(UserError, match=message):
-            read_dataset(tmp_path / name, split)
+    ],
+)
+def test_sources_that_are_refused(
+    tmp_path: Path, name: str, split: str | None, message: str
+) -> None:
+    build(tmp_path, {"flat/1.png": 1, "flat/2.png": 2})
+    (tmp_path / "x.bin").write_bytes(b"what")
+    packed(build(tmp_path / "whole", {"a/1.png": 1}), tmp_path / "cut.zip")
+    (tmp_path / "cut.zip").write_bytes((tmp_path / "cut.zip").read_bytes()[:-30])
+    (tmp_path / "list.csv").write_text("file,label\nx.png,a\n")
+    with pytest.raises(UserError, match=message):
+        read_dataset(tmp_path / name, split)
 
 
 def test_an_archive_is_read_from_many_threads_and_after_pickling(tmp_path: Path) -> None:
@@ -218,7 +255,7 @@ def test_a_damaged_member_is_named(tmp_path: Path) -> None:
         dataset.samples[1].open()
 
 
-def test_the_error_of_a_image_in_an_archive_names_it(tmp_path: Path) -> None:
+def test_the_error_of_an_image_in_an_archive_names_it(tmp_path: Path) -> None:
     with zipfile.ZipFile(tmp_path / "data.zip", "w") as archive:
         archive.writestr("a\\1.png", b"no image")
     [sample] = read_dataset(tmp_path / "data.zip").samples

@@ -1,4 +1,4 @@
-"""`evaluate`: scores of answers known beforehand, classes matched by name, and the command."""
+"""`evaluate`: scores of known predictions, classes matched by name, and the command."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ from .conftest import random_checkpoint
 from .test_datasets import build, packed
 
 LABELS = ("cat", "dog", "emu, large bird")
-CHANCES = {  # by the grey of the image
+PROBABILITIES = {  # by the grey of the image
     1: (0.7, 0.2, 0.1),
     2: (0.18, 0.62, 0.2),
     3: (0.05, 0.9, 0.05),
@@ -41,35 +41,36 @@ CHANCES = {  # by the grey of the image
 IMAGES = {"cat/1.png": 1, "cat/2.png": 2, "dog/1.png": 3, "emu/1.png": 4}
 
 
-class KnownAnswers:
-    """An engine that knows each image by its grey."""
+class KnownEngine:
+    """An engine whose output depends on the grey of the image alone."""
 
     threads = 2
 
     def __call__(self, images: np.ndarray, alone: bool = False) -> np.ndarray:
-        return np.log([CHANCES[int(grey)] for grey in images[:, 0, 0, 0] // 40]).astype(np.float32)
+        return np.log([PROBABILITIES[int(g)] for g in images[:, 0, 0, 0] // 40]).astype(np.float32)
 
 
 @pytest.fixture
 def model(monkeypatch: pytest.MonkeyPatch) -> Model:
-    """Three classes, and `load` gives it for any name."""
+    """A model of three classes, which `load` returns for any name."""
     checkpoint = random_checkpoint(width_mult=0.35, resolution=(32, 32), classes=3)
     model = Model(replace(checkpoint, labels=LABELS), 1)
-    model.engine = KnownAnswers()  # type: ignore[assignment]
+    model.engine = KnownEngine()  # type: ignore[assignment]
     monkeypatch.setattr("mobilenetv2.model.load", lambda name: model)
     return model
 
 
-def test_known_answers(model: Model, tmp_path: Path) -> None:
-    found = evaluate(model, read_dataset(build(tmp_path, IMAGES)))
-    assert (found.images, found.skipped, found.labels) == (4, (), LABELS)
-    assert (found.scores.top1, found.scores.top5) == (50, 100)  # three classes have no five best
-    assert found.scores.ece == pytest.approx((0.3 + 0.62 + 0.1 + 0.5) / 4, abs=1e-6)
-    assert found.scores.nll == pytest.approx(-np.log([0.7, 0.18, 0.9, 0.2]).mean(), abs=1e-6)
-    assert found.confusion.tolist() == [[1, 1, 0], [0, 1, 0], [1, 0, 0]]
-    rows = [(c.label, c.index, c.images, c.right) for c in found.classes]
+def test_known_predictions(model: Model, tmp_path: Path) -> None:
+    evaluation = evaluate(model, read_dataset(build(tmp_path, IMAGES)))
+    assert (evaluation.images, evaluation.skipped, evaluation.labels) == (4, (), LABELS)
+    scores = evaluation.scores
+    assert (scores.top1, scores.top5) == (50, 100)  # all of three classes are among the best five
+    assert scores.ece == pytest.approx((0.3 + 0.62 + 0.1 + 0.5) / 4, abs=1e-6)
+    assert scores.nll == pytest.approx(-np.log([0.7, 0.18, 0.9, 0.2]).mean(), abs=1e-6)
+    assert evaluation.confusion.tolist() == [[1, 1, 0], [0, 1, 0], [1, 0, 0]]
+    rows = [(c.label, c.index, c.images, c.right) for c in evaluation.classes]
     assert rows == [("cat", 0, 2, 1), ("dog", 1, 1, 1), ("emu", 2, 1, 0)]
-    wrong = [(m.truth, m.predicted, round(m.probability, 6)) for m in found.mistakes]
+    wrong = [(m.truth, m.predicted, round(m.probability, 6)) for m in evaluation.mistakes]
     assert wrong == [("cat", "dog", 0.62), ("emu", "cat", 0.5)]
 
 
@@ -78,6 +79,26 @@ def test_calibration_sums_within_a_bin() -> None:
     scores = score(outcomes)
     assert scores.ece == pytest.approx((abs(1 - 1.42) + 0 + 0.2) / 4)
     assert (scores.top1, scores.top5) == (50, 75)
+    assert score(outcomes[:1]).top1 == 100
+
+
+@pytest.mark.parametrize(
+    ("low", "high", "same_bin"),
+    [
+        (9.1 / 15, 9.9 / 15, True),
+        (9.5 / 15, 10 / 15, True),  # the upper edge is part of a bin
+        (10 / 15, 10.1 / 15, False),
+        (13.9 / 15, 14.1 / 15, False),
+        (14.1 / 15, 1.0, True),
+        (0.0, 0.9 / 15, True),
+    ],
+)
+def test_calibration_has_15_bins(low: float, high: float, same_bin: bool) -> None:
+    """A right prediction of a low and a wrong one of a high probability: errors in one bin cancel."""
+    outcomes = [Outcome(0, low, 0, 0.0), Outcome(0, high, 1, 0.0)]
+    right, wrong = 1 - low, 0 - high
+    errors = abs(right + wrong) if same_bin else abs(right) + abs(wrong)
+    assert score(outcomes).ece == pytest.approx(errors / 2)
 
 
 def test_ranks_count_equal_logits_in_order() -> None:
@@ -157,9 +178,9 @@ def test_command_json(model: Model, tmp_path: Path, capsys, zipped: bool) -> Non
     source = packed(source, tmp_path / "data.zip") if zipped else source
     assert run(["evaluate", str(source), "--format", "json"]) == 0
     out, err = capsys.readouterr()
-    [found] = json.loads(out)
+    [printed] = json.loads(out)
     assert err == "1 classes without images: gnu\n"
-    assert found == {
+    assert printed == {
         "images": 4,
         "skipped": 0,
         "top1": 50.0,
@@ -193,18 +214,20 @@ def test_command_csv_table_and_broken_images(model: Model, tmp_path: Path, capsy
     assert "emu" in out
 
 
-def test_command_refusals(model: Model, tmp_path: Path, capsys) -> None:
+@pytest.mark.parametrize(
+    ("data", "options", "message"),
+    [
+        (".", [], "the model has no class 'gnu'; its 3 are 'cat', 'dog', 'emu, large bird'"),
+        (".", ["--split", "val"], "no split 'val'"),
+        ("absent", [], "no such file or folder"),
+    ],
+)
+def test_command_refusals(
+    model: Model, tmp_path: Path, capsys, data: str, options: list[str], message: str
+) -> None:
     build(tmp_path, {**IMAGES, "gnu/1.png": 1})
-    for arguments, message in (
-        (
-            [str(tmp_path)],
-            "the model has no class 'gnu'; its 3 are 'cat', 'dog', 'emu, large bird'",
-        ),
-        ([str(tmp_path), "--split", "val"], "no split 'val'"),
-        ([str(tmp_path / "absent")], "no such file or folder"),
-    ):
-        assert run(["evaluate", *arguments]) == 2
-        assert message in capsys.readouterr().err
+    assert run(["evaluate", str(tmp_path / data), *options]) == 2
+    assert message in capsys.readouterr().err
 
 
 def test_mistakes_as_one_image(model: Model, tmp_path: Path, capsys) -> None:
@@ -225,7 +248,11 @@ def test_the_sheet_has_room_for_many_and_none(model: Model, tmp_path: Path) -> N
     assert len(mistakes) == 40
     assert contact_sheet(mistakes).size == (1024, 4 * 162)
     assert contact_sheet(()).size == (1024, 162)
-    assert contact_sheet([replace(mistakes[0], truth="two\nlines " * 9)]).size == (1024, 162)
+    wordy = replace(mistakes[0], truth="two\nlines " * 9, predicted="long " * 20)
+    caption = np.asarray(contact_sheet([wordy]))[128:]
+    assert (caption[:15, :128] < 255).any()
+    assert (caption[15:, :128] < 255).any()
+    assert (caption[:, 126:] == 255).all()  # cut at the edge of the image
     Image.new("RGB", (3, 4000)).save(tmp_path / "emu/0.png")
     assert contact_sheet(mistakes).size == (1024, 4 * 162)
 
@@ -234,20 +261,22 @@ def test_the_sheet_has_room_for_many_and_none(model: Model, tmp_path: Path) -> N
 def test_the_bundled_models_on_their_test_set(shared: Callable[[str], Path], name: str) -> None:
     model = mnv2.load(name)
     whole = mnv2.read_dataset(shared("data/cifar10/test.zip"))
-    found = mnv2.evaluate(model, whole)
-    assert found.scores.top1 == pytest.approx(find(name).top1, abs=0.05)
-    assert found.confusion.sum() == found.images == 10_000
-    part = replace(whole, samples=whole.samples[::100])
-    answers = [model.classify(mnv2.decode(sample.open()), 1)[0] for sample in part.samples]
+    evaluation = mnv2.evaluate(model, whole)
+    assert evaluation.scores.top1 == pytest.approx(find(name).top1, abs=0.05)
+    assert evaluation.confusion.sum() == evaluation.images == 10_000
+    part = replace(whole, samples=whole.samples[::100])  # 100 images
     right = sum(
-        answer.label == part.classes[sample.target] for answer, sample in zip(answers, part.samples)
+        model.classify(mnv2.decode(sample.open()), 1)[0].label == part.classes[sample.target]
+        for sample in part.samples
     )
     assert mnv2.evaluate(model, part).scores.top1 == right
 
 
 def test_a_list_of_photos(shared: Callable[[str], Path]) -> None:
     model = mnv2.load(shared("models/tf2_mobilenet_v2_1.0_224_ptq.tflite"), int8=False)
-    found = mnv2.evaluate(model, mnv2.read_dataset(shared("data/imagenet-sample/labels.csv")))
-    assert sum(c.right for c in found.classes) == 875
-    assert (found.images, found.scores.top1) == (1000, 87.5)
-    assert [c.index for c in found.classes] == list(range(1, 1001))  # 0 is the background
+    photos = mnv2.read_dataset(shared("data/imagenet-sample/labels.csv"))
+    assert len(photos.samples) == 1000
+    evaluation = mnv2.evaluate(model, replace(photos, samples=photos.samples[::5]))
+    assert sum(c.right for c in evaluation.classes) == 170
+    assert (evaluation.images, evaluation.scores.top1, evaluation.scores.top5) == (200, 85, 98.5)
+    assert [c.index for c in evaluation.classes] == list(range(1, 1001))  # 0 is the background

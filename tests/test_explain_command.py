@@ -315,7 +315,7 @@ def test_integers_are_refused(folder: Path, tmp_path: Path, capsys) -> None:
         quantize(checkpoint, pixels).save(tmp_path / "integers.safetensors")
     arguments = ["explain", str(tmp_path / "integers.safetensors"), "-o", str(tmp_path / "p.html")]
     assert run(arguments) == 2
-    assert "this takes float weights" in capsys.readouterr().err
+    assert "a float32 model is needed here" in capsys.readouterr().err
 
 
 # in a browser

@@ -1,4 +1,4 @@
-"""What the classifier sees: the native runtime against the NumPy oracle and PyTorch."""
+"""The input of the classifier layer: the native runtime against the NumPy oracle and PyTorch."""
 
 from __future__ import annotations
 
@@ -36,12 +36,12 @@ def test_features_equal_the_reference(variant, isa, pixels) -> None:
     weight, bias = (checkpoint.arrays[f"classifier.1.{name}"] for name in ("weight", "bias"))
     for count, height, width in [(1, 1, 1), (2, 33, 17), (6, 64, 40)]:
         x = pixels(count, height, width, checkpoint.architecture.in_channels)
-        found = engine.features(x)
-        wanted = reference.run(x, ("pool",))["pool"].reshape(count, -1)
-        assert found.shape == wanted.shape == (count, weight.shape[1])
-        assert found.dtype == np.float32
-        assert np.abs(found - wanted).max() < 6e-4
-        assert np.abs(found @ weight.T + bias - engine(x)).max() < 1e-4
+        features = engine.features(x)
+        expected = reference.run(x, ("pool",))["pool"].reshape(count, -1)
+        assert features.shape == expected.shape == (count, weight.shape[1])
+        assert features.dtype == np.float32
+        assert np.abs(features - expected).max() < 6e-4
+        assert np.abs(features @ weight.T + bias - engine(x)).max() < 1e-4
 
 
 def test_features_equal_torch(pixels) -> None:
@@ -52,9 +52,9 @@ def test_features_equal_torch(pixels) -> None:
     values = checkpoint.preprocessing.normalize(x).astype(np.float32)
     with torch.no_grad():
         maps = net.forward_features(torch.from_numpy(values).permute(0, 3, 1, 2))
-    wanted = maps.mean(dim=(2, 3)).numpy()
+    expected = maps.mean(dim=(2, 3)).numpy()
     for images in (x, values):
-        assert np.abs(Model(checkpoint).features(images) - wanted).max() < 6e-4
+        assert np.abs(Model(checkpoint).features(images) - expected).max() < 6e-4
 
 
 def test_features_and_logits_take_turns(pixels) -> None:
@@ -88,8 +88,8 @@ def test_features_need_a_classifier(head, pixels) -> None:
         (np.full((1, 8, 8, 3), 255, np.float32), "normalised"),
     ],
 )
-def test_features_and_profile_refuse_what_the_call_refuses(images, complaint) -> None:
+@pytest.mark.parametrize("method", ["features", "profile"])
+def test_features_and_profile_refuse_what_the_call_refuses(images, complaint, method) -> None:
     engine = Engine(random_checkpoint(VARIANTS["0.35"]), 1)
-    for run in (engine.features, engine.profile):
-        with pytest.raises(UserError, match=complaint):
-            run(images)
+    with pytest.raises(UserError, match=complaint):
+        getattr(engine, method)(images)

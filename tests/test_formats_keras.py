@@ -1,6 +1,4 @@
-"""Keras's files, of three generations of names and two of containers: read right, or refused with
-what is at fault.
-"""
+"""Keras's files, with three kinds of names and two of containers: read correctly, or refused by name."""
 
 from __future__ import annotations
 
@@ -18,7 +16,6 @@ import pytest
 from mobilenetv2.checkpoint import Checkpoint
 from mobilenetv2.errors import MissingExtraError, ModelFileError
 from mobilenetv2.formats import read
-from mobilenetv2.layer import conv_padding
 from mobilenetv2.runtime import Reference
 
 from .conftest import random_checkpoint
@@ -63,11 +60,14 @@ KINDS: dict[str, tuple[str, Callable[[Path, Checkpoint], Path]]] = {
 def test_every_kind_of_file(tmp_path, kind, changes) -> None:
     name, write = KINDS[kind]
     checkpoint = keras_checkpoint(**changes)
-    found = read(write(tmp_path / name, checkpoint))
-    assert found.architecture == checkpoint.architecture
-    assert difference(checkpoint, found) < 1e-5
-    assert found.provenance == {"source": "Keras", "file": name}
-    assert (found.preprocessing.mean, found.preprocessing.std) == ((0.5, 0.5, 0.5), (0.5, 0.5, 0.5))
+    imported = read(write(tmp_path / name, checkpoint))
+    assert imported.architecture == checkpoint.architecture
+    assert difference(checkpoint, imported) < 1e-5
+    assert imported.provenance == {"source": "Keras", "file": name}
+    assert (imported.preprocessing.mean, imported.preprocessing.std) == (
+        (0.5, 0.5, 0.5),
+        (0.5, 0.5, 0.5),
+    )
 
 
 @pytest.mark.parametrize("width", [0.5, 1.0, 1.4])
@@ -75,24 +75,24 @@ def test_every_kind_of_file(tmp_path, kind, changes) -> None:
 def test_other_widths(tmp_path, kind, width) -> None:
     name, write = KINDS[kind]
     checkpoint = keras_checkpoint(width_mult=width)
-    found = read(write(tmp_path / name, checkpoint))
-    assert found.architecture == checkpoint.architecture
-    assert difference(checkpoint, found) < 1e-5
+    imported = read(write(tmp_path / name, checkpoint))
+    assert imported.architecture == checkpoint.architecture
+    assert difference(checkpoint, imported) < 1e-5
 
 
 def test_edges_of_batch_norm_survive(tmp_path) -> None:
     checkpoint = edged(keras_checkpoint())
-    found = read(write_keras_archive(tmp_path / "model.keras", checkpoint))
+    imported = read(write_keras_archive(tmp_path / "model.keras", checkpoint))
     for name, array in checkpoint.arrays.items():
-        np.testing.assert_array_equal(found.arrays[name], array, err_msg=name)
+        np.testing.assert_array_equal(imported.arrays[name], array, err_msg=name)
 
 
 @pytest.mark.parametrize("kind", ["model of Keras 2", "model of Keras 3", "Keras 3 archive"])
 @pytest.mark.parametrize("size", [(96, 96), (160, 224), (33, 31)])
 def test_size_from_the_configuration(tmp_path, kind, size) -> None:
     name, write = KINDS[kind]
-    found = read(write(tmp_path / name, keras_checkpoint(resolution=size)))
-    assert found.preprocessing.size == found.architecture.resolution == size
+    imported = read(write(tmp_path / name, keras_checkpoint(resolution=size)))
+    assert imported.preprocessing.size == imported.architecture.resolution == size
 
 
 def test_size_from_the_published_name(tmp_path) -> None:
@@ -100,9 +100,9 @@ def test_size_from_the_published_name(tmp_path) -> None:
         path = write_keras_legacy(
             tmp_path / PUBLISHED.format(0.35, side), keras_checkpoint(classes=1000), "published"
         )
-        found = read(path)
-        assert found.preprocessing.size == (side, side)
-        assert found.labels[0] == "tench, Tinca tinca"  # Keras dropped the background class
+        imported = read(path)
+        assert imported.preprocessing.size == (side, side)
+        assert imported.labels[0] == "tench, Tinca tinca"  # Keras dropped the background class
 
 
 @pytest.mark.parametrize(
@@ -117,7 +117,7 @@ def test_size_from_the_published_name(tmp_path) -> None:
     ],
 )
 def test_size_without_a_readable_configuration(tmp_path, config) -> None:
-    """The size is advice; the arrays are what is checked."""
+    """The size is then 224; only the arrays are checked."""
     path = write_keras_legacy(tmp_path / "model.h5", keras_checkpoint())
     with h5py.File(path, "r+") as file:
         file.attrs["model_config"] = config
@@ -148,9 +148,7 @@ def test_classifier_that_a_user_put_on_top(tmp_path) -> None:
 
 
 def test_axes_of_kernels(tmp_path) -> None:
-    """IM-10: single ones at known places, by Keras's documented axes; the answer is arithmetic, not
-    our writer's.
-    """
+    """Kernels with a single 1 at a known position of Keras's documented axes."""
     path = write_keras_legacy(tmp_path / "model.h5", keras_checkpoint(), "published")
     with h5py.File(path, "r+") as file:
         file.visititems(
@@ -167,20 +165,16 @@ def test_axes_of_kernels(tmp_path) -> None:
             file[f"{name}/{name}/gamma:0"][:] = 1
             file[f"{name}/{name}/moving_variance:0"][:] = 1 - 1e-3
         file["Conv1/Conv1/kernel:0"][2, 1, 0, 5] = 1  # row, column, in, out
-        file["mobl0_conv_0_depthwise/mobl0_conv_0_depthwise/depthwise_kernel:0"][0, 2, 5, 0] = (
-            1  # row, column, channel
-        )
+        depthwise = file["mobl0_conv_0_depthwise/mobl0_conv_0_depthwise/depthwise_kernel:0"]
+        depthwise[0, 2, 5, 0] = 1  # row, column, channel
         file["mobl0_conv_0_project/mobl0_conv_0_project/kernel:0"][0, 0, 5, 3] = 1
     image = np.random.default_rng(0).uniform(0, 1, (1, 16, 20, 3)).astype(np.float32)
-    found = Reference(read(path)).run(image, ["features.1.conv.1"])["features.1.conv.1"]
-    before = conv_padding("same", 16, 3, 2, 1)[0]
-    assert before == 0
-    stem = np.pad(image[0, :, :, 0], ((0, 2), (0, 2)))[2::2, 1::2][
-        :8, :10
-    ]  # row 2i + 2, column 2j + 1
-    wanted = np.pad(stem, 1)[0:8, 2:12]  # row i - 1, column j + 1
-    np.testing.assert_allclose(found[0, :, :, 3], wanted, atol=1e-6)
-    assert not found[..., [0, 1, 2, 4, 5, 6, 7]].any()
+    output = Reference(read(path)).run(image, ["features.1.conv.1"])["features.1.conv.1"]
+    padded = np.pad(image[0, :, :, 0], ((0, 2), (0, 2)))
+    stem = padded[2::2, 1::2][:8, :10]  # row 2i + 2, column 2j + 1
+    expected = np.pad(stem, 1)[0:8, 2:12]  # row i - 1, column j + 1
+    np.testing.assert_allclose(output[0, :, :, 3], expected, atol=1e-6)
+    assert not output[..., [0, 1, 2, 4, 5, 6, 7]].any()
 
 
 # --- refused ---
@@ -222,8 +216,8 @@ def test_an_array_missing_or_misshapen(tmp_path, theirs, ours, cut) -> None:
             file[theirs] = array[..., :-1]
     with pytest.raises(ModelFileError, match=r"model\.h5") as caught:
         read(path)
-    wanted = "classifier.1" if ours.startswith("classifier") and cut else ours
-    assert wanted in str(caught.value), str(caught.value)
+    expected = "classifier.1" if ours.startswith("classifier") and cut else ours
+    assert expected in str(caught.value), str(caught.value)
 
 
 @pytest.mark.parametrize(
@@ -319,29 +313,30 @@ def test_arrays_of_another_type(tmp_path, value) -> None:
         read(path)
 
 
-def test_arrays_that_lie_in_other_files_are_not_followed(tmp_path) -> None:
-    """HDF5 can point at any file of the machine; a model file that does is refused."""
+@pytest.mark.parametrize("how", ["external", "virtual", "link"])
+def test_arrays_that_lie_in_other_files_are_not_followed(tmp_path, how) -> None:
+    """HDF5 can refer to any file of the machine; a model file that does so is refused."""
     (tmp_path / "secret").write_bytes(b"0123456789abcdef" * 100)
-    for how in ("external", "virtual", "link"):
-        path = write_keras_legacy(tmp_path / f"{how}.h5", keras_checkpoint())
-        theirs = "predictions/predictions/bias:0"
-        with h5py.File(path, "r+") as file:
-            del file[theirs]
-            if how == "external":
-                file.create_dataset(
-                    theirs, (5,), np.float32, external=[(str(tmp_path / "secret"), 0, 20)]
-                )
-            elif how == "virtual":
-                layout = h5py.VirtualLayout((5,), np.float32)
-                layout[:] = h5py.VirtualSource(str(tmp_path / "external.h5"), theirs, shape=(5,))
-                file.create_virtual_dataset(theirs, layout)
-            else:
-                file[theirs] = h5py.ExternalLink(str(tmp_path / "external.h5"), theirs)
-        with pytest.raises(
-            ModelFileError,
-            match=rf"{how}\.h5: .*(lies in another file|missing: classifier\.1\.bias)",
-        ):
-            read(path)
+    other = write_keras_legacy(tmp_path / "other.h5", keras_checkpoint())
+    path = write_keras_legacy(tmp_path / f"{how}.h5", keras_checkpoint())
+    theirs = "predictions/predictions/bias:0"
+    with h5py.File(path, "r+") as file:
+        del file[theirs]
+        if how == "external":
+            file.create_dataset(
+                theirs, (5,), np.float32, external=[(str(tmp_path / "secret"), 0, 20)]
+            )
+        elif how == "virtual":
+            layout = h5py.VirtualLayout((5,), np.float32)
+            layout[:] = h5py.VirtualSource(str(other), theirs, shape=(5,))
+            file.create_virtual_dataset(theirs, layout)
+        else:
+            file[theirs] = h5py.ExternalLink(str(other), theirs)
+    with pytest.raises(
+        ModelFileError,
+        match=rf"{how}\.h5: .*(lies in another file|missing: classifier\.1\.bias)",
+    ):
+        read(path)
 
 
 def test_an_array_that_claims_to_be_huge(tmp_path) -> None:
@@ -354,21 +349,27 @@ def test_an_array_that_claims_to_be_huge(tmp_path) -> None:
         read(path)
 
 
-def test_damaged_archives(tmp_path) -> None:
+@pytest.mark.parametrize("size", [40, 1000, 0.5, -30])
+def test_a_truncated_archive(tmp_path, size) -> None:
     path = write_keras_archive(tmp_path / "model.keras", keras_checkpoint())
     content = path.read_bytes()
-    for size in (40, 1000, len(content) // 2, len(content) - 30):
-        path.write_bytes(content[:size])
-        with pytest.raises(ModelFileError, match=r"model\.keras"):
-            read(path)
-    for weights_file in (b"", b"\x89HDF\r\n\x1a\n", b"no hdf5"):
-        with zipfile.ZipFile(path, "w") as archive:
-            archive.writestr("config.json", "{}")
-            archive.writestr("model.weights.h5", weights_file)
-        with pytest.raises(
-            ModelFileError, match=r"model\.keras: damaged, or not a Keras weights file"
-        ):
-            read(path)
+    path.write_bytes(content[: int(size * len(content)) if size == 0.5 else size])
+    with pytest.raises(ModelFileError, match=r"model\.keras"):
+        read(path)
+
+
+@pytest.mark.parametrize("content", [b"", b"\x89HDF\r\n\x1a\n", b"no hdf5"])
+def test_an_archive_with_damaged_weights(tmp_path, content) -> None:
+    path = tmp_path / "model.keras"
+    with zipfile.ZipFile(path, "w") as archive:
+        archive.writestr("config.json", "{}")
+        archive.writestr("model.weights.h5", content)
+    with pytest.raises(ModelFileError, match=r"model\.keras: damaged, or not a Keras weights file"):
+        read(path)
+
+
+def test_an_archive_without_a_configuration(tmp_path) -> None:
+    path = tmp_path / "model.keras"
     with zipfile.ZipFile(path, "w") as archive:
         archive.writestr("model.weights.h5", b"")
     with pytest.raises(ModelFileError, match=r"model\.keras: damaged, or not a \.keras archive"):

@@ -1,5 +1,5 @@
-"""torchvision, timm, Hugging Face and older state dicts: read right, or refused with the array at
-fault; never run.
+"""State dicts of torchvision, timm, Hugging Face and others: read correctly, or refused with the name
+of the wrong array; no code in them is run.
 """
 
 from __future__ import annotations
@@ -61,9 +61,9 @@ def deeper(width: float, *repeats: int) -> Architecture:
 @pytest.mark.parametrize("layout", LAYOUTS)
 def test_every_layout_at_every_width(tmp_path, layout, width) -> None:
     checkpoint = random_checkpoint(width_mult=width, classes=5, **rules_of(layout))
-    found = read(save_safetensors(tmp_path / "model.safetensors", LAYOUTS[layout](checkpoint)))
-    assert found.architecture == checkpoint.architecture
-    assert difference(checkpoint, found) < 1e-5
+    imported = read(save_safetensors(tmp_path / "model.safetensors", LAYOUTS[layout](checkpoint)))
+    assert imported.architecture == checkpoint.architecture
+    assert difference(checkpoint, imported) < 1e-5
 
 
 @pytest.mark.parametrize(
@@ -89,21 +89,20 @@ def test_every_layout_at_every_width(tmp_path, layout, width) -> None:
 )
 def test_other_shapes_are_read_from_the_arrays(tmp_path, architecture) -> None:
     checkpoint = random_checkpoint(architecture)
-    found = read(save_pth(tmp_path / "model.pth", tensors(timm(checkpoint))))
-    if architecture.last_channels == 1280 and architecture.width_mult != 1.4:
-        assert found.architecture == architecture
-    assert {name: array.shape for name, array in found.arrays.items()} == {
+    imported = read(save_pth(tmp_path / "model.pth", tensors(timm(checkpoint))))
+    assert imported.architecture == architecture
+    assert {name: array.shape for name, array in imported.arrays.items()} == {
         name: array.shape for name, array in checkpoint.arrays.items()
     }
-    assert difference(checkpoint, found) < 1e-5
+    assert difference(checkpoint, imported) < 1e-5
 
 
-def test_padding_and_epsilon_of_the_source_matter(tmp_path) -> None:
-    """The round trips above would not notice a rule lost if these numbers were small."""
+@pytest.mark.parametrize("changes", [{"padding": "same"}, {"bn_epsilon": 1e-3}], ids=str)
+def test_padding_and_epsilon_of_the_source_matter(changes) -> None:
+    """Otherwise the round trips above would pass with a wrong padding or epsilon."""
     checkpoint = random_checkpoint(width_mult=0.35, classes=5)
-    for changes in ({"padding": "same"}, {"bn_epsilon": 1e-3}):
-        changed = replace(checkpoint, architecture=replace(checkpoint.architecture, **changes))
-        assert difference(checkpoint, changed) > 1e-4, changes
+    changed = replace(checkpoint, architecture=replace(checkpoint.architecture, **changes))
+    assert difference(checkpoint, changed) > 1e-4
 
 
 @pytest.mark.parametrize(
@@ -119,10 +118,16 @@ def test_preprocessing_and_provenance_are_the_sources(
     tmp_path, layout, mean, interpolation, source
 ) -> None:
     arrays = LAYOUTS[layout](random_checkpoint(width_mult=0.35, classes=5))
-    found = read(save_safetensors(tmp_path / "theirs.safetensors", arrays))
-    assert (found.preprocessing.mean, found.preprocessing.interpolation) == (mean, interpolation)
-    assert (found.preprocessing.size, found.preprocessing.crop_fraction) == ((224, 224), 0.875)
-    assert found.provenance == {"source": source, "file": "theirs.safetensors"}
+    imported = read(save_safetensors(tmp_path / "theirs.safetensors", arrays))
+    assert (imported.preprocessing.mean, imported.preprocessing.interpolation) == (
+        mean,
+        interpolation,
+    )
+    assert (imported.preprocessing.size, imported.preprocessing.crop_fraction) == (
+        (224, 224),
+        0.875,
+    )
+    assert imported.provenance == {"source": source, "file": "theirs.safetensors"}
 
 
 @pytest.mark.parametrize(
@@ -175,18 +180,26 @@ def test_parameters_half_precision_and_double(tmp_path) -> None:
 
 def test_edges_of_batch_norm_survive(tmp_path) -> None:
     checkpoint = edged(random_checkpoint(width_mult=0.35, classes=5))
-    found = read(save_pth(tmp_path / "model.pth", tensors(timm(checkpoint))))
-    assert_same(found, checkpoint)
-    assert np.isfinite(Reference(found)(np.zeros((1, 64, 64, 3), np.float32))).all()
+    imported = read(save_pth(tmp_path / "model.pth", tensors(timm(checkpoint))))
+    assert_same(imported, checkpoint)
+    assert np.isfinite(Reference(imported)(np.zeros((1, 64, 64, 3), np.float32))).all()
 
 
-def test_our_own_arrays_are_torchvisions(tmp_path) -> None:
-    """A checkpoint of ours loads as torchvision's, and theirs lacks nothing of ours but the
-    counters.
-    """
-    checkpoint = random_checkpoint(width_mult=0.35, classes=2)
-    names = {name for name in torchvision(checkpoint) if not name.endswith("num_batches_tracked")}
-    assert names == set(checkpoint.arrays)
+def test_our_own_arrays_are_torchvisions() -> None:
+    """The names of `torchvision.models.mobilenet_v2().state_dict()`, without the counters."""
+    first = ("0.0", "0.1"), ("1", "2")
+    others = ("0.0", "0.1"), ("1.0", "1.1"), ("2", "3")
+    layers = [("features.0.0", "features.0.1")]
+    for block in range(1, 18):
+        parts = first if block == 1 else others
+        layers += [tuple(f"features.{block}.conv.{name}" for name in part) for part in parts]
+    layers.append(("features.18.0", "features.18.1"))
+    names = []
+    for kernel, norm in layers:
+        arrays = ("weight", "bias", "running_mean", "running_var")
+        names += [f"{kernel}.weight", *(f"{norm}.{array}" for array in arrays)]
+    names += ["classifier.1.weight", "classifier.1.bias"]
+    assert list(random_checkpoint(width_mult=0.35, classes=2).arrays) == names
 
 
 # --- classes and labels ---
@@ -206,9 +219,9 @@ def test_our_own_arrays_are_torchvisions(tmp_path) -> None:
 )
 def test_labels_where_the_classes_are_imagenets(tmp_path, layout, classes, ends) -> None:
     checkpoint = random_checkpoint(width_mult=0.35, classes=classes, **rules_of(layout))
-    found = read_state_dict(tmp_path / "model.pth", LAYOUTS[layout](checkpoint))
-    assert found.labels[:1] + found.labels[-1:] == ends
-    assert len(found.labels) == (classes if ends else 0)
+    imported = read_state_dict(tmp_path / "model.pth", LAYOUTS[layout](checkpoint))
+    assert imported.labels[:1] + imported.labels[-1:] == ends
+    assert len(imported.labels) == (classes if ends else 0)
 
 
 def test_without_background_keeps_the_other_logits(tmp_path) -> None:
@@ -235,23 +248,23 @@ def test_hugging_face_config(tmp_path, padding, epsilon) -> None:
     )
     names = {"0": "rose", "2": "tulip", "1": "daisy"}
     config = hugging_face_config(checkpoint.architecture, id2label=names)
-    found = read(folder_of(tmp_path, checkpoint, json.dumps(config)))
-    assert found.architecture == checkpoint.architecture
-    assert found.labels == ("rose", "daisy", "tulip")
-    assert found.preprocessing.size == (96, 96)
+    imported = read(folder_of(tmp_path, checkpoint, json.dumps(config)))
+    assert imported.architecture == checkpoint.architecture
+    assert imported.labels == ("rose", "daisy", "tulip")
+    assert imported.preprocessing.size == (96, 96)
     assert (
-        found.preprocessing.crop_fraction == 96 / 128
+        imported.preprocessing.crop_fraction == 96 / 128
     )  # the image processor resizes the short side to crop + 32
-    assert difference(checkpoint, found) < 1e-5
+    assert difference(checkpoint, imported) < 1e-5
 
 
 def test_hugging_face_config_of_other_kinds(tmp_path) -> None:
     checkpoint = random_checkpoint(width_mult=0.35, classes=1001, **TENSORFLOW)
     numbered = {str(i): f"LABEL_{i}" for i in range(1001)}
     config = hugging_face_config(checkpoint.architecture, id2label=numbered, image_size=[96, 128])
-    found = read(folder_of(tmp_path, checkpoint, json.dumps(config)))
-    assert found.preprocessing.size == found.architecture.resolution == (96, 128)
-    assert found.labels[0] == "background"
+    imported = read(folder_of(tmp_path, checkpoint, json.dumps(config)))
+    assert imported.preprocessing.size == imported.architecture.resolution == (96, 128)
+    assert imported.labels[0] == "background"
     features = random_checkpoint(width_mult=0.35, head="features", **TENSORFLOW)
     named = {
         str(i): f"class {i}" for i in range(1001)
@@ -309,18 +322,15 @@ def test_hugging_face_output_stride_becomes_dilation(tmp_path) -> None:
 
 @pytest.mark.parametrize("layout", LAYOUTS)
 def test_every_array_counts(tmp_path, layout) -> None:
-    """Each left out or cut by one, in turn (one in five; all of timm's): refused, with our name and
-    the file's.
-    """
+    """Each array is left out or made shorter (one in five; all of timm's): refused by name."""
     checkpoint = random_checkpoint(width_mult=0.35, classes=2)
     arrays = LAYOUTS[layout](checkpoint)
     theirs = [name for name in arrays if not name.endswith("num_batches_tracked")]
     pairs = list(zip(theirs, checkpoint.arrays, strict=True))
     for name, ours in pairs if layout == "timm" else pairs[::5] + pairs[-2:]:
         without = {other: array for other, array in arrays.items() if other != name}
-        wanted = (
-            "classifier.1" if ours.startswith("classifier") else ours
-        )  # which of its two is wrong, who knows
+        # Of the classifier's arrays either one may be the wrong one.
+        expected = "classifier.1" if ours.startswith("classifier") else ours
         for changed in (
             without,
             arrays | {name: arrays[name][:-1]},
@@ -329,7 +339,7 @@ def test_every_array_counts(tmp_path, layout) -> None:
             with pytest.raises(ModelFileError) as caught:
                 read_state_dict(tmp_path / "model.pth", changed)
             assert "model.pth" in str(caught.value)
-            assert wanted in str(caught.value), str(caught.value)
+            assert expected in str(caught.value), str(caught.value)
 
 
 @pytest.mark.parametrize("layout", LAYOUTS)
@@ -346,20 +356,19 @@ def test_an_extra_array(tmp_path, layout, name) -> None:
 
 
 @pytest.mark.parametrize(
-    ("layout", "twice"),
+    ("layout", "theirs", "ours"),
     [
-        ("torchvision", {"classifier.weight": "classifier.1.weight"}),
-        ("timm", {"features.0.1.bias": "features.0.1.bias"}),
-        ("hugging_face", {"conv_1x1.convolution.weight": "features.18.0.weight"}),
-        ("tonylins", {"conv.1.running_mean": "features.18.1.running_mean"}),
+        ("torchvision", "classifier.weight", "classifier.1.weight"),
+        ("timm", "features.0.1.bias", "features.0.1.bias"),
+        ("hugging_face", "conv_1x1.convolution.weight", "features.18.0.weight"),
+        ("tonylins", "conv.1.running_mean", "features.18.1.running_mean"),
     ],
 )
-def test_two_arrays_for_one_place(tmp_path, layout, twice) -> None:
+def test_two_arrays_for_one_place(tmp_path, layout, theirs, ours) -> None:
     checkpoint = random_checkpoint(width_mult=0.35, classes=2)
-    for theirs, ours in twice.items():
-        arrays = LAYOUTS[layout](checkpoint) | {theirs: checkpoint.arrays[ours]}
-        with pytest.raises(ModelFileError, match=rf"model\.pth: two arrays would be {ours}"):
-            read_state_dict(tmp_path / "model.pth", arrays)
+    arrays = LAYOUTS[layout](checkpoint) | {theirs: checkpoint.arrays[ours]}
+    with pytest.raises(ModelFileError, match=rf"model\.pth: two arrays would be {ours}"):
+        read_state_dict(tmp_path / "model.pth", arrays)
 
 
 def test_a_width_that_does_not_exist(tmp_path) -> None:
@@ -409,29 +418,28 @@ def test_values_that_cannot_be(tmp_path, name, value) -> None:
         ["features.0.0.weight", "features.1.conv.0.weight"],
     ],
 )
-def test_other_networks(tmp_path, names) -> None:
-    for shape in ((), (4,), (32, 3, 3, 3)):
-        path = save_safetensors(
-            tmp_path / "other.safetensors", {name: np.zeros(shape, np.float32) for name in names}
-        )
-        with pytest.raises(
-            ModelFileError, match=r"other\.safetensors.*(not a MobileNetV2|no width multiplier)"
-        ):
-            read(path)
+@pytest.mark.parametrize("shape", [(), (4,), (32, 3, 3, 3)])
+def test_other_networks(tmp_path, names, shape) -> None:
+    arrays = {name: np.zeros(shape, np.float32) for name in names}
+    path = save_safetensors(tmp_path / "other.safetensors", arrays)
+    with pytest.raises(
+        ModelFileError, match=r"other\.safetensors.*(not a MobileNetV2|no width multiplier)"
+    ):
+        read(path)
 
 
-def test_classifier_without_a_shape(tmp_path) -> None:
+@pytest.mark.parametrize("name", ["classifier.1.weight", "features.18.0.weight"])
+def test_an_array_without_axes(tmp_path, name) -> None:
     arrays = torchvision(random_checkpoint(width_mult=0.35, classes=2))
-    for name in ("classifier.1.weight", "features.18.0.weight"):
-        with pytest.raises(ModelFileError, match=name):
-            read_state_dict(tmp_path / "model.pth", arrays | {name: np.float32(1) * np.ones(())})
+    with pytest.raises(ModelFileError, match=name):
+        read_state_dict(tmp_path / "model.pth", arrays | {name: np.ones((), np.float32)})
 
 
 # --- pickles ---
 
 
 class Trap:
-    """Unpickled without care, it makes a folder."""
+    """Unpickling it with plain `pickle` makes a folder."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
@@ -462,7 +470,7 @@ def test_a_pickle_that_would_run_code_does_not(tmp_path, how) -> None:
     assert not trap.exists()
     assert "weights_only" not in str(caught.value)  # torch's advice is to switch the protection off
     pickle.loads(pickle.dumps(Trap(trap)))
-    assert trap.is_dir()  # the trap works where nobody takes care
+    assert trap.is_dir()  # plain `pickle` runs it
 
 
 def test_training_arguments_beside_the_arrays(tmp_path) -> None:
@@ -589,15 +597,15 @@ def test_safetensors_of_types_that_numpy_lacks(tmp_path) -> None:
 
 
 def test_shapes_are_checked_before_anything_is_copied(tmp_path) -> None:
-    """A few bytes can claim to be an array of any size: one number, repeated."""
+    """A small file may have an array of any shape: one repeated number."""
     arrays = torchvision(random_checkpoint(width_mult=0.35, classes=2))
     huge = np.broadcast_to(np.float16(0), (1 << 16, 1 << 30))
     with pytest.raises(ModelFileError, match=r"classifier\.1\.weight is \(65536, 1073741824\)"):
         read_state_dict(tmp_path / "model.pth", arrays | {"classifier.1.weight": huge})
 
 
-def assert_same(found: Checkpoint, wanted: Checkpoint) -> None:
-    assert found.architecture == wanted.architecture
-    assert list(found.arrays) == list(wanted.arrays)
-    for name, array in wanted.arrays.items():
-        np.testing.assert_array_equal(found.arrays[name], array, err_msg=name)
+def assert_same(imported: Checkpoint, expected: Checkpoint) -> None:
+    assert imported.architecture == expected.architecture
+    assert list(imported.arrays) == list(expected.arrays)
+    for name, array in expected.arrays.items():
+        np.testing.assert_array_equal(imported.arrays[name], array, err_msg=name)

@@ -1,5 +1,5 @@
-"""TensorFlow Lite: real quantised files, and float ones written here, against LiteRT itself; wrong
-graphs refused.
+"""TensorFlow Lite: real quantised files, and float ones written here, against LiteRT itself; other
+graphs are refused.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from mobilenetv2.formats import read, recognise
 from mobilenetv2.runtime import Reference
 
 from .conftest import random_checkpoint
-from .writers import RELU6, SAME, TFLiteWriter, difference, edged, weighted
+from .writers import RELU6, SAME, VALID, TFLiteWriter, difference, edged, weighted
 
 CLASSIFIERS = (
     "mobilenet_v2_1.0_224_quant",
@@ -43,7 +43,7 @@ def small(**changes: object) -> Checkpoint:
 
 
 def litert(path: Path, image: np.ndarray) -> np.ndarray:
-    """What the TensorFlow Lite interpreter answers."""
+    """The output of the TensorFlow Lite interpreter."""
     from ai_edge_litert.interpreter import Interpreter
 
     interpreter = Interpreter(str(path))
@@ -53,7 +53,7 @@ def litert(path: Path, image: np.ndarray) -> np.ndarray:
     return interpreter.get_tensor(interpreter.get_output_details()[0]["index"])
 
 
-def chances(checkpoint: Checkpoint, image: np.ndarray) -> np.ndarray:
+def probabilities(checkpoint: Checkpoint, image: np.ndarray) -> np.ndarray:
     powers = np.exp(Reference(checkpoint)(image))
     return powers / powers.sum()
 
@@ -71,12 +71,12 @@ def image(height: int = 64, width: int = 64) -> np.ndarray:
 def test_float32_against_the_original_and_litert(tmp_path, padding, pool, dense) -> None:
     checkpoint = small(padding=padding)
     path = TFLiteWriter(checkpoint, pool=pool, dense=dense).save(tmp_path / "model.tflite")
-    found = read(path)
-    assert found.architecture == checkpoint.architecture
-    assert difference(checkpoint, found) < 1e-5
-    np.testing.assert_allclose(chances(found, image()), litert(path, image()), atol=1e-4)
-    assert found.provenance == {"source": "TensorFlow Lite (float32)", "file": "model.tflite"}
-    assert (found.preprocessing.size, found.preprocessing.mean) == ((64, 64), (0.5, 0.5, 0.5))
+    imported = read(path)
+    assert imported.architecture == checkpoint.architecture
+    assert difference(checkpoint, imported) < 1e-5
+    np.testing.assert_allclose(probabilities(imported, image()), litert(path, image()), atol=1e-4)
+    assert imported.provenance == {"source": "TensorFlow Lite (float32)", "file": "model.tflite"}
+    assert (imported.preprocessing.size, imported.preprocessing.mean) == ((64, 64), (0.5, 0.5, 0.5))
 
 
 @pytest.mark.parametrize(
@@ -97,67 +97,63 @@ def test_float32_against_the_original_and_litert(tmp_path, padding, pool, dense)
 def test_other_shapes(tmp_path, changes) -> None:
     checkpoint = small(**changes)
     path = TFLiteWriter(checkpoint).save(tmp_path / "model.tflite")
-    found = read(path)
-    assert found.architecture == checkpoint.architecture
-    assert found.preprocessing.size == checkpoint.architecture.resolution
-    assert difference(checkpoint, found) < 1e-5
+    imported = read(path)
+    assert imported.architecture == checkpoint.architecture
+    assert imported.preprocessing.size == checkpoint.architecture.resolution
+    assert difference(checkpoint, imported) < 1e-5
     if checkpoint.architecture.classes:
         shot = image(*checkpoint.architecture.resolution)
-        np.testing.assert_allclose(chances(found, shot), litert(path, shot), atol=1e-4)
+        np.testing.assert_allclose(probabilities(imported, shot), litert(path, shot), atol=1e-4)
 
 
 @pytest.mark.parametrize("padding", ["same", "symmetric"])
 def test_float16_behind_dequantize(tmp_path, padding) -> None:
     checkpoint = small(padding=padding)
     path = TFLiteWriter(checkpoint, half=True).save(tmp_path / "model.tflite")
-    found = read(path)
+    imported = read(path)
     arrays: dict[str, np.ndarray] = {}
     for layer in weighted(checkpoint):
         arrays |= unfolded(
             layer, *(array.astype(np.float16) for array in folded(checkpoint, layer))
         )
     for name, array in arrays.items():
-        np.testing.assert_array_equal(found.arrays[name], array, err_msg=name)
-    assert found.provenance["source"] == "TensorFlow Lite (float16)"
-    assert 1e-5 < difference(checkpoint, found) < 0.05
-    np.testing.assert_allclose(chances(found, image()), litert(path, image()), atol=1e-4)
+        np.testing.assert_array_equal(imported.arrays[name], array, err_msg=name)
+    assert imported.provenance["source"] == "TensorFlow Lite (float16)"
+    assert 1e-5 < difference(checkpoint, imported) < 0.05
+    np.testing.assert_allclose(probabilities(imported, image()), litert(path, image()), atol=1e-4)
 
 
 def test_edges_of_batch_norm(tmp_path) -> None:
     checkpoint = edged(small())
     path = TFLiteWriter(checkpoint).save(tmp_path / "model.tflite")
-    found = read(path)
-    assert difference(checkpoint, found) < 1e-5
-    np.testing.assert_allclose(chances(found, image()), litert(path, image()), atol=1e-4)
+    imported = read(path)
+    assert difference(checkpoint, imported) < 1e-5
+    np.testing.assert_allclose(probabilities(imported, image()), litert(path, image()), atol=1e-4)
 
 
 def test_axes_of_kernels(tmp_path) -> None:
-    """IM-10: single ones at known places, by TensorFlow Lite's documented axes; the answer is
-    arithmetic.
-    """
+    """Kernels with a single 1 at a known position of TensorFlow Lite's documented axes."""
     writer = TFLiteWriter(small())
-    for name, place in {
+    for name, position in {
         "features.0.0/w": (5, 2, 1, 0),  # out, row, column, in
         "features.1.conv.0.0/w": (0, 0, 2, 5),  # 1, row, column, channel
         "features.1.conv.1/w": (3, 0, 0, 5),
     }.items():
         tensor = next(tensor for tensor in writer.graph.tensors if tensor.name == name.encode())
         values = np.zeros(tensor.shape, np.float32)
-        values[place] = 1
+        values[position] = 1
         writer.model.buffers[tensor.buffer].data = np.frombuffer(values.tobytes(), np.uint8)
         bias = next(
             tensor for tensor in writer.graph.tensors if tensor.name == name[:-1].encode() + b"b"
         )
         writer.model.buffers[bias.buffer].data = np.zeros(4 * bias.shape[0], np.uint8)
-    found = read(writer.save(tmp_path / "model.tflite"))
+    imported = read(writer.save(tmp_path / "model.tflite"))
     shot = np.abs(image(16, 20))
-    out = Reference(found).run(shot, ["features.1.conv.1"])["features.1.conv.1"]
-    stem = np.pad(shot[0, :, :, 0], ((0, 2), (0, 2)))[2::2, 1::2][
-        :8, :10
-    ]  # row 2i + 2, column 2j + 1
-    np.testing.assert_allclose(
-        out[0, :, :, 3], np.pad(stem, 1)[0:8, 2:12], atol=1e-6
-    )  # row i - 1, column j + 1
+    out = Reference(imported).run(shot, ["features.1.conv.1"])["features.1.conv.1"]
+    padded = np.pad(shot[0, :, :, 0], ((0, 2), (0, 2)))
+    stem = padded[2::2, 1::2][:8, :10]  # row 2i + 2, column 2j + 1
+    expected = np.pad(stem, 1)[0:8, 2:12]  # row i - 1, column j + 1
+    np.testing.assert_allclose(out[0, :, :, 3], expected, atol=1e-6)
     assert not out[..., [0, 1, 2, 4, 5, 6, 7]].any()
 
 
@@ -170,9 +166,7 @@ def test_axes_of_kernels(tmp_path) -> None:
     ],
 )
 def test_attached_labels(tmp_path, member, labels) -> None:
-    """Labels travel as a zip archive behind the model; one of another length belongs to something
-    else.
-    """
+    """They are a zip archive after the model; a list of another length does not count."""
     path = TFLiteWriter(small()).save(tmp_path / "model.tflite")
     archive = io.BytesIO()
     with zipfile.ZipFile(archive, "w") as file:
@@ -184,15 +178,15 @@ def test_attached_labels(tmp_path, member, labels) -> None:
 
 @pytest.mark.parametrize("cut", [1, 20, 60])
 def test_attached_archive_that_is_damaged(tmp_path, cut) -> None:
-    """The model is whole without it."""
+    """The model does not need it."""
     path = TFLiteWriter(small()).save(tmp_path / "model.tflite")
     archive = io.BytesIO()
     with zipfile.ZipFile(archive, "w", zipfile.ZIP_DEFLATED) as file:
         file.writestr("labels.txt", "a\nb\nc\nd\ne")
     content = archive.getvalue()
     path.write_bytes(path.read_bytes() + content[:cut] + b"\xff" * 3 + content[cut + 3 :])
-    found = read(path)
-    assert found.architecture.classes == 5
+    imported = read(path)
+    assert imported.architecture.classes == 5
 
 
 # --- real files ---
@@ -200,16 +194,16 @@ def test_attached_archive_that_is_damaged(tmp_path, cut) -> None:
 
 @pytest.mark.parametrize("name", CLASSIFIERS)
 def test_kernels_of_real_files(shared, name) -> None:
-    """Sums, extremes and norms of every dequantised kernel and bias; the published logits are in
-    test_reference.
-    """
-    found = read(shared(f"models/{name}.tflite"), int8=False)
+    """Sums, extremes and norms of every dequantised kernel and bias."""
+    imported = read(shared(f"models/{name}.tflite"), int8=False)
     rows = list(
         csv.DictReader(io.StringIO(shared(f"reference/weights/{name}.layers.csv").read_text()))
     )
-    for row, layer in zip(rows, weighted(found), strict=True):
-        kernel = found.arrays[layer.weight].astype(np.float64)
-        bias = found.arrays[f"{layer.norm}.bias" if layer.norm else layer.bias].astype(np.float64)
+    for row, layer in zip(rows, weighted(imported), strict=True):
+        kernel = imported.arrays[layer.weight].astype(np.float64)
+        bias = imported.arrays[f"{layer.norm}.bias" if layer.norm else layer.bias].astype(
+            np.float64
+        )
         for column, value, size in (
             ("kernel_sum", kernel.sum(), np.abs(kernel).sum()),
             ("kernel_min", kernel.min(), abs(kernel.min())),
@@ -235,13 +229,13 @@ def test_kernels_of_real_files(shared, name) -> None:
     ],
 )
 def test_what_real_files_are(shared, name, classes, kind, middle) -> None:
-    found = read(shared(f"models/{name}.tflite"), int8=False)
-    assert (found.architecture.width_mult, found.architecture.padding) == (1.0, "same")
-    assert found.provenance["source"] == f"TensorFlow Lite ({kind})"
-    assert found.architecture.classes == len(found.labels) == classes
-    assert found.preprocessing.normalize(np.zeros((1, 3), np.uint8)) == pytest.approx(-1)
-    assert np.array(found.preprocessing.mean) * 255 == pytest.approx(middle)
-    ends = found.labels[0], found.labels[-1]
+    imported = read(shared(f"models/{name}.tflite"), int8=False)
+    assert (imported.architecture.width_mult, imported.architecture.padding) == (1.0, "same")
+    assert imported.provenance["source"] == f"TensorFlow Lite ({kind})"
+    assert imported.architecture.classes == len(imported.labels) == classes
+    assert imported.preprocessing.normalize(np.zeros((1, 3), np.uint8)) == pytest.approx(-1)
+    assert np.array(imported.preprocessing.mean) * 255 == pytest.approx(middle)
+    ends = imported.labels[0], imported.labels[-1]
     assert ends == (
         ("Haemorhous cassinii (Cassin's Finch)", "background")
         if classes == 965
@@ -281,7 +275,7 @@ def refused(tmp_path: Path, writer: TFLiteWriter, complaint: str) -> None:
 
 
 def test_wrong_stride(tmp_path) -> None:
-    """The paper's first version: the stride one stage too early; the kernels are the same."""
+    """As in the paper's first version, one stage too early; the kernels are the same."""
     writer = TFLiteWriter(small())
     for index, stride in ((3, 1), (4, 2)):
         options = writer.operators("DEPTHWISE_CONV_2D")[index].builtinOptions
@@ -318,77 +312,80 @@ def test_wrong_activation(tmp_path, code, index, activation, complaint) -> None:
     refused(tmp_path, writer, complaint)
 
 
-def test_wrong_wiring(tmp_path) -> None:
-    for code, index, change, complaint in (
-        (
-            "ADD",
-            0,
-            lambda op, ops: op.inputs.__setitem__(0, op.inputs[1]),
-            r"features\.3\.add \(ADD\) does not read",
-        ),
-        (
-            "ADD",
-            5,
-            lambda op, ops: op.inputs.__setitem__(0, ops[3].outputs[0]),
-            r"features\.10\.add \(ADD\) does not read",
-        ),
+@pytest.mark.parametrize(
+    ("code", "index", "source", "complaint"),
+    [
+        ("ADD", 0, ("ADD", 0, "inputs", 1), r"features\.3\.add \(ADD\) does not read"),
+        ("ADD", 5, ("ADD", 3, "outputs", 0), r"features\.10\.add \(ADD\) does not read"),
         (
             "CONV_2D",
             4,
-            lambda op, ops: op.inputs.__setitem__(0, 0),
+            ("CONV_2D", 0, "inputs", 0),
             r"features\.3\.conv\.0\.0 \(CONV_2D\) does not read",
         ),
-    ):
-        writer = TFLiteWriter(small())
-        operators = writer.operators(code)
-        change(operators[index], operators)
-        refused(tmp_path, writer, complaint)
+    ],
+)
+def test_wrong_wiring(tmp_path, code, index, source, complaint) -> None:
+    writer = TFLiteWriter(small())
+    other_code, other_index, tensors, place = source
+    other = getattr(writer.operators(other_code)[other_index], tensors)[place]
+    writer.operators(code)[index].inputs[0] = other
+    refused(tmp_path, writer, complaint)
 
 
-def test_a_sum_that_is_missing_or_too_many(tmp_path) -> None:
+def test_a_missing_sum(tmp_path) -> None:
     writer = TFLiteWriter(small())
     add = writer.operators("ADD")[2]
     writer.graph.operators.remove(add)
     for operator in writer.graph.operators:
         operator.inputs = [add.inputs[1] if i == add.outputs[0] else i for i in operator.inputs]
     refused(tmp_path, writer, r"does not read what it should")
+
+
+def test_an_extra_sum(tmp_path) -> None:
     writer = TFLiteWriter(small())
     last = writer.operators("CONV_2D")[-1]
-    last.outputs, (out,) = [writer.tensor("x", (1, 2, 2, 1280))], last.outputs
-    made = writer.op(
-        "ADD", [last.outputs[0], last.outputs[0]], (1, 2, 2, 1280), writer.schema.AddOptionsT()
-    )
-    inserted = writer.graph.operators.pop()
-    inserted.outputs = [out]
-    writer.graph.operators.insert(writer.graph.operators.index(last) + 1, inserted)
-    assert made
+    shape = (1, 2, 2, 1280)
+    last.outputs, (out,) = [writer.tensor("x", shape)], last.outputs
+    writer.op("ADD", [last.outputs[0]] * 2, shape, writer.schema.AddOptionsT())
+    add = writer.graph.operators.pop()
+    add.outputs = [out]
+    writer.graph.operators.insert(writer.graph.operators.index(last) + 1, add)
     refused(tmp_path, writer, "the operator ADD has no place in it")
 
 
-def test_wrong_padding(tmp_path) -> None:
-    """One layer padded by the other rule; and padded by both."""
+def test_padded_by_both_rules(tmp_path) -> None:
     writer = TFLiteWriter(small(padding="symmetric"))
     writer.operators("DEPTHWISE_CONV_2D")[1].builtinOptions.padding = SAME
     refused(tmp_path, writer, r"features\.2\.conv\.1\.0 is padded twice")
+
+
+def test_padded_by_other_amounts(tmp_path) -> None:
     writer = TFLiteWriter(small(padding="symmetric"))
-    pad = writer.operators("PAD")[2]
-    amounts = writer.model.buffers[writer.graph.tensors[pad.inputs[1]].buffer]
-    amounts.data = np.frombuffer(
-        np.array([[0, 0], [0, 2], [1, 1], [0, 0]], np.int32).tobytes(), np.uint8
-    )
+    amounts = writer.operators("PAD")[2].inputs[1]
+    overwrite(writer, amounts, [[0, 0], [0, 2], [1, 1], [0, 0]])
     refused(
         tmp_path, writer, r"features\.4\.conv\.1\.0 is padded \(0, 2, 1, 1\) .*, not \(1, 1, 1, 1\)"
     )
+
+
+def test_not_padded(tmp_path) -> None:
     writer = TFLiteWriter(small())
-    operator = writer.operators("DEPTHWISE_CONV_2D")[0]
-    operator.builtinOptions.padding = 1
+    writer.operators("DEPTHWISE_CONV_2D")[0].builtinOptions.padding = VALID
     refused(
         tmp_path, writer, r"features\.1\.conv\.0\.0 is padded \(0, 0, 0, 0\) .*, not \(1, 1, 1, 1\)"
     )
 
 
+def overwrite(writer: TFLiteWriter, tensor: int, values: object) -> None:
+    """Gives a constant other values of type int32."""
+    content = np.array(values, np.int32).tobytes()
+    buffer = writer.graph.tensors[tensor].buffer
+    writer.model.buffers[buffer].data = np.frombuffer(content, np.uint8)
+
+
 def before(writer: TFLiteWriter, code: str, index: int, added: Any) -> None:
-    """Moves the operator made last to stand before another, which then reads it."""
+    """Moves the last operator to before another one, which then reads it."""
     operator = writer.operators(code)[index]
     inserted = writer.graph.operators.pop()
     writer.graph.operators.insert(writer.graph.operators.index(operator), inserted)
@@ -427,46 +424,59 @@ def test_operators_that_change_values_between_layers(tmp_path, code) -> None:
     refused(tmp_path, writer, rf"a {code} after features\.2\.conv\.1\.0 has no place in it")
 
 
-def test_averages_that_are_not_global(tmp_path) -> None:
+def test_a_window_smaller_than_the_map(tmp_path) -> None:
     writer = TFLiteWriter(small(), pool="AVERAGE_POOL_2D")
     writer.operators("AVERAGE_POOL_2D")[0].builtinOptions.filterHeight = 1
     refused(tmp_path, writer, "AVERAGE_POOL_2D does not average the whole map")
+
+
+def test_a_mean_over_other_axes(tmp_path) -> None:
     writer = TFLiteWriter(small())
-    axes = writer.graph.tensors[writer.operators("MEAN")[0].inputs[1]]
-    writer.model.buffers[axes.buffer].data = np.frombuffer(
-        np.array([1, 3], np.int32).tobytes(), np.uint8
-    )
+    overwrite(writer, writer.operators("MEAN")[0].inputs[1], [1, 3])
     refused(tmp_path, writer, "MEAN does not average the whole map")
 
 
-def test_outputs_elsewhere(tmp_path) -> None:
+def test_output_of_another_layer(tmp_path) -> None:
     writer = TFLiteWriter(small())
     writer.graph.outputs = [writer.operators("MEAN")[0].outputs[0]]
     refused(tmp_path, writer, r"its output is not that of classifier\.1")
-    writer.graph.outputs = [
-        writer.graph.operators[-1].outputs[0],
-        writer.operators("MEAN")[0].outputs[0],
-    ]
+
+
+def test_two_outputs(tmp_path) -> None:
+    writer = TFLiteWriter(small())
+    writer.graph.outputs.append(writer.operators("MEAN")[0].outputs[0])
     refused(tmp_path, writer, "its outputs are SOFTMAX, MEAN: it is a detector, or another model")
 
 
-def test_operators_and_constants_that_are_missing_or_too_many(tmp_path) -> None:
+def test_a_missing_operator(tmp_path) -> None:
     writer = TFLiteWriter(small())
     writer.graph.operators.remove(writer.operators("DEPTHWISE_CONV_2D")[4])
     refused(tmp_path, writer, "after block 4 its kernels are not expand, depthwise, project")
+
+
+def test_an_extra_operator(tmp_path) -> None:
     writer = TFLiteWriter(small())
-    copy = writer.operators("FULLY_CONNECTED")[0]
-    writer.op("FULLY_CONNECTED", copy.inputs, (1, 5), writer.schema.FullyConnectedOptionsT())
+    inputs = writer.operators("FULLY_CONNECTED")[0].inputs
+    writer.op("FULLY_CONNECTED", inputs, (1, 5), writer.schema.FullyConnectedOptionsT())
     refused(tmp_path, writer, "after 17 blocks it has 3 more convolutions or dense layers")
+
+
+def test_a_kernel_without_values(tmp_path) -> None:
     writer = TFLiteWriter(small())
     kernel = writer.graph.tensors[writer.operators("CONV_2D")[6].inputs[1]]
     kernel.buffer = 0
     refused(tmp_path, writer, rf"the tensor '{kernel.name.decode()}' has no values")
+
+
+def test_a_bias_that_is_too_short(tmp_path) -> None:
     writer = TFLiteWriter(small())
     bias = writer.graph.tensors[writer.operators("CONV_2D")[6].inputs[2]]
-    bias.shape, data = [bias.shape[0] - 1], writer.model.buffers[bias.buffer]
-    data.data = data.data[:-4]
+    bias.shape, buffer = [bias.shape[0] - 1], writer.model.buffers[bias.buffer]
+    buffer.data = buffer.data[:-4]
     refused(tmp_path, writer, r"the bias of features\.\d+\.conv\.\S+ is \(\d+,\), not \(\d+,\)")
+
+
+def test_two_subgraphs(tmp_path) -> None:
     writer = TFLiteWriter(small())
     writer.model.subgraphs.append(writer.graph)
     refused(tmp_path, writer, "2 subgraphs; a classifier has one")
@@ -479,31 +489,27 @@ def test_options_that_are_absent_are_not_taken_on_trust(tmp_path) -> None:
     refused(tmp_path, writer, r"features\.2\.conv\.0\.0 has the activation linear, not relu6")
 
 
-def test_kernels_that_fit_no_width(tmp_path) -> None:
-    refused(
-        tmp_path,
-        TFLiteWriter(small(stem_channels=56)),
-        r"features\.0\.0\.weight is \(24, 3, 3, 3\), not \(16, ",
-    )
-    refused(
-        tmp_path,
-        TFLiteWriter(small(divisor=1)),
-        "no width multiplier gives these channels: stem 11",
-    )
+@pytest.mark.parametrize(
+    ("changes", "complaint"),
+    [
+        ({"stem_channels": 56}, r"features\.0\.0\.weight is \(24, 3, 3, 3\), not \(16, "),
+        ({"divisor": 1}, "no width multiplier gives these channels: stem 11"),
+    ],
+)
+def test_kernels_that_fit_no_width(tmp_path, changes, complaint) -> None:
+    refused(tmp_path, TFLiteWriter(small(**changes)), complaint)
 
 
 def test_bias_that_is_absent_is_zero(tmp_path) -> None:
     writer = TFLiteWriter(small())
     operator = writer.operators("CONV_2D")[1]
     operator.inputs = operator.inputs[:2]
-    found = read(writer.save(tmp_path / "model.tflite"))
-    assert not found.arrays["features.1.conv.2.bias"].any()
+    imported = read(writer.save(tmp_path / "model.tflite"))
+    assert not imported.arrays["features.1.conv.2.bias"].any()
 
 
 def quantised_input(writer: TFLiteWriter, kind: int, scale: float, zero: int) -> TFLiteWriter:
-    """Gives the input another type; the rest of the graph stays float, which the reader does not
-    mind.
-    """
+    """Gives the input another type; the rest of the graph stays float."""
     tensor = writer.graph.tensors[0]
     tensor.type = kind
     tensor.quantization = writer.schema.QuantizationParametersT()
@@ -520,13 +526,8 @@ def quantised_input(writer: TFLiteWriter, kind: int, scale: float, zero: int) ->
         (3, 1 / 128, 128, -1, 127 / 128),
         (9, 1 / 255, -128, 0, 1),
         (3, 1 / 255, 0, 0, 1),
-        (
-            3,
-            0.018658,
-            114,
-            -114 * 0.018658,
-            141 * 0.018658,
-        ),  # ImageNet's mean and deviation, as converters store it
+        # ImageNet's mean and std, as converters store them
+        (3, 0.018658, 114, -114 * 0.018658, 141 * 0.018658),
         (3, 2 / 255, 0, 0, 2),
     ],
 )

@@ -96,14 +96,14 @@ def test_every_byte_of_litert(tmp_path, unsigned, options, changes) -> None:
     model = small(unsigned, **changes)
     writer = Int8TFLiteWriter(model, **options)
     path = writer.save(tmp_path / "model.tflite")
-    found = read(path)
-    same_model(found, model)
+    imported = read(path)
+    same_model(imported, model)
     image = pixels(model)
     tensor = litert(path, image)
     names = [layer.name for layer in layers(model.architecture)]
-    for name, values in Int8Reference(found).run(image, names).items():
-        wanted = tensor(writer.made[name]).reshape(values.shape)
-        off = np.abs(values.astype(int) - wanted).max()
+    for name, values in Int8Reference(imported).run(image, names).items():
+        expected = tensor(writer.made[name]).reshape(values.shape)
+        off = np.abs(values.astype(int) - expected).max()
         assert off <= (name == "classifier.1" and writer.dense), name
         assert len(np.unique(values)) > 2, name
 
@@ -113,21 +113,21 @@ def pixels(model: Int8Checkpoint) -> np.ndarray:
     return np.random.default_rng(1).integers(0, 256, size, dtype=np.uint8)
 
 
-def same_model(found: object, wanted: Int8Checkpoint) -> None:
-    assert isinstance(found, Int8Checkpoint)
-    assert found.architecture == wanted.architecture
-    assert found.activations.keys() == wanted.activations.keys()
-    for name, out in found.activations.items():
-        assert out.scale == pytest.approx(wanted.activations[name].scale, rel=1e-15)
-        assert out.zero_point == wanted.activations[name].zero_point
-    assert (found.image_scale, found.image_zero_points) == (
-        wanted.image_scale,
-        wanted.image_zero_points,
+def same_model(imported: object, expected: Int8Checkpoint) -> None:
+    assert isinstance(imported, Int8Checkpoint)
+    assert imported.architecture == expected.architecture
+    assert imported.activations.keys() == expected.activations.keys()
+    for name, out in imported.activations.items():
+        assert out.scale == pytest.approx(expected.activations[name].scale, rel=1e-15)
+        assert out.zero_point == expected.activations[name].zero_point
+    assert (imported.image_scale, imported.image_zero_points) == (
+        expected.image_scale,
+        expected.image_zero_points,
     )
-    assert found.rounding == wanted.rounding
-    assert found.preprocessing == wanted.preprocessing
-    for name, layer in wanted.layers.items():
-        same = found.layers[name]
+    assert imported.rounding == expected.rounding
+    assert imported.preprocessing == expected.preprocessing
+    for name, layer in expected.layers.items():
+        same = imported.layers[name]
         for kind in ("weight", "scale", "bias"):
             np.testing.assert_array_equal(getattr(same, kind), getattr(layer, kind), err_msg=name)
             assert getattr(same, kind).dtype == getattr(layer, kind).dtype
@@ -141,16 +141,16 @@ def test_an_average_over_its_own_scale(tmp_path) -> None:
     model = replace(model, activations={**model.activations, "pool": last})
     writer = Int8TFLiteWriter(model)
     path = writer.save(tmp_path / "model.tflite")
-    found = Int8Reference(read(path)).run(pixels(model), ["pool"])["pool"]
-    wanted = litert(path, pixels(model))(writer.made["pool"]).reshape(found.shape)
-    np.testing.assert_array_equal(found, wanted)
+    pooled = Int8Reference(read(path)).run(pixels(model), ["pool"])["pool"]
+    expected = litert(path, pixels(model))(writer.made["pool"]).reshape(pooled.shape)
+    np.testing.assert_array_equal(pooled, expected)
     average = replace(model, pooling="average")
     other = Int8Reference(average).run(pixels(model), ["pool"])["pool"]
-    assert (found != other).any()
+    assert (pooled != other).any()
 
 
 def float_input(writer: Int8TFLiteWriter) -> Int8TFLiteWriter:
-    """Images come as floats, which a QUANTIZE makes integers."""
+    """The input becomes float, and a QUANTIZE turns it into int8 or uint8."""
     image = writer.made["image"]
     given = writer.tensor("given", writer.graph.tensors[image].shape)
     writer.op("QUANTIZE", [given], (1,), writer.schema.QuantizeOptionsT())
@@ -168,13 +168,13 @@ def test_float_images(tmp_path) -> None:
     refused(tmp_path, other, "float images are stored with scale 0.0157 and zero point 127")
 
 
-def test_integer_weights_between_float_activations_are_floats(tmp_path) -> None:
+def test_int8_weights_between_float_activations_become_float32(tmp_path) -> None:
     writer = Int8TFLiteWriter(small())
     for index in writer.made.values():
         writer.graph.tensors[index].type = 0
-    found = read(writer.save(tmp_path / "model.tflite"))
-    assert isinstance(found, Checkpoint)
-    assert found.provenance["source"] == "TensorFlow Lite (int8)"
+    imported = read(writer.save(tmp_path / "model.tflite"))
+    assert isinstance(imported, Checkpoint)
+    assert imported.provenance["source"] == "TensorFlow Lite (int8)"
 
 
 def constant(writer: Int8TFLiteWriter, name: str) -> Any:
@@ -193,8 +193,8 @@ def test_int8_weights_of_one_scale_and_a_zero_point(tmp_path) -> None:
     path = writer.save(tmp_path / "model.tflite")
     layer = read(path).layers[name]
     assert (layer.weight.dtype, layer.zero_point) == (np.uint8, 131)
-    wanted = read(path, int8=False).arrays[f"{name}.weight"]
-    np.testing.assert_allclose(real(layer), wanted, rtol=1e-6)
+    expected = read(path, int8=False).arrays[f"{name}.weight"]
+    np.testing.assert_allclose(real(layer), expected, rtol=1e-6)
 
 
 def refused(tmp_path: Path, writer: Int8TFLiteWriter, complaint: str) -> None:
@@ -203,34 +203,53 @@ def refused(tmp_path: Path, writer: Int8TFLiteWriter, complaint: str) -> None:
         read(path)
 
 
-def test_other_quantisations_are_refused(tmp_path) -> None:
-    def writer(**changes: object) -> Int8TFLiteWriter:
-        return Int8TFLiteWriter(small(**changes))
+def fewer_scales(writer: Int8TFLiteWriter) -> None:
+    constant(writer, "features.3.conv.2/w").quantization.scale.pop()
 
-    other = writer()
-    constant(other, "features.3.conv.2/w").quantization.scale.pop()
-    refused(tmp_path, other, "damaged")
-    other = writer()
-    constant(other, "features.0.0/b").quantization.scale[5] *= 1.01
-    refused(tmp_path, other, r"the bias of features\.0\.0 is not int32 in units of its sums")
-    other = writer()
-    constant(other, "features.0.0/w").quantization.zeroPoint[3] = 1
-    refused(tmp_path, other, r"the weights of features\.0\.0 have several zero points")
-    other = writer()
-    kernel = constant(other, "features.3.conv.2/w")  # (8, 1, 1, 48)
-    kernel.quantization.quantizedDimension = 3
-    kernel.quantization.scale = kernel.quantization.scale * 6
-    kernel.quantization.zeroPoint = kernel.quantization.zeroPoint * 6
-    refused(tmp_path, other, r"the weights of features\.3\.conv\.2 are not int8 or uint8 with one")
-    other = writer(padding="symmetric")
-    pad = other.operators("PAD")[1].outputs[0]
-    other.graph.tensors[pad].quantization.scale = [0.5]
-    refused(tmp_path, other, r"the output of features\.2\.conv\.0\.0 is requantised")
-    other = writer()
-    other.graph.tensors[other.made["features.3.add"]].quantization.scale = [0.5, 0.5]
-    refused(tmp_path, other, "the tensor 'ADD' is not int8 or uint8 with one scale")
-    other = Int8TFLiteWriter(small(resolution=(97, 65)), pool="AVERAGE_POOL_2D")
-    refused(tmp_path, other, "its AVERAGE_POOL_2D changes the scale")
+
+def another_bias_scale(writer: Int8TFLiteWriter) -> None:
+    constant(writer, "features.0.0/b").quantization.scale[5] *= 1.01
+
+
+def another_zero_point(writer: Int8TFLiteWriter) -> None:
+    constant(writer, "features.0.0/w").quantization.zeroPoint[3] = 1
+
+
+def another_axis(writer: Int8TFLiteWriter) -> None:
+    kernel = constant(writer, "features.3.conv.2/w").quantization  # (8, 1, 1, 48)
+    kernel.quantizedDimension = 3
+    kernel.scale, kernel.zeroPoint = kernel.scale * 6, kernel.zeroPoint * 6
+
+
+def requantised(writer: Int8TFLiteWriter) -> None:
+    pad = writer.operators("PAD")[1].outputs[0]
+    writer.graph.tensors[pad].quantization.scale = [0.5]
+
+
+def two_scales(writer: Int8TFLiteWriter) -> None:
+    writer.graph.tensors[writer.made["features.3.add"]].quantization.scale = [0.5, 0.5]
+
+
+@pytest.mark.parametrize(
+    ("change", "complaint"),
+    [
+        (fewer_scales, "damaged"),
+        (another_bias_scale, r"the bias of features\.0\.0 is not int32 in units of its sums"),
+        (another_zero_point, r"the weights of features\.0\.0 have several zero points"),
+        (another_axis, r"the weights of features\.3\.conv\.2 are not int8 or uint8 with one"),
+        (requantised, r"the output of features\.2\.conv\.0\.0 is requantised"),
+        (two_scales, "the tensor 'ADD' is not int8 or uint8 with one scale"),
+    ],
+)
+def test_other_quantisations_are_refused(tmp_path, change, complaint) -> None:
+    writer = Int8TFLiteWriter(small(padding="symmetric"))
+    change(writer)
+    refused(tmp_path, writer, complaint)
+
+
+def test_a_pool_that_changes_the_scale_is_refused(tmp_path) -> None:
+    writer = Int8TFLiteWriter(small(resolution=(97, 65)), pool="AVERAGE_POOL_2D")
+    refused(tmp_path, writer, "its AVERAGE_POOL_2D changes the scale")
 
 
 # --- real files ---
@@ -241,8 +260,8 @@ def test_recorded_logits_of_the_reference_kernels(shared, name) -> None:
     """All of them, to the last bit; the first eight of the recorded images."""
     run = Int8Reference(read(shared(f"models/{name}.tflite")))
     images = np.load(shared("reference/imagenet/inputs.first32.npz"))["images"][:8]
-    wanted = np.load(shared(f"reference/imagenet/{name}.first32.npz"))["ref_logits"][:8]
-    for image, logits in zip(images, wanted, strict=True):
+    expected = np.load(shared(f"reference/imagenet/{name}.first32.npz"))["ref_logits"][:8]
+    for image, logits in zip(images, expected, strict=True):
         np.testing.assert_allclose(run(image[None])[0], logits, rtol=1e-6, atol=1e-6)
 
 
@@ -261,25 +280,27 @@ def test_recorded_answers_of_the_bird_model(shared) -> None:
 
 @pytest.mark.parametrize("name", [QUANT, PTQ, BIRD])
 def test_integers_stand_for_the_floats(shared, name) -> None:
-    """IM-12: axes and zero points; the floats are held against recorded sums elsewhere."""
+    """Axes and zero points; `test_kernels_of_real_files` has the float values."""
     path = shared(f"models/{name}.tflite")
-    found, floats = read(path), read(path, int8=False)
-    assert isinstance(found, Int8Checkpoint)
-    assert found.architecture == floats.architecture
-    assert found.labels == floats.labels
-    assert found.provenance == floats.provenance
-    assert found.image_scale == pytest.approx(2 / 255 if name == PTQ else 1 / 128)
-    assert found.image_zero_points == ((127,) * 3 if name == PTQ else (128,) * 3)
-    for step in layers(found.architecture):
+    imported, floats = read(path), read(path, int8=False)
+    assert isinstance(imported, Int8Checkpoint)
+    assert imported.architecture == floats.architecture
+    assert imported.labels == floats.labels
+    assert imported.provenance == floats.provenance
+    assert imported.image_scale == pytest.approx(2 / 255 if name == PTQ else 1 / 128)
+    assert imported.image_zero_points == ((127,) * 3 if name == PTQ else (128,) * 3)
+    for step in layers(imported.architecture):
         if step.weight:
-            layer = found.layers[step.name]
+            layer = imported.layers[step.name]
             np.testing.assert_allclose(real(layer), floats.arrays[step.weight], rtol=1e-6)
             assert layer.weight.dtype == (np.int8 if name == PTQ else np.uint8)
             assert (layer.zero_point == 0) == (name == PTQ)
             assert (len(set(layer.scale.tolist())) == 1) == (name != PTQ)
-    zeros = {out.zero_point for step, out in found.activations.items() if step.endswith("conv.2")}
+    zeros = {
+        out.zero_point for step, out in imported.activations.items() if step.endswith("conv.2")
+    }
     assert min(zeros) > 90  # projections are signed
-    assert found.activations["features.18.0"].zero_point == 0
+    assert imported.activations["features.18.0"].zero_point == 0
 
 
 def real(layer: Int8Layer) -> np.ndarray:
@@ -288,7 +309,7 @@ def real(layer: Int8Layer) -> np.ndarray:
 
 
 def test_sums_of_scales_that_differ(shared) -> None:
-    """QT-06: all ten, within a step of the sum of what both stand for."""
+    """All ten, within one step of the sum of the real values."""
     model = read(shared(f"models/{QUANT}.tflite"))
     run = Int8Reference(model)
     image = np.load(shared("reference/imagenet/inputs.first32.npz"))["images"][:1]
@@ -302,7 +323,7 @@ def test_sums_of_scales_that_differ(shared) -> None:
     assert len(adds) == 10
 
 
-def test_convert_keeps_integers(shared, tmp_path, capsys) -> None:
+def test_convert_keeps_int8(shared, tmp_path, capsys) -> None:
     source, out = shared(f"models/{QUANT}.tflite"), tmp_path / "out.safetensors"
     assert cli(["convert", str(source), str(out)]) == 0
     assert "1001 classes with labels, same padding, int8" in capsys.readouterr().err

@@ -1,8 +1,4 @@
-"""Images in: every kind of file and mode that people feed a classifier, against NumPy oracles and
-stated means.
-
-The codes in brackets (IN-01, PP-03 and so on) are those of shared/facts/pitfalls.md.
-"""
+"""Decoding and preprocessing every kind and mode of image, against NumPy and known means."""
 
 from __future__ import annotations
 
@@ -64,12 +60,11 @@ def encoded(image: Image.Image, kind: str, **options: object) -> bytes:
     return stream.getvalue()
 
 
-# ---------------------------------------------------------------- the collection in
-# shared/data/odd-images
+# --- the collection in shared/data/odd-images ---
 
 
 def expected_rows(folder: Path) -> list[dict[str, str]]:
-    """The table of expected.md as one dict a row."""
+    """The rows of the table in expected.md, by the names of its columns."""
     lines = [
         line
         for line in (folder / "expected.md").read_text(encoding="utf-8").splitlines()
@@ -118,7 +113,7 @@ def test_shared_exif_quadrants(shared: Callable[[str], Path], orientation: int) 
     assert np.abs(corners - [(255, 0, 0), (0, 255, 0), (0, 0, 255), (255, 255, 0)]).max() <= 6
 
 
-# ---------------------------------------------------------------- [IN-01] more than 8 bits
+# --- more than 8 bits ---
 
 
 @pytest.mark.parametrize(
@@ -144,11 +139,12 @@ def test_deep_ramps_equal_the_8_bit_ramp(tmp_path: Path, mode: str, ending: str,
     eight.save(tmp_path / "eight.png")
     with Image.open(tmp_path / f"deep.{ending}") as stored:
         assert stored.mode == mode
-    got, want = array(decode(tmp_path / f"deep.{ending}")), array(decode(tmp_path / "eight.png"))
-    assert np.abs(got.astype(int) - want).max() <= 1
-    assert len(np.unique(got)) >= 200
+    decoded = array(decode(tmp_path / f"deep.{ending}"))
+    expected = array(decode(tmp_path / "eight.png"))
+    assert np.abs(decoded.astype(int) - expected).max() <= 1
+    assert len(np.unique(decoded)) >= 200
     pre = Preprocessing(size=(256, 256), crop_fraction=1)
-    assert np.array_equal(pre(deep), got)  # an image that the caller opened, treated alike
+    assert np.array_equal(pre(deep), decoded)  # an image that the caller has opened
 
 
 def test_16_bit_colour_keeps_the_high_byte(tmp_path: Path) -> None:
@@ -177,7 +173,7 @@ def test_values_of_no_known_range_are_refused_by_name(
         WHOLE(image)
 
 
-# ---------------------------------------------------------------- [IN-02] CMYK, and the other modes
+# --- CMYK, and the other modes ---
 
 
 @pytest.mark.parametrize("ending", ["jpg", "tiff"])
@@ -192,7 +188,7 @@ def test_cmyk_is_not_inverted(tmp_path: Path, ending: str) -> None:
 
 
 def in_mode(mode: str) -> tuple[Image.Image, tuple[int, int, int]]:
-    """An image of one colour in that mode, and the colour it means."""
+    """An image of one colour in this mode, and that colour as RGB."""
     image = Image.new("RGB", (64, 64), ORANGE)
     if mode in ("L", "LA", "La", "I", "I;16", "I;16B", "F"):
         value = {"I;16": 257 * ORANGE_GREY, "I;16B": 257 * ORANGE_GREY, "F": ORANGE_GREY / 255}.get(
@@ -270,11 +266,10 @@ def test_palette_transparency_drops_to_the_palette_colour(
         assert (WHOLE(stored) == ORANGE).all()
 
 
-# ---------------------------------------------------------------- [IN-04] orientation
+# --- orientation ---
 
-STORED: dict[
-    int, Callable[[np.ndarray], np.ndarray]
-] = {  # EXIF 2.32, 4.6.5.1.6: how upright pixels lie in the file
+# EXIF 2.32, 4.6.5.1.6: how upright pixels are stored in the file
+STORED: dict[int, Callable[[np.ndarray], np.ndarray]] = {
     1: lambda p: p,
     2: lambda p: p[:, ::-1],
     3: lambda p: p[::-1, ::-1],
@@ -335,13 +330,13 @@ def test_damaged_exif_does_not_lose_the_image(tmp_path: Path, exif: bytes, endin
     assert np.array_equal(array(decode(tmp_path / f"a.{ending}")), photo())
 
 
-# ---------------------------------------------------------------- [IN-05] bad files
+# --- bad files ---
 
 
-def bad_files(folder: Path) -> dict[str, bytes]:
+def bad_files() -> dict[str, bytes]:
     noise = Image.fromarray(np.random.default_rng(0).integers(0, 256, (60, 80, 3), dtype=np.uint8))
     jpeg, whole = encoded(noise, "JPEG"), encoded(noise, "PNG")
-    files = {
+    return {
         "cut80.jpg": jpeg[: len(jpeg) * 8 // 10],
         "cut.png": whole[: len(whole) // 2],
         "cut.webp": encoded(noise, "WEBP")[:400],
@@ -353,16 +348,14 @@ def bad_files(folder: Path) -> dict[str, bytes]:
         "no_height.png": png(5, 0, 8, 2, b""),
         "nothing.ppm": b"P6 0 0 255\n",
     }
-    for name, data in files.items():
-        (folder / name).write_bytes(data)
-    return files
 
 
-def test_bad_files_are_refused_by_name(tmp_path: Path) -> None:
-    for name in bad_files(tmp_path):
-        with pytest.raises(ImageError, match=f"^{re.escape(str(tmp_path / name))}: ") as error:
-            decode(tmp_path / name)
-        assert "\n" not in str(error.value)
+@pytest.mark.parametrize(("name", "content"), bad_files().items(), ids=bad_files())
+def test_bad_files_are_refused_by_name(tmp_path: Path, name: str, content: bytes) -> None:
+    (tmp_path / name).write_bytes(content)
+    with pytest.raises(ImageError, match=f"^{re.escape(str(tmp_path / name))}: ") as error:
+        decode(tmp_path / name)
+    assert "\n" not in str(error.value)
 
 
 def test_missing_files_folders_and_impossible_names_are_refused(tmp_path: Path) -> None:
@@ -375,7 +368,7 @@ def test_missing_files_folders_and_impossible_names_are_refused(tmp_path: Path) 
 
 
 @pytest.mark.parametrize("kind", ["JPEG", "PNG", "GIF", "WEBP", "TIFF", "BMP"])
-def test_damage_anywhere_is_an_image_error_or_a_image(tmp_path: Path, kind: str) -> None:
+def test_damage_anywhere_is_an_image_error_or_an_image(tmp_path: Path, kind: str) -> None:
     whole, rng = encoded(Image.fromarray(photo(24, 32)), kind), np.random.default_rng(0)
     path = tmp_path / "damaged"
     for trial in range(60):
@@ -390,8 +383,7 @@ def test_damage_anywhere_is_an_image_error_or_a_image(tmp_path: Path, kind: str)
             assert message.startswith(f"{path}: ")
 
 
-# ---------------------------------------------------------------- [IN-06] [IN-07] many frames,
-# lying names
+# --- many frames, lying names ---
 
 
 @pytest.mark.parametrize(
@@ -411,16 +403,15 @@ def test_the_first_frame_of_many(tmp_path: Path, kind: str, options: dict[str, o
         Image.new("RGB", (64, 64), colour)
         for colour in ("#c86432", "#00ff00", "#0000ff", "white", "black")
     ]
-    path = tmp_path / "many.jpg"  # [IN-07] whatever the kind
+    path = tmp_path / "many.jpg"  # for every kind
     frames[0].save(path, kind, save_all=True, append_images=frames[1:], **options)
     with Image.open(path) as stored:
         assert stored.n_frames >= 4
     image = decode(path)
     assert image.size == (64, 64)
     assert np.abs(array(image).astype(int) - ORANGE).max() <= 2
-    assert (
-        np.abs(WHOLE(image).astype(int) - ORANGE).max() <= 2
-    )  # usable although its file is closed
+    # The image can be used although its file is closed.
+    assert np.abs(WHOLE(image).astype(int) - ORANGE).max() <= 2
 
 
 def test_a_first_frame_smaller_than_the_canvas_is_composited(tmp_path: Path) -> None:
@@ -451,7 +442,7 @@ def test_webp_named_jpg(tmp_path: Path) -> None:
     assert (array(decode(tmp_path / "a.jpg")) == ORANGE).all()
 
 
-# ---------------------------------------------------------------- [IN-09] very large
+# --- very large ---
 
 
 def test_200_megapixels_are_refused_naming_file_and_option(tmp_path: Path) -> None:
@@ -513,7 +504,7 @@ def test_max_pixels_also_lowers_the_limit(tmp_path: Path) -> None:
         decode(tmp_path / "a.png", max_pixels=99)
 
 
-# ---------------------------------------------------------------- streams
+# --- streams ---
 
 
 def test_open_files_and_streams(tmp_path: Path) -> None:
@@ -530,7 +521,7 @@ def test_open_files_and_streams(tmp_path: Path) -> None:
         decode(stream)
 
 
-# ---------------------------------------------------------------- [IN-10] crop
+# --- crop ---
 
 
 @pytest.mark.parametrize(
@@ -577,8 +568,7 @@ def test_a_crop_larger_than_the_image_is_padded_with_black() -> None:
     assert got.sum() == 24 * 24 * 3 * 255
 
 
-# ---------------------------------------------------------------- [IN-11] [PP-03] [AR-05] [AR-06]
-# resize
+# --- resize ---
 
 
 @pytest.mark.parametrize(
@@ -662,8 +652,7 @@ def test_tiny_images_of_the_right_size_are_untouched(pixels: Callable[..., np.nd
     assert np.array_equal(Preprocessing(size=(32, 32), crop_fraction=1)(wide), wide[:, 4:36])
 
 
-# ---------------------------------------------------------------- needles: only the crop is
-# computed
+# --- needles: only the crop is computed ---
 
 
 @pytest.mark.parametrize("image", [(3, 400), (400, 3), (1, 97), (57, 31), (375, 500), (300, 77)])
@@ -675,9 +664,8 @@ def test_the_bounded_resize_agrees_with_the_full_one(
     pixels: Callable[..., np.ndarray],
 ) -> None:
     noise = pixels(*image, 3)
-    if (
-        interpolation != "bilinear"
-    ):  # these overshoot: keep clear of the limits, since Pillow may swap its two passes
+    if interpolation != "bilinear":
+        # These overshoot, and Pillow may swap its two passes: stay away from the limits.
         noise = 64 + noise // 2
     for size in ((64, 64), (65, 40)):
         pre = Preprocessing(size=size, interpolation=interpolation)
@@ -690,13 +678,13 @@ def test_the_bounded_resize_agrees_with_the_full_one(
 
 
 def test_needles_never_become_hundreds_of_megapixels(monkeypatch: pytest.MonkeyPatch) -> None:
-    asked = []
+    sizes = []
     resize = Image.Image.resize
 
     def spy(
         self: Image.Image, size: tuple[int, int], *rest: object, **named: object
     ) -> Image.Image:
-        asked.append(size)
+        sizes.append(size)
         return resize(self, size, *rest, **named)
 
     monkeypatch.setattr(Image.Image, "resize", spy)
@@ -704,11 +692,10 @@ def test_needles_never_become_hundreds_of_megapixels(monkeypatch: pytest.MonkeyP
         pixels = Preprocessing()(np.full((*shape, 3), ORANGE, np.uint8))
         assert pixels.shape == (224, 224, 3)
         assert (pixels == ORANGE).all()
-    assert asked == [(224, 224)] * 4
+    assert sizes == [(224, 224)] * 4
 
 
-# ---------------------------------------------------------------- [PP-02] [PP-04] values and
-# channels
+# --- values and channels ---
 
 
 def test_0_is_exactly_minus_1_and_255_exactly_1() -> None:
@@ -748,17 +735,17 @@ def test_colour_cards(tmp_path: Path, name: str, channel: int, ending: str) -> N
         assert np.abs(normal - want).max() <= 3 / 127.5
 
 
-def test_path_image_and_array_give_equal_answers(tmp_path: Path) -> None:
+def test_path_image_and_array_give_equal_predictions(tmp_path: Path) -> None:
     stored, exif = turned(photo(), 8)
     stored.save(tmp_path / "a.png", exif=exif)
     model = Model(random_checkpoint(width_mult=0.35, resolution=(32, 32), classes=7))
-    answer = model.classify(tmp_path / "a.png")
-    assert model.classify(str(tmp_path / "a.png")) == answer
-    assert model.classify(decode(tmp_path / "a.png")) == answer
+    predictions = model.classify(tmp_path / "a.png")
+    assert model.classify(str(tmp_path / "a.png")) == predictions
+    assert model.classify(decode(tmp_path / "a.png")) == predictions
     with Image.open(tmp_path / "a.png") as opened:
-        assert model.classify(opened) == answer
-    assert model.classify(photo()) == answer
-    assert model.classify(photo()[:, :, ::-1]) != answer  # BGR is another image
+        assert model.classify(opened) == predictions
+    assert model.classify(photo()) == predictions
+    assert model.classify(photo()[:, :, ::-1]) != predictions  # BGR is another image
 
 
 def test_one_channel_follows_the_luma_weights() -> None:
@@ -797,7 +784,7 @@ def test_images_without_pixels_are_refused(size: tuple[int, int]) -> None:
         Preprocessing()(Image.new("RGB", size))
 
 
-# ---------------------------------------------------------------- Preprocessing as data
+# --- Preprocessing as data ---
 
 
 @pytest.mark.parametrize(
@@ -878,7 +865,7 @@ def test_misspelt_keywords_are_refused() -> None:
         Preprocessing(crop=0.875)  # type: ignore[call-arg]
 
 
-# ---------------------------------------------------------------- folders
+# --- folders ---
 
 
 def touch(folder: Path, *names: str) -> None:

@@ -57,6 +57,7 @@ def test_the_lower_of_affinity_and_quota(
         ("0::/a/b\n", {"a/b/cpu.max": "300000 100000\n"}, 3),
         ("0::/a/b\n", {"a/b/cpu.max": "300000 100000\n", "a/cpu.max": "150000 100000\n"}, 1),
         ("0::/a\n", {"b/cpu.max": "100000 100000\n"}, 8),
+        ("0::/a:b:c\n", {"a:b:c/cpu.max": "100000 100000\n"}, 1),
         (
             "4:cpu,cpuacct:/docker/x\n3:cpuset:/\n",
             {"cpu/cpu.cfs_quota_us": "200000\n", "cpu/cpu.cfs_period_us": "50000\n"},
@@ -81,7 +82,16 @@ def test_the_lower_of_affinity_and_quota(
             8,
         ),
     ],
-    ids=["v2", "v2 parent", "v2 other group", "v1 container", "v1 host", "v1 none", "v1 cpuset"],
+    ids=[
+        "v2",
+        "v2 parent",
+        "v2 other group",
+        "v2 colons",
+        "v1 container",
+        "v1 host",
+        "v1 none",
+        "v1 cpuset",
+    ],
 )
 def test_control_groups(machine: Machine, own: str, files: dict[str, str], expected: int) -> None:
     machine(8, own, files)

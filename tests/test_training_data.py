@@ -21,7 +21,7 @@ from PIL import Image
 
 torch = pytest.importorskip("torch")
 
-from mobilenetv2.datasets import Dataset, Sample, read_dataset, read_splits  # noqa: E402
+from mobilenetv2.datasets import Dataset, Sample, read_dataset  # noqa: E402
 from mobilenetv2.errors import ImageError, UserError  # noqa: E402
 from mobilenetv2.images import Preprocessing, decode  # noqa: E402
 from mobilenetv2.training import workers as processes  # noqa: E402
@@ -257,13 +257,6 @@ def test_links_are_followed_once(tmp_path: Path) -> None:
     (tmp_path / "data/b").symlink_to(tmp_path / "elsewhere")
     (tmp_path / "data/b/back").symlink_to(tmp_path / "data")
     assert [row["train"] + row["val"] for row in read_split(tmp_path / "data").rows()] == [2, 2]
-
-
-def test_read_splits_names_the_parts(tmp_path: Path) -> None:
-    build(tmp_path, {"train/a/1.png": 1, "valid/b/1.png": 2})
-    found = read_splits(tmp_path)
-    assert {kind: of.classes for kind, of in found.items()} == {"train": ("a",), "val": ("b",)}
-    assert list(read_splits(tmp_path / "train")) == [""]
 
 
 # --- broken ones ---

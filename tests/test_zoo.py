@@ -1,4 +1,4 @@
-"""Models by name: what is listed, and fetching from a server on this machine: verified, converted once, kept."""
+"""Models by name: the list, and fetching from a server on this machine: verified, converted once."""
 
 from __future__ import annotations
 
@@ -42,17 +42,17 @@ TENSORFLOW = {"padding": "same", "bn_epsilon": 1e-3}
 
 
 class Mirror:
-    """A web server with the files given to `hold`; remembers what it was asked for."""
+    """A web server with the files given to `hold`; remembers the requested paths."""
 
     def __init__(self) -> None:
         self.files: dict[str, bytes] = {}
-        self.asked: list[str] = []
+        self.requests: list[str] = []
         self.cut = 0  # bytes promised but not sent
         mirror = self
 
         class Handler(BaseHTTPRequestHandler):
             def do_GET(self) -> None:
-                mirror.asked.append(self.path)
+                mirror.requests.append(self.path)
                 content = mirror.files.get(self.path)
                 self.send_response(404 if content is None else 200)
                 self.send_header("Content-Length", str(len(content or b"")))
@@ -73,7 +73,7 @@ class Mirror:
 
 @pytest.fixture
 def mirror(tmp_path, monkeypatch) -> Iterator[Mirror]:
-    """The only way out, with an empty cache."""
+    """The only server that can be reached, and an empty cache."""
     for name in (
         "http_proxy",
         "https_proxy",
@@ -126,13 +126,13 @@ FILES: dict[str, tuple[dict[str, object], Callable[[Path, Checkpoint], Path]]] =
 
 
 def state_checksums(monkeypatch, content: bytes) -> None:
-    """Makes the PyTorch files of the list be published with the digits of this content."""
+    """Publishes all PyTorch files with the checksum of this content."""
     digits = hashlib.sha256(content).hexdigest()[:8]
     monkeypatch.setattr(zoo, "_digits", lambda file: digits)
 
 
 def published(mirror: Mirror, tmp_path: Path, monkeypatch, name: str) -> Checkpoint:
-    """Puts a random model of the right width where the named one is published."""
+    """Publishes a random model of the right width under a name."""
     changes, write = FILES[name]
     checkpoint = small(**changes)
     content = write(tmp_path, checkpoint).read_bytes()
@@ -155,27 +155,27 @@ def test_fetched_converted_and_kept(
     mirror, tmp_path, monkeypatch, capfd, name, side, fraction, mean, interpolation
 ) -> None:
     original = published(mirror, tmp_path, monkeypatch, name)
-    found = open_checkpoint(name)
-    assert len(mirror.asked) == 1
-    assert difference(original, found) < 1e-5
-    assert found.architecture.resolution == found.preprocessing.size == (side, side)
-    assert found.preprocessing.crop_fraction == fraction
-    assert found.preprocessing.mean[0] == mean
-    assert found.preprocessing.interpolation == interpolation
+    imported = open_checkpoint(name)
+    assert len(mirror.requests) == 1
+    assert difference(original, imported) < 1e-5
+    assert imported.architecture.resolution == imported.preprocessing.size == (side, side)
+    assert imported.preprocessing.crop_fraction == fraction
+    assert imported.preprocessing.mean[0] == mean
+    assert imported.preprocessing.interpolation == interpolation
     entry = zoo.find(name)
-    assert found.provenance["name"] == name
-    assert found.provenance["url"] == entry.url
-    assert (found.provenance["top1"], found.provenance["top5"]) == (entry.top1, entry.top5)
+    assert imported.provenance["name"] == name
+    assert imported.provenance["url"] == entry.url
+    assert (imported.provenance["top1"], imported.provenance["top5"]) == (entry.top1, entry.top5)
     (raw,) = (
         path
         for path in zoo.cache_folder().iterdir()
         if path.suffix != ".safetensors" or path.stem != name
     )
-    raw.unlink()  # what was converted is enough
+    raw.unlink()  # the converted file is enough
     again = open_checkpoint(name)
-    assert len(mirror.asked) == 1
-    assert (again.architecture, again.provenance) == (found.architecture, found.provenance)
-    for array, values in found.arrays.items():
+    assert len(mirror.requests) == 1
+    assert (again.architecture, again.provenance) == (imported.architecture, imported.provenance)
+    for array, values in imported.arrays.items():
         np.testing.assert_array_equal(again.arrays[array], values)
     assert capfd.readouterr().out == ""
 
@@ -188,7 +188,7 @@ def test_a_damaged_converted_file_is_made_again(mirror, tmp_path, monkeypatch, n
     whole = converted.read_bytes()
     converted.write_bytes(whole[: len(whole) // 2])
     open_checkpoint(name)
-    assert len(mirror.asked) == 1  # the published file was still there
+    assert len(mirror.requests) == 1  # the published file was still there
     assert converted.read_bytes() == whole
 
 
@@ -222,11 +222,11 @@ def test_a_wrong_checksum(mirror, tmp_path) -> None:
         assert hashlib.sha256(content).hexdigest() in str(caught.value)
         assert "--model FILE" in str(caught.value)
         assert cached() == []
-        assert len(mirror.asked) == times
+        assert len(mirror.requests) == times
 
 
 def test_a_file_that_changed_in_the_cache(mirror, tmp_path, monkeypatch) -> None:
-    """The checksum is that of the file as it is now, not as it came."""
+    """The checksum is that of the file in the cache, not of the response."""
     published(mirror, tmp_path, monkeypatch, "timm-050")
     open_checkpoint("timm-050")
     (raw,) = zoo.cache_folder().glob("*.pth")
@@ -236,7 +236,7 @@ def test_a_file_that_changed_in_the_cache(mirror, tmp_path, monkeypatch) -> None
         open_checkpoint("timm-050")
     assert cached() == []
     open_checkpoint("timm-050")
-    assert len(mirror.asked) == 2
+    assert len(mirror.requests) == 2
 
 
 @pytest.mark.parametrize(
@@ -244,8 +244,8 @@ def test_a_file_that_changed_in_the_cache(mirror, tmp_path, monkeypatch) -> None
     [b"<html>please log in</html>", b"", b"\x1f\x8b damaged"],
     ids=["a page", "nothing", "damaged"],
 )
-def test_what_came_is_not_a_model(mirror, content) -> None:
-    """It must not stay in the cache, or the name would never work again."""
+def test_a_fetched_file_that_is_not_a_model(mirror, content) -> None:
+    """It must not stay in the cache, else the name would never work again."""
     mirror.hold(zoo.find("slim-1.0-224"), content)
     with pytest.raises(
         ModelFileError, match=r"slim-1\.0-224: the file from https://\S+ was removed"
@@ -261,7 +261,7 @@ def test_no_such_file_on_the_server(mirror) -> None:
         open_checkpoint("keras-1.0-224")
     assert "--model FILE" in str(caught.value)
     assert "MOBILENETV2_MIRROR" in str(caught.value)
-    assert mirror.asked == [
+    assert mirror.requests == [
         "/storage.googleapis.com/tensorflow/keras-applications/mobilenet_v2/"
         "mobilenet_v2_weights_tf_dim_ordering_tf_kernels_1.0_224.h5"
     ]
@@ -394,18 +394,18 @@ def test_widths_that_are_not_published() -> None:
 
 def test_the_bundled_model_needs_no_network(mirror) -> None:
     checkpoint = open_checkpoint("cifar10")
-    assert mirror.asked == []
+    assert mirror.requests == []
     assert not zoo.cache_folder().exists()
-    integers = open_checkpoint("cifar10-int8")
-    for name, found in (("cifar10", checkpoint), ("cifar10-int8", integers)):
+    quantized = open_checkpoint("cifar10-int8")
+    for name, bundled in (("cifar10", checkpoint), ("cifar10-int8", quantized)):
         entry = zoo.find(name)
         assert (entry.width_mult, entry.resolution) == (
-            found.architecture.width_mult,
-            found.preprocessing.size[0],
+            bundled.architecture.width_mult,
+            bundled.preprocessing.size[0],
         )
     assert len(checkpoint.labels) == 10
-    assert checkpoint.labels == integers.labels
-    assert isinstance(integers, Int8Checkpoint)
+    assert checkpoint.labels == quantized.labels
+    assert isinstance(quantized, Int8Checkpoint)
     with pytest.raises(ModelFileError, match="cifar10-int8.*an int8 model"):
         open_checkpoint("cifar10-int8", int8=False)
 

@@ -1,10 +1,10 @@
-"""Writes a checkpoint as other people's files: their names, axes and containers, spelt out here a
-second time.
+"""Writes a checkpoint as a file of another library: its names, axes and container.
 
-PyTorch layouts are dictionaries of arrays, to be put into a file by `save_pth` or
-`save_safetensors`; Keras and TensorFlow Lite files are written whole. Layouts were measured on
-files of torchvision 0.29, timm 1.0, transformers 5.24, Keras 3.15 and, for the published Keras
-weights, read from converters that name every array in them."""
+PyTorch layouts are dictionaries of arrays, which `save_pth` or `save_safetensors` writes; Keras and
+TensorFlow Lite files are written whole. The layouts are those of torchvision 0.29, timm 1.0,
+transformers 5.24 and Keras 3.15; those of the published Keras weights are from converters that name
+every array in them.
+"""
 
 from __future__ import annotations
 
@@ -26,26 +26,24 @@ from mobilenetv2.layer import Layer
 from mobilenetv2.runtime import Reference
 
 Arrays = dict[str, np.ndarray]
-Place = Callable[
-    [Layer], tuple[str, str]
-]  # a layer -> the names of its kernel and of its batch norm
+Naming = Callable[[Layer], tuple[str, str]]  # the names of a layer's kernel and of its batch norm
 NORM = ("weight", "bias", "running_mean", "running_var")
 CLASSIFIER = "classifier"
 
 
 def weighted(checkpoint: Checkpoint) -> Iterator[Layer]:
-    """The layers that own arrays, in order."""
+    """The layers that have arrays, in order."""
     return (layer for layer in layers(checkpoint.architecture) if layer.weight)
 
 
 # --- PyTorch: dictionaries ---
 
 
-def state_dict(checkpoint: Checkpoint, place: Place) -> Arrays:
-    """All arrays under the names that `place` gives, each batch norm with its counter of batches."""
+def state_dict(checkpoint: Checkpoint, names: Naming) -> Arrays:
+    """All arrays under other names, each batch norm with its counter of batches."""
     arrays: Arrays = {}
     for layer in weighted(checkpoint):
-        kernel, norm = place(layer)
+        kernel, norm = names(layer)
         arrays[f"{kernel}.weight"] = checkpoint.arrays[layer.weight]
         if layer.bias:
             arrays[f"{kernel}.bias"] = checkpoint.arrays[layer.bias]
@@ -76,13 +74,13 @@ def timm(checkpoint: Checkpoint) -> Arrays:
         CLASSIFIER: ("classifier", ""),
     }
 
-    def place(layer: Layer) -> tuple[str, str]:
+    def names(layer: Layer) -> tuple[str, str]:
         if layer.block is None:
             return ends[layer.role]
         kernel, norm = (first if layer.block == 1 else others)[layer.role]
         return f"{where[layer.block - 1]}.{kernel}", f"{where[layer.block - 1]}.{norm}"
 
-    return state_dict(checkpoint, place)
+    return state_dict(checkpoint, names)
 
 
 def hugging_face(checkpoint: Checkpoint, prefix: str = "mobilenet_v2.") -> Arrays:
@@ -93,7 +91,7 @@ def hugging_face(checkpoint: Checkpoint, prefix: str = "mobilenet_v2.") -> Array
         "project": "reduce_1x1",
     }
 
-    def place(layer: Layer) -> tuple[str, str]:
+    def names(layer: Layer) -> tuple[str, str]:
         if layer.role == CLASSIFIER:
             return "classifier", ""
         if layer.role == "last":
@@ -104,13 +102,13 @@ def hugging_face(checkpoint: Checkpoint, prefix: str = "mobilenet_v2.") -> Array
             path = f"{prefix}layer.{layer.block - 2}.{parts[layer.role]}"
         return f"{path}.convolution", f"{path}.normalization"
 
-    return state_dict(checkpoint, place)
+    return state_dict(checkpoint, names)
 
 
 def flat(checkpoint: Checkpoint, last: str = "", classifier: str = "classifier") -> Arrays:
-    """Blocks as one Sequential with its activations counted: tonylins; with `last="conv"` d-li14."""
+    """Blocks as one Sequential that counts activations: tonylins; with `last="conv"` d-li14."""
 
-    def place(layer: Layer) -> tuple[str, str]:
+    def names(layer: Layer) -> tuple[str, str]:
         if layer.role == CLASSIFIER:
             return classifier, ""
         if layer.block is None:
@@ -121,7 +119,7 @@ def flat(checkpoint: Checkpoint, last: str = "", classifier: str = "classifier")
         )
         return f"features.{layer.block}.conv.{at}", f"features.{layer.block}.conv.{at + 1}"
 
-    return state_dict(checkpoint, place)
+    return state_dict(checkpoint, names)
 
 
 LAYOUTS: dict[str, Callable[[Checkpoint], Arrays]] = {
@@ -135,7 +133,7 @@ LAYOUTS: dict[str, Callable[[Checkpoint], Arrays]] = {
 
 
 def prefixed(arrays: Mapping[str, np.ndarray], prefix: str) -> Arrays:
-    """What DataParallel, torch.compile and Lightning make of the names."""
+    """The names as DataParallel, torch.compile and Lightning change them."""
     return {prefix + name: array for name, array in arrays.items()}
 
 
@@ -189,7 +187,7 @@ KERAS_NORM = {
 
 
 def keras_names(layer: Layer, style: str = "today") -> tuple[str, str]:
-    """Names of a layer and of its batch norm: as today, as in the "published" weights, or as in
+    """The names of a layer and of its batch norm: as "today", in the "published" weights, or in
     Keras "2.2.0".
     """
     if layer.role == CLASSIFIER:
@@ -221,9 +219,7 @@ def keras_axes(layer: Layer, kernel: np.ndarray) -> np.ndarray:
 def keras_layers(
     checkpoint: Checkpoint, style: str, kernel_of_depthwise: str
 ) -> Iterator[tuple[str, Arrays]]:
-    """Every layer that Keras lists, with its arrays, in order; those of activations, pads and sums
-    have none.
-    """
+    """Every layer that Keras lists, in order, with its arrays; activations and pads have none."""
     yield "input_1", {}
     for layer in weighted(checkpoint):
         name, norm = keras_names(layer, style)
@@ -255,11 +251,17 @@ def write_keras_legacy(
     whole: bool = False,
     scope: str = "",
 ) -> Path:
-    """A legacy `.h5`: weights alone at the root, or a `whole` model; as Keras 2 wrote it, or Keras
-    3.
+    """Writes a legacy `.h5`: the weights alone, or a `whole` model, as Keras 2 or 3 does.
 
-    `scope` is the name of the model where it was a layer of another: all of its layers are then in
-    one group."""
+    Args:
+        path: The file.
+        checkpoint: The model.
+        style: Of the names, as for `keras_names`.
+        keras: 2 or 3.
+        whole: Whether the model's configuration is in the file.
+        scope: The name of the model if it is a layer of another model: all of its layers are then
+            in one group.
+    """
     import h5py
 
     suffix, depthwise = ("", "kernel") if keras == 3 else (":0", "depthwise_kernel")
@@ -287,7 +289,7 @@ def write_keras_legacy(
 
 
 def keras_config(checkpoint: Checkpoint, keras: int = 3) -> dict[str, object]:
-    """A model's configuration as far as its first layer goes."""
+    """The first layer of a model's configuration."""
     key = "batch_shape" if keras == 3 else "batch_input_shape"
     first = {
         key: [None, *checkpoint.architecture.resolution, 3],
@@ -306,7 +308,7 @@ def keras_config(checkpoint: Checkpoint, keras: int = 3) -> dict[str, object]:
 def write_keras_weights(
     file: Any, checkpoint: Checkpoint, *, named: bool = True, scope: str = ""
 ) -> None:
-    """`.weights.h5` of Keras 3: a counter for each class of layer, in the order of the network."""
+    """Writes a `.weights.h5` of Keras 3, which numbers the layers of each kind."""
     import h5py
 
     counts: dict[str, int] = {}
@@ -339,7 +341,7 @@ def write_keras_weights(
 
 
 def write_keras_archive(path: Path, checkpoint: Checkpoint) -> Path:
-    """A `.keras` archive."""
+    """Writes a `.keras` archive."""
     weights = io.BytesIO()
     write_keras_weights(weights, checkpoint)
     with zipfile.ZipFile(path, "w") as archive:
@@ -359,13 +361,11 @@ CODES = {
 
 
 class TFLiteWriter:
-    """Builds a `.tflite` classifier the way a converter does: batch norms folded, ReLU6 fused, one
-    batch, NHWC.
+    """Builds a `.tflite` classifier as a converter does: batch norms folded, ReLU6 fused, NHWC.
 
     Args:
-        checkpoint: The model. Symmetric padding becomes explicit PAD operators where SAME pads
-            differently.
-        half: Store weights as float16, each behind a DEQUANTIZE.
+        checkpoint: The model. Symmetric padding becomes a PAD operator where SAME pads differently.
+        half: Store weights as float16, each with a DEQUANTIZE after it.
         pool: "MEAN" or "AVERAGE_POOL_2D".
         dense: The classifier as FULLY_CONNECTED, not as CONV_2D.
     """
@@ -470,7 +470,7 @@ class TFLiteWriter:
         )  # fmt: skip
 
     def weight(self, name: str, values: np.ndarray) -> int:
-        """A float constant, or a float16 one behind a DEQUANTIZE."""
+        """A float32 constant, or a float16 one with a DEQUANTIZE after it."""
         if not self.half:
             return self.constant(name, values.astype(np.float32))
         stored = self.constant(f"{name}/half", values.astype(np.float16))
@@ -510,7 +510,7 @@ class TFLiteWriter:
         return int(operator.outputs[0])
 
     def operators(self, code: str) -> list[Any]:
-        """Those of that kind, in order, to be changed before `save`."""
+        """The operators of one kind, in order; a test may change them before `save`."""
         return [
             operator
             for operator in self.graph.operators
@@ -530,17 +530,17 @@ class TFLiteWriter:
 
 
 def difference(checkpoint: Checkpoint, other: Checkpoint, side: int = 64) -> float:
-    """Largest difference of what two models say of a random image, relative to the largest
-    answer.
+    """The largest difference of the outputs of two models for a random image, relative to the
+    largest output.
     """
     image = np.random.default_rng(5).uniform(-1, 1, (1, side, side, 3)).astype(np.float32)
-    wanted, found = Reference(checkpoint)(image), Reference(other)(image)
-    return float(np.abs(wanted - found).max() / np.abs(wanted).max())
+    expected, output = Reference(checkpoint)(image), Reference(other)(image)
+    return float(np.abs(expected - output).max() / np.abs(expected).max())
 
 
 def edged(checkpoint: Checkpoint) -> Checkpoint:
-    """The same with channels whose batch norm is at the edge: no variance, hardly any, no scale, a
-    negative scale.
+    """The same model with extreme batch norms in its first channels: a variance or a scale that is
+    zero or very small, a negative scale.
     """
     arrays = {name: array.copy() for name, array in checkpoint.arrays.items()}
     for layer in weighted(checkpoint):

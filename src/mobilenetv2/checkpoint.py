@@ -171,7 +171,7 @@ def check_header(
         names: The header texts that it must have and that the checksum covers.
 
     Raises:
-        ModelFileError: What is wrong.
+        ModelFileError: One of these.
     """
     if header.get("version") not in READABLE_VERSIONS:
         raise ModelFileError(

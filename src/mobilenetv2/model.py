@@ -69,8 +69,8 @@ class Model:
     def features(self, images: NDArray[np.uint8]) -> NDArray[np.float32]:
         """Pixels as for the call -> the input of the classifier layer, (N, channels) float32.
 
-        This is the last map averaged over its positions: a description of each image for search,
-        or for a classifier of one's own.
+        This is the last map averaged over its positions. It describes an image, for search or for
+        another classifier.
 
         Raises:
             UserError: As for the call, and where the model is not a classifier.
@@ -104,7 +104,7 @@ class Model:
         own thread, which is faster than one image on all threads.
 
         Args:
-            paths: The files, in the order of the results; taken while the work goes on.
+            paths: The files, in the order of the results; read one by one while the work goes on.
             top: The number of classes of each file, at least 1.
             max_pixels: As for `images.decode`.
 
@@ -130,8 +130,8 @@ class Model:
         """Runs many images on several workers, as `classify_files` does.
 
         Args:
-            sources: Anything that stands for an image, in the order of the results; taken while
-                the work goes on.
+            sources: Whatever `open_source` takes, in the order of the results; read one by one
+                while the work goes on.
             use: Called with each source and its logits (classes,), on the worker's thread.
             open_source: Gives what `images.decode` takes for a source, on the worker's thread;
                 may raise `ImageError`.

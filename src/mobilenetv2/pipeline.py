@@ -30,7 +30,7 @@ def map_images(
     Each worker takes a few images at a time and does all three steps with them.
 
     Args:
-        sources: Anything that stands for an image. They are taken while the work goes on, so that
+        sources: Whatever `prepare` takes. They are read one by one while the work goes on, so that
             there may be any number of them.
         prepare: Gives the pixels of an image, (H, W, C), of one shape for all; may raise
             `ImageError`.

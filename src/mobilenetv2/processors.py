@@ -60,7 +60,7 @@ def _quota_of_groups(root: Path, own: Path) -> float:
 
 
 def _quota(*files: Path) -> float:
-    """CPU time over real time, both of which stand in these files; infinite without a limit."""
+    """CPU time over real time, which these files have; infinite if there is no limit."""
     try:
         quota, period = " ".join(file.read_text() for file in files).split()
         return int(quota) / int(period) if int(quota) > 0 else float("inf")

@@ -4,8 +4,9 @@
 
 Each package builds its own model, fills it with seeded random weights and batch-norm statistics,
 and saves it with its own saver. The file is read by `mobilenetv2.formats.read` and run by the NumPy
-reference; the logits must be the package's own. Needs an environment of its own: see README.md.
-Exits with 1 if anything differs."""
+reference; the logits must equal the package's. It needs its own environment: see README.md.
+The exit code is 1 if anything differs.
+"""
 
 from __future__ import annotations
 
@@ -73,12 +74,12 @@ def main() -> int:
 
 
 def heading() -> list[str]:
-    """Versions, what equal means, and the table's head."""
+    """The versions, the meaning of the verdicts, and the head of the table."""
     versions = ", ".join(f"{name} {importlib.metadata.version(name)}" for name in PACKAGES)
     return [
         f"Python {platform.python_version()}, {versions}",
-        f"equal: the answers differ by at most {TOLERANCE:g} * max(1, largest answer)",
-        "refused: not promised, and the reader says so rather than give a wrong answer",
+        f"equal: the outputs differ by at most {TOLERANCE:g} * max(1, largest output)",
+        "refused: not promised, and the reader raises an error instead of giving a wrong output",
         "",
         COLUMNS,
         "-" * len(COLUMNS),

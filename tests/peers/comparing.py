@@ -1,4 +1,4 @@
-"""A row of the table, and how a file of a package is compared with the package itself."""
+"""One row of the table, and the comparison of a file of a package with the package itself."""
 
 from __future__ import annotations
 
@@ -26,9 +26,7 @@ COLUMNS = f"{'package':<21}{'model':<30}{'format':<19}{'compared':<25}{'max diff
 
 @dataclass(frozen=True)
 class Row:
-    """One line of the table; `difference` is the largest absolute one, None where no numbers were
-    compared.
-    """
+    """One row of the table; `difference` is the largest absolute one, None if there is none."""
 
     package: str
     model: str
@@ -39,7 +37,7 @@ class Row:
 
     @property
     def failed(self) -> bool:
-        """Whether the run as a whole fails because of it."""
+        """Whether this row makes the whole run fail."""
         return self.verdict.startswith("FAIL")
 
     def __str__(self) -> str:
@@ -50,13 +48,13 @@ class Row:
 
 @dataclass(frozen=True)
 class Case:
-    """A model of a package, and its answer (N, classes) or (N, H, W, C) to images (N, H, W,
-    channels).
+    """A model of a package; `run` turns images (N, H, W, channels) into its output, (N, classes) or
+    (N, H, W, C).
     """
 
     package: str
     model: str
-    answer: Callable[[Array], Array]
+    run: Callable[[Array], Array]
     channels: int = 3
 
     def images(self, size: Size) -> Array:
@@ -65,27 +63,27 @@ class Case:
         return np.clip(noise, -3, 3).astype(np.float32)
 
     def row(self, format_: str, what: str, difference: float | None, verdict: str) -> Row:
-        """A line about this model."""
+        """A row about this model."""
         return Row(self.package, self.model, format_, what, difference, verdict)
 
     def same(self, format_: str, what: str, ours: Callable[[Array], Array], size: Size) -> Row:
-        """Whether `ours` gives this model's answer at a size."""
+        """Compares the output of `ours` with this model's for an image of one size."""
         x = self.images(size)
         try:
-            difference, allowed = distance(ours(x), self.answer(x))
+            difference, allowed = distance(ours(x), self.run(x))
         except Exception as error:
             return self.broken(format_, what, error)
-        # not `>`: a NaN is not equal
+        # `<=` is False for a NaN
         verdict = "equal" if difference <= allowed else f"FAIL: allowed is {allowed:.1e}"
         return self.row(format_, what, difference, verdict)
 
     def broken(self, format_: str, what: str, error: Exception) -> Row:
-        """A failed line from an exception."""
+        """A failed row for an exception."""
         return self.row(format_, what, None, f"FAIL: {type(error).__name__}: {error}")
 
 
 def distance(ours: Array, theirs: Array) -> tuple[float, float]:
-    """Largest absolute difference, and what is allowed."""
+    """The largest absolute difference, and the largest that is allowed."""
     if ours.shape != theirs.shape:
         raise ValueError(f"ours is {ours.shape}, theirs is {theirs.shape}")
     return float(np.abs(ours - theirs).max()), TOLERANCE * max(1.0, float(np.abs(theirs).max()))
@@ -94,7 +92,7 @@ def distance(ours: Array, theirs: Array) -> tuple[float, float]:
 def compare(
     case: Case, path: Path, format_: str, sizes: tuple[Size, ...] = (SQUARE, ODD)
 ) -> Iterator[Row]:
-    """Reads a file and compares our answers with the package's at each size."""
+    """Reads a file and compares our output with the package's at each size."""
     try:
         reference = Reference(read(path))
     except Exception as error:
@@ -105,7 +103,7 @@ def compare(
 
 
 def compare_or_refuse(case: Case, path: Path, format_: str) -> Iterator[Row]:
-    """For files outside the promise: the right answer or a refusal, never a wrong answer."""
+    """For files that need not be readable: the right output or a refusal, never a wrong output."""
     try:
         read(path)
     except ModelFileError as error:
@@ -119,11 +117,9 @@ def compare_or_refuse(case: Case, path: Path, format_: str) -> Iterator[Row]:
 
 
 def controls(case: Case, path: Path, format_: str) -> Iterator[Row]:
-    """The comparison must notice the other padding rule and the other epsilon, or it proves
-    nothing.
-    """
+    """Shows that the other padding rule and the other epsilon make a difference."""
     x = case.images(SQUARE)
-    theirs = case.answer(x)
+    theirs = case.run(x)
     checkpoint = read(path)
     a = checkpoint.architecture
     others = {
@@ -137,19 +133,19 @@ def controls(case: Case, path: Path, format_: str) -> Iterator[Row]:
         verdict = (
             "differs, as it must"
             if difference > 3 * allowed
-            else "FAIL: the comparison is blind to it"
+            else "FAIL: the comparison does not notice it"
         )
         yield case.row(format_, what, difference, verdict)
 
 
 def fact(
-    case: Case, path: Path, format_: str, what: str, get: Callable[[Checkpoint], Any], wanted: Any
+    case: Case, path: Path, format_: str, what: str, get: Callable[[Checkpoint], Any], expected: Any
 ) -> Row:
     """One property of the checkpoint, compared exactly."""
     try:
-        have = get(read(path))
+        value = get(read(path))
     except Exception as error:
         return case.broken(format_, what, error)
-    return case.row(
-        format_, what, None, f"equal: {wanted}" if have == wanted else f"FAIL: {have}, not {wanted}"
-    )
+    equal = value == expected
+    verdict = f"equal: {expected}" if equal else f"FAIL: {value}, not {expected}"
+    return case.row(format_, what, None, verdict)

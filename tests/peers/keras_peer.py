@@ -53,8 +53,8 @@ def deviation(layer: Any, shape: tuple[int, ...]) -> float:
     return float((2 / np.prod(shape[:2] if depthwise else shape[:-1])) ** 0.5)
 
 
-def answer(model: Any) -> Callable[[Array], Array]:
-    """Keras's answer in inference mode."""
+def runner(model: Any) -> Callable[[Array], Array]:
+    """The model in inference mode, as a function."""
     return lambda x: model(x, training=False).detach().cpu().numpy()
 
 
@@ -80,7 +80,7 @@ def check_keras(folder: Path) -> Iterator[Row]:
         model = randomised(
             build(alpha=alpha, input_shape=(*size, 3), classifier_activation=None), seed
         )
-        case = Case("keras", f"MobileNetV2 {alpha}", answer(model))
+        case = Case("keras", f"MobileNetV2 {alpha}", runner(model))
         paths = save_three(model, folder, f"keras_{alpha}")
         for format_, path in paths.items():
             yield from compare(case, path, format_, (size,))
@@ -101,11 +101,11 @@ def build(**options: Any) -> Any:
 
 
 def without_top(folder: Path) -> Iterator[Row]:
-    """include_top=False: the last map is the answer."""
+    """include_top=False: the output is the last map."""
     model = randomised(build(alpha=0.5, include_top=False, input_shape=(*ODD, 3)), 90)
     for format_, path in save_three(model, folder, "bare").items():
         yield from compare(
-            Case("keras", "MobileNetV2 0.5, no top", answer(model)), path, format_, (ODD,)
+            Case("keras", "MobileNetV2 0.5, no top", runner(model)), path, format_, (ODD,)
         )
 
 
@@ -115,7 +115,7 @@ def another_head(folder: Path, keras: Any) -> Iterator[Row]:
     model = randomised(keras.Sequential([pooled, keras.layers.Dense(5)]), 91)
     for format_, path in save_three(model, folder, "nested").items():
         yield from compare_or_refuse(
-            Case("keras", "Sequential([..., Dense(5)])", answer(model)), path, format_
+            Case("keras", "Sequential([..., Dense(5)])", runner(model)), path, format_
         )
 
 
@@ -124,7 +124,7 @@ def trained(folder: Path, keras: Any) -> Iterator[Row]:
     model = build(alpha=0.35, classes=4, input_shape=(*SQUARE, 3), classifier_activation=None)
     model = randomised(model, 92)
     model.compile("adam", keras.losses.SparseCategoricalCrossentropy(from_logits=True))
-    case = Case("keras", "one step of Adam, 4 classes", answer(model))
+    case = Case("keras", "one step of Adam, 4 classes", runner(model))
     with torch.enable_grad():
         model.train_on_batch(np.concatenate([case.images(SQUARE)] * 2), np.array([0, 3]))
     for format_, path in save_three(model, folder, "trained").items():
@@ -182,9 +182,9 @@ def old_files(folder: Path) -> Iterator[Row]:
         path = folder / spelling / "mobilenet_v2_weights_tf_dim_ordering_tf_kernels_0.35_160.h5"
         path.parent.mkdir()
         write_keras2(path, model, rename)
-        case = Case("keras", f"0.35, {spelling}", answer(model))
+        case = Case("keras", f"0.35, {spelling}", runner(model))
         yield case.same(
-            "Keras 2 .h5", "Keras loads it", answer(build(**options, weights=str(path))), size
+            "Keras 2 .h5", "Keras loads it", runner(build(**options, weights=str(path))), size
         )
         yield from compare(case, path, "Keras 2 .h5", (size,))
         yield fact(case, path, "Keras 2 .h5", "size", lambda c: c.preprocessing.size, size)

@@ -48,7 +48,7 @@ def randomised(model: nn.Module, seed: int) -> nn.Module:
     return model.eval()
 
 
-def answer(run: Callable[[Tensor], Tensor]) -> Callable[[Array], Array]:
+def runner(run: Callable[[Tensor], Tensor]) -> Callable[[Array], Array]:
     """Channels last in and out, around a function of PyTorch's layout."""
 
     def channels_last(x: Array) -> Array:
@@ -76,7 +76,7 @@ def check_torchvision(folder: Path) -> Iterator[Row]:
 
     for seed, width in enumerate(WIDTHS):
         model = randomised(theirs(width_mult=width), seed)
-        case = Case("torchvision", f"mobilenet_v2 {width}", answer(model))
+        case = Case("torchvision", f"mobilenet_v2 {width}", runner(model))
         paths = save_both(model, folder, f"torchvision_{width}")
         yield from compare(case, paths[".pth"], ".pth")
         yield from compare(case, paths[".safetensors"], ".safetensors", (ODD,))
@@ -84,7 +84,7 @@ def check_torchvision(folder: Path) -> Iterator[Row]:
         yield from modules_load_theirs(case, model, width)
     yield from controls(case, paths[".pth"], ".pth")
     few = randomised(theirs(num_classes=7), 90)
-    case = Case("torchvision", "mobilenet_v2, 7 classes", answer(few))
+    case = Case("torchvision", "mobilenet_v2, 7 classes", runner(few))
     wrapped = folder / "wrapped.pth"
     torch.save({"epoch": 3, "state_dict": nn.DataParallel(few).state_dict()}, wrapped)
     yield from compare(case, wrapped, ".pth, DataParallel")
@@ -98,7 +98,7 @@ def torchvision_loads_ours(case: Case, path: Path, fresh: nn.Module) -> Row:
         fresh.load_state_dict(load_file(ours), strict=True)
     except Exception as error:
         return case.broken("our .safetensors", what, error)
-    return case.same("our .safetensors", what, answer(fresh.eval()), ODD)
+    return case.same("our .safetensors", what, runner(fresh.eval()), ODD)
 
 
 def modules_load_theirs(case: Case, model: nn.Module, width: float) -> Iterator[Row]:
@@ -113,7 +113,7 @@ def modules_load_theirs(case: Case, model: nn.Module, width: float) -> Iterator[
         return
     for size in (SQUARE, ODD):
         yield case.same(
-            "state_dict", f"our modules, {size[0]} x {size[1]}", answer(module.eval()), size
+            "state_dict", f"our modules, {size[0]} x {size[1]}", runner(module.eval()), size
         )
 
 
@@ -126,16 +126,16 @@ def check_timm(folder: Path) -> Iterator[Row]:
 
     for seed, name in enumerate(timm.list_models("mobilenetv2_*")):
         model = randomised(timm.create_model(name), seed)
-        case = Case("timm", name, answer(model))
+        case = Case("timm", name, runner(model))
         paths = save_both(model, folder, name)
         yield from compare(case, paths[".pth"], ".pth", (SQUARE,))
         yield from compare(case, paths[".safetensors"], ".safetensors", (ODD,))
     yield from controls(case, paths[".pth"], ".pth")
     bare = randomised(timm.create_model("mobilenetv2_100", num_classes=0), 90)
-    case = Case("timm", "mobilenetv2_100, no head", answer(bare.forward_features))
+    case = Case("timm", "mobilenetv2_100, no head", runner(bare.forward_features))
     yield from compare(case, save_both(bare, folder, "bare")[".pth"], ".pth")
     grey = randomised(timm.create_model("mobilenetv2_050", in_chans=1), 91)
-    case = Case("timm", "mobilenetv2_050, 1 channel", answer(grey), channels=1)
+    case = Case("timm", "mobilenetv2_050, 1 channel", runner(grey), channels=1)
     yield from compare_or_refuse(case, save_both(grey, folder, "grey")[".pth"], ".pth")
 
 
@@ -196,9 +196,7 @@ def check_transformers(folder: Path) -> Iterator[Row]:
     case, path = pretrained(
         folder, "ForSemanticSegmentation", MobileNetV2ForSemanticSegmentation, 96, {}
     )
-    yield from compare_or_refuse(
-        replace(case, answer=enlarged(case.answer)), path, "save_pretrained"
-    )
+    yield from compare_or_refuse(replace(case, run=enlarged(case.run)), path, "save_pretrained")
 
 
 def pretrained(
@@ -209,7 +207,7 @@ def pretrained(
     options: dict[str, Any],
     dtype: torch.dtype = torch.float32,
 ) -> tuple[Case, Path]:
-    """A saved model, and where its arrays are; with a smaller dtype, the answers are those of the
+    """A saved model, and where its arrays are; with a smaller dtype, the outputs are those of the
     rounded weights.
     """
     from transformers import MobileNetV2Config
@@ -218,7 +216,7 @@ def pretrained(
     model.save_pretrained(folder / name)
     model.float()
     field = "last_hidden_state" if kind.__name__ == "MobileNetV2Model" else "logits"
-    case = Case("transformers", name, answer(lambda x: getattr(model(pixel_values=x), field)))
+    case = Case("transformers", name, runner(lambda x: getattr(model(pixel_values=x), field)))
     return case, folder / name / "model.safetensors"
 
 

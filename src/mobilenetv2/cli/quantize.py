@@ -72,11 +72,11 @@ def quantize(
     files = _evenly_spaced(_images(sources), samples)
     with progress(3 * len(files), "quantising") as advance:
         pixels, skipped = read_images(checkpoint.preprocessing, files, advance)
-        for complaint in skipped:
-            click.echo(complaint, err=True)
-        doubtful = doubts(checkpoint, pixels)
-        for doubt in doubtful:
-            click.echo(f"warning: {doubt}", err=True)
+        for message in skipped:
+            click.echo(message, err=True)
+        warned = doubts(checkpoint, pixels)
+        for warning in warned:
+            click.echo(f"warning: {warning}", err=True)
         quantized = to_int8(checkpoint, pixels, advance)
         quantized.save(target)
         comparison = compare(checkpoint, quantized, pixels, advance)
@@ -92,7 +92,7 @@ def quantize(
     tensors = [asdict(tensor) for tensor in comparison.tensors]
     if report is not None:
         _write_report(
-            report, {**properties, "warnings": doubtful, "skipped": skipped, "layers": tensors}
+            report, {**properties, "warnings": warned, "skipped": skipped, "layers": tensors}
         )
     write_properties({name.replace("_", " "): value for name, value in properties.items()})
     worst = sorted(tensors, key=lambda tensor: -tensor["added_percent"])[:WORST]

@@ -1,4 +1,4 @@
-"""A CSV list of images and their classes as a dataset."""
+"""The images in a CSV list as a dataset."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Class folders, in a folder or in a .zip: their images as a dataset."""
+"""The images in class folders, of a folder or of a .zip, as a dataset."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ class Folders:
         """
         depth = 1 if chosen else 0  # of the class folders
         splits = [name for name in self.top_names() if is_split(name) or name in chosen]
-        parents = (chosen if own_classes else splits) if chosen else ()
+        parents = chosen if own_classes else splits
         classes = sorted(
             {
                 path[depth]
@@ -66,9 +66,10 @@ class Folders:
             else:
                 outside.append("/".join(path))
         problems = list(self.problems)
-        if beside := [name for name in self.top_names() if name not in splits] if chosen else []:
+        others = [name for name in self.top_names() if name not in splits]
+        if chosen and others:
             problems.append(
-                f"{len(beside)} folders beside the splits left out: {shortened(beside)}"
+                f"{len(others)} folders beside the splits left out: {shortened(others)}"
             )
         if outside:
             problems.append(
@@ -157,7 +158,7 @@ def _is_image(name: str) -> bool:
 
 
 def _left_out(others: Iterable[Path], hidden: Iterable[str]) -> list[str]:
-    """What is neither an image by its name nor visible, at most one line for each."""
+    """One line about files that are not images by name, and one about hidden ones, if there are any."""
     problems = []
     if counts := Counter(path.suffix.lower() or "no ending" for path in others):
         listed = ", ".join(f"{suffix} ({count})" for suffix, count in sorted(counts.items()))

@@ -1,4 +1,4 @@
-"""Reads labelled images: which source is it, and which of its splits are meant?"""
+"""Reads labelled images from a source of any kind, and chooses among its splits."""
 
 from __future__ import annotations
 

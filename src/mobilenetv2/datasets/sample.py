@@ -12,11 +12,11 @@ from .archive import Archive
 
 @dataclass(frozen=True)
 class Sample:
-    """One image and what a model should answer.
+    """One labelled image.
 
     Attributes:
         name: What messages call it: its path, or archive.zip/path.
-        target: The right answer: an index into `Dataset.classes`.
+        target: What a model should predict: an index into `Dataset.classes`.
         source: The image file, or the archive that contains it.
         member: Its name in the archive; "" for a file.
     """

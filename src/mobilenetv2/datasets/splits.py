@@ -22,7 +22,7 @@ def is_split(name: str) -> bool:
 def splits_among(names: Sequence[str]) -> list[str]:
     """The splits among the names of a source; [] where these are classes.
 
-    A single split name beside others is a class: one may well be called train.
+    A single split name among other names is a class too: a class may be called train.
     """
     splits = [name for name in names if is_split(name)]
     return splits if len(splits) >= min(2, len(names)) else []

@@ -24,7 +24,7 @@ MOST = 32  # images
 def contact_sheet(mistakes: Sequence[Mistake]) -> Image:
     """The first 32 mistakes as one image, 8 per row.
 
-    Below each stand its class, the predicted class and the probability of that.
+    The text below each image is its class, the predicted class and the probability of that.
 
     Raises:
         ImageError: One of the images can no longer be read.

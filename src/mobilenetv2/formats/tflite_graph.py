@@ -82,7 +82,7 @@ class Op:
 
 @dataclass(frozen=True)
 class Graph:
-    """The one subgraph of a file; the operators stand in the order in which they run."""
+    """The one subgraph of a file; its operators are in the order in which they run."""
 
     tensors: tuple[Tensor, ...]
     ops: tuple[Op, ...]

@@ -1,6 +1,4 @@
-"""Resizing and cropping, to the pixel, against torchvision's transforms and timm's evaluation
-transform.
-"""
+"""Resizing and cropping, pixel for pixel, against the transforms of torchvision and timm."""
 
 from __future__ import annotations
 
@@ -17,7 +15,7 @@ from mobilenetv2.images import Preprocessing, center_crop
 
 SIDES = (1, 2, 100, 223, 224, 225, 231, 232, 255, 256, 257, 301, 341, 375, 500)
 SIZES = tuple(itertools.product(SIDES, SIDES))
-NEEDLES = ((1, 601), (601, 1), (2, 1301), (1303, 2), (3, 2003))  # resized only where the crop lies
+NEEDLES = ((1, 601), (601, 1), (2, 1301), (1303, 2), (3, 2003))  # resized only inside the crop
 CROPS = ((224, 224), (225, 225), (50, 301), (513, 320))
 RESIZED = (
     (256, "bilinear"),
@@ -29,10 +27,10 @@ RESIZED = (
 
 
 def check_images(folder: Path) -> Iterator[Row]:
-    """Every pair of sides through every preset; noise, so that a shift of one pixel shows.
+    """Compares every pair of sides in every preset, on noise, which shows a shift of one pixel.
 
-    Needle-shaped images, which we resize only inside the crop, may differ by rounding: one level
-    of 255."""
+    Needle-shaped images, which we resize only inside the crop, may differ by one level of 255.
+    """
     from timm.data import create_transform
     from torchvision.transforms import CenterCrop, Compose, InterpolationMode, Resize
 
@@ -81,7 +79,7 @@ def pixels(
     sizes: tuple[tuple[int, int], ...] = SIZES,
     most: int = 0,
 ) -> Row:
-    """One way to cut images, compared over sizes; `most` is the difference allowed, of 255."""
+    """Compares one preset over sizes; `most` is the allowed difference, of 255."""
     worst = 0
     for height, width in sizes:
         noise = np.random.default_rng((height, width)).integers(
