@@ -122,7 +122,7 @@ def _write_page(text: str, path: Path) -> None:
 
 
 def _print(found: Explanation, format_: str) -> None:
-    from ..insight.summary import block_rows, everything, totals
+    from ..insight.facts import block_rows, everything, totals
 
     if format_ == "json":
         write_json([everything(found)])

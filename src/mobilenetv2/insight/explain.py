@@ -24,18 +24,21 @@ from .interventions import (
     clip_bottlenecks,
     narrow_bottlenecks,
 )
-from .linear import (
-    Invertibility,
-    LemmaOne,
-    LinearRegion,
-    invertibility,
-    lemma_one,
-    linear_regions,
-)
 from .manifold import Manifold, bottleneck_layers, observe
 from .memory import Memory, measure_memory
 from .photos import Photos
-from .spiral import Panel, Survival, panels, survival
+from .theory import (
+    Invertibility,
+    LemmaOne,
+    LinearRegion,
+    Panel,
+    Survival,
+    invertibility,
+    lemma_one,
+    linear_regions,
+    panels,
+    survival,
+)
 
 
 @dataclass(frozen=True)

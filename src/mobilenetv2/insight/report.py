@@ -1,22 +1,33 @@
-"""The report: one HTML page that needs nothing else, in the words of a language."""
+"""The page: words and measurements put into one self-contained HTML file."""
 
 from __future__ import annotations
 
+import configparser
 import re
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from html import escape
 from importlib.metadata import version
+from pathlib import Path
 
 from ..errors import UserError
 from ..paper import TABLE_3
 from . import facts as f
 from .explain import Explanation, OnPhotos
-from .figures_model import block, clipped, cost_bars, memory, network, positivity, ranks
-from .figures_theory import disc, invertible_share, spiral_panels
-from .pictures import COLUMNS, coloured, jpeg, png, strongest
+from .figures import (
+    block,
+    clipped,
+    cost_bars,
+    disc,
+    invertible_share,
+    memory,
+    network,
+    positivity,
+    ranks,
+    spiral_panels,
+)
+from .photos import COLUMNS, coloured, jpeg, png, strongest
 from .svg import Canvas
-from .words import FOLDER, LANGUAGES, read_words
 
 UNBROKEN = re.compile(r"(?<=[\d}]) (?=×|%|KB|M\b)|(?<=×) (?=\d)")  # a number keeps its unit
 
@@ -326,3 +337,17 @@ def _standalone(drawing: str, style: str) -> str:
     """A drawing with its colours inside."""
     head, rest = drawing.split(">", 1)
     return f"{head}><style>{style}</style>{rest}"
+
+
+LANGUAGES = ("en", "ko")
+FOLDER = Path(__file__).with_name("page")
+Words = Mapping[str, str]
+
+
+def read_words(language: str) -> dict[str, dict[str, str]]:
+    """All texts of a language: section, then key."""
+    parser = configparser.ConfigParser(
+        interpolation=None, delimiters=("=",), comment_prefixes=("#",), default_section="\0"
+    )
+    parser.read(FOLDER / f"{language}.ini", encoding="utf-8")
+    return {name: dict(parser[name]) for name in parser.sections()}
