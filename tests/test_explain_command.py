@@ -376,5 +376,5 @@ def test_the_toy_moves(browser: Page, pages) -> None:
 
 def test_the_script_and_styles_are_there() -> None:
     assert {path.name for path in FOLDER.iterdir()} == {
-        "en.ini", "ko.ini", "figures.css", "page.css", "page.js",
+        "en.ini", "ko.ini", "figures.css", "page.css", "page.html", "page.js", "parts.html",
     }  # fmt: skip

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from ..checkpoint import Checkpoint
 from ..cost import Cost, network_cost
-from ..graph import layers
+from ..graph import layers, network
 from ..layer import Layer
 from ..runtime.engine import Engine
 from ..runtime.reference import Reference
@@ -172,12 +172,12 @@ def _on_photos(
 
 
 def _look(checkpoint: Checkpoint, photos: Photos, top: int = 3) -> Look:
-    found = layers(checkpoint.architecture, *photos.pixels.shape[1:3])
-    wanted = [layer.name for layer in bottleneck_layers(found)]
-    values = Reference(checkpoint).run(photos.pixels[:1], {*wanted, found[-1].name})
+    net = network(checkpoint.architecture, *photos.pixels.shape[1:3])
+    names = [layer.name for layer in bottleneck_layers(net.layers)]
+    values = Reference(checkpoint).run(photos.pixels[:1], {*names, *net.outputs})
     answers: list[tuple[str, float]] = []
     if checkpoint.architecture.head.task == "classification":
-        logits: NDArray[Any] = values[found[-1].name].ravel().astype(np.float64)
+        logits: NDArray[Any] = values[net.outputs[0]].ravel().astype(np.float64)
         chances = np.exp(logits - logits.max())
         chances /= chances.sum()
         labels = checkpoint.labels
@@ -185,5 +185,5 @@ def _look(checkpoint: Checkpoint, photos: Photos, top: int = 3) -> Look:
             (labels[i] if labels else f"class {i}", float(chances[i]))
             for i in np.argsort(-chances, kind="stable")[:top]
         ]
-    maps = {name: values[name][0] for name in wanted}
+    maps = {name: values[name][0] for name in names}
     return Look(photos.names[0], photos.pixels[0], maps, tuple(answers))

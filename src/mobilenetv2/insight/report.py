@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import configparser
 import re
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from html import escape
 from importlib.metadata import version
 from pathlib import Path
+from typing import Any
+
+from markupsafe import Markup
 
 from ..errors import UserError
 from ..paper import TABLE_3
@@ -29,15 +31,27 @@ from .figures import (
 from .photos import COLUMNS, coloured, jpeg, png, strongest
 from .svg import Canvas
 
+LANGUAGES = ("en", "ko")
+FOLDER = Path(__file__).with_name("page")
 UNBROKEN = re.compile(r"(?<=[\d}]) (?=×|%|KB|M\b)|(?<=×) (?=\d)")  # a number keeps its unit
 
 
 @dataclass(frozen=True)
 class Step:
-    """One thing shown: `key` names its words, `figure` is HTML or a drawing."""
+    """One thing shown.
+
+    Attributes:
+        key: Names its words.
+        figure: A drawing, or HTML.
+    """
 
     key: str
-    figure: Canvas | str
+    figure: Canvas | Markup
+
+    @property
+    def html(self) -> Markup:
+        """The figure as HTML."""
+        return Markup(str(self.figure))
 
 
 class Report:
@@ -61,6 +75,7 @@ class Report:
         self.e, self.language, self.command, self.seed = explanation, language, command, seed
         self.words = read_words(language)
         self.labels = self.words["labels"]
+        self._templates = _templates()
         self.facts = self._facts()
 
     def steps(self) -> dict[str, list[Step]]:
@@ -96,30 +111,22 @@ class Report:
 
     def html(self) -> str:
         """The page."""
-        style = "".join(
-            (FOLDER / name).read_text(encoding="utf-8") for name in ("page.css", "figures.css")
+        page: str = self._templates.get_template("page.html").render(
+            language=self.language,
+            style=Markup(_text("page.css") + _text("figures.css")),
+            script=Markup(_text("page.js")),
+            say=self._say,
+            paragraphs=self._paragraphs,
+            has=lambda section, key: key in self.words[section],
+            tiles=self._tiles(),
+            sections=self.steps(),
+            left_out=list(self._left_out()),
         )
-        script = (FOLDER / "page.js").read_text(encoding="utf-8")
-        sections = self.steps()
-        links = "".join(f'<a href="#{name}">{self._say(name, "title")}</a>' for name in sections)
-        body = "\n".join(
-            self._section(number, name, some)
-            for number, (name, some) in enumerate(sections.items(), 1)
-        )
-        title = self._say("page", "title")
-        return (
-            f'<!DOCTYPE html>\n<html lang="{self.language}">\n<head>\n<meta charset="utf-8">\n'
-            '<meta name="viewport" content="width=device-width, initial-scale=1">\n'
-            f"<title>{title}</title>\n<style>\n{style}</style>\n</head>\n<body>\n"
-            f'<header><h1>{title}</h1>\n<div class="lead">{self._paragraphs("page", "lead")}</div>\n'
-            f'{self._tiles()}\n<nav aria-label="{self._say("page", "contents")}">{links}</nav></header>\n'
-            f"<main>\n{body}\n</main>\n<footer>\n{self._made()}\n</footer>\n"
-            f"<script>\n{script}</script>\n</body>\n</html>\n"
-        )
+        return page + "\n"
 
     def figures(self) -> dict[str, str]:
         """Every drawing as an SVG file of its own, by section and key."""
-        style = (FOLDER / "figures.css").read_text(encoding="utf-8")
+        style = _text("figures.css")
         return {
             f"{section}-{step.key}": _standalone(str(step.figure), style)
             for section, some in self.steps().items()
@@ -127,41 +134,26 @@ class Report:
             if isinstance(step.figure, Canvas)
         }
 
-    def _section(self, number: int, name: str, some: Sequence[Step]) -> str:
-        reference = f"{self._say('page', 'section')} {self._say(name, 'reference')}"
-        inner = "\n".join(self._step(name, step) for step in some)
-        if not some:
-            inner = f'<div class="words">{self._paragraphs(name, "missing")}</div>'
-        return (
-            f'<section id="{name}">\n<h2><span class="number">{number}</span>{self._say(name, "title")}'
-            f'<span class="reference">{reference}</span></h2>\n{inner}\n</section>'
-        )
+    def _part(self, macro: str, **values: Any) -> Markup:
+        """A macro of parts.html, filled in."""
+        module = self._templates.get_template("parts.html").module
+        return Markup(getattr(module, macro)(**values))
 
-    def _step(self, section: str, step: Step) -> str:
-        shows = f"<p>{self._say(section, f'{step.key}_shows')}</p>"
-        for kind in ("measured", "paper"):
-            if f"{step.key}_{kind}" in self.words[section]:
-                words = self._say(section, f"{step.key}_{kind}")
-                shows += f'<p class="{kind}"><b>{self._say("page", kind)}</b> {words}</p>'
-        return (
-            f'<div class="step" id="{section}-{step.key}"><div class="words">'
-            f"{self._paragraphs(section, step.key)}</div>\n"
-            f"<figure>{step.figure}<figcaption>{shows}</figcaption></figure></div>"
-        )
+    def _say(self, section: str, key: str, **more: str) -> Markup:
+        """Words of the page, which may have tags, with their facts, which are escaped."""
+        return self._typeset(Markup(self.words[section][key]).format_map({**self.facts, **more}))
 
-    def _say(self, section: str, key: str, **more: str) -> str:
-        return self._typeset(self.words[section][key].format_map({**self.facts, **more}))
-
-    def _typeset(self, text: str) -> str:
+    def _typeset(self, text: Markup) -> Markup:
         """Percent signs as the language has them, and numbers beside their units."""
-        text = text.replace(" %", "%") if self.language == "ko" else text
-        return UNBROKEN.sub("\u00a0", text)
+        plain = str(text).replace(" %", "%") if self.language == "ko" else str(text)
+        return Markup(UNBROKEN.sub("\u00a0", plain))
 
-    def _paragraphs(self, section: str, key: str) -> str:
-        return "".join(f"<p>{part.strip()}</p>" for part in self._say(section, key).split("\n\n"))
+    def _paragraphs(self, section: str, key: str) -> Markup:
+        parts = str(self._say(section, key)).split("\n\n")
+        return Markup("").join(Markup(f"<p>{part.strip()}</p>") for part in parts)
 
     def _facts(self) -> dict[str, str]:
-        """Every number that the words name, safe to stand in HTML."""
+        """Every number and name that the words have places for."""
         e = self.e
         found = f.network_facts(e) | f.block_facts(f.shown_block(e)) | f.spiral_facts(e)
         found |= f.linear_facts(e) | f.cost_facts(e) | f.memory_facts(e)
@@ -178,22 +170,22 @@ class Report:
                 found |= f.answer_facts(e, e.on_photos)
             measure = "agreement" if e.on_photos.photos.truth is None else "accuracy"
             manifold = self.words["manifold"]
-            found["clipped_meaning"] = manifold[f"meaning_{measure}"]
-            found["narrowed_meaning"] = manifold[f"short_{measure}"]
+            found["clipped_meaning"] = Markup(manifold[f"meaning_{measure}"])
+            found["narrowed_meaning"] = Markup(manifold[f"short_{measure}"])
             found["photo"] = e.on_photos.look.name.rsplit("/", 1)[-1]
-        found = {name: escape(text) for name, text in found.items()}
-        found["resident"] = self.words["memory"][f"resident_{known}"].format_map(found)
+        found["resident"] = Markup(self.words["memory"][f"resident_{known}"]).format_map(found)
         if e.on_photos:
             found["answers"] = self._answers(e.on_photos)
         return found
 
-    def _answers(self, on: OnPhotos) -> str:
+    def _answers(self, on: OnPhotos) -> Markup:
         if not on.look.answers:
-            return self.words["maps"]["answers_unknown"]
-        listed = ", ".join(f"{escape(label)} ({100 * p:.0f} %)" for label, p in on.look.answers)
-        return self.words["maps"]["answers_known"].format(listed=listed)
+            return Markup(self.words["maps"]["answers_unknown"])
+        listed = ", ".join(f"{label} ({100 * p:.0f} %)" for label, p in on.look.answers)
+        return Markup(self.words["maps"]["answers_known"]).format(listed=listed)
 
-    def _tiles(self) -> str:
+    def _tiles(self) -> list[tuple[str, str]]:
+        """The large numbers at the top, each with the key of its words."""
         tiles = [
             (f"{self.facts['macs']} M", "tile_macs"),
             (f"{self.facts['parameters']} M", "tile_parameters"),
@@ -202,22 +194,15 @@ class Report:
         on = self.e.on_photos
         if on and on.unchanged and on.unchanged.accuracy is not None:
             tiles.append((f"{on.unchanged.accuracy:.0f} %", "tile_answers"))
-        inner = "".join(
-            f"<div><b>{value}</b><span>{self._say('page', key)}</span></div>"
-            for value, key in tiles
-        )
-        return f'<div class="tiles">{inner}</div>'
+        return tiles
 
-    def _play(self) -> str:
-        say = self.words["spiral"]
-        return (
-            '<div id="play" hidden><svg viewBox="-1.15 -1.15 2.3 2.3" role="img"><g></g></svg>'
-            '<label>n = <output>5</output><input type="range" min="2" max="30" value="5"></label>'
-            f'<button type="button">{say["play_button"]}</button>'
-            f"<p>{say['play_kept']}: <b></b></p></div>"
+    def _play(self) -> Markup:
+        words = self.words["spiral"]
+        return self._part(
+            "play", button=Markup(words["play_button"]), kept=Markup(words["play_kept"])
         )
 
-    def _survival_table(self) -> str:
+    def _survival_table(self) -> Markup:
         names = ("n", "theorem", "area", "error", "invertible", "distortion")
         rows = [
             (
@@ -232,7 +217,7 @@ class Report:
         ]
         return self._table("spiral", names, rows)
 
-    def _regions_table(self) -> str:
+    def _regions_table(self) -> Markup:
         names = ("outputs", "rank", "carried", "bent_uncut", "bent_cut")
         rows = [
             (
@@ -246,7 +231,7 @@ class Report:
         ]
         return self._table("linear", names, rows)
 
-    def _table_3(self) -> str:
+    def _table_3(self) -> Markup:
         printed = {row.size.replace("x", " × "): row.mobilenet_v2[1] for row in TABLE_3}
         rows = [
             (size, channels, f.kilobytes(count), printed.get(size, "–"))
@@ -254,7 +239,7 @@ class Report:
         ]
         return self._table("memory", ("size", "channels", "kb", "printed"), rows)
 
-    def _narrowing_table(self, on: OnPhotos) -> str:
+    def _narrowing_table(self, on: OnPhotos) -> Markup:
         rows = [
             (
                 f"{100 * row.share:g} %",
@@ -265,15 +250,12 @@ class Report:
         ]
         return self._table("manifold", ("share", "kept", "answers"), rows)
 
-    def _table(self, section: str, names: Sequence[str], rows: Iterable[Sequence[object]]) -> str:
-        head = "".join(f"<th>{self._say(section, f'column_{name}')}</th>" for name in names)
-        body = "".join(
-            "<tr>"
-            + "".join(f"<td>{self._typeset(escape(str(cell)))}</td>" for cell in row)
-            + "</tr>"
-            for row in rows
-        )
-        return f'<div class="table"><table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table></div>'
+    def _table(
+        self, section: str, names: Sequence[str], rows: Iterable[Sequence[object]]
+    ) -> Markup:
+        heads = [self._say(section, f"column_{name}") for name in names]
+        cells = [[self._typeset(Markup.escape(cell)) for cell in row] for row in rows]
+        return self._part("table", heads=heads, rows=cells)
 
     def _manifold(self, on: OnPhotos) -> Iterator[Step]:
         e, m, labels = self.e, on.manifold, self.labels
@@ -288,30 +270,22 @@ class Report:
         if on.narrowings:
             yield Step("narrowed", self._narrowing_table(on))
 
-    def _maps(self, on: OnPhotos) -> str:
-        rows = [f'<img class="photo" alt="{self.facts["photo"]}" src="{jpeg(on.look.pixels)}">']
+    def _maps(self, on: OnPhotos) -> Markup:
+        blocks = []
         for layer in self.e.layers:
             values = on.look.maps.get(layer.name)
             if values is None:
                 continue
-            images = "".join(
-                f'<img alt="{channel}" src="{png(coloured(values[:, :, channel]))}">'
-                for channel in strongest(values)
-            )
-            size = " × ".join(map(str, (layer.out_shape[0], *layer.out_shape[1:])))
-            rows.append(f'<div class="maps"><span>{layer.block} · {size}</span>{images}</div>')
-        return "\n".join(rows)
-
-    def _made(self) -> str:
-        left = "".join(f"<li>{reason}</li>" for reason in self._left_out())
-        title = self._say("made", "left_title")
-        return (
-            f"<h2>{self._say('made', 'title')}</h2><p>{self._say('made', 'made')}</p>"
-            + (f"<h3>{title}</h3><ul>{left}</ul>" if left else "")
-            + f'<p class="sources">{self._say("page", "sources")}</p>'
+            images = [
+                (channel, png(coloured(values[:, :, channel]))) for channel in strongest(values)
+            ]
+            size = " × ".join(map(str, layer.out_shape))
+            blocks.append((f"{layer.block} · {size}", images))
+        return self._part(
+            "maps", name=self.facts["photo"], photo=jpeg(on.look.pixels), blocks=blocks
         )
 
-    def _left_out(self) -> Iterator[str]:
+    def _left_out(self) -> Iterator[Markup]:
         """What the page cannot show, and why."""
         on = self.e.on_photos
         if not any(layer.role == "expand" for layer in self.e.layers):
@@ -324,7 +298,7 @@ class Report:
         elif not on.clippings:
             yield self._say("made", "left_linear")
         if on.photos.truth is None:
-            yield self._say("made", "left_labels", reason=escape(on.photos.unlabelled))
+            yield self._say("made", "left_labels", reason=on.photos.unlabelled)
         if on.photos.skipped:
             yield self._say("made", "left_skipped", count=str(len(on.photos.skipped)))
 
@@ -339,9 +313,21 @@ def _standalone(drawing: str, style: str) -> str:
     return f"{head}><style>{style}</style>{rest}"
 
 
-LANGUAGES = ("en", "ko")
-FOLDER = Path(__file__).with_name("page")
-Words = Mapping[str, str]
+def _text(name: str) -> str:
+    return (FOLDER / name).read_text(encoding="utf-8")
+
+
+def _templates() -> Any:
+    """The page's templates, which escape every value that is not marked as HTML."""
+    from jinja2 import Environment, FileSystemLoader, StrictUndefined
+
+    return Environment(
+        loader=FileSystemLoader(FOLDER, encoding="utf-8"),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
 
 
 def read_words(language: str) -> dict[str, dict[str, str]]:
