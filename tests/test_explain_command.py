@@ -378,3 +378,20 @@ def test_the_script_and_styles_are_there() -> None:
     assert {path.name for path in FOLDER.iterdir()} == {
         "en.ini", "ko.ini", "figures.css", "page.css", "page.html", "page.js", "parts.html",
     }  # fmt: skip
+
+
+@pytest.mark.parametrize("language", LANGUAGES)
+def test_labels_and_file_names_are_shown_and_not_run(language: str, tmp_path: Path) -> None:
+    evil = "<script>alert(1)</script> & co"
+    checkpoint = replace(random_checkpoint(TINY), labels=(evil, "cat", "dog"))
+    name = "a<b>&.png"
+    pixels = np.random.default_rng(0).integers(0, 256, (40, 50, 3), dtype=np.uint8)
+    Image.fromarray(pixels).save(tmp_path / name)
+    page = Report(
+        explain(checkpoint, evil, read_photos(checkpoint, tmp_path)), language, f"explain {evil}"
+    ).html()
+    assert page.count("<script>") == 1  # the page's own
+    outline = Outline(page)
+    assert outline.open == []
+    assert evil in outline.text
+    assert name in page.replace("&lt;", "<").replace("&gt;", ">").replace("&amp;", "&")

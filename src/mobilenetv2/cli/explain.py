@@ -102,16 +102,16 @@ def explain(
             click.echo(f"the photos count as unlabelled: {photos.unlabelled}", err=True)
     with progress(steps(checkpoint, photos) if photos else 0, "explaining") as advance:
         name = Path(model).stem if os.path.exists(model) else model
-        found = run(checkpoint, name, photos, seed, advance)
+        explanation = run(checkpoint, name, photos, seed, advance)
     given = ["--images", str(images), "--samples", str(samples)] if images else []
     more = ["-o", str(target), "--lang", lang, "--seed", str(seed)]
     command = shlex.join(["mobilenetv2", "explain", model, *given, *more])
-    report = Report(found, lang, command, seed)
+    report = Report(explanation, lang, command, seed)
     _write_page(report.html(), target)
     if figures is not None:
         for name, drawing in report.figures().items():
             _write_page(drawing, figures / f"{name}.svg")
-    _print(found, format_)
+    _print(explanation, format_)
     return 1 if photos and photos.skipped else 0
 
 
@@ -121,17 +121,17 @@ def _write_page(text: str, path: Path) -> None:
     write_atomically(path, text.encode())
 
 
-def _print(found: Explanation, format_: str) -> None:
+def _print(explanation: Explanation, format_: str) -> None:
     from ..insight.facts import block_rows, everything, totals
 
     if format_ == "json":
-        write_json([everything(found)])
+        write_json([everything(explanation)])
         return
-    if format_ == "table" or not found.on_photos:
+    if format_ == "table" or not explanation.on_photos:
         rows = [
             {"property": name.replace("_", " "), "value": value}
-            for name, value in totals(found).items()
+            for name, value in totals(explanation).items()
         ]
         write_rows(rows, ("property", "value"), format_)
-    if found.on_photos:
-        write_rows(block_rows(found), COLUMNS, format_)
+    if explanation.on_photos:
+        write_rows(block_rows(explanation), COLUMNS, format_)

@@ -146,8 +146,8 @@ def answer_facts(e: Explanation, on: OnPhotos) -> Facts:
     blocks = [row for row in on.clippings if row.block is not None]
     adding = adding_blocks(e.layers)
     groups = [
-        [worth(row.effect) for row in blocks if (row.block in adding) == wanted]
-        for wanted in (True, False)
+        [worth(row.effect) for row in blocks if (row.block in adding) == adds]
+        for adds in (True, False)
     ]
     facts = {"unchanged": f"{worth(on.unchanged):.0f}"}
     if blocks:
@@ -199,26 +199,26 @@ def memory_facts(e: Explanation) -> Facts:
     }
 
 
-def bottleneck_sizes(found: Sequence[Layer]) -> list[tuple[str, int, int]]:
+def bottleneck_sizes(described: Sequence[Layer]) -> list[tuple[str, int, int]]:
     """Each size of map that a block hands on, its most channels, and their bytes at 16 bits."""
     most: dict[tuple[int, int], int] = {}
-    for layer in found:
+    for layer in described:
         if layer.role == "project":
             channels, height, width = layer.out_shape
             most[height, width] = max(most.get((height, width), 0), channels)
     return [(f"{h} × {w}", channels, 2 * channels * h * w) for (h, w), channels in most.items()]
 
 
-def adding_blocks(found: Sequence[Layer]) -> set[int]:
+def adding_blocks(described: Sequence[Layer]) -> set[int]:
     """The blocks that have a shortcut around them."""
-    return {layer.block for layer in found if layer.kind == "add" and layer.block is not None}
+    return {layer.block for layer in described if layer.kind == "add" and layer.block is not None}
 
 
-def read_channels(found: Sequence[Layer]) -> dict[int, int]:
+def read_channels(described: Sequence[Layer]) -> dict[int, int]:
     """The channels that each expansion is made from, by block."""
     return {
         layer.block: layer.in_shape[0]
-        for layer in found
+        for layer in described
         if layer.role == "expand" and layer.block is not None
     }
 
@@ -273,7 +273,7 @@ def kilobytes(count: int) -> str:
 
 def totals(e: Explanation) -> dict[str, Any]:
     """The figures that stand for the whole model; shares in percent, sizes in bytes."""
-    found: dict[str, Any] = {
+    numbers: dict[str, Any] = {
         "model": e.name,
         "macs": e.cost.macs,
         "parameters": e.cost.parameters,
@@ -283,20 +283,20 @@ def totals(e: Explanation) -> dict[str, Any]:
         "resident_bytes": e.memory.resident_bytes,
     }
     for row in e.survival:
-        found[f"theorem_1_n_{row.dimension}"] = row.theorem
-        found[f"measured_n_{row.dimension}"] = row.area
+        numbers[f"theorem_1_n_{row.dimension}"] = row.theorem
+        numbers[f"measured_n_{row.dimension}"] = row.area
     on = e.on_photos
     if on:
-        found["photos"] = on.manifold.photos
-        found["dead_channels"] = sum(dead for _, dead, _ in on.manifold.dead)
+        numbers["photos"] = on.manifold.photos
+        numbers["dead_channels"] = sum(dead for _, dead, _ in on.manifold.dead)
     if on and on.unchanged:
-        found["accuracy"] = on.unchanged.accuracy
+        numbers["accuracy"] = on.unchanged.accuracy
         for narrowing in on.narrowings:
             name = f"{100 * narrowing.share:g}_percent_of_variance"
-            found[f"{name}_directions"] = f"{narrowing.kept} of {narrowing.channels}"
-            found[f"{name}_agreement"] = narrowing.effect.agreement
-            found[f"{name}_accuracy"] = narrowing.effect.accuracy
-    return found
+            numbers[f"{name}_directions"] = f"{narrowing.kept} of {narrowing.channels}"
+            numbers[f"{name}_agreement"] = narrowing.effect.agreement
+            numbers[f"{name}_accuracy"] = narrowing.effect.accuracy
+    return numbers
 
 
 def block_rows(e: Explanation) -> list[dict[str, Any]]:
@@ -330,22 +330,22 @@ def block_rows(e: Explanation) -> list[dict[str, Any]]:
 
 def everything(e: Explanation) -> dict[str, Any]:
     """All numbers as JSON takes them; images, points and tensors left out."""
-    found = {**totals(e), "size": list(e.size)}
+    numbers = {**totals(e), "size": list(e.size)}
     for name in ("survival", "regions", "invertibility", "memory"):
-        found[name] = _plain(getattr(e, name))
-    found["expansion_reads"] = {
+        numbers[name] = _plain(getattr(e, name))
+    numbers["expansion_reads"] = {
         str(block): count for block, count in read_channels(e.layers).items()
     }
     if e.on_photos:
         on = e.on_photos
-        found["blocks"] = block_rows(e)
+        numbers["blocks"] = block_rows(e)
         for name in ("bottlenecks", "expansions", "trained", "initial", "dead"):
-            found[name] = _plain(getattr(on.manifold, name))
-        found |= {
+            numbers[name] = _plain(getattr(on.manifold, name))
+        numbers |= {
             name: _plain(getattr(on, name)) for name in ("unchanged", "clippings", "narrowings")
         }
-        found["labelled"] = on.photos.truth is not None
-    return found
+        numbers["labelled"] = on.photos.truth is not None
+    return numbers
 
 
 def _plain(value: Any) -> Any:

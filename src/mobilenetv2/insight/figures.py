@@ -22,10 +22,10 @@ TALL = 640.0  # of all tensors together in the drawing to scale
 KINDS = {"expand": "wide", "depthwise": "wide2", "project": "thin"}
 
 
-def network(found: Sequence[Layer], words: Words) -> Canvas:
+def network(layers: Sequence[Layer], words: Words) -> Canvas:
     """Every tensor as a bar: as wide as it has channels, as tall as it has rows."""
-    drawn = [layer for layer in found if layer.kind != "add"]
-    channels, rows, _ = found[0].in_shape
+    drawn = [layer for layer in layers if layer.kind != "add"]
+    channels, rows, _ = layers[0].in_shape
     shapes = [(channels, rows), *((layer.out_shape[0], layer.out_shape[1]) for layer in drawn)]
     across = 250 / max(shape[0] for shape in shapes)
     down = TALL / sum(shape[1] for shape in shapes)
@@ -48,7 +48,7 @@ def network(found: Sequence[Layer], words: Words) -> Canvas:
         if layer is not None and layer.role == "project":
             canvas.text(WIDTH - 2, y + tall / 2 + 3, layer.block, "tiny dim", "end")
         y += tall + GAP
-    _shortcuts(canvas, found, ends, middle)
+    _shortcuts(canvas, layers, ends, middle)
     entries = [
         ("thin", words["bottleneck"]),
         ("wide", words["expanded"]),
@@ -61,12 +61,12 @@ def network(found: Sequence[Layer], words: Words) -> Canvas:
 
 def _shortcuts(
     canvas: Canvas,
-    found: Sequence[Layer],
+    layers: Sequence[Layer],
     ends: dict[str, tuple[float, float, float]],
     middle: float,
 ) -> None:
     """A line on the right for each addition, from the tensor that skips the block."""
-    for layer in found:
+    for layer in layers:
         if layer.kind != "add":
             continue
         start, end = (ends[source] for source in layer.sources)
@@ -235,29 +235,29 @@ def cost_bars(
     return canvas
 
 
-def memory(found: Memory, words: Words) -> Canvas:
+def memory(measured: Memory, words: Words) -> Canvas:
     """What is held while each layer runs, in the three ways of running."""
     canvas = Canvas(222, words["memory_title"])
     most = max(
         step.held_bytes
-        for held in (found.operators, found.bottlenecks, found.runtime)
+        for held in (measured.operators, measured.bottlenecks, measured.runtime)
         for step in held
     )
     unit, word = (1e6, "MB") if most >= 2e6 else (1e3, "KB")
     top = 1.05 * most / unit
-    axes = Axes(canvas, len(found.layers), top, y=24)
+    axes = Axes(canvas, len(measured.layers), top, y=24)
     axes.scale(ticks(top), [f"{tick:g}" for tick in ticks(top)], word)
     drawn: list[tuple[Sequence[Held], str, str]] = [
-        (found.operators, "wide", "one_after_another"),
-        (found.bottlenecks, "thin", "block_as_one"),
-        (found.runtime, "kept-bar", "as_it_runs"),
+        (measured.operators, "wide", "one_after_another"),
+        (measured.bottlenecks, "thin", "block_as_one"),
+        (measured.runtime, "kept-bar", "as_it_runs"),
     ]
     for held, class_, _ in drawn:
         outline: list[tuple[float, float]] = []
         for step in held:
             x, end = axes.left(step.first), axes.left(step.last + 1)
             y = axes.at(step.held_bytes / unit)
-            tip = f"{found.layers[step.last]}: {step.held_bytes / unit:.3g} {word}"
+            tip = f"{measured.layers[step.last]}: {step.held_bytes / unit:.3g} {word}"
             canvas.rect(x, y, end - x, axes.at(0) - y, f"{class_} sheer", tip)
             outline += [(x, y), (end, y)]
         canvas.line(outline, f"{class_}-line")
@@ -312,13 +312,13 @@ def disc(lemma: LemmaOne, words: Words) -> Canvas:
     return canvas
 
 
-def invertible_share(found: Sequence[Invertibility], words: Words) -> Canvas:
+def invertible_share(rows: Sequence[Invertibility], words: Words) -> Canvas:
     """Lemma 2: the share of inputs that can be told from the output, beside the theorem."""
     canvas = Canvas(206, words["invertible_title"])
-    axes = Axes(canvas, len(found), 100, y=20)
+    axes = Axes(canvas, len(rows), 100, y=20)
     axes.scale([0, 25, 50, 75, 100], ["0", "25", "50", "75", "100 %"])
-    axes.names([f"t = {row.expansion:g}" for row in found])
-    for column, row in enumerate(found):
+    axes.names([f"t = {row.expansion:g}" for row in rows])
+    for column, row in enumerate(rows):
         tip = f"t = {row.expansion:g}: {100 * row.invertible:.2f} %"
         axes.bar(column, 0, 100 * row.invertible, "thin", tip, (0.25, 0.75))
         axes.mark(column, 100 * row.theorem, "theory", (0.12, 0.88))

@@ -96,9 +96,9 @@ class Judge:
 
     def __call__(self, engine: Engine) -> Effect:
         """Runs a changed model."""
-        found = classes(engine, self.pixels)
-        right = None if self.truth is None else 100 * float((found == self.truth).mean())
-        return Effect(100 * float((found == self.answers).mean()), right)
+        answers = classes(engine, self.pixels)
+        right = None if self.truth is None else 100 * float((answers == self.truth).mean())
+        return Effect(100 * float((answers == self.answers).mean()), right)
 
 
 def classes(engine: Engine, pixels: NDArray[np.uint8]) -> NDArray[np.int64]:
@@ -121,13 +121,13 @@ def clip_bottlenecks(
         if layer.role == "project" and layer.activation == "linear"
     ]
     engine = ClippedEngine(checkpoint)
-    found = []
+    clippings = []
     for layer in linear:
-        found.append(Clipping(layer.block, judge(engine.clip([layer.name]))))
+        clippings.append(Clipping(layer.block, judge(engine.clip([layer.name]))))
         advance()
     if linear:
-        found.append(Clipping(None, judge(engine.clip(layer.name for layer in linear))))
-    return tuple(found)
+        clippings.append(Clipping(None, judge(engine.clip(layer.name for layer in linear))))
+    return tuple(clippings)
 
 
 def narrow_bottlenecks(
@@ -137,11 +137,11 @@ def narrow_bottlenecks(
     shares: Sequence[float] = SHARES,
 ) -> tuple[Narrowing, ...]:
     """Leaves each bottleneck its strongest directions, for several shares of the variance."""
-    found = []
+    narrowings = []
     for share in shares:
         narrowed, kept, channels = narrowed_checkpoint(checkpoint, moments, share)
-        found.append(Narrowing(share, kept, channels, judge(Engine(narrowed))))
-    return tuple(found)
+        narrowings.append(Narrowing(share, kept, channels, judge(Engine(narrowed))))
+    return tuple(narrowings)
 
 
 def narrowed_checkpoint(
@@ -154,13 +154,13 @@ def narrowed_checkpoint(
         The model, the directions kept, and the channels there were, both over the bottlenecks that
         are read by a 1 x 1 convolution.
     """
-    found = layers(checkpoint.architecture)
+    described = layers(checkpoint.architecture)
     arrays = dict(checkpoint.arrays)
     kept = channels = 0
-    for bottleneck in bottleneck_layers(found):
+    for bottleneck in bottleneck_layers(described):
         readers = [
             layer
-            for layer in found
+            for layer in described
             if bottleneck.name in layer.sources and layer.kind == "conv" and layer.kernel == 1
         ]
         variances, directions = moments[bottleneck.name].spectrum()

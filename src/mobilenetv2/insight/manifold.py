@@ -197,15 +197,15 @@ class _Counter:
         )  # fmt: skip
 
 
-def bottleneck_layers(found: tuple[Layer, ...]) -> list[Layer]:
+def bottleneck_layers(described: tuple[Layer, ...]) -> list[Layer]:
     """The last layer of each block: what goes on to the next, shortcut included."""
-    last = {layer.block: layer for layer in found if layer.block is not None}
+    last = {layer.block: layer for layer in described if layer.block is not None}
     return list(last.values())
 
 
-def expansion_layers(found: tuple[Layer, ...]) -> list[Layer]:
+def expansion_layers(described: tuple[Layer, ...]) -> list[Layer]:
     """The layer of each block that expands, where there is one."""
-    return [layer for layer in found if layer.role == "expand"]
+    return [layer for layer in described if layer.role == "expand"]
 
 
 def observe(
@@ -226,12 +226,12 @@ def observe(
         advance: Called after each photo.
     """
     rng = np.random.default_rng(seed)
-    found = layers(checkpoint.architecture, *pixels.shape[1:3])
-    spanned = [*bottleneck_layers(found), *expansion_layers(found)]
+    described = layers(checkpoint.architecture, *pixels.shape[1:3])
+    spanned = [*bottleneck_layers(described), *expansion_layers(described)]
     moments = {layer.name: Moments(layer.out_shape[0]) for layer in spanned}
     counters = {
         layer.name: _Counter(layer, layer.in_shape[0] / layer.out_shape[0])
-        for layer in found
+        for layer in described
         if layer.activation == "relu6"
     }
     reference = Reference(checkpoint)
@@ -246,17 +246,17 @@ def observe(
             advance()
     bottlenecks, expansions = (
         tuple(_span(layer, moments[layer.name]) for layer in some)
-        for some in (bottleneck_layers(found), expansion_layers(found))
+        for some in (bottleneck_layers(described), expansion_layers(described))
     )
     normalised = checkpoint.preprocessing.normalize(pixels[:INITIAL_PHOTOS])
     return Manifold(
         len(pixels),
         bottlenecks,
         expansions,
-        tuple(counters[layer.name].result() for layer in expansion_layers(found)),
+        tuple(counters[layer.name].result() for layer in expansion_layers(described)),
         initial_positivity(checkpoint.architecture, normalised, rng),
         tuple((name, one.dead, len(one.alive)) for name, one in counters.items()),
-        {layer.name: moments[layer.name] for layer in bottleneck_layers(found)},
+        {layer.name: moments[layer.name] for layer in bottleneck_layers(described)},
     )
 
 
@@ -270,13 +270,13 @@ def initial_positivity(
         normalised: Photos as the network reads them, (N, H, W, C).
         rng: Draws the kernels.
     """
-    found = []
+    results = []
     for layer, values in initial_values(architecture, normalised, rng):
         if layer.role == "expand":
             counter = _Counter(layer, layer.in_shape[0] / layer.out_shape[0])
             counter.add(values)
-            found.append(counter.result())
-    return tuple(found)
+            results.append(counter.result())
+    return tuple(results)
 
 
 def initial_values(
@@ -287,10 +287,10 @@ def initial_values(
     Kernels are normal; their scale does not matter, since each batch norm divides by the deviation
     of the batch itself, as in training.
     """
-    found = layers(architecture, *normalised.shape[1:3])
-    end = max(i for i, layer in enumerate(found) if layer.block is not None) + 1
+    described = layers(architecture, *normalised.shape[1:3])
+    end = max(i for i, layer in enumerate(described) if layer.block is not None) + 1
     values = {"image": normalised}
-    for index, layer in enumerate(found[:end]):
+    for index, layer in enumerate(described[:end]):
         if layer.kind == "add":
             out = values[layer.sources[0]] + values[layer.sources[1]]
         else:
@@ -302,7 +302,7 @@ def initial_values(
             if layer.activation != "linear":
                 np.clip(out, *LIMITS[layer.activation], out=out)
         values[layer.name] = out
-        read_later = {source for later in found[index + 1 :] for source in later.sources}
+        read_later = {source for later in described[index + 1 :] for source in later.sources}
         values = {name: tensor for name, tensor in values.items() if name in read_later}
         yield layer, out
 

@@ -129,9 +129,9 @@ def _grow() -> None:
     import numpy as np
 
     def peak() -> int:
-        found = re.search(r"VmHWM:\s*(\d+)", Path("/proc/self/status").read_text())
-        assert found
-        return 1024 * int(found[1])
+        match = re.search(r"VmHWM:\s*(\d+)", Path("/proc/self/status").read_text())
+        assert match
+        return 1024 * int(match[1])
 
     architecture = Architecture.from_json(sys.argv[1])
     height, width, threads = map(int, sys.argv[2:])

@@ -1,4 +1,4 @@
-"""The photos that a model is explained on: how they are found, and small copies of them for the page."""
+"""The photos that a model is explained on, and small copies of them for the page."""
 
 from __future__ import annotations
 
@@ -56,20 +56,20 @@ def read_photos(
     Raises:
         UserError: There are none, or none can be read.
     """
-    found, truth, unlabelled = _find(checkpoint, source)
-    count = min(samples, len(found))
-    chosen = [i * len(found) // count for i in range(count)]
+    every_sample, truth, unlabelled = _find(checkpoint, source)
+    count = min(samples, len(every_sample))
+    chosen = [i * len(every_sample) // count for i in range(count)]
     pixels, kept, skipped = [], [], []
     for i in chosen:
         try:
-            pixels.append(checkpoint.preprocessing(decode(found[i].open())))
+            pixels.append(checkpoint.preprocessing(decode(every_sample[i].open())))
             kept.append(i)
         except ImageError as error:
             skipped.append(str(error))
         advance()
     if not pixels:
         raise UserError(f"{source}: none of the {count} photos can be read: {skipped[0]}")
-    names = tuple(found[i].name for i in kept)
+    names = tuple(every_sample[i].name for i in kept)
     right = None if truth is None else truth[kept]
     return Photos(np.stack(pixels), names, right, unlabelled, tuple(skipped))
 

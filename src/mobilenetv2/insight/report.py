@@ -82,7 +82,7 @@ class Report:
         """What each section shows, in order; a section that lacks photos is left out or empty."""
         e, labels = self.e, self.labels
         shown = f.shown_block(e)
-        found = {
+        sections = {
             "network": [Step("network", network(e.layers, labels))],
             "idea": [Step("block", block(shown, labels))],
             "spiral": [
@@ -106,8 +106,8 @@ class Report:
             "memory": [Step("curve", memory(e.memory, labels)), Step("table", self._table_3())],
         }
         if e.on_photos:
-            found["maps"] = [Step("maps", self._maps(e.on_photos))]
-        return found
+            sections["maps"] = [Step("maps", self._maps(e.on_photos))]
+        return sections
 
     def html(self) -> str:
         """The page."""
@@ -155,28 +155,28 @@ class Report:
     def _facts(self) -> dict[str, str]:
         """Every number and name that the words have places for."""
         e = self.e
-        found = f.network_facts(e) | f.block_facts(f.shown_block(e)) | f.spiral_facts(e)
-        found |= f.linear_facts(e) | f.cost_facts(e) | f.memory_facts(e)
-        found |= {
+        facts = f.network_facts(e) | f.block_facts(f.shown_block(e)) | f.spiral_facts(e)
+        facts |= f.linear_facts(e) | f.cost_facts(e) | f.memory_facts(e)
+        facts |= {
             "version": version("mobilenetv2"),
             "command": self.command,
             "seed": str(self.seed),
         }
-        found["maps_columns"] = str(COLUMNS)
+        facts["maps_columns"] = str(COLUMNS)
         known = "known" if e.memory.resident_bytes is not None else "unknown"
         if e.on_photos:
-            found |= f.manifold_facts(e, e.on_photos)
+            facts |= f.manifold_facts(e, e.on_photos)
             if e.on_photos.unchanged:
-                found |= f.answer_facts(e, e.on_photos)
+                facts |= f.answer_facts(e, e.on_photos)
             measure = "agreement" if e.on_photos.photos.truth is None else "accuracy"
             manifold = self.words["manifold"]
-            found["clipped_meaning"] = Markup(manifold[f"meaning_{measure}"])
-            found["narrowed_meaning"] = Markup(manifold[f"short_{measure}"])
-            found["photo"] = e.on_photos.look.name.rsplit("/", 1)[-1]
-        found["resident"] = Markup(self.words["memory"][f"resident_{known}"]).format_map(found)
+            facts["clipped_meaning"] = Markup(manifold[f"meaning_{measure}"])
+            facts["narrowed_meaning"] = Markup(manifold[f"short_{measure}"])
+            facts["photo"] = e.on_photos.look.name.rsplit("/", 1)[-1]
+        facts["resident"] = Markup(self.words["memory"][f"resident_{known}"]).format_map(facts)
         if e.on_photos:
-            found["answers"] = self._answers(e.on_photos)
-        return found
+            facts["answers"] = self._answers(e.on_photos)
+        return facts
 
     def _answers(self, on: OnPhotos) -> Markup:
         if not on.look.answers:

@@ -86,11 +86,11 @@ def there_and_back(points: Array, matrix: Array) -> Array:
 def panels(dimensions: Sequence[int] = DIMENSIONS, seed: int = 0) -> tuple[Panel, ...]:
     """Figure 1: one random matrix for each n, drawn from `seed`."""
     rng = np.random.default_rng(seed)
-    found = []
+    panels = []
     for dimension in dimensions:
         matrix = rng.standard_normal((dimension, 2))
-        found.append(Panel(dimension, matrix, there_and_back(spiral(), matrix)))
-    return tuple(found)
+        panels.append(Panel(dimension, matrix, there_and_back(spiral(), matrix)))
+    return tuple(panels)
 
 
 def preserved_share(outputs: int, inputs: int) -> float:
@@ -137,14 +137,14 @@ def survival(
     """
     rng = np.random.default_rng(seed)
     points = spiral(POINTS + 1)[1:]  # at the origin itself the map has no derivative
-    found = []
+    rows = []
     for dimension in dimensions:
         drawn = rng.standard_normal((matrices, dimension, 2))
         parts = np.array_split(drawn, 20)
         areas = np.concatenate([surviving_area(part) for part in parts])
         invertible = np.concatenate([_invertible(points, part) for part in parts])
         distortion = np.concatenate([_distortion(points, part) for part in parts])
-        found.append(
+        rows.append(
             Survival(
                 dimension,
                 matrices,
@@ -155,7 +155,7 @@ def survival(
                 float(np.median(distortion)),
             )
         )
-    return tuple(found)
+    return tuple(rows)
 
 
 def _invertible(points: Array, matrices: Array) -> NDArray[np.bool_]:
@@ -255,13 +255,13 @@ def linear_regions(
 ) -> tuple[LinearRegion, ...]:
     """One record for each number of outputs, on standard normal inputs."""
     rng = np.random.default_rng(seed)
-    found = []
+    rows = []
     for count in outputs:
         x = rng.standard_normal((samples, inputs))
         product = x @ rng.standard_normal((count, inputs)).T
         uncut = relu(product - product.min(axis=0) + 1)  # the bias keeps the least value at 1
         values = np.linalg.svd(uncut - uncut.mean(axis=0), compute_uv=False)
-        found.append(
+        rows.append(
             LinearRegion(
                 inputs,
                 count,
@@ -271,7 +271,7 @@ def linear_regions(
                 _unexplained(x, relu(product)),
             )
         )
-    return tuple(found)
+    return tuple(rows)
 
 
 def lemma_one(samples: int = 1500, seed: int = 0) -> LemmaOne:
@@ -334,7 +334,7 @@ def invertibility(
     not, a second input is shown.
     """
     rng = np.random.default_rng(seed)
-    found = []
+    rows = []
     for expansion in expansions:
         outputs = round(expansion * inputs)
         recovered, confused = [], []
@@ -345,7 +345,7 @@ def invertibility(
                 recovered.append(_distance(recover(matrix, y), x))
             else:
                 confused.append(_distance(relu(matrix @ twin(matrix, x)), y))
-        found.append(
+        rows.append(
             Invertibility(
                 expansion,
                 inputs,
@@ -357,11 +357,11 @@ def invertibility(
                 max(confused, default=None),
             )
         )
-    return tuple(found)
+    return tuple(rows)
 
 
-def _distance(found: Array, wanted: Array) -> float:
-    return float(np.linalg.norm(found - wanted) / max(float(np.linalg.norm(wanted)), SMALL))
+def _distance(value: Array, expected: Array) -> float:
+    return float(np.linalg.norm(value - expected) / max(float(np.linalg.norm(expected)), SMALL))
 
 
 def _unexplained(x: Array, y: Array) -> float:
