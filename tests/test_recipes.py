@@ -36,7 +36,7 @@ RECIPE_FILE = (  # as version 0.1.0 wrote it
     '"colour": false, "policy": "trivial", "rand_ops": 2, "rand_magnitude": 9, "erase": 0.0, '
     '"erase_scale": [0.02, 0.3333333333333333], "erase_ratio": [0.3, 3.3], "mixup": 0.0, '
     '"cutmix": 0.0}}, "precision": "bf16", "classes": ["a", "\\u00e9"], '
-    f'"images": {{"train": 9, "val": 1}}, "architecture": {ARCHITECTURE}, '
+    f'"pictures": {{"train": 9, "val": 1}}, "architecture": {ARCHITECTURE}, '
     '"preprocessing": {"size": [32, 48], "resize": "short_side", "crop_fraction": 1, '
     '"interpolation": "bilinear", "mean": [0.5, 0.5, 0.5], "std": [0.5, 0.5, 0.5]}, '
     '"weights": {"source": {"x": [1, 2]}}, "processes": 1}'

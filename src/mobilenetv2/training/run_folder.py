@@ -56,6 +56,17 @@ class Settings(Record):
     weights: Mapping[str, Any]
     processes: int = 1
 
+    @classmethod
+    def from_dict(cls, values: Any) -> Settings:
+        """Reads what `to_dict` gave, in this release or an earlier one.
+
+        Raises:
+            UserError: Not a dictionary, an unknown or a missing field, or a value out of range.
+        """
+        if isinstance(values, Mapping) and "pictures" in values:  # the name of "images" before
+            values = {"images" if name == "pictures" else name: x for name, x in values.items()}
+        return super().from_dict(values)
+
     def check_resumed(self, requested: Mapping[str, Any]) -> None:
         """Checks that a run is resumed with the settings it began with.
 
