@@ -122,10 +122,10 @@ def _write_page(text: str, path: Path) -> None:
 
 
 def _print(found: Explanation, format_: str) -> None:
-    from ..insight.summary import block_rows, everything, totals
+    from ..insight.measurements import block_rows, plain_data, totals
 
     if format_ == "json":
-        write_json([everything(found)])
+        write_json([plain_data(found)])
         return
     if format_ == "table" or not found.on_photos:
         rows = [
@@ -134,4 +134,4 @@ def _print(found: Explanation, format_: str) -> None:
         ]
         write_rows(rows, ("property", "value"), format_)
     if found.on_photos:
-        write_rows(block_rows(found), COLUMNS, format_)
+        write_rows(block_rows(found.on_photos), COLUMNS, format_)

@@ -1,5 +1,7 @@
-"""ReLU where nothing is cut, and what can be undone where something is: Section 3.2 and Appendix A's
-lemmas, as experiments on random layers.
+"""Random layers with ReLU: linear where ReLU changes nothing, and still invertible where enough outputs
+stay positive.
+
+Sandler et al. 2018, Section 3.2 and the lemmas of Appendix A.
 """
 
 from __future__ import annotations
@@ -14,25 +16,26 @@ from .spiral import preserved_share, relu
 
 Array = NDArray[np.float64]
 
-INPUTS = 16  # channels of the narrowest bottleneck of the paper
+INPUTS = 16  # channels of the narrowest bottleneck in the paper
 OUTPUTS = (8, 16, 32, 96)
 EXPANSIONS = (1, 2, 3, 4, 6)
-SMALL = 1e-9  # relative; a singular value below it counts as 0
+SMALL = 1e-9  # relative to the largest; a singular value below it counts as 0
 
 
 @dataclass(frozen=True)
 class LinearRegion:
-    """A random layer ReLU(B x + b), once with a bias so large that nothing is cut, once without.
+    """A random layer ReLU(B x + b), once with a bias so large that ReLU cuts nothing ("uncut"), once
+    without a bias.
 
     Attributes:
         inputs: n.
         outputs: m.
         rank: Dimensions that the uncut outputs span, around their mean.
-        carried: Share of the inputs' variance that a linear map can bring back from the uncut
-            outputs, 0..1.
-        bent_uncut: Share of the outputs' variance that no linear map of the input explains, where
-            nothing is cut, 0..1.
-        bent_cut: The same without the bias, where half is cut.
+        carried: Share of the inputs' variance that a linear map can recover from the uncut outputs,
+            0..1.
+        bent_uncut: Share of the uncut outputs' variance that no linear map of the inputs explains,
+            0..1.
+        bent_cut: The same without the bias, where ReLU cuts half of the values.
     """
 
     inputs: int
@@ -45,17 +48,17 @@ class LinearRegion:
 
 @dataclass(frozen=True)
 class LemmaOne:
-    """A disc through ReLU in the plane, Lemma 1.
+    """Lemma 1: ReLU on a disc in the plane.
 
     Attributes:
         points: Points of the disc, (P, 2).
-        images: Where ReLU puts them, (P, 2).
-        interior: Share whose image has no zero, 0..1; 1/4 of a disc around the origin.
-        moved: The largest distance that such a point was moved; the lemma says 0.
+        outputs: ReLU of them, (P, 2).
+        interior: Share of the outputs that have no zero, 0..1; 1/4 of a disc around the origin.
+        moved: The largest distance between such an output and its point; the lemma says 0.
     """
 
     points: Array
-    images: Array
+    outputs: Array
     interior: float
     moved: float
 
@@ -68,12 +71,12 @@ class Invertibility:
         expansion: m / n.
         inputs: n.
         outputs: m.
-        samples: How many, each a new B and a new x.
-        theorem: Theorem 1's share of inputs that can be told from y.
-        invertible: The share for which the lemma's condition holds.
-        recovery_error: Of those, the largest relative distance between x and what `recover` gives.
-        twin_error: Of the others, the largest relative distance between y and what another input,
-            `twin`, gives; None if there were no others.
+        samples: Number of layers, each with a new B and a new x.
+        theorem: Share of inputs that y determines, by Theorem 1, 0..1.
+        invertible: Share of the samples for which the lemma's condition holds, 0..1.
+        recovery_error: Of those, the largest relative distance between x and `recover`'s result.
+        twin_error: Of the others, the largest relative distance between y and the output of the
+            second input that `twin` gives; None if there were no others.
     """
 
     expansion: float
@@ -89,15 +92,22 @@ class Invertibility:
 def linear_regions(
     inputs: int = INPUTS, outputs: Sequence[int] = OUTPUTS, samples: int = 1000, seed: int = 0
 ) -> tuple[LinearRegion, ...]:
-    """One record for each number of outputs, on standard normal inputs."""
+    """Measures one random layer for each number of outputs, on standard normal inputs.
+
+    Args:
+        inputs: n.
+        outputs: The m.
+        samples: Inputs x of each layer.
+        seed: Of the random numbers.
+    """
     rng = np.random.default_rng(seed)
-    found = []
+    regions = []
     for count in outputs:
         x = rng.standard_normal((samples, inputs))
         product = x @ rng.standard_normal((count, inputs)).T
         uncut = relu(product - product.min(axis=0) + 1)  # the bias keeps the least value at 1
         values = np.linalg.svd(uncut - uncut.mean(axis=0), compute_uv=False)
-        found.append(
+        regions.append(
             LinearRegion(
                 inputs,
                 count,
@@ -107,23 +117,28 @@ def linear_regions(
                 _unexplained(x, relu(product)),
             )
         )
-    return tuple(found)
+    return tuple(regions)
 
 
 def lemma_one(samples: int = 1500, seed: int = 0) -> LemmaOne:
-    """Sends points drawn evenly from the unit disc through ReLU."""
+    """Applies ReLU to random points, uniform in the unit disc.
+
+    Args:
+        samples: Number of points.
+        seed: Of the random numbers.
+    """
     rng = np.random.default_rng(seed)
     radius, angle = np.sqrt(rng.uniform(0, 1, samples)), rng.uniform(0, 2 * np.pi, samples)
     points = radius[:, None] * np.stack([np.cos(angle), np.sin(angle)], axis=1)
-    images = relu(points)
-    interior = (images > 0).all(axis=1)
-    moved = np.abs(images - points)[interior].max(initial=0.0)
-    return LemmaOne(points, images, float(interior.mean()), float(moved))
+    outputs = relu(points)
+    interior = (outputs > 0).all(axis=1)
+    moved = np.abs(outputs - points)[interior].max(initial=0.0)
+    return LemmaOne(points, outputs, float(interior.mean()), float(moved))
 
 
 def is_invertible(matrix: Array, y: Array) -> bool:
-    """Lemma 2: whether ReLU(B x) = y has one solution: y has n non-zero entries at least, and B's
-    rows there span all n dimensions.
+    """Lemma 2: whether ReLU(B x) = y has exactly one solution. It has if the rows of B at the positive
+    entries of y span all n dimensions.
 
     Args:
         matrix: B, (m, n).
@@ -135,29 +150,40 @@ def is_invertible(matrix: Array, y: Array) -> bool:
 
 
 def recover(matrix: Array, y: Array) -> Array:
-    """The one x (n,) with ReLU(B x) = y, from the entries that were not cut; B as for
-    `is_invertible`.
+    """The one x with ReLU(B x) = y, from the positive entries of y.
+
+    Args:
+        matrix: B, (m, n), for which `is_invertible` is True.
+        y: An output of the layer, (m,).
+
+    Returns:
+        x, (n,).
     """
     x: Array = np.linalg.lstsq(matrix[y > 0], y[y > 0], rcond=None)[0].astype(np.float64)
     return x
 
 
 def twin(matrix: Array, x: Array) -> Array:
-    """Another input with the same output, where `is_invertible` is False: a step in a direction
-    that the uncut rows do not see, half as far as the first cut row would notice.
+    """A second input with the same output, where `is_invertible` is False.
+
+    It is a step away from x, orthogonal to the rows whose outputs are positive, and half as long as
+    the step that would make another output positive.
 
     Args:
         matrix: B, (m, n).
         x: The input, (n,); no entry of B x is 0.
+
+    Returns:
+        The second input, (n,).
     """
     before = matrix @ x
     rows = matrix[before > 0]
-    unseen: Array = np.linalg.svd(rows)[2][-1] if len(rows) else np.eye(len(x))[0]  # (n,)
-    change = matrix[before <= 0] @ unseen
+    direction: Array = np.linalg.svd(rows)[2][-1] if len(rows) else np.eye(len(x))[0]  # (n,)
+    change = matrix[before <= 0] @ direction
     rising = change > 0
-    room = (-before[before <= 0][rising] / change[rising]).min(initial=2.0)
-    other: Array = x + room / 2 * unseen
-    return other
+    longest = (-before[before <= 0][rising] / change[rising]).min(initial=2.0)
+    second: Array = x + longest / 2 * direction
+    return second
 
 
 def invertibility(
@@ -166,42 +192,48 @@ def invertibility(
     samples: int = 1000,
     seed: int = 0,
 ) -> tuple[Invertibility, ...]:
-    """Lemma 2 tried on random layers: where it says that the input can be told, it is told; where
-    not, a second input is shown.
+    """Tests Lemma 2 on random layers: recovers the input where the lemma says that it can be, and
+    gives a second input with the same output where not.
+
+    Args:
+        inputs: n.
+        expansions: The m / n, one record for each.
+        samples: Random layers for each.
+        seed: Of the random numbers.
     """
     rng = np.random.default_rng(seed)
-    found = []
+    records = []
     for expansion in expansions:
         outputs = round(expansion * inputs)
-        recovered, confused = [], []
+        recovery_errors, twin_errors = [], []
         for _ in range(samples):
             matrix, x = rng.standard_normal((outputs, inputs)), rng.standard_normal(inputs)
             y = relu(matrix @ x)
             if is_invertible(matrix, y):
-                recovered.append(_distance(recover(matrix, y), x))
+                recovery_errors.append(_distance(recover(matrix, y), x))
             else:
-                confused.append(_distance(relu(matrix @ twin(matrix, x)), y))
-        found.append(
+                twin_errors.append(_distance(relu(matrix @ twin(matrix, x)), y))
+        records.append(
             Invertibility(
                 expansion,
                 inputs,
                 outputs,
                 samples,
                 preserved_share(outputs, inputs),
-                len(recovered) / samples,
-                max(recovered, default=0.0),
-                max(confused, default=None),
+                len(recovery_errors) / samples,
+                max(recovery_errors, default=0.0),
+                max(twin_errors, default=None),
             )
         )
-    return tuple(found)
+    return tuple(records)
 
 
-def _distance(found: Array, wanted: Array) -> float:
-    return float(np.linalg.norm(found - wanted) / max(float(np.linalg.norm(wanted)), SMALL))
+def _distance(actual: Array, expected: Array) -> float:
+    return float(np.linalg.norm(actual - expected) / max(float(np.linalg.norm(expected)), SMALL))
 
 
 def _unexplained(x: Array, y: Array) -> float:
-    """Share of y's variance that the best affine map of x leaves over."""
+    """Share of y's variance that the best affine map of x does not explain, 0..1."""
     inputs, targets = x - x.mean(axis=0), y - y.mean(axis=0)
     rest = targets - inputs @ np.linalg.lstsq(inputs, targets, rcond=SMALL)[0]
     return float((rest**2).sum() / (targets**2).sum())

@@ -1,4 +1,4 @@
-"""The photos that a model is looked at with, and their right answers where they have any."""
+"""The photos on which a model is examined, with their right classes where these are known."""
 
 from __future__ import annotations
 
@@ -18,14 +18,15 @@ from ..images import decode, find_images
 
 @dataclass(frozen=True)
 class Photos:
-    """Photos as the model sees them.
+    """Photos as the model reads them.
 
     Attributes:
         pixels: (N, H, W, C) uint8.
-        names: Their files.
-        truth: The model's index of each one's class, (N,); None where that is not known.
-        unlabelled: Why it is not known; empty where it is.
-        skipped: What is wrong with those that could not be read.
+        names: File names, (N,).
+        truth: Right class of each photo, as an index of the model's outputs, (N,); None where the
+            classes are not known.
+        unlabelled: Why they are not known; empty where they are.
+        skipped: For each file that cannot be read: what is wrong with it.
     """
 
     pixels: NDArray[np.uint8]
@@ -41,40 +42,39 @@ def read_photos(
     samples: int = 100,
     advance: Callable[[], object] = lambda: None,
 ) -> Photos:
-    """Reads photos, evenly spaced among those found.
+    """Reads photos, at even distances in the list of all photos of a source.
 
     Args:
-        checkpoint: Whose preprocessing and classes are meant.
-        source: A folder of photos; or labelled ones, as `datasets.read_dataset` takes them. Photos
-            in class folders that the model does not know count as unlabelled.
-        samples: How many at most.
-        advance: Called after each.
+        checkpoint: The model; photos get its preprocessing, and indices of its classes.
+        source: A folder of photos, or labelled photos as `datasets.read_dataset` takes them. Photos
+            in folders whose names are not classes of the model count as unlabelled.
+        samples: How many to read, at most.
+        advance: Called after each photo.
 
     Raises:
-        UserError: There are none, or none can be read.
+        UserError: There are no photos, or none of the chosen ones can be read.
     """
-    found, truth, unlabelled = _find(checkpoint, source)
-    count = min(samples, len(found))
-    chosen = [i * len(found) // count for i in range(count)]
+    available, truth, unlabelled = _find(checkpoint, source)
+    count = min(samples, len(available))
     pixels, kept, skipped = [], [], []
-    for i in chosen:
+    for i in (step * len(available) // count for step in range(count)):
         try:
-            pixels.append(checkpoint.preprocessing(decode(found[i].open())))
+            pixels.append(checkpoint.preprocessing(decode(available[i].open())))
             kept.append(i)
         except ImageError as error:
             skipped.append(str(error))
         advance()
     if not pixels:
         raise UserError(f"{source}: none of the {count} photos can be read: {skipped[0]}")
-    names = tuple(found[i].name for i in kept)
-    right = None if truth is None else truth[kept]
-    return Photos(np.stack(pixels), names, right, unlabelled, tuple(skipped))
+    names = tuple(available[i].name for i in kept)
+    truth = None if truth is None else truth[kept]
+    return Photos(np.stack(pixels), names, truth, unlabelled, tuple(skipped))
 
 
 def _find(
     checkpoint: Checkpoint, source: Path
 ) -> tuple[Sequence[Sample], NDArray[np.int64] | None, str]:
-    """The photos, the model's index of each one's class, and why there is none."""
+    """All photos of a source, the right class of each, and why these are not known."""
     if not source.is_dir():
         dataset = read_dataset(source)
         return dataset.samples, _truth(checkpoint, dataset), ""
@@ -90,8 +90,7 @@ def _find(
 
 def _truth(checkpoint: Checkpoint, dataset: Dataset) -> NDArray[np.int64]:
     if checkpoint.architecture.head.task != "classification":
-        raise UserError("the model does not name a class for a photo")
+        raise UserError("the model does not predict a class for a photo")
     used = {sample.target for sample in dataset.samples}
-    labels, outputs = checkpoint.labels, checkpoint.architecture.classes
-    index = match_classes(dataset, labels, outputs, used)
-    return index[[sample.target for sample in dataset.samples]]
+    indices = match_classes(dataset, checkpoint.labels, checkpoint.architecture.classes, used)
+    return indices[[sample.target for sample in dataset.samples]]
