@@ -1,4 +1,4 @@
-"""How many images a second training is given, without any training: each way of augmenting, decoded
+"""How many images per second training could be given, without training: each way of augmenting, decoded
 anew and remembered, by this process alone and by workers.
 
     pip install '.[train]'
@@ -97,7 +97,7 @@ def timed(
 
 
 def table(results: dict[str, dict[str, Any]], images: int) -> str:
-    """A row a way: images a second by the number of workers."""
+    """One row per way: images per second by the number of workers."""
     rows = [
         [
             name,
@@ -107,7 +107,7 @@ def table(results: dict[str, dict[str, Any]], images: int) -> str:
         for name, result in results.items()
     ]
     counts = next(iter(results.values()))["s"]
-    return markdown(["images a second; workers:", *counts, "processor, ms an image"], rows)
+    return markdown(["images per second; workers:", *counts, "processor, ms per image"], rows)
 
 
 if __name__ == "__main__":

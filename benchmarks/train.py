@@ -1,4 +1,4 @@
-"""How many images a second a network learns from: as `mobilenetv2 train` does it, and a plain PyTorch
+"""How many images per second a network learns from: `mobilenetv2 train` beside a plain PyTorch
 loop, in turns, data loading included.
 
     pip install '.[train]'

@@ -201,7 +201,7 @@ def test_grey_images_from_colour_weights() -> None:
         (
             {"weights": random_checkpoint(width_mult=0.35), "width_mult": 0.5},
             ArchitectureError,
-            "weights are of width 0.35; width_mult=0.5",
+            "width_mult=0.5, but weights of width 0.35",
         ),
         (
             {"weights": random_checkpoint(width_mult=0.35), "architecture": Architecture()},

@@ -22,10 +22,9 @@ from mobilenetv2.cli import run
 from mobilenetv2.errors import UserError
 from mobilenetv2.heads import Classifier
 from mobilenetv2.insight.explain import Explanation, explain
-from mobilenetv2.insight.linear import invertibility, linear_regions
 from mobilenetv2.insight.photos import read_photos
 from mobilenetv2.insight.report import LANGUAGES, PAGE, Report, read_texts
-from mobilenetv2.insight.spiral import survival
+from mobilenetv2.insight.theory import invertibility, linear_regions, survival
 from mobilenetv2.runtime.quantize import quantize
 
 from .browser import Page, find_browser, opened

@@ -398,11 +398,21 @@ def test_shards(two_classes: Path, tmp_path: Path) -> None:
     assert Checkpoint.load(trained.file).labels == ("dark", "light")
     again = fit(pattern, tmp_path / "run", machine=MACHINE, resume=True)
     assert again.evaluation.scores == trained.evaluation.scores
-    with pytest.raises(UserError, match=r"train-.*--val.*epoch_steps"):
-        fit(pattern, tmp_path / "other", QUICK, TINY, val=two_classes, machine=MACHINE)
-    balanced = recipe.changed({"balance": True})
-    with pytest.raises(UserError, match="not read in advance"):
-        fit(pattern, tmp_path / "other", balanced, TINY, val=two_classes, machine=MACHINE)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({}, r"train-.*--val.*epoch_steps"),
+        ({"epoch_steps": 10, "balance": True}, "not read in advance"),
+    ],
+)
+def test_shards_need_steps_and_no_balance(
+    two_classes: Path, tmp_path: Path, changes: dict[str, object], message: str
+) -> None:
+    pattern, recipe = str(tmp_path / "train-{0..1}.tar"), QUICK.changed(changes)
+    with pytest.raises(UserError, match=message):
+        fit(pattern, tmp_path / "run", recipe, TINY, val=two_classes, machine=MACHINE)
 
 
 def test_patience(two_classes: Path, tmp_path: Path) -> None:
@@ -485,18 +495,25 @@ def same_state(one: object, other: object) -> bool:
     return one == other
 
 
-def test_resume_refuses_what_differs(straight: tuple[Path, Path], tmp_path: Path) -> None:
-    _, whole = straight
-    others = make_images(tmp_path / "others", {"dark": 20, "dusk": 20})
-    with pytest.raises(UserError, match="classes"):
-        fit(others, whole, resume=True, machine=MACHINE)
-    more = make_images(tmp_path / "more", {"dark": 20, "light": 21})
-    with pytest.raises(UserError, match="images"):
-        fit(more, whole, resume=True, machine=MACHINE)
-    with pytest.raises(UserError, match="lr 0.05, not 0.1"):
-        fit(straight[0], whole, replace(four_epochs(), lr=0.1), resume=True, machine=MACHINE)
+@pytest.mark.parametrize(
+    ("counts", "lr", "message"),
+    [
+        ({"dark": 20, "dusk": 20}, 0.05, r"run to resume had classes .*'light'.*, not .*'dusk'"),
+        ({"dark": 20, "light": 21}, 0.05, "run to resume had images .*, not "),
+        ({"dark": 20, "light": 20}, 0.1, "run to resume had lr 0.05, not 0.1"),
+    ],
+)
+def test_resume_refuses_what_differs(
+    straight: tuple[Path, Path], tmp_path: Path, counts: dict[str, int], lr: float, message: str
+) -> None:
+    data = make_images(tmp_path / "data", counts)
+    with pytest.raises(UserError, match=message):
+        fit(data, straight[1], replace(four_epochs(), lr=lr), resume=True, machine=MACHINE)
+
+
+def test_resume_needs_a_run(two_classes: Path, tmp_path: Path) -> None:
     with pytest.raises(UserError, match="no run to resume"):
-        fit(straight[0], tmp_path / "none", resume=True, machine=MACHINE)
+        fit(two_classes, tmp_path / "none", resume=True, machine=MACHINE)
 
 
 def test_a_kill_while_writing_leaves_the_state_before(

@@ -24,25 +24,23 @@ from mobilenetv2.insight.interventions import (
     narrow_bottlenecks,
     narrowed_checkpoint,
 )
-from mobilenetv2.insight.linear import (
+from mobilenetv2.insight.manifold import Moments, directions_for, effective_rank, observe
+from mobilenetv2.insight.memory import measure_memory, resident_growth
+from mobilenetv2.insight.photos import read_photos
+from mobilenetv2.insight.theory import (
     invertibility,
     is_invertible,
     lemma_one,
     linear_regions,
-    recover,
-    twin,
-)
-from mobilenetv2.insight.manifold import Moments, directions_for, effective_rank, observe
-from mobilenetv2.insight.memory import measure_memory, resident_growth
-from mobilenetv2.insight.photos import read_photos
-from mobilenetv2.insight.spiral import (
     panels,
     preserved_share,
+    recover,
     relu,
     spiral,
     survival,
     surviving_area,
     there_and_back,
+    twin,
 )
 from mobilenetv2.runtime import Engine, Reference
 

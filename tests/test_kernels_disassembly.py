@@ -14,23 +14,49 @@ import pytest
 
 from .conftest import REPOSITORY
 
-NATIVE = {"kernels": "runtime", "passes": "nn"}  # folders of kernels_*.cpp and of passes_*.cpp
-LIBRARIES = {"kernels": "mobilenetv2_runtime", "passes": "mobilenetv2_training"}
-WIDE = {"avx2": "ymm", "avxvnni": "ymm"}  # registers; the others' are zmm
+RUNTIME = REPOSITORY / "src" / "mobilenetv2" / "runtime" / "native"
+# by kind of target in targets.def: the source, and what its namespace has behind the target's name
+SOURCES = {
+    "MNV2_TARGET": (RUNTIME / "kernels.cpp", ""),
+    "MNV2_TRAINING_TARGET": (RUNTIME.parents[1] / "nn" / "native" / "passes.cpp", "_training"),
+}
+WIDE = {"avx2": "ymm", "avx512": "zmm"}  # registers, by vocabulary
 FLOAT_TILES = "tileI.*MatmulIfE"  # functions, mangled
 BYTE_TILES = "tileI.*MatmulIhE"
 FLOAT_DEPTHWISE = "depthwise_channelsILi[12]E.*DepthwiseIfE"  # by stride; any other stride is rare
 TRAINING_TILES = "product_tileI"
-KERNELS = [
-    ("kernels_avx2", FLOAT_TILES),
-    ("kernels_avxvnni", BYTE_TILES),
-    ("kernels_avx512", FLOAT_TILES),
-    ("kernels_avx512", FLOAT_DEPTHWISE),
-    ("kernels_avx512vnni", BYTE_TILES),
-    ("passes_avx2", TRAINING_TILES),
-    ("passes_avx512", TRAINING_TILES),
-    ("passes_avx512bf16", TRAINING_TILES),
-]
+INT8_TARGETS = ("avxvnni", "avx512vnni")  # where bytes are multiplied in one instruction
+
+
+def rows() -> list[tuple[str, str, str, str, str]]:
+    """Kind, name, vocabulary, float target and flags of each x86 target of targets.def."""
+    text = (RUNTIME / "targets.def").read_text(encoding="utf-8")
+    row = r"^(MNV2_\w+)\(x86, (\w+), (\w+), (\w+), (.*)\)$"
+    return re.findall(row, text, re.MULTILINE)
+
+
+def kernels() -> list[tuple[str, str]]:
+    """The targets, and a pattern for the functions that are looked at."""
+    pairs = []
+    for kind, name, vocabulary, floats, _ in rows():
+        if kind == "MNV2_TRAINING_TARGET":
+            pairs.append((f"{kind} {name}", TRAINING_TILES))
+            continue
+        if name == floats:
+            pairs.append((f"{kind} {name}", FLOAT_TILES))
+            if vocabulary == "avx512":
+                pairs.append((f"{kind} {name}", FLOAT_DEPTHWISE))
+        if name in INT8_TARGETS:
+            pairs.append((f"{kind} {name}", BYTE_TILES))
+    return pairs
+
+
+def wide_of(target: str) -> str:
+    """The vector registers of a target."""
+    (vocabulary,) = [row[2] for row in rows() if f"{row[0]} {row[1]}" == target]
+    return WIDE[vocabulary]
+
+
 MULTIPLY_ADD = "vfmadd|vpdpbusd|vdpbf16ps"
 
 pytestmark = pytest.mark.skipif(
@@ -42,37 +68,39 @@ pytestmark = pytest.mark.skipif(
 Function = dict[int, str]  # instructions by address
 
 
-def flags(stem: str) -> list[str]:
-    """What CMakeLists.txt gives GCC for a file of kernels."""
-    library = LIBRARIES[stem.partition("_")[0]]
+def flags(kind: str, name: str) -> list[str]:
+    """What CMakeLists.txt gives GCC for the kernels of a target."""
     text = (REPOSITORY / "CMakeLists.txt").read_text(encoding="utf-8")
 
-    def found(pattern: str) -> str:
-        match = re.search(pattern, text)
-        assert match, f"CMakeLists.txt has no {pattern}"
-        return match[1]
+    def match(pattern: str) -> str:
+        found = re.search(pattern, text)
+        assert found, f"CMakeLists.txt has no {pattern}"
+        return found[1]
 
-    standard = "-std=gnu++" + found(r"set\(CMAKE_CXX_STANDARD (\d+)\)")
-    common = found(rf"target_compile_options\({library} PRIVATE (-[^)]*)\)").split()
-    own = found(rf'{stem}\.cpp PROPERTIES COMPILE_OPTIONS "([^"]*)"')
-    variables = dict(re.findall(r"set\((\w+) (-[^)]*)\)", text))
-    while "$" in own:
-        own = re.sub(r"\$\{(\w+)\}", lambda match: variables[match[1]].replace(" ", ";"), own)
-    definitions = "-D" + found(rf"target_compile_definitions\({library} PRIVATE (\w+)\)")
-    chosen = own.split(";")
-    return [standard, *common, *chosen, definitions, "-DNDEBUG", "-fPIC", "-fvisibility=hidden"]
+    standard = "-std=gnu++" + match(r"set\(CMAKE_CXX_STANDARD (\d+)\)")
+    common = match(r"set\(kernel_flags (-[^)]*)\)").split()
+    gnu = match(r"list\(APPEND kernel_flags (-[^)]*)\)").split()
+    (row,) = [row for row in rows() if row[:2] == (kind, name)]
+    _, _, vocabulary, floats, own = row
+    definitions = [
+        f"-DMNV2_NAMESPACE={name}{SOURCES[kind][1]}",
+        f'-DMNV2_VOCABULARY="simd/{vocabulary}.hpp"',
+        *(["-DMNV2_HAS_FLOATS"] if name == floats else []),
+    ]
+    shared_library = ["-DNDEBUG", "-fPIC", "-fvisibility=hidden"]
+    return [standard, *common, *gnu, *own.split(), *definitions, *shared_library]
 
 
 @pytest.fixture(scope="module")
 def functions(request, tmp_path_factory) -> dict[str, Function]:
-    """Of the file that the test names, by name: `tile<6, 4>` as `tileILi6ELi4EE...`."""
-    return disassembled(request.param, tmp_path_factory.mktemp("kernels") / f"{request.param}.o")
+    """Of the target that the test names, by name: `tile<6, 4>` as `tileILi6ELi4EE...`."""
+    kind, name = request.param.split()
+    return disassembled(kind, name, tmp_path_factory.mktemp("kernels") / f"{name}.o")
 
 
-def disassembled(stem: str, binary: Path) -> dict[str, Function]:
-    folder = NATIVE[stem.partition("_")[0]]
-    source = REPOSITORY / "src" / "mobilenetv2" / folder / "native" / f"{stem}.cpp"
-    subprocess.run(["g++", *flags(stem), "-w", "-c", source, "-o", binary], check=True)
+def disassembled(kind: str, name: str, binary: Path) -> dict[str, Function]:
+    source, _ = SOURCES[kind]
+    subprocess.run(["g++", *flags(kind, name), "-w", "-c", source, "-o", binary], check=True)
     command = ["objdump", "-d", "--no-show-raw-insn", binary]
     listing = subprocess.run(command, check=True, capture_output=True, text=True).stdout
     found: dict[str, Function] = {}
@@ -102,7 +130,7 @@ def inner_loops(function: Function) -> list[list[str]]:
 
 @pytest.mark.parametrize(
     ("functions", "kernel", "wide"),
-    [(stem, kernel, WIDE.get(stem.partition("_")[2], "zmm")) for stem, kernel in KERNELS],
+    [(target, kernel, wide_of(target)) for target, kernel in kernels()],
     indirect=["functions"],
 )
 def test_vectors_stay_in_registers(functions, kernel, wide) -> None:

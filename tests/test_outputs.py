@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import math
+from dataclasses import dataclass, replace
 
 import numpy as np
 import pytest
 
 from mobilenetv2.architecture import Architecture
+from mobilenetv2.cost import bottleneck_memory, operator_memory
 from mobilenetv2.errors import UserError
 from mobilenetv2.graph import layers, network
 from mobilenetv2.heads import Classifier, Features
@@ -112,6 +114,15 @@ def test_a_projection_is_not_stored_beside_its_sum_in_int8(rounding, names, pixe
     engine = Engine(random_int8(rounding, **vars(SMALL)), 1)
     with pytest.raises(UserError, match="adds a shortcut before it stores the sum"):
         engine.outputs(pixels(1, 40, 40, 3), names)
+
+
+def test_outputs_are_held_to_the_end() -> None:
+    """Activation memory counts an output until the last layer, although nobody reads it again."""
+    plain, pyramid = replace(PYRAMID, head=Features()), PYRAMID
+    inner = math.prod(network(pyramid)["features.6.add"].out_shape) * 4
+    for memory in (operator_memory, bottleneck_memory):
+        before, after = memory(plain)[-1], memory(pyramid)[-1]
+        assert after.held_bytes == before.held_bytes + inner
 
 
 def test_only_what_the_outputs_need_is_run() -> None:

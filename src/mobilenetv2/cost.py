@@ -18,7 +18,7 @@ from dataclasses import dataclass
 
 from .architecture import Architecture
 from .errors import ArchitectureError, UserError
-from .graph import layers
+from .graph import layers, network
 from .layer import Layer
 
 
@@ -205,9 +205,8 @@ def operator_memory(
         UserError: An argument is out of range; the message names it.
     """
     _check_positive("bytes_per_element", bytes_per_element)
-    return tuple(
-        _steps([[layer] for layer in layers(architecture, height, width)], None, bytes_per_element)
-    )
+    net = network(architecture, height, width)
+    return tuple(_steps([[layer] for layer in net.layers], net.outputs, None, bytes_per_element))
 
 
 def bottleneck_memory(
@@ -244,8 +243,9 @@ def bottleneck_memory(
         raise ArchitectureError(
             "fuse_stem needs a first stage of expansion 1: only then is the stem the inner tensor"
         )
-    groups = _bottlenecks(layers(architecture, height, width), fuse_stem)
-    return tuple(_steps(groups, splits, bytes_per_element))
+    net = network(architecture, height, width)
+    groups = _bottlenecks(net.layers, fuse_stem)
+    return tuple(_steps(groups, net.outputs, splits, bytes_per_element))
 
 
 def peak_memory(steps: Sequence[MemoryStep]) -> MemoryStep:
@@ -283,7 +283,10 @@ def _bottlenecks(found: Sequence[Layer], fuse_stem: bool) -> list[list[Layer]]:
 
 
 def _steps(
-    groups: Sequence[Sequence[Layer]], splits: int | None, bytes_per_element: int
+    groups: Sequence[Sequence[Layer]],
+    outputs: Sequence[str],
+    splits: int | None,
+    bytes_per_element: int,
 ) -> Iterator[MemoryStep]:
     """Runs the groups in order and looks at which tensors are alive."""
     elements = {"image": math.prod(groups[0][0].in_shape)}
@@ -291,7 +294,7 @@ def _steps(
     last_reader = {
         source: at for at, group in enumerate(groups) for layer in group for source in layer.sources
     }
-    last_reader[groups[-1][-1].name] = len(groups)  # the answer goes to the caller
+    last_reader |= dict.fromkeys(outputs, len(groups))  # they go to the caller
 
     def size(names: set[str]) -> int:
         return sum(elements[name] for name in names) * bytes_per_element
@@ -300,12 +303,12 @@ def _steps(
     for at, group in enumerate(groups):
         own = {layer.name for layer in group}
         inputs = {source for layer in group for source in layer.sources} - own
-        outputs = {name for name in own if last_reader[name] > at}
+        written = {name for name in own if last_reader[name] > at}
         inner = _slice_elements(group, splits) * bytes_per_element
         yield MemoryStep(
-            _group_name(group), size(inputs), size(outputs), inner, size(alive - inputs)
+            _group_name(group), size(inputs), size(written), inner, size(alive - inputs)
         )
-        alive = {name for name in alive | outputs if last_reader[name] > at}
+        alive = {name for name in alive | written if last_reader[name] > at}
 
 
 def _slice_elements(group: Sequence[Layer], splits: int | None) -> int:

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from ..checkpoint import Checkpoint
 from ..cost import Cost, network_cost
-from ..graph import layers
+from ..graph import layers, network
 from ..layer import Layer
 from ..runtime.engine import Engine
 from ..runtime.reference import Reference
@@ -23,18 +23,21 @@ from .interventions import (
     clip_bottlenecks,
     narrow_bottlenecks,
 )
-from .linear import (
-    Invertibility,
-    LemmaOne,
-    LinearRegion,
-    invertibility,
-    lemma_one,
-    linear_regions,
-)
 from .manifold import Manifold, bottleneck_layers, observe
 from .memory import Memory, measure_memory
 from .photos import Photos
-from .spiral import Panel, Survival, panels, survival
+from .theory import (
+    Invertibility,
+    LemmaOne,
+    LinearRegion,
+    Panel,
+    Survival,
+    invertibility,
+    lemma_one,
+    linear_regions,
+    panels,
+    survival,
+)
 
 
 @dataclass(frozen=True)
@@ -168,13 +171,13 @@ def _on_photos(
 
 
 def _first_photo(checkpoint: Checkpoint, photos: Photos) -> FirstPhoto:
-    network = layers(checkpoint.architecture, *photos.pixels.shape[1:3])
-    outputs = [layer.name for layer in bottleneck_layers(network)]
-    values = Reference(checkpoint).run(photos.pixels[:1], {*outputs, network[-1].name})
+    net = network(checkpoint.architecture, *photos.pixels.shape[1:3])
+    names = [layer.name for layer in bottleneck_layers(net.layers)]
+    values = Reference(checkpoint).run(photos.pixels[:1], {*names, *net.outputs})
     predicted: tuple[tuple[str, float], ...] = ()
     if checkpoint.architecture.head.task == "classification":
-        predicted = _most_probable(values[network[-1].name].ravel(), checkpoint.labels)
-    maps = {name: values[name][0] for name in outputs}
+        predicted = _most_probable(values[net.outputs[0]].ravel(), checkpoint.labels)
+    maps = {name: values[name][0] for name in names}
     return FirstPhoto(photos.names[0], photos.pixels[0], maps, predicted)
 
 

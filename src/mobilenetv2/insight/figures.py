@@ -16,10 +16,9 @@ from ..cost import Cost, LayerCost
 from ..layer import Layer
 from .drawing import WIDTH, Axes, Canvas, ticks
 from .interventions import Clipping
-from .linear import Invertibility, LemmaOne
 from .manifold import Positivity, Span
 from .memory import Memory, StepMemory
-from .spiral import Panel, spiral
+from .theory import Invertibility, LemmaOne, Panel, spiral
 
 Labels = Mapping[str, str]
 PANEL_SIDE = WIDTH / 3

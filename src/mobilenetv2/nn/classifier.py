@@ -325,9 +325,7 @@ def mobilenet_v2(
     base = checkpoint.architecture if checkpoint else (architecture or Architecture())
     width = base.width_mult if width_mult is None else float(width_mult)
     if checkpoint and width != base.width_mult:
-        raise ArchitectureError(
-            f"the weights are of width {base.width_mult:g}; width_mult={width_mult} does not fit"
-        )
+        raise ArchitectureError(f"width_mult={width:g}, but weights of width {base.width_mult:g}")
     changes: dict[str, Any] = {
         "width_mult": width,
         "head": None if num_classes is None else Classifier(num_classes),

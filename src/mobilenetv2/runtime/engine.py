@@ -27,7 +27,6 @@ if TYPE_CHECKING:
 
 KEPT_PLANS = 16
 BATCH = 4  # images at once at least; more go one group after another, so that memory stays small
-FLOAT_ISA = {"avxvnni": "avx2", "avx512vnni": "avx512"}  # what these add is for integers alone
 
 
 @dataclass(frozen=True)
@@ -328,8 +327,8 @@ def _isa(requested: str | None, int8: bool) -> str:
     source = "isa"
     if requested is None:
         requested, source = os.environ.get("MOBILENETV2_ISA") or known[-1], "MOBILENETV2_ISA"
-    if requested in _native.byte_kernel_names() and requested not in known:
-        requested = FLOAT_ISA[requested]
+    if requested not in known and requested in _native.byte_kernel_names():
+        requested = _native.float_target(requested)
     if requested not in known:
         raise UserError(
             f"{source} must be one that this machine has ({', '.join(known)}), not {requested!r:.80}"

@@ -21,6 +21,7 @@ from .rounding import (
 )
 from .steps import Steps
 
+Mode = _native.RoundingMode
 BIAS_LIMIT = 1 << 30  # leaves the other half of 32 bits to the products
 
 
@@ -81,7 +82,8 @@ def mean_rounding(
     rounding.zero, rounding.input_zero = out.zero_point, source.zero_point
     rounding.low, rounding.high = code_limits(out, "linear")
     if checkpoint.rounding == "nearest":
-        return rounding, source.scale / (count * out.scale), 0.0
+        return rounding, source.scale / (count * out.scale), 1.0
+    rounding.mode = Mode.TWICE
     if checkpoint.pooling == "average":
         rounding.zero = rounding.input_zero = 0
         rounding.low, rounding.high = 0.0, 255.0
@@ -94,7 +96,8 @@ def float_rounding(checkpoint: Int8Checkpoint, layer: Layer) -> _native.Rounding
     """What turns the stored output of a layer into float32."""
     out = checkpoint.activations[layer.name]
     rounding = _native.Rounding()
-    rounding.input_zero, rounding.real_factor = out.zero_point, out.scale
+    rounding.mode = Mode.ONCE_TO_FLOAT
+    rounding.input_zero, rounding.float_scale = out.zero_point, out.scale
     return rounding
 
 
@@ -115,18 +118,25 @@ def _factors(checkpoint: Int8Checkpoint, layer: Layer, added: Layer | None) -> d
     fixed, power = fixed_point(factor)
     left = np.maximum(power, 0)
     fraction, rest = fixed / 2**31 * 2.0**left, 2.0 ** (power - left)
-    if added is None and out is not None and _is_upward(checkpoint, layer, out):
-        # see Requantize in native/kernels.hpp
+    if _mode(checkpoint, layer, added) == Mode.TWICE_NON_NEGATIVE:
+        # one factor and what is added before rounding down, see native/rounding.hpp
         return {"fraction": fraction * rest, "power": np.where(rest < 1, (1 + rest) / 2, 0.5)}
     return {"fraction": fraction, "power": rest}
 
 
-def _is_upward(checkpoint: Int8Checkpoint, layer: Layer, out: Activation) -> bool:
-    """Whether results below 0 are stored as 0, those above 255 as 255, and none is beyond 32 bits."""
-    if checkpoint.rounding == "nearest" or layer.activation == "linear":
-        return False
+def _mode(checkpoint: Int8Checkpoint, layer: Layer, added: Layer | None) -> Mode:
+    """How the layer's sums are rounded; ONCE may still turn out to be saturating."""
+    once = checkpoint.rounding == "nearest"
+    if layer.kind == "linear":
+        return Mode.ONCE_TO_FLOAT if once else Mode.TWICE_TO_FLOAT
+    if once:
+        return Mode.ONCE
+    out = checkpoint.activations[layer.name]
+    never_negative = added is None and code_limits(out, layer.activation) == (0, 255)
     largest = tensor_scale(checkpoint, layer.sources[0]) * checkpoint.layers[layer.name].scale.max()
-    return bool(largest < out.scale) and code_limits(out, layer.activation) == (0, 255)
+    if never_negative and layer.activation != "linear" and largest < out.scale:
+        return Mode.TWICE_NON_NEGATIVE
+    return Mode.TWICE
 
 
 def _largest(weight: Array, bias: Array, factors: dict[str, Array]) -> float:
@@ -144,17 +154,17 @@ def _rounding(
     rounding = _native.Rounding()
     if layer.kind == "depthwise":
         rounding.input_zero = zero_points(checkpoint, layer.sources[0])[0]
-    rounding.real = layer.kind == "linear"
+    rounding.mode = _mode(checkpoint, layer, added)
     if out is None:  # logits that stay floats
         rounding.low, rounding.high = -np.inf, np.inf
         return rounding
     rounding.zero = out.zero_point
     rounding.low, rounding.high = code_limits(out, layer.activation)
-    rounding.upward = added is None and _is_upward(checkpoint, layer, out)
     bounds = rounding.low + out.zero_point, rounding.high + out.zero_point
-    rounding.saturating = largest < 1 << 30 and bounds == (0, 255)
+    if rounding.mode == Mode.ONCE and added is None and largest < 1 << 30 and bounds == (0, 255):
+        rounding.mode = Mode.ONCE_SATURATING
     if layer.kind == "linear":
-        rounding.real_factor = out.scale
+        rounding.float_scale = out.scale
     if added is None:
         return rounding
     shortcut = added.sources[0]

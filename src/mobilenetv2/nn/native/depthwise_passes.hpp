@@ -1,4 +1,4 @@
-// The 3x3 depthwise convolution and its gradients. Included once per target by passes_body.hpp.
+// The 3x3 depthwise convolution and its gradients. Included once per target by passes.cpp.
 #pragma once
 
 #include "lanes.hpp"

@@ -1,4 +1,4 @@
-// Batch norm with ReLU6, its gradient, and conversions. Included once per target by passes_body.hpp.
+// Batch norm with ReLU6, its gradient, and conversions. Included once per target by passes.cpp.
 #pragma once
 
 #include "lanes.hpp"

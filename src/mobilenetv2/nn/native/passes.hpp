@@ -94,8 +94,4 @@ struct Passes {
 template <class T>
 const Passes<T>* find_passes(const char* isa);
 
-extern const Passes<float> scalar_passes, avx2_passes, avx512_passes;
-extern const Passes<bfloat16> scalar_bfloat16_passes, avx2_bfloat16_passes, avx512_bfloat16_passes,
-    avx512bf16_bfloat16_passes;
-
 }  // namespace mobilenetv2

@@ -1,4 +1,4 @@
-// Matrix products of float or bfloat16 factors with float sums. Included once per target by passes_body.hpp.
+// Matrix products of float or bfloat16 factors with float sums. Included once per target by passes.cpp.
 #pragma once
 
 #include "lanes.hpp"
@@ -17,10 +17,8 @@ inline void compiler_barrier() {
 // Products per factor: the two halves of a pair are multiplied one after the other, unless the target multiplies pairs.
 template <class T>
 constexpr int PARTS = PER_FACTOR<T>;
-#if defined(MNV2_TARGET_AVX512BF16)
 template <>
-constexpr int PARTS<bfloat16> = 1;
-#endif
+constexpr int PARTS<bfloat16> = MULTIPLIES_PAIRS ? 1 : PER_FACTOR<bfloat16>;
 
 inline Vec load_factor(const float* from, int) { return load(from); }
 inline Vec splat_factor(const float* from, int) { return splat(*from); }
@@ -28,72 +26,10 @@ template <class T>
 Vec multiply_add(Vec a, Vec b, Vec sum) {
   return fma(a, b, sum);
 }
-
-#if defined(MNV2_TARGET_AVX512)
-
-inline Vec part_of(__m512i pairs, int part) {
-#if defined(MNV2_TARGET_AVX512BF16)
-  (void)part;
-  return _mm512_castsi512_ps(pairs);
-#else
-  return _mm512_castsi512_ps(part == 0 ? _mm512_slli_epi32(pairs, 16)
-                                       : _mm512_and_si512(pairs, _mm512_set1_epi32(-0x10000)));
-#endif
-}
-inline Vec load_factor(const Pair* from, int part) { return part_of(_mm512_loadu_si512(from), part); }
-inline Vec splat_factor(const Pair* from, int part) {
-  int bits;
-  std::memcpy(&bits, from, sizeof bits);
-  return part_of(_mm512_set1_epi32(bits), part);
-}
-#if defined(MNV2_TARGET_AVX512BF16)
 template <>
 inline Vec multiply_add<bfloat16>(Vec a, Vec b, Vec sum) {
-  return _mm512_dpbf16_ps(sum, (__m512bh)a, (__m512bh)b);
+  return multiply_add_pairs(a, b, sum);
 }
-#endif
-// Two rows of bfloat16, side by side; `second` may be null: zeros.
-inline void store_pairs(Pair* to, const bfloat16* row, const bfloat16* second, int count) {
-  const auto lanes = [&](const bfloat16* from) {
-    return _mm512_cvtepu16_epi32(count == LANES ? _mm256_loadu_si256(reinterpret_cast<const __m256i*>(from))
-                                                : _mm256_maskz_loadu_epi16(first(count), from));
-  };
-  const __m512i high = second ? _mm512_slli_epi32(lanes(second), 16) : _mm512_setzero_si512();
-  const __m512i pairs = _mm512_or_si512(lanes(row), high);
-  count == LANES ? _mm512_storeu_si512(to, pairs) : _mm512_mask_storeu_epi32(to, first(count), pairs);
-}
-
-#elif defined(MNV2_TARGET_AVX2)
-
-inline Vec part_of(__m256i pairs, int part) {
-  return _mm256_castsi256_ps(part == 0 ? _mm256_slli_epi32(pairs, 16)
-                                       : _mm256_and_si256(pairs, _mm256_set1_epi32(-0x10000)));
-}
-inline Vec load_factor(const Pair* from, int part) {
-  return part_of(_mm256_loadu_si256(reinterpret_cast<const __m256i*>(from)), part);
-}
-inline Vec splat_factor(const Pair* from, int part) {
-  int bits;
-  std::memcpy(&bits, from, sizeof bits);
-  return part_of(_mm256_set1_epi32(bits), part);
-}
-inline void store_pairs(Pair* to, const bfloat16* row, const bfloat16* second, int) {
-  const auto lanes = [](const bfloat16* from) {
-    return _mm256_cvtepu16_epi32(_mm_loadu_si128(reinterpret_cast<const __m128i*>(from)));
-  };
-  const __m256i high = second ? _mm256_slli_epi32(lanes(second), 16) : _mm256_setzero_si256();
-  _mm256_storeu_si256(reinterpret_cast<__m256i*>(to), _mm256_or_si256(lanes(row), high));
-}
-
-#else
-
-inline Vec load_factor(const Pair* from, int part) { return load_lanes(part == 0 ? &from->first : &from->second, 1); }
-inline Vec splat_factor(const Pair* from, int part) { return load_factor(from, part); }
-inline void store_pairs(Pair* to, const bfloat16* row, const bfloat16* second, int) {
-  *to = {*row, second ? *second : bfloat16{0}};
-}
-
-#endif
 
 inline void store_pairs(float* to, const float* row, const float*, int count) {
   store_lanes(to, load_lanes(row, count), count);

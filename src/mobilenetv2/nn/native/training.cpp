@@ -6,8 +6,17 @@
 #include <stdexcept>
 
 #include "../../runtime/native/cpu.hpp"
+#include "built_targets.hpp"  // written by CMake from runtime/native/targets.def
 
 namespace mobilenetv2 {
+
+#define MNV2_DECLARE_PASSES(name, floats)          \
+  namespace name##_training {                      \
+    extern const Passes<float> float_passes;       \
+    extern const Passes<bfloat16> bfloat16_passes; \
+  }
+MNV2_TRAINING_TARGETS(MNV2_DECLARE_PASSES)
+
 namespace {
 
 constexpr int CHUNK = 512;  // pixels that are summed in float; chunks are summed in double
@@ -22,14 +31,8 @@ struct Target {
   const Passes<float>* floats;
   const Passes<bfloat16>* bfloats;
 };
-constexpr Target TARGETS[] = {
-    {"scalar", &scalar_passes, &scalar_bfloat16_passes},
-#if defined(MNV2_X86)
-    {"avx2", &avx2_passes, &avx2_bfloat16_passes},
-    {"avx512", &avx512_passes, &avx512_bfloat16_passes},
-    {"avx512bf16", &avx512_passes, &avx512bf16_bfloat16_passes},
-#endif
-};
+#define MNV2_TARGET_ROW(name, floats) {#name, &floats##_training::float_passes, &name##_training::bfloat16_passes},
+constexpr Target TARGETS[] = {MNV2_TRAINING_TARGETS(MNV2_TARGET_ROW)};
 
 // The sum of `count` rows of `size` floats, in order.
 std::vector<double> sum_of_rows(const std::vector<float>& rows, std::ptrdiff_t count, std::ptrdiff_t size) {

@@ -12,12 +12,14 @@
 #include "kernels.hpp"
 #include "network.hpp"
 #include "peak.hpp"
+#include "targets.hpp"
 
 namespace nb = nanobind;
 using mobilenetv2::Factors;
 using mobilenetv2::Network;
 using mobilenetv2::Plan;
 using mobilenetv2::Rounding;
+using mobilenetv2::RoundingMode;
 using mobilenetv2::Stage;
 using mobilenetv2::Step;
 using mobilenetv2::StepKind;
@@ -32,15 +34,6 @@ using Answer = nb::ndarray<float, nb::c_contig, nb::device::cpu>;
 using Seconds = nb::ndarray<double, nb::ndim<1>, nb::c_contig, nb::device::cpu>;
 
 namespace {
-
-template <class T>
-std::vector<std::string> kernel_names() {
-  std::vector<std::string> names;
-  for (const char* name : {"scalar", "avx2", "avxvnni", "avx512", "avx512vnni"}) {
-    if (mobilenetv2::find_kernels<T>(name)) names.emplace_back(name);
-  }
-  return names;
-}
 
 template <class T>
 double fma_rate(const std::string& isa) {
@@ -120,9 +113,12 @@ nb::class_<Network<T>> bind_network(nb::module_& module, const char* name) {
 NB_MODULE(_native, module) {
   module.def("instruction_sets", &mobilenetv2::instruction_sets,
              "Names of the instruction sets that this processor offers, widest last; [] where only scalar code runs.");
-  module.def("kernel_names", &kernel_names<float>,
+  module.def("kernel_names", &mobilenetv2::kernel_names<float>,
              "Instruction sets that there are kernels for and that run here, best last.");
-  module.def("byte_kernel_names", &kernel_names<std::uint8_t>, "The same for integer networks.");
+  module.def("byte_kernel_names", &mobilenetv2::kernel_names<std::uint8_t>, "The same for int8 networks.");
+  module.def("float_target", &mobilenetv2::float_target, nb::arg("isa"),
+             nb::sig("def float_target(isa: str) -> str | None"),
+             "The target whose float kernels go with a target's int8 kernels; None for an unknown one.");
   module.def("byte_fma_rate", &fma_rate<std::uint8_t>, nb::arg("isa"),
              "The same of unsigned by signed bytes, summed in 32 bits.");
   module.def("fma_rate", &fma_rate<float>, nb::arg("isa"),
@@ -132,9 +128,17 @@ NB_MODULE(_native, module) {
   module.attr("IMAGE") = mobilenetv2::IMAGE;
   module.attr("ANSWER") = mobilenetv2::ANSWER;
 
+  nb::enum_<RoundingMode>(module, "RoundingMode")
+      .value("ONCE", RoundingMode::ONCE)
+      .value("ONCE_SATURATING", RoundingMode::ONCE_SATURATING)
+      .value("TWICE", RoundingMode::TWICE)
+      .value("TWICE_NON_NEGATIVE", RoundingMode::TWICE_NON_NEGATIVE)
+      .value("ONCE_TO_FLOAT", RoundingMode::ONCE_TO_FLOAT)
+      .value("TWICE_TO_FLOAT", RoundingMode::TWICE_TO_FLOAT);
   nb::class_<Twice>(module, "Twice").def(nb::init<double, double>(), nb::arg("fraction"), nb::arg("power"));
   nb::class_<Rounding>(module, "Rounding")
       .def(nb::init<>())
+      .def_rw("mode", &Rounding::mode)
       .def_rw("zero", &Rounding::zero)
       .def_rw("input_zero", &Rounding::input_zero)
       .def_rw("low", &Rounding::low)
@@ -146,10 +150,7 @@ NB_MODULE(_native, module) {
       .def_rw("total", &Rounding::total)
       .def_rw("shortcut_zero", &Rounding::shortcut_zero)
       .def_rw("shortcut_factor", &Rounding::shortcut_factor)
-      .def_rw("upward", &Rounding::upward)
-      .def_rw("saturating", &Rounding::saturating)
-      .def_rw("real", &Rounding::real)
-      .def_rw("real_factor", &Rounding::real_factor);
+      .def_rw("float_scale", &Rounding::float_scale);
   nb::class_<Stage>(module, "Stage")
       .def(nb::init<>())
       .def_rw("in_height", &Stage::in_height)

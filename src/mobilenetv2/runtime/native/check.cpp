@@ -30,8 +30,11 @@ class Checker {
       case StepKind::MATMUL:
         require(inputs() == 1 && same_size(), "a product keeps the size of its input");
         require(known(step_.matrix, network_.matrices()), "no such matrix");
+        require(floats() || is_to_float(network_.matrix(step_.matrix).rounding.mode) == (step_.output <= ANSWER),
+                "floats are an output, bytes are not");
         return check_matrix(network_.matrix(step_.matrix), step_.in_channels, step_.out_channels);
       case StepKind::MEAN:
+        require(floats() || !is_to_float(step_.rounding.mode), "a mean over bytes gives bytes");
         require(inputs() == 1 && step_.out_height == 1 && step_.out_width == 1, "a mean is of one place");
         return require(step_.in_channels == step_.out_channels, "a mean keeps the channels");
       case StepKind::ADD:
@@ -205,6 +208,8 @@ class Checker {
     } else {
       require(up_to_block(stage.out_channels) == stage.wide_channels, "channels that are not projected stay as many");
     }
+    require(floats() || !stage.shortcut || takes_shortcut(network_.matrix(stage.project).rounding.mode),
+            "the projection's rounding has no shortcut");
     require(!stage.shortcut || (stage.project >= 0 && stage.stride == 1 && stage.in_height == stage.out_height &&
                                 stage.in_width == stage.out_width && stage.in_channels == stage.out_channels),
             "a shortcut joins tensors of one shape");

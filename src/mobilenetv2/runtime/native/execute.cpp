@@ -21,7 +21,7 @@ void run_matmul(const Run<T>& run, const Step& step) {
   Matmul<T> job = dense_matmul(matrix, run.tensor(step.inputs[0]), step.in_channels, pixels_of(step) * run.images.count,
                                run.tensor(step.output), step.low, step.high);
   if constexpr (sizeof(T) == 1) {
-    if (step.output <= ANSWER) job.requantize.real = run.answer(step.output);
+    if (step.output <= ANSWER) job.requantize.floats = run.answer(step.output);
   }
   parallel_matmul(run, matrix, job);
 }
@@ -52,18 +52,15 @@ void run_concat(const Run<float>& run, const Step& step) {
 // The mean of a channel from its sum over `pixels` pixels.
 float finished_mean(const Step&, float sum, int pixels) { return sum * (1.0f / static_cast<float>(pixels)); }
 
-// Of bytes: (sum - pixels * input zero) * factor, to the nearest even; where there is a divisor, rounded twice.
+// Of bytes, from the sum less the zero points of all pixels: times the factor; or, rounded twice, divided after it.
 std::uint8_t finished_mean(const Step& step, std::int32_t sum, int pixels) {
   const Rounding& to = step.rounding;
   const std::int32_t centred = sum - pixels * to.input_zero;
-  float value;
-  if (step.mean_divisor > 0) {
-    const double scaled = std::floor(centred * step.mean_factor + 0.5) / step.mean_divisor;
-    value = static_cast<float>(std::trunc(scaled + std::copysign(0.5, scaled)));
-  } else {
-    value = static_cast<float>(centred) * static_cast<float>(step.mean_factor);
-  }
-  return static_cast<std::uint8_t>(static_cast<int>(std::nearbyint(std::clamp(value, to.low, to.high))) + to.zero);
+  const float value =
+      is_once(to.mode)
+          ? static_cast<float>(centred) * static_cast<float>(step.mean_factor)
+          : static_cast<float>(half_away_from_zero(std::floor(centred * step.mean_factor + 0.5) / step.mean_divisor));
+  return code_of(value, to.low, to.high, to.zero);
 }
 
 template <class T>
@@ -88,7 +85,7 @@ void run_to_float(const Run<std::uint8_t>& run, const Step& step) {
   const std::uint8_t* const in = run.tensor(step.inputs[0]);
   const std::ptrdiff_t count = static_cast<std::ptrdiff_t>(pixels_of(step)) * step.out_channels * run.images.count;
   for (std::ptrdiff_t i = 0; i < count; i++) {
-    out[i] = static_cast<float>(in[i] - step.rounding.input_zero) * step.rounding.real_factor;
+    out[i] = static_cast<float>(in[i] - step.rounding.input_zero) * step.rounding.float_scale;
   }
 }
 
@@ -207,20 +204,16 @@ void execute(Run<T>& run) {
   }
 }
 
-// Puts into a job what a layer of integers carries with it.
+// Puts into a job what an int8 layer carries with it.
 template <class Job, class Packed>
 void set_rounding(Job& job, const Packed& packed) {
   const Rounding& from = packed.rounding;
   job.low = from.low;
   job.high = from.high;
-  job.requantize = {packed.factor.data(), packed.fraction.data(),
-                    packed.power.data(),  from.zero,
-                    from.shortcut_zero,   from.shortcut_factor,
-                    from.product_low,     from.product_high,
-                    from.product,         from.shortcut,
-                    from.total,           from.upward,
-                    from.saturating,      nullptr,
-                    from.real_factor};
+  job.requantize = {from.mode,         packed.factor.data(), packed.fraction.data(), packed.power.data(),
+                    from.zero,         from.shortcut_zero,   from.shortcut_factor,   from.product_low,
+                    from.product_high, from.product,         from.shortcut,          from.total,
+                    nullptr,           from.float_scale};
 }
 
 template <class T>
@@ -268,7 +261,7 @@ void parallel_matmul(const Run<T>& run, const Matrix<T>& matrix, const Matmul<T>
     piece.in += edge(part) * job.in_pixel;
     if (job.out) piece.out += edge(part) * job.out_pixel;
     if (job.shortcut) piece.shortcut += edge(part) * job.shortcut_pixel;
-    if (job.requantize.real) piece.requantize.real += edge(part) * job.out_pixel;
+    if (job.requantize.floats) piece.requantize.floats += edge(part) * job.out_pixel;
     piece.pixels = static_cast<int>(edge(part + 1) - edge(part));
     piece.panels = job.panels + task / parts;
     piece.panel_count = 1;

@@ -66,7 +66,7 @@ template <class T>
 void run_plane(const Run<T>& run, const Step& step);
 
 // A job for the whole matrix over dense pixels of `channels`; callers change what differs. `low` and `high` are for
-// floats: matrices of integers have limits of their own.
+// floats: int8 matrices have clamps of their own.
 template <class T>
 Matmul<T> dense_matmul(const Matrix<T>& matrix, const T* in, int channels, int pixels, T* out, float low, float high);
 // A job that reads a blocked tensor; where the output goes is the caller's.

@@ -1,11 +1,10 @@
 // The 3x3 depthwise convolution over bytes, for the target that MNV2_NAMESPACE names. The three rows of a column are
-// interleaved with zeros, so that one dot product a column is three taps of a channel; a vector holds 4 channels of
+// interleaved with zeros, so that one dot product per column is three taps of a channel; a vector holds 4 channels of
 // some pixels, and packing the four vectors of a block brings its channels back in order.
 #pragma once
 
-#include "int8_matmul.hpp"
-#include "int8_simd.hpp"
 #include "kernels.hpp"
+#include "requantize.hpp"
 #include "simd.hpp"
 
 namespace mobilenetv2 {
@@ -14,92 +13,13 @@ namespace {
 
 constexpr std::ptrdiff_t ROW_WEIGHTS = 4 * BLOCK;
 
-#if defined(MNV2_TARGET_AVX512) || defined(MNV2_TARGET_AVX2)
+#if defined(MNV2_PIXEL_VECTORS)
 
-constexpr int QUADS = 4;  // of channels in a block
-constexpr int PIXELS = LANES / 4;
-
-#if defined(MNV2_TARGET_AVX512)
-inline Vec load_quad(const float* from) { return _mm512_broadcast_f32x4(_mm_loadu_ps(from)); }
-inline Ints load_quad(const void* from) {
-  return _mm512_broadcast_i32x4(_mm_loadu_si128(static_cast<const __m128i*>(from)));
-}
-inline Wide load_quad(const double* from) {
-  const __m512d four = _mm512_broadcast_f64x4(_mm256_loadu_pd(from));
-  return {{four, four}};
-}
-inline Ints splat_byte(int value) { return _mm512_set1_epi8(static_cast<char>(value)); }
-using PixelMask = __mmask64;
-// Of pixels low to high - 1.
-inline PixelMask pixel_mask(int low, int high) {
-  if (low >= high) return 0;
-  return (high >= PIXELS ? ~0ull : (1ull << (16 * high)) - 1) & ~((1ull << (16 * low)) - 1);
-}
-inline Ints load_pixels(const std::uint8_t* from, PixelMask inside, Ints outside) {
-  return _mm512_mask_loadu_epi8(outside, inside, from);
-}
-inline Ints even_pixels(Ints a, Ints b) { return _mm512_shuffle_i64x2(a, b, 0x88); }
-inline Ints odd_pixels(Ints a, Ints b) { return _mm512_shuffle_i64x2(a, b, 0xdd); }
-inline void interleave(const Ints (&column)[3], Ints (&quads)[QUADS]) {
-  const Ints none = _mm512_setzero_si512();
-  const Ints low = _mm512_unpacklo_epi8(column[0], column[1]), high = _mm512_unpackhi_epi8(column[0], column[1]);
-  const Ints low_third = _mm512_unpacklo_epi8(column[2], none), high_third = _mm512_unpackhi_epi8(column[2], none);
-  quads[0] = _mm512_unpacklo_epi16(low, low_third);
-  quads[1] = _mm512_unpackhi_epi16(low, low_third);
-  quads[2] = _mm512_unpacklo_epi16(high, high_third);
-  quads[3] = _mm512_unpackhi_epi16(high, high_third);
-}
-inline void store_pixels(std::uint8_t* to, const Ints (&quads)[QUADS], int count) {
-  const Ints bytes =
-      _mm512_packus_epi16(_mm512_packs_epi32(quads[0], quads[1]), _mm512_packs_epi32(quads[2], quads[3]));
-  if (count >= PIXELS) {
-    _mm512_storeu_si512(to, bytes);
-  } else {
-    _mm512_mask_storeu_epi8(to, (1ull << (16 * count)) - 1, bytes);
-  }
-}
-#else
-inline Vec load_quad(const float* from) { return _mm256_broadcast_ps(reinterpret_cast<const __m128*>(from)); }
-inline Ints load_quad(const void* from) {
-  return _mm256_broadcastsi128_si256(_mm_loadu_si128(static_cast<const __m128i*>(from)));
-}
-inline Wide load_quad(const double* from) {
-  const __m256d four = _mm256_loadu_pd(from);
-  return {{four, four}};
-}
-inline Ints splat_byte(int value) { return _mm256_set1_epi8(static_cast<char>(value)); }
-struct PixelMask {
-  bool first, second;
+// Factors of four channels, repeated for all pixels of a vector.
+struct PerQuad {
+  static Vec floats(const float* from) { return load_quad(from); }
+  static Wide doubles(const double* from) { return load_quad(from); }
 };
-// Of pixels low to high - 1.
-inline PixelMask pixel_mask(int low, int high) { return {low <= 0 && high > 0, low <= 1 && high > 1}; }
-inline Ints load_pixels(const std::uint8_t* from, PixelMask inside, Ints outside) {
-  const __m128i* const pixels = reinterpret_cast<const __m128i*>(from);
-  if (inside.first && inside.second) return _mm256_loadu_si256(reinterpret_cast<const __m256i*>(from));
-  if (inside.first) return _mm256_inserti128_si256(outside, _mm_loadu_si128(pixels), 0);
-  return inside.second ? _mm256_inserti128_si256(outside, _mm_loadu_si128(pixels + 1), 1) : outside;
-}
-inline Ints even_pixels(Ints a, Ints b) { return _mm256_permute2x128_si256(a, b, 0x20); }
-inline Ints odd_pixels(Ints a, Ints b) { return _mm256_permute2x128_si256(a, b, 0x31); }
-inline void interleave(const Ints (&column)[3], Ints (&quads)[QUADS]) {
-  const Ints none = _mm256_setzero_si256();
-  const Ints low = _mm256_unpacklo_epi8(column[0], column[1]), high = _mm256_unpackhi_epi8(column[0], column[1]);
-  const Ints low_third = _mm256_unpacklo_epi8(column[2], none), high_third = _mm256_unpackhi_epi8(column[2], none);
-  quads[0] = _mm256_unpacklo_epi16(low, low_third);
-  quads[1] = _mm256_unpackhi_epi16(low, low_third);
-  quads[2] = _mm256_unpacklo_epi16(high, high_third);
-  quads[3] = _mm256_unpackhi_epi16(high, high_third);
-}
-inline void store_pixels(std::uint8_t* to, const Ints (&quads)[QUADS], int count) {
-  const Ints bytes =
-      _mm256_packus_epi16(_mm256_packs_epi32(quads[0], quads[1]), _mm256_packs_epi32(quads[2], quads[3]));
-  if (count >= PIXELS) {
-    _mm256_storeu_si256(reinterpret_cast<__m256i*>(to), bytes);
-  } else {
-    _mm_storeu_si128(reinterpret_cast<__m128i*>(to), _mm256_castsi256_si128(bytes));
-  }
-}
-#endif
 
 // The columns that PIXELS outputs side by side read: where they lie, and which of them lie inside the image.
 template <int STRIDE>
@@ -138,8 +58,8 @@ struct Columns {
   }
 };
 
-// SIMPLE: results are rounded once, and packing limits them to 0..255.
-template <int STRIDE, int COPIES, bool SIMPLE>
+// One block of channels. ONCE_SATURATING leaves clamping to the packing, here only with a zero point of 0.
+template <int STRIDE, int COPIES, RoundingMode MODE>
 MNV2_NOINLINE void byte_channels(const Depthwise<std::uint8_t>& job, int block) {
   const Requantize& to = job.requantize;
   const Ints outside = splat_byte(job.zero), zero = splat_ints(to.zero);
@@ -185,17 +105,10 @@ MNV2_NOINLINE void byte_channels(const Depthwise<std::uint8_t>& job, int block) 
               sum[q] = dot(sum[q], rows[(phase * STRIDE + i) % 3][q], weights[copy][i][q]);
             }
           }
-          if constexpr (SIMPLE) {
-            sum[q] = to_ints(mul(to_floats(sum[q]), load_quad(to.factor + channel)));
-          } else if (to.upward) {
-            sum[q] =
-                to_ints_cut(add(mul(to_wide(sum[q]), load_quad(to.fraction + channel)), load_quad(to.power + channel)));
-          } else {
-            const Vec value = to.fraction
-                                  ? to_floats(to_ints(rounded_twice(to_wide(sum[q]), load_quad(to.fraction + channel),
-                                                                    load_quad(to.power + channel))))
-                                  : mul(to_floats(sum[q]), load_quad(to.factor + channel));
-            sum[q] = add_ints(to_ints(between(value, job.low, job.high)), zero);
+          const Codes<MODE, PerQuad> codes(to, channel, job.low, job.high);
+          sum[q] = codes(sum[q]);
+          if constexpr (MODE != RoundingMode::ONCE_SATURATING && MODE != RoundingMode::TWICE_NON_NEGATIVE) {
+            sum[q] = add_ints(sum[q], zero);
           }
         }
         store_pixels(out + static_cast<std::ptrdiff_t>(y) * job.out_width * BLOCK, sum, job.out_width - x);
@@ -204,14 +117,26 @@ MNV2_NOINLINE void byte_channels(const Depthwise<std::uint8_t>& job, int block) 
   }
 }
 
+template <int STRIDE, int COPIES>
+inline void byte_channels_in_mode(const Depthwise<std::uint8_t>& job, int block) {
+  const RoundingMode mode = job.requantize.mode;
+  if (job.requantize.zero == 0 && mode == RoundingMode::ONCE_SATURATING) {
+    byte_channels<STRIDE, COPIES, RoundingMode::ONCE_SATURATING>(job, block);
+  } else if (is_once(mode)) {
+    byte_channels<STRIDE, COPIES, RoundingMode::ONCE>(job, block);
+  } else if (mode == RoundingMode::TWICE_NON_NEGATIVE) {
+    byte_channels<STRIDE, COPIES, RoundingMode::TWICE_NON_NEGATIVE>(job, block);
+  } else {
+    byte_channels<STRIDE, COPIES, RoundingMode::TWICE>(job, block);
+  }
+}
+
 template <int STRIDE>
 inline void byte_channels_of(const Depthwise<std::uint8_t>& job, int block) {
   if (job.copies == 2) {
-    byte_channels<STRIDE, 2, false>(job, block);
-  } else if (job.requantize.saturating && job.requantize.zero == 0) {
-    byte_channels<STRIDE, 1, true>(job, block);
+    byte_channels_in_mode<STRIDE, 2>(job, block);
   } else {
-    byte_channels<STRIDE, 1, false>(job, block);
+    byte_channels_in_mode<STRIDE, 1>(job, block);
   }
 }
 
@@ -237,17 +162,10 @@ void plain_byte_channels(const Depthwise<std::uint8_t>& job, int block) {
           }
         }
         const int channel = block * BLOCK + c;
-        float value;
-        if (to.upward) {
-          value = static_cast<float>(__builtin_trunc(sum * to.fraction[channel] + to.power[channel]));
-        } else if (to.fraction) {
-          const double scaled = __builtin_floor(sum * to.fraction[channel] + 0.5) * to.power[channel];
-          value = static_cast<float>(__builtin_trunc(scaled + __builtin_copysign(0.5, scaled)));
-        } else {
-          value = static_cast<float>(sum) * to.factor[channel];
-        }
-        value = value < job.low ? job.low : value > job.high ? job.high : value;
-        out[c] = static_cast<std::uint8_t>(static_cast<int>(__builtin_lrintf(value)) + to.zero);
+        const bool once = is_once(to.mode);
+        const float value = rescaled_sum(to.mode, sum, once ? to.factor[channel] : 0.0f,
+                                         once ? 0.0 : to.fraction[channel], once ? 0.0 : to.power[channel]);
+        out[c] = code_of(value, job.low, job.high, to.zero);
       }
     }
   }
@@ -255,7 +173,7 @@ void plain_byte_channels(const Depthwise<std::uint8_t>& job, int block) {
 
 void depthwise(const Depthwise<std::uint8_t>& job) {
   for (int block = 0; block < job.blocks; block++) {
-#if defined(MNV2_TARGET_AVX512) || defined(MNV2_TARGET_AVX2)
+#if defined(MNV2_PIXEL_VECTORS)
     if (job.stride == 1 && job.copies <= 2) {
       byte_channels_of<1>(job, block);
     } else if (job.stride == 2 && job.copies <= 2) {

@@ -9,6 +9,8 @@
 #include <cstddef>
 #include <cstdint>
 
+#include "rounding.hpp"
+
 namespace mobilenetv2 {
 
 template <class T>
@@ -37,38 +39,30 @@ struct Panel {
   std::ptrdiff_t weights;
 };
 
-// A factor as TensorFlow Lite's reference kernels apply it: times `fraction`, halves up, times the power of two, halves
-// away from zero.
-struct Twice {
-  double fraction, power;
-};
-
-// How a sum of integers becomes a byte: times the channel's factor, plus the shortcut, between the job's low and high,
-// to the nearest even, plus `zero`. No step is fused, so that all targets give the same bytes. Where there are
-// fractions instead of factors, all is rounded twice: the product, limited and in units of its own, and the shortcut
-// come to 2**-20 units of twice the larger, and their sum to the output's.
+// What makes codes or floats of a layer's int8 sums; rounding.hpp says what each mode does. `factor` belongs to the
+// modes that round once, `fraction` and `power` to the others: one number per channel of the matrix. The clamps `low`
+// and `high` of the job are codes less `zero`.
 struct Requantize {
-  const float* factor;             // a channel of the matrix
-  const double *fraction, *power;  // or null
-  int zero;
-  int shortcut_zero;
-  float shortcut_factor;
-  float product_low, product_high;
-  Twice product, shortcut, total;
-  // Where negative results count as 0, the two roundings are one: `fraction` is then the whole factor, and `power` what
-  // is added before rounding down.
-  bool upward;
-  bool saturating;  // results are within 32 bits, and low and high are what a byte holds: packing limits them
-  float* real;      // if not null, what the result goes to instead, as a float times real_factor
-  float real_factor;
+  RoundingMode mode;
+  const float* factor;
+  const double *fraction, *power;
+  int zero;                         // zero point of the output
+  int shortcut_zero;                // zero point of the shortcut
+  float shortcut_factor;            // ONCE: steps of the output in a step of the shortcut
+  float product_low, product_high;  // TWICE with a shortcut: clamps of the product
+  Twice product, shortcut, total;   // TWICE with a shortcut
+  float* floats;                    // ..._TO_FLOAT: where results go
+  float float_scale;                // ..._TO_FLOAT: what they are multiplied by
 };
 
 // out[p][c] = clamp(bias[c] + sum over rows r, segments s, depth k of
 //                   in[p * in_pixel + r * in_row + s * in_segment + k] * weight) + shortcut
 // for each of `pixels` pixels and the channels of `panels`. A 1x1 convolution has one segment, over a blocked tensor
-// one a block; a 3x3 convolution over padded rows has three rows, of three segments if dilated. Each sum runs in the
-// order of the weights, whatever the tiles, so that results do not depend on how the work was cut. Weights that fill
-// more than a signed byte are two matrices over the same input: two rows or segments that begin at one place.
+// one per block; a 3x3 convolution over padded rows has three rows, of three segments if dilated. Each sum runs in the
+// order of the weights, whatever the tiles, so that results do not depend on how the work was cut.
+//
+// Weights beyond a signed byte, as old TensorFlow files have them (unsigned with a zero point), are a sum of two or
+// more matrices of signed bytes over one input: so many rows or segments that begin at the same place ("copies").
 template <class T>
 struct Matmul {
   const T* in;
@@ -94,7 +88,8 @@ struct Matmul {
 };
 
 // 3x3 depthwise convolution of output rows, blocked tensors on both sides. Tap i of output row r reads
-// rows[r * stride + i * dilation], null where that row lies outside the image; at least one row of the three exists.
+// rows[r * stride + i * dilation], null where that row lies outside the image; at least one row of the three exists,
+// any stride and dilation of at least 1.
 // Weights of float: 9 x weight_row. Of bytes: a block is `copies` x 3 rows x BLOCK x 4, the last being a row's taps and
 // a zero.
 template <class T>
@@ -124,9 +119,9 @@ struct Kernels {
   int lanes;
   int panel_vectors;  // widest panel
   int tile_rows;      // pixels at once with that
-  // Panels of two and four vectors whose results become bytes have output lane / 4 * 4 * vectors + 4 * vector + lane %
-  // 4 in each lane.
-  bool dealt;
+  // Whether panels of two and four vectors whose results become bytes have their channels interleaved in the order that
+  // the pack instructions undo, see store_order.hpp.
+  bool interleaves;
   void (*matmul)(const Matmul<T>&);
   void (*depthwise)(const Depthwise<T>&);
   // Sums over `pixels` pixels, `stride` apart, of `channels` channels.
@@ -139,10 +134,5 @@ struct Kernels {
 // The table of an instruction set by name; null if this build or this processor lacks it, or has no kernels of its own.
 template <class T>
 const Kernels<T>* find_kernels(const char* isa);
-
-// All but the scalar ones exist only in builds with MNV2_X86.
-extern const Kernels<float> scalar_kernels, avx2_kernels, avx512_kernels;
-extern const Kernels<std::uint8_t> scalar_byte_kernels, avx2_byte_kernels, avxvnni_byte_kernels, avx512_byte_kernels,
-    avx512vnni_byte_kernels;
 
 }  // namespace mobilenetv2

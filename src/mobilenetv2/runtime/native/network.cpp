@@ -51,10 +51,24 @@ Network<T>::Network(const std::string& isa, int threads) : kernels_(find_kernels
   if (threads > 1) pool_ = std::make_unique<Pool>(threads);
 }
 
+// The factors that the mode has, and no others.
+template <class T>
+void check_rounding(const Factors& factors, const Rounding& rounding) {
+  if (sizeof(T) == sizeof(float)) return;
+  const bool once = is_once(rounding.mode);
+  const bool fits = once ? factors.factor && !factors.fraction && !factors.power
+                         : !factors.factor && factors.fraction && factors.power;
+  if (!fits) throw std::invalid_argument("the factors are not those of the rounding mode");
+  if (rounding.mode == RoundingMode::TWICE_NON_NEGATIVE && rounding.zero != 0) {
+    throw std::invalid_argument("results that are never negative have the zero point 0");
+  }
+}
+
 template <class T>
 int Network<T>::add_matrix(const Weight* weights, const Sum* bias, int channels, int depth, int copies,
                            const Factors& factors, const Rounding& rounding) {
   constexpr int TOGETHER = sizeof(T) == 1 ? 4 : 1;  // steps of the depth in a lane
+  check_rounding<T>(factors, rounding);
   const int lanes = kernels_->lanes;
   const int vectors = (channels + lanes - 1) / lanes;
   const int whole_depth = depth * copies;
@@ -68,10 +82,10 @@ int Network<T>::add_matrix(const Weight* weights, const Sum* bias, int channels,
     const int width = next_panel(vectors - done, kernels_->panel_vectors);
     const std::ptrdiff_t before = static_cast<std::ptrdiff_t>(done) * lanes * whole_depth;
     matrix.panels.push_back({done * lanes, width, before});
-    const bool dealt = kernels_->dealt && !rounding.real && width % 2 == 0;
+    const bool interleaved = kernels_->interleaves && !is_to_float(rounding.mode) && width % 2 == 0;
     for (int i = 0; i < width * lanes; i++) {
       const int vector = i / lanes, lane = i % lanes;
-      order.push_back(done * lanes + (dealt ? lane / 4 * 4 * width + 4 * vector + lane % 4 : i));
+      order.push_back(done * lanes + (interleaved ? lane / 4 * 4 * width + 4 * vector + lane % 4 : i));
     }
     done += width;
   }
@@ -99,6 +113,8 @@ int Network<T>::add_matrix(const Weight* weights, const Sum* bias, int channels,
 template <class T>
 int Network<T>::add_depthwise(const Weight* weights, const Sum* bias, int channels, int copies, const Factors& factors,
                               const Rounding& rounding) {
+  check_rounding<T>(factors, rounding);
+  if (is_to_float(rounding.mode)) throw std::invalid_argument("a depthwise layer gives no floats");
   const std::size_t size = static_cast<std::size_t>(channels);
   const std::size_t count = size * (sizeof(T) == 1 ? 12 * static_cast<std::size_t>(copies) : 9);
   DepthwiseWeights<T> packed;

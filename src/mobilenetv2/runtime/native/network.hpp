@@ -33,22 +33,21 @@ class Buffer {
   std::size_t size_ = 0;
 };
 
-// What a layer of integers does with its sums, beside the factors of its channels; see Requantize. `low` and `high` are
-// codes less `zero`; `input_zero` is what a depthwise layer's border counts as.
+// What an int8 layer does with its sums, beside the factors of its channels; see Requantize. `low` and `high` are codes
+// less `zero`; `input_zero` is the zero point of the input: what the border of a depthwise layer, and of a mean, counts
+// as.
 struct Rounding {
+  RoundingMode mode = RoundingMode::ONCE;
   int zero = 0, input_zero = 0;
   float low = 0, high = 255;
   int shortcut_zero = 0;
   float shortcut_factor = 1;
   float product_low = 0, product_high = 0;
   Twice product{1, 1}, shortcut{1, 1}, total{1, 1};
-  bool upward = false;
-  bool saturating = false;
-  bool real = false;  // results go to floats
-  float real_factor = 1;
+  float float_scale = 1;
 };
 
-// The factors of a layer of integers, a number a channel; see Requantize.
+// The factors of an int8 layer, one number per channel; see Requantize. Null where the mode has none.
 struct Factors {
   const float* factor;
   const double *fraction, *power;
@@ -63,7 +62,7 @@ struct Matrix {
   std::vector<Panel> panels;
   Buffer<typename Types<T>::Weight> weights;
   Buffer<typename Types<T>::Sum> bias;
-  Buffer<float> factor;  // of integers, as all that follows
+  Buffer<float> factor;  // of int8, as all that follows
   Buffer<double> fraction, power;
   Rounding rounding;
   std::size_t begin = 0;  // lines of weights in the matrices added before
@@ -125,8 +124,8 @@ struct Step {
   int matrix = -1;             // MATMUL
   float low = 0, high = 0;
   Rounding rounding;       // MEAN and TO_FLOAT over bytes
-  double mean_factor = 1;  // MEAN over bytes: of the sum, see run_mean
-  double mean_divisor = 0;
+  double mean_factor = 1;  // MEAN over bytes: of the sum, see finished_mean
+  double mean_divisor = 1;
   int in_channels = 0, in_height = 0, in_width = 0, out_channels = 0, out_height = 0, out_width = 0;
   std::ptrdiff_t top = 0;          // no tensor that is alive during the step reaches beyond
   std::size_t thread_scratch = 0;  // elements that each thread needs; set by Network::plan
@@ -164,13 +163,13 @@ class Network {
   // Throws std::invalid_argument if the processor lacks the instruction set.
   Network(const std::string& isa, int threads);
 
-  // (channels, copies x depth) row by row, one bias a channel. Of integers, the depth of a segment is a multiple of 4.
+  // (channels, copies x depth) row by row, one bias per channel. Of int8, the depth of a segment is a multiple of 4.
   int add_matrix(const Weight* weights, const Sum* bias, int channels, int depth, int copies, const Factors& factors,
                  const Rounding& rounding);
   // As Depthwise wants them.
   int add_depthwise(const Weight* weights, const Sum* bias, int channels, int copies, const Factors& factors,
                     const Rounding& rounding);
-  // Input values that stand for zero once normalised, one a channel: the border of a convolution over uint8 pixels.
+  // Input values that stand for zero once normalised, one per channel: the border of a convolution over uint8 pixels.
   void set_pixel_padding(std::vector<float> values) { padding_ = std::move(values); }
 
   // Checks every precondition of the executor and the kernels, and throws std::invalid_argument where one fails.

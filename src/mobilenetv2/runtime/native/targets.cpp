@@ -1,51 +1,77 @@
+#include "targets.hpp"
+
 #include <cstring>
 
+#include "built_targets.hpp"  // written by CMake: MNV2_FLOAT_TARGETS and MNV2_BYTE_TARGETS
 #include "cpu.hpp"
-#include "kernels.hpp"
 
 namespace mobilenetv2 {
+
+#define MNV2_DECLARE_FLOATS(name, floats)    \
+  namespace name {                           \
+  extern const Kernels<float> float_kernels; \
+  }
+#define MNV2_DECLARE_BYTES(name, floats)           \
+  namespace name {                                 \
+  extern const Kernels<std::uint8_t> byte_kernels; \
+  }
+MNV2_FLOAT_TARGETS(MNV2_DECLARE_FLOATS)
+MNV2_BYTE_TARGETS(MNV2_DECLARE_BYTES)
+
 namespace {
 
+#define MNV2_FLOAT_TABLE(name, floats) &name::float_kernels,
+#define MNV2_BYTE_TABLE(name, floats) &name::byte_kernels,
 template <class T>
-const Kernels<T>* find_among(std::initializer_list<const Kernels<T>*> tables, const char* isa) {
-  for (const Kernels<T>* kernels : tables) {
-    if (std::strcmp(isa, kernels->isa) != 0) continue;
-    if (std::strcmp(isa, "scalar") == 0) return kernels;
-    for (const std::string& found : instruction_sets()) {
-      if (found == isa) return kernels;
-    }
+const std::vector<const Kernels<T>*>& tables();
+template <>
+const std::vector<const Kernels<float>*>& tables<float>() {
+  static const std::vector<const Kernels<float>*> all{MNV2_FLOAT_TARGETS(MNV2_FLOAT_TABLE)};
+  return all;
+}
+template <>
+const std::vector<const Kernels<std::uint8_t>*>& tables<std::uint8_t>() {
+  static const std::vector<const Kernels<std::uint8_t>*> all{MNV2_BYTE_TARGETS(MNV2_BYTE_TABLE)};
+  return all;
+}
+
+bool runs_here(const char* isa) {
+  if (std::strcmp(isa, "scalar") == 0) return true;
+  for (const std::string& name : instruction_sets()) {
+    if (name == isa) return true;
   }
-  return nullptr;
+  return false;
 }
 
 }  // namespace
 
-#if defined(MNV2_X86)
-
-template <>
-const Kernels<float>* find_kernels<float>(const char* isa) {
-  return find_among({&scalar_kernels, &avx2_kernels, &avx512_kernels}, isa);
+template <class T>
+const Kernels<T>* find_kernels(const char* isa) {
+  for (const Kernels<T>* const kernels : tables<T>()) {
+    if (std::strcmp(isa, kernels->isa) == 0 && runs_here(isa)) return kernels;
+  }
+  return nullptr;
 }
 
-template <>
-const Kernels<std::uint8_t>* find_kernels<std::uint8_t>(const char* isa) {
-  return find_among(
-      {&scalar_byte_kernels, &avx2_byte_kernels, &avxvnni_byte_kernels, &avx512_byte_kernels, &avx512vnni_byte_kernels},
-      isa);
+template <class T>
+std::vector<std::string> kernel_names() {
+  std::vector<std::string> names;
+  for (const Kernels<T>* const kernels : tables<T>()) {
+    if (runs_here(kernels->isa)) names.emplace_back(kernels->isa);
+  }
+  return names;
 }
 
-#else
-
-template <>
-const Kernels<float>* find_kernels<float>(const char* isa) {
-  return find_among({&scalar_kernels}, isa);
+const char* float_target(const char* isa) {
+#define MNV2_COMPARE(name, floats) \
+  if (std::strcmp(isa, #name) == 0) return #floats;
+  MNV2_BYTE_TARGETS(MNV2_COMPARE)
+  return nullptr;
 }
 
-template <>
-const Kernels<std::uint8_t>* find_kernels<std::uint8_t>(const char* isa) {
-  return find_among({&scalar_byte_kernels}, isa);
-}
-
-#endif
+template const Kernels<float>* find_kernels<float>(const char*);
+template const Kernels<std::uint8_t>* find_kernels<std::uint8_t>(const char*);
+template std::vector<std::string> kernel_names<float>();
+template std::vector<std::string> kernel_names<std::uint8_t>();
 
 }  // namespace mobilenetv2

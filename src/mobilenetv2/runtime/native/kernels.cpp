@@ -1,16 +1,17 @@
-// All kernels of one target. A target's file defines MNV2_NAMESPACE, MNV2_TARGET_* unless scalar, the names and tables
-// of what it has, MNV2_NAME and MNV2_TABLE for float, MNV2_BYTE_NAME and MNV2_BYTE_TABLE for uint8, and includes this.
-// Nothing of the standard library is used in kernels: targets would share its templates.
-#pragma once
-
-#if defined(MNV2_TABLE)
-#include "depthwise.hpp"
-#endif
-#include "int8_depthwise.hpp"
-#include "int8_simd.hpp"
+// All kernels of one target. CMake compiles this file once per line of targets.def, with that line's flags and these
+// definitions: MNV2_NAMESPACE, the target's name; MNV2_VOCABULARY, its file of simd/; MNV2_HAS_FLOATS where it has
+// float kernels of its own. Nothing of the standard library is used in kernels: targets would share its templates.
 #include "kernels.hpp"
+
+#include "int8_depthwise.hpp"
 #include "matmul.hpp"
 #include "simd.hpp"
+#if defined(MNV2_HAS_FLOATS)
+#include "depthwise.hpp"
+#endif
+
+#define MNV2_TEXT_OF(name) #name
+#define MNV2_TEXT(name) MNV2_TEXT_OF(name)
 
 namespace mobilenetv2 {
 namespace MNV2_NAMESPACE {
@@ -44,7 +45,7 @@ float dot_chains(int rounds, float factor) {
   return lanes[0];
 }
 
-#if defined(MNV2_TABLE)
+#if defined(MNV2_HAS_FLOATS)
 
 void matmul(const Matmul<float>& job) { run_panels(job); }
 
@@ -75,29 +76,30 @@ float fma_chains(int rounds, float factor) {
 }  // namespace
 }  // namespace MNV2_NAMESPACE
 
-#if defined(MNV2_TABLE)
-const Kernels<float> MNV2_TABLE = {MNV2_NAME,
-                                   MNV2_NAMESPACE::LANES,
-                                   MNV2_NAMESPACE::PANEL_VECTORS,
-                                   MNV2_NAMESPACE::tile_rows(MNV2_NAMESPACE::PANEL_VECTORS),
-                                   false,
-                                   MNV2_NAMESPACE::matmul,
-                                   MNV2_NAMESPACE::depthwise,
-                                   MNV2_NAMESPACE::sum,
-                                   MNV2_NAMESPACE::fma_chains};
-#endif
-const Kernels<std::uint8_t> MNV2_BYTE_TABLE = {MNV2_BYTE_NAME,
-                                               MNV2_NAMESPACE::LANES,
-                                               MNV2_NAMESPACE::PANEL_VECTORS,
-                                               MNV2_NAMESPACE::tile_rows(MNV2_NAMESPACE::PANEL_VECTORS),
-#if defined(MNV2_TARGET_AVX512)
-                                               true,
-#else
-                                               false,
-#endif
-                                               MNV2_NAMESPACE::matmul_bytes,
-                                               MNV2_NAMESPACE::depthwise,
-                                               MNV2_NAMESPACE::sum_bytes,
-                                               MNV2_NAMESPACE::dot_chains};
+namespace MNV2_NAMESPACE {
 
+#if defined(MNV2_HAS_FLOATS)
+extern const Kernels<float> float_kernels;
+const Kernels<float> float_kernels = {MNV2_TEXT(MNV2_NAMESPACE),
+                                      LANES,
+                                      PANEL_VECTORS,
+                                      tile_rows(PANEL_VECTORS),
+                                      false,
+                                      matmul,
+                                      depthwise,
+                                      sum,
+                                      fma_chains};
+#endif
+extern const Kernels<std::uint8_t> byte_kernels;
+const Kernels<std::uint8_t> byte_kernels = {MNV2_TEXT(MNV2_NAMESPACE),
+                                            LANES,
+                                            PANEL_VECTORS,
+                                            tile_rows(PANEL_VECTORS),
+                                            has_interleaved(2),
+                                            matmul_bytes,
+                                            depthwise,
+                                            sum_bytes,
+                                            dot_chains};
+
+}  // namespace MNV2_NAMESPACE
 }  // namespace mobilenetv2

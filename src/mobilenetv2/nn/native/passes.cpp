@@ -1,6 +1,5 @@
-// The table of passes.hpp for one target. Each passes_*.cpp includes it once; see simd.hpp.
-#pragma once
-
+// The tables of passes.hpp for one target. CMake compiles this file once per training target of
+// runtime/native/targets.def, as kernels.cpp.
 #include "depthwise_passes.hpp"
 #include "lanes.hpp"
 #include "norm_passes.hpp"
@@ -32,9 +31,14 @@ constexpr Passes<T> all_passes() {
 }  // namespace
 }  // namespace MNV2_NAMESPACE
 
-#if defined(MNV2_TABLE)
-const Passes<float> MNV2_TABLE = MNV2_NAMESPACE::all_passes<float>();
-#endif
-const Passes<bfloat16> MNV2_BFLOAT16_TABLE = MNV2_NAMESPACE::all_passes<bfloat16>();
+namespace MNV2_NAMESPACE {
 
+#if defined(MNV2_HAS_FLOATS)
+extern const Passes<float> float_passes;
+const Passes<float> float_passes = all_passes<float>();
+#endif
+extern const Passes<bfloat16> bfloat16_passes;
+const Passes<bfloat16> bfloat16_passes = all_passes<bfloat16>();
+
+}  // namespace MNV2_NAMESPACE
 }  // namespace mobilenetv2
