@@ -236,7 +236,7 @@ def test_without_photos(folder: Path, tmp_path: Path, capsys) -> None:
     assert run(["explain", str(folder / "tiny.safetensors"), "-o", str(page)]) == 0
     assert "measured n 5" in capsys.readouterr().out
     outline = Outline(page.read_text(encoding="utf-8"))
-    assert "--images FOLDER" in outline.text
+    assert "--images PAGE" in outline.text
     assert [one for one in outline.ids if one in SECTIONS] == SECTIONS[:-1]
     assert "manifold-clipped" not in outline.ids
 
@@ -378,3 +378,20 @@ def test_the_script_and_styles_are_there() -> None:
     assert {path.name for path in PAGE.iterdir()} == {
         "en.ini", "ko.ini", "figures.css", "page.css", "page.html", "page.js",
     }  # fmt: skip
+
+
+@pytest.mark.parametrize("language", LANGUAGES)
+def test_labels_and_file_names_are_shown_and_not_run(language: str, tmp_path: Path) -> None:
+    evil = "<script>alert(1)</script> & co"
+    checkpoint = replace(random_checkpoint(TINY), labels=(evil, "cat", "dog"))
+    name = "a<b>&.png"
+    pixels = np.random.default_rng(0).integers(0, 256, (40, 50, 3), dtype=np.uint8)
+    Image.fromarray(pixels).save(tmp_path / name)
+    page = Report(
+        explain(checkpoint, evil, read_photos(checkpoint, tmp_path)), language, f"explain {evil}"
+    ).html()
+    assert page.count("<script>") == 1  # the page's own
+    outline = Outline(page)
+    assert outline.open == []
+    assert evil in outline.text
+    assert name in page.replace("&lt;", "<").replace("&gt;", ">").replace("&amp;", "&")

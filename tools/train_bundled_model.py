@@ -183,7 +183,7 @@ def cutmix(
 
 
 def squares(sizes: NDArray[np.number], side: int, random: np.random.Generator) -> NDArray[np.bool_]:
-    """Sizes in pixels (N,) -> where a square of that size is around a point by chance, (N, H, W)."""
+    """Sizes in pixels (N,) -> where a square of that size is around a random point, (N, H, W)."""
     centre = random.integers(0, side, (2, len(sizes), 1))
     rows, columns = np.abs(np.arange(side) - centre + 0.5) <= sizes[:, None] / 2
     return rows[:, :, None] & columns[:, None, :]

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from .evaluation import Evaluation as Evaluation
     from .evaluation import evaluate as evaluate
     from .graph import layers as layers
+    from .graph import network as network
     from .images import Preprocessing as Preprocessing
     from .images import decode as decode
     from .int8 import Int8Checkpoint as Int8Checkpoint
@@ -46,6 +47,7 @@ _HOMES = {
     "layers": "graph",
     "load": "model",
     "models": "zoo",
+    "network": "graph",
     "quantize": "runtime.quantize",
     "read_dataset": "datasets",
 }

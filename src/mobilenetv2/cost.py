@@ -113,8 +113,8 @@ def network_cost(
         UserError: An argument is out of range; the message names it.
     """
     _check_positive("bytes_per_element", bytes_per_element)
-    found = layers(architecture, height, width)
-    fields = receptive_fields(found)
+    described = layers(architecture, height, width)
+    fields = receptive_fields(described)
     return Cost(
         tuple(
             LayerCost(
@@ -125,7 +125,7 @@ def network_cost(
                 math.prod(layer.out_shape) * bytes_per_element,
                 fields[layer.name],
             )
-            for layer in found
+            for layer in described
         )
     )
 
@@ -157,7 +157,7 @@ def regular_convolution_macs(
     return macs
 
 
-def receptive_fields(found: Sequence[Layer]) -> dict[str, int]:
+def receptive_fields(described: Sequence[Layer]) -> dict[str, int]:
     """Side of the square of the image that one output value of each layer depends on, in pixels,
     by layer name.
 
@@ -166,7 +166,7 @@ def receptive_fields(found: Sequence[Layer]) -> dict[str, int]:
     seen: dict[str, tuple[int, float]] = {
         "image": (1, 1.0)
     }  # field and step of each tensor, in pixels
-    for layer in found:
+    for layer in described:
         field = max(seen[source][0] for source in layer.sources)
         step = max(seen[source][1] for source in layer.sources)
         rows, columns = layer.in_shape[1:]
@@ -183,7 +183,7 @@ def receptive_fields(found: Sequence[Layer]) -> dict[str, int]:
                 field + round((layer.kernel - 1) * layer.dilation * step),
                 step * layer.stride,
             )
-    return {layer.name: seen[layer.name][0] for layer in found}
+    return {layer.name: seen[layer.name][0] for layer in described}
 
 
 def operator_memory(
@@ -268,10 +268,10 @@ def _norm_parameters(layer: Layer) -> int:
     return 2 * layer.out_shape[0] if layer.norm else 0
 
 
-def _bottlenecks(found: Sequence[Layer], fuse_stem: bool) -> list[list[Layer]]:
+def _bottlenecks(described: Sequence[Layer], fuse_stem: bool) -> list[list[Layer]]:
     """The layers, those of one block together."""
     groups: list[list[Layer]] = []
-    for layer in found:
+    for layer in described:
         before = groups[-1][-1] if groups else None
         same_block = before is not None and layer.block is not None and before.block == layer.block
         after_stem = before is not None and before.role == "stem"

@@ -252,12 +252,12 @@ def _widest_bytes(architecture: Architecture) -> dict[str, int]:
     """The largest block output (and pooled vector) of each resolution at 16 bit; the stem is fused
     with its block.
     """
-    found: dict[str, int] = {}
+    largest: dict[str, int] = {}
     for layer in layers(architecture):
         if layer.role in ("project", "pool"):
             size = f"{layer.out_shape[1]}x{layer.out_shape[2]}"
-            found[size] = max(found.get(size, 0), 2 * math.prod(layer.out_shape))
-    return found | {"max": max(found.values())}
+            largest[size] = max(largest.get(size, 0), 2 * math.prod(layer.out_shape))
+    return largest | {"max": max(largest.values())}
 
 
 def _table_4() -> Iterator[Comparison]:

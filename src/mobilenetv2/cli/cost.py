@@ -173,8 +173,8 @@ def _peak_rows(
 def _print_paper(format_: str) -> int:
     from ..paper import VERDICTS, compare
 
-    found = compare()
-    write_rows([vars(row) for row in found], PAPER_COLUMNS, format_)
-    counts = {verdict: sum(row.verdict == verdict for row in found) for verdict in VERDICTS}
+    comparisons = compare()
+    write_rows([vars(row) for row in comparisons], PAPER_COLUMNS, format_)
+    counts = {verdict: sum(row.verdict == verdict for row in comparisons) for verdict in VERDICTS}
     click.echo(", ".join(f"{count} {verdict}" for verdict, count in counts.items()), err=True)
     return 1 if counts["off"] else 0

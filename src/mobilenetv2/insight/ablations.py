@@ -95,9 +95,9 @@ def equal_cost_v1(network: Architecture) -> Architecture:
         network, stages=V1_STAGES, last_channels=None, bottleneck="relu6", shortcut="none",
         width_mult=1.0,
     )  # fmt: skip
-    wanted = network_cost(network).macs
+    target_macs = network_cost(network).macs
     widths = (replace(v1, width_mult=width / 100) for width in range(10, 141))
-    return min(widths, key=lambda a: abs(network_cost(a).macs - wanted))
+    return min(widths, key=lambda a: abs(network_cost(a).macs - target_macs))
 
 
 def train_variant(
@@ -147,11 +147,11 @@ def train_variant(
 def summarise(outcomes: Iterable[Outcome], network: Architecture = NETWORK) -> Iterator[Summary]:
     """The mean and spread of each variant that has outcomes, and its distance from the base's."""
     known = variants(network)
-    found: dict[str, list[float]] = {name: [] for name in known}
+    by_variant: dict[str, list[float]] = {name: [] for name in known}
     for outcome in outcomes:
-        found[outcome.variant].append(outcome.top1)
-    base = found[BASE]
-    for name, top1s in found.items():
+        by_variant[outcome.variant].append(outcome.top1)
+    base = by_variant[BASE]
+    for name, top1s in by_variant.items():
         if not top1s:
             continue
         cost = network_cost(known[name])

@@ -71,7 +71,8 @@ class StepTiming:
     Attributes:
         first: The first layer of the step.
         last: Its last layer. A block is one step, and so are the stem and the first blocks.
-        kind: How it runs: "rows", "plane", "matmul", "mean", "add", "concat" or "resize".
+        kind: How it runs: "rows", "plane", "matmul", "mean", "add", "concat", "resize" or
+            "to_float".
         median_ms: Median time of the step, in milliseconds.
         time_share: median_ms over the sum of the medians of all steps.
         macs: Multiply-adds of one image.

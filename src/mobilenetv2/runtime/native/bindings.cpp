@@ -108,26 +108,7 @@ nb::class_<Network<T>> bind_network(nb::module_& module, const char* name) {
           "`seconds`: one number per step of the plan, to which its time is added.");
 }
 
-}  // namespace
-
-NB_MODULE(_native, module) {
-  module.def("instruction_sets", &mobilenetv2::instruction_sets,
-             "Names of the instruction sets that this processor offers, widest last; [] where only scalar code runs.");
-  module.def("kernel_names", &mobilenetv2::kernel_names<float>,
-             "Instruction sets that there are kernels for and that run here, best last.");
-  module.def("byte_kernel_names", &mobilenetv2::kernel_names<std::uint8_t>, "The same for int8 networks.");
-  module.def("float_target", &mobilenetv2::float_target, nb::arg("isa"),
-             nb::sig("def float_target(isa: str) -> str | None"),
-             "The target whose float kernels go with a target's int8 kernels; None for an unknown one.");
-  module.def("byte_fma_rate", &fma_rate<std::uint8_t>, nb::arg("isa"),
-             "The same of unsigned by signed bytes, summed in 32 bits.");
-  module.def("fma_rate", &fma_rate<float>, nb::arg("isa"),
-             "float32 multiply-adds a second that the kernels' vectors of an instruction set reach on one core, in "
-             "registers alone. \"scalar\" is what the compiler makes of plain code.");
-  module.attr("BLOCK") = mobilenetv2::BLOCK;
-  module.attr("IMAGE") = mobilenetv2::IMAGE;
-  module.attr("ANSWER") = mobilenetv2::ANSWER;
-
+void bind_rounding(nb::module_& module) {
   nb::enum_<RoundingMode>(module, "RoundingMode")
       .value("ONCE", RoundingMode::ONCE)
       .value("ONCE_SATURATING", RoundingMode::ONCE_SATURATING)
@@ -151,6 +132,9 @@ NB_MODULE(_native, module) {
       .def_rw("shortcut_zero", &Rounding::shortcut_zero)
       .def_rw("shortcut_factor", &Rounding::shortcut_factor)
       .def_rw("float_scale", &Rounding::float_scale);
+}
+
+void bind_steps(nb::module_& module) {
   nb::class_<Stage>(module, "Stage")
       .def(nb::init<>())
       .def_rw("in_height", &Stage::in_height)
@@ -207,6 +191,30 @@ NB_MODULE(_native, module) {
       .def_rw("out_width", &Step::out_width)
       .def_rw("out_channels", &Step::out_channels)
       .def_rw("top", &Step::top);
+}
+
+}  // namespace
+
+NB_MODULE(_native, module) {
+  module.def("instruction_sets", &mobilenetv2::instruction_sets,
+             "Names of the instruction sets that this processor offers, widest last; [] where only scalar code runs.");
+  module.def("kernel_names", &mobilenetv2::kernel_names<float>,
+             "Instruction sets that there are kernels for and that run here, best last.");
+  module.def("byte_kernel_names", &mobilenetv2::kernel_names<std::uint8_t>, "The same for int8 networks.");
+  module.def("float_target", &mobilenetv2::float_target, nb::arg("isa"),
+             nb::sig("def float_target(isa: str) -> str | None"),
+             "The target whose float kernels go with a target's int8 kernels; None for an unknown one.");
+  module.def("byte_fma_rate", &fma_rate<std::uint8_t>, nb::arg("isa"),
+             "The same of unsigned by signed bytes, summed in 32 bits.");
+  module.def("fma_rate", &fma_rate<float>, nb::arg("isa"),
+             "float32 multiply-adds a second that the kernels' vectors of an instruction set reach on one core, in "
+             "registers alone. \"scalar\" is what the compiler makes of plain code.");
+  module.attr("BLOCK") = mobilenetv2::BLOCK;
+  module.attr("IMAGE") = mobilenetv2::IMAGE;
+  module.attr("ANSWER") = mobilenetv2::ANSWER;
+
+  bind_rounding(module);
+  bind_steps(module);
   nb::class_<Plan>(module, "Plan").def("size", &Plan::size, nb::arg("images"));
   bind_network<float>(module, "Network")
       .def(
