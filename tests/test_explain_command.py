@@ -23,7 +23,7 @@ from mobilenetv2.errors import UserError
 from mobilenetv2.heads import Classifier
 from mobilenetv2.insight.explain import Explanation, explain
 from mobilenetv2.insight.photos import read_photos
-from mobilenetv2.insight.report import FOLDER, LANGUAGES, Report, read_words
+from mobilenetv2.insight.report import LANGUAGES, PAGE, Report, read_texts
 from mobilenetv2.insight.theory import invertibility, linear_regions, survival
 from mobilenetv2.runtime.quantize import quantize
 
@@ -137,7 +137,7 @@ def names(text: str) -> list[str]:
 
 
 def test_the_words_of_both_languages_match() -> None:
-    english, korean = (read_words(language) for language in LANGUAGES)
+    english, korean = (read_texts(language) for language in LANGUAGES)
     assert {part: list(keys) for part, keys in english.items()} == {
         part: list(keys) for part, keys in korean.items()
     }
@@ -153,10 +153,10 @@ def test_the_words_of_both_languages_match() -> None:
 @pytest.mark.parametrize("language", LANGUAGES)
 def test_every_figure_says_what_it_shows(explanation: Explanation, language: str) -> None:
     report = Report(explanation, language)
-    for section, steps in report.steps().items():
+    for section, steps in report.sections().items():
         for step in steps:
             wanted = {"shows"} if step.key == "play" else {"shows", "measured", "paper"}
-            keys = {key for key in report.words[section] if key.startswith(f"{step.key}_")}
+            keys = {key for key in report.texts[section] if key.startswith(f"{step.key}_")}
             assert {f"{step.key}_{kind}" for kind in wanted} <= keys, (section, step.key)
 
 
@@ -236,7 +236,7 @@ def test_without_photos(folder: Path, tmp_path: Path, capsys) -> None:
     assert run(["explain", str(folder / "tiny.safetensors"), "-o", str(page)]) == 0
     assert "measured n 5" in capsys.readouterr().out
     outline = Outline(page.read_text(encoding="utf-8"))
-    assert "--images FOLDER" in outline.text
+    assert "--images PAGE" in outline.text
     assert [one for one in outline.ids if one in SECTIONS] == SECTIONS[:-1]
     assert "manifold-clipped" not in outline.ids
 
@@ -375,8 +375,8 @@ def test_the_toy_moves(browser: Page, pages) -> None:
 
 
 def test_the_script_and_styles_are_there() -> None:
-    assert {path.name for path in FOLDER.iterdir()} == {
-        "en.ini", "ko.ini", "figures.css", "page.css", "page.html", "page.js", "parts.html",
+    assert {path.name for path in PAGE.iterdir()} == {
+        "en.ini", "ko.ini", "figures.css", "page.css", "page.html", "page.js",
     }  # fmt: skip
 
 

@@ -129,7 +129,7 @@ def test_lemma_one() -> None:
     found = lemma_one(samples=4000)
     assert found.moved == 0
     assert found.interior == pytest.approx(0.25, abs=3 * math.sqrt(0.25 * 0.75 / 4000))
-    assert np.array_equal(found.images, relu(found.points))
+    assert np.array_equal(found.outputs, relu(found.points))
 
 
 def test_lemma_two_by_hand() -> None:

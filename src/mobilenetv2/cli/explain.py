@@ -1,4 +1,4 @@
-"""`mobilenetv2 explain`: the paper's ideas tried on a model, as a report."""
+"""`mobilenetv2 explain`: the paper's ideas tested on a model, as a page."""
 
 from __future__ import annotations
 
@@ -26,14 +26,14 @@ COLUMNS = (
 @click.option(
     "--images",
     type=click.Path(exists=True, path_type=Path),
-    help="Photos like those that MODEL is meant for: a folder, or labelled ones as `evaluate` takes them.",
+    help="Photos like those that MODEL is made for: a folder, or labelled photos as for `evaluate`.",
 )
 @click.option(
     "--samples",
     default=100,
     show_default=True,
     type=click.IntRange(min=1),
-    help="Photos to take, evenly spaced among those found.",
+    help="How many of the photos to use, at even distances in the list.",
 )
 @click.option(
     "-o",
@@ -55,7 +55,7 @@ COLUMNS = (
     type=click.Path(file_okay=False, path_type=Path),
     help="Also write every drawing as an .svg file into this folder.",
 )
-@click.option("--seed", default=0, show_default=True, type=int, help="Of all random numbers.")
+@click.option("--seed", default=0, show_default=True, type=int, help="Seed of all random numbers.")
 @format_option
 def explain(
     model: str,
@@ -67,12 +67,12 @@ def explain(
     seed: int,
     format_: str,
 ) -> int:
-    """Show why MobileNetV2 is built as it is, on the paper's toy and on MODEL, a file or a name.
+    """Show why MobileNetV2 is built as it is, on random data and on MODEL, a file or a name.
 
-    Writes one self-contained HTML page: the network to scale, Figure 1 and Theorem 1, ReLU where
-    nothing is cut, what MODEL's own activations span on your photos, what a ReLU6 on its
-    bottlenecks would cost, multiply-adds, parameters and memory, feature maps. Without --images,
-    what takes photos is left out. Prints what was measured of each block; JSON has all numbers."""
+    Writes one HTML page that loads nothing else: the network to scale, Figure 1 and Theorem 1, where
+    ReLU is linear, how many dimensions MODEL's activations use on your photos, the effect of a ReLU6
+    on its bottlenecks, multiply-adds, parameters, memory and feature maps. Without --images, the
+    parts that need photos are left out. Prints the measurements of each block; JSON has all numbers."""
     import warnings
 
     from ..errors import ModelFileError
@@ -82,7 +82,8 @@ def explain(
     from ..insight.photos import read_photos
     from ..insight.report import Report
 
-    warnings.filterwarnings("ignore", module="PIL")  # of odd EXIF; what fails is an error
+    # Pillow warns of unusual EXIF data; an image that cannot be read is an error anyway.
+    warnings.filterwarnings("ignore", module="PIL")
     if target.suffix.lower() not in (".html", ".htm"):
         raise click.UsageError(f"--output must end in .html, not {target.name!r}")
     if not target.parent.is_dir():
@@ -96,16 +97,16 @@ def explain(
     photos: Photos | None = None
     if images is not None:
         photos = read_photos(checkpoint, images, samples)
-        for complaint in photos.skipped:
-            click.echo(complaint, err=True)
+        for problem in photos.skipped:
+            click.echo(problem, err=True)
         if photos.truth is None:
             click.echo(f"the photos count as unlabelled: {photos.unlabelled}", err=True)
     with progress(steps(checkpoint, photos) if photos else 0, "explaining") as advance:
         name = Path(model).stem if os.path.exists(model) else model
         explanation = run(checkpoint, name, photos, seed, advance)
-    given = ["--images", str(images), "--samples", str(samples)] if images else []
-    more = ["-o", str(target), "--lang", lang, "--seed", str(seed)]
-    command = shlex.join(["mobilenetv2", "explain", model, *given, *more])
+    photo_options = ["--images", str(images), "--samples", str(samples)] if images else []
+    options = ["-o", str(target), "--lang", lang, "--seed", str(seed)]
+    command = shlex.join(["mobilenetv2", "explain", model, *photo_options, *options])
     report = Report(explanation, lang, command, seed)
     _write_page(report.html(), target)
     if figures is not None:
@@ -122,10 +123,10 @@ def _write_page(text: str, path: Path) -> None:
 
 
 def _print(explanation: Explanation, format_: str) -> None:
-    from ..insight.facts import block_rows, everything, totals
+    from ..insight.measurements import block_rows, plain_data, totals
 
     if format_ == "json":
-        write_json([everything(explanation)])
+        write_json([plain_data(explanation)])
         return
     if format_ == "table" or not explanation.on_photos:
         rows = [
@@ -134,4 +135,4 @@ def _print(explanation: Explanation, format_: str) -> None:
         ]
         write_rows(rows, ("property", "value"), format_)
     if explanation.on_photos:
-        write_rows(block_rows(explanation), COLUMNS, format_)
+        write_rows(block_rows(explanation.on_photos), COLUMNS, format_)

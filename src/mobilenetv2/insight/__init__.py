@@ -1,7 +1,8 @@
-"""The paper's ideas as experiments: on its toy, on one's own model, on one's own photos.
+"""The paper's ideas as experiments: on random data, on a model, and on photos.
 
-Each module measures one thing and returns frozen records of numbers: `spiral` (Figure 1), `linear`
-(ReLU where nothing is cut, lemmas 1 and 2), `manifold` (ranks and positive channels, Figure 7),
-`interventions` (a ReLU6 on the bottleneck, fewer directions), `memory` (Section 5). `explain` runs
-them all, `page` makes the report. NumPy alone: no extra is needed.
+Modules that measure, and return frozen records of numbers: `theory` (Figure 1, Theorem 1, both
+lemmas), `manifold` (effective ranks, positive channels, Figure 7), `interventions` (a ReLU6 on
+bottlenecks, fewer directions), `memory` (Section 5). `explain` runs them all on the photos that
+`photos` reads. `measurements` formats the numbers, `figures` draws them with `drawing`, `report`
+makes the page. None of these needs PyTorch; `ablations` (Figure 6) trains networks and does.
 """

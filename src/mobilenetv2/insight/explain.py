@@ -1,10 +1,9 @@
-"""All experiments on one model, as one record: what the report shows."""
+"""All experiments on one model, as one record, which the report shows."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -42,35 +41,35 @@ from .theory import (
 
 
 @dataclass(frozen=True)
-class Look:
+class FirstPhoto:
     """One photo on its way through the network.
 
     Attributes:
-        name: The photo's file.
-        pixels: As the model sees it, (H, W, C) uint8.
-        maps: The tensor behind each block, (H, W, C) float32, by layer.
-        answers: The most probable classes, best first: label and probability; () where the model
-            does not classify.
+        name: The photo's file name.
+        pixels: As the model reads it, (H, W, C) uint8.
+        maps: The output of each block, (H, W, C) float32, by layer name.
+        predicted: The most probable classes, most probable first: label and probability, 0..1; ()
+            where the model is not a classifier.
     """
 
     name: str
     pixels: NDArray[np.uint8]
     maps: dict[str, NDArray[np.float32]] = field(repr=False)
-    answers: tuple[tuple[str, float], ...]
+    predicted: tuple[tuple[str, float], ...]
 
 
 @dataclass(frozen=True)
 class OnPhotos:
-    """What takes photos to measure.
+    """The experiments that need photos.
 
     Attributes:
-        photos: Which.
-        manifold: What they span.
-        unchanged: The model's own answers; None, as the next two are empty, where it has no
-            classes.
-        clippings: With a ReLU6 on bottlenecks.
-        narrowings: With fewer directions.
-        look: The first photo.
+        photos: The photos.
+        manifold: What the model's tensors span on them.
+        unchanged: Accuracy of the unchanged model. Where the model has no classes this is None, and
+            the next two are empty.
+        clippings: Effects of a ReLU6 on bottlenecks.
+        narrowings: Effects of fewer directions in bottlenecks.
+        first_photo: The first photo on its way through the network.
     """
 
     photos: Photos
@@ -78,26 +77,26 @@ class OnPhotos:
     unchanged: Effect | None
     clippings: tuple[Clipping, ...]
     narrowings: tuple[Narrowing, ...]
-    look: Look
+    first_photo: FirstPhoto
 
 
 @dataclass(frozen=True)
 class Explanation:
-    """Everything measured.
+    """The results of all experiments on one model.
 
     Attributes:
-        name: What the model is called.
+        name: Of the model.
         checkpoint: The model.
-        size: (height, width) of the images.
+        size: (height, width) of the pixels that it reads.
         layers: The network at that size.
-        cost: What it costs.
+        cost: Its multiply-adds and parameters.
         panels: Figure 1.
         survival: Figure 1 in numbers.
-        regions: ReLU where nothing is cut.
+        regions: Layers in which ReLU cuts nothing.
         disc: Lemma 1.
         invertibility: Lemma 2.
         memory: Activation memory.
-        on_photos: What photos show; None without photos.
+        on_photos: The experiments that need photos; None without photos.
     """
 
     name: str
@@ -121,14 +120,14 @@ def explain(
     seed: int = 0,
     advance: Callable[[], object] = lambda: None,
 ) -> Explanation:
-    """Runs every experiment; those on photos only if there are any.
+    """Runs every experiment; without photos, those that need none.
 
     Args:
-        checkpoint: A model of floats.
-        name: What to call it.
+        checkpoint: A float model.
+        name: The model's name in the report.
         photos: From `photos.read_photos`.
         seed: Of all random numbers.
-        advance: Called `steps(...)` times.
+        advance: Called `steps(checkpoint, photos)` times.
     """
     size = checkpoint.preprocessing.size
     return Explanation(
@@ -148,7 +147,7 @@ def explain(
 
 
 def steps(checkpoint: Checkpoint, photos: Photos) -> int:
-    """How often `explain` calls `advance`: once a photo, and once a block for its ReLU6."""
+    """How often `explain` calls `advance`: once per photo and once per block."""
     return len(photos.pixels) + len(bottleneck_layers(layers(checkpoint.architecture)))
 
 
@@ -156,9 +155,9 @@ def _on_photos(
     checkpoint: Checkpoint, photos: Photos, seed: int, advance: Callable[[], object]
 ) -> OnPhotos:
     manifold = observe(checkpoint, photos.pixels, seed, advance)
-    look = _look(checkpoint, photos)
+    first_photo = _first_photo(checkpoint, photos)
     if not checkpoint.architecture.classes:
-        return OnPhotos(photos, manifold, None, (), (), look)
+        return OnPhotos(photos, manifold, None, (), (), first_photo)
     engine = Engine(checkpoint)
     judge = Judge(photos.pixels, classes(engine, photos.pixels), photos.truth)
     return OnPhotos(
@@ -167,23 +166,26 @@ def _on_photos(
         judge(engine),
         clip_bottlenecks(checkpoint, judge, advance),
         narrow_bottlenecks(checkpoint, manifold.moments, judge),
-        look,
+        first_photo,
     )
 
 
-def _look(checkpoint: Checkpoint, photos: Photos, top: int = 3) -> Look:
+def _first_photo(checkpoint: Checkpoint, photos: Photos) -> FirstPhoto:
     net = network(checkpoint.architecture, *photos.pixels.shape[1:3])
     names = [layer.name for layer in bottleneck_layers(net.layers)]
     values = Reference(checkpoint).run(photos.pixels[:1], {*names, *net.outputs})
-    answers: list[tuple[str, float]] = []
+    predicted: tuple[tuple[str, float], ...] = ()
     if checkpoint.architecture.head.task == "classification":
-        logits: NDArray[Any] = values[net.outputs[0]].ravel().astype(np.float64)
-        chances = np.exp(logits - logits.max())
-        chances /= chances.sum()
-        labels = checkpoint.labels
-        answers = [
-            (labels[i] if labels else f"class {i}", float(chances[i]))
-            for i in np.argsort(-chances, kind="stable")[:top]
-        ]
+        predicted = _most_probable(values[net.outputs[0]].ravel(), checkpoint.labels)
     maps = {name: values[name][0] for name in names}
-    return Look(photos.names[0], photos.pixels[0], maps, tuple(answers))
+    return FirstPhoto(photos.names[0], photos.pixels[0], maps, predicted)
+
+
+def _most_probable(
+    logits: NDArray[np.floating], labels: Sequence[str], top: int = 3
+) -> tuple[tuple[str, float], ...]:
+    """Labels and probabilities of the `top` classes, most probable first."""
+    exponentials = np.exp(logits.astype(np.float64) - float(logits.max()))
+    probabilities = exponentials / exponentials.sum()
+    order = np.argsort(-probabilities, kind="stable")[:top]
+    return tuple((labels[i] if labels else f"class {i}", float(probabilities[i])) for i in order)

@@ -1,5 +1,5 @@
-"""Interventions: a ReLU6 put on a bottleneck, or a bottleneck seen through its strongest directions
-alone; and what the model's answers are worth afterwards.
+"""Interventions on a trained model: a ReLU6 on a bottleneck, or only the strongest directions of each
+bottleneck; and how many predictions stay the same or right.
 """
 
 from __future__ import annotations
@@ -16,27 +16,37 @@ from ..graph import Network, layers
 from ..runtime.engine import Engine
 from .manifold import Moments, bottleneck_layers, directions_for
 
-GROUP = 16  # photos at once
-SHARES = (0.9, 0.95, 0.99, 0.999)
+BATCH = 16  # photos in one run of the network
+SHARES = (0.9, 0.95, 0.99, 0.999)  # of the variance
 
 
 @dataclass(frozen=True)
 class Effect:
-    """Answers of a changed model, percent.
+    """The predictions of a changed model, compared; percent.
 
     Attributes:
-        agreement: Photos for which it names the class that the unchanged model names; pixels, of a
-            model that answers for each.
-        accuracy: Photos for which it names the right class; None where that is not known.
+        agreement: Photos for which it predicts the same class as the unchanged model; of a model
+            that predicts a class for each pixel, pixels.
+        accuracy: Photos for which it predicts the right class; None where that is not known.
     """
 
     agreement: float
     accuracy: float | None
 
+    @property
+    def score(self) -> float:
+        """The accuracy where it is known, else the agreement."""
+        return self.agreement if self.accuracy is None else self.accuracy
+
 
 @dataclass(frozen=True)
 class Clipping:
-    """A ReLU6 on one block's bottleneck, before the shortcut; `block` is None for all at once."""
+    """The effect of a ReLU6 on a block's bottleneck, before the shortcut is added.
+
+    Attributes:
+        block: The block, from 1; None for all blocks at once.
+        effect: On the predictions.
+    """
 
     block: int | None
     effect: Effect
@@ -44,14 +54,14 @@ class Clipping:
 
 @dataclass(frozen=True)
 class Narrowing:
-    """Every bottleneck reduced to its strongest directions, as what reads it sees them; the
-    shortcuts carry everything on.
+    """The effect of reducing every bottleneck to its strongest directions for the layer that expands
+    it; shortcuts carry all directions.
 
     Attributes:
-        share: Of each bottleneck's variance that the directions have, 0..1.
-        kept: Directions kept, all bottlenecks together.
-        channels: Channels of those bottlenecks.
-        effect: On the answers.
+        share: Of each bottleneck's variance that the kept directions have, 0..1.
+        kept: Directions kept, summed over the bottlenecks.
+        channels: Channels, summed over the same bottlenecks.
+        effect: On the predictions.
     """
 
     share: float
@@ -61,12 +71,12 @@ class Narrowing:
 
 
 class ClippedEngine(Engine):
-    """An engine on which projections can be made to end in a ReLU6; see `Engine` for the rest."""
+    """An engine that can add a ReLU6 to layers; see `Engine` for the rest."""
 
     clipped: frozenset[str] = frozenset()
 
     def clip(self, names: Iterable[str]) -> ClippedEngine:
-        """Puts a ReLU6 on the layers of these names alone, and returns itself."""
+        """Adds a ReLU6 to the layers of these names and to no others; returns itself."""
         self.clipped = frozenset(names)
         self._plans.clear()
         return self
@@ -82,38 +92,46 @@ class ClippedEngine(Engine):
 
 @dataclass(frozen=True)
 class Judge:
-    """What answers are compared with.
+    """Compares a changed model with the unchanged one and with the right classes.
 
     Attributes:
         pixels: The photos, (N, H, W, C) uint8.
-        answers: The unchanged model's classes, (N,) or (N, H, W).
-        truth: The right ones, (N,), or None.
+        unchanged: Classes that the unchanged model predicts, (N,) or (N, H, W).
+        truth: The right classes, (N,), or None.
     """
 
     pixels: NDArray[np.uint8]
-    answers: NDArray[np.int64]
+    unchanged: NDArray[np.int64]
     truth: NDArray[np.int64] | None = None
 
     def __call__(self, engine: Engine) -> Effect:
-        """Runs a changed model."""
-        answers = classes(engine, self.pixels)
-        right = None if self.truth is None else 100 * float((answers == self.truth).mean())
-        return Effect(100 * float((answers == self.answers).mean()), right)
+        """Runs a changed model on the photos."""
+        predicted = classes(engine, self.pixels)
+        accuracy = None if self.truth is None else 100 * float((predicted == self.truth).mean())
+        return Effect(100 * float((predicted == self.unchanged).mean()), accuracy)
 
 
 def classes(engine: Engine, pixels: NDArray[np.uint8]) -> NDArray[np.int64]:
     """The most probable class of each photo (N,), or of each pixel (N, H, W)."""
-    groups = (pixels[i : i + GROUP] for i in range(0, len(pixels), GROUP))
-    return np.concatenate([engine(group).argmax(axis=-1) for group in groups])
+    batches = (pixels[i : i + BATCH] for i in range(0, len(pixels), BATCH))
+    return np.concatenate([engine(batch).argmax(axis=-1) for batch in batches])
 
 
 def clip_bottlenecks(
     checkpoint: Checkpoint, judge: Judge, advance: Callable[[], object] = lambda: None
 ) -> tuple[Clipping, ...]:
-    """A ReLU6 on each linear bottleneck in turn, last on all of them; () where none is linear.
+    """Adds a ReLU6 to each linear bottleneck in turn, at last to all of them at once.
 
-    Nothing is trained afterwards: it shows what the bottlenecks of this model carry below 0 and
-    above 6, not how good a network trained with ReLU6 would be (the paper's Figure 6a).
+    Nothing is trained afterwards. The effect shows how much this model's bottlenecks carry below 0
+    and above 6, not how good a network trained with ReLU6 would be (the paper's Figure 6a).
+
+    Args:
+        checkpoint: A float model with classes.
+        judge: Of the same model.
+        advance: Called after each single bottleneck.
+
+    Returns:
+        One record per bottleneck and one for all; () where no bottleneck is linear.
     """
     linear = [
         layer
@@ -136,7 +154,14 @@ def narrow_bottlenecks(
     judge: Judge,
     shares: Sequence[float] = SHARES,
 ) -> tuple[Narrowing, ...]:
-    """Leaves each bottleneck its strongest directions, for several shares of the variance."""
+    """Reduces every bottleneck to its strongest directions, once for each share of the variance.
+
+    Args:
+        checkpoint: A float model with classes.
+        moments: Of each bottleneck, by layer name; see `Manifold.moments`.
+        judge: Of the same model.
+        shares: Of the variance that is kept, 0..1.
+    """
     narrowings = []
     for share in shares:
         narrowed, kept, channels = narrowed_checkpoint(checkpoint, moments, share)
@@ -147,20 +172,25 @@ def narrow_bottlenecks(
 def narrowed_checkpoint(
     checkpoint: Checkpoint, moments: Mapping[str, Moments], share: float
 ) -> tuple[Checkpoint, int, int]:
-    """The model whose 1 x 1 convolutions see each bottleneck x as m + P P^T (x - m): m its mean, P
-    the directions with `share` of its variance. The change is folded into their kernels.
+    """A model whose 1 x 1 convolutions read m + P P^T (x - m) in place of a bottleneck x: m is its
+    mean, P has the directions with `share` of its variance. The change is folded into the kernels.
+
+    Args:
+        checkpoint: The unchanged float model.
+        moments: Of each bottleneck, by layer name.
+        share: Of the variance that is kept, 0..1.
 
     Returns:
-        The model, the directions kept, and the channels there were, both over the bottlenecks that
-        are read by a 1 x 1 convolution.
+        The model; the number of directions kept and the number of channels, each summed over the
+        bottlenecks that a 1 x 1 convolution reads.
     """
-    described = layers(checkpoint.architecture)
+    network = layers(checkpoint.architecture)
     arrays = dict(checkpoint.arrays)
     kept = channels = 0
-    for bottleneck in bottleneck_layers(described):
+    for bottleneck in bottleneck_layers(network):
         readers = [
             layer
-            for layer in described
+            for layer in network
             if bottleneck.name in layer.sources and layer.kind == "conv" and layer.kernel == 1
         ]
         variances, directions = moments[bottleneck.name].spectrum()
@@ -169,9 +199,9 @@ def narrowed_checkpoint(
         for reader in readers:
             weight, bias = fold(checkpoint, reader)
             matrix = weight.reshape(len(weight), -1)  # (out, C)
-            seen = matrix @ projection
-            bias = bias + (matrix - seen) @ moments[bottleneck.name].mean
-            arrays |= unfolded(reader, seen.reshape(weight.shape), bias)
+            projected = matrix @ projection
+            bias = bias + (matrix - projected) @ moments[bottleneck.name].mean
+            arrays |= unfolded(reader, projected.reshape(weight.shape), bias)
         if readers:
             kept += strongest.shape[1]
             channels += len(variances)

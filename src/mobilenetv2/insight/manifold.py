@@ -1,13 +1,13 @@
-"""A model's own manifold: what its activations on photos span, and how many of them ReLU6 lets
-through.
+"""A model's own manifold: how many dimensions its activations on photos span, and how many channels
+are positive behind a ReLU6.
 
-The argument is Section 3.2's of Sandler et al. 2018; the positive channels are its Figure 7.
+Sandler et al. 2018, Section 3.2; the positive channels are its Figure 7.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -19,14 +19,14 @@ from ..graph import layers
 from ..layer import Layer
 from ..runtime.reference import LIMITS, Reference, convolution, depthwise
 
-BATCH = 4  # photos at once
-SAMPLES = 64  # places taken of each photo and tensor: neighbours say the same
-INITIAL_PHOTOS = 8  # for a network at its start: a batch, whose statistics normalise it
-EXPLAINED = 0.99  # of the variance
+BATCH = 4  # photos in one run of the network
+SAMPLES = 64  # places taken of each photo and tensor; neighbouring places are much alike
+INITIAL_PHOTOS = 8  # the batch whose statistics normalise an untrained network
+EXPLAINED = 0.99  # share of the variance
 
 
 class Moments:
-    """Mean and covariance of rows that come in parts, in float64.
+    """Mean and covariance, in float64, of rows that are added part by part.
 
     Args:
         channels: Length of a row.
@@ -39,7 +39,7 @@ class Moments:
         self._spectrum: tuple[NDArray[np.float64], NDArray[np.float64]] | None = None
 
     def add(self, rows: NDArray[np.floating]) -> None:
-        """Takes more rows in, (N, channels)."""
+        """Adds rows, (N, channels)."""
         rows = rows.astype(np.float64)
         self.count += len(rows)
         self._sum += rows.sum(axis=0)
@@ -53,13 +53,13 @@ class Moments:
 
     @property
     def covariance(self) -> NDArray[np.float64]:
-        """(channels, channels), over `count`."""
+        """(channels, channels), divided by `count`."""
         covariance: NDArray[np.float64] = self._products / max(self.count, 1)
         return covariance - np.outer(self.mean, self.mean)
 
     def spectrum(self) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
         """Variances along the principal directions, largest first, (channels,), and the directions
-        as columns, (channels, channels); computed once for the rows taken in so far.
+        as columns, (channels, channels); computed once for the rows added so far.
         """
         if self._spectrum is None:
             values, directions = np.linalg.eigh(self.covariance)
@@ -68,11 +68,14 @@ class Moments:
 
 
 def effective_rank(variances: NDArray[np.float64]) -> float:
-    """exp of the entropy of the shares of variance: n where n directions are alike, 1 where one has
-    it all, 0 where nothing varies.
+    """exp of the entropy of the shares of variance: n where n directions have equal variance, 1 where
+    one direction has all of it, 0 where nothing varies.
 
-    Roy & Vetterli, The effective rank: a measure of effective dimensionality, EUSIPCO 2007; there
-    of singular values, here of the covariance's eigenvalues.
+    Roy & Vetterli, The effective rank: a measure of effective dimensionality, EUSIPCO 2007; they
+    use singular values, this function the eigenvalues of the covariance.
+
+    Args:
+        variances: Eigenvalues of a covariance, not negative, (channels,).
     """
     total = variances.sum()
     if total <= 0:
@@ -82,7 +85,12 @@ def effective_rank(variances: NDArray[np.float64]) -> float:
 
 
 def directions_for(variances: NDArray[np.float64], share: float = EXPLAINED) -> int:
-    """How many of the largest variances have this share of the sum, 0 where nothing varies."""
+    """How many of the largest variances make up a share of their sum; 0 where nothing varies.
+
+    Args:
+        variances: Largest first, (channels,).
+        share: 0..1.
+    """
     total = variances.sum()
     if total <= 0:
         return 0
@@ -92,14 +100,15 @@ def directions_for(variances: NDArray[np.float64], share: float = EXPLAINED) -> 
 
 @dataclass(frozen=True)
 class Span:
-    """What a tensor's pixels span, a pixel being a point with a coordinate for each channel.
+    """The dimensions that the pixels of a tensor span; a pixel is a point with one coordinate for each
+    channel.
 
     Attributes:
-        layer: The layer that makes the tensor.
+        layer: The layer that gives the tensor.
         block: Its block, from 1.
-        channels: Dimensions there are.
-        effective_rank: Dimensions in use, see `effective_rank`.
-        channels_99: Directions that have 99 % of the variance.
+        channels: Of the tensor.
+        effective_rank: Dimensions in use, see the function `effective_rank`.
+        channels_99: How many principal directions have 99 % of the variance.
     """
 
     layer: str
@@ -111,20 +120,21 @@ class Span:
 
 @dataclass(frozen=True)
 class Positivity:
-    """How many channels are positive behind a ReLU6, over all places of all photos; shares 0..1.
+    """The share of a layer's channels that are positive behind its ReLU6, 0..1, over all places of all
+    photos.
 
     Attributes:
         layer: The layer.
         block: Its block, from 1.
         channels: Of the layer.
-        threshold: Channels of the bottleneck over those of the layer, the least share from which
-            the bottleneck can be told (Lemma 2): 1/6 for an expansion by 6.
-        least: Of the place with the fewest.
+        threshold: Channels of the bottleneck divided by those of the layer: the smallest share from
+            which the bottleneck can be computed back (Lemma 2), 1/6 for an expansion by 6.
+        least: Share at the place with the fewest positive channels.
         mean: Over all places.
-        most: Of the place with the most.
+        most: Share at the place with the most positive channels.
         deviation: Standard deviation over the places.
-        below: Share of places below the threshold.
-        dead: Channels that are nowhere positive.
+        below: Share of the places that are below the threshold.
+        dead: How many channels are positive nowhere.
     """
 
     layer: str
@@ -141,17 +151,18 @@ class Positivity:
 
 @dataclass(frozen=True)
 class Manifold:
-    """A model on photos; all in the order of the network.
+    """What `observe` measures of a model on photos; tuples are in the order of the network.
 
     Attributes:
         photos: How many.
-        bottlenecks: Of the tensors between the blocks, shortcut added.
-        expansions: Of the wide tensors, behind ReLU6; blocks that do not expand have none.
+        bottlenecks: The tensors between the blocks, shortcut added.
+        expansions: The wide tensors behind their ReLU6; blocks that do not expand have none.
         trained: Positive channels of the same wide tensors.
-        initial: The same network before training: kernels from a normal distribution, each batch
+        initial: The same of an untrained network: kernels from a normal distribution, each batch
             norm with the statistics of 8 photos, as in the first step of training.
-        dead: Channels of each layer with a ReLU6 that are nowhere positive, and of how many.
-        moments: Mean and covariance of each bottleneck, by layer.
+        dead: For each layer with a ReLU6: its name, how many of its channels are positive nowhere,
+            and how many channels it has.
+        moments: Mean and covariance of each bottleneck, by layer name.
     """
 
     photos: int
@@ -164,19 +175,21 @@ class Manifold:
 
 
 class _Counter:
-    """Counts positive channels of one layer as its tensors come."""
+    """Counts the positive channels of one layer, batch by batch."""
 
-    def __init__(self, layer: Layer, threshold: float) -> None:
-        self.layer, self.threshold = layer, threshold
-        self.alive = np.zeros(layer.out_shape[0], bool)
-        self.places: NDArray[np.int64] = np.zeros(layer.out_shape[0] + 1, np.int64)
+    def __init__(self, layer: Layer) -> None:
+        self.layer = layer
+        self.threshold = layer.in_shape[0] / layer.out_shape[0]
+        self.alive = np.zeros(layer.out_shape[0], bool)  # channels positive anywhere
+        # Entry k: places where exactly k channels are positive.
+        self.histogram: NDArray[np.int64] = np.zeros(layer.out_shape[0] + 1, np.int64)
 
     def add(self, values: NDArray[np.floating]) -> None:
-        """Values (N, H, W, C)."""
+        """Adds values (N, H, W, C)."""
         positive = values > 0
         self.alive |= positive.any(axis=(0, 1, 2))
         counts = np.count_nonzero(positive, axis=3)
-        self.places += np.bincount(counts.ravel(), minlength=len(self.places))
+        self.histogram += np.bincount(counts.ravel(), minlength=len(self.histogram))
 
     @property
     def dead(self) -> int:
@@ -185,27 +198,36 @@ class _Counter:
     def result(self) -> Positivity:
         channels = len(self.alive)
         shares = np.arange(channels + 1) / channels
-        weights = self.places / self.places.sum()
-        seen = shares[self.places > 0]
+        weights = self.histogram / self.histogram.sum()
+        occurring = shares[self.histogram > 0]
         mean = float((weights * shares).sum())
-        spread = math.sqrt(float((weights * (shares - mean) ** 2).sum()))
+        deviation = math.sqrt(float((weights * (shares - mean) ** 2).sum()))
         below = float(weights[shares < self.threshold].sum())
         assert self.layer.block is not None
         return Positivity(
             self.layer.name, self.layer.block, channels, self.threshold,
-            float(seen[0]), mean, float(seen[-1]), spread, below, self.dead,
+            float(occurring[0]), mean, float(occurring[-1]), deviation, below, self.dead,
         )  # fmt: skip
 
 
-def bottleneck_layers(described: tuple[Layer, ...]) -> list[Layer]:
-    """The last layer of each block: what goes on to the next, shortcut included."""
-    last = {layer.block: layer for layer in described if layer.block is not None}
-    return list(last.values())
+def bottleneck_layers(layers: Sequence[Layer]) -> list[Layer]:
+    """The last layer of each block, which gives the block's output, shortcut included."""
+    return list({layer.block: layer for layer in layers if layer.block is not None}.values())
 
 
-def expansion_layers(described: tuple[Layer, ...]) -> list[Layer]:
-    """The layer of each block that expands, where there is one."""
-    return [layer for layer in described if layer.role == "expand"]
+def expansion_layers(layers: Sequence[Layer]) -> list[Layer]:
+    """The expanding layer of each block that has one."""
+    return [layer for layer in layers if layer.role == "expand"]
+
+
+def source_channels(layers: Sequence[Layer]) -> dict[int, int]:
+    """Channels of the bottleneck that each expansion is made from, by block."""
+    return {layer.block: layer.in_shape[0] for layer in expansion_layers(layers) if layer.block}
+
+
+def shortcut_blocks(layers: Sequence[Layer]) -> set[int]:
+    """The blocks that have a shortcut, by number."""
+    return {layer.block for layer in layers if layer.kind == "add" and layer.block is not None}
 
 
 def observe(
@@ -214,83 +236,75 @@ def observe(
     seed: int = 0,
     advance: Callable[[], object] = lambda: None,
 ) -> Manifold:
-    """Runs a model on photos and looks at its tensors.
+    """Runs a model on photos and measures what its tensors span.
 
-    Covariances are those of 64 places of each photo and tensor, drawn from `seed`; fewer where the
-    map is smaller. Counts of positive channels are of all places.
+    A covariance is that of 64 random places of each photo; of all places where the map has fewer.
+    Positive channels are counted at all places.
 
     Args:
-        checkpoint: Any model of floats.
+        checkpoint: Any float model.
         pixels: (N, H, W, C) uint8, as its preprocessing gives them.
-        seed: Of the places, and of the network at its start.
+        seed: Of the random places and of the untrained network.
         advance: Called after each photo.
     """
     rng = np.random.default_rng(seed)
-    described = layers(checkpoint.architecture, *pixels.shape[1:3])
-    spanned = [*bottleneck_layers(described), *expansion_layers(described)]
-    moments = {layer.name: Moments(layer.out_shape[0]) for layer in spanned}
-    counters = {
-        layer.name: _Counter(layer, layer.in_shape[0] / layer.out_shape[0])
-        for layer in described
-        if layer.activation == "relu6"
-    }
+    network = layers(checkpoint.architecture, *pixels.shape[1:3])
+    bottlenecks, expansions = bottleneck_layers(network), expansion_layers(network)
+    moments = {layer.name: Moments(layer.out_shape[0]) for layer in (*bottlenecks, *expansions)}
+    counters = {layer.name: _Counter(layer) for layer in network if layer.activation == "relu6"}
     reference = Reference(checkpoint)
     for begin in range(0, len(pixels), BATCH):
         batch = pixels[begin : begin + BATCH]
         values = reference.run(batch, moments.keys() | counters.keys())
-        for name, of in moments.items():
-            of.add(_some_places(values[name], rng))
+        for name, rows in moments.items():
+            rows.add(_random_places(values[name], rng))
         for name, counter in counters.items():
             counter.add(values[name])
         for _ in batch:
             advance()
-    bottlenecks, expansions = (
-        tuple(_span(layer, moments[layer.name]) for layer in some)
-        for some in (bottleneck_layers(described), expansion_layers(described))
-    )
     normalised = checkpoint.preprocessing.normalize(pixels[:INITIAL_PHOTOS])
     return Manifold(
         len(pixels),
-        bottlenecks,
-        expansions,
-        tuple(counters[layer.name].result() for layer in expansion_layers(described)),
+        tuple(_span(layer, moments[layer.name]) for layer in bottlenecks),
+        tuple(_span(layer, moments[layer.name]) for layer in expansions),
+        tuple(counters[layer.name].result() for layer in expansions),
         initial_positivity(checkpoint.architecture, normalised, rng),
         tuple((name, one.dead, len(one.alive)) for name, one in counters.items()),
-        {layer.name: moments[layer.name] for layer in bottleneck_layers(described)},
+        {layer.name: moments[layer.name] for layer in bottlenecks},
     )
 
 
 def initial_positivity(
     architecture: Architecture, normalised: NDArray[np.float32], rng: np.random.Generator
 ) -> tuple[Positivity, ...]:
-    """Positive channels of the expansions before training.
+    """Positive channels of the expansions of an untrained network.
 
     Args:
-        architecture: Which network.
+        architecture: The network.
         normalised: Photos as the network reads them, (N, H, W, C).
         rng: Draws the kernels.
     """
-    results = []
+    rows = []
     for layer, values in initial_values(architecture, normalised, rng):
         if layer.role == "expand":
-            counter = _Counter(layer, layer.in_shape[0] / layer.out_shape[0])
+            counter = _Counter(layer)
             counter.add(values)
-            results.append(counter.result())
-    return tuple(results)
+            rows.append(counter.result())
+    return tuple(rows)
 
 
 def initial_values(
     architecture: Architecture, normalised: NDArray[np.float32], rng: np.random.Generator
 ) -> Iterator[tuple[Layer, NDArray[np.float32]]]:
-    """The tensors (N, H, W, C) of a network before training, up to the last block.
+    """The layers of an untrained network with their outputs (N, H, W, C), up to the last block.
 
-    Kernels are normal; their scale does not matter, since each batch norm divides by the deviation
-    of the batch itself, as in training.
+    Kernels are standard normal. Their scale does not matter: each batch norm divides by the
+    standard deviation of the batch, as in training.
     """
-    described = layers(architecture, *normalised.shape[1:3])
-    end = max(i for i, layer in enumerate(described) if layer.block is not None) + 1
+    network = layers(architecture, *normalised.shape[1:3])
+    end = max(i for i, layer in enumerate(network) if layer.block is not None) + 1
     values = {"image": normalised}
-    for index, layer in enumerate(described[:end]):
+    for index, layer in enumerate(network[:end]):
         if layer.kind == "add":
             out = values[layer.sources[0]] + values[layer.sources[1]]
         else:
@@ -302,12 +316,12 @@ def initial_values(
             if layer.activation != "linear":
                 np.clip(out, *LIMITS[layer.activation], out=out)
         values[layer.name] = out
-        read_later = {source for later in described[index + 1 :] for source in later.sources}
+        read_later = {source for later in network[index + 1 :] for source in later.sources}
         values = {name: tensor for name, tensor in values.items() if name in read_later}
         yield layer, out
 
 
-def _some_places(values: NDArray[np.floating], rng: np.random.Generator) -> NDArray[np.floating]:
+def _random_places(values: NDArray[np.floating], rng: np.random.Generator) -> NDArray[np.floating]:
     """At most `SAMPLES` pixels of each photo, (N * places, C), of values (N, H, W, C)."""
     pixels = values.reshape(len(values), -1, values.shape[3])
     places = rng.choice(pixels.shape[1], min(SAMPLES, pixels.shape[1]), replace=False)

@@ -1,5 +1,5 @@
-"""Activation memory over the course of inference (Section 5): as the paper counts it, and as the
-runtime really has it.
+"""Activation memory over the course of inference (Sandler et al. 2018, Section 5): as the paper counts
+it, as the runtime plans it, and as a process really grows.
 """
 
 from __future__ import annotations
@@ -22,13 +22,13 @@ ITEM_BYTES = 4  # of a float32
 
 
 @dataclass(frozen=True)
-class Held:
-    """Memory while one step runs.
+class StepMemory:
+    """Activation memory while one step runs.
 
     Attributes:
-        first: The first layer of the step, by its place in `layers()`.
-        last: The last one.
-        held_bytes: Of activations.
+        first: Index in `layers()` of the step's first layer.
+        last: Index of its last layer.
+        held_bytes: Bytes of activations.
     """
 
     first: int
@@ -38,24 +38,24 @@ class Held:
 
 @dataclass(frozen=True)
 class Memory:
-    """Activation memory of one float32 image, step by step.
+    """Activation memory for one float32 image, step by step.
 
     Attributes:
         layers: Names of the network's layers, in order.
-        operators: One layer after another; image and answer included.
-        bottlenecks: Each block as one operator whose inner tensor is never whole; the same
-            included.
-        runtime: As the runtime plans it, all scratch included, image and answer not.
-        activation_bytes: The most of `runtime`.
-        resident_bytes: How much larger a fresh process grew while it ran the network once, as the
-            system counts; None where the system does not say.
-        threads: Of the runtime; each has scratch of its own.
+        operators: One layer after another; with the image and the output.
+        bottlenecks: Each block as one operator, its inner tensor never complete; with the image and
+            the output.
+        runtime: As the runtime plans it; with all scratch memory, without the image and the output.
+        activation_bytes: The largest of `runtime`.
+        resident_bytes: How much a new process grew while it ran the network once, as the operating
+            system counts; None where it does not say.
+        threads: Of the runtime; each thread has its own scratch memory.
     """
 
     layers: tuple[str, ...]
-    operators: tuple[Held, ...]
-    bottlenecks: tuple[Held, ...]
-    runtime: tuple[Held, ...]
+    operators: tuple[StepMemory, ...]
+    bottlenecks: tuple[StepMemory, ...]
+    runtime: tuple[StepMemory, ...]
     activation_bytes: int
     resident_bytes: int | None
     threads: int
@@ -64,10 +64,10 @@ class Memory:
 def measure_memory(
     checkpoint: Checkpoint, height: int, width: int, threads: int | None = None
 ) -> Memory:
-    """Counts, plans and measures one image of height x width.
+    """Counts, plans and measures the memory for one image of height x width.
 
     Args:
-        checkpoint: The model.
+        checkpoint: A float model.
         height: Rows of the image.
         width: Columns of it.
         threads: As for `Engine`.
@@ -75,23 +75,23 @@ def measure_memory(
     architecture = checkpoint.architecture
     names = tuple(layer.name for layer in layers(architecture, height, width))
     blocks = {layer.name: layer.block for layer in layers(architecture) if layer.block is not None}
-    place = {name: i for i, name in enumerate(names)}
-    spans = {name: (i, i) for name, i in place.items()}
+    index = {name: i for i, name in enumerate(names)}
+    spans = {name: (i, i) for name, i in index.items()}
     for name, block in blocks.items():
-        first, last = spans.get(f"features.{block}", (place[name], place[name]))
-        spans[f"features.{block}"] = min(first, place[name]), max(last, place[name])
+        first, last = spans.get(f"features.{block}", (index[name], index[name]))
+        spans[f"features.{block}"] = min(first, index[name]), max(last, index[name])
 
-    def held(steps: Sequence[MemoryStep]) -> tuple[Held, ...]:
-        return tuple(Held(*spans[step.name], step.total_bytes) for step in steps)
+    def placed(steps: Sequence[MemoryStep]) -> tuple[StepMemory, ...]:
+        return tuple(StepMemory(*spans[step.name], step.total_bytes) for step in steps)
 
     engine = Engine(checkpoint, threads)
     return Memory(
         names,
-        held(operator_memory(architecture, height, width, ITEM_BYTES)),
-        held(bottleneck_memory(architecture, height, width, ITEM_BYTES)),
+        placed(operator_memory(architecture, height, width, ITEM_BYTES)),
+        placed(bottleneck_memory(architecture, height, width, ITEM_BYTES)),
         tuple(
-            Held(place[first], place[last], taken)
-            for first, last, _, taken in engine.activation_steps(height, width)
+            StepMemory(index[first], index[last], step_bytes)
+            for first, last, _, step_bytes in engine.activation_steps(height, width)
         ),
         engine.activation_bytes(height, width),
         resident_growth(architecture, height, width, engine.threads),
@@ -102,16 +102,23 @@ def measure_memory(
 def resident_growth(
     architecture: Architecture, height: int, width: int, threads: int
 ) -> int | None:
-    """How many bytes a fresh process grows by while it runs the network once, the answer not
-    counted; the weights are zeros.
+    """Bytes by which a new process grows while it runs the network once, without the output; all
+    weights are zero.
+
+    Args:
+        architecture: The network.
+        height: Rows of the image.
+        width: Columns of it.
+        threads: Of the runtime.
 
     Returns:
-        None where the system has no /proc, or will not start a process.
+        None where the system has no /proc, or where the process does not start or end.
     """
     if not Path("/proc/self/clear_refs").exists():
         return None
     program = f"from {__name__} import _grow; _grow()"
-    environment = {**os.environ, "MALLOC_MMAP_THRESHOLD_": "65536"}  # no freed memory is used again
+    # Allocations from 64 KB up get new pages, so that reused memory does not hide any growth.
+    environment = {**os.environ, "MALLOC_MMAP_THRESHOLD_": "65536"}
     try:
         done = subprocess.run(
             [sys.executable, "-c", program, architecture.to_json(), *map(str, (height, width, threads))],
@@ -123,15 +130,15 @@ def resident_growth(
 
 
 def _grow() -> None:
-    """What the fresh process does; its arguments are those of `resident_growth`."""
+    """The program of the new process; its arguments are those of `resident_growth`."""
     import re
 
     import numpy as np
 
     def peak() -> int:
-        match = re.search(r"VmHWM:\s*(\d+)", Path("/proc/self/status").read_text())
-        assert match
-        return 1024 * int(match[1])
+        kilobytes = re.search(r"VmHWM:\s*(\d+)", Path("/proc/self/status").read_text())
+        assert kilobytes
+        return 1024 * int(kilobytes[1])
 
     architecture = Architecture.from_json(sys.argv[1])
     height, width, threads = map(int, sys.argv[2:])
@@ -142,9 +149,9 @@ def _grow() -> None:
     checkpoint = Checkpoint(architecture, arrays, (), Preprocessing(mean=half, std=half))
     engine = Engine(checkpoint, threads)
     image = np.full((1, height, width, architecture.in_channels), 128, np.uint8)
-    engine(image[:, :8, :8])  # brings the code into memory
-    engine.activation_bytes(height, width)  # and the plan
-    Path("/proc/self/clear_refs").write_text("5")  # the peak begins anew
+    engine(image[:, :8, :8])  # loads the code
+    engine.activation_bytes(height, width)  # makes the plan
+    Path("/proc/self/clear_refs").write_text("5")  # resets the peak, VmHWM
     before = peak()
-    answer = engine(image)
-    print(peak() - before - answer.nbytes)
+    output = engine(image)
+    print(peak() - before - output.nbytes)

@@ -1,67 +1,95 @@
-"""The page: words and measurements put into one self-contained HTML file."""
+"""The report: one HTML page that loads nothing else, from the template `page/page.html`.
+
+The template's texts are in `page/en.ini` and `page/ko.ini`, with `{placeholders}` for numbers. The
+texts are markup; every value that is put into them or into the template is escaped.
+"""
 
 from __future__ import annotations
 
 import configparser
 import re
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any
+from typing import Literal, TypeVar
 
+from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
 from ..errors import UserError
 from ..paper import TABLE_3
-from . import facts as f
-from .explain import Explanation, OnPhotos
-from .figures import (
-    block,
-    clipped,
-    cost_bars,
-    disc,
-    invertible_share,
-    memory,
-    network,
-    positivity,
-    ranks,
-    spiral_panels,
-)
-from .photos import COLUMNS, coloured, jpeg, png, strongest
-from .svg import Canvas
+from . import figures, measurements
+from .drawing import Canvas, colour_map, jpeg_url, png_url
+from .explain import Explanation, FirstPhoto, OnPhotos
+from .manifold import shortcut_blocks, source_channels
 
 LANGUAGES = ("en", "ko")
-FOLDER = Path(__file__).with_name("page")
-UNBROKEN = re.compile(r"(?<=[\d}]) (?=×|%|KB|M\b)|(?<=×) (?=\d)")  # a number keeps its unit
+PAGE = Path(__file__).with_name("page")
+MAPS_PER_BLOCK = 6
+# Spaces between a number and its unit, and around a multiplication sign: no line may break there.
+UNBREAKABLE = re.compile(r"(?<=[\d}]) (?=×|%|KB|M\b)|(?<=×) (?=\d)")
+Text = TypeVar("Text", str, Markup)
+
+
+@dataclass(frozen=True)
+class Table:
+    """A table: keys of its column titles, `column_<key>` in the texts, and its cells."""
+
+    columns: tuple[str, ...]
+    rows: list[tuple[object, ...]]
+
+
+@dataclass(frozen=True)
+class BlockMaps:
+    """Feature maps of one block: its number, the output's size, and images by channel as data URLs."""
+
+    block: int | None
+    size: str
+    images: dict[int, str]
+
+
+@dataclass(frozen=True)
+class PhotoMaps:
+    """A photo as a data URL, its file name, and the feature maps of each block on it."""
+
+    name: str
+    url: str
+    blocks: list[BlockMaps]
 
 
 @dataclass(frozen=True)
 class Step:
-    """One thing shown.
+    """One thing that a section shows.
 
     Attributes:
-        key: Names its words.
-        figure: A drawing, or HTML.
+        key: Of its texts within the section.
+        kind: How the template shows it.
+        content: What is shown; None for the toy, which the page's script draws.
     """
 
     key: str
-    figure: Canvas | Markup
+    kind: Literal["drawing", "table", "maps", "toy"]
+    content: Canvas | Table | PhotoMaps | None = None
 
-    @property
-    def html(self) -> Markup:
-        """The figure as HTML."""
-        return Markup(str(self.figure))
+
+def read_texts(language: str) -> dict[str, dict[str, str]]:
+    """All texts of a language, by section and key."""
+    parser = configparser.ConfigParser(
+        interpolation=None, delimiters=("=",), comment_prefixes=("#",), default_section="\0"
+    )
+    parser.read(PAGE / f"{language}.ini", encoding="utf-8")
+    return {name: dict(parser[name]) for name in parser.sections()}
 
 
 class Report:
-    """Words and figures of one explanation in one language.
+    """Texts and figures of one explanation in one language.
 
     Args:
         explanation: From `explain`.
         language: "en" or "ko".
-        command: What made it, to be shown on the page.
-        seed: That it was made with.
+        command: The command that makes the page, which the page shows.
+        seed: Of the explanation's random numbers.
 
     Raises:
         UserError: No such language.
@@ -72,268 +100,248 @@ class Report:
     ) -> None:
         if language not in LANGUAGES:
             raise UserError(f"lang must be one of {', '.join(LANGUAGES)}, not {language!r:.40}")
-        self.e, self.language, self.command, self.seed = explanation, language, command, seed
-        self.words = read_words(language)
-        self.labels = self.words["labels"]
-        self._templates = _templates()
-        self.facts = self._facts()
-
-    def steps(self) -> dict[str, list[Step]]:
-        """What each section shows, in order; a section that lacks photos is left out or empty."""
-        e, labels = self.e, self.labels
-        shown = f.shown_block(e)
-        sections = {
-            "network": [Step("network", network(e.layers, labels))],
-            "idea": [Step("block", block(shown, labels))],
-            "spiral": [
-                Step("figure", spiral_panels(e.panels, labels)),
-                Step("play", self._play()),
-                Step("numbers", self._survival_table()),
-            ],
-            "linear": [
-                Step("disc", disc(e.disc, labels)),
-                Step("regions", self._regions_table()),
-                Step("undone", invertible_share(e.invertibility, labels)),
-            ],
-            "manifold": list(self._manifold(e.on_photos)) if e.on_photos else [],
-            "cost": [
-                Step(key, cost_bars(e.cost, value, labels[f"{key}_title"], labels[name], labels))
-                for key, name, value in (
-                    ("macs", "multiply_adds", lambda row: row.macs),
-                    ("parameters", "parameters", lambda row: row.parameters),
-                )
-            ],
-            "memory": [Step("curve", memory(e.memory, labels)), Step("table", self._table_3())],
-        }
-        if e.on_photos:
-            sections["maps"] = [Step("maps", self._maps(e.on_photos))]
-        return sections
+        self.explanation, self.language = explanation, language
+        self.texts = read_texts(language)
+        self._labels = self.texts["labels"]
+        self._values = self._placeholders(command, seed)
 
     def html(self) -> str:
         """The page."""
-        page: str = self._templates.get_template("page.html").render(
-            language=self.language,
-            style=Markup(_text("page.css") + _text("figures.css")),
-            script=Markup(_text("page.js")),
-            say=self._say,
-            paragraphs=self._paragraphs,
-            has=lambda section, key: key in self.words[section],
-            tiles=self._tiles(),
-            sections=self.steps(),
-            left_out=list(self._left_out()),
+        environment = Environment(
+            loader=FileSystemLoader(PAGE),
+            autoescape=True,
+            undefined=StrictUndefined,
+            trim_blocks=True,
+            lstrip_blocks=True,
         )
-        return page + "\n"
+        environment.filters["typeset"] = self._typeset
+        return environment.get_template("page.html").render(
+            language=self.language,
+            style=Markup(_read("page.css") + _read("figures.css")),
+            script=Markup(_read("page.js")),
+            sections=self.sections(),
+            tiles=self._tiles(),
+            omissions=list(self._omissions()),
+            texts=self.texts,
+            text=self._text,
+        )
 
     def figures(self) -> dict[str, str]:
-        """Every drawing as an SVG file of its own, by section and key."""
-        style = _text("figures.css")
+        """Every drawing as an SVG file of its own, by `<section>-<key>`."""
+        style = _read("figures.css")
         return {
-            f"{section}-{step.key}": _standalone(str(step.figure), style)
-            for section, some in self.steps().items()
-            for step in some
-            if isinstance(step.figure, Canvas)
+            f"{section}-{step.key}": _standalone(str(step.content), style)
+            for section, steps in self.sections().items()
+            for step in steps
+            if step.kind == "drawing"
         }
 
-    def _part(self, macro: str, **values: Any) -> Markup:
-        """A macro of parts.html, filled in."""
-        module = self._templates.get_template("parts.html").module
-        return Markup(getattr(module, macro)(**values))
+    def sections(self) -> dict[str, list[Step]]:
+        """What each section shows, in order. Without photos, "manifold" is empty and "maps" missing."""
+        e, labels = self.explanation, self._labels
+        sections = {
+            "network": [Step("network", "drawing", figures.network(e.layers, labels))],
+            "idea": [
+                Step("block", "drawing", figures.block(measurements.example_block(e), labels))
+            ],
+            "spiral": [
+                Step("figure", "drawing", figures.spiral_panels(e.panels, labels)),
+                Step("play", "toy"),
+                Step("numbers", "table", self._survival_table()),
+            ],
+            "linear": [
+                Step("disc", "drawing", figures.disc(e.disc, labels)),
+                Step("regions", "table", self._regions_table()),
+                Step("undone", "drawing", figures.invertible_share(e.invertibility, labels)),
+            ],
+            "manifold": list(self._manifold_steps(e.on_photos)) if e.on_photos else [],
+            "cost": list(self._cost_steps()),
+            "memory": [
+                Step("curve", "drawing", figures.memory(e.memory, labels)),
+                Step("table", "table", self._sizes_table()),
+            ],
+        }
+        if e.on_photos:
+            sections["maps"] = [Step("maps", "maps", self._photo_maps(e.on_photos.first_photo))]
+        return sections
 
-    def _say(self, section: str, key: str, **more: str) -> Markup:
-        """Words of the page, which may have tags, with their facts, which are escaped."""
-        return self._typeset(Markup(self.words[section][key]).format_map({**self.facts, **more}))
+    def _text(self, section: str, key: str, **values: str) -> Markup:
+        """A text with its placeholders filled in, their values escaped."""
+        text = Markup(self.texts[section][key])
+        return self._typeset(text.format(**{**self._values, **values}))
 
-    def _typeset(self, text: Markup) -> Markup:
-        """Percent signs as the language has them, and numbers beside their units."""
-        plain = str(text).replace(" %", "%") if self.language == "ko" else str(text)
-        return Markup(UNBROKEN.sub("\u00a0", plain))
+    def _typeset(self, text: Text) -> Text:
+        """Percent signs as the language writes them, and no line break inside a quantity."""
+        if self.language == "ko":
+            text = type(text)(text.replace(" %", "%"))
+        return type(text)(UNBREAKABLE.sub("\u00a0", text))
 
-    def _paragraphs(self, section: str, key: str) -> Markup:
-        parts = str(self._say(section, key)).split("\n\n")
-        return Markup("").join(Markup(f"<p>{part.strip()}</p>") for part in parts)
-
-    def _facts(self) -> dict[str, str]:
-        """Every number and name that the words have places for."""
-        e = self.e
-        facts = f.network_facts(e) | f.block_facts(f.shown_block(e)) | f.spiral_facts(e)
-        facts |= f.linear_facts(e) | f.cost_facts(e) | f.memory_facts(e)
-        facts |= {
+    def _placeholders(self, command: str, seed: int) -> dict[str, str]:
+        """The value of every placeholder in the texts. Plain strings are not yet escaped."""
+        e, m = self.explanation, measurements
+        values = m.network_placeholders(e) | m.block_placeholders(m.example_block(e))
+        values |= m.spiral_placeholders(e) | m.linear_placeholders(e)
+        values |= m.cost_placeholders(e) | m.memory_placeholders(e)
+        values |= {
             "version": version("mobilenetv2"),
-            "command": self.command,
-            "seed": str(self.seed),
+            "command": command,
+            "seed": str(seed),
+            "maps_columns": str(MAPS_PER_BLOCK),
         }
-        facts["maps_columns"] = str(COLUMNS)
-        known = "known" if e.memory.resident_bytes is not None else "unknown"
+        known = "unknown" if e.memory.resident_bytes is None else "known"
+        values["resident"] = Markup(self.texts["memory"][f"resident_{known}"]).format(**values)
         if e.on_photos:
-            facts |= f.manifold_facts(e, e.on_photos)
+            values |= m.manifold_placeholders(e, e.on_photos)
             if e.on_photos.unchanged:
-                facts |= f.answer_facts(e, e.on_photos)
+                values |= m.intervention_placeholders(e, e.on_photos)
             measure = "agreement" if e.on_photos.photos.truth is None else "accuracy"
-            manifold = self.words["manifold"]
-            facts["clipped_meaning"] = Markup(manifold[f"meaning_{measure}"])
-            facts["narrowed_meaning"] = Markup(manifold[f"short_{measure}"])
-            facts["photo"] = e.on_photos.look.name.rsplit("/", 1)[-1]
-        facts["resident"] = Markup(self.words["memory"][f"resident_{known}"]).format_map(facts)
-        if e.on_photos:
-            facts["answers"] = self._answers(e.on_photos)
-        return facts
+            values["clipped_meaning"] = self.texts["manifold"][f"meaning_{measure}"]
+            values["narrowed_meaning"] = self.texts["manifold"][f"short_{measure}"]
+            values["photo"] = _file_name(e.on_photos.first_photo)
+            values["answers"] = self._predictions(e.on_photos.first_photo)
+        return values
 
-    def _answers(self, on: OnPhotos) -> Markup:
-        if not on.look.answers:
-            return Markup(self.words["maps"]["answers_unknown"])
-        listed = ", ".join(f"{label} ({100 * p:.0f} %)" for label, p in on.look.answers)
-        return Markup(self.words["maps"]["answers_known"]).format(listed=listed)
+    def _predictions(self, photo: FirstPhoto) -> Markup:
+        if not photo.predicted:
+            return Markup(self.texts["maps"]["answers_unknown"])
+        listed = ", ".join(f"{label} ({100 * p:.0f} %)" for label, p in photo.predicted)
+        return Markup(self.texts["maps"]["answers_known"]).format(listed=listed)
 
-    def _tiles(self) -> list[tuple[str, str]]:
-        """The large numbers at the top, each with the key of its words."""
-        tiles = [
-            (f"{self.facts['macs']} M", "tile_macs"),
-            (f"{self.facts['parameters']} M", "tile_parameters"),
-            (f"{self.facts['runtime_peak']} KB", "tile_memory"),
-        ]
-        on = self.e.on_photos
-        if on and on.unchanged and on.unchanged.accuracy is not None:
-            tiles.append((f"{on.unchanged.accuracy:.0f} %", "tile_answers"))
+    def _tiles(self) -> dict[str, str]:
+        """The most important numbers, by the key of their text."""
+        tiles = {
+            "tile_macs": f"{self._values['macs']} M",
+            "tile_parameters": f"{self._values['parameters']} M",
+            "tile_memory": f"{self._values['runtime_peak']} KB",
+        }
+        on_photos = self.explanation.on_photos
+        if on_photos and on_photos.unchanged and on_photos.unchanged.accuracy is not None:
+            tiles["tile_answers"] = f"{on_photos.unchanged.accuracy:.0f} %"
         return tiles
 
-    def _play(self) -> Markup:
-        words = self.words["spiral"]
-        return self._part(
-            "play", button=Markup(words["play_button"]), kept=Markup(words["play_kept"])
-        )
-
-    def _survival_table(self) -> Markup:
-        names = ("n", "theorem", "area", "error", "invertible", "distortion")
-        rows = [
+    def _survival_table(self) -> Table:
+        rows: list[tuple[object, ...]] = [
             (
                 row.dimension,
                 f"{row.theorem:.4f}",
                 f"{row.area:.4f}",
-                _error(row.area_error),
+                measurements.standard_error(row.area_error),
                 f"{row.invertible:.4f}",
                 f"{row.distortion:.2f}",
             )
-            for row in self.e.survival
+            for row in self.explanation.survival
         ]
-        return self._table("spiral", names, rows)
+        return Table(("n", "theorem", "area", "error", "invertible", "distortion"), rows)
 
-    def _regions_table(self) -> Markup:
-        names = ("outputs", "rank", "carried", "bent_uncut", "bent_cut")
-        rows = [
+    def _regions_table(self) -> Table:
+        rows: list[tuple[object, ...]] = [
             (
                 row.outputs,
                 row.rank,
-                f"{f.percent(row.carried)} %",
-                f.tiny(row.bent_uncut),
-                f"{f.percent(row.bent_cut)} %",
+                f"{measurements.percent(row.carried)} %",
+                measurements.power_of_ten(row.bent_uncut),
+                f"{measurements.percent(row.bent_cut)} %",
             )
-            for row in self.e.regions
+            for row in self.explanation.regions
         ]
-        return self._table("linear", names, rows)
+        return Table(("outputs", "rank", "carried", "bent_uncut", "bent_cut"), rows)
 
-    def _table_3(self) -> Markup:
+    def _sizes_table(self) -> Table:
         printed = {row.size.replace("x", " × "): row.mobilenet_v2[1] for row in TABLE_3}
-        rows = [
-            (size, channels, f.kilobytes(count), printed.get(size, "–"))
-            for size, channels, count in f.bottleneck_sizes(self.e.layers)
+        rows: list[tuple[object, ...]] = [
+            (
+                size,
+                channels,
+                measurements.kilobytes(size_bytes),
+                printed.get(size, measurements.NONE),
+            )
+            for size, channels, size_bytes in measurements.bottleneck_sizes(self.explanation.layers)
         ]
-        return self._table("memory", ("size", "channels", "kb", "printed"), rows)
+        return Table(("size", "channels", "kb", "printed"), rows)
 
-    def _narrowing_table(self, on: OnPhotos) -> Markup:
-        rows = [
+    def _narrowing_table(self, on_photos: OnPhotos) -> Table:
+        rows: list[tuple[object, ...]] = [
             (
                 f"{100 * row.share:g} %",
                 f"{row.kept:,} / {row.channels:,}",
-                f"{f.worth(row.effect):.0f} %",
+                f"{row.effect.score:.0f} %",
             )
-            for row in on.narrowings
+            for row in on_photos.narrowings
         ]
-        return self._table("manifold", ("share", "kept", "answers"), rows)
+        return Table(("share", "kept", "answers"), rows)
 
-    def _table(
-        self, section: str, names: Sequence[str], rows: Iterable[Sequence[object]]
-    ) -> Markup:
-        heads = [self._say(section, f"column_{name}") for name in names]
-        cells = [[self._typeset(Markup.escape(cell)) for cell in row] for row in rows]
-        return self._part("table", heads=heads, rows=cells)
-
-    def _manifold(self, on: OnPhotos) -> Iterator[Step]:
-        e, m, labels = self.e, on.manifold, self.labels
-        yield Step("bottlenecks", ranks(m.bottlenecks, {}, labels, labels["bottlenecks_title"]))
+    def _manifold_steps(self, on_photos: OnPhotos) -> Iterator[Step]:
+        layers, labels, m = self.explanation.layers, self._labels, on_photos.manifold
+        drawing = figures.ranks(m.bottlenecks, {}, labels, labels["bottlenecks_title"])
+        yield Step("bottlenecks", "drawing", drawing)
         if m.expansions:
-            thin = f.read_channels(e.layers)
-            yield Step("expansions", ranks(m.expansions, thin, labels, labels["expansions_title"]))
-            yield Step("positive", positivity(m.initial, m.trained, labels))
-        if on.clippings and on.unchanged:
-            adding = f.adding_blocks(e.layers)
-            yield Step("clipped", clipped(on.clippings, adding, f.worth(on.unchanged), labels))
-        if on.narrowings:
-            yield Step("narrowed", self._narrowing_table(on))
+            sources = source_channels(layers)
+            drawing = figures.ranks(m.expansions, sources, labels, labels["expansions_title"])
+            yield Step("expansions", "drawing", drawing)
+            yield Step("positive", "drawing", figures.positivity(m.initial, m.trained, labels))
+        if on_photos.clippings and on_photos.unchanged:
+            drawing = figures.clipped(
+                on_photos.clippings, shortcut_blocks(layers), on_photos.unchanged.score, labels
+            )
+            yield Step("clipped", "drawing", drawing)
+        if on_photos.narrowings:
+            yield Step("narrowed", "table", self._narrowing_table(on_photos))
 
-    def _maps(self, on: OnPhotos) -> Markup:
-        blocks = []
-        for layer in self.e.layers:
-            values = on.look.maps.get(layer.name)
-            if values is None:
-                continue
-            images = [
-                (channel, png(coloured(values[:, :, channel]))) for channel in strongest(values)
-            ]
-            size = " × ".join(map(str, layer.out_shape))
-            blocks.append((f"{layer.block} · {size}", images))
-        return self._part(
-            "maps", name=self.facts["photo"], photo=jpeg(on.look.pixels), blocks=blocks
+    def _cost_steps(self) -> Iterator[Step]:
+        cost, labels = self.explanation.cost, self._labels
+        drawing = figures.cost_bars(
+            cost, lambda row: row.macs, labels["macs_title"], labels["multiply_adds"], labels
         )
+        yield Step("macs", "drawing", drawing)
+        drawing = figures.cost_bars(
+            cost,
+            lambda row: row.parameters,
+            labels["parameters_title"],
+            labels["parameters"],
+            labels,
+        )
+        yield Step("parameters", "drawing", drawing)
 
-    def _left_out(self) -> Iterator[Markup]:
+    def _photo_maps(self, photo: FirstPhoto) -> PhotoMaps:
+        """The photo and, of each block, the channels that vary most, most first."""
+        blocks = []
+        for layer in self.explanation.layers:
+            if layer.name not in photo.maps:
+                continue
+            values = photo.maps[layer.name]  # (H, W, C)
+            variance = values.reshape(-1, values.shape[2]).var(axis=0)
+            channels = (-variance).argsort(kind="stable")[:MAPS_PER_BLOCK]
+            images = {int(i): png_url(colour_map(values[:, :, i])) for i in channels}
+            blocks.append(BlockMaps(layer.block, " × ".join(map(str, layer.out_shape)), images))
+        return PhotoMaps(_file_name(photo), jpeg_url(photo.pixels), blocks)
+
+    def _omissions(self) -> Iterator[Markup]:
         """What the page cannot show, and why."""
-        on = self.e.on_photos
-        if not any(layer.role == "expand" for layer in self.e.layers):
-            yield self._say("made", "left_expansions")
-        if on is None:
-            yield self._say("made", "left_photos")
+        on_photos = self.explanation.on_photos
+        if not any(layer.role == "expand" for layer in self.explanation.layers):
+            yield self._text("made", "left_expansions")
+        if on_photos is None:
+            yield self._text("made", "left_photos")
             return
-        if on.unchanged is None:
-            yield self._say("made", "left_classes")
-        elif not on.clippings:
-            yield self._say("made", "left_linear")
-        if on.photos.truth is None:
-            yield self._say("made", "left_labels", reason=on.photos.unlabelled)
-        if on.photos.skipped:
-            yield self._say("made", "left_skipped", count=str(len(on.photos.skipped)))
+        if on_photos.unchanged is None:
+            yield self._text("made", "left_classes")
+        elif not on_photos.clippings:
+            yield self._text("made", "left_linear")
+        if on_photos.photos.truth is None:
+            yield self._text("made", "left_labels", reason=on_photos.photos.unlabelled)
+        if on_photos.photos.skipped:
+            yield self._text("made", "left_skipped", count=str(len(on_photos.photos.skipped)))
 
 
-def _error(value: float) -> str:
-    return f"{value:.4f}" if value >= 5e-5 else "0" if value < 1e-12 else f.tiny(value)
+def _read(name: str) -> str:
+    return (PAGE / name).read_text(encoding="utf-8")
+
+
+def _file_name(photo: FirstPhoto) -> str:
+    return photo.name.rsplit("/", 1)[-1]
 
 
 def _standalone(drawing: str, style: str) -> str:
-    """A drawing with its colours inside."""
+    """A drawing with its style sheet inside."""
     head, rest = drawing.split(">", 1)
     return f"{head}><style>{style}</style>{rest}"
-
-
-def _text(name: str) -> str:
-    return (FOLDER / name).read_text(encoding="utf-8")
-
-
-def _templates() -> Any:
-    """The page's templates, which escape every value that is not marked as HTML."""
-    from jinja2 import Environment, FileSystemLoader, StrictUndefined
-
-    return Environment(
-        loader=FileSystemLoader(FOLDER, encoding="utf-8"),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-
-
-def read_words(language: str) -> dict[str, dict[str, str]]:
-    """All texts of a language: section, then key."""
-    parser = configparser.ConfigParser(
-        interpolation=None, delimiters=("=",), comment_prefixes=("#",), default_section="\0"
-    )
-    parser.read(FOLDER / f"{language}.ini", encoding="utf-8")
-    return {name: dict(parser[name]) for name in parser.sections()}

@@ -1,10 +1,12 @@
-"""The paper's argument on toys. Figure 1: a spiral in the plane, embedded in n dimensions by a random
-matrix, cut by ReLU, and projected back. And Appendix A's lemmas: ReLU where nothing is cut, and what
-can be undone where something is, as experiments on random layers.
+"""The paper's argument on random data: what ReLU destroys and what it keeps.
 
-Sandler et al. 2018, Section 3.2 and Theorem 1. The paper gives neither the spiral nor the law of the
-matrix; here they are an Archimedean spiral and independent standard normal entries, for which the
-theorem holds: the law does not change when rows are turned around.
+Figure 1 and Theorem 1: a spiral in the plane, embedded in n dimensions by a random matrix, cut by
+ReLU, and projected back. Lemmas 1 and 2: layers are linear where ReLU changes nothing, and invertible
+where enough outputs stay positive.
+
+Sandler et al. 2018, Section 3.2 and Appendix A. The paper gives neither the spiral nor the
+distribution of the matrix. Here they are an Archimedean spiral and independent standard normal
+entries, for which the theorem holds: the distribution is the same when a row changes its sign.
 """
 
 from __future__ import annotations
@@ -20,8 +22,12 @@ Array = NDArray[np.float64]
 
 DIMENSIONS = (2, 3, 5, 15, 30)  # of Figure 1
 TURNS = 3
-POINTS = 96  # of a spiral whose numbers are averaged over many matrices
-STEP = 1e-6  # of a finite difference, in units of the spiral's radius
+POINTS = 96  # of the spiral in `survival`, which averages over many matrices
+STEP = 1e-6  # of a finite difference; the spiral has radius 1
+INPUTS = 16  # channels of the narrowest bottleneck in the paper
+OUTPUTS = (8, 16, 32, 96)
+EXPANSIONS = (1, 2, 3, 4, 6)
+SMALL = 1e-9  # relative to the largest; a singular value below it counts as 0
 
 
 @dataclass(frozen=True)
@@ -41,19 +47,19 @@ class Panel:
 
 @dataclass(frozen=True)
 class Survival:
-    """What is left of the plane, over many matrices.
+    """How much of the plane survives ReLU in n dimensions, over many random matrices.
 
     Attributes:
         dimension: n.
         matrices: How many.
-        theorem: Theorem 1's expected share of the area that is not collapsed, 0..1.
-        area: The share measured, exactly for each matrix, averaged, 0..1.
+        theorem: Expected share of the area that is not collapsed, by Theorem 1, 0..1.
+        area: The same share measured, exact for each matrix; the mean over the matrices, 0..1.
         area_error: Standard error of `area`.
-        invertible: Share of the spiral around which the map can be undone: its derivative, by
-            finite differences, has rank 2.
-        distortion: Median over matrices of the root mean square distance between spiral and what
-            comes back, scaled to fit best, over the spiral's own size: 0 is the same shape, 1
-            nothing alike.
+        invertible: Share of the spiral's points around which the map is invertible, 0..1: its
+            derivative, by finite differences, has rank 2.
+        distortion: Median over the matrices of the root mean square distance between the spiral and
+            what comes back, scaled to fit best, divided by the spiral's own root mean square: 0 for
+            the same shape, 1 for one that has nothing in common.
     """
 
     dimension: int
@@ -66,7 +72,7 @@ class Survival:
 
 
 def spiral(points: int = 600) -> Array:
-    """A spiral of three turns from the origin to radius 1, equal angles apart, (points, 2)."""
+    """A spiral of three turns from the origin to radius 1, its points at equal angles, (points, 2)."""
     share = np.linspace(0, 1, points)
     angle = 2 * math.pi * TURNS * share
     return np.stack([share * np.cos(angle), share * np.sin(angle)], axis=1)
@@ -78,7 +84,15 @@ def relu(x: Array) -> Array:
 
 
 def there_and_back(points: Array, matrix: Array) -> Array:
-    """T^-1 ReLU(T x) with T's pseudo-inverse, for points (P, 2) and T (..., n, 2) -> (..., P, 2)."""
+    """T^-1 ReLU(T x), with T's pseudo-inverse for T^-1.
+
+    Args:
+        points: The x, (P, 2).
+        matrix: T, (..., n, 2).
+
+    Returns:
+        (..., P, 2).
+    """
     back: Array = relu(points @ matrix.swapaxes(-1, -2)) @ np.linalg.pinv(matrix).swapaxes(-1, -2)
     return back
 
@@ -86,28 +100,32 @@ def there_and_back(points: Array, matrix: Array) -> Array:
 def panels(dimensions: Sequence[int] = DIMENSIONS, seed: int = 0) -> tuple[Panel, ...]:
     """Figure 1: one random matrix for each n, drawn from `seed`."""
     rng = np.random.default_rng(seed)
-    panels = []
+    drawn = []
     for dimension in dimensions:
         matrix = rng.standard_normal((dimension, 2))
-        panels.append(Panel(dimension, matrix, there_and_back(spiral(), matrix)))
-    return tuple(panels)
+        drawn.append(Panel(dimension, matrix, there_and_back(spiral(), matrix)))
+    return tuple(drawn)
 
 
 def preserved_share(outputs: int, inputs: int) -> float:
-    """Theorem 1: the expected share of an n-dimensional volume that x -> ReLU(B x) does not
-    collapse, N / 2^m with N the sum of C(m, k) for k from 0 to m - n; m `outputs`, n `inputs`.
+    """Theorem 1: the expected share of a volume that x -> ReLU(B x) does not collapse, 0..1.
 
-    It is the chance that of m coordinates, each positive or not like a coin, n at least are.
+    It is N / 2^m with N the sum of C(m, k) for k from 0 to m - n: the probability that at least n of
+    m coordinates are positive, each with probability 1/2.
+
+    Args:
+        outputs: m.
+        inputs: n, the dimension of the volume.
     """
     ways = sum(math.comb(outputs, k) for k in range(outputs - inputs + 1))
     return float(ways / 2**outputs)
 
 
 def surviving_area(matrices: Array) -> Array:
-    """The share of a disc around the origin that x -> ReLU(B x) keeps two-dimensional, exactly.
+    """The exact share of a disc around the origin that x -> ReLU(B x) keeps two-dimensional.
 
-    A direction survives if two rows at least are positive there. Each row is positive on half of
-    all directions, so that the disc falls into 2 n sectors on which nothing changes.
+    A direction survives if at least two rows are positive there. Each row is positive on half of
+    all directions, so the disc is cut into 2 n sectors in each of which the same rows are positive.
 
     Args:
         matrices: B, (M, n, 2); no two rows are parallel.
@@ -115,7 +133,7 @@ def surviving_area(matrices: Array) -> Array:
     Returns:
         Shares 0..1, (M,).
     """
-    angles = np.arctan2(matrices[..., 1], matrices[..., 0])  # (M, n): where each row points
+    angles = np.arctan2(matrices[..., 1], matrices[..., 0])  # (M, n): direction of each row
     quarter = math.pi / 2
     edges = np.sort(np.mod(np.concatenate([angles - quarter, angles + quarter], 1), 2 * math.pi))
     widths = np.diff(edges, axis=1, append=edges[:, :1] + 2 * math.pi)  # (M, 2n)
@@ -128,7 +146,7 @@ def surviving_area(matrices: Array) -> Array:
 def survival(
     dimensions: Sequence[int] = DIMENSIONS, matrices: int = 2000, seed: int = 0
 ) -> tuple[Survival, ...]:
-    """The figure's claim as numbers over many random matrices, one record for each n.
+    """The claim of Figure 1 in numbers, over many random matrices; one record for each n.
 
     Args:
         dimensions: The n, each 2 or more.
@@ -136,67 +154,55 @@ def survival(
         seed: Of the random numbers.
     """
     rng = np.random.default_rng(seed)
-    points = spiral(POINTS + 1)[1:]  # at the origin itself the map has no derivative
-    rows = []
+    points = spiral(POINTS + 1)[1:]  # at the origin the map has no derivative
+    records = []
     for dimension in dimensions:
         drawn = rng.standard_normal((matrices, dimension, 2))
         parts = np.array_split(drawn, 20)
         areas = np.concatenate([surviving_area(part) for part in parts])
         invertible = np.concatenate([_invertible(points, part) for part in parts])
         distortion = np.concatenate([_distortion(points, part) for part in parts])
-        rows.append(
-            Survival(
-                dimension,
-                matrices,
-                preserved_share(dimension, 2),
-                float(areas.mean()),
-                float(areas.std(ddof=1) / math.sqrt(matrices)),
-                float(invertible.mean()),
-                float(np.median(distortion)),
-            )
-        )
-    return tuple(rows)
+        error = float(areas.std(ddof=1) / math.sqrt(matrices))
+        theorem, area = preserved_share(dimension, 2), float(areas.mean())
+        share, median = float(invertible.mean()), float(np.median(distortion))
+        records.append(Survival(dimension, matrices, theorem, area, error, share, median))
+    return tuple(records)
 
 
 def _invertible(points: Array, matrices: Array) -> NDArray[np.bool_]:
-    """Whether the derivative of ReLU(T x) has rank 2, from differences alone, (M, P)."""
-    turned = matrices.swapaxes(1, 2)
-    here = relu(points @ turned)  # (M, P, n)
-    x, y = ((relu((points + step) @ turned) - here) / STEP for step in STEP * np.eye(2))
+    """Whether the derivative of ReLU(T x), by finite differences, has rank 2 at each point, (M, P)."""
+    transposed = matrices.swapaxes(1, 2)
+    here = relu(points @ transposed)  # (M, P, n)
+    x, y = ((relu((points + step) @ transposed) - here) / STEP for step in STEP * np.eye(2))
     xx, yy, xy = (x * x).sum(axis=2), (y * y).sum(axis=2), (x * y).sum(axis=2)
     rank_two: NDArray[np.bool_] = xx * yy - xy**2 > 1e-6 * (xx + yy) ** 2
     return rank_two
 
 
 def _distortion(points: Array, matrices: Array) -> Array:
-    """How unlike the spiral each matrix's is, (M,); see `Survival`."""
+    """The distortion of the spiral by each matrix, (M,); see `Survival`."""
     back = there_and_back(points, matrices)  # (M, P, 2)
     power = (back**2).sum(axis=(1, 2))
     scale = (back * points).sum(axis=(1, 2)) / np.maximum(power, 1e-300)
-    rest = ((scale[:, None, None] * back - points) ** 2).sum(axis=(1, 2))
-    unlike: Array = np.sqrt(rest / (points**2).sum())
-    return unlike
-
-
-INPUTS = 16  # channels of the narrowest bottleneck of the paper
-OUTPUTS = (8, 16, 32, 96)
-EXPANSIONS = (1, 2, 3, 4, 6)
-SMALL = 1e-9  # relative; a singular value below it counts as 0
+    squares = ((scale[:, None, None] * back - points) ** 2).sum(axis=(1, 2))
+    distortion: Array = np.sqrt(squares / (points**2).sum())
+    return distortion
 
 
 @dataclass(frozen=True)
 class LinearRegion:
-    """A random layer ReLU(B x + b), once with a bias so large that nothing is cut, once without.
+    """A random layer ReLU(B x + b), once with a bias so large that ReLU cuts nothing ("uncut"), once
+    without a bias.
 
     Attributes:
         inputs: n.
         outputs: m.
         rank: Dimensions that the uncut outputs span, around their mean.
-        carried: Share of the inputs' variance that a linear map can bring back from the uncut
-            outputs, 0..1.
-        bent_uncut: Share of the outputs' variance that no linear map of the input explains, where
-            nothing is cut, 0..1.
-        bent_cut: The same without the bias, where half is cut.
+        carried: Share of the inputs' variance that a linear map can recover from the uncut outputs,
+            0..1.
+        bent_uncut: Share of the uncut outputs' variance that no linear map of the inputs explains,
+            0..1.
+        bent_cut: The same without the bias, where ReLU cuts half of the values.
     """
 
     inputs: int
@@ -209,17 +215,17 @@ class LinearRegion:
 
 @dataclass(frozen=True)
 class LemmaOne:
-    """A disc through ReLU in the plane, Lemma 1.
+    """Lemma 1: ReLU on a disc in the plane.
 
     Attributes:
         points: Points of the disc, (P, 2).
-        images: Where ReLU puts them, (P, 2).
-        interior: Share whose image has no zero, 0..1; 1/4 of a disc around the origin.
-        moved: The largest distance that such a point was moved; the lemma says 0.
+        outputs: ReLU of them, (P, 2).
+        interior: Share of the outputs that have no zero, 0..1; 1/4 of a disc around the origin.
+        moved: The largest distance between such an output and its point; the lemma says 0.
     """
 
     points: Array
-    images: Array
+    outputs: Array
     interior: float
     moved: float
 
@@ -232,12 +238,12 @@ class Invertibility:
         expansion: m / n.
         inputs: n.
         outputs: m.
-        samples: How many, each a new B and a new x.
-        theorem: Theorem 1's share of inputs that can be told from y.
-        invertible: The share for which the lemma's condition holds.
-        recovery_error: Of those, the largest relative distance between x and what `recover` gives.
-        twin_error: Of the others, the largest relative distance between y and what another input,
-            `twin`, gives; None if there were no others.
+        samples: Number of layers, each with a new B and a new x.
+        theorem: Share of inputs that y determines, by Theorem 1, 0..1.
+        invertible: Share of the samples for which the lemma's condition holds, 0..1.
+        recovery_error: Of those, the largest relative distance between x and `recover`'s result.
+        twin_error: Of the others, the largest relative distance between y and the output of the
+            second input that `twin` gives; None if there were no others.
     """
 
     expansion: float
@@ -253,15 +259,22 @@ class Invertibility:
 def linear_regions(
     inputs: int = INPUTS, outputs: Sequence[int] = OUTPUTS, samples: int = 1000, seed: int = 0
 ) -> tuple[LinearRegion, ...]:
-    """One record for each number of outputs, on standard normal inputs."""
+    """Measures one random layer for each number of outputs, on standard normal inputs.
+
+    Args:
+        inputs: n.
+        outputs: The m.
+        samples: Inputs x of each layer.
+        seed: Of the random numbers.
+    """
     rng = np.random.default_rng(seed)
-    rows = []
+    regions = []
     for count in outputs:
         x = rng.standard_normal((samples, inputs))
         product = x @ rng.standard_normal((count, inputs)).T
         uncut = relu(product - product.min(axis=0) + 1)  # the bias keeps the least value at 1
         values = np.linalg.svd(uncut - uncut.mean(axis=0), compute_uv=False)
-        rows.append(
+        regions.append(
             LinearRegion(
                 inputs,
                 count,
@@ -271,23 +284,28 @@ def linear_regions(
                 _unexplained(x, relu(product)),
             )
         )
-    return tuple(rows)
+    return tuple(regions)
 
 
 def lemma_one(samples: int = 1500, seed: int = 0) -> LemmaOne:
-    """Sends points drawn evenly from the unit disc through ReLU."""
+    """Applies ReLU to random points, uniform in the unit disc.
+
+    Args:
+        samples: Number of points.
+        seed: Of the random numbers.
+    """
     rng = np.random.default_rng(seed)
     radius, angle = np.sqrt(rng.uniform(0, 1, samples)), rng.uniform(0, 2 * np.pi, samples)
     points = radius[:, None] * np.stack([np.cos(angle), np.sin(angle)], axis=1)
-    images = relu(points)
-    interior = (images > 0).all(axis=1)
-    moved = np.abs(images - points)[interior].max(initial=0.0)
-    return LemmaOne(points, images, float(interior.mean()), float(moved))
+    outputs = relu(points)
+    interior = (outputs > 0).all(axis=1)
+    moved = np.abs(outputs - points)[interior].max(initial=0.0)
+    return LemmaOne(points, outputs, float(interior.mean()), float(moved))
 
 
 def is_invertible(matrix: Array, y: Array) -> bool:
-    """Lemma 2: whether ReLU(B x) = y has one solution: y has n non-zero entries at least, and B's
-    rows there span all n dimensions.
+    """Lemma 2: whether ReLU(B x) = y has exactly one solution. It has if the rows of B at the positive
+    entries of y span all n dimensions.
 
     Args:
         matrix: B, (m, n).
@@ -299,29 +317,40 @@ def is_invertible(matrix: Array, y: Array) -> bool:
 
 
 def recover(matrix: Array, y: Array) -> Array:
-    """The one x (n,) with ReLU(B x) = y, from the entries that were not cut; B as for
-    `is_invertible`.
+    """The one x with ReLU(B x) = y, from the positive entries of y.
+
+    Args:
+        matrix: B, (m, n), for which `is_invertible` is True.
+        y: An output of the layer, (m,).
+
+    Returns:
+        x, (n,).
     """
     x: Array = np.linalg.lstsq(matrix[y > 0], y[y > 0], rcond=None)[0].astype(np.float64)
     return x
 
 
 def twin(matrix: Array, x: Array) -> Array:
-    """Another input with the same output, where `is_invertible` is False: a step in a direction
-    that the uncut rows do not see, half as far as the first cut row would notice.
+    """A second input with the same output, where `is_invertible` is False.
+
+    It is a step away from x, orthogonal to the rows whose outputs are positive, and half as long as
+    the step that would make another output positive.
 
     Args:
         matrix: B, (m, n).
         x: The input, (n,); no entry of B x is 0.
+
+    Returns:
+        The second input, (n,).
     """
     before = matrix @ x
     rows = matrix[before > 0]
-    unseen: Array = np.linalg.svd(rows)[2][-1] if len(rows) else np.eye(len(x))[0]  # (n,)
-    change = matrix[before <= 0] @ unseen
+    direction: Array = np.linalg.svd(rows)[2][-1] if len(rows) else np.eye(len(x))[0]  # (n,)
+    change = matrix[before <= 0] @ direction
     rising = change > 0
-    room = (-before[before <= 0][rising] / change[rising]).min(initial=2.0)
-    other: Array = x + room / 2 * unseen
-    return other
+    longest = (-before[before <= 0][rising] / change[rising]).min(initial=2.0)
+    second: Array = x + longest / 2 * direction
+    return second
 
 
 def invertibility(
@@ -330,42 +359,39 @@ def invertibility(
     samples: int = 1000,
     seed: int = 0,
 ) -> tuple[Invertibility, ...]:
-    """Lemma 2 tried on random layers: where it says that the input can be told, it is told; where
-    not, a second input is shown.
+    """Tests Lemma 2 on random layers: recovers the input where the lemma says that it can be, and
+    gives a second input with the same output where not.
+
+    Args:
+        inputs: n.
+        expansions: The m / n, one record for each.
+        samples: Random layers for each.
+        seed: Of the random numbers.
     """
     rng = np.random.default_rng(seed)
-    rows = []
+    records = []
     for expansion in expansions:
         outputs = round(expansion * inputs)
-        recovered, confused = [], []
+        recovery_errors, twin_errors = [], []
         for _ in range(samples):
             matrix, x = rng.standard_normal((outputs, inputs)), rng.standard_normal(inputs)
             y = relu(matrix @ x)
             if is_invertible(matrix, y):
-                recovered.append(_distance(recover(matrix, y), x))
+                recovery_errors.append(_distance(recover(matrix, y), x))
             else:
-                confused.append(_distance(relu(matrix @ twin(matrix, x)), y))
-        rows.append(
-            Invertibility(
-                expansion,
-                inputs,
-                outputs,
-                samples,
-                preserved_share(outputs, inputs),
-                len(recovered) / samples,
-                max(recovered, default=0.0),
-                max(confused, default=None),
-            )
-        )
-    return tuple(rows)
+                twin_errors.append(_distance(relu(matrix @ twin(matrix, x)), y))
+        theorem, share = preserved_share(outputs, inputs), len(recovery_errors) / samples
+        largest = max(recovery_errors, default=0.0), max(twin_errors, default=None)
+        records.append(Invertibility(expansion, inputs, outputs, samples, theorem, share, *largest))
+    return tuple(records)
 
 
-def _distance(value: Array, expected: Array) -> float:
-    return float(np.linalg.norm(value - expected) / max(float(np.linalg.norm(expected)), SMALL))
+def _distance(actual: Array, expected: Array) -> float:
+    return float(np.linalg.norm(actual - expected) / max(float(np.linalg.norm(expected)), SMALL))
 
 
 def _unexplained(x: Array, y: Array) -> float:
-    """Share of y's variance that the best affine map of x leaves over."""
+    """Share of y's variance that the best affine map of x does not explain, 0..1."""
     inputs, targets = x - x.mean(axis=0), y - y.mean(axis=0)
     rest = targets - inputs @ np.linalg.lstsq(inputs, targets, rcond=SMALL)[0]
     return float((rest**2).sum() / (targets**2).sum())

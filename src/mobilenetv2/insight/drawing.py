@@ -1,10 +1,13 @@
-"""Drawings as SVG text: a canvas in the units of a phone's screen, and axes on it.
+"""The means of drawing: SVG as text on a canvas as wide as a phone's screen, axes on it, and pixels
+as images inside a page.
 
-Colours are classes that the page's style sheet defines, for light and for dark screens.
+Colours of an SVG are classes that the page's style sheet defines, for light and for dark screens.
 """
 
 from __future__ import annotations
 
+import base64
+import io
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from html import escape
@@ -12,9 +15,14 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+from PIL import Image
 
-WIDTH = 360  # units; a phone's column in CSS pixels, so that text keeps its size there
+WIDTH = 360  # units of a canvas: CSS pixels of a phone's screen, so that text keeps its size there
 Points = NDArray[np.float64] | Sequence[tuple[float, float]]
+# Dark to bright in equal steps of lightness: five colours of viridis.
+COLOUR_STOPS = np.array(
+    [(68, 1, 84), (59, 82, 139), (33, 145, 140), (94, 201, 98), (253, 231, 37)], np.float64
+)
 
 
 class Canvas:
@@ -22,7 +30,7 @@ class Canvas:
 
     Args:
         height: In units.
-        title: Read aloud instead of the image.
+        title: What a screen reader says instead of the drawing.
     """
 
     def __init__(self, height: float, title: str) -> None:
@@ -37,10 +45,14 @@ class Canvas:
             f"<title>{escape(self._title)}</title>\n{inner}\n</svg>"
         )
 
+    def __html__(self) -> str:
+        """The same; tells a template that it is markup, with all text in it escaped."""
+        return str(self)
+
     def rect(
         self, x: float, y: float, width: float, height: float, class_: str, tip: str = ""
     ) -> None:
-        """A rectangle; `tip` shows under the pointer."""
+        """A rectangle; `tip` is shown under the pointer."""
         inner = f"<title>{escape(tip)}</title>" if tip else ""
         self._parts.append(
             f'<rect x="{x:.1f}" y="{y:.1f}" width="{max(width, 0):.1f}" height="{max(height, 0):.1f}" '
@@ -53,11 +65,11 @@ class Canvas:
         self._parts.append(f'<path d="M{path}{"Z" * closed}" class="{class_}"/>')
 
     def curve(self, path: str, class_: str) -> None:
-        """Any path in SVG's own language."""
+        """Any path, in SVG's own notation."""
         self._parts.append(f'<path d="{path}" class="{class_}"/>')
 
     def dots(self, points: Points, class_: str) -> None:
-        """Dots at points (P, 2); the class gives their size as a stroke's width."""
+        """Dots at points (P, 2); the class gives their size as the width of a stroke."""
         path = "".join(f"M{x:.1f} {y:.1f}h0" for x, y in points)
         self._parts.append(f'<path d="{path}" class="dot {class_}"/>')
 
@@ -71,15 +83,15 @@ class Canvas:
         )
 
     def legend(self, entries: Iterable[tuple[str, str]], y: float, x: float = 36) -> None:
-        """Coloured squares with words, (class, words), in a row that wraps."""
+        """Coloured squares with a label each, (class, label), in a row that wraps."""
         left = x
-        for class_, words in entries:
-            wide = 16 + sum(9.5 if ord(letter) > 0x1100 else 5.2 for letter in words) + 8
-            if left > x and left + wide > WIDTH:
+        for class_, label in entries:
+            entry_width = 16 + sum(9.5 if ord(letter) > 0x1100 else 5.2 for letter in label) + 8
+            if left > x and left + entry_width > WIDTH:
                 left, y = x, y + 14
             self.rect(left, y - 8, 9, 9, class_)
-            self.text(left + 13, y, words, "small")
-            left += wide
+            self.text(left + 13, y, label, "small")
+            left += entry_width
 
 
 @dataclass(frozen=True)
@@ -136,24 +148,24 @@ class Axes:
             [(self.left(column + part[0]), y), (self.left(column + part[1]), y)], class_
         )
 
-    def scale(self, ticks: Sequence[float], words: Sequence[Any], name: str = "") -> None:
-        """Horizontal grid lines with their values, and what they count above."""
-        for value, word in zip(ticks, words):
+    def scale(self, ticks: Sequence[float], labels: Sequence[Any], name: str = "") -> None:
+        """Horizontal grid lines with a label each, and above them the name of the quantity."""
+        for value, label in zip(ticks, labels):
             y = self.at(value)
             self.canvas.line([(self.x, y), (self.x + self.width, y)], "grid")
-            self.canvas.text(self.x - 4, y + 3, word, "small dim", "end")
+            self.canvas.text(self.x - 4, y + 3, label, "small dim", "end")
         if name:
             self.canvas.text(2, 9, name, "small dim")
 
-    def names(self, words: Sequence[Any]) -> None:
-        """Numbers under the columns; a word that is no number stands lower, unless the one before
-        it does.
+    def names(self, labels: Sequence[Any]) -> None:
+        """Labels under the columns; one that is not a number stands lower, unless the one before it
+        does, so that long ones do not overlap.
         """
         lowered = False
-        for column, word in enumerate(words):
-            lowered = not (lowered or str(word)[-1].isdecimal())
+        for column, label in enumerate(labels):
+            lowered = not (lowered or str(label)[-1].isdecimal())
             y = self.y + self.height + (23 if lowered else 12)
-            self.canvas.text(self.left(column + 0.5), y, word, "small dim", "middle")
+            self.canvas.text(self.left(column + 0.5), y, label, "small dim", "middle")
 
 
 def ticks(top: float, count: int = 4) -> list[float]:
@@ -162,3 +174,29 @@ def ticks(top: float, count: int = 4) -> list[float]:
     power = 10 ** np.floor(np.log10(rough))
     step = next(factor * power for factor in (1, 2, 2.5, 5, 10) if factor * power >= rough * 0.999)
     return [float(i * step) for i in range(int(top / step + 1e-9) + 1)]
+
+
+def colour_map(values: NDArray[np.float32]) -> NDArray[np.uint8]:
+    """One channel (H, W) in colours from its least to its largest value, (H, W, 3)."""
+    low, high = float(values.min()), float(values.max())
+    shares = (values.astype(np.float64) - low) / (high - low if high > low else 1.0)
+    stops = np.linspace(0, 1, len(COLOUR_STOPS))
+    channels = [np.interp(shares, stops, COLOUR_STOPS[:, i]) for i in range(3)]
+    return np.stack(channels, axis=2).round().astype(np.uint8)
+
+
+def png_url(pixels: NDArray[np.uint8]) -> str:
+    """Pixels (H, W, 1 or 3) as a data URL that holds a PNG file."""
+    return _data_url(pixels, "PNG", optimize=True)
+
+
+def jpeg_url(pixels: NDArray[np.uint8]) -> str:
+    """Pixels (H, W, 1 or 3) as a data URL that holds a JPEG file."""
+    return _data_url(pixels, "JPEG", quality=88)
+
+
+def _data_url(pixels: NDArray[np.uint8], file_format: str, **options: Any) -> str:
+    file = io.BytesIO()
+    image = Image.fromarray(pixels.squeeze(axis=2) if pixels.shape[2] == 1 else pixels)
+    image.save(file, file_format, **options)
+    return f"data:image/{file_format.lower()};base64,{base64.b64encode(file.getvalue()).decode()}"

@@ -1,5 +1,6 @@
-"""Measurements of an explanation: formatted for the placeholders of the page, and as plain numbers for
-tables and programs."""
+"""The measured numbers of an explanation: formatted for the placeholders of the page's texts, as rows
+of a table, and as plain data for JSON.
+"""
 
 from __future__ import annotations
 
@@ -13,14 +14,14 @@ import numpy as np
 from ..cost import LayerCost, operator_memory, peak_memory
 from ..layer import Layer
 from .explain import Explanation, OnPhotos
-from .interventions import Effect
-from .manifold import SAMPLES
+from .manifold import SAMPLES, shortcut_blocks, source_channels
 
-Facts = dict[str, str]
+Placeholders = dict[str, str]
+NONE = "–"  # where there is nothing to measure
 
 
-def network_facts(e: Explanation) -> Facts:
-    """Sizes of the network, and of the block that is shown."""
+def network_placeholders(e: Explanation) -> Placeholders:
+    """Sizes of the network and totals of its cost."""
     thin = [layer.out_shape[0] for layer in e.layers if layer.role == "project"]
     wide = [layer.out_shape[0] for layer in e.layers if layer.role == "depthwise"]
     return {
@@ -39,8 +40,8 @@ def network_facts(e: Explanation) -> Facts:
     }
 
 
-def shown_block(e: Explanation) -> list[LayerCost]:
-    """The layers of the block that is explained: the first that expands and has a shortcut, else
+def example_block(e: Explanation) -> list[LayerCost]:
+    """The layers of the block that the page explains: the first that expands and has a shortcut, else
     the first that expands, else the first.
     """
     blocks: dict[int, list[LayerCost]] = {}
@@ -48,19 +49,19 @@ def shown_block(e: Explanation) -> list[LayerCost]:
         if row.layer.block is not None:
             blocks.setdefault(row.layer.block, []).append(row)
 
-    def merit(rows: list[LayerCost]) -> int:
+    def priority(rows: list[LayerCost]) -> int:
         roles = {row.layer.role for row in rows}
         return 2 * ("expand" in roles) + ("add" in roles)
 
-    return max(blocks.values(), key=merit)
+    return max(blocks.values(), key=priority)
 
 
-def block_facts(rows: Sequence[LayerCost]) -> Facts:
-    """Of the block that is explained."""
+def block_placeholders(rows: Sequence[LayerCost]) -> Placeholders:
+    """Channels and cost of `example_block`."""
     macs = sum(row.macs for row in rows)
     depthwise = next(row for row in rows if row.layer.kind == "depthwise")
     project = next(row for row in rows if row.layer.role == "project")
-    regular = depthwise.macs * depthwise.layer.in_shape[0]  # every channel looks at every other
+    regular_macs = depthwise.macs * depthwise.layer.in_shape[0]
     return {
         "block": str(rows[0].layer.block),
         "block_in": str(rows[0].layer.in_shape[0]),
@@ -68,45 +69,45 @@ def block_facts(rows: Sequence[LayerCost]) -> Facts:
         "block_out": str(project.layer.out_shape[0]),
         "block_macs": millions(macs),
         "block_depthwise_share": percent(depthwise.macs / macs),
-        "regular_ratio": short(regular / macs),
+        "regular_ratio": three_digits(regular_macs / macs),
     }
 
 
-def spiral_facts(e: Explanation) -> Facts:
-    """Of Figure 1."""
+def spiral_placeholders(e: Explanation) -> Placeholders:
+    """Figure 1: how far the measured area is from the theorem."""
     gaps = [
         abs(row.area - row.theorem) / row.area_error for row in e.survival if row.area_error > 1e-12
     ]
-    return {"matrices": f"{e.survival[0].matrices:,}", "worst_sigma": short(max(gaps))}
+    return {"matrices": f"{e.survival[0].matrices:,}", "worst_sigma": three_digits(max(gaps))}
 
 
-def linear_facts(e: Explanation) -> Facts:
-    """Of the lemmas."""
-    narrow, last, undone = e.regions[0], e.regions[-1], e.invertibility
-    twins = [row.twin_error for row in undone if row.twin_error is not None]
+def linear_placeholders(e: Explanation) -> Placeholders:
+    """Linear regions and both lemmas."""
+    narrow, last, lemma_two = e.regions[0], e.regions[-1], e.invertibility
+    twin_errors = [row.twin_error for row in lemma_two if row.twin_error is not None]
     return {
         "interior": percent(e.disc.interior),
-        "moved": short(e.disc.moved),
+        "moved": three_digits(e.disc.moved),
         "region_inputs": str(narrow.inputs),
         "narrow_outputs": str(narrow.outputs),
         "carried": percent(narrow.carried),
-        "bent_uncut": tiny(max(row.bent_uncut for row in e.regions)),
+        "bent_uncut": power_of_ten(max(row.bent_uncut for row in e.regions)),
         "bent_cut": percent(last.bent_cut),
-        "undone_inputs": str(undone[0].inputs),
-        "undone_samples": f"{undone[0].samples:,}",
-        "undone_t_first": short(undone[0].expansion),
-        "undone_first": percent(undone[0].invertible),
-        "undone_t_last": short(undone[-1].expansion),
-        "undone_last": percent(undone[-1].invertible),
-        "recovery_error": tiny(max(row.recovery_error for row in undone)),
-        "twin_error": tiny(max(twins, default=0.0)),
+        "undone_inputs": str(lemma_two[0].inputs),
+        "undone_samples": f"{lemma_two[0].samples:,}",
+        "undone_t_first": three_digits(lemma_two[0].expansion),
+        "undone_first": percent(lemma_two[0].invertible),
+        "undone_t_last": three_digits(lemma_two[-1].expansion),
+        "undone_last": percent(lemma_two[-1].invertible),
+        "recovery_error": power_of_ten(max(row.recovery_error for row in lemma_two)),
+        "twin_error": power_of_ten(max(twin_errors, default=0.0)),
     }
 
 
-def manifold_facts(e: Explanation, on: OnPhotos) -> Facts:
-    """Of ranks and positive channels."""
-    m = on.manifold
-    facts = {
+def manifold_placeholders(e: Explanation, on_photos: OnPhotos) -> Placeholders:
+    """Effective ranks and positive channels."""
+    m = on_photos.manifold
+    bottlenecks = {
         "photos": str(m.photos),
         "pixels": f"{SAMPLES} × {m.photos}" if m.photos > 1 else str(SAMPLES),
         "thin_rank_share": mean_percent(
@@ -117,60 +118,58 @@ def manifold_facts(e: Explanation, on: OnPhotos) -> Facts:
         "dead": str(sum(dead for _, dead, _ in m.dead)),
     }
     if not m.expansions:
-        return facts
-    read = read_channels(e.layers)
+        return bottlenecks
+    sources = source_channels(e.layers)
     widest = max(m.expansions, key=lambda span: span.channels - span.effective_rank)
     below = [row for row in m.trained if row.below > 0]
     listed = ", ".join(f"{row.block}: {percent(row.below)} %" for row in below)
-    return facts | {
+    return bottlenecks | {
         "wide_rank_share": mean_percent(
             [span.effective_rank / span.channels for span in m.expansions]
         ),
-        "within": str(sum(span.effective_rank <= read[span.block] for span in m.expansions)),
+        "within": str(sum(span.effective_rank <= sources[span.block] for span in m.expansions)),
         "expansions": str(len(m.expansions)),
         "widest_block": str(widest.block),
         "widest_channels": str(widest.channels),
-        "widest_rank": short(widest.effective_rank),
+        "widest_rank": three_digits(widest.effective_rank),
         "initial_mean": mean_percent([row.mean for row in m.initial]),
         "initial_deviation": mean_percent([row.deviation for row in m.initial]),
         "trained_mean": mean_percent([row.mean for row in m.trained]),
         "trained_deviation": mean_percent([row.deviation for row in m.trained]),
         "below_count": str(len(below)),
-        "below_blocks": listed or "–",
+        "below_blocks": listed or NONE,
     }
 
 
-def answer_facts(e: Explanation, on: OnPhotos) -> Facts:
-    """Of the interventions; needs clippings and narrowings."""
-    assert on.unchanged is not None
-    blocks = [row for row in on.clippings if row.block is not None]
-    adding = adding_blocks(e.layers)
-    groups = [
-        [worth(row.effect) for row in blocks if (row.block in adding) == adds]
-        for adds in (True, False)
-    ]
-    facts = {"unchanged": f"{worth(on.unchanged):.0f}"}
+def intervention_placeholders(e: Explanation, on_photos: OnPhotos) -> Placeholders:
+    """What the interventions change; `on_photos.unchanged` must not be None."""
+    assert on_photos.unchanged is not None
+    texts = {"unchanged": f"{on_photos.unchanged.score:.0f}"}
+    blocks = [row for row in on_photos.clippings if row.block is not None]
     if blocks:
-        worst = min(blocks, key=lambda row: worth(row.effect))
-        facts |= {
-            "with_mean": f"{fmean(groups[0]):.0f}" if groups[0] else "–",
-            "without_mean": f"{fmean(groups[1]):.0f}" if groups[1] else "–",
-            "all_value": f"{worth(on.clippings[-1].effect):.0f}",
+        shortcuts = shortcut_blocks(e.layers)
+        with_shortcut = [row.effect.score for row in blocks if row.block in shortcuts]
+        without = [row.effect.score for row in blocks if row.block not in shortcuts]
+        worst = min(blocks, key=lambda row: row.effect.score)
+        texts |= {
+            "with_mean": f"{fmean(with_shortcut):.0f}" if with_shortcut else NONE,
+            "without_mean": f"{fmean(without):.0f}" if without else NONE,
+            "all_value": f"{on_photos.clippings[-1].effect.score:.0f}",
             "worst_block": str(worst.block),
-            "worst_value": f"{worth(worst.effect):.0f}",
+            "worst_value": f"{worst.effect.score:.0f}",
         }
-    for row in on.narrowings:
+    for row in on_photos.narrowings:
         if row.share == 0.99:
-            facts |= {
+            texts |= {
                 "kept_99": f"{row.kept:,}",
                 "kept_of": f"{row.channels:,}",
-                "narrowed_99": f"{worth(row.effect):.0f}",
+                "narrowed_99": f"{row.effect.score:.0f}",
             }
-    return facts
+    return texts
 
 
-def cost_facts(e: Explanation) -> Facts:
-    """Where multiply-adds and parameters go."""
+def cost_placeholders(e: Explanation) -> Placeholders:
+    """Shares of the multiply-adds by operator, and of the parameters behind the last block."""
     macs = dict.fromkeys(("expand", "depthwise", "project", "other"), 0)
     for row in e.cost.layers:
         macs[row.layer.role if row.layer.role in macs else "other"] += row.macs
@@ -180,8 +179,8 @@ def cost_facts(e: Explanation) -> Facts:
     return shares | {"tail_share": percent(tail / e.cost.parameters)}
 
 
-def memory_facts(e: Explanation) -> Facts:
-    """Peaks of the three ways to run."""
+def memory_placeholders(e: Explanation) -> Placeholders:
+    """Peaks of the three ways to run a network."""
     m = e.memory
     operators = max(step.held_bytes for step in m.operators)
     peak = peak_memory(operator_memory(e.checkpoint.architecture, *e.size))
@@ -192,66 +191,45 @@ def memory_facts(e: Explanation) -> Facts:
         "bottlenecks_peak": kilobytes(max(step.held_bytes for step in m.bottlenecks)),
         "runtime_peak": kilobytes(m.activation_bytes),
         "threads": str(m.threads),
-        "memory_ratio": short(operators / m.activation_bytes),
+        "memory_ratio": three_digits(operators / m.activation_bytes),
         "resident_bytes": "" if m.resident_bytes is None else kilobytes(m.resident_bytes),
         "table_peak": kilobytes(largest[2]),
         "table_size": largest[0],
     }
 
 
-def bottleneck_sizes(described: Sequence[Layer]) -> list[tuple[str, int, int]]:
-    """Each size of map that a block hands on, its most channels, and their bytes at 16 bits."""
+def bottleneck_sizes(layers: Sequence[Layer]) -> list[tuple[str, int, int]]:
+    """For each size of map that blocks give: the size, its largest number of channels, and the bytes
+    of that tensor at 16 bits.
+    """
     most: dict[tuple[int, int], int] = {}
-    for layer in described:
+    for layer in layers:
         if layer.role == "project":
             channels, height, width = layer.out_shape
             most[height, width] = max(most.get((height, width), 0), channels)
     return [(f"{h} × {w}", channels, 2 * channels * h * w) for (h, w), channels in most.items()]
 
 
-def adding_blocks(described: Sequence[Layer]) -> set[int]:
-    """The blocks that have a shortcut around them."""
-    return {layer.block for layer in described if layer.kind == "add" and layer.block is not None}
-
-
-def read_channels(described: Sequence[Layer]) -> dict[int, int]:
-    """The channels that each expansion is made from, by block."""
-    return {
-        layer.block: layer.in_shape[0]
-        for layer in described
-        if layer.role == "expand" and layer.block is not None
-    }
-
-
-def worth(effect: Effect) -> float:
-    """Accuracy where it is known, else agreement; percent."""
-    return effect.agreement if effect.accuracy is None else effect.accuracy
-
-
 def mean_percent(shares: Sequence[float]) -> str:
-    """The mean of shares 0..1, as percent without the sign."""
+    """The mean of shares 0..1, in percent without the sign."""
     return percent(fmean(shares))
 
 
 def percent(share: float) -> str:
-    """A share 0..1 as percent without the sign, two digits."""
+    """A share 0..1 in percent without the sign, to two digits."""
     value = 100 * share
-    return (
-        f"{value:.0f}"
-        if value >= 9.95 or value == 0
-        else f"{value:.1f}"
-        if value >= 1
-        else f"{value:.2g}"
-    )
+    if value >= 9.95 or value == 0:
+        return f"{value:.0f}"
+    return f"{value:.1f}" if value >= 1 else f"{value:.2g}"
 
 
-def short(value: float) -> str:
-    """Three digits."""
+def three_digits(value: float) -> str:
+    """A number to three digits."""
     return f"{value:.3g}"
 
 
-def tiny(value: float) -> str:
-    """A power of ten above a small number: 10⁻¹³."""
+def power_of_ten(value: float) -> str:
+    """A small number as one digit and a power of ten: 4 × 10⁻¹³."""
     if value == 0:
         return "0"
     digits = str.maketrans("-0123456789", "⁻⁰¹²³⁴⁵⁶⁷⁸⁹")
@@ -259,8 +237,15 @@ def tiny(value: float) -> str:
     return f"{mantissa} × 10{str(int(exponent)).translate(digits)}"
 
 
+def standard_error(value: float) -> str:
+    """A standard error of a share, to four decimals or as a power of ten."""
+    if value < 1e-12:
+        return "0"
+    return f"{value:.4f}" if value >= 5e-5 else power_of_ten(value)
+
+
 def millions(count: float) -> str:
-    """In millions, three digits or all of those before the point."""
+    """In millions: to one decimal from 100 up, else to three digits."""
     value = count / 1e6
     return f"{value:,.1f}" if value >= 100 else f"{value:.3g}"
 
@@ -272,7 +257,7 @@ def kilobytes(count: int) -> str:
 
 
 def totals(e: Explanation) -> dict[str, Any]:
-    """The figures that stand for the whole model; shares in percent, sizes in bytes."""
+    """The numbers of the whole model, by name; shares in percent, sizes in bytes."""
     numbers: dict[str, Any] = {
         "model": e.name,
         "macs": e.cost.macs,
@@ -285,13 +270,13 @@ def totals(e: Explanation) -> dict[str, Any]:
     for row in e.survival:
         numbers[f"theorem_1_n_{row.dimension}"] = row.theorem
         numbers[f"measured_n_{row.dimension}"] = row.area
-    on = e.on_photos
-    if on:
-        numbers["photos"] = on.manifold.photos
-        numbers["dead_channels"] = sum(dead for _, dead, _ in on.manifold.dead)
-    if on and on.unchanged:
-        numbers["accuracy"] = on.unchanged.accuracy
-        for narrowing in on.narrowings:
+    on_photos = e.on_photos
+    if on_photos:
+        numbers["photos"] = on_photos.manifold.photos
+        numbers["dead_channels"] = sum(dead for _, dead, _ in on_photos.manifold.dead)
+    if on_photos and on_photos.unchanged:
+        numbers["accuracy"] = on_photos.unchanged.accuracy
+        for narrowing in on_photos.narrowings:
             name = f"{100 * narrowing.share:g}_percent_of_variance"
             numbers[f"{name}_directions"] = f"{narrowing.kept} of {narrowing.channels}"
             numbers[f"{name}_agreement"] = narrowing.effect.agreement
@@ -299,16 +284,14 @@ def totals(e: Explanation) -> dict[str, Any]:
     return numbers
 
 
-def block_rows(e: Explanation) -> list[dict[str, Any]]:
-    """What photos showed of each block; None where a block has no such tensor."""
-    on = e.on_photos
-    assert on
-    wide = {span.block: span for span in on.manifold.expansions}
-    positive = {row.block: row for row in on.manifold.trained}
-    effects = {row.block: row.effect for row in on.clippings}
+def block_rows(on_photos: OnPhotos) -> list[dict[str, Any]]:
+    """What photos show of each block, one row per block; None where a block has no such tensor."""
+    expansions = {span.block: span for span in on_photos.manifold.expansions}
+    positive = {row.block: row for row in on_photos.manifold.trained}
+    effects = {row.block: row.effect for row in on_photos.clippings}
     rows = []
-    for span in on.manifold.bottlenecks:
-        w, p = wide.get(span.block), positive.get(span.block)
+    for span in on_photos.manifold.bottlenecks:
+        wide, trained = expansions.get(span.block), positive.get(span.block)
         effect = effects.get(span.block)
         rows.append(
             {
@@ -316,11 +299,11 @@ def block_rows(e: Explanation) -> list[dict[str, Any]]:
                 "channels": span.channels,
                 "effective_rank": span.effective_rank,
                 "channels_99": span.channels_99,
-                "wide_channels": w and w.channels,
-                "wide_effective_rank": w and w.effective_rank,
-                "positive_percent": p and 100 * p.mean,
-                "positive_deviation": p and 100 * p.deviation,
-                "below_percent": p and 100 * p.below,
+                "wide_channels": wide and wide.channels,
+                "wide_effective_rank": wide and wide.effective_rank,
+                "positive_percent": trained and 100 * trained.mean,
+                "positive_deviation": trained and 100 * trained.deviation,
+                "below_percent": trained and 100 * trained.below,
                 "relu6_agreement": effect and effect.agreement,
                 "relu6_accuracy": effect and effect.accuracy,
             }
@@ -328,24 +311,21 @@ def block_rows(e: Explanation) -> list[dict[str, Any]]:
     return rows
 
 
-def everything(e: Explanation) -> dict[str, Any]:
-    """All numbers as JSON takes them; images, points and tensors left out."""
-    numbers = {**totals(e), "size": list(e.size)}
+def plain_data(e: Explanation) -> dict[str, Any]:
+    """All numbers, as JSON takes them; without pixels, points and tensors."""
+    data = {**totals(e), "size": list(e.size)}
     for name in ("survival", "regions", "invertibility", "memory"):
-        numbers[name] = _plain(getattr(e, name))
-    numbers["expansion_reads"] = {
-        str(block): count for block, count in read_channels(e.layers).items()
-    }
-    if e.on_photos:
-        on = e.on_photos
-        numbers["blocks"] = block_rows(e)
+        data[name] = _plain(getattr(e, name))
+    data["expansion_reads"] = {str(block): n for block, n in source_channels(e.layers).items()}
+    on_photos = e.on_photos
+    if on_photos:
+        data["blocks"] = block_rows(on_photos)
         for name in ("bottlenecks", "expansions", "trained", "initial", "dead"):
-            numbers[name] = _plain(getattr(on.manifold, name))
-        numbers |= {
-            name: _plain(getattr(on, name)) for name in ("unchanged", "clippings", "narrowings")
-        }
-        numbers["labelled"] = on.photos.truth is not None
-    return numbers
+            data[name] = _plain(getattr(on_photos.manifold, name))
+        for name in ("unchanged", "clippings", "narrowings"):
+            data[name] = _plain(getattr(on_photos, name))
+        data["labelled"] = on_photos.photos.truth is not None
+    return data
 
 
 def _plain(value: Any) -> Any:
