@@ -236,7 +236,7 @@ def test_without_photos(folder: Path, tmp_path: Path, capsys) -> None:
     assert run(["explain", str(folder / "tiny.safetensors"), "-o", str(page)]) == 0
     assert "measured n 5" in capsys.readouterr().out
     outline = Outline(page.read_text(encoding="utf-8"))
-    assert "--images PAGE" in outline.text
+    assert "--images FOLDER" in outline.text
     assert [one for one in outline.ids if one in SECTIONS] == SECTIONS[:-1]
     assert "manifold-clipped" not in outline.ids
 

@@ -125,6 +125,24 @@ def test_outputs_are_held_to_the_end() -> None:
         assert after.held_bytes == before.held_bytes + inner
 
 
+@dataclass(frozen=True)
+class Early(Features):
+    """A map from within the network alone: layers behind it are described and not needed."""
+
+    def build(self, net: Builder, output_stride: int) -> tuple[str, ...]:
+        return ("features.6.add",)
+
+
+def test_layers_that_nobody_needs_are_not_run_and_not_held(pixels) -> None:
+    architecture = replace(PYRAMID, head=Early())
+    checkpoint, images = random_checkpoint(architecture), pixels(2, 40, 40, 3)
+    expected = Reference(checkpoint)(images)
+    np.testing.assert_allclose(Engine(checkpoint, 2)(images), expected, atol=1e-4)
+    last = operator_memory(architecture)[-1]
+    assert last.output_bytes == 0
+    assert last.held_bytes == expected[0].nbytes
+
+
 def test_only_what_the_outputs_need_is_run() -> None:
     steps = group(network(SMALL), ["features.4.conv.2"]).steps
     assert steps[-1].output == "features.4.conv.2"

@@ -303,12 +303,12 @@ def _steps(
     for at, group in enumerate(groups):
         own = {layer.name for layer in group}
         inputs = {source for layer in group for source in layer.sources} - own
-        written = {name for name in own if last_reader[name] > at}
+        written = {name for name in own if last_reader.get(name, at) > at}
         inner = _slice_elements(group, splits) * bytes_per_element
         yield MemoryStep(
             _group_name(group), size(inputs), size(written), inner, size(alive - inputs)
         )
-        alive = {name for name in alive | written if last_reader[name] > at}
+        alive = {name for name in alive | written if last_reader.get(name, at) > at}
 
 
 def _slice_elements(group: Sequence[Layer], splits: int | None) -> int:
