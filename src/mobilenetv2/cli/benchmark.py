@@ -24,7 +24,7 @@ from .output import format_option, write_json, write_rows
 @resolution_option("what the model was made for")
 @click.option(
     "--isa",
-    help="Instruction set: scalar, avx2 or avx512; for int8 also avxvnni and avx512vnni.  [default: the best of this machine]",
+    help="Instruction set, such as avx2; an unknown one lists those of this machine.  [default: the best]",
 )
 @click.option(
     "--runs",

@@ -49,8 +49,8 @@ class Engine:
         threads: Threads of this engine; None: what the environment variable MOBILENETV2_THREADS
             says, else the processors that this process may use. With 1, calls from several Python threads run side by side; with more, one after another, each
             on all threads.
-        isa: Instruction set: one of `instruction_sets()`; None: what the environment variable
-            MOBILENETV2_ISA says, else the best.
+        isa: Instruction set, such as "avx2"; None: what the environment variable MOBILENETV2_ISA
+            says, else the best.
 
     Attributes:
         checkpoint: The model.
