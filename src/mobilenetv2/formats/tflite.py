@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 from ..architecture import Architecture
 from ..errors import ModelFileError, UserError
 from ..folding import unfolded
-from ..graph import layers
+from ..graph import Network, layers, network
 from ..images import Preprocessing
 from ..int8 import AnyCheckpoint
 from ..layer import Layer, conv_padding
@@ -183,7 +183,7 @@ def _matched(
             base, padding=padding, bn_epsilon=BN_EPSILON, resolution=(shape[1], shape[2])
         )
         match = _Match({graph.inputs[0]: "image"})
-        difference = _compare(graph, order, layers(architecture), match)
+        difference = _compare(graph, order, network(architecture), match)
         if difference is None:
             return architecture, match
         differences.append((len(match.made), difference))
@@ -191,11 +191,9 @@ def _matched(
     raise ModelFileError(f"not the MobileNetV2 graph: {last}")
 
 
-def _compare(
-    graph: Graph, order: dict[str, Op], steps: tuple[Layer, ...], match: _Match
-) -> str | None:
-    """The first difference between the graph and these layers, or None; fills `match`."""
-    made = match.made
+def _compare(graph: Graph, order: dict[str, Op], net: Network, match: _Match) -> str | None:
+    """The first difference between the graph and this network, or None; fills `match`."""
+    made, steps, outputs = match.made, net.layers, set(net.outputs)
     by_output = {id(op): layer for layer in steps if (op := order.get(layer.name))}
     adds = iter(layer for layer in steps if layer.kind == "add")
     flat = {layer.name for layer in steps if layer.kind in ("pool", "linear")}
@@ -212,9 +210,9 @@ def _compare(
                     padded[op.outputs[0]] = tuple(
                         graph.constant(op.inputs[1]).astype(int).ravel().tolist()
                     )
-                elif sources - (
-                    {steps[-1].name} if op.code == "SOFTMAX" else flat
-                ) and not op.code.endswith("QUANTIZE"):
+                elif sources - (outputs if op.code == "SOFTMAX" else flat) and not op.code.endswith(
+                    "QUANTIZE"
+                ):
                     return f"a {op.code} after {sources.pop()} has no place in it"
             continue
         is_pool = op.code in ("AVERAGE_POOL_2D", "MEAN")
@@ -228,8 +226,9 @@ def _compare(
             return difference
         made[op.outputs[0]] = layer.name
         match.ops[layer.name] = op
-    outputs = {made.get(i) for i in graph.outputs}
-    return None if outputs == {steps[-1].name} else f"its output is not that of {steps[-1].name}"
+    if {made.get(i) for i in graph.outputs} == outputs:
+        return None
+    return f"its output is not that of {', '.join(net.outputs)}"
 
 
 def _compare_options(

@@ -20,7 +20,7 @@ from torch.nn import functional
 from ..architecture import Architecture
 from ..checkpoint import Checkpoint
 from ..errors import ArchitectureError, ModelFileError
-from ..graph import array_shapes, layers
+from ..graph import array_shapes, network
 from ..heads import Classifier, Features
 from ..images import Preprocessing
 from ..layer import Layer, conv_padding
@@ -152,7 +152,8 @@ class MobileNetV2(nn.Module):
             if not 0 <= value < 1:
                 raise ArchitectureError(f"{name} must be at least 0 and below 1, not {value!r}")
         self.architecture = architecture
-        steps = layers(architecture)
+        described = network(architecture)
+        steps = described.layers
         block_count = max(layer.block or 0 for layer in steps)
         modules: list[nn.Module] = []
         taps: list[FeatureTap] = []
@@ -178,8 +179,9 @@ class MobileNetV2(nn.Module):
         self.features = nn.Sequential(*modules)
         self.taps = tuple(taps)
         if architecture.classes:
-            channels, classes = steps[-1].in_shape[0], steps[-1].out_shape[0]
-            self.classifier = nn.Sequential(nn.Dropout(drop_rate), nn.Linear(channels, classes))
+            logits = described[described.outputs[0]]
+            linear = nn.Linear(logits.in_shape[0], logits.out_shape[0])
+            self.classifier = nn.Sequential(nn.Dropout(drop_rate), linear)
         self.reset_parameters()
 
     def reset_parameters(self, init_std: float = PAPER_INIT_STD) -> None:

@@ -59,6 +59,12 @@ void check_rounding(const Factors& factors, const Rounding& rounding) {
   const bool fits = once ? factors.factor && !factors.fraction && !factors.power
                          : !factors.factor && factors.fraction && factors.power;
   if (!fits) throw std::invalid_argument("the factors are not those of the rounding mode");
+  const bool unclamped =
+      rounding.mode == RoundingMode::ONCE_SATURATING || rounding.mode == RoundingMode::TWICE_NON_NEGATIVE;
+  const auto zero = static_cast<float>(rounding.zero);
+  if (unclamped && (rounding.low + zero != 0.0f || rounding.high + zero != 255.0f)) {
+    throw std::invalid_argument("results that only packing clamps have the limits of a byte");
+  }
   if (rounding.mode == RoundingMode::TWICE_NON_NEGATIVE && rounding.zero != 0) {
     throw std::invalid_argument("results that are never negative have the zero point 0");
   }

@@ -13,10 +13,8 @@ enum class RoundingMode : std::int32_t {
   // clamps.
   ONCE_SATURATING,
   // As TensorFlow Lite's reference kernels: times the channel's fraction, halves up; times its power of two, halves
-  // away
-  // from zero; clamped. A shortcut and this product come to 2**-20 units of twice the larger scale, and their sum to
-  // the
-  // output's, each step rounded in the same way.
+  // away from zero; clamped. A shortcut and this product come to 2**-20 units of twice the larger scale, and their
+  // sum to the output's, each step rounded in the same way.
   TWICE,
   // The same where results below 0 are stored as 0, those above 255 as 255, and there is no shortcut: both roundings
   // collapse into floor(sum * fraction + power), `fraction` being the whole factor and `power` what is added.
@@ -26,13 +24,15 @@ enum class RoundingMode : std::int32_t {
   TWICE_TO_FLOAT,
 };
 
-constexpr bool is_once(RoundingMode mode) {
+static constexpr bool is_once(RoundingMode mode) {
   return mode == RoundingMode::ONCE || mode == RoundingMode::ONCE_SATURATING || mode == RoundingMode::ONCE_TO_FLOAT;
 }
-constexpr bool is_to_float(RoundingMode mode) {
+static constexpr bool is_to_float(RoundingMode mode) {
   return mode == RoundingMode::ONCE_TO_FLOAT || mode == RoundingMode::TWICE_TO_FLOAT;
 }
-constexpr bool takes_shortcut(RoundingMode mode) { return mode == RoundingMode::ONCE || mode == RoundingMode::TWICE; }
+static constexpr bool takes_shortcut(RoundingMode mode) {
+  return mode == RoundingMode::ONCE || mode == RoundingMode::TWICE;
+}
 
 // A factor of TWICE: a fraction, and a power of two.
 struct Twice {
