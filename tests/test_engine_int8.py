@@ -121,6 +121,54 @@ def test_timing_knows_the_peak_of_bytes(isa) -> None:
     assert np.isfinite(timing.peak_share)
 
 
+@pytest.mark.parametrize("isa", ISAS)
+@pytest.mark.parametrize("unsigned", [False, True])
+def test_a_shortcut_around_a_bottleneck_with_a_relu6(isa, unsigned) -> None:
+    """Rounded twice and never negative, but not without its shortcut."""
+    checkpoint = random_int8(
+        "twice", unsigned, bottleneck="relu6", width_mult=0.35, classes=5, resolution=(32, 32)
+    )
+    x = image(3, 2, 32, 32)
+    np.testing.assert_array_equal(Engine(checkpoint, 1, isa)(x), Int8Reference(checkpoint)(x))
+
+
+MODES = _native.RoundingMode
+
+
+def rounding_of(mode: MODES, **changes: float) -> _native.Rounding:
+    rounding = _native.Rounding()
+    rounding.mode, rounding.low, rounding.high = mode, 0.0, 255.0
+    for name, value in changes.items():
+        setattr(rounding, name, value)
+    return rounding
+
+
+@pytest.mark.parametrize(
+    ("rounding", "factors", "complaint"),
+    [
+        (rounding_of(MODES.ONCE), (), "not those of the rounding mode"),
+        (rounding_of(MODES.ONCE), ("fraction", "power"), "not those of the rounding mode"),
+        (rounding_of(MODES.TWICE), ("factor",), "not those of the rounding mode"),
+        (rounding_of(MODES.TWICE), ("fraction",), "not those of the rounding mode"),
+        (rounding_of(MODES.ONCE_SATURATING, high=200.0), ("factor",), "limits of a byte"),
+        (rounding_of(MODES.ONCE_SATURATING, zero=3), ("factor",), "limits of a byte"),
+        (
+            rounding_of(MODES.TWICE_NON_NEGATIVE, zero=3, low=-3.0, high=252.0),
+            ("fraction", "power"),
+            "zero point 0",
+        ),
+    ],
+)
+def test_contradictory_roundings_are_refused(rounding, factors, complaint) -> None:
+    network = _native.ByteNetwork("scalar", 1)
+    dtypes = {"factor": np.float32, "fraction": np.float64, "power": np.float64}
+    given = {name: np.ones(4, dtypes[name]) for name in factors}
+    with pytest.raises(ValueError, match=complaint):
+        network.add_matrix(
+            np.ones((4, 8), np.int8), np.zeros(4, np.int32), rounding=rounding, **given
+        )
+
+
 def test_what_cannot_run_is_refused() -> None:
     with pytest.raises(UserError, match="isa must be one"):
         Engine(model("v2", "nearest", False), 1, "neon")

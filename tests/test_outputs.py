@@ -16,6 +16,7 @@ from mobilenetv2.heads import Classifier, Features
 from mobilenetv2.int8 import stored_tensors
 from mobilenetv2.layer import Builder
 from mobilenetv2.runtime import Engine, Int8Reference, Reference
+from mobilenetv2.runtime.engine import KEPT_PACKINGS
 from mobilenetv2.runtime.steps import group
 
 from .conftest import random_checkpoint
@@ -78,11 +79,24 @@ def test_the_answer_is_the_same_after_other_outputs(pixels) -> None:
     np.testing.assert_array_equal(engine(images), before)
 
 
+def test_weights_are_not_kept_for_every_choice_of_outputs(pixels) -> None:
+    """Memory stays bounded, and what was dropped is right when it is asked for again."""
+    checkpoint, images = random_checkpoint(SMALL), pixels(1, 40, 40, 3)
+    engine = Engine(checkpoint, 1)
+    names = [f"features.{block}.conv.0.0" for block in (3, 4, 5, 6, 3, 5)]
+    expected = Reference(checkpoint).run(images, set(names))
+    for name in names:
+        np.testing.assert_allclose(engine.outputs(images, [name])[name], expected[name], atol=1e-4)
+        assert len(engine._repacked) <= KEPT_PACKINGS
+    before = list(engine._repacked)
+    engine.outputs(images, ["features.5.conv.0.0", "features.4.conv.2"])
+    assert engine._repacked == before  # the same steps, or fewer
+
+
 def test_outputs_that_are_steps_of_their_own_share_the_weights(pixels) -> None:
     engine = Engine(random_checkpoint(SMALL), 1)
     engine.outputs(pixels(1, 40, 40, 3), ["features.4.conv.2", "features.18.0", "pool"])
-    (packed,) = engine._packed_for.values()
-    assert packed.native is engine._packed.native
+    assert engine._repacked == []
 
 
 @pytest.mark.parametrize("rounding", ["nearest", "twice"])

@@ -13,7 +13,7 @@ from dataclasses import dataclass, field, replace
 from typing import Annotated, Any, ClassVar, Literal
 
 from .errors import ArchitectureError, UserError
-from .heads import Classifier, Features, Head, named_head
+from .heads import Classifier, Head, named_head
 from .records import Meta, Record, Side, Size
 
 MAX_DILATION = 1 << 10
@@ -163,9 +163,7 @@ class Architecture(ArchitectureRecord):
         """The same network with another number of classes; a network that ends in features becomes
         a classifier.
         """
-        if isinstance(self.head, Features):
-            return replace(self, head=Classifier(classes))
-        return replace(self, head=replace(self.head, classes=classes))
+        return replace(self, head=self.head.with_classes(classes))
 
     @classmethod
     def from_dict(cls, values: Any) -> Architecture:

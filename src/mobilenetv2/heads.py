@@ -47,6 +47,10 @@ class Features(HeadRecord):
         """Adds the head's layers behind the tensor at hand; returns the names of the outputs."""
         return (net.at,)
 
+    def with_classes(self, classes: int) -> Classifier:
+        """A head of its kind with so many classes; the one without any becomes a classifier."""
+        return Classifier(classes)
+
 
 @dataclass(frozen=True)
 class Classifier(HeadRecord):
@@ -68,6 +72,10 @@ class Classifier(HeadRecord):
         net.pool("pool")
         net.linear("classifier.1", "classifier", self.classes, bias="classifier.1.bias")
         return (net.at,)
+
+    def with_classes(self, classes: int) -> Classifier:
+        """As `Features.with_classes`."""
+        return replace(self, classes=classes)
 
 
 @dataclass(frozen=True)
@@ -112,6 +120,10 @@ class DeepLab(HeadRecord):
         net.resize("head.resize", net.image[1:])
         return (net.at,)
 
+    def with_classes(self, classes: int) -> DeepLab:
+        """As `Features.with_classes`."""
+        return replace(self, classes=classes)
+
     def _branch(self, net: Builder, name: str, rate: int = 0) -> None:
         """A 3x3 atrous convolution for a rate, a 1x1 one without."""
         net.conv(
@@ -146,6 +158,4 @@ def named_head(name: Any, classes: int | None = None) -> Head:
     if head is None:
         listed = ", ".join(map(repr, NAMED_HEADS))
         raise ArchitectureError(f"head must be one of {listed}, not {name!r:.80}")
-    if classes is None or isinstance(head, Features):
-        return head
-    return replace(head, classes=classes)
+    return head if classes is None or not head.classes else head.with_classes(classes)

@@ -21,7 +21,7 @@ from ..architecture import Architecture
 from ..checkpoint import Checkpoint
 from ..errors import ArchitectureError, ModelFileError
 from ..graph import array_shapes, network
-from ..heads import Classifier, Features
+from ..heads import Classifier
 from ..images import Preprocessing
 from ..layer import Layer, conv_padding
 
@@ -140,7 +140,7 @@ class MobileNetV2(nn.Module):
         bn_decay: float = PAPER_BN_DECAY,
     ) -> None:
         super().__init__()
-        if not isinstance(architecture.head, Classifier | Features):
+        if architecture.head.task not in ("classification", "features"):
             raise ArchitectureError(
                 f"MobileNetV2 has the heads Classifier and Features, not {architecture.head}"
             )

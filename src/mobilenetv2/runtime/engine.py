@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from ..int8 import AnyCheckpoint
 
 KEPT_PLANS = 16
+KEPT_PACKINGS = 2  # weights laid out once more, for outputs from within steps
 BATCH = 4  # images at once at least; more go one group after another, so that memory stays small
 
 
@@ -47,8 +48,8 @@ class Engine:
     Args:
         checkpoint: The model.
         threads: Threads of this engine; None: what the environment variable MOBILENETV2_THREADS
-            says, else the processors that this process may use. With 1, calls from several Python threads run side by side; with more, one after another, each
-            on all threads.
+            says, else the processors that this process may use. With 1, calls from several Python
+            threads run side by side; with more, one after another, each on all threads.
         isa: Instruction set, such as "avx2"; None: what the environment variable MOBILENETV2_ISA
             says, else the best.
 
@@ -74,7 +75,7 @@ class Engine:
         self.isa = _isa(isa, self._int8 is not None)
         self._described = network(checkpoint.architecture)
         self._packed = self._pack(group(self._described))
-        self._packed_for: dict[tuple[str, ...], _Packed] = {}
+        self._repacked: list[_Packed] = []
         self._plans: OrderedDict[tuple[tuple[str, ...] | None, int, int, int], Plan] = OrderedDict()
         self._lock = threading.Lock()
 
@@ -247,8 +248,9 @@ class Engine:
         """
         check_images(images, self.checkpoint.architecture.in_channels)
         height, width = images.shape[1:3]
-        chosen = self._plan_for(height, width, names, threads)
-        native = self._packed_steps(names).native
+        packed = self._packed_steps(names)
+        chosen = self._plan_for(height, width, packed, names, threads)
+        native = packed.native
         if self._int8:
             images = to_pixels(images, self._int8.preprocessing)
         pixels = images.dtype == np.uint8
@@ -272,25 +274,27 @@ class Engine:
         return answers
 
     def _packed_steps(self, names: tuple[str, ...] | None) -> _Packed:
-        """The weights laid out for these outputs: the engine's own, unless the steps differ."""
+        """The weights laid out for these outputs: the engine's own, or those packed for earlier
+        outputs, where their steps are among them.
+        """
         if names is None:
             return self._packed
+        steps = group(self._described, names)
         with self._lock:
-            packed = self._packed_for.get(names)
-            if packed is None:
-                steps = group(self._described, names)
-                own = self._packed
-                if set(steps.steps) <= set(own.steps.steps):
-                    packed = _Packed(own.native, steps, own.weights)
-                else:
-                    packed = self._pack(steps)
-                self._packed_for[names] = packed
-            return packed
+            for packed in (self._packed, *self._repacked):
+                if set(steps.steps) <= set(packed.steps.steps):
+                    return _Packed(packed.native, steps, packed.weights)
+            if len(self._repacked) == KEPT_PACKINGS:
+                self._repacked.pop(0)
+                self._plans.clear()  # some are of the weights that are gone
+            self._repacked.append(self._pack(steps))
+            return self._repacked[-1]
 
     def _plan_for(
         self,
         height: int,
         width: int,
+        packed: _Packed | None = None,
         names: tuple[str, ...] | None = None,
         threads: int | None = None,
     ) -> Plan:
@@ -298,7 +302,7 @@ class Engine:
         remembered.
         """
         threads = threads or self.threads
-        packed = self._packed_steps(names)
+        packed = packed or self._packed
         key = names, height, width, threads
         with self._lock:
             chosen = self._plans.pop(key, None)
