@@ -104,6 +104,27 @@ def test_imports_point_one_way(path: Path) -> None:
     assert rooms <= allowed, f"{room(path)} may not import {sorted(rooms - allowed)}"
 
 
+def drawn_rooms() -> list[list[str]]:
+    """The rooms of docs/design.md, line by line from the top."""
+    text = (ROOT / "docs" / "design.md").read_text(encoding="utf-8")
+    lines = text.split("```")[1].splitlines()[2:]
+    return [line.strip().split("  ")[0].replace("/", "").split(", ") for line in lines if line]
+
+
+def test_the_design_draws_every_room() -> None:
+    drawn = [name for line in drawn_rooms() for name in line]
+    assert sorted(drawn) == sorted({room(path) for path in FILES} - {"__init__", "__main__"})
+
+
+def test_imports_point_upwards_in_the_design() -> None:
+    depth = {name: i for i, line in enumerate(drawn_rooms()) for name in line}
+    for path in FILES:
+        if room(path) in depth:
+            for module in own_imports(path):
+                other = module.split(".")[0]
+                assert depth[other] <= depth[room(path)], f"{module_name(path)} imports {module}"
+
+
 @pytest.mark.parametrize("path", FILES, ids=lambda path: str(path.relative_to(SOURCE)))
 def test_torch_stays_at_home(path: Path) -> None:
     if not str(path.relative_to(SOURCE)).startswith(TORCH_IS_AT_HOME):
