@@ -29,7 +29,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from measure import RESULTS, Watch, machine, markdown, process, ratio, report, turn, usable_cpus
+from measure import RESULTS, Watch, machine, markdown, process, ratio, report, turn
 from peer_arrays import with_all_stored
 from peer_files import recipe, write
 from peers import PEERS, PRECISIONS
@@ -38,6 +38,7 @@ from mobilenetv2.checkpoint import Checkpoint
 from mobilenetv2.formats import read
 from mobilenetv2.images import decode
 from mobilenetv2.int8 import Int8Checkpoint
+from mobilenetv2.processors import usable_processors
 from mobilenetv2.runtime.quantize import quantize
 
 OURS = "mobilenetv2"
@@ -56,7 +57,7 @@ def main() -> int:
     parser.add_argument("--precision", choices=PRECISIONS, default=PRECISIONS[0])
     parser.add_argument("--most", type=int, default=1000, help="number of images; default: 1000")
     parser.add_argument("--batches", type=int, nargs="+", default=[1, 8], help="of the peer")
-    parser.add_argument("--threads", type=int, default=usable_cpus(), help="of the peer")
+    parser.add_argument("--threads", type=int, default=usable_processors(), help="of the peer")
     parser.add_argument("--rounds", type=int, default=7)
     parser.add_argument("--output", type=Path, default=RESULTS, help="folder of the results")
     options = parser.parse_args()

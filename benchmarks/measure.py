@@ -17,6 +17,8 @@ from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
 
+from mobilenetv2.processors import usable_processors
+
 RESULTS = Path(__file__).parent / "results"
 FLAGS = "avx2 fma avx_vnni avx512f avx512_vnni avx512_bf16 amx_bf16 amx_int8 asimd asimddp i8mm sve"
 # longer than the tick by which Linux counts the time of other threads
@@ -99,12 +101,6 @@ def process(program: str, *arguments: object) -> Process:
     return Process(float(seconds), int(resident), done.stdout)
 
 
-def usable_cpus() -> int:
-    """Number of processors that this process may use."""
-    usable = getattr(os, "sched_getaffinity", None)
-    return len(usable(0)) if usable else os.cpu_count() or 1
-
-
 class Watch:
     """Measures the share of the processors that other programs take from now on."""
 
@@ -139,7 +135,7 @@ def machine(packages: Sequence[str]) -> dict[str, Any]:
     available = set(flags[1].split() if flags else ())
     return {
         "cpu": model[1] if model else platform.processor() or platform.machine(),
-        "cpus": usable_cpus(),
+        "cpus": usable_processors(),
         "isa": [flag for flag in FLAGS.split() if flag in available],
         "caches": _caches(),
         "system": platform.platform(),

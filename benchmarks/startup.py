@@ -23,11 +23,12 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from measure import RESULTS, Watch, machine, markdown, process, ratio, report, turn, usable_cpus
+from measure import RESULTS, Watch, machine, markdown, process, ratio, report, turn
 from peer_files import random_checkpoint, recipe, write
 from peers import PEERS
 
 from mobilenetv2.checkpoint import Checkpoint
+from mobilenetv2.processors import usable_processors
 
 OURS, BARE_NUMPY = "mobilenetv2", "numpy"
 TITLES = {OURS: "ours", BARE_NUMPY: "import numpy alone"}
@@ -48,7 +49,9 @@ def main() -> int:
     )
     parser.add_argument("--photo", type=Path, default=PHOTO)
     parser.add_argument("--peers", choices=PEERS, nargs="*", default=list(PEERS))
-    parser.add_argument("--threads", type=int, default=usable_cpus(), help="default: processors")
+    parser.add_argument(
+        "--threads", type=int, default=usable_processors(), help="default: processors"
+    )
     parser.add_argument("--rounds", type=int, default=15)
     parser.add_argument("--output", type=Path, default=RESULTS, help="folder of the results")
     options = parser.parse_args()

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from compare_builds import main as compare_builds
 from folder import best_classes, disagreements
 from latency import OURS_FLOAT32, Case, cases, correlation_loss, random_pixels, table
 from measure import RESULTS, markdown, process, ratio, turn
@@ -17,6 +18,7 @@ from peer_files import random_checkpoint, recipe, write
 from peers import PEERS, Recipe
 from startup import goals
 
+import mobilenetv2
 from mobilenetv2.checkpoint import Checkpoint
 from mobilenetv2.images import decode
 from mobilenetv2.int8 import AnyCheckpoint, Int8Checkpoint
@@ -222,3 +224,17 @@ def test_a_process_that_fails_shows_its_error() -> None:
 def test_markdown_columns_are_aligned() -> None:
     lines = markdown(["a", "b"], [["long", "1"], ["c", "22"]]).splitlines()
     assert lines == ["| a    | b  |", "| ---- | -- |", "| long | 1  |", "| c    | 22 |"]
+
+
+def test_a_build_beside_itself_gives_the_same_bits(capsys) -> None:
+    build = str(Path(mobilenetv2.__file__).parents[1])
+    options = ["--model", "cifar10-int8", "--threads", "1", "--rounds", "2", "--calls", "1"]
+    assert compare_builds([build, build, *options]) == 0
+    cells = [cell.strip() for cell in capsys.readouterr().out.splitlines()[-1].split("|")]
+    assert cells[1:3] == ["cifar10-int8", "1"]
+    assert cells[-2] == "yes"
+
+
+def test_a_folder_without_a_build_is_named(tmp_path) -> None:
+    with pytest.raises(SystemExit, match=f"{tmp_path}: no build"):
+        compare_builds([str(tmp_path), str(tmp_path)])

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import json
 import subprocess
 import sys
 from collections.abc import Callable
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -114,6 +116,42 @@ def test_incomplete_files_are_refused(tmp_path, change: Callable[..., object], c
         read(path)
 
 
+def as_version_1(path: Path) -> None:
+    """Rewrites an int8 file as releases before version 2 wrote it: the head's name and its classes
+    in the architecture, and no pooling.
+    """
+    from safetensors.numpy import save_file
+
+    from mobilenetv2.files import checksum
+    from mobilenetv2.int8 import HEADER
+
+    header, arrays = read_safetensors(path)
+    architecture = json.loads(header["architecture"])
+    architecture |= {"head": "classifier", "classes": architecture["head"]["classes"]}
+    stored = {k: v for k, v in json.loads(header["quantization"]).items() if k != "pooling"}
+    header |= {
+        "version": "1",
+        "architecture": json.dumps(architecture),
+        "quantization": json.dumps(stored),
+    }
+    header["checksum"] = checksum({name: header[name] for name in HEADER}, arrays)
+    save_file(arrays, path, header)
+
+
+@pytest.mark.parametrize("pooling", ["average", "mean"])
+def test_files_of_version_1(tmp_path, pooling) -> None:
+    """Equal scales of the map and its average stood for an average of stored values."""
+    model = random_int8("twice", pooling == "average", width_mult=0.35, classes=3)
+    assert model.pooling == pooling
+    path = tmp_path / "model.safetensors"
+    model.save(path)
+    as_version_1(path)
+    loaded = read(path)
+    assert loaded.architecture == model.architecture
+    assert loaded.pooling == pooling
+    assert loaded.activations == model.activations
+
+
 def changed(name: str, **arrays: object) -> Callable[[Int8Checkpoint], dict[str, object]]:
     return lambda model: {"layers": {**model.layers, name: replace(model.layers[name], **arrays)}}
 
@@ -125,6 +163,8 @@ STEM = "features.0.0"
     ("change", "complaint"),
     [
         (lambda m: {"rounding": "up"}, "rounding must be one of nearest, twice, not 'up'"),
+        (lambda m: {"pooling": "max"}, "pooling must be one of mean, average, not 'max'"),
+        (lambda m: {"activations": {**m.activations, "pool": Activation(1, 0)}}, "of the map that"),
         (lambda m: {"image_zero_points": (0, 0)}, "not one per channel"),
         (lambda m: {"image_zero_points": (0, 0, 256)}, r"not within 0\.\.255"),
         (lambda m: {"image_scale": float("nan")}, "scale is not positive"),
