@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from dataclasses import replace
 from functools import cache
 
@@ -15,6 +14,7 @@ from mobilenetv2.formats import read
 from mobilenetv2.graph import layers
 from mobilenetv2.heads import Classifier, DeepLab
 from mobilenetv2.model import Model
+from mobilenetv2.processors import usable_processors
 from mobilenetv2.runtime import Engine, Reference, _native
 
 from .conftest import random_checkpoint
@@ -212,8 +212,7 @@ def test_the_best_instruction_set_and_all_processors_by_default(monkeypatch) -> 
     monkeypatch.delenv("MOBILENETV2_ISA", raising=False)
     run = Model(reference("0.35").checkpoint).engine
     assert run.isa == FAST
-    if hasattr(os, "sched_getaffinity"):
-        assert run.threads == len(os.sched_getaffinity(0))
+    assert run.threads == usable_processors()
     assert Model(reference("0.35").checkpoint, threads=3, isa="scalar").engine.threads == 3
 
 
