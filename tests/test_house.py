@@ -20,6 +20,7 @@ ROOT = Path(__file__).parents[1]
 SOURCE = ROOT / "src" / "mobilenetv2"
 TRUNK = {
     "processors",
+    "locks",
     "errors",
     "architecture",
     "heads",
