@@ -21,6 +21,7 @@ SOURCE = ROOT / "src" / "mobilenetv2"
 TRUNK = {
     "processors",
     "errors",
+    "printable",
     "architecture",
     "heads",
     "layer",
