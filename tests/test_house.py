@@ -22,6 +22,7 @@ TRUNK = {
     "processors",
     "locks",
     "errors",
+    "printable",
     "architecture",
     "heads",
     "layer",
