@@ -30,6 +30,7 @@ TRUNK = {
     "cost",
     "paper",
     "images",
+    "paths",
     "records",
     "labels",
     "checkpoint",
