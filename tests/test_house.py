@@ -32,6 +32,7 @@ TRUNK = {
     "cost",
     "paper",
     "images",
+    "paths",
     "records",
     "labels",
     "checkpoint",

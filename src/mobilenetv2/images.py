@@ -7,10 +7,8 @@ from __future__ import annotations
 
 import os
 import threading
-from collections.abc import Iterator
 from dataclasses import dataclass
 from io import BytesIO, TextIOBase
-from pathlib import Path
 from typing import IO, TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 
 from .errors import ImageError
@@ -23,8 +21,6 @@ if TYPE_CHECKING:
 
     OneImage = str | os.PathLike[str] | bytes | bytearray | IO[bytes] | Image | NDArray[np.uint8]
 
-ENDINGS = "jpg jpeg jpe jfif png apng webp gif bmp dib tif tiff ppm pgm pbm pnm avif avifs heic heif jp2 tga ico pcx sgi mpo"
-SUFFIXES = frozenset(f".{ending}" for ending in ENDINGS.split())
 TURNS = {  # EXIF orientation -> the member of Image.Transpose that turns the image upright
     2: "FLIP_LEFT_RIGHT",
     3: "ROTATE_180",
@@ -314,43 +310,6 @@ def center_crop(image: Image, height: int, width: int) -> Image:
     """The centre (height, width) of an image, black outside of it; torchvision's rule exactly."""
     top, left = crop_offset(image.height, height), crop_offset(image.width, width)
     return image.crop((left, top, left + width, top + height))
-
-
-def find_images(folder: Path, hidden: list[Path] | None = None) -> tuple[list[Path], list[Path]]:
-    """The images anywhere below a folder, by the suffix of their names, and the other files.
-
-    Args:
-        folder: The folder. Links are followed once.
-        hidden: Gets the hidden files and folders (a leading dot, `__MACOSX`, `@eaDir`), which are
-            left out of the result.
-
-    Returns:
-        Images and other files, both sorted by path. A folder that may not be searched stands among
-        the images, so that decoding it gives an error.
-    """
-    unreadable: list[OSError] = []
-    paths = sorted(_walk(folder, unreadable, [] if hidden is None else hidden))
-    images = [path for path in paths if path.suffix.lower() in SUFFIXES]
-    others = [path for path in paths if path.suffix.lower() not in SUFFIXES]
-    return sorted(images + [Path(error.filename) for error in unreadable]), others
-
-
-def _walk(folder: Path, unreadable: list[OSError], hidden: list[Path]) -> Iterator[Path]:
-    visited: set[str] = set()
-    for parent, folders, files in os.walk(folder, followlinks=True, onerror=unreadable.append):
-        real = os.path.realpath(parent)
-        if real in visited:  # a link to a folder above or beside
-            folders.clear()
-            continue
-        visited.add(real)
-        hidden += (Path(parent, name) for name in (*folders, *files) if is_hidden(name))
-        folders[:] = sorted(name for name in folders if not is_hidden(name))
-        yield from (Path(parent, name) for name in files if not is_hidden(name))
-
-
-def is_hidden(name: str) -> bool:
-    """Whether a file or folder is not data: it has a leading dot, or an operating system made it."""
-    return name.startswith(".") or name in ("__MACOSX", "@eaDir", "Thumbs.db")
 
 
 def _from_array(array: NDArray[np.uint8]) -> Image:

@@ -117,16 +117,22 @@ class Model:
         return self._predictions(self(pixels[None])[0], top)
 
     def classify_files(
-        self, paths: Iterable[Path], top: int = 5, *, max_pixels: int | None = None
-    ) -> Iterator[tuple[Path, list[Prediction] | ImageError]]:
+        self,
+        files: Iterable[Source],
+        top: int = 5,
+        open_source: Callable[[Source], Any] = lambda source: source,
+        *,
+        max_pixels: int | None = None,
+    ) -> Iterator[tuple[Source, list[Prediction] | ImageError]]:
         """The most probable classes of many files, or the error of each that cannot be read.
 
         There are as many workers as the engine has threads, and each runs its own images on its
         own thread, which is faster than one image on all threads.
 
         Args:
-            paths: The files, in the order of the results; read one by one while the work goes on.
+            files: The files, in the order of the results; read one by one while the work goes on.
             top: The number of classes of each file, at least 1.
+            open_source: As for `map_images`.
             max_pixels: As for `images.decode`.
 
         Raises:
@@ -134,10 +140,10 @@ class Model:
         """
         self._check_top(top)
 
-        def use(path: Path, logits: NDArray[np.float32]) -> list[Prediction]:
+        def use(file: Source, logits: NDArray[np.float32]) -> list[Prediction]:
             return self._predictions(logits, top)
 
-        with closing(self.map_images(paths, use, max_pixels=max_pixels)) as results:
+        with closing(self.map_images(files, use, open_source, max_pixels=max_pixels)) as results:
             yield from results
 
     def features_files(
