@@ -33,3 +33,8 @@ def shortened(texts: Sequence[str], most: int = 5, separator: str = ", ") -> str
     """The first `most` texts in one line, and how many more there are."""
     more = f" and {len(texts) - most} more" if len(texts) > most else ""
     return separator.join(texts[:most]) + more
+
+
+def install_hint(extra: str) -> str:
+    """How to install an extra: the package comes from a checkout, not from an index."""
+    return f"in the checkout of mobilenetv2: pip install '.[{extra}]'"

@@ -1,13 +1,11 @@
-"""Training and fine-tuning. Needs the extra `train` (`pip install 'mobilenetv2[train]'`)."""
+"""Training and fine-tuning. Needs the extra `train`."""
 
 from importlib.util import find_spec
 
-from ..errors import MissingExtraError
+from ..errors import MissingExtraError, install_hint
 
 if missing := [name for name in ("torch", "lightning", "tensorboard") if find_spec(name) is None]:
-    raise MissingExtraError(
-        f"training needs {', '.join(missing)}: pip install 'mobilenetv2[train]'"
-    )
+    raise MissingExtraError(f"training needs {', '.join(missing)}; {install_hint('train')}")
 
 from .fit import Trained, fit
 from .machine import Machine
