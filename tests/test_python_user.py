@@ -317,9 +317,10 @@ for statement in ("from mobilenetv2.nn import mobilenet_v2", "mobilenetv2.traini
     lines = base_install(code).splitlines()
     assert lines[0] == "True True False"
     assert lines[1] == (
-        "True mobilenetv2.nn.mobilenet_v2 needs PyTorch: pip install '.[train]' in the project's folder"
+        "True mobilenetv2.nn.mobilenet_v2 needs PyTorch; in the checkout of mobilenetv2: "
+        "pip install '.[train]'"
     )
-    assert lines[2].startswith("True training needs torch, lightning, tensorboard: ")
+    assert lines[2].startswith("True training needs torch, lightning, tensorboard; ")
     assert lines[3] == lines[2]
     assert issubclass(MissingExtraError, ImportError)
 

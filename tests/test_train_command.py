@@ -142,7 +142,7 @@ def test_a_missing_extra_is_named(tmp_path: Path) -> None:
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
     assert done.returncode == 2
     assert done.stderr == (
-        "error: training needs lightning: pip install '.[train]' in the project's folder\n"
+        "error: training needs lightning; in the checkout of mobilenetv2: pip install '.[train]'\n"
     )
 
 

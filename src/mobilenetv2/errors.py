@@ -50,3 +50,8 @@ def missing_modules(*names: str) -> list[str]:
             return True
 
     return [name for name in names if missing(name)]
+
+
+def install_hint(extra: str) -> str:
+    """How to install an extra: the package comes from a checkout, not from an index."""
+    return f"in the checkout of mobilenetv2: pip install '.[{extra}]'"

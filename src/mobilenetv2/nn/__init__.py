@@ -4,7 +4,7 @@ be imported, and its names raise `MissingExtraError`.
 
 from typing import Any
 
-from ..errors import MissingExtraError, missing_modules
+from ..errors import MissingExtraError, install_hint, missing_modules
 
 __all__ = ["FeatureTap", "MobileNetV2", "mobilenet_v2"]
 
@@ -14,7 +14,5 @@ else:
 
     def __getattr__(name: str) -> Any:
         if name in __all__:
-            raise MissingExtraError(
-                f"mobilenetv2.nn.{name} needs PyTorch: pip install '.[train]' in the project's folder"
-            )
+            raise MissingExtraError(f"mobilenetv2.nn.{name} needs PyTorch; {install_hint('train')}")
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -4,7 +4,7 @@ its names raise `MissingExtraError`.
 
 from typing import Any
 
-from ..errors import MissingExtraError, missing_modules
+from ..errors import MissingExtraError, install_hint, missing_modules
 
 __all__ = ["RECIPES", "Machine", "Recipe", "Start", "Trained", "fit"]
 _missing = missing_modules("torch", "lightning", "tensorboard")
@@ -13,9 +13,7 @@ _missing = missing_modules("torch", "lightning", "tensorboard")
 def check_installed() -> None:
     """Raises MissingExtraError: A library that training needs is not installed."""
     if _missing:
-        raise MissingExtraError(
-            f"training needs {', '.join(_missing)}: pip install '.[train]' in the project's folder"
-        )
+        raise MissingExtraError(f"training needs {', '.join(_missing)}; {install_hint('train')}")
 
 
 if not _missing:
