@@ -14,12 +14,12 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from PIL import Image, ImageCms
+from PIL import Image, ImageCms, ImageOps
 
 from mobilenetv2 import images
 from mobilenetv2.errors import ImageError, UserError
 from mobilenetv2.images import Preprocessing, center_crop, crop_offset, decode, find_images
-from mobilenetv2.model import Model
+from mobilenetv2.model import Model, Prediction, load
 
 from .conftest import random_checkpoint
 
@@ -185,6 +185,44 @@ def test_cmyk_is_not_inverted(tmp_path: Path, ending: str) -> None:
     pixels = array(decode(tmp_path / f"cmyk.{ending}")).astype(int)
     assert np.abs(pixels - photo()).mean() < 10
     assert np.abs(pixels[8, 8] - (255, 0, 0)).max() <= 10
+
+
+@pytest.fixture(scope="module")
+def published(shared: Callable[[str], Path]) -> Model:
+    return load(shared("models/tf2_mobilenet_v2_1.0_224_ptq.tflite"), int8=False)
+
+
+@pytest.fixture(scope="module")
+def photos(shared: Callable[[str], Path]) -> list[Image.Image]:
+    """Ten of the thousand photos."""
+    return [decode(path) for path in sorted(shared("data/imagenet-sample").glob("*.jpg"))[::100]]
+
+
+def classified(model: Model, data: bytes) -> Prediction:
+    return model.classify(decode(io.BytesIO(data)), 1)[0]
+
+
+def test_photos_as_cmyk_keep_their_class(published: Model, photos: list[Image.Image]) -> None:
+    for photo in photos:
+        rgb, cmyk = (
+            classified(published, encoded(photo.convert(mode), "JPEG", quality=95))
+            for mode in ("RGB", "CMYK")
+        )
+        assert cmyk.index == rgb.index
+
+
+def test_photos_saved_at_several_sizes_keep_their_class(
+    published: Model, photos: list[Image.Image]
+) -> None:
+    spreads = []
+    for photo in photos:
+        saved = []
+        for side in (500, 1000, 2000):
+            larger = ImageOps.contain(photo, (side, side))
+            saved.append(classified(published, encoded(larger, "JPEG", quality=90)))
+        assert len({prediction.index for prediction in saved}) == 1
+        spreads.append(np.ptp([prediction.probability for prediction in saved]))
+    assert sum(spread <= 0.1 for spread in spreads) >= 9
 
 
 def in_mode(mode: str) -> tuple[Image.Image, tuple[int, int, int]]:
