@@ -843,6 +843,15 @@ def test_json_both_ways(pre: Preprocessing) -> None:
     assert hash(Preprocessing.from_json(pre.to_json())) == hash(pre)
 
 
+def test_in_words() -> None:
+    assert str(Preprocessing(mean=(0.485, 0.456, 0.406), std=(0.229, 0.224, 0.225))) == (
+        "resized to cover 256 x 256, centre crop 224 x 224, bilinear; mean 0.485, 0.456, 0.406; "
+        "std 0.229, 0.224, 0.225"
+    )
+    grey = Preprocessing(size=(97, 130), resize="stretch", mean=(0.5,), std=(1,))
+    assert str(grey) == "stretched to 97 x 130, bilinear; mean 0.5; std 1"
+
+
 def test_json_is_plain_and_gaps_are_defaults() -> None:
     assert json.loads(Preprocessing().to_json()) == {
         "size": [224, 224],
