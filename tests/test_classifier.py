@@ -198,6 +198,19 @@ def test_grey_images_from_colour_weights() -> None:
         mobilenet_v2(weights=checkpoint, in_chans=4)
 
 
+@pytest.mark.parametrize("channels", [1, 3])
+def test_weights_and_images_may_lie_in_memory_in_any_order(channels) -> None:
+    checkpoint = random_checkpoint(width_mult=0.35, in_channels=channels)
+    net = MobileNetV2(checkpoint.architecture).eval()
+    net.load_checkpoint(checkpoint)
+    x = torch.randn(2, channels, 64, 48, generator=torch.Generator().manual_seed(0))
+    wanted = net(x)
+    net.to(memory_format=torch.channels_last)
+    layouts = x, x.to(memory_format=torch.channels_last), x.mT.contiguous().mT
+    for same in layouts:
+        assert torch.allclose(net(same), wanted, atol=1e-5)
+
+
 @pytest.mark.parametrize(
     ("arguments", "error", "message"),
     [

@@ -234,6 +234,15 @@ class Preprocessing(Record):
         """3 for RGB, 1 for grey."""
         return len(self.mean)
 
+    def __str__(self) -> str:
+        height, width = self.size
+        rows, columns = (round(side / self.crop_fraction) for side in self.size)
+        resized = f"resized to cover {rows} x {columns}, centre crop {height} x {width}"
+        if self.resize == "stretch":
+            resized = f"stretched to {height} x {width}"
+        mean, std = (", ".join(f"{x:g}" for x in values) for values in (self.mean, self.std))
+        return f"{resized}, {self.interpolation}; mean {mean}; std {std}"
+
     def __call__(self, image: Image | NDArray[np.uint8]) -> NDArray[np.uint8]:
         """One image -> pixels (height, width, channels) uint8, not yet normalised.
 
