@@ -12,7 +12,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import msgspec
 import numpy as np
@@ -252,35 +252,63 @@ def check_description(
         )
 
 
-def check_arrays(arrays: Mapping[str, NDArray[Any]], shapes: Mapping[str, tuple[int, ...]]) -> None:
-    """Refuses arrays that are missing, extra, of a wrong shape or type, or not finite.
+class Shaped(Protocol):
+    """An array, or one that is still in its file."""
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Its axes."""
+
+    @property
+    def dtype(self) -> np.dtype[Any]:
+        """Its type."""
+
+
+def check_shapes(
+    arrays: Mapping[str, Shaped], shapes: Mapping[str, tuple[int, ...]], any_float: bool = False
+) -> None:
+    """Refuses arrays that are missing, extra, or of a wrong shape or type, without their values.
 
     Args:
         arrays: To be checked.
         shapes: The shape of every array that there must be.
+        any_float: Whether any type of floats may be there, instead of float32 alone.
 
     Raises:
         ModelFileError: The first arrays of each kind of fault, by name.
     """
-    faults = {
-        "missing": [name for name in shapes if name not in arrays],
-        "not part of the network": [name for name in arrays if name not in shapes],
-        "wrong shape": [
-            f"{name} is {arrays[name].shape}, not {shape}"
-            for name, shape in shapes.items()
-            if name in arrays and arrays[name].shape != shape
-        ],
-        "wrong type": [
-            f"{name} is {array.dtype}, not float32"
-            for name, array in arrays.items()
-            if array.dtype != np.float32
-        ],
-    }
-    if not any(faults.values()):
-        faults["values that are not finite, or a negative variance"] = [
-            *(name for name, array in arrays.items() if not np.isfinite(array).all()),
-            *(n for n in arrays if n.endswith("running_var") and (arrays[n] < 0).any()),
-        ]
+    _raise_faults(
+        {
+            "missing": [name for name in shapes if name not in arrays],
+            "not part of the network": [name for name in arrays if name not in shapes],
+            "wrong shape": [
+                f"{name} is {arrays[name].shape}, not {shape}"
+                for name, shape in shapes.items()
+                if name in arrays and arrays[name].shape != shape
+            ],
+            "wrong type": [
+                f"{name} is {array.dtype}, not float32"
+                for name, array in arrays.items()
+                if array.dtype != np.float32 and not (any_float and array.dtype.kind == "f")
+            ],
+        }
+    )
+
+
+def check_arrays(arrays: Mapping[str, NDArray[Any]], shapes: Mapping[str, tuple[int, ...]]) -> None:
+    """As `check_shapes`, and refuses values that are not finite, or a negative variance."""
+    check_shapes(arrays, shapes)
+    _raise_faults(
+        {
+            "values that are not finite, or a negative variance": [
+                *(name for name, array in arrays.items() if not np.isfinite(array).all()),
+                *(n for n in arrays if n.endswith("running_var") and (arrays[n] < 0).any()),
+            ]
+        }
+    )
+
+
+def _raise_faults(faults: Mapping[str, Sequence[str]]) -> None:
     problems = [f"{fault}: {shortened(names, 4)}" for fault, names in faults.items() if names]
     if problems:
         raise ModelFileError("arrays do not fit the network: " + "; ".join(problems))

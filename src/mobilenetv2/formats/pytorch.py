@@ -15,17 +15,21 @@ from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
-from numpy.typing import NDArray
+import numpy as np
 
-from ..checkpoint import Checkpoint
+from ..checkpoint import Checkpoint, Shaped
 from ..errors import MissingExtraError, ModelFileError, UserError, install_hint
-from ..files import read_safetensors
+from ..files import open_safetensors
 from ..images import IMAGENET_MEAN, IMAGENET_STD, Preprocessing
-from .assemble import IN_BLOCK, Rules, assemble
+from .assemble import IN_BLOCK, Rules, StoredArray, assemble
 
-Arrays = Mapping[str, NDArray[Any]]
+Arrays = Mapping[str, Shaped]
 Rename = Callable[[str], "str | None"]
 WRAPPERS = ("state_dict", "model_state_dict", "model", "net")
+SAFETENSORS_TYPES = {
+    "F64": "f8", "F32": "f4", "F16": "f2", "I64": "i8", "I32": "i4", "I16": "i2", "I8": "i1",
+    "U64": "u8", "U32": "u4", "U16": "u2", "U8": "u1", "BOOL": "?",
+}  # fmt: skip
 PREFIXES = ("module.", "model.", "_orig_mod.")
 TORCHVISION = Preprocessing(mean=IMAGENET_MEAN, std=IMAGENET_STD)
 TIMM = Preprocessing(mean=IMAGENET_MEAN, std=IMAGENET_STD, interpolation="bicubic")
@@ -50,7 +54,7 @@ def read_pth(path: Path) -> Checkpoint:
         raise ModelFileError(f"{path}: holds a {type(content).__name__}, not a state dict")
     _refuse_quantised(path, map(str, content))
     return read_state_dict(
-        path, {str(name): _array(path, name, value) for name, value in content.items()}
+        path, {str(name): _stored(path, name, value) for name, value in content.items()}
     )
 
 
@@ -84,18 +88,24 @@ def _unpickled(path: Path) -> Any:
         ) from None
 
 
-def _array(path: Path, name: object, value: Any) -> NDArray[Any]:
+def _stored(path: Path, name: str, value: Any) -> StoredArray:
     import torch
 
     if not isinstance(value, torch.Tensor):
-        raise ModelFileError(f"{path}: not a state dict: {name!r} is not an array")
+        raise ModelFileError(f"{path}: not a state dict: {name!r:.200} is not an array")
+    dense = value.layout is torch.strided and not (value.is_quantized or value.is_meta)
+    floats = value.is_floating_point()
     try:
-        array: NDArray[Any] = (
-            (value.float() if value.is_floating_point() else value).detach().numpy()
-        )
-    except Exception:  # sparse, quantised, or without values
+        if not dense:
+            raise TypeError
+        dtype = np.dtype(np.float32) if floats else torch.empty(0, dtype=value.dtype).numpy().dtype
+    except Exception:  # a type that NumPy lacks
         raise ModelFileError(f"{path}: {name} is not a dense array") from None
-    return array
+    detached = value.detach()
+    # without data of its own: one number may be repeated over any shape
+    return StoredArray(
+        tuple(value.shape), dtype, lambda: (detached.float() if floats else detached).numpy()
+    )
 
 
 def read_foreign_safetensors(path: Path) -> Checkpoint:
@@ -104,9 +114,22 @@ def read_foreign_safetensors(path: Path) -> Checkpoint:
     Raises:
         ModelFileError: As for `read_state_dict`.
     """
-    arrays = read_safetensors(path)[1]
-    _refuse_quantised(path, arrays)
-    return read_state_dict(path, arrays)
+    with open_safetensors(path) as file:
+        arrays = {name: _sliced(path, file, name) for name in file.keys()}  # noqa: SIM118
+        _refuse_quantised(path, arrays)
+        return read_state_dict(path, arrays)
+
+
+def _sliced(path: Path, file: Any, name: str) -> StoredArray:
+    stored = file.get_slice(name)
+    dtype = SAFETENSORS_TYPES.get(stored.get_dtype())
+    if dtype is None:
+        raise ModelFileError(
+            f"{path}: holds arrays of a type that NumPy lacks, such as bfloat16: save them as float32"
+        )
+    return StoredArray(
+        tuple(stored.get_shape()), np.dtype(dtype), lambda: np.asarray(file.get_tensor(name))
+    )
 
 
 def read_state_dict(path: Path, arrays: Arrays) -> Checkpoint:
@@ -127,7 +150,7 @@ def read_state_dict(path: Path, arrays: Arrays) -> Checkpoint:
             f"{path}: not a MobileNetV2 of torchvision, timm or Hugging Face; its first arrays: {first}"
         )
     rename, rules = renaming
-    renamed: dict[str, NDArray[Any]] = {}
+    renamed: dict[str, Shaped] = {}
     for name, array in arrays.items():
         norm = name.removesuffix("num_batches_tracked")
         if norm != name and f"{norm}running_var" in arrays:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Literal, overload
 
 from ..checkpoint import Checkpoint, is_ours
 from ..errors import ModelFileError, UserError
-from ..files import open_safetensors, read_safetensors, require_file
+from ..files import open_safetensors, read_safetensors, require_file, require_memory, require_size
 
 if TYPE_CHECKING:
     from ..int8 import AnyCheckpoint
@@ -40,13 +40,7 @@ def recognise(path: Path) -> str:
         with open_safetensors(path) as opened:
             return "mobilenetv2" if is_ours(opened.metadata() or {}) else "safetensors"
     if head.startswith(b"PK\x03\x04"):
-        import zipfile
-
-        try:
-            with zipfile.ZipFile(path) as archive:
-                return "keras" if "model.weights.h5" in archive.namelist() else "pytorch"
-        except Exception:  # zipfile raises nearly anything on damaged archives
-            raise ModelFileError(f"{path}: a damaged archive (.pth or .keras)") from None
+        return "keras" if "model.weights.h5" in _zip_members(path) else "pytorch"
     # A bare pickle, or a tar archive of PyTorch before 0.4.
     if head[:1] == b"\x80" or head[257:262] == b"ustar":
         return "pytorch"
@@ -92,6 +86,7 @@ def _read(path: Path, int8: bool) -> AnyCheckpoint:
 
             return Int8Checkpoint.from_file(path, header, arrays)
         return Checkpoint.from_file(path, header, arrays)
+    require_size(path)
     if kind == "tflite":
         from .tflite import read_tflite
 
@@ -101,6 +96,22 @@ def _read(path: Path, int8: bool) -> AnyCheckpoint:
 
         return read_tgz(path, int8)
     return _float_reader(kind)(path)
+
+
+def _zip_members(path: Path) -> list[str]:
+    """The names of an archive's members, which together are not too large to be read."""
+    import zipfile
+
+    try:
+        with zipfile.ZipFile(path) as archive:
+            require_memory(
+                path, sum(entry.file_size for entry in archive.infolist()), "its content"
+            )
+            return archive.namelist()
+    except UserError as error:
+        raise ModelFileError(f"{path}: {error}") from None
+    except Exception:  # zipfile raises nearly anything on damaged archives
+        raise ModelFileError(f"{path}: a damaged archive (.pth or .keras)") from None
 
 
 def _float_reader(kind: str) -> Callable[[Path], Checkpoint]:
