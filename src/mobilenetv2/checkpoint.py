@@ -43,6 +43,8 @@ class Checkpoint:
         labels: One per class, or ().
         preprocessing: What the weights expect of an image.
         provenance: Any facts that JSON can hold: where the weights came from, licence, accuracy.
+        notes: What the reader of another library's file assumed or left out, one sentence each;
+            not saved.
 
     Raises:
         ModelFileError: An array is missing, extra, of a wrong shape, not float32 or not finite, or
@@ -54,6 +56,7 @@ class Checkpoint:
     labels: tuple[str, ...] = ()
     preprocessing: Preprocessing = field(default_factory=Preprocessing)
     provenance: dict[str, Any] = field(default_factory=dict)
+    notes: tuple[str, ...] = field(default=(), compare=False)
 
     def __post_init__(self) -> None:
         check_arrays(self.arrays, array_shapes(self.architecture))
@@ -238,6 +241,21 @@ def description_without_background(
         raise ModelFileError("class 0 is not the background; there is nothing to drop")
     fewer = architecture.with_classes(architecture.classes - 1)
     return {"architecture": fewer, "labels": labels[1:]}
+
+
+def background_note(checkpoint: Any) -> str | None:
+    """A line on a class 0 that is the background, which shifts all other indices; None without it.
+
+    Args:
+        checkpoint: A checkpoint of any type.
+    """
+    if tuple(checkpoint.labels[:1]) != (BACKGROUND,):
+        return None
+    return (
+        f"class 0 is the background, so that every other index is one higher than among "
+        f"{len(checkpoint.labels) - 1} classes without it; `mobilenetv2 convert IN OUT "
+        "--drop-background` removes it"
+    )
 
 
 def check_description(

@@ -43,6 +43,7 @@ class Rules:
         labels: One per class; () for ImageNet's, if the number of classes fits.
         provenance: Further facts.
         output_stride: Of the network.
+        notes: As `Checkpoint` has them.
     """
 
     source: str
@@ -52,6 +53,15 @@ class Rules:
     labels: tuple[str, ...] = ()
     provenance: Mapping[str, Any] = field(default_factory=dict)
     output_stride: OutputStride = 32
+    notes: tuple[str, ...] = ()
+
+
+def assumed(rules: Rules) -> str:
+    """The note for a file that does not say how images are prepared."""
+    return (
+        "the file does not say how images are prepared; assumed, as usual for "
+        f"{rules.source}: {rules.preprocessing.in_words()}"
+    )
 
 
 @dataclass(frozen=True)
@@ -103,12 +113,19 @@ def assemble(path: Path, arrays: Mapping[str, Shaped], rules: Rules) -> Checkpoi
         check_shapes(arrays, order, any_float=True)
         require_memory(path, sum(4 * math.prod(shape) for shape in order.values()), "its arrays")
         labels = rules.labels or imagenet_labels(architecture.classes)
+        if architecture.classes == 1:
+            raise ModelFileError(
+                "it has one output, of which a softmax is always 1: a regression is not read; for "
+                "the logit of two classes, give the last layer two outputs (weights 0 and w, "
+                "biases 0 and b)"
+            )
         return Checkpoint(
             architecture,
             {name: _float32(name, arrays[name]) for name in order},
             labels if architecture.classes else (),
             rules.preprocessing,
             {"source": rules.source, "file": path.name, **rules.provenance},
+            rules.notes,
         )
     except (ModelFileError, ArchitectureError) as error:
         raise ModelFileError(f"{path}: read as {rules.source}: {error}") from None

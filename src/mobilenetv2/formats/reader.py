@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal, overload
 
@@ -50,16 +49,19 @@ def recognise(path: Path) -> str:
 
 
 @overload
-def read(path: Path, int8: Literal[False]) -> Checkpoint: ...
+def read(path: Path, int8: Literal[False], weights_of: str | None = None) -> Checkpoint: ...
 @overload
-def read(path: Path, int8: bool = True) -> AnyCheckpoint: ...
-def read(path: Path, int8: bool = True) -> AnyCheckpoint:
+def read(path: Path, int8: bool = True, weights_of: str | None = None) -> AnyCheckpoint: ...
+def read(path: Path, int8: bool = True, weights_of: str | None = None) -> AnyCheckpoint:
     """The checkpoint in any model file: float32, or int8 where the file is.
 
     Args:
         path: The file.
         int8: Whether the result may be int8; False turns a quantised .tflite file into float32
             and refuses an int8 file of ours.
+        weights_of: Which weights of a PyTorch file that holds several: "ema" for averages over the
+            training, "raw" for those that they are averages of, or a name as the file has it.
+            Default: the averages, if there are any.
 
     Raises:
         ModelFileError: Unknown, damaged or not a MobileNetV2; the message names the file and the
@@ -69,7 +71,7 @@ def read(path: Path, int8: bool = True) -> AnyCheckpoint:
     if not isinstance(path, str | os.PathLike):
         raise ModelFileError(f"a model is the name of a file, not {type(path).__name__}")
     try:
-        return _read(Path(os.fsdecode(path)), int8)
+        return _read(Path(os.fsdecode(path)), int8, weights_of)
     except UserError as error:  # names in a file may be of any length, and hold newlines
         message = " ".join(str(error).splitlines())
         raise type(error)(
@@ -77,8 +79,10 @@ def read(path: Path, int8: bool = True) -> AnyCheckpoint:
         ) from None
 
 
-def _read(path: Path, int8: bool) -> AnyCheckpoint:
+def _read(path: Path, int8: bool, weights_of: str | None) -> AnyCheckpoint:
     kind = recognise(path)
+    if weights_of not in (None, "raw") and kind not in ("pytorch", "safetensors"):
+        raise ModelFileError(f"{path}: holds one set of weights, and none of {weights_of!r:.80}")
     if kind == "mobilenetv2":
         header, arrays = read_safetensors(path)
         if int8 and "quantization" in header:
@@ -95,7 +99,13 @@ def _read(path: Path, int8: bool) -> AnyCheckpoint:
         from .tgz import read_tgz
 
         return read_tgz(path, int8)
-    return _float_reader(kind)(path)
+    if kind in ("keras", "hdf5"):
+        from .keras import read_h5, read_keras
+
+        return read_keras(path) if kind == "keras" else read_h5(path)
+    from .pytorch import read_foreign_safetensors, read_pth
+
+    return (read_pth if kind == "pytorch" else read_foreign_safetensors)(path, weights_of)
 
 
 def _zip_members(path: Path) -> list[str]:
@@ -112,13 +122,3 @@ def _zip_members(path: Path) -> list[str]:
         raise ModelFileError(f"{path}: {error}") from None
     except Exception:  # zipfile raises nearly anything on damaged archives
         raise ModelFileError(f"{path}: a damaged archive (.pth or .keras)") from None
-
-
-def _float_reader(kind: str) -> Callable[[Path], Checkpoint]:
-    if kind in ("keras", "hdf5"):
-        from .keras import read_h5, read_keras
-
-        return read_keras if kind == "keras" else read_h5
-    from .pytorch import read_foreign_safetensors, read_pth
-
-    return read_pth if kind == "pytorch" else read_foreign_safetensors

@@ -27,7 +27,7 @@ from ..graph import Network, layers, network
 from ..images import Preprocessing
 from ..int8 import AnyCheckpoint
 from ..layer import Layer, conv_padding
-from .assemble import Rules, StoredArray, assemble, infer_architecture
+from .assemble import Rules, StoredArray, assemble, assumed, infer_architecture
 from .tflite_graph import KERNEL_AXES, Graph, Op, Tensor, parse
 from .tflite_int8 import is_quantized, quantized
 
@@ -82,6 +82,8 @@ def checkpoint_from(path: Path, content: bytes, int8: bool = True) -> AnyCheckpo
             preprocessing=_preprocessing(graph.tensors[graph.inputs[0]]),
             labels=_attached_labels(content, architecture.classes),
         )
+    if not np.issubdtype(graph.tensors[graph.inputs[0]].dtype, np.integer):
+        rules = replace(rules, notes=(assumed(rules),))
     floats = assemble(path, arrays, rules)
     if not (int8 and is_quantized(graph, match.ops)):
         return floats
