@@ -63,6 +63,10 @@ def open_checkpoint(
 
     if name in BUNDLED:
         return read(bundled_path(str(name)), int8)
+    if weights_of not in (None, "raw"):
+        raise ModelFileError(
+            f"{name}: no such file, and published models hold no weights of {weights_of!r:.80}"
+        )
     from .published import open_published
 
     return open_published(str(name), width_mult)
