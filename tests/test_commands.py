@@ -72,7 +72,8 @@ def test_top_beyond_the_classes(capsys) -> None:
 
 
 def test_patterns_and_lists(folder, capsys, monkeypatch) -> None:
-    monkeypatch.setattr("sys.stdin", io.StringIO(f"{folder / 'a.png'}\n\n{folder / 'gone.png'}\n"))
+    names = f"{folder / 'a.png'}\n\n{folder / 'gone.png'}\n".encode()
+    monkeypatch.setattr("sys.stdin", io.TextIOWrapper(io.BytesIO(names)))
     assert (
         run(["classify", str(folder / "**" / "*.png"), "-", "--format", "csv", "--top", "1"]) == 1
     )

@@ -18,8 +18,9 @@ from PIL import Image, ImageCms, ImageOps
 
 from mobilenetv2 import images
 from mobilenetv2.errors import ImageError, UserError
-from mobilenetv2.images import Preprocessing, center_crop, crop_offset, decode, find_images
+from mobilenetv2.images import Preprocessing, center_crop, crop_offset, decode
 from mobilenetv2.model import Model, Prediction, load
+from mobilenetv2.paths import SUFFIXES, FolderContent, folder_content
 
 from .conftest import random_checkpoint
 
@@ -936,7 +937,7 @@ def relative(folder: Path, paths: list[Path]) -> list[str]:
     return [path.relative_to(folder).as_posix() for path in paths]
 
 
-def test_find_images_sorts_images_from_the_rest(tmp_path: Path) -> None:
+def test_folder_content_sorts_images_from_the_rest(tmp_path: Path) -> None:
     touch(
         tmp_path,
         "b.JPG",
@@ -949,7 +950,8 @@ def test_find_images_sorts_images_from_the_rest(tmp_path: Path) -> None:
         "z.JPEG",
     )
     touch(tmp_path, "notes.md", "a/list.csv", "png", "archive.jpg.zip", "a/README")
-    images, others = find_images(tmp_path)
+    content = folder_content(tmp_path)
+    images, others = content.images, content.others
     assert relative(tmp_path, images) == (
         ["B/x.bmp", "a/b/c.Tiff", "a/z.png", "a.webp", "b.JPG", "c/1.jpeg", "c/10.gif", "z.JPEG"]
     )
@@ -963,7 +965,7 @@ def test_find_images_sorts_images_from_the_rest(tmp_path: Path) -> None:
     ]
 
 
-def test_find_images_leaves_out_what_is_hidden(tmp_path: Path) -> None:
+def test_folder_content_leaves_out_what_is_hidden(tmp_path: Path) -> None:
     touch(
         tmp_path,
         ".a.jpg",
@@ -974,15 +976,17 @@ def test_find_images_leaves_out_what_is_hidden(tmp_path: Path) -> None:
         "x/@eaDir/f.jpg",
     )
     touch(tmp_path, "x/.DS_Store", "Thumbs.db", "x/seen.jpg")
-    assert find_images(tmp_path) == ([tmp_path / "x/seen.jpg"], [])
+    content = folder_content(tmp_path)
+    assert (content.images, content.others) == ([tmp_path / "x/seen.jpg"], [])
+    assert tmp_path / "x/@eaDir" in content.hidden
 
 
-def test_find_images_in_a_hidden_folder_that_was_asked_for(tmp_path: Path) -> None:
+def test_folder_content_in_a_hidden_folder_that_was_asked_for(tmp_path: Path) -> None:
     touch(tmp_path, ".cache/a.jpg")
-    assert find_images(tmp_path / ".cache") == ([tmp_path / ".cache/a.jpg"], [])
+    assert folder_content(tmp_path / ".cache").images == [tmp_path / ".cache/a.jpg"]
 
 
-def test_find_images_follows_links_once(tmp_path: Path) -> None:
+def test_folder_content_follows_links_once(tmp_path: Path) -> None:
     touch(tmp_path, "root/a/1.jpg", "root/2.jpg", "elsewhere/3.jpg", "elsewhere/deep/4.jpg")
     try:
         (tmp_path / "root/a/up").symlink_to(tmp_path / "root", target_is_directory=True)
@@ -991,7 +995,8 @@ def test_find_images_follows_links_once(tmp_path: Path) -> None:
         (tmp_path / "root/link.jpg").symlink_to(tmp_path / "elsewhere/3.jpg")
     except OSError:
         pytest.skip("no symbolic links here")
-    images, others = find_images(tmp_path / "root")
+    content = folder_content(tmp_path / "root")
+    images, others = content.images, content.others
     assert relative(tmp_path / "root", images) == [
         "2.jpg",
         "a/1.jpg",
@@ -1014,15 +1019,14 @@ def test_a_folder_that_may_not_be_searched_is_not_passed_over(
         return scandir(path)
 
     monkeypatch.setattr(os, "scandir", refusing)
-    images, others = find_images(tmp_path)
-    assert relative(tmp_path, images) == ["a/1.jpg", "b", "c/3.jpg"]
-    assert others == []
-    with pytest.raises(ImageError, match=re.escape(str(tmp_path / "b"))):
-        decode(images[1])
+    content = folder_content(tmp_path)
+    assert relative(tmp_path, content.images) == ["a/1.jpg", "c/3.jpg"]
+    assert content.unreadable == {tmp_path / "b": "Permission denied"}
+    assert content.others == []
 
 
-def test_find_images_in_an_empty_folder(tmp_path: Path) -> None:
-    assert find_images(tmp_path) == ([], [])
+def test_folder_content_in_an_empty_folder(tmp_path: Path) -> None:
+    assert folder_content(tmp_path) == FolderContent()
 
 
 def test_every_ending_that_pillow_itself_writes_for_photos_is_known() -> None:
@@ -1033,4 +1037,4 @@ def test_every_ending_that_pillow_itself_writes_for_photos_is_known() -> None:
         ".vda",
         ".vst",
     }
-    assert known <= images.SUFFIXES
+    assert known <= SUFFIXES
