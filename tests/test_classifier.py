@@ -210,7 +210,7 @@ def test_weights_and_images_may_lie_in_memory_in_any_order(channels) -> None:
     net.to(memory_format=torch.channels_last)
     layouts = x, x.to(memory_format=torch.channels_last), x.mT.contiguous().mT
     for same in layouts:
-        assert torch.allclose(net(same), wanted, atol=1e-5)
+        assert torch.allclose(net(same), wanted, atol=1e-4)
 
 
 @pytest.mark.parametrize(
