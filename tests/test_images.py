@@ -814,8 +814,8 @@ def test_one_channel_follows_the_luma_weights() -> None:
 @pytest.mark.parametrize(
     "image",
     [
-        np.zeros((8, 8), np.uint8),
-        np.zeros((8, 8, 4), np.uint8),
+        np.zeros((8,), np.uint8),
+        np.zeros((8, 8, 2), np.uint8),
         np.zeros((3, 8, 8), np.uint8),
         np.zeros((1, 8, 8, 3), np.uint8),
         np.zeros((8, 8, 3), np.float32),
