@@ -30,6 +30,7 @@ TRUNK = {
     "cost",
     "paper",
     "images",
+    "decoding",
     "paths",
     "records",
     "labels",

@@ -22,7 +22,6 @@ UNLABELLED = -1
 STDIN = "<stdin>"
 MOST_STDIN_BYTES = 1 << 29
 CONTROL = re.compile(rb"[\x01-\x08\x0b\x0c\x0e-\x1f\x7f]")
-ADDRESS = re.compile("[a-z][a-z0-9+.-]+://", re.IGNORECASE)
 
 
 @dataclass(frozen=True)
@@ -90,11 +89,6 @@ class _Collector:
             self._problem(str(error))
 
     def _add_path(self, name: str, patterns: bool) -> None:
-        if ADDRESS.match(name):
-            raise UserError(
-                f"{name}: a web address: download the image first, or pipe it: "
-                "curl -L ADDRESS | mobilenetv2 classify -"
-            )
         if is_folder(name):
             self._add_folder(Path(name))
         elif reason := obstacle(name):
