@@ -15,13 +15,13 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from PIL import Image, ImageCms
+from PIL import Image, ImageCms, ImageOps
 
 from mobilenetv2 import images
 from mobilenetv2.decoding import NarrowRangeWarning, to_rgb
 from mobilenetv2.errors import ImageError, UserError
 from mobilenetv2.images import Preprocessing, center_crop, crop_offset, decode
-from mobilenetv2.model import Model
+from mobilenetv2.model import Model, Prediction, load
 from mobilenetv2.paths import SUFFIXES, FolderContent, folder_content
 
 from .conftest import random_checkpoint
@@ -269,6 +269,44 @@ def test_cmyk_is_not_inverted(tmp_path: Path, ending: str) -> None:
     pixels = array(decode(tmp_path / f"cmyk.{ending}")).astype(int)
     assert np.abs(pixels - photo()).mean() < 10
     assert np.abs(pixels[8, 8] - (255, 0, 0)).max() <= 10
+
+
+@pytest.fixture(scope="module")
+def published(shared: Callable[[str], Path]) -> Model:
+    return load(shared("models/tf2_mobilenet_v2_1.0_224_ptq.tflite"), int8=False)
+
+
+@pytest.fixture(scope="module")
+def photos(shared: Callable[[str], Path]) -> list[Image.Image]:
+    """Ten of the thousand photos."""
+    return [decode(path) for path in sorted(shared("data/imagenet-sample").glob("*.jpg"))[::100]]
+
+
+def classified(model: Model, data: bytes) -> Prediction:
+    return model.classify(decode(io.BytesIO(data)), 1)[0]
+
+
+def test_photos_as_cmyk_keep_their_class(published: Model, photos: list[Image.Image]) -> None:
+    for photo in photos:
+        rgb, cmyk = (
+            classified(published, encoded(photo.convert(mode), "JPEG", quality=95))
+            for mode in ("RGB", "CMYK")
+        )
+        assert cmyk.index == rgb.index
+
+
+def test_photos_saved_at_several_sizes_keep_their_class(
+    published: Model, photos: list[Image.Image]
+) -> None:
+    spreads = []
+    for photo in photos:
+        saved = []
+        for side in (500, 1000, 2000):
+            larger = ImageOps.contain(photo, (side, side))
+            saved.append(classified(published, encoded(larger, "JPEG", quality=90)))
+        assert len({prediction.index for prediction in saved}) == 1
+        spreads.append(np.ptp([prediction.probability for prediction in saved]))
+    assert sum(spread <= 0.1 for spread in spreads) >= 9
 
 
 def in_mode(mode: str) -> tuple[Image.Image, tuple[int, ...]]:
@@ -914,8 +952,7 @@ def test_one_channel_follows_the_luma_weights() -> None:
 @pytest.mark.parametrize(
     "image",
     [
-        np.zeros((8, 8), np.uint8),
-        np.zeros((8, 8, 4), np.uint8),
+        np.zeros((8, 8, 2), np.uint8),
         np.zeros((3, 8, 8), np.uint8),
         np.zeros((1, 8, 8, 3), np.uint8),
         np.zeros((8, 8, 3), np.float32),
@@ -924,8 +961,14 @@ def test_one_channel_follows_the_luma_weights() -> None:
     ],
 )
 def test_arrays_that_are_not_images_are_refused(image: np.ndarray) -> None:
-    with pytest.raises(ImageError, match=re.escape(f"{image.shape} {image.dtype}")):
+    reason = image.shape if image.dtype == np.uint8 else image.dtype
+    with pytest.raises(ImageError, match=re.escape(f"not {reason}")):
         Preprocessing()(image)
+
+
+def test_an_array_with_alpha_is_composited_on_white() -> None:
+    rgba = np.full((64, 64, 4), (*ORANGE, 128), np.uint8)
+    assert (WHOLE(rgba) == on_white(ORANGE)).all()
 
 
 @pytest.mark.parametrize("size", [(0, 5), (5, 0), (0, 0)])
@@ -953,6 +996,15 @@ def test_images_without_pixels_are_refused(size: tuple[int, int]) -> None:
 def test_json_both_ways(pre: Preprocessing) -> None:
     assert Preprocessing.from_json(pre.to_json()) == pre
     assert hash(Preprocessing.from_json(pre.to_json())) == hash(pre)
+
+
+def test_in_words() -> None:
+    assert str(Preprocessing(mean=(0.485, 0.456, 0.406), std=(0.229, 0.224, 0.225))) == (
+        "resized to cover 256 x 256, centre crop 224 x 224, bilinear; mean 0.485, 0.456, 0.406; "
+        "std 0.229, 0.224, 0.225"
+    )
+    grey = Preprocessing(size=(97, 130), resize="stretch", mean=(0.5,), std=(1,))
+    assert str(grey) == "stretched to 97 x 130, bilinear; mean 0.5; std 1"
 
 
 def test_json_is_plain_and_gaps_are_defaults() -> None:

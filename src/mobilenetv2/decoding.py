@@ -6,6 +6,7 @@ import os
 import threading
 import warnings
 from collections.abc import Callable, Iterator
+from io import BytesIO, TextIOBase
 from typing import IO, TYPE_CHECKING, Any
 
 from .errors import ImageError
@@ -47,7 +48,7 @@ def _warn(text: str) -> None:
 
 
 def decode(
-    source: str | os.PathLike[str] | IO[bytes],
+    source: str | os.PathLike[str] | bytes | bytearray | IO[bytes],
     *,
     max_pixels: int | None = None,
     stretch: bool = False,
@@ -61,7 +62,7 @@ def decode(
     content, not by its name. Colour profiles are ignored.
 
     Args:
-        source: A file name or an open binary file.
+        source: A file name, or an image file's content as bytes or as an open binary file.
         max_pixels: The largest number of pixels that is accepted. Default: Pillow's own limit
             (about 179 million).
         stretch: Map the values of a grey image of more than 8 bits so that the lowest of this
@@ -78,6 +79,15 @@ def decode(
     """
     from PIL import Image, UnidentifiedImageError
 
+    if isinstance(source, bytes | bytearray | memoryview):
+        source = BytesIO(source)
+    if not isinstance(source, str | os.PathLike) and not hasattr(source, "read"):
+        raise ImageError(
+            f"an image is a file name, bytes, an open file, a PIL image or an array, not "
+            f"{type(source).__name__}"
+        )
+    if isinstance(source, TextIOBase):
+        raise ImageError(f"{getattr(source, 'name', '<stream>')}: opened as text; open it as 'rb'")
     if isinstance(source, str | os.PathLike):
         name = os.fspath(source)
         if reason := obstacle(source):

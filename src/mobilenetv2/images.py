@@ -5,8 +5,9 @@ Prediction, evaluation, calibration and training all use this `Preprocessing`, a
 
 from __future__ import annotations
 
+import os
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Annotated, ClassVar, Literal
+from typing import IO, TYPE_CHECKING, Annotated, ClassVar, Literal
 
 from .decoding import decode as decode
 from .decoding import to_rgb
@@ -18,9 +19,33 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
     from PIL.Image import Image
 
+    OneImage = str | os.PathLike[str] | bytes | bytearray | IO[bytes] | Image | NDArray[np.uint8]
+
 IMAGENET_MEAN = (0.485, 0.456, 0.406)  # of red, green and blue, 0..1; torchvision, timm
 IMAGENET_STD = (0.229, 0.224, 0.225)
 MAX_RESIZED_PIXELS = 1 << 25  # of an image that would become larger, only the crop is computed
+
+
+def as_image(source: OneImage, *, max_pixels: int | None = None) -> Image | NDArray[np.uint8]:
+    """What `Preprocessing` takes: an image that is decoded already as it is, any other decoded.
+
+    Args:
+        source: As for `Model.classify`.
+        max_pixels: As for `decode`.
+
+    Raises:
+        ImageError: As for `decode`.
+    """
+    from PIL import Image
+
+    if isinstance(source, Image.Image):
+        return source
+    if hasattr(source, "__array__"):
+        import numpy as np
+
+        return np.asarray(source)
+    return decode(source, max_pixels=max_pixels)
+
 
 PerChannel = Annotated[float, Meta(ge=-1e6, le=1e6)]
 ONE_OR_THREE = Meta(min_length=1, max_length=3, description="one or three numbers")
@@ -67,11 +92,21 @@ class Preprocessing(Record):
         """3 for RGB, 1 for grey."""
         return len(self.mean)
 
+    def __str__(self) -> str:
+        height, width = self.size
+        rows, columns = (round(side / self.crop_fraction) for side in self.size)
+        resized = f"resized to cover {rows} x {columns}, centre crop {height} x {width}"
+        if self.resize == "stretch":
+            resized = f"stretched to {height} x {width}"
+        mean, std = (", ".join(f"{x:g}" for x in values) for values in (self.mean, self.std))
+        return f"{resized}, {self.interpolation}; mean {mean}; std {std}"
+
     def __call__(self, image: Image | NDArray[np.uint8]) -> NDArray[np.uint8]:
         """One image -> pixels (height, width, channels) uint8, not yet normalised.
 
         Args:
-            image: The result of `decode`, any other Pillow image, or (H, W, 3) uint8 RGB.
+            image: The result of `decode`, any other Pillow image, or uint8 pixels: (H, W, 3) RGB,
+                (H, W, 4) RGBA, (H, W) or (H, W, 1) grey.
 
         Raises:
             ImageError: An array of another shape or type, an image without pixels, or values of
@@ -148,8 +183,20 @@ def _from_array(array: NDArray[np.uint8]) -> Image:
     import numpy as np
     from PIL import Image
 
-    if array.dtype != np.uint8 or array.ndim != 3 or array.shape[2] != 3 or array.size == 0:
+    if array.dtype != np.uint8:
+        fix = (
+            "multiply values from 0 to 1 by 255 and use astype('uint8')"
+            if array.dtype.kind == "f"
+            else "use astype('uint8') once the values are from 0 to 255"
+        )
+        raise ImageError(f"an image as an array must be uint8, not {array.dtype}: {fix}")
+    if array.ndim == 3 and array.shape[2] == 1:
+        array = array[:, :, 0]
+    if not (array.ndim == 2 or (array.ndim == 3 and array.shape[2] in (3, 4))) or array.size == 0:
+        channels_first = array.ndim == 3 and array.shape[0] in (1, 3, 4)
+        fix = "; move the channels to the end: array.transpose(1, 2, 0)" if channels_first else ""
         raise ImageError(
-            f"an image as an array must be (H, W, 3) uint8 RGB, not {array.shape} {array.dtype}"
+            "an image as an array must be (H, W, 3) RGB, (H, W, 4) RGBA, (H, W) or (H, W, 1) grey, "
+            f"not {array.shape}{fix}"
         )
     return Image.fromarray(array)
