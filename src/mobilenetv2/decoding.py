@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import os
-import threading
 import warnings
 from collections.abc import Callable, Iterator
 from io import BytesIO, TextIOBase
 from typing import IO, TYPE_CHECKING, Any
 
 from .errors import ImageError
+from .locks import ForkSafeLock
 from .paths import obstacle
 
 if TYPE_CHECKING:
@@ -36,15 +36,20 @@ STRIP_PIXELS = 1 << 20  # of an image of more than 8 bits that are converted at 
 VIDEO = (".mp4", ".mov", ".avi", ".mkv", ".webm", ".m4v", ".mpg", ".mpeg", ".wmv", ".flv", ".3gp")
 INTERPRETED = ("EPS",)  # a program, which another program would run
 
-_pillow_limit = threading.Lock()
+_pillow_limit = ForkSafeLock()
 
 
 class NarrowRangeWarning(UserWarning):
     """An image of more than 8 bits uses a small part of the range of its type."""
 
 
-def _warn(text: str) -> None:
+def warn_of_range(text: str) -> None:
+    """Warns with a `NarrowRangeWarning`."""
     warnings.warn(NarrowRangeWarning(text), stacklevel=4)
+
+
+def ignore_remark(text: str) -> None:
+    """Does nothing: for images whose remarks have been shown before."""
 
 
 def decode(
@@ -52,7 +57,7 @@ def decode(
     *,
     max_pixels: int | None = None,
     stretch: bool = False,
-    warn: Callable[[str], object] = _warn,
+    warn: Callable[[str], object] = warn_of_range,
 ) -> Image:
     """Reads one image as upright 8-bit RGB.
 
@@ -152,7 +157,7 @@ def to_rgb(image: Image, *, stretch: bool = False) -> Image:
     """
     rgb, remark = _to_rgb(image, stretch)
     if remark:
-        _warn(f"an image of {image.width}x{image.height}: {remark}")
+        warn_of_range(f"an image of {image.width}x{image.height}: {remark}")
     return rgb
 
 

@@ -7,8 +7,15 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from .options import model_option
-from .output import format_option, progress, write_json, write_properties, write_rows
+from .options import model_option, stretch_option
+from .output import (
+    format_option,
+    progress,
+    show_image_warnings,
+    write_json,
+    write_properties,
+    write_rows,
+)
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -33,9 +40,15 @@ COLUMNS = ("class", "index", "images", "right", "percent")
     type=click.Path(dir_okay=False, path_type=Path),
     help="Write the 32 mistakes with the highest probability as one image.",
 )
+@stretch_option
 @format_option
 def evaluate(
-    data: str, model_name: str, split: str | None, mistakes: Path | None, format_: str
+    data: str,
+    model_name: str,
+    split: str | None,
+    mistakes: Path | None,
+    stretch: bool,
+    format_: str,
 ) -> int:
     """Measure the accuracy of a model on labelled images.
 
@@ -45,16 +58,15 @@ def evaluate(
 
     top1 and top5 are percent; ece is the expected calibration error from 0 to 1; nll is the mean
     negative log likelihood."""
-    import warnings
-
-    from ..datasets import read_dataset
+    from ..datasets import read_dataset, repeated_images
     from ..evaluation import contact_sheet
     from ..evaluation import evaluate as run
     from ..model import load
 
-    warnings.filterwarnings("ignore", module="PIL")
+    show_image_warnings()
     dataset = read_dataset(data, split)
-    for problem in dataset.problems:
+    dataset = dataset.stretched() if stretch else dataset
+    for problem in (*dataset.problems, *repeated_images(dataset)):
         click.echo(problem, err=True)
     model = load(model_name)
     with progress(len(dataset.samples), "evaluating") as step:

@@ -8,7 +8,7 @@ import re
 import sys
 from collections import Counter
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from ..errors import UserError, shortened
@@ -38,6 +38,10 @@ class Inputs:
     samples: tuple[Sample, ...]
     problems: tuple[str, ...] = ()
     left_out: tuple[str, ...] = ()
+
+    def stretched(self) -> Inputs:
+        """The same images, those of more than 8 bits to be decoded with `stretch`."""
+        return replace(self, samples=tuple(replace(s, stretch=True) for s in self.samples))
 
 
 def collect_images(arguments: Iterable[str | os.PathLike[str]]) -> Inputs:
