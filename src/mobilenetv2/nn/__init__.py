@@ -9,6 +9,8 @@ from ..errors import MissingExtraError
 if find_spec("torch") is None:
     raise MissingExtraError("mobilenetv2.nn needs PyTorch: pip install 'mobilenetv2[train]'")
 
-from .classifier import FeatureTap, MobileNetV2, mobilenet_v2
+from .backbone import FeatureInfo, FeatureTap
+from .build import mobilenet_v2
+from .classifier import FeatureExtractor, MobileNetV2
 
-__all__ = ["FeatureTap", "MobileNetV2", "mobilenet_v2"]
+__all__ = ["FeatureExtractor", "FeatureInfo", "FeatureTap", "MobileNetV2", "mobilenet_v2"]
