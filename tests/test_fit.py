@@ -366,6 +366,16 @@ def test_a_map_of_one_pixel_is_warned_of(
     assert "--small-images" in caplog.text
 
 
+def test_grey_networks_get_grey_images(two_classes: Path, tmp_path: Path) -> None:
+    architecture = Architecture(width_mult=0.35, in_channels=1, resolution=(32, 32))
+    start, recipe = Start(architecture=architecture), replace(QUICK, epochs=1)
+    trained = fit(two_classes, tmp_path / "run", recipe, start, machine=MACHINE)
+    kept = Checkpoint.load(trained.file)
+    assert kept.preprocessing.channels == kept.architecture.in_channels == 1
+    found = evaluate(Model(kept), read_dataset(two_classes))
+    assert found.images == 40
+
+
 def test_balance_lifts_the_small_class(tmp_path: Path) -> None:
     data = tmp_path / "data"
     make_images(data / "train", {"large": 120, "small": 4})

@@ -20,7 +20,9 @@ ROOT = Path(__file__).parents[1]
 SOURCE = ROOT / "src" / "mobilenetv2"
 TRUNK = {
     "processors",
+    "locks",
     "errors",
+    "printable",
     "architecture",
     "heads",
     "layer",
@@ -30,6 +32,7 @@ TRUNK = {
     "cost",
     "paper",
     "images",
+    "paths",
     "records",
     "labels",
     "checkpoint",

@@ -260,7 +260,7 @@ class MobileNetV2(nn.Module):
         preprocessing: Preprocessing | None = None,
         provenance: Mapping[str, Any] | None = None,
     ) -> Checkpoint:
-        """The arrays as a `Checkpoint`, to save or to run without PyTorch.
+        """A copy of the arrays as a `Checkpoint`, to save or to run without PyTorch.
 
         Args:
             labels: Names of the classes.
@@ -270,7 +270,7 @@ class MobileNetV2(nn.Module):
         """
         state = self.state_dict()
         arrays = {
-            name: state[name].detach().cpu().float().numpy()
+            name: state[name].float().cpu().numpy().copy()
             for name in array_shapes(self.architecture)
         }
         half = (0.5,) * self.architecture.in_channels
