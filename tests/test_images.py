@@ -271,6 +271,17 @@ def test_cmyk_is_not_inverted(tmp_path: Path, ending: str) -> None:
     assert np.abs(pixels[8, 8] - (255, 0, 0)).max() <= 10
 
 
+def test_ycck_is_not_inverted() -> None:
+    """Photoshop's: the inks as YCbCr, their complements stored, and a marker that says so."""
+    inks = np.asarray(Image.fromarray(255 - photo()).convert("YCbCr"))
+    stored = np.dstack([255 - inks, np.zeros(inks.shape[:2], np.uint8)])  # no black
+    data = bytearray(encoded(Image.fromarray(stored, "CMYK"), "JPEG", quality=95))
+    data[data.index(b"Adobe") + 11] = 2  # YCCK
+    pixels = array(decode(io.BytesIO(data))).astype(int)
+    assert np.abs(pixels - photo()).mean() < 10
+    assert np.abs(pixels[8, 8] - (255, 0, 0)).max() <= 10
+
+
 @pytest.fixture(scope="module")
 def published(shared: Callable[[str], Path]) -> Model:
     return load(shared("models/tf2_mobilenet_v2_1.0_224_ptq.tflite"), int8=False)
@@ -952,6 +963,7 @@ def test_one_channel_follows_the_luma_weights() -> None:
 @pytest.mark.parametrize(
     "image",
     [
+        np.zeros((8,), np.uint8),
         np.zeros((8, 8, 2), np.uint8),
         np.zeros((3, 8, 8), np.uint8),
         np.zeros((1, 8, 8, 3), np.uint8),
@@ -961,8 +973,7 @@ def test_one_channel_follows_the_luma_weights() -> None:
     ],
 )
 def test_arrays_that_are_not_images_are_refused(image: np.ndarray) -> None:
-    reason = image.shape if image.dtype == np.uint8 else image.dtype
-    with pytest.raises(ImageError, match=re.escape(f"not {reason}")):
+    with pytest.raises(ImageError, match=re.escape(f"{image.shape} {image.dtype}")):
         Preprocessing()(image)
 
 

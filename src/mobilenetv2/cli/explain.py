@@ -102,7 +102,7 @@ def explain(
         if photos.truth is None:
             click.echo(f"the photos count as unlabelled: {photos.unlabelled}", err=True)
     with progress(steps(checkpoint, photos) if photos else 0, "explaining") as advance:
-        name = Path(model).stem if os.path.exists(model) else model
+        name = Path(model).name if os.path.exists(model) else model
         explanation = run(checkpoint, name, photos, seed, advance)
     photo_options = ["--images", images, "--samples", str(samples)] if images else []
     photo_options += ["--stretch"] if images and stretch else []
