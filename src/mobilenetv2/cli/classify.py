@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from .options import model_option
-from .output import format_option, progress, write_json, write_rows
+from .output import notify, progress, result_options, write_json, write_rows
 
 if TYPE_CHECKING:
     from ..model import Prediction
@@ -41,7 +41,7 @@ class _Inputs:
     type=click.IntRange(min=1),
     help="Refuse larger images.  [default: about 179 million]",
 )
-@format_option
+@result_options
 def classify(
     paths: Sequence[str], model_name: str, top: int, max_pixels: int | None, format_: str
 ) -> int:
@@ -59,15 +59,12 @@ def classify(
     warnings.filterwarnings("ignore", module="PIL")
     inputs = _collect(paths)
     for problem in inputs.problems:
-        click.echo(problem, err=True)
+        notify(problem)
     if inputs.ignored:
         kinds = ", ".join(
             f"{suffix or 'no ending'} ({count})" for suffix, count in sorted(inputs.ignored.items())
         )
-        click.echo(
-            f"ignored {inputs.ignored.total()} files that are not images by name: {kinds}",
-            err=True,
-        )
+        notify(f"ignored {inputs.ignored.total()} files that are not images by name: {kinds}")
     if not inputs.files:
         raise click.UsageError("no images to classify")
     model = load(model_name)
@@ -80,15 +77,13 @@ def classify(
                 advance()
                 if isinstance(result, ImageError):
                     failed += 1
-                    click.echo(str(result), err=True)
+                    notify(result)
                 else:
                     yield path, result
 
     _write(results(), format_)
     if failed:
-        click.echo(
-            f"{failed} of {len(inputs.files) + len(inputs.problems)} could not be read", err=True
-        )
+        notify(f"{failed} of {len(inputs.files) + len(inputs.problems)} could not be read")
     return 1 if failed else 0
 
 

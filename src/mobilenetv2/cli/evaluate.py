@@ -8,7 +8,15 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from .options import model_option
-from .output import format_option, progress, write_json, write_properties, write_rows
+from .output import (
+    OutputPath,
+    notify,
+    progress,
+    result_options,
+    write_json,
+    write_properties,
+    write_rows,
+)
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -30,10 +38,10 @@ COLUMNS = ("class", "index", "images", "right", "percent")
 )
 @click.option(
     "--mistakes",
-    type=click.Path(dir_okay=False, path_type=Path),
+    type=OutputPath(".png", ".jpg", ".jpeg", ".webp", ".tif", ".tiff", ".bmp"),
     help="Write the 32 mistakes with the highest probability as one image.",
 )
-@format_option
+@result_options
 def evaluate(
     data: str, model_name: str, split: str | None, mistakes: Path | None, format_: str
 ) -> int:
@@ -55,14 +63,14 @@ def evaluate(
     warnings.filterwarnings("ignore", module="PIL")
     dataset = read_dataset(data, split)
     for problem in dataset.problems:
-        click.echo(problem, err=True)
+        notify(problem)
     model = load(model_name)
     with progress(len(dataset.samples), "evaluating") as step:
 
         def advance(sample: Sample, error: ImageError | None) -> None:
             step()
             if error:
-                click.echo(str(error), err=True)
+                notify(error)
 
         evaluation = run(model, dataset, advance)
     _write(evaluation, format_)
@@ -70,7 +78,7 @@ def evaluate(
         _save(contact_sheet(evaluation.mistakes), mistakes)
     skipped = len(evaluation.skipped)
     if skipped:
-        click.echo(f"{skipped} of {len(dataset.samples)} could not be read", err=True)
+        notify(f"{skipped} of {len(dataset.samples)} could not be read")
     return 1 if skipped else 0
 
 
@@ -104,7 +112,12 @@ def _write(evaluation: Evaluation, format_: str) -> None:
 
 
 def _save(sheet: Image, path: Path) -> None:
-    try:
-        sheet.save(path)
-    except (OSError, ValueError) as error:  # ValueError: a suffix that Pillow does not know
-        raise click.UsageError(f"{path}: cannot be written: {error}") from None
+    import io
+
+    from PIL import Image
+
+    from ..files import write_atomically
+
+    content = io.BytesIO()
+    sheet.save(content, Image.registered_extensions()[path.suffix.lower()])
+    write_atomically(path, content.getvalue())

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from .output import format_option, progress, write_json, write_rows
+from .output import format_option, notify, progress, write_json, write_rows
 
 if TYPE_CHECKING:
     from ..insight.explain import Explanation
@@ -98,9 +98,9 @@ def explain(
     if images is not None:
         photos = read_photos(checkpoint, images, samples)
         for problem in photos.skipped:
-            click.echo(problem, err=True)
+            notify(problem)
         if photos.truth is None:
-            click.echo(f"the photos count as unlabelled: {photos.unlabelled}", err=True)
+            notify(f"the photos count as unlabelled: {photos.unlabelled}")
     with progress(steps(checkpoint, photos) if photos else 0, "explaining") as advance:
         name = Path(model).stem if os.path.exists(model) else model
         explanation = run(checkpoint, name, photos, seed, advance)

@@ -10,7 +10,7 @@ from typing import Any
 
 import click
 
-from .output import progress, write_properties, write_rows
+from .output import notify, progress, write_properties, write_rows
 
 WORST = 5
 COLUMNS = ("layer", "kind", "low", "high", "signal_to_noise_db", "added_percent")
@@ -72,11 +72,11 @@ def quantize(
     files = _evenly_spaced(_images(sources), samples)
     with progress(3 * len(files), "quantising") as advance:
         pixels, skipped = read_images(checkpoint.preprocessing, files, advance)
-        for message in skipped:
-            click.echo(message, err=True)
+        for problem in skipped:
+            notify(problem)
         warned = doubts(checkpoint, pixels)
         for warning in warned:
-            click.echo(f"warning: {warning}", err=True)
+            notify(f"warning: {warning}")
         quantized = to_int8(checkpoint, pixels, advance)
         quantized.save(target)
         comparison = compare(checkpoint, quantized, pixels, advance)
