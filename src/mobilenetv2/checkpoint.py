@@ -76,7 +76,7 @@ class Checkpoint:
         """
         names = ("classifier.1.weight", "classifier.1.bias")
         description = description_without_background(self.architecture, self.labels)
-        head = {name: self.arrays[name][1:] for name in names}
+        head = {name: self.arrays[name][1:].copy() for name in names}
         return replace(self, arrays={**self.arrays, **head}, **description)
 
     @classmethod

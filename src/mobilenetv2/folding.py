@@ -30,7 +30,7 @@ def fold(
     weight = checkpoint.arrays[layer.weight]
     if layer.norm is None:
         bias = checkpoint.arrays[layer.bias] if layer.bias else np.zeros(layer.out_shape[0])
-        return np.asarray(weight, dtype), bias.astype(np.float64)
+        return np.array(weight, dtype), bias.astype(np.float64)
     gamma, beta, mean, variance = (
         checkpoint.arrays[f"{layer.norm}.{name}"].astype(np.float64)
         for name in ("weight", "bias", "running_mean", "running_var")

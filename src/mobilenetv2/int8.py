@@ -179,7 +179,8 @@ class Int8Checkpoint:
         """As `Checkpoint.without_background`."""
         description = description_without_background(self.architecture, self.labels)
         head = self.layers["classifier.1"]
-        head = replace(head, weight=head.weight[1:], scale=head.scale[1:], bias=head.bias[1:])
+        parts = {name: getattr(head, name)[1:].copy() for name in ARRAYS}
+        head = replace(head, **parts)
         return replace(self, layers={**self.layers, "classifier.1": head}, **description)
 
     @classmethod

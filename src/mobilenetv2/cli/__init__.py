@@ -67,6 +67,9 @@ def run(arguments: Sequence[str] | None = None) -> int:
     except MemoryError:
         notify("error: not enough memory")
         return 2
+    except MemoryError:
+        click.echo("error: not enough memory; a smaller image or batch needs less", err=True)
+        return 2
     except BrokenPipeError:  # the reader of the output has closed it, as `head` does
         _discard_output()
         return 1
