@@ -65,10 +65,7 @@ def run(arguments: Sequence[str] | None = None) -> int:
         notify(f"error: {error}")
         return 2
     except MemoryError:
-        notify("error: not enough memory")
-        return 2
-    except MemoryError:
-        click.echo("error: not enough memory; a smaller image or batch needs less", err=True)
+        notify("error: not enough memory; a smaller image or batch needs less")
         return 2
     except BrokenPipeError:  # the reader of the output has closed it, as `head` does
         _discard_output()

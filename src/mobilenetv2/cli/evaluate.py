@@ -7,12 +7,13 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from .options import model_option
+from .options import model_option, stretch_option
 from .output import (
     OutputPath,
     notify,
     progress,
     result_options,
+    show_image_warnings,
     write_json,
     write_properties,
     write_rows,
@@ -41,9 +42,15 @@ COLUMNS = ("class", "index", "images", "right", "percent")
     type=OutputPath(".png", ".jpg", ".jpeg", ".webp", ".tif", ".tiff", ".bmp"),
     help="Write the 32 mistakes with the highest probability as one image.",
 )
+@stretch_option
 @result_options
 def evaluate(
-    data: str, model_name: str, split: str | None, mistakes: Path | None, format_: str
+    data: str,
+    model_name: str,
+    split: str | None,
+    mistakes: Path | None,
+    stretch: bool,
+    format_: str,
 ) -> int:
     """Measure the accuracy of a model on labelled images.
 
@@ -53,16 +60,15 @@ def evaluate(
 
     top1 and top5 are percent; ece is the expected calibration error from 0 to 1; nll is the mean
     negative log likelihood."""
-    import warnings
-
-    from ..datasets import read_dataset
+    from ..datasets import read_dataset, repeated_images
     from ..evaluation import contact_sheet
     from ..evaluation import evaluate as run
     from ..model import load
 
-    warnings.filterwarnings("ignore", module="PIL")
+    show_image_warnings()
     dataset = read_dataset(data, split)
-    for problem in dataset.problems:
+    dataset = dataset.stretched() if stretch else dataset
+    for problem in (*dataset.problems, *repeated_images(dataset)):
         notify(problem)
     model = load(model_name)
     with progress(len(dataset.samples), "evaluating") as step:
@@ -74,7 +80,7 @@ def evaluate(
 
         evaluation = run(model, dataset, advance)
     for warning in evaluation.warnings:
-        click.echo(f"warning: {warning}", err=True)
+        notify(f"warning: {warning}")
     _write(evaluation, str(model.checkpoint.preprocessing), format_)
     if mistakes:
         _save(contact_sheet(evaluation.mistakes), mistakes)

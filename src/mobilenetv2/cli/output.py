@@ -13,6 +13,7 @@ import math
 import os
 import re
 import sys
+import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, redirect_stdout
 from pathlib import Path, PurePath
@@ -24,6 +25,7 @@ from ..printable import printable
 
 PIPE_WIDTH = 1000  # of a table that does not go to a terminal: nothing is cut
 FORMATS = ("table", "json", "csv")
+FORMAT_WARNING = warnings.formatwarning
 Command = TypeVar("Command", bound=Callable[..., Any])
 # A spreadsheet computes a cell that begins so; an apostrophe in front makes it text.
 _COMPUTED = re.compile("[=+@'\uff1d\uff0b\uff0d\uff20-]")
@@ -206,6 +208,32 @@ def write_properties(properties: Mapping[str, Any], format_: str = "table") -> N
     """Prints names and values as rows of two columns."""
     rows = ({"property": name, "value": value} for name, value in properties.items())
     write_rows(rows, ("property", "value"), format_)
+
+
+def show_image_warnings() -> None:
+    """Shows our warnings about images as one line each, and none of Pillow's.
+
+    Pillow warns about large images and odd EXIF data; what it cannot read is an error.
+    """
+    from ..decoding import NarrowRangeWarning
+
+    warnings.filterwarnings("ignore", module="PIL")
+    warnings.filterwarnings("always", category=NarrowRangeWarning)
+    warnings.formatwarning = _formatted
+
+
+def _formatted(
+    message: Warning | str,
+    category: type[Warning],
+    filename: str,
+    lineno: int,
+    line: str | None = None,
+) -> str:
+    from ..decoding import NarrowRangeWarning
+
+    if issubclass(category, NarrowRangeWarning):
+        return f"warning: {printable(str(message))}\n"
+    return FORMAT_WARNING(message, category, filename, lineno, line)
 
 
 @contextmanager
