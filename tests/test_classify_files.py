@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from mobilenetv2 import model as model_module
+from mobilenetv2 import images as images_module
 from mobilenetv2.errors import ImageError
 from mobilenetv2.model import Model, Prediction
 from mobilenetv2.pipeline import GROUP, map_images
@@ -116,14 +116,14 @@ def test_leaving_early_reads_no_further(files: list[Path], threads: int) -> None
 def test_what_is_no_fault_of_a_file_ends_the_run(
     files: list[Path], monkeypatch: pytest.MonkeyPatch, error: type[BaseException]
 ) -> None:
-    decode = model_module.decode
+    decode = images_module.decode
 
     def interrupted(path: Path, **options: int | None) -> Image.Image:
         if path == files[7]:
             raise error
         return decode(path, **options)
 
-    monkeypatch.setattr(model_module, "decode", interrupted)
+    monkeypatch.setattr(images_module, "decode", interrupted)
     results = Model(CHECKPOINT, 2).classify_files(files)
     assert [path for path, _ in islice(results, GROUP)] == files[:GROUP]
     before = threading.active_count()

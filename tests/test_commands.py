@@ -7,6 +7,7 @@ import io
 import json
 import subprocess
 import sys
+import warnings
 from pathlib import Path
 
 import numpy as np
@@ -71,7 +72,8 @@ def test_top_beyond_the_classes(capsys) -> None:
 
 
 def test_patterns_and_lists(folder, capsys, monkeypatch) -> None:
-    monkeypatch.setattr("sys.stdin", io.StringIO(f"{folder / 'a.png'}\n\n{folder / 'gone.png'}\n"))
+    names = f"{folder / 'a.png'}\n\n{folder / 'gone.png'}\n".encode()
+    monkeypatch.setattr("sys.stdin", io.TextIOWrapper(io.BytesIO(names)))
     assert (
         run(["classify", str(folder / "**" / "*.png"), "-", "--format", "csv", "--top", "1"]) == 1
     )
@@ -116,6 +118,20 @@ def test_a_missing_image_among_others(folder, capsys) -> None:
     out, err = capsys.readouterr()
     assert "gone.png: no such file" in err
     assert "a.png" in out
+
+
+@pytest.mark.parametrize("command", ["classify", "evaluate"])
+def test_large_images_within_the_limit_are_no_warning(
+    command, tmp_path, monkeypatch, capsys
+) -> None:
+    (tmp_path / "cat").mkdir()
+    Image.new("RGB", (100, 100)).save(tmp_path / "cat" / "large.png")
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 6000)
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        assert run([command, str(tmp_path)]) == 0
+    assert not caught
+    assert capsys.readouterr().err == ""
 
 
 def test_convert_and_inspect(tmp_path, capsys) -> None:

@@ -97,11 +97,28 @@ def test_equals_the_reference(variant, isa) -> None:
 @pytest.mark.parametrize("isa", ISAS)
 @pytest.mark.parametrize(
     ("variant", "height", "width"),
-    [("1.0", 224, 224), ("1.4 same", 97, 225), ("0.35", 513, 513), ("v1 same", 96, 160)],
+    [
+        ("1.0", 224, 224),
+        ("1.4 same", 97, 225),
+        ("0.35", 513, 513),
+        ("v1 same", 96, 160),
+        ("0.35", 224, 448),
+    ],
 )
 def test_larger_images(variant, height, width, isa) -> None:
     found = engine(variant, isa, 2)(image(variant, 1, height, width))
     assert np.abs(found - answer(variant, 1, height, width)).max() < 1e-4
+
+
+@pytest.mark.parametrize("isa", ISAS)
+def test_the_padding_rules_agree_where_every_stride_2_input_is_odd(isa) -> None:
+    same = random_checkpoint(width_mult=0.35, classes=7, padding="same")
+    symmetric = replace(same, architecture=replace(same.architecture, padding="symmetric"))
+    engines = Engine(same, 1, isa), Engine(symmetric, 1, isa)
+    for side in (225, 193, 97, 33, 224):
+        one, other = (run(image("0.35", 1, side, side)) for run in engines)
+        difference = np.abs(one - other).max()
+        assert difference > 1e-2 if side == 224 else difference < 1e-5, side
 
 
 @pytest.mark.parametrize("isa", ISAS)
@@ -134,11 +151,22 @@ def test_the_same_bits_for_any_number_of_threads_and_any_batch(variant, isa) -> 
     for height, width in [(33, 17), (96, 80)]:
         x = image(variant, 11, height, width)
         wanted = engine(variant, isa)(x)
-        for threads in (1, 2, 3, 8):
+        for threads in (1, 2, 3, 4, 8):
             run = engine(variant, isa, threads)
             assert np.array_equal(run(x), wanted)
             assert np.array_equal(run(x[4:5]), wanted[4:5])
             assert np.array_equal(run(x[:3]), wanted[:3])
+
+
+@pytest.mark.parametrize(
+    "size", [(513, 513), (512, 512), (500, 375), (641, 361), (33, 33), (31, 47)], ids=str
+)
+def test_scores_of_each_pixel_have_the_images_size(size) -> None:
+    x = image("deeplabv3", 1, *size)
+    scores = engine("deeplabv3", FAST, 2)(x)
+    assert scores.shape == (1, *size, 5)
+    if max(size) < 100:
+        assert np.abs(scores - reference("deeplabv3")(x)).max() < 1e-4
 
 
 def test_strange_arrays() -> None:

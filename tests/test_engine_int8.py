@@ -74,7 +74,7 @@ def test_threads_and_batches_give_the_same_bytes(rounding, unsigned) -> None:
     found = model("v2", rounding, unsigned)
     pixels = image(3, 5, 96, 80)
     alone = np.concatenate([Engine(found, 1)(pixels[i : i + 1]) for i in range(5)])
-    for threads in (1, 2, 3, 8):
+    for threads in (1, 2, 3, 4, 8):
         engine = Engine(found, threads)
         np.testing.assert_array_equal(engine(pixels), alone)
         np.testing.assert_array_equal(engine(pixels, alone=True), alone)

@@ -22,7 +22,9 @@ from mobilenetv2.runtime import Engine, Reference
 from mobilenetv2.runtime.engine import KEPT_PLANS
 
 from .conftest import REPOSITORY, random_checkpoint
+from .int8 import random_int8
 from .test_engine import FAST, ISAS, engine, image, reference
+from .test_int8_reference import SMALL
 
 PROC = Path("/proc/self")
 SANITIZED = (
@@ -76,10 +78,12 @@ def test_five_hundred_shapes() -> None:
         assert np.abs(found - reference("0.35")(x)).max() < 1e-4, x.shape
 
 
+@pytest.mark.parametrize("precision", ["float32", "int8"])
 @pytest.mark.parametrize("threads", [1, 2, 3])
-def test_sixteen_python_threads_share_an_engine(threads) -> None:
+def test_sixteen_python_threads_share_an_engine(threads, precision) -> None:
     """More shapes than plans are kept, so that plans go while others run on them."""
-    run = engine("0.35", FAST, threads)
+    int8 = precision == "int8"
+    run = Engine(random_int8(**SMALL), threads) if int8 else engine("0.35", FAST, threads)
     images = [image("0.35", 1 + i % 3, 15 + 3 * i, 70 - 2 * i) for i in range(KEPT_PLANS + 8)]
     wanted = [run(x) for x in images]
 
@@ -180,6 +184,35 @@ def test_a_call_takes_the_memory_that_activation_bytes_says(threads) -> None:
     # every large array is then a mapping of its own, and no freed one is used again
     taken, planned = map(int, run_python(MEMORY, threads, MALLOC_MMAP_THRESHOLD_="65536").split())
     assert 0.5 * planned < taken < planned + (256 << 10)
+
+
+COPIES = """
+import re, sys
+from pathlib import Path
+import numpy as np
+import mobilenetv2
+
+def resident():
+    return 1024 * int(re.search(r"VmRSS:\\s*(\\d+)", Path("/proc/self/status").read_text())[1])
+
+x = np.zeros((1, 224, 224, 3), np.uint8)
+mobilenetv2.load("cifar10")(x[:, :32, :32])  # brings the code into memory
+models, sizes = [], [resident()]
+for _ in range(3):
+    models.append(mobilenetv2.load(sys.argv[1]))
+    models[-1](x)
+    sizes.append(resident())
+print(*np.diff(sizes))
+"""
+
+
+@measures_memory
+def test_each_loaded_copy_takes_less_than_60_megabytes(tmp_path) -> None:
+    random_checkpoint().save(tmp_path / "model.safetensors")
+    grown = run_python(COPIES, tmp_path / "model.safetensors", MALLOC_MMAP_THRESHOLD_="65536")
+    first, *others = map(int, grown.split())
+    assert first < 60e6
+    assert max(others) <= 1.1 * first  # the interpreter grows too
 
 
 def subnormal_checkpoint() -> Checkpoint:

@@ -117,6 +117,19 @@ def test_ranks_count_equal_logits_in_order() -> None:
     assert huge.nll == pytest.approx(3e38)
 
 
+@pytest.mark.parametrize("count", [1, 2, 3, 4])
+def test_fewer_than_five_classes(tmp_path: Path, count: int) -> None:
+    checkpoint = random_checkpoint(width_mult=0.35, resolution=(32, 32), classes=count)
+    model = Model(replace(checkpoint, labels=tuple("abcd"[:count])), 1)
+    dataset = read_dataset(build(tmp_path, {f"{name}/1.png": 1 for name in "abcd"[:count]}))
+    evaluation = evaluate(model, dataset)
+    assert evaluation.scores.top1 == pytest.approx(100 / count)
+    assert evaluation.scores.top5 == 100
+    predictions = model.classify(tmp_path / "a/1.png", 10)
+    assert len(predictions) == count
+    assert sum(p.probability for p in predictions) == pytest.approx(1)
+
+
 def named(*classes: str, indices: tuple[int, ...] = ()) -> Dataset:
     return Dataset(classes, (), indices)
 
@@ -187,6 +200,8 @@ def test_command_json(model: Model, tmp_path: Path, capsys, zipped: bool) -> Non
         "top5": 100.0,
         "ece": 0.38,
         "nll": round(-float(np.log([0.7, 0.18, 0.9, 0.2]).mean()), 6),
+        "preprocessing": "resized to cover 37 x 37, centre crop 32 x 32, bilinear; "
+        "mean 0.5, 0.5, 0.5; std 0.5, 0.5, 0.5",
         "classes": [
             {"class": "cat", "index": 0, "images": 2, "right": 1, "percent": 50.0},
             {"class": "dog", "index": 1, "images": 1, "right": 1, "percent": 100.0},
@@ -196,6 +211,33 @@ def test_command_json(model: Model, tmp_path: Path, capsys, zipped: bool) -> Non
         "labels": list(LABELS),
         "confusion": [[1, 1, 0], [0, 1, 0], [1, 0, 0], [0, 0, 0]],
     }
+
+
+@pytest.mark.parametrize(
+    ("counts", "warned"),
+    [
+        ({"cat": 40, "dog": 6, "emu": 4}, True),
+        ({"cat": 40, "dog": 6, "emu": 3}, False),  # fewer than 50 images
+        ({"cat": 40, "dog": 10}, False),  # two classes
+        ({"cat": 40, "dog": 6, "emu": 4, "wrong": 3}, False),  # 94 % one answer
+        ({"cat": 40, "dog": 6, "emu": 4, "wrong": 2}, True),  # 96 %
+    ],
+)
+def test_one_answer_for_nearly_all_images_is_warned_of(
+    model: Model, tmp_path: Path, capsys, counts: dict[str, int], warned: bool
+) -> None:
+    grey = {"wrong": 3}  # is classified as a dog, all others as cats
+    names = {
+        f"{'emu' if name == 'wrong' else name}/{name}{i}.png": grey.get(name, 1)
+        for name, count in counts.items()
+        for i in range(count)
+    }
+    images = sum(counts.values())
+    share = round(100 * (images - counts.get("wrong", 0)) / images)
+    assert run(["evaluate", str(build(tmp_path, names))]) == 0
+    err = capsys.readouterr().err
+    said = f"warning: {share} % of {images} images of 3 classes were classified as 'cat': prep"
+    assert err.startswith(said) if warned else err == ""
 
 
 def test_command_csv_table_and_broken_images(model: Model, tmp_path: Path, capsys) -> None:

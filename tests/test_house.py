@@ -20,6 +20,7 @@ ROOT = Path(__file__).parents[1]
 SOURCE = ROOT / "src" / "mobilenetv2"
 TRUNK = {
     "processors",
+    "locks",
     "errors",
     "printable",
     "architecture",
@@ -31,6 +32,7 @@ TRUNK = {
     "cost",
     "paper",
     "images",
+    "paths",
     "records",
     "labels",
     "checkpoint",

@@ -14,12 +14,13 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from PIL import Image, ImageCms
+from PIL import Image, ImageCms, ImageOps
 
 from mobilenetv2 import images
 from mobilenetv2.errors import ImageError, UserError
-from mobilenetv2.images import Preprocessing, center_crop, crop_offset, decode, find_images
-from mobilenetv2.model import Model
+from mobilenetv2.images import Preprocessing, center_crop, crop_offset, decode
+from mobilenetv2.model import Model, Prediction, load
+from mobilenetv2.paths import SUFFIXES, FolderContent, folder_content
 
 from .conftest import random_checkpoint
 
@@ -185,6 +186,55 @@ def test_cmyk_is_not_inverted(tmp_path: Path, ending: str) -> None:
     pixels = array(decode(tmp_path / f"cmyk.{ending}")).astype(int)
     assert np.abs(pixels - photo()).mean() < 10
     assert np.abs(pixels[8, 8] - (255, 0, 0)).max() <= 10
+
+
+def test_ycck_is_not_inverted() -> None:
+    """Photoshop's: the inks as YCbCr, their complements stored, and a marker that says so."""
+    inks = np.asarray(Image.fromarray(255 - photo()).convert("YCbCr"))
+    stored = np.dstack([255 - inks, np.zeros(inks.shape[:2], np.uint8)])  # no black
+    data = bytearray(encoded(Image.fromarray(stored, "CMYK"), "JPEG", quality=95))
+    data[data.index(b"Adobe") + 11] = 2  # YCCK
+    pixels = array(decode(io.BytesIO(data))).astype(int)
+    assert np.abs(pixels - photo()).mean() < 10
+    assert np.abs(pixels[8, 8] - (255, 0, 0)).max() <= 10
+
+
+@pytest.fixture(scope="module")
+def published(shared: Callable[[str], Path]) -> Model:
+    return load(shared("models/tf2_mobilenet_v2_1.0_224_ptq.tflite"), int8=False)
+
+
+@pytest.fixture(scope="module")
+def photos(shared: Callable[[str], Path]) -> list[Image.Image]:
+    """Ten of the thousand photos."""
+    return [decode(path) for path in sorted(shared("data/imagenet-sample").glob("*.jpg"))[::100]]
+
+
+def classified(model: Model, data: bytes) -> Prediction:
+    return model.classify(decode(io.BytesIO(data)), 1)[0]
+
+
+def test_photos_as_cmyk_keep_their_class(published: Model, photos: list[Image.Image]) -> None:
+    for photo in photos:
+        rgb, cmyk = (
+            classified(published, encoded(photo.convert(mode), "JPEG", quality=95))
+            for mode in ("RGB", "CMYK")
+        )
+        assert cmyk.index == rgb.index
+
+
+def test_photos_saved_at_several_sizes_keep_their_class(
+    published: Model, photos: list[Image.Image]
+) -> None:
+    spreads = []
+    for photo in photos:
+        saved = []
+        for side in (500, 1000, 2000):
+            larger = ImageOps.contain(photo, (side, side))
+            saved.append(classified(published, encoded(larger, "JPEG", quality=90)))
+        assert len({prediction.index for prediction in saved}) == 1
+        spreads.append(np.ptp([prediction.probability for prediction in saved]))
+    assert sum(spread <= 0.1 for spread in spreads) >= 9
 
 
 def in_mode(mode: str) -> tuple[Image.Image, tuple[int, int, int]]:
@@ -764,8 +814,8 @@ def test_one_channel_follows_the_luma_weights() -> None:
 @pytest.mark.parametrize(
     "image",
     [
-        np.zeros((8, 8), np.uint8),
-        np.zeros((8, 8, 4), np.uint8),
+        np.zeros((8,), np.uint8),
+        np.zeros((8, 8, 2), np.uint8),
         np.zeros((3, 8, 8), np.uint8),
         np.zeros((1, 8, 8, 3), np.uint8),
         np.zeros((8, 8, 3), np.float32),
@@ -803,6 +853,15 @@ def test_images_without_pixels_are_refused(size: tuple[int, int]) -> None:
 def test_json_both_ways(pre: Preprocessing) -> None:
     assert Preprocessing.from_json(pre.to_json()) == pre
     assert hash(Preprocessing.from_json(pre.to_json())) == hash(pre)
+
+
+def test_in_words() -> None:
+    assert str(Preprocessing(mean=(0.485, 0.456, 0.406), std=(0.229, 0.224, 0.225))) == (
+        "resized to cover 256 x 256, centre crop 224 x 224, bilinear; mean 0.485, 0.456, 0.406; "
+        "std 0.229, 0.224, 0.225"
+    )
+    grey = Preprocessing(size=(97, 130), resize="stretch", mean=(0.5,), std=(1,))
+    assert str(grey) == "stretched to 97 x 130, bilinear; mean 0.5; std 1"
 
 
 def test_json_is_plain_and_gaps_are_defaults() -> None:
@@ -878,7 +937,7 @@ def relative(folder: Path, paths: list[Path]) -> list[str]:
     return [path.relative_to(folder).as_posix() for path in paths]
 
 
-def test_find_images_sorts_images_from_the_rest(tmp_path: Path) -> None:
+def test_folder_content_sorts_images_from_the_rest(tmp_path: Path) -> None:
     touch(
         tmp_path,
         "b.JPG",
@@ -891,7 +950,8 @@ def test_find_images_sorts_images_from_the_rest(tmp_path: Path) -> None:
         "z.JPEG",
     )
     touch(tmp_path, "notes.md", "a/list.csv", "png", "archive.jpg.zip", "a/README")
-    images, others = find_images(tmp_path)
+    content = folder_content(tmp_path)
+    images, others = content.images, content.others
     assert relative(tmp_path, images) == (
         ["B/x.bmp", "a/b/c.Tiff", "a/z.png", "a.webp", "b.JPG", "c/1.jpeg", "c/10.gif", "z.JPEG"]
     )
@@ -905,7 +965,7 @@ def test_find_images_sorts_images_from_the_rest(tmp_path: Path) -> None:
     ]
 
 
-def test_find_images_leaves_out_what_is_hidden(tmp_path: Path) -> None:
+def test_folder_content_leaves_out_what_is_hidden(tmp_path: Path) -> None:
     touch(
         tmp_path,
         ".a.jpg",
@@ -916,15 +976,17 @@ def test_find_images_leaves_out_what_is_hidden(tmp_path: Path) -> None:
         "x/@eaDir/f.jpg",
     )
     touch(tmp_path, "x/.DS_Store", "Thumbs.db", "x/seen.jpg")
-    assert find_images(tmp_path) == ([tmp_path / "x/seen.jpg"], [])
+    content = folder_content(tmp_path)
+    assert (content.images, content.others) == ([tmp_path / "x/seen.jpg"], [])
+    assert tmp_path / "x/@eaDir" in content.hidden
 
 
-def test_find_images_in_a_hidden_folder_that_was_asked_for(tmp_path: Path) -> None:
+def test_folder_content_in_a_hidden_folder_that_was_asked_for(tmp_path: Path) -> None:
     touch(tmp_path, ".cache/a.jpg")
-    assert find_images(tmp_path / ".cache") == ([tmp_path / ".cache/a.jpg"], [])
+    assert folder_content(tmp_path / ".cache").images == [tmp_path / ".cache/a.jpg"]
 
 
-def test_find_images_follows_links_once(tmp_path: Path) -> None:
+def test_folder_content_follows_links_once(tmp_path: Path) -> None:
     touch(tmp_path, "root/a/1.jpg", "root/2.jpg", "elsewhere/3.jpg", "elsewhere/deep/4.jpg")
     try:
         (tmp_path / "root/a/up").symlink_to(tmp_path / "root", target_is_directory=True)
@@ -933,7 +995,8 @@ def test_find_images_follows_links_once(tmp_path: Path) -> None:
         (tmp_path / "root/link.jpg").symlink_to(tmp_path / "elsewhere/3.jpg")
     except OSError:
         pytest.skip("no symbolic links here")
-    images, others = find_images(tmp_path / "root")
+    content = folder_content(tmp_path / "root")
+    images, others = content.images, content.others
     assert relative(tmp_path / "root", images) == [
         "2.jpg",
         "a/1.jpg",
@@ -956,15 +1019,14 @@ def test_a_folder_that_may_not_be_searched_is_not_passed_over(
         return scandir(path)
 
     monkeypatch.setattr(os, "scandir", refusing)
-    images, others = find_images(tmp_path)
-    assert relative(tmp_path, images) == ["a/1.jpg", "b", "c/3.jpg"]
-    assert others == []
-    with pytest.raises(ImageError, match=re.escape(str(tmp_path / "b"))):
-        decode(images[1])
+    content = folder_content(tmp_path)
+    assert relative(tmp_path, content.images) == ["a/1.jpg", "c/3.jpg"]
+    assert content.unreadable == {tmp_path / "b": "Permission denied"}
+    assert content.others == []
 
 
-def test_find_images_in_an_empty_folder(tmp_path: Path) -> None:
-    assert find_images(tmp_path) == ([], [])
+def test_folder_content_in_an_empty_folder(tmp_path: Path) -> None:
+    assert folder_content(tmp_path) == FolderContent()
 
 
 def test_every_ending_that_pillow_itself_writes_for_photos_is_known() -> None:
@@ -975,4 +1037,4 @@ def test_every_ending_that_pillow_itself_writes_for_photos_is_known() -> None:
         ".vda",
         ".vst",
     }
-    assert known <= images.SUFFIXES
+    assert known <= SUFFIXES

@@ -438,7 +438,7 @@ def test_photos_with_and_without_classes(checkpoint: Checkpoint, tmp_path: Path)
     with pytest.raises(UserError, match=r"none of the 1 photos can be read"):
         read_photos(other, one_broken(tmp_path / "broken"))
     (tmp_path / "empty").mkdir()
-    with pytest.raises(UserError, match="no photos in this folder"):
+    with pytest.raises(UserError, match="no images in this folder"):
         read_photos(other, tmp_path / "empty")
 
 

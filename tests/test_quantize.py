@@ -392,7 +392,7 @@ def test_wrong_usage(model, tmp_path, capsys) -> None:
         ({"-o": str(tmp_path / "absent" / "out.safetensors")}, "absent does not exist"),
         ({"-o": model}, "is MODEL itself"),
         ({"--report": str(tmp_path / "absent" / "r.json")}, "absent does not exist"),
-        ({"--calibrate": str(tmp_path / "no")}, "does not exist"),
+        ({"--calibrate": str(tmp_path / "no")}, "no: no such file or folder"),
         ({"--calibrate": str(tmp_path / "empty")}, "no images to calibrate with"),
         ({"--samples": "0"}, "--samples"),
     ):

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 import torch
 
-from mobilenetv2.architecture import SMALL_IMAGES, V1, Architecture
+from mobilenetv2.architecture import SMALL_IMAGES, V1, Architecture, Stage
 from mobilenetv2.checkpoint import Checkpoint
 from mobilenetv2.errors import UserError
 from mobilenetv2.folding import fold
@@ -19,7 +19,7 @@ from mobilenetv2.formats import read
 from mobilenetv2.graph import layers
 from mobilenetv2.heads import Classifier
 from mobilenetv2.nn import MobileNetV2
-from mobilenetv2.runtime import Reference
+from mobilenetv2.runtime import Engine, Reference, _native
 from mobilenetv2.runtime.reference import resize_corners
 
 from .conftest import random_checkpoint
@@ -136,6 +136,28 @@ def test_batch_norm_folding_at_the_edges() -> None:
         "weight"
     ] + norm["bias"]
     assert (weight * x).sum(axis=(1, 2, 3)) + bias == pytest.approx(wanted, rel=1e-10, abs=1e-10)
+
+
+@pytest.mark.parametrize("isa", _native.kernel_names())
+@pytest.mark.parametrize("epsilon", [1e-3, 1e-5])
+def test_extreme_batch_norms_are_folded_as_they_normalise(pixels, epsilon, isa) -> None:
+    """Every batch norm has channels with a variance of 0, 1e-14 and 1e-6, and scales of 0 and -1."""
+    stages = (Stage(1, 16, 1, 1), Stage(6, 16, 2, 1))  # more would amplify roundings
+    checkpoint = random_checkpoint(stages=stages, last_channels=64, classes=7, bn_epsilon=epsilon)
+    arrays = {name: array.copy() for name, array in checkpoint.arrays.items()}
+    for layer in layers(checkpoint.architecture):
+        if layer.norm:
+            arrays[f"{layer.norm}.running_var"][:3] = 0, 1e-14, 1e-6
+            arrays[f"{layer.norm}.weight"][3:5] = 0, -1
+    checkpoint = replace(checkpoint, arrays=arrays)
+    net = MobileNetV2(checkpoint.architecture).double().eval()
+    net.load_checkpoint(checkpoint)
+    x = pixels(2, 24, 16, 3)
+    normal = torch.from_numpy(checkpoint.preprocessing.normalize(x)).double()
+    with torch.no_grad():
+        wanted = net(normal.permute(0, 3, 1, 2)).numpy()  # not folded
+    for run in (Engine(checkpoint, 1, isa), Reference(checkpoint)):
+        assert np.abs(run(x) - wanted).max() < 1e-4 * np.abs(wanted).max()
 
 
 def test_a_image_alone_or_in_a_batch(pixels) -> None:

@@ -141,7 +141,9 @@ def test_a_missing_extra_is_named(tmp_path: Path) -> None:
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
     assert done.returncode == 2
-    assert done.stderr == "error: training needs lightning: pip install 'mobilenetv2[train]'\n"
+    assert done.stderr == (
+        "error: training needs lightning; in the checkout of mobilenetv2: pip install '.[train]'\n"
+    )
 
 
 @contextmanager

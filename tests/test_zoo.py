@@ -392,6 +392,15 @@ def test_widths_that_are_not_published() -> None:
         open_checkpoint("imagenet", 0.25)
 
 
+@pytest.mark.parametrize("same", [1, 1.0, "1", "1.0", "1.00", np.float32(1), np.float64(1)])
+def test_the_name_does_not_follow_how_a_width_is_written(same) -> None:
+    assert zoo.find_imagenet(same).name == "slim-1.0-224"
+
+
+def test_a_width_of_less_precision() -> None:
+    assert zoo.find_imagenet(np.float32(1.4)).name == "slim-1.4-224"
+
+
 def test_the_bundled_model_needs_no_network(mirror) -> None:
     checkpoint = open_checkpoint("cifar10")
     assert mirror.requests == []

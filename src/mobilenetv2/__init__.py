@@ -2,6 +2,8 @@
 PyTorch.
 
 The names below are loaded when they are first used, so that importing the package costs nothing.
+Training and PyTorch modules are in `mobilenetv2.training` and `mobilenetv2.nn`, which need the extra
+`train`; a star import leaves them out.
 """
 
 from __future__ import annotations
@@ -52,11 +54,12 @@ _HOMES = {
     "read_dataset": "datasets",
 }
 __version__ = "0.1.0"
-__all__ = [*sorted(_HOMES), "nn", "training"]
+__all__ = sorted(_HOMES)
+_MODULES = ("nn", "training")
 
 
 def __getattr__(name: str) -> Any:
-    if name in ("nn", "training"):
+    if name in _MODULES:
         return import_module(f".{name}", __name__)
     if name in _HOMES:
         return getattr(import_module(f".{_HOMES[name]}", __name__), name)
@@ -64,4 +67,4 @@ def __getattr__(name: str) -> Any:
 
 
 def __dir__() -> list[str]:
-    return sorted({*globals(), *__all__})
+    return sorted({*globals(), *__all__, *_MODULES})

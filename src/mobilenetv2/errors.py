@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from importlib.util import find_spec
 
 
 class UserError(ValueError):
@@ -21,7 +22,11 @@ class ImageError(UserError):
     """An image that cannot be decoded."""
 
 
-class MissingExtraError(UserError):
+class NotFiniteError(ImageError):
+    """An image whose answer is not finite; the message names the layer."""
+
+
+class MissingExtraError(UserError, ImportError):
     """An optional dependency is not installed; the message says which extra brings it."""
 
 
@@ -33,3 +38,20 @@ def shortened(texts: Sequence[str], most: int = 5, separator: str = ", ") -> str
     """The first `most` texts in one line, and how many more there are."""
     more = f" and {len(texts) - most} more" if len(texts) > most else ""
     return separator.join(texts[:most]) + more
+
+
+def missing_modules(*names: str) -> list[str]:
+    """Those of the modules that are not installed."""
+
+    def missing(name: str) -> bool:
+        try:
+            return find_spec(name) is None
+        except ValueError:  # a module that the program has replaced by another object, or by None
+            return True
+
+    return [name for name in names if missing(name)]
+
+
+def install_hint(extra: str) -> str:
+    """How to install an extra: the package comes from a checkout, not from an index."""
+    return f"in the checkout of mobilenetv2: pip install '.[{extra}]'"

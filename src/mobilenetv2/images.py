@@ -7,9 +7,8 @@ from __future__ import annotations
 
 import os
 import threading
-from collections.abc import Iterator
 from dataclasses import dataclass
-from pathlib import Path
+from io import BytesIO, TextIOBase
 from typing import IO, TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 
 from .errors import ImageError
@@ -20,8 +19,8 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
     from PIL.Image import Image
 
-ENDINGS = "jpg jpeg jpe jfif png apng webp gif bmp dib tif tiff ppm pgm pbm pnm avif avifs heic heif jp2 tga ico pcx sgi mpo"
-SUFFIXES = frozenset(f".{ending}" for ending in ENDINGS.split())
+    OneImage = str | os.PathLike[str] | bytes | bytearray | IO[bytes] | Image | NDArray[np.uint8]
+
 TURNS = {  # EXIF orientation -> the member of Image.Transpose that turns the image upright
     2: "FLIP_LEFT_RIGHT",
     3: "ROTATE_180",
@@ -39,7 +38,11 @@ PILLOW_LIMIT_FACTOR = 2  # Pillow refuses images of more than twice Image.MAX_IM
 _pillow_limit = threading.Lock()
 
 
-def decode(source: str | os.PathLike[str] | IO[bytes], *, max_pixels: int | None = None) -> Image:
+def decode(
+    source: str | os.PathLike[str] | bytes | bytearray | IO[bytes],
+    *,
+    max_pixels: int | None = None,
+) -> Image:
     """Reads one image as upright 8-bit RGB.
 
     The stored orientation is applied. Alpha is dropped; palettes, grey, 1 bit and CMYK become RGB;
@@ -48,7 +51,7 @@ def decode(source: str | os.PathLike[str] | IO[bytes], *, max_pixels: int | None
     profiles are ignored.
 
     Args:
-        source: A file name or an open binary file.
+        source: A file name, or an image file's content as bytes or as an open binary file.
         max_pixels: The largest number of pixels that is accepted. Default: Pillow's own limit
             (about 179 million).
 
@@ -60,6 +63,15 @@ def decode(source: str | os.PathLike[str] | IO[bytes], *, max_pixels: int | None
     """
     from PIL import Image, UnidentifiedImageError
 
+    if isinstance(source, bytes | bytearray | memoryview):
+        source = BytesIO(source)
+    if not isinstance(source, str | os.PathLike) and not hasattr(source, "read"):
+        raise ImageError(
+            f"an image is a file name, bytes, an open file, a PIL image or an array, not "
+            f"{type(source).__name__}"
+        )
+    if isinstance(source, TextIOBase):
+        raise ImageError(f"{getattr(source, 'name', '<stream>')}: opened as text; open it as 'rb'")
     name = (
         os.fspath(source)
         if isinstance(source, str | os.PathLike)
@@ -83,6 +95,27 @@ def decode(source: str | os.PathLike[str] | IO[bytes], *, max_pixels: int | None
         raise ImageError(f"{name}: too large for this machine's memory") from None
     except Exception as error:  # Pillow's plugins may raise anything on damaged files
         raise ImageError(f"{name}: cannot be decoded: {error or type(error).__name__}") from error
+
+
+def as_image(source: OneImage, *, max_pixels: int | None = None) -> Image | NDArray[np.uint8]:
+    """What `Preprocessing` takes: an image that is decoded already as it is, any other decoded.
+
+    Args:
+        source: As for `Model.classify`.
+        max_pixels: As for `decode`.
+
+    Raises:
+        ImageError: As for `decode`.
+    """
+    from PIL import Image
+
+    if isinstance(source, Image.Image):
+        return source
+    if hasattr(source, "__array__"):
+        import numpy as np
+
+        return np.asarray(source)
+    return decode(source, max_pixels=max_pixels)
 
 
 def _open(source: str | os.PathLike[str] | IO[bytes], max_pixels: int | None) -> Image:
@@ -201,11 +234,21 @@ class Preprocessing(Record):
         """3 for RGB, 1 for grey."""
         return len(self.mean)
 
+    def __str__(self) -> str:
+        height, width = self.size
+        rows, columns = (round(side / self.crop_fraction) for side in self.size)
+        resized = f"resized to cover {rows} x {columns}, centre crop {height} x {width}"
+        if self.resize == "stretch":
+            resized = f"stretched to {height} x {width}"
+        mean, std = (", ".join(f"{x:g}" for x in values) for values in (self.mean, self.std))
+        return f"{resized}, {self.interpolation}; mean {mean}; std {std}"
+
     def __call__(self, image: Image | NDArray[np.uint8]) -> NDArray[np.uint8]:
         """One image -> pixels (height, width, channels) uint8, not yet normalised.
 
         Args:
-            image: The result of `decode`, any other Pillow image, or (H, W, 3) uint8 RGB.
+            image: The result of `decode`, any other Pillow image, or uint8 pixels: (H, W, 3) RGB,
+                (H, W, 4) RGBA, (H, W) or (H, W, 1) grey.
 
         Raises:
             ImageError: An array of another shape or type, an image without pixels, or values of
@@ -278,49 +321,21 @@ def center_crop(image: Image, height: int, width: int) -> Image:
     return image.crop((left, top, left + width, top + height))
 
 
-def find_images(folder: Path, hidden: list[Path] | None = None) -> tuple[list[Path], list[Path]]:
-    """The images anywhere below a folder, by the suffix of their names, and the other files.
-
-    Args:
-        folder: The folder. Links are followed once.
-        hidden: Gets the hidden files and folders (a leading dot, `__MACOSX`, `@eaDir`), which are
-            left out of the result.
-
-    Returns:
-        Images and other files, both sorted by path. A folder that may not be searched stands among
-        the images, so that decoding it gives an error.
-    """
-    unreadable: list[OSError] = []
-    paths = sorted(_walk(folder, unreadable, [] if hidden is None else hidden))
-    images = [path for path in paths if path.suffix.lower() in SUFFIXES]
-    others = [path for path in paths if path.suffix.lower() not in SUFFIXES]
-    return sorted(images + [Path(error.filename) for error in unreadable]), others
-
-
-def _walk(folder: Path, unreadable: list[OSError], hidden: list[Path]) -> Iterator[Path]:
-    visited: set[str] = set()
-    for parent, folders, files in os.walk(folder, followlinks=True, onerror=unreadable.append):
-        real = os.path.realpath(parent)
-        if real in visited:  # a link to a folder above or beside
-            folders.clear()
-            continue
-        visited.add(real)
-        hidden += (Path(parent, name) for name in (*folders, *files) if is_hidden(name))
-        folders[:] = sorted(name for name in folders if not is_hidden(name))
-        yield from (Path(parent, name) for name in files if not is_hidden(name))
-
-
-def is_hidden(name: str) -> bool:
-    """Whether a file or folder is not data: it has a leading dot, or an operating system made it."""
-    return name.startswith(".") or name in ("__MACOSX", "@eaDir", "Thumbs.db")
-
-
 def _from_array(array: NDArray[np.uint8]) -> Image:
     import numpy as np
     from PIL import Image
 
-    if array.dtype != np.uint8 or array.ndim != 3 or array.shape[2] != 3 or array.size == 0:
-        raise ImageError(
-            f"an image as an array must be (H, W, 3) uint8 RGB, not {array.shape} {array.dtype}"
-        )
-    return Image.fromarray(array)
+    if array.ndim == 3 and array.shape[2] == 1:
+        array = array[:, :, 0]
+    grey = array.ndim == 2
+    if array.dtype == np.uint8 and array.size and (grey or array.shape[2:] in ((3,), (4,))):
+        return Image.fromarray(array)
+    fix = ""
+    if array.dtype.kind == "f":
+        fix = "; multiply values from 0 to 1 by 255 and use astype('uint8')"
+    elif array.ndim == 3 and array.shape[0] in (1, 3, 4) and array.shape[2] not in (3, 4):
+        fix = "; move the channels to the end: array.transpose(1, 2, 0)"
+    raise ImageError(
+        "an image as an array must be uint8, (H, W, 3) RGB, (H, W, 4) RGBA, (H, W) or (H, W, 1) "
+        f"grey, not {array.shape} {array.dtype}{fix}"
+    )

@@ -7,19 +7,18 @@ from collections.abc import Callable, Generator, Iterable, Iterator
 from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import IO, TYPE_CHECKING, Any, TypeVar, overload
 
 import numpy as np
 from numpy.typing import NDArray
 
 from .errors import ImageError, UserError
-from .images import decode
+from .images import as_image
 from .pipeline import map_images
 from .runtime import Engine
 
 if TYPE_CHECKING:
-    from PIL.Image import Image
-
+    from .images import OneImage
     from .int8 import AnyCheckpoint
 
 Source = TypeVar("Source")
@@ -38,6 +37,8 @@ class Prediction:
 class Model:
     """A checkpoint ready to run.
 
+    It may be shared by threads, copied and pickled: a copy is made anew from the arguments.
+
     Args:
         checkpoint: The model; an `Int8Checkpoint` runs in int8.
         threads: Threads of the network; None: as many as the process may use processors.
@@ -55,13 +56,18 @@ class Model:
         self, checkpoint: AnyCheckpoint, threads: int | None = None, isa: str | None = None
     ) -> None:
         self.checkpoint = checkpoint
+        self._arguments = checkpoint, threads, isa
         self.engine = Engine(checkpoint, threads, isa)
+
+    def __reduce__(self) -> tuple[type[Model], tuple[Any, ...]]:
+        return type(self), self._arguments
 
     def __call__(self, images: NDArray[np.uint8]) -> NDArray[np.float32]:
         """Pixels (N, H, W, 3) uint8 RGB, cropped to any size -> logits (N, classes) float32.
 
         Raises:
             UserError: Another type, rank or number of channels, or an empty batch.
+            NotFiniteError: The logits of an image are not finite; the message names the layer.
         """
         logits: NDArray[np.float32] = self.engine(images)
         return logits
@@ -69,21 +75,30 @@ class Model:
     def features(self, images: NDArray[np.uint8]) -> NDArray[np.float32]:
         """Pixels as for the call -> the input of the classifier layer, (N, channels) float32.
 
-        This is the last map averaged over its positions. It describes an image, for search or for
-        another classifier.
+        This is the last map averaged over its positions, which a model without a head has too. It
+        describes an image, for search or for another classifier.
 
         Raises:
-            UserError: As for the call, and where the model is not a classifier.
+            UserError: As for the call, and where the head is neither a classifier nor `Features`.
         """
         return self.engine.features(images)
 
+    @overload
+    def classify(self, image: OneImage, top: int = 5) -> list[Prediction]: ...
+    @overload
     def classify(
-        self, image: str | os.PathLike[str] | Image | NDArray[np.uint8], top: int = 5
-    ) -> list[Prediction]:
+        self, image: list[OneImage] | tuple[OneImage, ...], top: int = 5
+    ) -> list[list[Prediction]]: ...
+    def classify(
+        self, image: OneImage | list[OneImage] | tuple[OneImage, ...], top: int = 5
+    ) -> list[Prediction] | list[list[Prediction]]:
         """The `top` most probable classes of one image, best first, or all if there are fewer.
 
         Args:
-            image: A file name, a PIL image, or (H, W, 3) uint8 RGB.
+            image: A file name, an image file's content as bytes or as an open binary file, a PIL
+                image, or uint8 pixels: (H, W, 3) RGB, (H, W, 4) RGBA, (H, W) or (H, W, 1) grey.
+                A list or tuple of them, or an array (N, H, W, C), gives a list for each; one that
+                cannot be read ends the call, unlike in `classify_files`.
             top: The number of classes, at least 1.
 
         Raises:
@@ -91,21 +106,33 @@ class Model:
             UserError: The model is not a classifier, or `top` is below 1.
         """
         self._check_top(top)
-        decoded = decode(image) if isinstance(image, str | os.PathLike) else image
-        pixels = self.checkpoint.preprocessing(decoded)
+        if isinstance(image, list | tuple) or (isinstance(image, np.ndarray) and image.ndim == 4):
+
+            def use(source: object, logits: NDArray[np.float32]) -> list[Prediction]:
+                return self._predictions(logits, top)
+
+            with closing(self.map_images(image, use)) as results:
+                return [_raised(result) for _, result in results]
+        pixels = self.checkpoint.preprocessing(as_image(image))
         return self._predictions(self(pixels[None])[0], top)
 
     def classify_files(
-        self, paths: Iterable[Path], top: int = 5, *, max_pixels: int | None = None
-    ) -> Iterator[tuple[Path, list[Prediction] | ImageError]]:
+        self,
+        files: Iterable[Source],
+        top: int = 5,
+        open_source: Callable[[Source], Any] = lambda source: source,
+        *,
+        max_pixels: int | None = None,
+    ) -> Iterator[tuple[Source, list[Prediction] | ImageError]]:
         """The most probable classes of many files, or the error of each that cannot be read.
 
         There are as many workers as the engine has threads, and each runs its own images on its
         own thread, which is faster than one image on all threads.
 
         Args:
-            paths: The files, in the order of the results; read one by one while the work goes on.
+            files: The files, in the order of the results; read one by one while the work goes on.
             top: The number of classes of each file, at least 1.
+            open_source: As for `map_images`.
             max_pixels: As for `images.decode`.
 
         Raises:
@@ -113,10 +140,31 @@ class Model:
         """
         self._check_top(top)
 
-        def use(path: Path, logits: NDArray[np.float32]) -> list[Prediction]:
+        def use(file: Source, logits: NDArray[np.float32]) -> list[Prediction]:
             return self._predictions(logits, top)
 
-        with closing(self.map_images(paths, use, max_pixels=max_pixels)) as results:
+        with closing(self.map_images(files, use, open_source, max_pixels=max_pixels)) as results:
+            yield from results
+
+    def features_files(
+        self, paths: Iterable[Path], *, max_pixels: int | None = None
+    ) -> Iterator[tuple[Path, NDArray[np.float32] | ImageError]]:
+        """One vector (channels,) float32 for each file, as `features` gives it, or the error of each
+        that cannot be read.
+
+        Args:
+            paths: As for `classify_files`.
+            max_pixels: As for `images.decode`.
+
+        Raises:
+            UserError: As for `features`.
+        """
+
+        def use(path: Path, vector: NDArray[np.float32]) -> NDArray[np.float32]:
+            return vector
+
+        run = self.engine.features
+        with closing(self.map_images(paths, use, max_pixels=max_pixels, run=run)) as results:
             yield from results
 
     def map_images(
@@ -126,6 +174,7 @@ class Model:
         open_source: Callable[[Source], Any] = lambda source: source,
         *,
         max_pixels: int | None = None,
+        run: Callable[[NDArray[np.uint8], bool], Iterable[NDArray[np.float32]]] | None = None,
     ) -> Generator[tuple[Source, Result | ImageError], None, None]:
         """Runs many images on several workers, as `classify_files` does.
 
@@ -133,19 +182,21 @@ class Model:
             sources: Whatever `open_source` takes, in the order of the results; read one by one
                 while the work goes on.
             use: Called with each source and its logits (classes,), on the worker's thread.
-            open_source: Gives what `images.decode` takes for a source, on the worker's thread;
-                may raise `ImageError`.
+            open_source: Gives what `classify` takes for a source, on the worker's thread; may raise
+                `ImageError`.
             max_pixels: As for `images.decode`.
+            run: What runs a batch of pixels, alone or on all threads: `engine.features`; None: the
+                engine itself, which gives logits.
 
         Yields:
             Each source with the result of `use`, or with its error.
         """
 
         def prepare(source: Source) -> NDArray[np.uint8]:
-            image = decode(open_source(source), max_pixels=max_pixels)
+            image = as_image(open_source(source), max_pixels=max_pixels)
             return self.checkpoint.preprocessing(image)
 
-        return map_images(sources, prepare, self.engine, use, self.engine.threads)
+        return map_images(sources, prepare, run or self.engine, use, self.engine.threads)
 
     def check_classifies(self) -> None:
         """Refuses a model that is not a classifier.
@@ -175,8 +226,14 @@ class Model:
         ]
 
 
+def _raised(result: Result | ImageError) -> Result:
+    if isinstance(result, ImageError):
+        raise result
+    return result
+
+
 def load(
-    name: str | os.PathLike[str],
+    name: str | os.PathLike[str] | bytes | IO[bytes],
     threads: int | None = None,
     isa: str | None = None,
     *,
@@ -186,7 +243,7 @@ def load(
     `mobilenetv2.models()`.
 
     Args:
-        name: The file or name.
+        name: The file or name; or the content of a model file, as bytes or as an open binary file.
         threads: As for `Model`.
         isa: As for `Model`.
         int8: Whether a quantised .tflite file runs in int8; False: its weights become float32.
@@ -196,8 +253,9 @@ def load(
         DownloadError: A published model could not be fetched.
         UserError: As for `Model`.
     """
-    from .formats import open_checkpoint
+    from .formats import open_checkpoint, read_content
 
-    file = Path(name) if isinstance(name, os.PathLike) else name
-    checkpoint = open_checkpoint(file, int8=int8)
-    return Model(checkpoint, threads, isa)
+    if isinstance(name, str | os.PathLike):
+        file = Path(name) if isinstance(name, os.PathLike) else name
+        return Model(open_checkpoint(file, int8=int8), threads, isa)
+    return Model(read_content(name, int8=int8), threads, isa)

@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+import threading
+import warnings
 from collections import deque
 from collections.abc import Callable, Generator, Iterable
+from contextlib import suppress
 from itertools import chain, islice
-from typing import TypeVar
+from pathlib import Path
+from queue import Empty, SimpleQueue
+from typing import Any, Generic, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
-from .errors import ImageError
+from .errors import ImageError, NotFiniteError
 
 Source = TypeVar("Source")
 Output = TypeVar("Output")
@@ -27,7 +32,8 @@ def map_images(
 ) -> Generator[tuple[Source, Result | ImageError], None, None]:
     """Maps many images to results on several threads.
 
-    Each worker takes a few images at a time and does all three steps with them.
+    Each worker takes a few images at a time and does all three steps with them. There are fewer
+    workers, with a warning, where the system starts no more threads.
 
     Args:
         sources: Whatever `prepare` takes. They are read one by one while the work goes on, so that
@@ -35,7 +41,8 @@ def map_images(
         prepare: Gives the pixels of an image, (H, W, C), of one shape for all; may raise
             `ImageError`.
         run: Called with a batch of pixels (N, H, W, C), and with whether the calling thread has
-            to do all of the work; gives the output of each image.
+            to do all of the work; gives the output of each image. May raise `NotFiniteError`: then
+            it is called with each image alone.
         use: Called with each source and its output.
         workers: The number of threads.
 
@@ -49,10 +56,24 @@ def map_images(
         except ImageError as error:
             return error
 
-    def results(group: list[Source], alone: bool) -> list[Result | ImageError]:
+    def alone(source: Source, pixels: NDArray[np.uint8], one_thread: bool) -> Result | ImageError:
+        try:
+            (output,) = run(pixels[None], one_thread)
+        except NotFiniteError as error:
+            name = source if isinstance(source, Path) else getattr(source, "name", source)
+            return NotFiniteError(f"{name}: {error}")
+        return use(source, output)
+
+    def results(group: list[Source], one_thread: bool) -> list[Result | ImageError]:
         images = [prepared(source) for source in group]
         pixels = [image for image in images if not isinstance(image, ImageError)]
-        outputs = iter(run(np.stack(pixels), alone) if pixels else ())
+        try:
+            outputs = iter(run(np.stack(pixels), one_thread) if pixels else ())
+        except NotFiniteError:
+            return [
+                image if isinstance(image, ImageError) else alone(source, image, one_thread)
+                for source, image in zip(group, images)
+            ]
         return [
             image if isinstance(image, ImageError) else use(source, next(outputs))
             for source, image in zip(group, images)
@@ -61,20 +82,102 @@ def map_images(
     remaining = iter(sources)
     first = list(islice(remaining, 2))
     if len(first) < 2:  # all threads work on the one image
-        yield from zip(first, results(first, alone=False))
+        yield from zip(first, results(first, one_thread=False))
         return
-    from concurrent.futures import ThreadPoolExecutor
-
     remaining = chain(first, remaining)
     groups = iter(lambda: list(islice(remaining, GROUP)), [])
-    pool = ThreadPoolExecutor(workers)
-    try:
-        submitted = ((group, pool.submit(results, group, True)) for group in groups)
-        pending = deque(islice(submitted, 2 * workers))
+    ahead = list(islice(groups, workers))
+    tasks = (_Task(group, results) for group in chain(ahead, groups))
+    with _Threads(len(ahead)) as threads:  # ended also when the caller stops early
+        pending = deque(map(threads.submit, islice(tasks, 2 * threads.count)))
         while pending:
-            group, future = pending.popleft()
-            finished = future.result()
-            pending.extend(islice(submitted, 1))
-            yield from zip(group, finished)
-    finally:  # also when the caller stops early
-        pool.shutdown(cancel_futures=True)
+            task = pending.popleft()
+            finished = task.result()
+            pending.extend(map(threads.submit, islice(tasks, 1)))
+            yield from zip(task.group, finished)
+
+
+class _Task(Generic[Source, Result]):
+    """One group of sources, and what became of it."""
+
+    def __init__(
+        self, group: list[Source], work: Callable[[list[Source], bool], list[Result]]
+    ) -> None:
+        self.group = group
+        self._work = work
+        self._done = threading.Event()
+        self._results: list[Result] = []
+        self._error: BaseException | None = None
+
+    def run(self) -> None:
+        """Does the work on the calling thread."""
+        try:
+            self._results = self._work(self.group, True)
+        except BaseException as error:  # raised again on the thread that asks for the result
+            self._error = error
+        self._done.set()
+
+    def result(self) -> list[Result]:
+        """Waits for the work; the results, or the error that ended it."""
+        self._done.wait()
+        if self._error is not None:
+            raise self._error
+        return self._results
+
+
+AnyTask = TypeVar("AnyTask", bound=_Task[Any, Any])
+
+
+class _Threads:
+    """Threads that run tasks in the order in which they are submitted.
+
+    `concurrent.futures.ThreadPoolExecutor` fails where the system starts fewer threads than asked
+    for; here those that there are do the work, or the calling thread where there is none.
+
+    Args:
+        most: The number of threads, if the system starts as many.
+
+    Attributes:
+        count: The number of threads, at least 1.
+    """
+
+    def __init__(self, most: int) -> None:
+        self._tasks: SimpleQueue[_Task[Any, Any] | None] = SimpleQueue()
+        self._threads: list[threading.Thread] = []
+        try:
+            for _ in range(most):
+                thread = threading.Thread(target=self._serve, daemon=True)
+                thread.start()
+                self._threads.append(thread)
+        except RuntimeError:
+            warnings.warn(
+                f"the system lets this process start {len(self._threads)} of {most} threads",
+                RuntimeWarning,
+                stacklevel=3,
+            )
+        self.count = max(1, len(self._threads))
+
+    def __enter__(self) -> _Threads:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        """Ends the threads; tasks that have not begun are dropped."""
+        with suppress(Empty):
+            while True:
+                self._tasks.get_nowait()
+        for _thread in self._threads:
+            self._tasks.put(None)
+        for thread in self._threads:
+            thread.join()
+
+    def submit(self, task: AnyTask) -> AnyTask:
+        """Hands over a task, or runs it at once where there are no threads."""
+        if self._threads:
+            self._tasks.put(task)
+        else:
+            task.run()
+        return task
+
+    def _serve(self) -> None:
+        while task := self._tasks.get():
+            task.run()

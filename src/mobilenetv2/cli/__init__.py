@@ -55,6 +55,9 @@ def run(arguments: Sequence[str] | None = None) -> int:
     except UserError as error:
         click.echo(f"error: {error}", err=True)
         return 2
+    except MemoryError:
+        click.echo("error: not enough memory; a smaller image or batch needs less", err=True)
+        return 2
     except BrokenPipeError:  # the reader of the output has closed it, as `head` does
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 1

@@ -2,12 +2,7 @@
 
 from __future__ import annotations
 
-import glob
-import sys
-from collections import Counter
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -16,18 +11,10 @@ from .options import model_option
 from .output import format_option, progress, write_json, write_rows
 
 if TYPE_CHECKING:
+    from ..datasets import Sample
     from ..model import Prediction
 
 COLUMNS = ("file", "rank", "index", "label", "probability")
-
-
-@dataclass
-class _Inputs:
-    """The files to classify, the number of ignored ones by suffix, and what cannot be read."""
-
-    files: list[Path] = field(default_factory=list)
-    ignored: Counter[str] = field(default_factory=Counter)
-    problems: list[str] = field(default_factory=list)
 
 
 @click.command()
@@ -47,53 +34,49 @@ def classify(
 ) -> int:
     """Classify images.
 
-    PATH is an image, a folder (searched with its subfolders), a pattern such as 'photos/*.jpg', or
-    - for a list of files on stdin, one per line. Images that cannot be read are named on stderr,
+    PATH is an image, a folder (searched with its subfolders), a .zip of images, a .csv list with the
+    column file, a pattern such as 'photos/*.jpg', or - for stdin: an image, or a list of files, one
+    per line. Images that cannot be read are named on stderr,
     the others are classified, and the exit code is 1."""
     import warnings
 
+    from ..datasets import Sample, collect_images
     from ..errors import ImageError
     from ..model import load
 
     # Pillow warns about large images and odd EXIF data; what it cannot read is an error.
     warnings.filterwarnings("ignore", module="PIL")
-    inputs = _collect(paths)
-    for problem in inputs.problems:
-        click.echo(problem, err=True)
-    if inputs.ignored:
-        kinds = ", ".join(
-            f"{suffix or 'no ending'} ({count})" for suffix, count in sorted(inputs.ignored.items())
-        )
-        click.echo(
-            f"ignored {inputs.ignored.total()} files that are not images by name: {kinds}",
-            err=True,
-        )
-    if not inputs.files:
+    inputs = collect_images(paths)
+    for line in (*inputs.problems, *inputs.left_out):
+        click.echo(line, err=True)
+    if not inputs.samples:
         raise click.UsageError("no images to classify")
     model = load(model_name)
     failed = len(inputs.problems)
 
-    def results() -> Iterator[tuple[Path, list[Prediction]]]:
+    def results() -> Iterator[tuple[Sample, list[Prediction]]]:
         nonlocal failed
-        with progress(len(inputs.files), "classifying") as advance:
-            for path, result in model.classify_files(inputs.files, top, max_pixels=max_pixels):
+        with progress(len(inputs.samples), "classifying") as advance:
+            for sample, result in model.classify_files(
+                inputs.samples, top, Sample.open, max_pixels=max_pixels
+            ):
                 advance()
                 if isinstance(result, ImageError):
                     failed += 1
                     click.echo(str(result), err=True)
                 else:
-                    yield path, result
+                    yield sample, result
 
     _write(results(), format_)
     if failed:
         click.echo(
-            f"{failed} of {len(inputs.files) + len(inputs.problems)} could not be read", err=True
+            f"{failed} of {len(inputs.samples) + len(inputs.problems)} could not be read", err=True
         )
     return 1 if failed else 0
 
 
-def _write(results: Iterator[tuple[Path, list[Prediction]]], format_: str) -> None:
-    rows = ((_printable(path), _rows(predictions)) for path, predictions in results)
+def _write(results: Iterator[tuple[Sample, list[Prediction]]], format_: str) -> None:
+    rows = ((_printable(sample.name), _rows(predictions)) for sample, predictions in results)
     if format_ == "json":
         write_json({"file": file, "predictions": ranked} for file, ranked in rows)
     else:
@@ -108,30 +91,6 @@ def _rows(predictions: list[Prediction]) -> list[dict[str, Any]]:
     ]
 
 
-def _printable(path: Path) -> str:
-    """The path as text, even if its bytes are not UTF-8."""
-    return str(path).encode("utf-8", "backslashreplace").decode()
-
-
-def _collect(paths: Sequence[str]) -> _Inputs:
-    """The files that the arguments mean, each once, in their order; folders and patterns sorted."""
-    from ..images import find_images
-
-    inputs = _Inputs()
-    for name in paths:
-        if name == "-":
-            inputs.files += [Path(line.rstrip("\r\n")) for line in sys.stdin if line.strip()]
-        elif Path(name).is_dir():
-            images, others = find_images(Path(name))
-            inputs.files += images
-            inputs.ignored.update(path.suffix.lower() for path in others)
-            if not images:
-                inputs.problems.append(f"{name}: no images in this folder")
-        elif Path(name).exists():
-            inputs.files.append(Path(name))
-        elif matches := [Path(match) for match in sorted(glob.glob(name, recursive=True))]:
-            inputs.files += [match for match in matches if match.is_file()]
-        else:
-            inputs.problems.append(f"{name}: no such file or folder")
-    inputs.files = list(dict.fromkeys(inputs.files))
-    return inputs
+def _printable(name: str) -> str:
+    """The name as text, even if its bytes are not UTF-8."""
+    return name.encode("utf-8", "backslashreplace").decode()

@@ -65,7 +65,9 @@ def evaluate(
                 click.echo(str(error), err=True)
 
         evaluation = run(model, dataset, advance)
-    _write(evaluation, format_)
+    for warning in evaluation.warnings:
+        click.echo(f"warning: {warning}", err=True)
+    _write(evaluation, str(model.checkpoint.preprocessing), format_)
     if mistakes:
         _save(contact_sheet(evaluation.mistakes), mistakes)
     skipped = len(evaluation.skipped)
@@ -74,7 +76,7 @@ def evaluate(
     return 1 if skipped else 0
 
 
-def _write(evaluation: Evaluation, format_: str) -> None:
+def _write(evaluation: Evaluation, preprocessing: str, format_: str) -> None:
     scores = evaluation.scores
     properties = {
         "images": evaluation.images,
@@ -83,6 +85,7 @@ def _write(evaluation: Evaluation, format_: str) -> None:
         "top5": round(scores.top5, 4),
         "ece": round(scores.ece, 6),
         "nll": round(scores.nll, 6),
+        "preprocessing": preprocessing,
     }
     classes: list[dict[str, Any]] = [
         {

@@ -25,8 +25,8 @@ COLUMNS = (
 @click.argument("model", metavar="MODEL")
 @click.option(
     "--images",
-    type=click.Path(exists=True, path_type=Path),
-    help="Photos like those that MODEL is made for: a folder, or labelled photos as for `evaluate`.",
+    metavar="PATH",
+    help="Photos like those that MODEL is made for, as PATH of `classify`, or labelled ones as for `evaluate`.",
 )
 @click.option(
     "--samples",
@@ -59,7 +59,7 @@ COLUMNS = (
 @format_option
 def explain(
     model: str,
-    images: Path | None,
+    images: str | None,
     samples: int,
     target: Path,
     lang: str,
@@ -102,9 +102,9 @@ def explain(
         if photos.truth is None:
             click.echo(f"the photos count as unlabelled: {photos.unlabelled}", err=True)
     with progress(steps(checkpoint, photos) if photos else 0, "explaining") as advance:
-        name = Path(model).stem if os.path.exists(model) else model
+        name = Path(model).name if os.path.exists(model) else model
         explanation = run(checkpoint, name, photos, seed, advance)
-    photo_options = ["--images", str(images), "--samples", str(samples)] if images else []
+    photo_options = ["--images", images, "--samples", str(samples)] if images else []
     options = ["-o", str(target), "--lang", lang, "--seed", str(seed)]
     command = shlex.join(["mobilenetv2", "explain", model, *photo_options, *options])
     report = Report(explanation, lang, command, seed)

@@ -6,11 +6,14 @@ import os
 from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from .output import progress, write_properties, write_rows
+
+if TYPE_CHECKING:
+    from ..datasets import Sample
 
 WORST = 5
 COLUMNS = ("layer", "kind", "low", "high", "signal_to_noise_db", "added_percent")
@@ -23,8 +26,8 @@ COLUMNS = ("layer", "kind", "low", "high", "signal_to_noise_db", "added_percent"
     "sources",
     multiple=True,
     required=True,
-    type=click.Path(exists=True, path_type=Path),
-    help="Images like those that will be classified: a folder or a file; may be repeated.",
+    metavar="IMAGES",
+    help="Images like those that will be classified, as PATH of `classify`; may be repeated.",
 )
 @click.option(
     "-o",
@@ -47,7 +50,7 @@ COLUMNS = ("layer", "kind", "low", "high", "signal_to_noise_db", "added_percent"
     help="Also write all measurements, those of every layer included, to this JSON file.",
 )
 def quantize(
-    model: str, sources: Sequence[Path], target: Path, samples: int, report: Path | None
+    model: str, sources: Sequence[str], target: Path, samples: int, report: Path | None
 ) -> int:
     """Turn MODEL, a file or a name, into an int8 model of a quarter the size.
 
@@ -56,6 +59,7 @@ def quantize(
     and skipped, and the exit code is 1."""
     import warnings
 
+    from ..datasets import collect_images
     from ..errors import UserError
     from ..formats import open_checkpoint
     from ..runtime.compare import compare
@@ -69,11 +73,15 @@ def quantize(
         checkpoint = check_quantizable(original)
     except UserError as error:
         raise type(error)(f"{model}: {error}") from None
-    files = _evenly_spaced(_images(sources), samples)
-    with progress(3 * len(files), "quantising") as advance:
-        pixels, skipped = read_images(checkpoint.preprocessing, files, advance)
+    inputs = collect_images(sources)
+    for line in (*inputs.problems, *inputs.left_out):
+        click.echo(line, err=True)
+    images = _evenly_spaced(inputs.samples, samples)
+    with progress(3 * len(images), "quantising") as advance:
+        pixels, skipped = read_images(checkpoint.preprocessing, images, advance)
         for message in skipped:
             click.echo(message, err=True)
+        skipped = [*inputs.problems, *skipped]
         warned = doubts(checkpoint, pixels)
         for warning in warned:
             click.echo(f"warning: {warning}", err=True)
@@ -112,22 +120,10 @@ def _check_targets(model: str, target: Path, report: Path | None) -> None:
         raise click.UsageError(f"--output is MODEL itself, {model}: give another name")
 
 
-def _images(sources: Sequence[Path]) -> list[Path]:
-    """The files among the sources, and the images in the folders among them, each once."""
-    from ..images import find_images
-
-    paths = [
-        path
-        for source in sources
-        for path in (find_images(source)[0] if source.is_dir() else [source])
-    ]
-    return list(dict.fromkeys(paths))
-
-
-def _evenly_spaced(files: list[Path], count: int) -> list[Path]:
-    """At most `count` of the files; with one folder per class, each class has its share."""
-    count = min(count, len(files))
-    return [files[i * len(files) // count] for i in range(count)]
+def _evenly_spaced(images: Sequence[Sample], count: int) -> list[Sample]:
+    """At most `count` of the images; with one folder per class, each class has its share."""
+    count = min(count, len(images))
+    return [images[i * len(images) // count] for i in range(count)]
 
 
 def _write_report(path: Path, report: dict[str, Any]) -> None:

@@ -90,6 +90,9 @@ def train(data: str, output: Path, format_: str, **options: Any) -> int:
     1 if the loss is no longer finite. At SIGINT and SIGTERM the step is finished and the state is
     saved: exit codes 130 and 143."""
     changes = _changes(options)
+    from ..training import check_installed
+
+    check_installed()
     from ..training.processes import end_with_first, is_first, other_processes
 
     first = is_first()

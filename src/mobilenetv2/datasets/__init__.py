@@ -1,9 +1,11 @@
-"""Labelled images: a folder or a .zip with one folder per class, or a CSV list."""
+"""Labelled images: a folder or a .zip with one folder per class, or a CSV list;
+and the images that arguments of commands mean."""
 
 from __future__ import annotations
 
+from .inputs import Inputs, collect_images
 from .reading import read_dataset, read_splits
 from .sample import Dataset, Sample
 from .splits import SPLITS
 
-__all__ = ["SPLITS", "Dataset", "Sample", "read_dataset", "read_splits"]
+__all__ = ["SPLITS", "Dataset", "Inputs", "Sample", "collect_images", "read_dataset", "read_splits"]

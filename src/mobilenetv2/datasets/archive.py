@@ -47,6 +47,17 @@ class Archive:
         return zip_file
 
 
+class InMemory:
+    """The bytes of one file, such as an image on stdin."""
+
+    def __init__(self, content: bytes) -> None:
+        self.content = content
+
+    def open(self, member: str, name: str) -> IO[bytes]:
+        """The bytes as an open file of this name."""
+        return _NamedBytes(self.content, name)
+
+
 class _NamedBytes(io.BytesIO):
     def __init__(self, content: bytes, name: str) -> None:
         super().__init__(content)

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import csv
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 from typing import NamedTuple
 
@@ -55,26 +56,46 @@ def read_list(path: Path) -> CsvList:
     Raises:
         UserError: The file cannot be read, lacks a column, or has a line that makes no sense.
     """
+    rows = _rows(path, ("label", "index"))
+    columns = next(rows)[1]
+    return CsvList(path, "index" in columns, [_line(path, number, row) for number, row in rows])
+
+
+def read_file_column(path: Path) -> list[Path]:
+    """The files of a .csv file, which need not have labels.
+
+    Raises:
+        UserError: As for `read_list`.
+    """
+    return [_file(path, number, row) for number, row in islice(_rows(path), 1, None)]
+
+
+def _rows(path: Path, needed: Sequence[str] = ()) -> Iterator[tuple[int, Mapping[str, str | None]]]:
+    """The rows of a .csv file with their numbers, after the names of the columns as number 0.
+
+    Args:
+        path: The file.
+        needed: Names of columns, one of which must be there beside the column file.
+    """
     try:
         with path.open(encoding="utf-8-sig", newline="") as file:
             reader = csv.DictReader(file)
             columns = reader.fieldnames or ()
-            if "file" not in columns or not {"label", "index"} & set(columns):
+            if "file" not in columns or (needed and not {*needed} & {*columns}):
                 raise UserError(
-                    f"{path}: needs the columns file and label or index, "
-                    f"not {', '.join(columns) or 'none'}"
+                    f"{path}: needs the column{'s file and ' + ' or '.join(needed) if needed else ' file'}"
+                    f", not {', '.join(columns) or 'none'}"
                 )
-            lines = [_line(path, reader.line_num, row) for row in reader]
+            yield 0, dict.fromkeys(columns)
+            for row in reader:
+                yield reader.line_num, row
     except OSError as error:
         raise UserError(f"{path}: cannot be read: {error.strerror}") from None
     except (UnicodeDecodeError, csv.Error) as error:
         raise UserError(f"{path}: not a CSV file in UTF-8: {error}") from None
-    return CsvList(path, "index" in columns, lines)
 
 
 def _line(path: Path, number: int, row: Mapping[str, str | None]) -> Line:
-    if not row["file"]:
-        raise UserError(f"{path}: line {number} names no file")
     index = row.get("index", "-1") or ""
     if "index" in row and not re.fullmatch("[0-9]{1,9}", index):
         raise UserError(f"{path}: line {number}: index {index!r} is not a whole number from 0")
@@ -84,4 +105,10 @@ def _line(path: Path, number: int, row: Mapping[str, str | None]) -> Line:
     split = row.get("split", "") or ""
     if "split" in row and not is_split(split):
         raise UserError(f"{path}: line {number}: split {split!r} is not train, val or test")
-    return Line(path.parent / row["file"], (int(index), name), split)
+    return Line(_file(path, number, row), (int(index), name), split)
+
+
+def _file(path: Path, number: int, row: Mapping[str, str | None]) -> Path:
+    if not row["file"]:
+        raise UserError(f"{path}: line {number} names no file")
+    return path.parent / row["file"]

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from ..errors import UserError, shortened
-from ..images import SUFFIXES, find_images, is_hidden
+from ..paths import folder_content, is_hidden, is_image_name
 from .archive import Archive
 from .sample import Dataset, Sample
 from .splits import is_split
@@ -26,13 +26,17 @@ class Folders:
         path: The folder or archive itself.
         folders: The paths of the folders of the first two levels.
         images: The path of each image, with the `source` and `member` of its `Sample`.
-        problems: What was left out, one line each.
+        others: The paths of the other files.
+        hidden: The names of hidden files and folders.
+        problems: What else was left out, one line each.
     """
 
     path: Path
     folders: set[Parts]
     images: Mapping[Parts, tuple[Path | Archive, str]]
-    problems: list[str]
+    others: Sequence[Parts] = ()
+    hidden: Sequence[str] = ()
+    problems: Sequence[str] = ()
 
     def top_names(self) -> list[str]:
         """The folders of the first level, which are splits or classes."""
@@ -65,7 +69,7 @@ class Folders:
                 samples.append(Sample(name, index[path[depth]], source, member))
             else:
                 outside.append("/".join(path))
-        problems = list(self.problems)
+        problems = [*self.problems, *_left_out(self.others, self.hidden)]
         others = [name for name in self.top_names() if name not in splits]
         if chosen and others:
             problems.append(
@@ -85,15 +89,17 @@ class Folders:
 
 def read_folder(root: Path) -> Folders:
     """The class folders in a folder."""
-    hidden: list[Path] = []
-    paths, others = find_images(root, hidden)
-    unreadable = [path for path in paths if not _is_image(path.name)]
-    problems = [f"{path}: may not be searched" for path in unreadable]
-    problems += _left_out(others, (path.name for path in hidden))
+    content = folder_content(root)
+    problems = [f"{path}: may not be searched: {why}" for path, why in content.unreadable.items()]
+    if content.loops:
+        loops = [str(path) for path in content.loops]
+        problems.append(f"links to a folder that they are in left out: {shortened(loops)}")
     folders: set[Parts] = {(name,) for name in _subfolders(root)}
     folders |= {(*path, name) for path in folders for name in _subfolders(root.joinpath(*path))}
-    images = {path.relative_to(root).parts: (path, "") for path in paths if _is_image(path.name)}
-    return Folders(root, folders, images, problems)
+    images = {path.relative_to(root).parts: (path, "") for path in content.images}
+    others = [path.relative_to(root).parts for path in content.others]
+    hidden = [path.name for path in content.hidden]
+    return Folders(root, folders, images, others, hidden, problems)
 
 
 def _subfolders(folder: Path) -> list[str]:
@@ -136,16 +142,16 @@ def read_archive(path: Path) -> Folders:
     images = {
         parts: (archive, member)
         for member, parts in sorted(files.items(), key=lambda item: item[1])
-        if _is_image(parts[-1])
+        if is_image_name(parts[-1])
     }
-    others = [Path(*parts) for parts in files.values() if parts not in images]
-    return Folders(path, folders, images, _left_out(others, hidden))
+    others = [parts for parts in files.values() if parts not in images]
+    return Folders(path, folders, images, others, hidden)
 
 
 def _has_wrapper(visible: Iterable[Parts], files: Iterable[Parts]) -> bool:
     """Whether one folder, not a split, surrounds all class folders of an archive."""
     tops = {parts[0] for parts in visible}
-    depths = [len(parts) for parts in files if _is_image(parts[-1])]
+    depths = [len(parts) for parts in files if is_image_name(parts[-1])]
     return (
         len({top.lower() for top in tops}) == 1
         and not any(map(is_split, tops))
@@ -153,14 +159,10 @@ def _has_wrapper(visible: Iterable[Parts], files: Iterable[Parts]) -> bool:
     )
 
 
-def _is_image(name: str) -> bool:
-    return Path(name).suffix.lower() in SUFFIXES
-
-
-def _left_out(others: Iterable[Path], hidden: Iterable[str]) -> list[str]:
+def _left_out(others: Iterable[Parts], hidden: Iterable[str]) -> list[str]:
     """One line about files that are not images by name, and one about hidden ones, if there are any."""
     problems = []
-    if counts := Counter(path.suffix.lower() or "no ending" for path in others):
+    if counts := Counter(Path(path[-1]).suffix.lower() or "no ending" for path in others):
         listed = ", ".join(f"{suffix} ({count})" for suffix, count in sorted(counts.items()))
         problems.append(f"ignored {counts.total()} files that are not images by name: {listed}")
     if names := sorted(set(hidden)):

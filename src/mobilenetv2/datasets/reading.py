@@ -22,7 +22,7 @@ def read_dataset(source: str | os.PathLike[str], split: str | None = None) -> Da
     Above the class folders there may be folders train, val (valid, validation) and test: either
     one of them alone, or at least two, perhaps among others. A CSV list has the columns file
     (relative to the list) and label, index (the number of the class), or both, and may have split.
-    Hidden files and folders are left out; links are followed once.
+    Hidden files and folders are left out; links are followed except where they loop.
 
     Args:
         source: Folder, .zip or .csv.

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import IO
 
-from .archive import Archive
+from .archive import Archive, InMemory
 
 
 @dataclass(frozen=True)
@@ -16,14 +16,14 @@ class Sample:
 
     Attributes:
         name: What messages call it: its path, or archive.zip/path.
-        target: What a model should predict: an index into `Dataset.classes`.
-        source: The image file, or the archive that contains it.
+        target: What a model should predict: an index into `Dataset.classes`; -1 if unknown.
+        source: The image file, the archive that contains it, or its bytes.
         member: Its name in the archive; "" for a file.
     """
 
     name: str
     target: int
-    source: Path | Archive
+    source: Path | Archive | InMemory
     member: str = ""
 
     def open(self) -> Path | IO[bytes]:

@@ -15,6 +15,8 @@ from ..errors import ImageError, UserError
 from ..model import Model
 from .matching import match_classes
 
+# One answer for a larger share of at least as many images, of as many classes, is suspicious.
+ONE_ANSWER_SHARE, ONE_ANSWER_IMAGES, ONE_ANSWER_CLASSES = 0.95, 50, 3
 BINS = 15  # of confidence; Guo et al., On Calibration of Modern Neural Networks, 2017
 
 
@@ -109,6 +111,23 @@ class Evaluation:
     labels: tuple[str, ...]
     confusion: NDArray[np.int64]
     mistakes: tuple[Mistake, ...]
+
+    @property
+    def warnings(self) -> tuple[str, ...]:
+        """What makes the result suspicious: nearly all images, of several classes, got one."""
+        answers = self.confusion.sum(0)
+        share, classes = answers.max() / self.images, (self.confusion.sum(1) > 0).sum()
+        if (
+            self.images < ONE_ANSWER_IMAGES
+            or classes < ONE_ANSWER_CLASSES
+            or share <= ONE_ANSWER_SHARE
+        ):
+            return ()
+        return (
+            f"{100 * share:.0f} % of {self.images} images of {classes} classes were classified as "
+            f"{self.labels[answers.argmax()]!r}: preprocessing, labels or weights may be wrong "
+            "(`mobilenetv2 inspect` shows them)",
+        )
 
 
 def evaluate(

@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal, overload
+from tempfile import TemporaryDirectory
+from typing import IO, TYPE_CHECKING, Literal, overload
 
+from ..errors import ModelFileError, UserError
 from .reader import KINDS, read, recognise
 
 if TYPE_CHECKING:
     from ..checkpoint import Checkpoint
     from ..int8 import AnyCheckpoint
 
-__all__ = ["KINDS", "open_checkpoint", "read", "recognise"]
+__all__ = ["KINDS", "open_checkpoint", "read", "read_content", "recognise"]
 
 
 @overload
@@ -47,3 +49,30 @@ def open_checkpoint(
     from .published import open_published
 
     return open_published(str(name), width_mult)
+
+
+def read_content(content: bytes | IO[bytes], int8: bool = True) -> AnyCheckpoint:
+    """The checkpoint in the content of any model file.
+
+    Args:
+        content: Bytes, or an open binary file.
+        int8: As for `read`.
+
+    Raises:
+        ModelFileError: As for `read`, or neither bytes nor an open binary file.
+    """
+    if not isinstance(content, bytes | bytearray | memoryview):
+        read_all = getattr(content, "read", None)
+        content = read_all() if read_all else content
+        if not isinstance(content, bytes):
+            raise ModelFileError(
+                "a model is a file name, a name of a published model, bytes or a file opened as 'rb', "
+                f"not {type(content).__name__}"
+            )
+    with TemporaryDirectory() as folder:  # the readers map files into memory, or seek in them
+        path = Path(folder, "model")
+        path.write_bytes(content)
+        try:
+            return read(path, int8)
+        except UserError as error:
+            raise type(error)(str(error).replace(str(path), "<bytes>")) from None

@@ -19,7 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..checkpoint import Checkpoint
-from ..errors import MissingExtraError, ModelFileError, UserError
+from ..errors import MissingExtraError, ModelFileError, UserError, install_hint
 from ..images import Preprocessing
 from .assemble import Rules, assemble
 
@@ -78,7 +78,7 @@ def _read(path: Path, content: Path | IO[bytes], config: bytes) -> Checkpoint:
         import h5py
     except ImportError:
         raise MissingExtraError(
-            "reading Keras files needs h5py: pip install 'mobilenetv2[formats]'"
+            f"reading Keras files needs h5py; {install_hint('formats')}"
         ) from None
     stored: dict[str, NDArray[Any]] = {}
 

@@ -18,7 +18,7 @@ from typing import Any
 from numpy.typing import NDArray
 
 from ..checkpoint import Checkpoint
-from ..errors import MissingExtraError, ModelFileError, UserError
+from ..errors import MissingExtraError, ModelFileError, UserError, install_hint
 from ..files import read_safetensors
 from ..images import IMAGENET_MEAN, IMAGENET_STD, Preprocessing
 from .assemble import IN_BLOCK, Rules, assemble
@@ -58,9 +58,7 @@ def _unpickled(path: Path) -> Any:
     try:
         import torch
     except ImportError:
-        raise MissingExtraError(
-            "reading .pth needs PyTorch: pip install 'mobilenetv2[train]'"
-        ) from None
+        raise MissingExtraError(f"reading .pth needs PyTorch; {install_hint('train')}") from None
     import pickle
 
     try:

@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
 from ..checkpoint import Checkpoint
-from ..datasets import Dataset, Sample, read_dataset
+from ..datasets import Dataset, Sample, collect_images, read_dataset
 from ..errors import ImageError, UserError
 from ..evaluation import match_classes
-from ..images import decode, find_images
+from ..images import decode
+from ..paths import is_folder
 
 
 @dataclass(frozen=True)
@@ -38,7 +39,7 @@ class Photos:
 
 def read_photos(
     checkpoint: Checkpoint,
-    source: Path,
+    source: str | os.PathLike[str],
     samples: int = 100,
     advance: Callable[[], object] = lambda: None,
 ) -> Photos:
@@ -46,17 +47,21 @@ def read_photos(
 
     Args:
         checkpoint: The model; photos get its preprocessing, and indices of its classes.
-        source: A folder of photos, or labelled photos as `datasets.read_dataset` takes them. Photos
-            in folders whose names are not classes of the model count as unlabelled.
+        source: Labelled photos as `datasets.read_dataset` takes them, or else anything that
+            `datasets.collect_images` takes. Photos in folders whose names are not classes of the
+            model count as unlabelled.
         samples: How many to read, at most.
         advance: Called after each photo.
 
     Raises:
         UserError: There are no photos, or none of the chosen ones can be read.
     """
-    available, truth, unlabelled = _find(checkpoint, source)
+    available, truth, unlabelled, problems = _find(checkpoint, os.fspath(source))
+    skipped = list(problems)
+    if not available:
+        raise UserError("; ".join(skipped) or f"{source}: no images")
     count = min(samples, len(available))
-    pixels, kept, skipped = [], [], []
+    pixels, kept = [], []
     for i in (step * len(available) // count for step in range(count)):
         try:
             pixels.append(checkpoint.preprocessing(decode(available[i].open())))
@@ -72,20 +77,20 @@ def read_photos(
 
 
 def _find(
-    checkpoint: Checkpoint, source: Path
-) -> tuple[Sequence[Sample], NDArray[np.int64] | None, str]:
-    """All photos of a source, the right class of each, and why these are not known."""
-    if not source.is_dir():
-        dataset = read_dataset(source)
-        return dataset.samples, _truth(checkpoint, dataset), ""
-    try:
-        dataset = read_dataset(source)
-        return dataset.samples, _truth(checkpoint, dataset), ""
-    except UserError as error:
-        files, _ = find_images(source)
-        if not files:
-            raise UserError(f"{source}: no photos in this folder") from None
-        return [Sample(str(file), -1, file) for file in files], None, str(error).split(";")[0]
+    checkpoint: Checkpoint, source: str
+) -> tuple[Sequence[Sample], NDArray[np.int64] | None, str, Sequence[str]]:
+    """All photos of a source, the right class of each or why these are not known, and what is no
+    image.
+    """
+    unlabelled = "they are not in class folders or a list"
+    if is_folder(source) or source.lower().endswith((".csv", ".zip")):
+        try:
+            dataset = read_dataset(source)
+            return dataset.samples, _truth(checkpoint, dataset), "", ()
+        except UserError as error:
+            unlabelled = str(error).split(";")[0]
+    inputs = collect_images([source])
+    return inputs.samples, None, unlabelled, inputs.problems
 
 
 def _truth(checkpoint: Checkpoint, dataset: Dataset) -> NDArray[np.int64]:

@@ -27,8 +27,11 @@ from .manifold import shortcut_blocks, source_channels
 LANGUAGES = ("en", "ko")
 PAGE = Path(__file__).with_name("page")
 MAPS_PER_BLOCK = 6
-# Spaces between a number and its unit, and around a multiplication sign: no line may break there.
-UNBREAKABLE = re.compile(r"(?<=[\d}]) (?=×|%|KB|M\b)|(?<=×) (?=\d)")
+# Spaces between a number and its unit, around a multiplication sign, and in "n = 3": no line may break
+# there.
+UNBREAKABLE = re.compile(
+    r"(?<=[\d}]) (?=×|%|KB|M(?![A-Za-z]))|(?<=×) (?=\d)|(?<=\b[knt]) (?==)|(?<=\b[knt] =) "
+)
 Text = TypeVar("Text", str, Markup)
 
 
@@ -197,6 +200,7 @@ class Report:
             measure = "agreement" if e.on_photos.photos.truth is None else "accuracy"
             values["clipped_meaning"] = self.texts["manifold"][f"meaning_{measure}"]
             values["narrowed_meaning"] = self.texts["manifold"][f"short_{measure}"]
+            values["counted"] = self.texts["manifold"][f"counted_{measure}"]
             values["photo"] = _file_name(e.on_photos.first_photo)
             values["answers"] = self._predictions(e.on_photos.first_photo)
         return values

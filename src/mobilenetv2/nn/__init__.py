@@ -1,16 +1,21 @@
-"""PyTorch modules built from an architecture. Needs the extra `train` (`pip install
-'mobilenetv2[train]'`).
+"""PyTorch modules built from an architecture. Needs the extra `train`; without it this module can
+be imported, and its names raise `MissingExtraError`.
 """
 
-from importlib.util import find_spec
+from typing import Any
 
-from ..errors import MissingExtraError
-
-if find_spec("torch") is None:
-    raise MissingExtraError("mobilenetv2.nn needs PyTorch: pip install 'mobilenetv2[train]'")
-
-from .backbone import FeatureInfo, FeatureTap
-from .build import mobilenet_v2
-from .classifier import FeatureExtractor, MobileNetV2
+from ..errors import MissingExtraError, install_hint, missing_modules
 
 __all__ = ["FeatureExtractor", "FeatureInfo", "FeatureTap", "MobileNetV2", "mobilenet_v2"]
+
+if not missing_modules("torch"):
+    from .backbone import FeatureInfo, FeatureTap
+    from .build import mobilenet_v2
+    from .classifier import FeatureExtractor, MobileNetV2
+
+else:
+
+    def __getattr__(name: str) -> Any:
+        if name in __all__:
+            raise MissingExtraError(f"mobilenetv2.nn.{name} needs PyTorch; {install_hint('train')}")
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

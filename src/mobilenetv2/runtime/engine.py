@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-import threading
+import warnings
 from collections import OrderedDict
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -13,8 +13,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..checkpoint import Checkpoint
-from ..errors import UserError
+from ..errors import NotFiniteError, UserError
 from ..graph import Network, network
+from ..locks import ForkSafeLock
 from ..processors import MOST, usable_processors
 from . import _native
 from .inputs import check_images, to_pixels
@@ -42,8 +43,9 @@ class _Packed:
 class Engine:
     """Runs a checkpoint on the CPU, in float32 or int8.
 
-    It may be called from several Python threads; the GIL is released meanwhile. The answers are the
-    same bits for any number of threads, and for an image alone or in a batch.
+    It may be called from several Python threads and in forked children; the GIL is released
+    meanwhile. The answers are the same bits for any number of threads, and for an image alone or in
+    a batch. A copy, or an engine that is unpickled, is made anew from the arguments.
 
     Args:
         checkpoint: The model.
@@ -55,7 +57,7 @@ class Engine:
 
     Attributes:
         checkpoint: The model.
-        threads: As chosen.
+        threads: As chosen, or with a warning fewer, where the system gives no more.
         isa: As chosen.
 
     Raises:
@@ -70,14 +72,26 @@ class Engine:
         isa: str | None = None,
     ) -> None:
         self.checkpoint = checkpoint
+        self._arguments = checkpoint, threads, isa
         self.threads = _threads(threads)
         self._int8 = None if isinstance(checkpoint, Checkpoint) else checkpoint
         self.isa = _isa(isa, self._int8 is not None)
         self._described = network(checkpoint.architecture)
         self._packed = self._pack(group(self._described))
+        started = self._packed.native.threads
+        if started < self.threads:
+            warnings.warn(
+                f"the system lets this process start {started} of {self.threads} threads",
+                RuntimeWarning,
+                stacklevel=2,
+            )
+            self.threads = started
         self._repacked: list[_Packed] = []
         self._plans: OrderedDict[tuple[tuple[str, ...] | None, int, int, int], Plan] = OrderedDict()
-        self._lock = threading.Lock()
+        self._lock = ForkSafeLock()
+
+    def __reduce__(self) -> tuple[type[Engine], tuple[Any, ...]]:
+        return type(self), self._arguments
 
     def __call__(self, images: NDArray[Any], alone: bool = False) -> Any:
         """Runs the network on a batch of images.
@@ -94,8 +108,9 @@ class Engine:
 
         Raises:
             UserError: Not a batch of images of the network's channels, an empty batch, or NaN.
+            NotFiniteError: An image has an answer that is not finite.
         """
-        outputs = self._run(images, threads=1 if alone else self.threads)
+        outputs = self._run(images, threads=1 if alone else None)
         answer = {name: self._shaped(name, values) for name, values in outputs.items()}
         return next(iter(answer.values())) if len(answer) == 1 else answer
 
@@ -120,26 +135,30 @@ class Engine:
         self._check_names(names)
         return self._run(images, names)
 
-    def features(self, images: NDArray[Any]) -> NDArray[np.float32]:
-        """What the classifier layer sees: the last map, averaged over its places.
+    def features(self, images: NDArray[Any], alone: bool = False) -> NDArray[np.float32]:
+        """The last map of the network before any classifier layer, averaged over its places.
 
         Args:
             images: As for the call.
+            alone: As for the call.
 
         Returns:
             (N, channels) float32.
 
         Raises:
-            UserError: As for the call, and where there is no classifier.
+            UserError: As for the call, and where the head is neither a classifier nor `Features`.
         """
-        last = self._described[self._described.outputs[0]]
-        if last.kind != "linear":
+        head = self.checkpoint.architecture.head
+        if head.task not in ("classification", "features"):
             raise UserError(
-                f"the model's head is {self.checkpoint.architecture.head}: it has no classifier to "
-                "stop before; calling it gives its map"
+                f"the model's head is {head}: it has no features of a whole image; calling it gives "
+                "its map"
             )
-        (pooled,) = self._run(images, last.sources).values()
-        return pooled.reshape(len(pooled), -1)
+        last = self._described[self._described.outputs[0]]
+        names = last.sources if last.kind == "linear" else (last.name,)
+        (values,) = self._run(images, names, 1 if alone else None).values()
+        vectors: NDArray[np.float32] = values.mean((1, 2), np.float64).astype(np.float32)
+        return vectors
 
     def profile(self, images: NDArray[Any]) -> list[tuple[str, str, str, float]]:
         """Runs once and measures each step: its first layer, its last layer, its kind, milliseconds.
@@ -243,10 +262,38 @@ class Engine:
         threads: int | None = None,
         seconds: NDArray[np.float64] | None = None,
     ) -> dict[str, NDArray[np.float32]]:
+        """What `_computed` gives, of images that were checked, or an error where it is not finite."""
+        checkpoint = self.checkpoint
+        check_images(images, checkpoint.architecture.in_channels, checkpoint.preprocessing)
+        answers = self._computed(images, names, threads, seconds)
+        if self._int8 is None:
+            for values in answers.values():
+                if not np.isfinite(values).all():
+                    finite = np.isfinite(values.reshape(len(values), -1)).all(1)
+                    raise self._not_finite(images, int(finite.argmin()))
+        return answers
+
+    def _not_finite(self, images: NDArray[Any], index: int) -> NotFiniteError:
+        """The error that names the first layer whose values are not finite for an image."""
+        names = tuple(step.layers[-1] for step in self._packed.steps.steps)
+        values = self._computed(images[index : index + 1], names)
+        layer = next(name for name in names if not np.isfinite(values[name]).all())
+        image = f"image {index} of the batch: " if len(images) > 1 else ""
+        return NotFiniteError(
+            f"{image}the values after layer {layer} are not finite; the weights are damaged or too "
+            "large"
+        )
+
+    def _computed(
+        self,
+        images: NDArray[Any],
+        names: tuple[str, ...] | None = None,
+        threads: int | None = None,
+        seconds: NDArray[np.float64] | None = None,
+    ) -> dict[str, NDArray[np.float32]]:
         """The outputs (N, H, W, C) by name: those asked for, or the network's own; the time of each
         step is added to `seconds`.
         """
-        check_images(images, self.checkpoint.architecture.in_channels)
         height, width = images.shape[1:3]
         packed = self._packed_steps(names)
         chosen = self._plan_for(height, width, packed, names, threads)
@@ -285,8 +332,8 @@ class Engine:
                 if set(steps.steps) <= set(packed.steps.steps):
                     return _Packed(packed.native, steps, packed.weights)
             if len(self._repacked) == KEPT_PACKINGS:
+                self._plans.clear()  # some are of the weights that go
                 self._repacked.pop(0)
-                self._plans.clear()  # some are of the weights that are gone
             self._repacked.append(self._pack(steps))
             return self._repacked[-1]
 
@@ -301,8 +348,8 @@ class Engine:
         """The plan for a size, outputs and a number of threads; the most recent ones are
         remembered.
         """
-        threads = threads or self.threads
         packed = packed or self._packed
+        threads = 1 if threads == 1 else packed.native.threads
         key = names, height, width, threads
         with self._lock:
             chosen = self._plans.pop(key, None)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from typing import Any
 
 import numpy as np
@@ -11,8 +12,12 @@ from ..errors import UserError
 from ..images import Preprocessing
 
 
-def check_images(images: NDArray[Any], channels: int) -> None:
+def check_images(
+    images: NDArray[Any], channels: int, preprocessing: Preprocessing | None = None
+) -> None:
     """Accepts uint8 pixels or normalised float images (N, H, W, channels).
+
+    Warns of floats that look like values from 0 to 1, where `preprocessing` gives others.
 
     Raises:
         UserError: Anything else, an empty batch, NaN, or floats that are not normalised.
@@ -29,11 +34,26 @@ def check_images(images: NDArray[Any], channels: int) -> None:
         return
     if images.dtype not in (np.float32, np.float64):
         raise UserError(f"images must be uint8 pixels or normalised float32, not {images.dtype}")
-    if not np.isfinite(images).all():
+    low, high = float(images.min()), float(images.max())  # NaN if there is one
+    if not np.isfinite(low + high):
         raise UserError("images hold NaN or infinity")
-    if np.abs(images).max() > 16:
+    if max(-low, high) > 16:
         raise UserError(
             "float images must be normalised (about -3..3), not 0..255: pass pixels as uint8"
+        )
+    if preprocessing is not None and 0 <= low < high <= 1:
+        _warn_if_others_are_expected(preprocessing)
+
+
+def _warn_if_others_are_expected(preprocessing: Preprocessing) -> None:
+    scale, offset = preprocessing.scale_offset()
+    low, high = float(offset.min()), float((255 * scale + offset).max())
+    if low < -0.01:
+        warnings.warn(
+            f"all values of the float images are from 0 to 1, but these weights expect {low:.3g} to "
+            f"{high:.3g}; pass uint8 pixels, or normalise with checkpoint.preprocessing.normalize",
+            UserWarning,
+            stacklevel=6,  # who called the model
         )
 
 

@@ -9,7 +9,16 @@ from ..graph import layers
 from ..int8 import Activation, Int8Checkpoint
 from ..layer import Layer
 from . import _native
-from .packing import Array, Weights, filled, filled_channels, laid_out, rows, weighted_layers
+from .packing import (
+    Array,
+    Weights,
+    filled,
+    filled_channels,
+    laid_out,
+    rows,
+    weighted_layers,
+    within_float32,
+)
 from .rounding import (
     ADD_BITS,
     code_limits,
@@ -109,13 +118,14 @@ def _factors(checkpoint: Int8Checkpoint, layer: Layer, added: Layer | None) -> d
         layer: Whose sums they are.
         added: The sum with a shortcut that the layer's result goes into.
     """
-    factor = sum_scale(checkpoint, layer)
     out = _output(checkpoint, layer, added)
-    if out is not None:
-        factor = factor / out.scale
-    if checkpoint.rounding == "nearest":
-        return {"factor": factor.astype(np.float32)}
-    fixed, power = fixed_point(factor)
+    with within_float32(layer):
+        factor = sum_scale(checkpoint, layer)
+        if out is not None:
+            factor = factor / out.scale
+        if checkpoint.rounding == "nearest":
+            return {"factor": factor.astype(np.float32)}
+        fixed, power = fixed_point(factor)
     left = np.maximum(power, 0)
     fraction, rest = fixed / 2**31 * 2.0**left, 2.0 ** (power - left)
     if _mode(checkpoint, layer, added) == Mode.TWICE_NON_NEGATIVE:

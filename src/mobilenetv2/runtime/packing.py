@@ -7,7 +7,8 @@ zeros.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -15,6 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..checkpoint import Checkpoint
+from ..errors import ModelFileError
 from ..folding import fold
 from ..graph import layers
 from ..layer import IMAGE, Layer
@@ -55,20 +57,38 @@ def pack(network: _native.Network, checkpoint: Checkpoint, steps: Steps) -> Weig
     handles: dict[str, int] = {}
     pixels = -1
     for layer in weighted_layers(layers(checkpoint.architecture), steps):
-        reads_image = IMAGE in layer.sources
-        weight, bias = fold(checkpoint, layer, np.float64 if reads_image else np.float32)
-        weight, bias = laid_out(layer, weight, steps), filled_channels(layer, bias, steps)
-        if layer.kind == "depthwise":
-            taps = weight.reshape(-1, layer.kernel**2).T  # (9, C)
-            handles[layer.name] = network.add_depthwise(_floats(taps), _floats(bias))
-            continue
-        handles[layer.name] = network.add_matrix(_floats(rows(weight)), _floats(bias))
-        if reads_image:
-            scale, offset = checkpoint.preprocessing.scale_offset()
-            bias = bias + (weight * offset).sum(axis=(1, 2, 3))
-            pixels = network.add_matrix(_floats(rows(weight * scale)), _floats(bias))
-            network.set_pixel_padding((-offset / scale).tolist())
+        with within_float32(layer):
+            reads_image = IMAGE in layer.sources
+            weight, bias = fold(checkpoint, layer, np.float64 if reads_image else np.float32)
+            weight, bias = laid_out(layer, weight, steps), filled_channels(layer, bias, steps)
+            if layer.kind == "depthwise":
+                taps = weight.reshape(-1, layer.kernel**2).T  # (9, C)
+                handles[layer.name] = network.add_depthwise(_floats(taps), _floats(bias))
+                continue
+            handles[layer.name] = network.add_matrix(_floats(rows(weight)), _floats(bias))
+            if reads_image:
+                scale, offset = checkpoint.preprocessing.scale_offset()
+                bias = bias + (weight * offset).sum(axis=(1, 2, 3))
+                pixels = network.add_matrix(_floats(rows(weight * scale)), _floats(bias))
+                network.set_pixel_padding((-offset / scale).tolist())
     return Weights(handles, pixels, network.panel_channels, 4)
+
+
+@contextmanager
+def within_float32(layer: Layer) -> Iterator[None]:
+    """Turns numbers too large for float32 into an error that names the layer.
+
+    Raises:
+        ModelFileError: NumPy has met such numbers in the block.
+    """
+    try:
+        with np.errstate(over="raise"):
+            yield
+    except FloatingPointError:
+        raise ModelFileError(
+            f"layer {layer.name}: its weights are too large for float32 once batch norm, "
+            "normalisation and scales are folded in; the file is damaged"
+        ) from None
 
 
 def laid_out(layer: Layer, weight: Array, steps: Steps) -> Array:

@@ -16,6 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..checkpoint import Checkpoint
+from ..datasets import Sample
 from ..errors import ImageError, UserError
 from ..folding import fold
 from ..graph import layers
@@ -96,7 +97,7 @@ def check_quantizable(checkpoint: AnyCheckpoint) -> Checkpoint:
 
 def read_images(
     preprocessing: Preprocessing,
-    files: Iterable[str | os.PathLike[str]],
+    files: Iterable[str | os.PathLike[str] | Sample],
     advance: Callable[[], object] = lambda: None,
 ) -> tuple[NDArray[np.uint8], list[str]]:
     """The pixels (N, H, W, C) of all files that can be read, and what is wrong with the others.
@@ -107,7 +108,8 @@ def read_images(
     pixels, complaints = [], []
     for file in files:
         try:
-            pixels.append(preprocessing(decode(file)))
+            source = file.open() if isinstance(file, Sample) else file
+            pixels.append(preprocessing(decode(source)))
         except ImageError as error:
             complaints.append(f"{error} (skipped)")
         advance()

@@ -1,17 +1,29 @@
-"""Training and fine-tuning. Needs the extra `train` (`pip install 'mobilenetv2[train]'`)."""
+"""Training and fine-tuning. Needs the extra `train`; without it this module can be imported, and
+its names raise `MissingExtraError`.
+"""
 
-from importlib.util import find_spec
+from typing import Any
 
-from ..errors import MissingExtraError
-
-if missing := [name for name in ("torch", "lightning", "tensorboard") if find_spec(name) is None]:
-    raise MissingExtraError(
-        f"training needs {', '.join(missing)}: pip install 'mobilenetv2[train]'"
-    )
-
-from .fit import Trained, fit
-from .machine import Machine
-from .network import Start
-from .recipes import RECIPES, Recipe
+from ..errors import MissingExtraError, install_hint, missing_modules
 
 __all__ = ["RECIPES", "Machine", "Recipe", "Start", "Trained", "fit"]
+_missing = missing_modules("torch", "lightning", "tensorboard")
+
+
+def check_installed() -> None:
+    """Raises MissingExtraError: A library that training needs is not installed."""
+    if _missing:
+        raise MissingExtraError(f"training needs {', '.join(_missing)}; {install_hint('train')}")
+
+
+if not _missing:
+    from .fit import Trained, fit
+    from .machine import Machine
+    from .network import Start
+    from .recipes import RECIPES, Recipe
+else:
+
+    def __getattr__(name: str) -> Any:
+        if name in __all__:
+            check_installed()
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

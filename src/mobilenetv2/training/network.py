@@ -187,7 +187,8 @@ def _from_scratch(start: Start, samples: Sequence[Sample]) -> tuple[Architecture
     size = start.resolution or base.resolution
     architecture = replace(base, width_mult=start.width or base.width_mult, resolution=size)
     crop_fraction = 1.0 if _all_small(samples, size) else 0.875
-    return architecture, Preprocessing(size=size, crop_fraction=crop_fraction)
+    half = (0.5,) * base.in_channels
+    return architecture, Preprocessing(size=size, crop_fraction=crop_fraction, mean=half, std=half)
 
 
 def _folded(net: MobileNetV2) -> bool:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ..errors import MissingExtraError
+from ..errors import MissingExtraError, install_hint
 from ..files import write_atomically
 
 if TYPE_CHECKING:
@@ -76,7 +76,7 @@ def _figure(width: float, height: float) -> Figure:
         from matplotlib.figure import Figure
     except ImportError:
         raise MissingExtraError(
-            "figures of a run need matplotlib: pip install 'mobilenetv2[train]'"
+            f"figures of a run need matplotlib; {install_hint('train')}"
         ) from None
     return Figure(figsize=(width, height), layout="constrained")
 

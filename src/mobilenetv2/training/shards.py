@@ -21,7 +21,8 @@ from torch import Tensor
 from torch.utils.data import DataLoader, IterableDataset, get_worker_info
 
 from ..errors import ImageError, MissingExtraError, UserError
-from ..images import SUFFIXES, decode
+from ..images import decode
+from ..paths import SUFFIXES
 from .augment import Transform
 from .workers import Batch, batch_loader, stacked
 

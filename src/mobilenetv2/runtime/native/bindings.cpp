@@ -95,6 +95,7 @@ nb::class_<Network<T>> bind_network(nb::module_& module, const char* name) {
       .def_prop_ro("panel_channels",
                    [](const Network<T>& network) { return network.kernels().lanes * network.kernels().panel_vectors; })
       .def_prop_ro("weight_bytes", &Network<T>::weight_bytes)
+      .def_prop_ro("threads", &Network<T>::threads, "As many as the system gave, at most those asked for.")
       .def("set_pixel_padding", &Network<T>::set_pixel_padding)
       .def("plan", &Network<T>::plan)
       .def(

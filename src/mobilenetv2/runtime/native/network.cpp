@@ -48,7 +48,10 @@ template <class T>
 Network<T>::Network(const std::string& isa, int threads) : kernels_(find_kernels<T>(isa.c_str())), threads_(threads) {
   if (!kernels_) throw std::invalid_argument("no instruction set " + isa);
   if (threads < 1) throw std::invalid_argument("no threads");
-  if (threads > 1) pool_ = std::make_unique<Pool>(threads);
+  if (threads == 1) return;
+  pool_ = std::make_unique<Pool>(threads);
+  threads_ = pool_->threads();
+  if (threads_ == 1) pool_.reset();
 }
 
 // The factors that the mode has, and no others.
@@ -195,7 +198,7 @@ template <class T>
 Buffer<T> Network<T>::take_workspace(std::size_t size) {
   Buffer<T> workspace;
   {
-    const std::lock_guard<std::mutex> lock(workspace_mutex_);
+    const std::lock_guard<ForkSafeMutex> lock(workspace_mutex_);
     if (!workspaces_.empty()) {
       workspace = std::move(workspaces_.back());
       workspaces_.pop_back();
@@ -207,7 +210,7 @@ Buffer<T> Network<T>::take_workspace(std::size_t size) {
 template <class T>
 void Network<T>::give_back(Buffer<T> workspace) {
   if (workspace.size() * sizeof(T) > KEPT_BYTES) return;
-  const std::lock_guard<std::mutex> lock(workspace_mutex_);
+  const std::lock_guard<ForkSafeMutex> lock(workspace_mutex_);
   if (workspaces_.size() < static_cast<std::size_t>(threads_ + 1)) workspaces_.push_back(std::move(workspace));
 }
 

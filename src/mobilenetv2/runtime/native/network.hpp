@@ -8,6 +8,7 @@
 #include <string>
 #include <vector>
 
+#include "fork_safe_mutex.hpp"
 #include "kernels.hpp"
 #include "pool.hpp"
 
@@ -160,7 +161,8 @@ class Network {
   using Weight = typename Types<T>::Weight;
   using Sum = typename Types<T>::Sum;
 
-  // Throws std::invalid_argument if the processor lacks the instruction set.
+  // `threads`: at most; threads() says how many the system gave. Throws std::invalid_argument if the processor lacks
+  // the instruction set.
   Network(const std::string& isa, int threads);
 
   // (channels, copies x depth) row by row, one bias per channel. Of int8, the depth of a segment is a multiple of 4.
@@ -172,7 +174,8 @@ class Network {
   // Input values that stand for zero once normalised, one per channel: the border of a convolution over uint8 pixels.
   void set_pixel_padding(std::vector<float> values) { padding_ = std::move(values); }
 
-  // Checks every precondition of the executor and the kernels, and throws std::invalid_argument where one fails.
+  // `threads`: 1 or threads(). Checks every precondition of the executor and the kernels, and throws
+  // std::invalid_argument where one fails.
   std::shared_ptr<Plan> plan(std::vector<Step> steps, int threads) const;
   // `answers`: as many as the plan has. `seconds`: null, or one number per step, to which its time is added.
   void run(const Plan& plan, const Images& images, float* const* answers, double* seconds = nullptr);
@@ -197,7 +200,7 @@ class Network {
   std::vector<float> padding_;
   std::mutex pool_mutex_;
   std::unique_ptr<Pool> pool_;  // none for one thread: then calls run side by side, each on its own workspace
-  std::mutex workspace_mutex_;
+  ForkSafeMutex workspace_mutex_;
   std::vector<Buffer<T>> workspaces_;
 };
 

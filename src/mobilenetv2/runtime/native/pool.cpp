@@ -1,6 +1,7 @@
 #include "pool.hpp"
 
 #include <new>
+#include <system_error>
 
 #if defined(__unix__) || defined(__APPLE__)
 #include <unistd.h>
@@ -26,7 +27,14 @@ long process() {
 }  // namespace
 
 Pool::Pool(int threads) : owner_(process()) {
-  for (int slot = 1; slot < threads; slot++) workers_.emplace_back([this, slot] { serve(slot); });
+  workers_.reserve(static_cast<std::size_t>(threads - 1));
+  try {
+    for (int slot = 1; slot < threads; slot++) workers_.emplace_back([this, slot] { serve(slot); });
+  } catch (const std::system_error&) {  // the system gives no more threads: those that there are do the work
+  } catch (...) {
+    stop();
+    throw;
+  }
 }
 
 Pool::~Pool() {
@@ -35,6 +43,10 @@ Pool::~Pool() {
     new (&wake_) std::condition_variable;  // destroying the old one would wait for workers that sleep on it
     return;
   }
+  stop();
+}
+
+void Pool::stop() {
   stopping_ = true;
   {
     const std::lock_guard<std::mutex> lock(mutex_);

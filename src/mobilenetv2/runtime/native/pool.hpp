@@ -12,9 +12,10 @@
 
 namespace mobilenetv2 {
 
-// `threads - 1` workers and whoever calls. Workers look for work for some ten microseconds before they sleep. Tasks are
-// claimed one by one, so a worker that the system does not let run is never waited for unless it holds a task. Systems
-// like to wake a worker on its caller's processor, where the two would take turns: it then moves to another.
+// At most `threads - 1` workers, as many as the system gives, and whoever calls. Workers look for work for some ten
+// microseconds before they sleep. Tasks are claimed one by one, so a worker that the system does not let run is never
+// waited for unless it holds a task. Systems like to wake a worker on its caller's processor, where the two would take
+// turns: it then moves to another.
 class Pool {
  public:
   explicit Pool(int threads);
@@ -39,6 +40,7 @@ class Pool {
  private:
   using Call = void (*)(void*, int, int);
 
+  void stop();
   void run(int count, Call call, void* body);
   bool work(int slot);  // claims and runs one task, false if there is none
   bool waiting() const;

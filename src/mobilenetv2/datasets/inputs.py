@@ -1,0 +1,186 @@
+"""The images that the arguments of a command mean; every command reads them in this one way."""
+
+from __future__ import annotations
+
+import io
+import os
+import re
+import sys
+from collections import Counter
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+
+from ..errors import UserError, shortened
+from ..paths import ABSENT, folder_content, is_folder, matching_paths, obstacle
+from .archive import InMemory
+from .csv_list import read_file_column
+from .folders import read_archive
+from .sample import Sample
+
+UNLABELLED = -1
+STDIN = "<stdin>"
+MOST_STDIN_BYTES = 1 << 29
+CONTROL = re.compile(rb"[\x01-\x08\x0b\x0c\x0e-\x1f\x7f]")
+ADDRESS = re.compile("[a-z][a-z0-9+.-]+://", re.IGNORECASE)
+
+
+@dataclass(frozen=True)
+class Inputs:
+    """The images that arguments mean, none of which is decoded yet.
+
+    Attributes:
+        samples: The images, each once, in the order of the arguments; their target is -1.
+        problems: What is no image, one line for each argument, file or folder; as bad as an image
+            that cannot be decoded.
+        left_out: What was left out of folders and archives, one line for each kind.
+    """
+
+    samples: tuple[Sample, ...]
+    problems: tuple[str, ...] = ()
+    left_out: tuple[str, ...] = ()
+
+
+def collect_images(arguments: Iterable[str | os.PathLike[str]]) -> Inputs:
+    """The images that arguments mean.
+
+    Args:
+        arguments: Each is an image file; a folder, searched with its subfolders; a .zip, the same;
+            a .csv list with the column file (relative to the list); a pattern such as
+            photos/*.jpg or photos/**/*.jpg; or - for stdin, which is one image or a list of any
+            of these but patterns, one per line or separated by NUL characters (`find -print0`).
+    """
+    collector = _Collector()
+    for argument in arguments:
+        collector.add(os.fspath(argument))
+    return collector.inputs()
+
+
+class _Collector:
+    def __init__(self) -> None:
+        self.samples: dict[str, Sample] = {}
+        self.problems: dict[str, None] = {}
+        self.others: dict[Path, None] = {}
+        self.hidden: dict[Path, None] = {}
+        self.loops: dict[Path, None] = {}
+        self.stdin_read = False
+
+    def inputs(self) -> Inputs:
+        kinds = Counter(path.suffix.lower() or "no ending" for path in self.others)
+        listed = ", ".join(f"{suffix} ({count})" for suffix, count in sorted(kinds.items()))
+        left_out = []
+        if kinds:
+            left_out.append(f"ignored {kinds.total()} files that are not images by name: {listed}")
+        for paths, what in (
+            (self.hidden, "hidden files and folders"),
+            (self.loops, "links to a folder that they are in"),
+        ):
+            if paths:
+                left_out.append(f"{what} left out: {shortened(list(map(str, paths)))}")
+        return Inputs(tuple(self.samples.values()), tuple(self.problems), tuple(left_out))
+
+    def add(self, name: str, patterns: bool = True) -> None:
+        """Adds what an argument means, or a line of a list if `patterns` is false."""
+        try:
+            if name == "-" and patterns:
+                self._add_stdin()
+            else:
+                self._add_path(name, patterns)
+        except UserError as error:
+            self._problem(str(error))
+
+    def _add_path(self, name: str, patterns: bool) -> None:
+        if ADDRESS.match(name):
+            raise UserError(
+                f"{name}: a web address: download the image first, or pipe it: "
+                "curl -L ADDRESS | mobilenetv2 classify -"
+            )
+        if is_folder(name):
+            self._add_folder(Path(name))
+        elif reason := obstacle(name):
+            matches = matching_paths(name) if patterns and reason == ABSENT else []
+            for match in matches:
+                self.add(str(match), patterns=False)
+            if not matches:
+                self._problem(f"{name}: {reason}")
+        elif name.lower().endswith(".csv"):
+            for file in read_file_column(Path(name)):
+                self._add_file(file)
+        elif name.lower().endswith(".zip"):
+            self._add_archive(Path(name))
+        else:
+            self._add_file(Path(name))
+
+    def _problem(self, line: str) -> None:
+        self.problems[line] = None
+
+    def _add_file(self, path: Path) -> None:
+        self._add_sample(Sample(str(path), UNLABELLED, path))
+
+    def _add_sample(self, sample: Sample) -> None:
+        self.samples.setdefault(sample.name, sample)
+
+    def _add_folder(self, folder: Path) -> None:
+        content = folder_content(folder)
+        for path in content.images:
+            self._add_file(path)
+        for path, reason in content.unreadable.items():
+            self._problem(f"{path}: may not be searched: {reason}")
+        self.others |= dict.fromkeys(content.others)
+        self.hidden |= dict.fromkeys(content.hidden)
+        self.loops |= dict.fromkeys(content.loops)
+        if not (content.images or content.unreadable):
+            self._problem(f"{folder}: no images in this folder")
+
+    def _add_archive(self, path: Path) -> None:
+        archive = read_archive(path)
+        for parts, (source, member) in archive.images.items():
+            self._add_sample(Sample(str(path.joinpath(*parts)), UNLABELLED, source, member))
+        self.others |= dict.fromkeys(path.joinpath(*parts) for parts in archive.others)
+        self.hidden |= dict.fromkeys(path / name for name in archive.hidden)
+        if not archive.images:
+            self._problem(f"{path}: no images in this archive")
+
+    def _add_stdin(self) -> None:
+        if self.stdin_read:
+            return
+        self.stdin_read = True
+        content = _read_stdin()
+        if _is_image(content):
+            self._add_sample(Sample(STDIN, UNLABELLED, InMemory(content)))
+            return
+        if b"\0" in content:
+            names = content.split(b"\0")
+        else:
+            names = [line.rstrip(b"\r") for line in content.split(b"\n")]
+        names = [name for name in names if name.strip()]
+        if not names:
+            self._problem("-: stdin has neither an image nor names of images")
+        for name in names:
+            self.add(os.fsdecode(name), patterns=False)
+
+
+def _read_stdin() -> bytes:
+    if sys.stdin is None:  # closed by the caller
+        return b""
+    try:
+        content = sys.stdin.buffer.read(MOST_STDIN_BYTES + 1)
+    except OSError as error:
+        raise UserError(f"-: stdin cannot be read: {error.strerror}") from None
+    if len(content) > MOST_STDIN_BYTES:
+        raise UserError(f"-: more than {MOST_STDIN_BYTES} bytes on stdin: give the image as a file")
+    return content
+
+
+def _is_image(content: bytes) -> bool:
+    """Whether bytes are an image, perhaps a damaged one, rather than a list of names."""
+    from PIL import Image
+
+    try:
+        with Image.open(io.BytesIO(content)):
+            return True
+    except Image.DecompressionBombError:
+        return True
+    except Exception:  # Pillow's plugins may raise anything
+        first = content.split(b"\0", 1)[0].split(b"\n", 1)[0]
+        return bool(CONTROL.search(content[:4096])) and not os.path.lexists(first)

@@ -1,0 +1,225 @@
+"""What pages and messages tell a reader to type works: every Python block and every command line of
+the README and of docs/ runs, page by page from top to bottom, in a folder as the pages describe.
+"""
+
+from __future__ import annotations
+
+import io
+import os
+import re
+import shlex
+import shutil
+import subprocess
+import sys
+import tarfile
+import warnings
+import zipfile
+from dataclasses import replace
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from mobilenetv2.architecture import Architecture
+from mobilenetv2.cli import run
+from mobilenetv2.training import recipes
+
+from .conftest import random_checkpoint
+from .writers import TFLiteWriter
+
+ROOT = Path(__file__).parents[1]
+PAGES = [ROOT / "README.md", *sorted(ROOT.glob("docs/**/*.md"))]
+COMMAND = re.compile(r"^\s*(mobilenetv2|pip|python3?|pytest|torchrun) ", re.MULTILINE)
+
+NOT_RUN = {  # why a command of a page does not run here
+    "python3 -m venv .venv && . .venv/bin/activate": "downloads; .ci/run does it",
+    "pip install -c constraints.txt . && mobilenetv2 classify examples/cat.jpg": "as above",
+    "pip install -c constraints.txt '.[dev]' && pytest -n auto --dist worksteal": "as above",
+    "pip install -c constraints.txt '.[benchmark]'": "downloads a gigabyte of other runtimes",
+    "python benchmarks/latency.py": "needs other runtimes and an idle machine",
+    "python benchmarks/latency.py --precision int8": "as above",
+    "python benchmarks/plot.py benchmarks/results/latency-DATE-CPU.json docs/images/latency.png": (
+        "draws the results of the above; tests/test_benchmarks.py draws some"
+    ),
+    "python benchmarks/startup.py": "as above",
+    "python benchmarks/folder.py --images photos/ --model tf2_mobilenet_v2_1.0_224_ptq.tflite": (
+        "as above"
+    ),
+    "python benchmarks/folder.py --images photos/ --model tf2_mobilenet_v2_1.0_224_ptq.tflite"
+    " --precision int8": "as above",
+    "python tools/ablations.py TRAIN.zip TEST.zip -o runs/ --results docs/ablations.json"
+    " --figure docs/images/ablations.png": "97 minutes; see tests/test_ablations.py",
+    "torchrun --nproc_per_node 2 tools/train_bundled_model.py TRAIN.zip TEST.zip"
+    " -o cifar10.safetensors": "118 minutes; see tests/test_bundled_recipe.py",
+    "torchrun --nnodes 2 --nproc_per_node 2 --rdzv-backend c10d --rdzv-endpoint HOST:29500"
+    " -m mobilenetv2 train photos/ -o run": "needs two machines; see tests/test_processes.py",
+    "mobilenetv2 train photos/ -o four --processes 4": "four processes; see tests/test_processes.py",
+}
+SHORTER = {  # what a page does at length
+    '"epochs": 10': '"epochs": 1',
+    "--set epoch_steps=1000": "--set epoch_steps=1 --resolution 32",
+    "steps=1000, workers=4": "steps=2, workers=0",
+}
+
+
+class Block(NamedTuple):
+    """A block of code of a page."""
+
+    language: str
+    text: str
+    line: int
+
+
+def read_blocks(page: Path) -> list[Block]:
+    text = page.read_text(encoding="utf-8")
+    blocks = re.finditer(r"^```(\w*)\n(.*?)^```$", text, re.DOTALL | re.MULTILINE)
+    return [Block(m[1], m[2], text.count("\n", 0, m.start()) + 2) for m in blocks]
+
+
+def command_lines(block: Block) -> list[str]:
+    """The commands of a block, each in one line with single spaces, without comments."""
+    lines = block.text.replace("\\\n", " ").splitlines()
+    return [" ".join(re.sub(r"(^|\s)#.*", "", line).split()) for line in lines]
+
+
+def jpeg(brightness: int, seed: int) -> bytes:
+    """A smooth image of 40 x 40 pixels."""
+    coarse = np.random.default_rng(seed).integers(brightness, brightness + 100, (4, 4, 3))
+    content = io.BytesIO()
+    image = Image.fromarray(coarse.astype(np.uint8)).resize((40, 40), Image.Resampling.BICUBIC)
+    image.save(content, "jpeg")
+    return content.getvalue()
+
+
+@pytest.fixture(scope="module")
+def described(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The files that the pages mention, as small as can be: 32 x 32 pixels, width 0.35."""
+    folder = tmp_path_factory.mktemp("described")
+    shutil.copytree(ROOT / "examples", folder / "examples")
+    images = {
+        f"{split}/{name}/{i}.jpg": jpeg(brightness, i)
+        for split, count in (("train", 16), ("val", 2))
+        for name, brightness in (("ant", 0), ("bee", 150))
+        for i in range(count)
+    }
+    with zipfile.ZipFile(folder / "cifar.zip", "w") as archive:
+        for name, content in images.items():
+            archive.writestr(name, content)
+    shutil.unpack_archive(folder / "cifar.zip", folder / "photos")
+    (folder / "rose.jpg").write_bytes(jpeg(50, 0))
+    rows = (f"photos/{name},{name.split('/')[1]}\n" for name in images)
+    (folder / "labels.csv").write_text("file,label\n" + "".join(rows))
+    for i in range(124):
+        with tarfile.open(folder / f"train-{i:03}.tar", "w") as shard:
+            for name, content in (("0.jpg", jpeg(150 * (i % 2), i)), ("0.cls", b"%d" % (i % 2))):
+                entry = tarfile.TarInfo(name)
+                entry.size = len(content)
+                shard.addfile(entry, io.BytesIO(content))
+
+    small = Architecture(width_mult=0.35, resolution=(32, 32), padding="same")
+    checkpoint = replace(random_checkpoint(small, classes=2), labels=("ant", "bee"))
+    for name in ("mine", "cifar10", "cache/slim-1.0-224"):
+        (folder / name).parent.mkdir(exist_ok=True)
+        checkpoint.save(folder / f"{name}.safetensors")
+    random_checkpoint(small, width_mult=0.5).save(folder / "cache" / "slim-0.5-224.safetensors")
+    # with ImageNet's classes, of which ant and bee are two
+    imagenet = TFLiteWriter(random_checkpoint(small, classes=1001))
+    for name in ("mobilenet_v2", "tf2_mobilenet_v2_1.0_224_ptq"):
+        imagenet.save(folder / f"{name}.tflite")
+    return folder
+
+
+@pytest.fixture
+def reader(described: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A reader's folder: published models are in the cache, no server is reached, recipes are short,
+    and a shell finds the command `mobilenetv2`.
+    """
+    folder = tmp_path / "reader"
+    shutil.copytree(described, folder)
+    monkeypatch.chdir(folder)
+    monkeypatch.setenv("MOBILENETV2_CACHE", str(folder / "cache"))
+    monkeypatch.setenv("MOBILENETV2_MIRROR", "http://127.0.0.1:9")
+    for name, recipe in recipes.RECIPES.items():
+        short = recipe.changed({"epochs": 1, "batch": 8, "warmup_epochs": 0.5})
+        monkeypatch.setitem(recipes.RECIPES, name, short)
+        monkeypatch.setattr(recipes, name.upper(), short)
+    (tmp_path / "bin").mkdir()
+    command = tmp_path / "bin" / "mobilenetv2"
+    command.write_text(f'#!/bin/sh\nexec "{sys.executable}" -m mobilenetv2 "$@"\n')
+    command.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{command.parent}{os.pathsep}{os.environ['PATH']}")
+    torch.set_num_threads(1)
+    return folder
+
+
+def run_line(line: str) -> int:
+    """Runs a command in this process, or in a shell where it needs one; returns the exit code."""
+    for long, short in SHORTER.items():
+        line = line.replace(long, short)
+    words = shlex.split(line)
+    if words[0] == "mobilenetv2" and not {"&&", "|", ">", "<"} & set(words):
+        return run(words[1:])
+    return subprocess.run(["sh", "-c", line]).returncode
+
+
+@pytest.mark.parametrize(
+    "page",
+    [p for p in PAGES if {b.language for b in read_blocks(p)} - {""}],
+    ids=lambda page: str(page.relative_to(ROOT)),
+)
+def test_a_page_runs_from_top_to_bottom(page: Path, reader: Path) -> None:
+    names: dict[str, object] = {}
+    for block in read_blocks(page):
+        if block.language == "python":
+            text = "\n" * (block.line - 1) + block.text
+            for long, short in SHORTER.items():
+                text = text.replace(long, short)
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore")  # of a new head, of few images
+                exec(compile(text, str(page), "exec"), names)
+        elif block.language == "sh":
+            for line in command_lines(block):
+                if line and line not in NOT_RUN:
+                    assert run_line(line) == 0, line
+
+
+def test_every_command_is_in_a_block_that_runs() -> None:
+    for page in PAGES:
+        for block in read_blocks(page):
+            assert block.language in ("", "sh", "python"), f"{page}: {block.line}"
+            assert block.language or not COMMAND.search(block.text), f"{page}: {block.line}"
+        outside = re.sub(r"^```.*?^```$", "", page.read_text(encoding="utf-8"), flags=re.S | re.M)
+        indented = [line for line in outside.splitlines() if re.match(r"    ", line)]
+        assert not COMMAND.search("\n".join(indented)), page
+
+
+def test_what_does_not_run_is_on_a_page() -> None:
+    blocks = [block for page in PAGES for block in read_blocks(page)]
+    lines = {line for block in blocks if block.language == "sh" for line in command_lines(block)}
+    assert NOT_RUN.keys() <= lines
+    assert all(any(long in block.text for block in blocks) for long in SHORTER)
+
+
+def test_nothing_is_installed_from_an_index() -> None:
+    """No index has the package: extras are installed from a checkout."""
+    files = [*PAGES, *ROOT.glob("benchmarks/*.py"), *ROOT.glob("src/**/*.py")]
+    lines = [line for file in files for line in file.read_text(encoding="utf-8").splitlines()]
+    assert [line for line in lines if "mobilenetv2[" in line] == []
+    assert [line for line in lines if "pip install mobilenetv2" in line] == []
+
+
+@pytest.mark.skipif(shutil.which("cmake") is None, reason="CMake is not installed")
+def test_a_missing_compiler_is_named(tmp_path: Path) -> None:
+    done = subprocess.run(
+        ["cmake", "-S", str(ROOT), "-B", str(tmp_path)],
+        env={**os.environ, "CXX": "/nonexistent"},
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode != 0
+    errors = [line for line in done.stderr.splitlines() if line.startswith("CMake Error")]
+    assert len(errors) == 1
+    assert "needs a C++17 compiler" in done.stderr

@@ -1,0 +1,176 @@
+"""`collect_images`: an argument means the same images to every command, and none is dropped."""
+
+from __future__ import annotations
+
+import io
+import os
+import zipfile
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from mobilenetv2.datasets import Inputs, collect_images
+from mobilenetv2.images import decode
+
+
+def build(root: Path, *names: str) -> Path:
+    """Writes images of 8 x 8, each of its own grey, as PNG whatever their names."""
+    for number, name in enumerate(names):
+        (root / name).parent.mkdir(parents=True, exist_ok=True)
+        Image.new("RGB", (8, 8), (10 * number,) * 3).save(root / name, "PNG")
+    return root
+
+
+def names(inputs: Inputs, root: Path) -> list[str]:
+    return [Path(sample.name).relative_to(root).as_posix() for sample in inputs.samples]
+
+
+def give_stdin(monkeypatch: pytest.MonkeyPatch, content: bytes) -> None:
+    monkeypatch.setattr("sys.stdin", io.TextIOWrapper(io.BytesIO(content)))
+
+
+@pytest.fixture
+def root(tmp_path: Path) -> Path:
+    build(tmp_path, "a.png", "b/c.png", "b/d/e.JPG", ".hidden/f.png")
+    (tmp_path / "b/notes.txt").write_text("no image")
+    return tmp_path
+
+
+@pytest.mark.parametrize(
+    ("arguments", "expected"),
+    [
+        (["."], ["a.png", "b/c.png", "b/d/e.JPG"]),
+        (["b", "a.png", "b/c.png"], ["b/c.png", "b/d/e.JPG", "a.png"]),
+        (["*"], ["a.png", "b/c.png", "b/d/e.JPG"]),
+        (["**/*.png"], ["a.png", "b/c.png"]),
+        (["**"], ["a.png", "b/c.png", "b/d/e.JPG", "b/notes.txt"]),
+        (["**/d"], ["b/d/e.JPG"]),
+        (["b/**/[de]*"], ["b/d/e.JPG"]),
+        (["b/notes.txt"], ["b/notes.txt"]),
+    ],
+)
+def test_files_folders_and_patterns(
+    root: Path, monkeypatch: pytest.MonkeyPatch, arguments: list[str], expected: list[str]
+) -> None:
+    monkeypatch.chdir(root)
+    inputs = collect_images(arguments)
+    assert [Path(sample.name).as_posix() for sample in inputs.samples] == expected
+    assert inputs.problems == ()
+    assert {sample.target for sample in inputs.samples} == {-1}
+
+
+def test_what_is_left_out_of_a_folder_is_told(root: Path) -> None:
+    assert collect_images([root]).left_out == (
+        "ignored 1 files that are not images by name: .txt (1)",
+        f"hidden files and folders left out: {root / '.hidden'}",
+    )
+
+
+def test_the_containers_of_evaluate(root: Path) -> None:
+    with zipfile.ZipFile(root / "x.zip", "w") as archive:
+        archive.write(root / "a.png", "a.png")
+        archive.write(root / "b/c.png", "deep/er/c.png")
+    (root / "list.csv").write_text("file,note\nb/c.png,x\na.png,y\na.png,z\n")
+    (root / "labels.csv").write_text("file,label,split\nb/d/e.JPG,x,train\n")
+    inputs = collect_images([root / "x.zip", root / "list.csv", root / "labels.csv"])
+    assert inputs.problems == ()
+    assert names(inputs, root) == [
+        "x.zip/a.png",
+        "x.zip/deep/er/c.png",
+        "b/c.png",
+        "a.png",
+        "b/d/e.JPG",
+    ]
+    greys = [int(np.asarray(decode(sample.open()))[0, 0, 0]) for sample in inputs.samples]
+    assert greys == [0, 10, 10, 0, 20]
+
+
+def test_no_argument_is_dropped(root: Path) -> None:
+    (root / "empty").mkdir()
+    (root / "b.zip").write_bytes(b"no archive")
+    (root / "b.csv").write_text("name\nx.png\n")
+    (root / "link.jpg").symlink_to("/nonexistent/x.jpg")
+    arguments = ["gone.jpg", "no*.jpg", "empty", "b.zip", "b.csv", "link.jpg", "n" * 300, "a\0b"]
+    inputs = collect_images([*(str(root / name) for name in arguments), "https://x.org/a.jpg"])
+    assert inputs.samples == ()
+    told = [problem.replace(f"{root}/", "") for problem in inputs.problems]
+    assert told == [
+        "gone.jpg: no such file or folder",
+        "no*.jpg: no such file or folder",
+        "empty: no images in this folder",
+        "b.zip: a damaged archive: File is not a zip file",
+        "b.csv: needs the column file, not name",
+        "link.jpg: a link to /nonexistent/x.jpg, which does not exist",
+        f"{'n' * 300}: cannot be read: File name too long",
+        "a\0b: cannot be read: embedded null byte",
+        "https://x.org/a.jpg: a web address: download the image first, or pipe it: "
+        "curl -L ADDRESS | mobilenetv2 classify -",
+    ]
+
+
+@pytest.mark.parametrize("separator", ["\n", "\r\n", "\0"])
+def test_names_on_stdin(root: Path, monkeypatch: pytest.MonkeyPatch, separator: str) -> None:
+    lines = [str(root / name) for name in ("b", "", "a.png", "*.png")]
+    give_stdin(monkeypatch, separator.join(lines).encode())
+    inputs = collect_images(["-", "-"])
+    assert names(inputs, root) == ["b/c.png", "b/d/e.JPG", "a.png"]
+    assert inputs.problems == (f"{root / '*.png'}: no such file or folder",)
+
+
+@pytest.mark.parametrize("kind", ["PNG", "JPEG", "GIF", "BMP", "TIFF", "PPM", "WEBP"])
+def test_an_image_on_stdin(monkeypatch: pytest.MonkeyPatch, kind: str) -> None:
+    file = io.BytesIO()
+    Image.new("RGB", (8, 6), (0, 90, 200)).save(file, kind)
+    give_stdin(monkeypatch, file.getvalue())
+    [sample] = collect_images(["-"]).samples
+    assert sample.name == "<stdin>"
+    assert decode(sample.open()).size == (8, 6)
+
+
+def test_a_damaged_image_on_stdin_is_no_list(monkeypatch: pytest.MonkeyPatch) -> None:
+    give_stdin(monkeypatch, b"\0\0\0\x18ftypmif1\0\0\0\0mif1\n\n")
+    assert [sample.name for sample in collect_images(["-"]).samples] == ["<stdin>"]
+
+
+def test_an_empty_or_closed_stdin(monkeypatch: pytest.MonkeyPatch) -> None:
+    expected = ("-: stdin has neither an image nor names of images",)
+    give_stdin(monkeypatch, b"\n")
+    assert collect_images(["-"]).problems == expected
+    monkeypatch.setattr("sys.stdin", None)
+    assert collect_images(["-"]).problems == expected
+
+
+def test_looping_links_end(root: Path) -> None:
+    for name in ("b/one", "b/two"):
+        (root / name).symlink_to(root)
+    (root / "again").symlink_to(root / "b/d")
+    inputs = collect_images([str(root / "**" / "*.JPG")])
+    assert names(inputs, root) == ["again/e.JPG", "b/d/e.JPG"]
+    inputs = collect_images([root])
+    assert names(inputs, root) == ["a.png", "again/e.JPG", "b/c.png", "b/d/e.JPG"]
+    assert inputs.left_out[-1] == (
+        f"links to a folder that they are in left out: {root / 'b/one'}, {root / 'b/two'}"
+    )
+
+
+def test_links_that_branch_at_every_level_end(tmp_path: Path) -> None:
+    for level in range(30):
+        (tmp_path / str(level)).mkdir()
+        for name in "ab":
+            (tmp_path / str(level) / name).symlink_to(tmp_path / str(level + 1))
+    (tmp_path / "30").mkdir()
+    [problem] = collect_images([tmp_path / "0"]).problems
+    assert "a folder that links reach more than 10000 times" in problem
+
+
+def test_names_that_are_not_text(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    try:
+        build(tmp_path, "b\udce9d.png")
+    except (OSError, UnicodeError):
+        pytest.skip("this file system takes text alone")
+    give_stdin(monkeypatch, os.fsencode(tmp_path / "b\udce9d.png"))
+    assert [sample.source for sample in collect_images(["-"]).samples] == [
+        tmp_path / "b\udce9d.png"
+    ]
