@@ -12,7 +12,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from mobilenetv2.datasets import Dataset, read_dataset, read_splits
+from mobilenetv2.datasets import Dataset, Sample, read_dataset, read_splits, repeated_images
+from mobilenetv2.datasets.duplicates import same_images
 from mobilenetv2.errors import ImageError, UserError
 from mobilenetv2.images import decode
 
@@ -271,3 +272,73 @@ def test_real_sets(shared: Callable[[str], Path]) -> None:
     assert ants.summary() == [{"class": "ants", "images": 70}, {"class": "bees", "images": 83}]
     photos = read_dataset(shared("data/imagenet-sample/labels.csv"))
     assert photos.indices == tuple(range(1000))
+
+
+# --- the same image twice ---
+
+
+@pytest.mark.parametrize("zipped", [False, True])
+def test_the_same_bytes_in_two_classes_or_in_two_parts(tmp_path: Path, zipped: bool) -> None:
+    root = build(
+        tmp_path / "data",
+        {
+            "train/a/1.png": 1,
+            "train/a/2.png": 2,
+            "train/b/3.png": 2,
+            "val/b/4.png": 3,
+            "val/a/5.png": 1,
+        },
+    )
+    (root / "train/a/empty.png").touch()
+    (root / "train/b/empty.png").touch()
+    source = packed(root, tmp_path / "d.zip") if zipped else root
+    parts = read_splits(source)
+    assert [
+        line.replace(str(source), "d") for line in repeated_images(parts["train"], parts["val"])
+    ] == [
+        "images to validate with that are also trained with: 1: d/val/a/5.png is d/train/a/1.png",
+        "images that stand in two classes: 1: d/train/b/3.png is d/train/a/2.png",
+    ]
+    assert repeated_images(parts["val"]) == []
+
+
+def test_files_of_one_size_are_compared_by_content(tmp_path: Path) -> None:
+    """Ten thousand bytes that differ at the start, in the middle or nowhere."""
+    contents = {"a": b"0" * 10_000, "b": b"1" + b"0" * 9_999, "c": b"0" * 5_000 + b"1" * 5_000}
+    samples = []
+    for name in ("a", "b", "c", "a", "gone"):
+        path = tmp_path / f"{len(samples)}.jpg"
+        if name != "gone":
+            path.write_bytes(contents[name])
+        samples.append(Sample(str(path), 0, path))
+    assert same_images(samples) == [[0, 3]]
+
+
+def test_stretched_samples(tmp_path: Path) -> None:
+    (tmp_path / "a").mkdir()
+    ramp = np.arange(4096, dtype=np.uint16).reshape(64, 64)
+    Image.fromarray(ramp).save(tmp_path / "a/scan.png")
+    dataset = read_dataset(tmp_path)
+    remarks: list[str] = []
+    assert np.asarray(dataset.samples[0].decode(warn=remarks.append)).max() == 15
+    assert "scan.png: values from 0 to 4095 of 0..65535 give 16 grey levels" in remarks[0]
+    stretched = np.asarray(dataset.stretched().samples[0].decode())[:, :, 0]
+    assert np.abs(stretched - ramp * (255 / 4095)).max() <= 0.5
+
+
+# --- archives that are not what they say ---
+
+
+def test_a_member_is_never_unpacked_beyond_its_size(tmp_path: Path) -> None:
+    """Sizes in the table that are too large to be an image, and one that is a lie."""
+    for size in (1 << 30, 100):
+        path = tmp_path / f"{size}.zip"
+        with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
+            archive.writestr("a/x.png", bytes(1 << 20))
+        content = bytearray(path.read_bytes())
+        start = content.index(b"PK\x01\x02") + 24
+        content[start : start + 4] = size.to_bytes(4, "little")
+        path.write_bytes(content)
+        [sample] = read_dataset(path).samples
+        with pytest.raises(ImageError, match="more than 536870912" if size > 100 else "CRC"):
+            sample.open()

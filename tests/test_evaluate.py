@@ -235,9 +235,10 @@ def test_one_answer_for_nearly_all_images_is_warned_of(
     images = sum(counts.values())
     share = round(100 * (images - counts.get("wrong", 0)) / images)
     assert run(["evaluate", str(build(tmp_path, names))]) == 0
-    err = capsys.readouterr().err
+    repeated, *others = capsys.readouterr().err.splitlines()
+    assert repeated.startswith("images that stand in two classes: ")
     said = f"warning: {share} % of {images} images of 3 classes were classified as 'cat': prep"
-    assert err.startswith(said) if warned else err == ""
+    assert (others[0].startswith(said) and len(others) == 1) if warned else not others
 
 
 def test_command_csv_table_and_broken_images(model: Model, tmp_path: Path, capsys) -> None:
@@ -281,7 +282,7 @@ def test_mistakes_as_one_image(model: Model, tmp_path: Path, capsys) -> None:
         greys = [image.getpixel((x, 64)) for x in (64, 192, 320)]
     assert greys == [(80, 80, 80), (160, 160, 160), (255, 255, 255)]
     assert run(["evaluate", str(tmp_path / "data"), "--mistakes", str(tmp_path / "a.what")]) == 2
-    assert "a.what: cannot be written" in capsys.readouterr().err
+    assert "a.what: must end in .png or .jpg" in capsys.readouterr().err
 
 
 def test_the_sheet_has_room_for_many_and_none(model: Model, tmp_path: Path) -> None:

@@ -24,6 +24,10 @@ KINDS = {
     stat.S_IFBLK: "block device",
 }
 ABSENT = "no such file or folder"
+ADDRESS = re.compile("[a-z][a-z0-9+.-]+:/", re.IGNORECASE)  # two letters or more: not a drive
+DOWNLOAD = (
+    "a web address: download the image first, or pipe it: curl -L ADDRESS | mobilenetv2 classify -"
+)
 MOST_VISITS = 10_000  # of one folder through links; more come from links that branch at every level
 
 
@@ -38,7 +42,7 @@ def obstacle(path: str | os.PathLike[str]) -> str:
         try:
             return f"a link to {os.readlink(path)}, which does not exist"
         except OSError:
-            return ABSENT
+            return DOWNLOAD if ADDRESS.match(os.fspath(path)) else ABSENT
     except (OSError, ValueError) as error:  # ValueError: a NUL character in the name
         return f"cannot be read: {getattr(error, 'strerror', None) or error}"
     if stat.S_ISREG(mode):

@@ -7,8 +7,17 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from .options import model_option
-from .output import format_option, progress, write_json, write_properties, write_rows
+from .options import model_option, stretch_option
+from .output import (
+    OutputPath,
+    notify,
+    progress,
+    result_options,
+    show_image_warnings,
+    write_json,
+    write_properties,
+    write_rows,
+)
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -30,12 +39,18 @@ COLUMNS = ("class", "index", "images", "right", "percent")
 )
 @click.option(
     "--mistakes",
-    type=click.Path(dir_okay=False, path_type=Path),
+    type=OutputPath(".png", ".jpg", ".jpeg", ".webp", ".tif", ".tiff", ".bmp"),
     help="Write the 32 mistakes with the highest probability as one image.",
 )
-@format_option
+@stretch_option
+@result_options
 def evaluate(
-    data: str, model_name: str, split: str | None, mistakes: Path | None, format_: str
+    data: str,
+    model_name: str,
+    split: str | None,
+    mistakes: Path | None,
+    stretch: bool,
+    format_: str,
 ) -> int:
     """Measure the accuracy of a model on labelled images.
 
@@ -45,34 +60,33 @@ def evaluate(
 
     top1 and top5 are percent; ece is the expected calibration error from 0 to 1; nll is the mean
     negative log likelihood."""
-    import warnings
-
-    from ..datasets import read_dataset
+    from ..datasets import read_dataset, repeated_images
     from ..evaluation import contact_sheet
     from ..evaluation import evaluate as run
     from ..model import load
 
-    warnings.filterwarnings("ignore", module="PIL")
+    show_image_warnings()
     dataset = read_dataset(data, split)
-    for problem in dataset.problems:
-        click.echo(problem, err=True)
+    dataset = dataset.stretched() if stretch else dataset
+    for problem in (*dataset.problems, *repeated_images(dataset)):
+        notify(problem)
     model = load(model_name)
     with progress(len(dataset.samples), "evaluating") as step:
 
         def advance(sample: Sample, error: ImageError | None) -> None:
             step()
             if error:
-                click.echo(str(error), err=True)
+                notify(error)
 
         evaluation = run(model, dataset, advance)
     for warning in evaluation.warnings:
-        click.echo(f"warning: {warning}", err=True)
+        notify(f"warning: {warning}")
     _write(evaluation, str(model.checkpoint.preprocessing), format_)
     if mistakes:
         _save(contact_sheet(evaluation.mistakes), mistakes)
     skipped = len(evaluation.skipped)
     if skipped:
-        click.echo(f"{skipped} of {len(dataset.samples)} could not be read", err=True)
+        notify(f"{skipped} of {len(dataset.samples)} could not be read")
     return 1 if skipped else 0
 
 
@@ -107,7 +121,12 @@ def _write(evaluation: Evaluation, preprocessing: str, format_: str) -> None:
 
 
 def _save(sheet: Image, path: Path) -> None:
-    try:
-        sheet.save(path)
-    except (OSError, ValueError) as error:  # ValueError: a suffix that Pillow does not know
-        raise click.UsageError(f"{path}: cannot be written: {error}") from None
+    import io
+
+    from PIL import Image
+
+    from ..files import write_atomically
+
+    content = io.BytesIO()
+    sheet.save(content, Image.registered_extensions()[path.suffix.lower()])
+    write_atomically(path, content.getvalue())

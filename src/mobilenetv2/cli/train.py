@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from ..training import Trained
 
 RECIPES = ("paper", "modern", "finetune")
-FIELDS = ("epochs", "batch", "lr", "weight_decay", "patience", "seed", "balance")
+FIELDS = ("epochs", "batch", "lr", "weight_decay", "patience", "seed", "balance", "stretch")
 COLUMNS = ("class", "images", "right", "percent")
 
 
@@ -57,6 +57,9 @@ COLUMNS = ("class", "images", "right", "percent")
 @click.option("--patience", type=int, help="Stop after this many epochs without a better result.")
 @click.option("--seed", type=int, help="Seed of everything random.")
 @click.option("--balance", is_flag=True, default=None, help="Show all classes equally often.")
+@click.option(
+    "--stretch", is_flag=True, default=None, help="Decode images of more than 8 bits stretched."
+)
 @click.option(
     "--set",
     "changes",
