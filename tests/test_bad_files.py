@@ -218,6 +218,7 @@ def write_tar(stream: BinaryIO) -> None:
 
 WRONG_FILES: dict[str, bytes] = {
     "notes.txt": b"dear model",
+    "model.ckpt.index": b"\0\0\x1fMobilenetV2/Conv/weights/RMSProp_1",
     "photo.jpg": encoded(partial(Image.new("RGB", (8, 8)).save, format="JPEG")),
     "stuff.zip": encoded(write_zip),
     "stuff.tgz": encoded(write_tar),

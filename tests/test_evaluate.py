@@ -117,6 +117,19 @@ def test_ranks_count_equal_logits_in_order() -> None:
     assert huge.nll == pytest.approx(3e38)
 
 
+@pytest.mark.parametrize("count", [1, 2, 3, 4])
+def test_fewer_than_five_classes(tmp_path: Path, count: int) -> None:
+    checkpoint = random_checkpoint(width_mult=0.35, resolution=(32, 32), classes=count)
+    model = Model(replace(checkpoint, labels=tuple("abcd"[:count])), 1)
+    dataset = read_dataset(build(tmp_path, {f"{name}/1.png": 1 for name in "abcd"[:count]}))
+    evaluation = evaluate(model, dataset)
+    assert evaluation.scores.top1 == pytest.approx(100 / count)
+    assert evaluation.scores.top5 == 100
+    predictions = model.classify(tmp_path / "a/1.png", 10)
+    assert len(predictions) == count
+    assert sum(p.probability for p in predictions) == pytest.approx(1)
+
+
 def named(*classes: str, indices: tuple[int, ...] = ()) -> Dataset:
     return Dataset(classes, (), indices)
 

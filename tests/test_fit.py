@@ -25,6 +25,7 @@ from mobilenetv2.graph import layers
 from mobilenetv2.heads import Classifier
 from mobilenetv2.images import Preprocessing
 from mobilenetv2.nn import MobileNetV2
+from mobilenetv2.runtime.quantize import quantize
 from mobilenetv2.training import RECIPES, Machine, Recipe, Start, fit
 from mobilenetv2.training.epochs import DivergedError
 from mobilenetv2.training.machine import faster_precision
@@ -259,6 +260,51 @@ def test_fine_tuning_moves_all_but_the_statistics(two_classes: Path, tmp_path: P
         if name.startswith("features.") and name in before.arrays:
             same = np.array_equal(array.numpy(), before.arrays[name])
             assert same == ("running" in name), name
+
+
+def test_padding_and_epsilon_stay_those_of_the_weights(two_classes: Path, tmp_path: Path) -> None:
+    """Trained, saved, read again and quantised."""
+    rules = {"padding": "same", "bn_epsilon": 1e-3}
+    before = random_checkpoint(width_mult=0.35, resolution=(32, 32), **rules)
+    before.save(tmp_path / "start.safetensors")
+    recipe = RECIPES["finetune"].changed({"epochs": 1, "batch": 16})
+    start = Start(weights=tmp_path / "start.safetensors")
+    trained = fit(two_classes, tmp_path / "run", recipe, start, machine=MACHINE)
+    after = Checkpoint.load(trained.file)
+    with pytest.warns(UserWarning, match="images to calibrate with"):
+        quantized = quantize(after, sorted(two_classes.rglob("*.png"))[::20])
+    expected = before.architecture.with_classes(2)
+    assert after.architecture == quantized.architecture == expected
+    norms = [m for m in MobileNetV2(after.architecture).modules() if hasattr(m, "eps")]
+    assert {norm.eps for norm in norms} == {1e-3}
+
+
+def test_fifty_steps_in_bfloat16(tmp_path: Path) -> None:
+    """As good on easy classes as float32, whose classes are then all right."""
+    data = make_images(tmp_path / "data", {"dark": 50, "light": 50})
+    recipe, machine = QUICK.changed({"epochs": 5}), Machine(workers=0, precision="bf16")
+    trained = fit(data, tmp_path / "run", recipe, TINY, machine=machine)
+    losses = [float(row["train_loss"]) for row in read_log(tmp_path / "run")]
+    assert losses[-1] < 0.4 < losses[0]
+    found = evaluate(Model(Checkpoint.load(trained.file)), read_dataset(data))
+    assert found.scores.top1 >= 98
+
+
+def test_the_order_of_classes_is_in_the_file(tmp_path: Path) -> None:
+    counts = dict.fromkeys(("B", "a", *map(str, range(13))), 3)
+    data = make_images(tmp_path / "data", counts)
+    recipe = replace(QUICK, epochs=1)
+    trained = fit(data, tmp_path / "run", recipe, TINY, machine=MACHINE)
+    alone = trained.file.rename(tmp_path / "alone.safetensors")
+    ordered = ("0", "1", "10", "11", "12", *"23456789", "B", "a")  # by code point
+    model = Model(Checkpoint.load(alone))
+    assert model.checkpoint.labels == ordered
+    whole = evaluate(model, read_dataset(data))
+    (data / "B").rename(data / "b")  # another system's spelling and order
+    renamed = evaluate(model, read_dataset(data))
+    assert [c.label for c in renamed.classes] == [*ordered[:-2], "a", "b"]
+    assert renamed.scores.nll == pytest.approx(whole.scores.nll)
+    assert renamed.scores.top1 == whole.scores.top1
 
 
 def test_a_loss_that_is_not_finite_stops(

@@ -188,6 +188,17 @@ def test_cmyk_is_not_inverted(tmp_path: Path, ending: str) -> None:
     assert np.abs(pixels[8, 8] - (255, 0, 0)).max() <= 10
 
 
+def test_ycck_is_not_inverted() -> None:
+    """Photoshop's: the inks as YCbCr, their complements stored, and a marker that says so."""
+    inks = np.asarray(Image.fromarray(255 - photo()).convert("YCbCr"))
+    stored = np.dstack([255 - inks, np.zeros(inks.shape[:2], np.uint8)])  # no black
+    data = bytearray(encoded(Image.fromarray(stored, "CMYK"), "JPEG", quality=95))
+    data[data.index(b"Adobe") + 11] = 2  # YCCK
+    pixels = array(decode(io.BytesIO(data))).astype(int)
+    assert np.abs(pixels - photo()).mean() < 10
+    assert np.abs(pixels[8, 8] - (255, 0, 0)).max() <= 10
+
+
 @pytest.fixture(scope="module")
 def published(shared: Callable[[str], Path]) -> Model:
     return load(shared("models/tf2_mobilenet_v2_1.0_224_ptq.tflite"), int8=False)
@@ -803,8 +814,8 @@ def test_one_channel_follows_the_luma_weights() -> None:
 @pytest.mark.parametrize(
     "image",
     [
-        np.zeros((8, 8), np.uint8),
-        np.zeros((8, 8, 4), np.uint8),
+        np.zeros((8,), np.uint8),
+        np.zeros((8, 8, 2), np.uint8),
         np.zeros((3, 8, 8), np.uint8),
         np.zeros((1, 8, 8, 3), np.uint8),
         np.zeros((8, 8, 3), np.float32),

@@ -93,10 +93,10 @@ def test_a_list_gives_a_list_for_each(model, expected) -> None:
 @pytest.mark.parametrize(
     ("image", "message"),
     [
-        (np.zeros((4, 4, 3)), r"uint8, not float64: multiply values from 0 to 1 by 255"),
-        (np.zeros((4, 4, 3), np.int64), r"uint8, not int64: use astype"),
-        (np.zeros((3, 8, 8), np.uint8), r"not \(3, 8, 8\); move the channels to the end"),
-        (np.zeros((5, 4, 2), np.uint8), r"not \(5, 4, 2\)$"),
+        (np.zeros((4, 4, 3)), r"not \(4, 4, 3\) float64; multiply values from 0 to 1 by 255"),
+        (np.zeros((4, 4, 3), np.int64), r"not \(4, 4, 3\) int64$"),
+        (np.zeros((3, 8, 8), np.uint8), r"not \(3, 8, 8\) uint8; move the channels to the end"),
+        (np.zeros((5, 4, 2), np.uint8), r"not \(5, 4, 2\) uint8$"),
         (np.zeros((0, 4, 3), np.uint8), r"not \(0, 4, 3\)"),
         (b"", "not an image"),
         (7, "not int"),

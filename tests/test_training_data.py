@@ -245,6 +245,15 @@ def test_every_ending_counts(tmp_path: Path) -> None:
     assert split.problems[0] == "ignored 1 files that are not images by name: .mov (1)"
 
 
+@pytest.mark.parametrize("ending", ["heic", "AVIF", "jp2"])
+def test_kinds_that_pillow_may_not_read_are_never_passed_over(tmp_path: Path, ending: str) -> None:
+    build(tmp_path, {f"{name}/{i}.png": i for name in "ab" for i in range(3)})
+    (tmp_path / "a" / f"photo.{ending}").write_bytes(b"of a kind that cannot be read")
+    dataset = read_dataset(tmp_path)
+    assert len(dataset.samples) == 7
+    assert [Path(name).name for name in check_images(dataset.samples, 1)] == [f"photo.{ending}"]
+
+
 def test_complaints(tmp_path: Path) -> None:
     source = build(tmp_path, {**many("Cat", 120), **many("cat", 12), **many("val", 3)})
     (tmp_path / "empty").mkdir()

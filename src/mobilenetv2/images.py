@@ -325,20 +325,17 @@ def _from_array(array: NDArray[np.uint8]) -> Image:
     import numpy as np
     from PIL import Image
 
-    if array.dtype != np.uint8:
-        fix = (
-            "multiply values from 0 to 1 by 255 and use astype('uint8')"
-            if array.dtype.kind == "f"
-            else "use astype('uint8') once the values are from 0 to 255"
-        )
-        raise ImageError(f"an image as an array must be uint8, not {array.dtype}: {fix}")
     if array.ndim == 3 and array.shape[2] == 1:
         array = array[:, :, 0]
-    if not (array.ndim == 2 or (array.ndim == 3 and array.shape[2] in (3, 4))) or array.size == 0:
-        channels_first = array.ndim == 3 and array.shape[0] in (1, 3, 4)
-        fix = "; move the channels to the end: array.transpose(1, 2, 0)" if channels_first else ""
-        raise ImageError(
-            "an image as an array must be (H, W, 3) RGB, (H, W, 4) RGBA, (H, W) or (H, W, 1) grey, "
-            f"not {array.shape}{fix}"
-        )
-    return Image.fromarray(array)
+    grey = array.ndim == 2
+    if array.dtype == np.uint8 and array.size and (grey or array.shape[2:] in ((3,), (4,))):
+        return Image.fromarray(array)
+    fix = ""
+    if array.dtype.kind == "f":
+        fix = "; multiply values from 0 to 1 by 255 and use astype('uint8')"
+    elif array.ndim == 3 and array.shape[0] in (1, 3, 4) and array.shape[2] not in (3, 4):
+        fix = "; move the channels to the end: array.transpose(1, 2, 0)"
+    raise ImageError(
+        "an image as an array must be uint8, (H, W, 3) RGB, (H, W, 4) RGBA, (H, W) or (H, W, 1) "
+        f"grey, not {array.shape} {array.dtype}{fix}"
+    )
