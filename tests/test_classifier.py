@@ -196,8 +196,8 @@ def test_grey_images_from_colour_weights() -> None:
     colour = mobilenet_v2(weights=checkpoint).eval()
     x = torch.randn(2, 1, 64, 64, generator=torch.Generator().manual_seed(0))
     assert torch.allclose(grey(x), colour(x.expand(-1, 3, -1, -1)), atol=1e-4)
-    with pytest.raises(ArchitectureError, match="fit 1 or 3"):
-        mobilenet_v2(weights=checkpoint, in_chans=4)
+    with pytest.raises(ArchitectureError, match="weights for 1 channels do not fit in_chans=3"):
+        mobilenet_v2(weights=random_checkpoint(width_mult=0.35, in_channels=1), in_chans=3)
 
 
 @pytest.mark.parametrize("channels", [1, 3])
