@@ -171,13 +171,6 @@ def test_right_answers_are_counted_only_where_they_are_known(explanation: Explan
         assert f"<th>{counted}</th>" in Report(one, "ko").html()
 
 
-def test_the_title_names_the_file(folder: Path, tmp_path: Path) -> None:
-    page = tmp_path / "page.html"
-    assert run(["explain", str(folder / "tiny.safetensors"), "-o", str(page)]) == 0
-    html = page.read_text(encoding="utf-8")
-    assert "<title>Why MobileNetV2 works, tried on “tiny.safetensors”</title>" in html
-
-
 def test_names_are_text(pages) -> None:
     html = pages["en"].read_text(encoding="utf-8")
     assert "<b>emu" not in html
@@ -253,7 +246,9 @@ def test_without_photos(folder: Path, tmp_path: Path, capsys) -> None:
     page = tmp_path / "page.html"
     assert run(["explain", str(folder / "tiny.safetensors"), "-o", str(page)]) == 0
     assert "measured n 5" in capsys.readouterr().out
-    outline = Outline(page.read_text(encoding="utf-8"))
+    html = page.read_text(encoding="utf-8")
+    assert "<title>Why MobileNetV2 works, tried on “tiny.safetensors”</title>" in html
+    outline = Outline(html)
     assert "--images FOLDER" in outline.text
     assert [one for one in outline.ids if one in SECTIONS] == SECTIONS[:-1]
     assert "manifold-clipped" not in outline.ids
