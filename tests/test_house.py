@@ -32,6 +32,7 @@ TRUNK = {
     "cost",
     "paper",
     "images",
+    "decoding",
     "paths",
     "records",
     "labels",

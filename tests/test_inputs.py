@@ -4,14 +4,18 @@ from __future__ import annotations
 
 import io
 import os
+import warnings
 import zipfile
+from contextlib import nullcontext
 from pathlib import Path
 
 import numpy as np
 import pytest
 from PIL import Image
 
+from mobilenetv2.cli import run
 from mobilenetv2.datasets import Inputs, collect_images
+from mobilenetv2.decoding import NarrowRangeWarning
 from mobilenetv2.images import decode
 
 
@@ -173,4 +177,38 @@ def test_names_that_are_not_text(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     give_stdin(monkeypatch, os.fsencode(tmp_path / "b\udce9d.png"))
     assert [sample.source for sample in collect_images(["-"]).samples] == [
         tmp_path / "b\udce9d.png"
+    ]
+
+
+def test_narrow_16_bit_data_on_the_command_line(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    ramp = np.arange(4096, dtype=np.uint16).reshape(64, 64)
+    Image.fromarray(ramp).save(tmp_path / "scan.png")
+    Image.fromarray((ramp >> 4).astype(np.uint8)).save(tmp_path / "eight.png")
+    outputs = []
+    message = f"{tmp_path / 'scan.png'}: values from 0 to 4095 of 0..65535 give 16 grey levels"
+    for path, flags in (("scan.png", []), ("scan.png", ["--stretch"]), ("eight.png", [])):
+        warned = path == "scan.png" and not flags
+        with pytest.warns(NarrowRangeWarning, match=message) if warned else nullcontext():
+            assert run(["classify", str(tmp_path / path), *flags, "--format", "csv"]) == 0
+        out, err = capsys.readouterr()
+        assert err == ""
+        outputs.append([line.split(",", 1)[1] for line in out.splitlines()])
+    shown = warnings.formatwarning(NarrowRangeWarning("\x1b.png"), NarrowRangeWarning, "x.py", 1)
+    assert shown == "warning: \\x1b.png\n"
+    assert outputs[0] != outputs[1]
+    assert outputs[1][1].split(",")[:3] == outputs[2][1].split(",")[:3]
+
+
+def test_an_image_on_stdin_of_the_command(
+    root: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    give_stdin(monkeypatch, (root / "a.png").read_bytes())
+    assert run(["classify", "-", str(root / "gone.png"), "--format", "csv", "--top", "1"]) == 1
+    out, err = capsys.readouterr()
+    assert out.splitlines()[1].startswith("<stdin>,1,")
+    assert err.splitlines() == [
+        f"{root / 'gone.png'}: no such file or folder",
+        "1 of 2 could not be read",
     ]

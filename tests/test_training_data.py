@@ -13,6 +13,7 @@ import tarfile
 import time
 from collections import Counter, namedtuple
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -30,6 +31,7 @@ from mobilenetv2.training.data import (  # noqa: E402
     Images,
     ShardImages,
     check_images,
+    check_split,
     default_workers,
     loader,
     read_shards,
@@ -289,6 +291,30 @@ def test_broken_images_are_named_before_the_first_epoch(tmp_path: Path) -> None:
     assert {Path(name).name for name in broken} == {*bad, "header.png"}
     assert all(name in str(error) for name, error in broken.items())
     assert without(dataset, broken) == whole
+
+
+def test_what_is_counted_before_the_first_epoch(tmp_path: Path) -> None:
+    samples(tmp_path / "train", a=3, b=3)
+    samples(tmp_path / "val", a=2, b=2)
+    for i, path in enumerate(sorted((tmp_path / "val").rglob("*.png"))):
+        Image.new("RGB", (12, 10), (i, i, i)).save(path)
+    for name in ("val/a/x.png", "train/b/y.png"):
+        (tmp_path / name).write_bytes((tmp_path / "train/a/000.png").read_bytes())
+    ramp = np.arange(4096, dtype=np.uint16).reshape(64, 64)
+    for i in range(2):
+        Image.fromarray(ramp + i).save(tmp_path / f"val/a/scan{i}.png")
+    (tmp_path / "val/b/cut.png").write_bytes(b"")
+    split, broken = check_split(read_split(tmp_path), workers=2)
+    assert [Path(name).name for name in broken] == ["cut.png"]
+    assert len(split.val.samples) == 7
+    text = "\n".join(split.problems)
+    assert "images to validate with that are also trained with: 1: " in text
+    assert f"{tmp_path / 'val/a/x.png'} is {tmp_path / 'train/a/000.png'}" in text
+    assert f"stand in two classes: 1: {tmp_path / 'train/b/y.png'} is {tmp_path}" in text
+    assert f"2 images keep few grey levels: {tmp_path / 'val/a/scan0.png'}: values from 0" in text
+    stretched, _ = check_split(replace(split, val=split.val.stretched(), problems=()), workers=2)
+    assert len(stretched.problems) == 2
+    assert np.asarray(Images(stretched.val.samples, PLAIN)[3][0]).max() > 200
 
 
 @pytest.mark.parametrize("workers", [0, 1])

@@ -6,6 +6,7 @@ import glob
 import os
 import re
 import stat
+import unicodedata
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -24,6 +25,10 @@ KINDS = {
     stat.S_IFBLK: "block device",
 }
 ABSENT = "no such file or folder"
+ADDRESS = re.compile("[a-z][a-z0-9+.-]+:/", re.IGNORECASE)  # two letters or more: not a drive
+DOWNLOAD = (
+    "a web address: download the image first, or pipe it: curl -L ADDRESS | mobilenetv2 classify -"
+)
 MOST_VISITS = 10_000  # of one folder through links; more come from links that branch at every level
 
 
@@ -38,7 +43,7 @@ def obstacle(path: str | os.PathLike[str]) -> str:
         try:
             return f"a link to {os.readlink(path)}, which does not exist"
         except OSError:
-            return ABSENT
+            return DOWNLOAD if is_address(os.fspath(path)) else ABSENT
     except (OSError, ValueError) as error:  # ValueError: a NUL character in the name
         return f"cannot be read: {getattr(error, 'strerror', None) or error}"
     if stat.S_ISREG(mode):
@@ -54,6 +59,24 @@ def is_folder(path: str | os.PathLike[str]) -> bool:
         return stat.S_ISDIR(os.stat(path).st_mode)
     except (OSError, ValueError):
         return False
+
+
+def is_address(name: str) -> bool:
+    """Whether a name is a web address, perhaps with a slash less after it was a `Path`."""
+    return ADDRESS.match(name) is not None
+
+
+def located(folder: Path, name: str) -> Path:
+    """The path of a file that a list names, as the list has it or as another system writes it.
+
+    Other systems have backslashes, and write accents apart from their letters or in one.
+
+    Returns:
+        The first that exists, or the path as the list has it.
+    """
+    ways = [name, name.replace("\\", "/")]
+    ways += [unicodedata.normalize(form, way) for form in ("NFC", "NFD") for way in ways]
+    return next((folder / way for way in ways if os.path.lexists(folder / way)), folder / name)
 
 
 def is_hidden(name: str) -> bool:

@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from .options import model_option
-from .output import format_option, progress, write_json, write_rows
+from .options import model_option, stretch_option
+from .output import notify, progress, result_options, show_image_warnings, write_json, write_rows
 
 if TYPE_CHECKING:
     from ..datasets import Sample
@@ -28,9 +28,15 @@ COLUMNS = ("file", "rank", "index", "label", "probability")
     type=click.IntRange(min=1),
     help="Refuse larger images.  [default: about 179 million]",
 )
-@format_option
+@stretch_option
+@result_options
 def classify(
-    paths: Sequence[str], model_name: str, top: int, max_pixels: int | None, format_: str
+    paths: Sequence[str],
+    model_name: str,
+    top: int,
+    max_pixels: int | None,
+    stretch: bool,
+    format_: str,
 ) -> int:
     """Classify images.
 
@@ -38,17 +44,15 @@ def classify(
     column file, a pattern such as 'photos/*.jpg', or - for stdin: an image, or a list of files, one
     per line. Images that cannot be read are named on stderr,
     the others are classified, and the exit code is 1."""
-    import warnings
-
-    from ..datasets import Sample, collect_images
+    from ..datasets import collect_images
     from ..errors import ImageError
     from ..model import load
 
-    # Pillow warns about large images and odd EXIF data; what it cannot read is an error.
-    warnings.filterwarnings("ignore", module="PIL")
+    show_image_warnings()
     inputs = collect_images(paths)
+    inputs = inputs.stretched() if stretch else inputs
     for line in (*inputs.problems, *inputs.left_out):
-        click.echo(line, err=True)
+        notify(line)
     if not inputs.samples:
         raise click.UsageError("no images to classify")
     model = load(model_name)
@@ -58,20 +62,18 @@ def classify(
         nonlocal failed
         with progress(len(inputs.samples), "classifying") as advance:
             for sample, result in model.classify_files(
-                inputs.samples, top, Sample.open, max_pixels=max_pixels
+                inputs.samples, top, lambda sample: sample.decode(max_pixels=max_pixels)
             ):
                 advance()
                 if isinstance(result, ImageError):
                     failed += 1
-                    click.echo(str(result), err=True)
+                    notify(result)
                 else:
                     yield sample, result
 
     _write(results(), format_)
     if failed:
-        click.echo(
-            f"{failed} of {len(inputs.samples) + len(inputs.problems)} could not be read", err=True
-        )
+        notify(f"{failed} of {len(inputs.samples) + len(inputs.problems)} could not be read")
     return 1 if failed else 0
 
 

@@ -7,8 +7,17 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from .options import model_option
-from .output import format_option, progress, write_json, write_properties, write_rows
+from .options import model_option, stretch_option
+from .output import (
+    OutputPath,
+    notify,
+    progress,
+    result_options,
+    show_image_warnings,
+    write_json,
+    write_properties,
+    write_rows,
+)
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -17,6 +26,11 @@ if TYPE_CHECKING:
     from ..errors import ImageError
     from ..evaluation import Evaluation
 
+NAMED = {
+    "synsets": "the classes are WordNet ids, taken as those of ImageNet's 1000 classes",
+    "numbers": "the classes are numbers, taken as the model's classes, counted from 0 without a "
+    "background class",
+}
 COLUMNS = ("class", "index", "images", "right", "percent")
 
 
@@ -30,12 +44,18 @@ COLUMNS = ("class", "index", "images", "right", "percent")
 )
 @click.option(
     "--mistakes",
-    type=click.Path(dir_okay=False, path_type=Path),
+    type=OutputPath(".png", ".jpg", ".jpeg", ".webp", ".tif", ".tiff", ".bmp"),
     help="Write the 32 mistakes with the highest probability as one image.",
 )
-@format_option
+@stretch_option
+@result_options
 def evaluate(
-    data: str, model_name: str, split: str | None, mistakes: Path | None, format_: str
+    data: str,
+    model_name: str,
+    split: str | None,
+    mistakes: Path | None,
+    stretch: bool,
+    format_: str,
 ) -> int:
     """Measure the accuracy of a model on labelled images.
 
@@ -45,34 +65,36 @@ def evaluate(
 
     top1 and top5 are percent; ece is the expected calibration error from 0 to 1; nll is the mean
     negative log likelihood."""
-    import warnings
-
-    from ..datasets import read_dataset
-    from ..evaluation import contact_sheet
+    from ..datasets import read_dataset, repeated_images
+    from ..evaluation import contact_sheet, how_named
     from ..evaluation import evaluate as run
     from ..model import load
 
-    warnings.filterwarnings("ignore", module="PIL")
+    show_image_warnings()
     dataset = read_dataset(data, split)
-    for problem in dataset.problems:
-        click.echo(problem, err=True)
+    dataset = dataset.stretched() if stretch else dataset
+    for problem in (*dataset.problems, *repeated_images(dataset)):
+        notify(problem)
     model = load(model_name)
+    architecture, labels = model.checkpoint.architecture, model.checkpoint.labels
+    if remark := NAMED.get(how_named(dataset, labels, architecture.classes or 0)):
+        click.echo(remark, err=True)
     with progress(len(dataset.samples), "evaluating") as step:
 
         def advance(sample: Sample, error: ImageError | None) -> None:
             step()
             if error:
-                click.echo(str(error), err=True)
+                notify(error)
 
         evaluation = run(model, dataset, advance)
     for warning in evaluation.warnings:
-        click.echo(f"warning: {warning}", err=True)
+        notify(f"warning: {warning}")
     _write(evaluation, str(model.checkpoint.preprocessing), format_)
     if mistakes:
         _save(contact_sheet(evaluation.mistakes), mistakes)
     skipped = len(evaluation.skipped)
     if skipped:
-        click.echo(f"{skipped} of {len(dataset.samples)} could not be read", err=True)
+        notify(f"{skipped} of {len(dataset.samples)} could not be read")
     return 1 if skipped else 0
 
 
@@ -107,7 +129,12 @@ def _write(evaluation: Evaluation, preprocessing: str, format_: str) -> None:
 
 
 def _save(sheet: Image, path: Path) -> None:
-    try:
-        sheet.save(path)
-    except (OSError, ValueError) as error:  # ValueError: a suffix that Pillow does not know
-        raise click.UsageError(f"{path}: cannot be written: {error}") from None
+    import io
+
+    from PIL import Image
+
+    from ..files import write_atomically
+
+    content = io.BytesIO()
+    sheet.save(content, Image.registered_extensions()[path.suffix.lower()])
+    write_atomically(path, content.getvalue())

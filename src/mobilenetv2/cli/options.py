@@ -18,6 +18,12 @@ model_option = click.option(
     help="Model file, or a name from `models`.",
 )
 
+stretch_option = click.option(
+    "--stretch",
+    is_flag=True,
+    help="Map the values of a grey image of more than 8 bits to black..white, its lowest to its highest.",
+)
+
 
 def resolution_option(default: str) -> Callable[[Command], Command]:
     """The option `--resolution SIDE|HxW`, which a command gets as (height, width) or None.

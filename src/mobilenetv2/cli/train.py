@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from ..training import Trained
 
 RECIPES = ("paper", "modern", "finetune")
-FIELDS = ("epochs", "batch", "lr", "weight_decay", "patience", "seed", "balance")
+FIELDS = ("epochs", "batch", "lr", "weight_decay", "patience", "seed", "balance", "stretch")
 COLUMNS = ("class", "images", "right", "percent")
 
 
@@ -58,6 +58,9 @@ COLUMNS = ("class", "images", "right", "percent")
 @click.option("--seed", type=int, help="Seed of everything random.")
 @click.option("--balance", is_flag=True, default=None, help="Show all classes equally often.")
 @click.option(
+    "--stretch", is_flag=True, default=None, help="Decode images of more than 8 bits stretched."
+)
+@click.option(
     "--set",
     "changes",
     metavar="NAME=VALUE",
@@ -69,7 +72,7 @@ COLUMNS = ("class", "images", "right", "percent")
     type=click.Choice(["auto", "32", "bf16"]),
     default="auto",
     show_default=True,
-    help="Arithmetic; auto: the faster of the two.",
+    help="Arithmetic; auto: bf16 if the device has instructions for it.",
 )
 @click.option("--workers", type=int, help="Processes that read images.")
 @click.option(

@@ -8,11 +8,11 @@ import re
 import sys
 from collections import Counter
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from ..errors import UserError, shortened
-from ..paths import ABSENT, folder_content, is_folder, matching_paths, obstacle
+from ..paths import ABSENT, folder_content, is_folder, located, matching_paths, obstacle
 from .archive import InMemory
 from .csv_list import read_file_column
 from .folders import read_archive
@@ -22,7 +22,6 @@ UNLABELLED = -1
 STDIN = "<stdin>"
 MOST_STDIN_BYTES = 1 << 29
 CONTROL = re.compile(rb"[\x01-\x08\x0b\x0c\x0e-\x1f\x7f]")
-ADDRESS = re.compile("[a-z][a-z0-9+.-]+://", re.IGNORECASE)
 
 
 @dataclass(frozen=True)
@@ -39,6 +38,10 @@ class Inputs:
     samples: tuple[Sample, ...]
     problems: tuple[str, ...] = ()
     left_out: tuple[str, ...] = ()
+
+    def stretched(self) -> Inputs:
+        """The same images, those of more than 8 bits to be decoded with `stretch`."""
+        return replace(self, samples=tuple(replace(s, stretch=True) for s in self.samples))
 
 
 def collect_images(arguments: Iterable[str | os.PathLike[str]]) -> Inputs:
@@ -90,11 +93,6 @@ class _Collector:
             self._problem(str(error))
 
     def _add_path(self, name: str, patterns: bool) -> None:
-        if ADDRESS.match(name):
-            raise UserError(
-                f"{name}: a web address: download the image first, or pipe it: "
-                "curl -L ADDRESS | mobilenetv2 classify -"
-            )
         if is_folder(name):
             self._add_folder(Path(name))
         elif reason := obstacle(name):
@@ -157,7 +155,7 @@ class _Collector:
         if not names:
             self._problem("-: stdin has neither an image nor names of images")
         for name in names:
-            self.add(os.fsdecode(name), patterns=False)
+            self.add(str(located(Path(), os.fsdecode(name))), patterns=False)
 
 
 def _read_stdin() -> bytes:

@@ -161,7 +161,7 @@ def evaluate(
     outcomes: list[Outcome] = []
     skipped: list[ImageError] = []
     mistakes: list[Mistake] = []
-    with closing(model.map_images(dataset.samples, use, Sample.open)) as results:
+    with closing(model.map_images(dataset.samples, use, Sample.decode)) as results:
         for sample, outcome in results:
             if advance:
                 advance(sample, outcome if isinstance(outcome, ImageError) else None)

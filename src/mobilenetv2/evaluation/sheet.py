@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from ..images import decode
+from ..decoding import ignore_remark
 from .classification import Mistake
 
 if TYPE_CHECKING:
@@ -37,7 +37,7 @@ def contact_sheet(mistakes: Sequence[Mistake]) -> Image:
     draw, font = ImageDraw.Draw(sheet), ImageFont.load_default(11)
     for i, mistake in enumerate(shown):
         x, y = i % COLUMNS * TILE, i // COLUMNS * (TILE + CAPTION)
-        image = decode(mistake.sample.open())
+        image = mistake.sample.decode(warn=ignore_remark)
         scale = (TILE - 4) / max(image.size)
         width, height = (max(1, round(side * scale)) for side in image.size)
         image = image.resize((width, height), Image.Resampling.BICUBIC)

@@ -13,11 +13,11 @@ from torch import Tensor
 from torch.utils.data import DataLoader
 
 from ..datasets import Sample
+from ..decoding import ignore_remark
 from ..errors import ImageError, UserError
-from ..images import decode
 from .augment import Transform
 from .shards import ShardImages, Shards, read_shards, shard_loader
-from .splits import Split, check_images, read_split, without
+from .splits import Split, check_images, check_split, read_split, without
 from .workers import MAX_WORKERS, Batch, batch_loader, default_workers, stacked
 
 __all__ = [
@@ -26,6 +26,7 @@ __all__ = [
     "Shards",
     "Split",
     "check_images",
+    "check_split",
     "default_workers",
     "loader",
     "read_shards",
@@ -74,7 +75,7 @@ class Images(torch.utils.data.Dataset[tuple[Tensor, int]]):
         """
         pixels = self._decoded[i] if i < len(self._decoded) else None
         sample = self.samples[i]
-        image = decode(sample.open()) if pixels is None else Image.fromarray(pixels)
+        image = sample.decode(warn=ignore_remark) if pixels is None else Image.fromarray(pixels)
         rng = np.random.default_rng((i + 1, self.epoch, self.seed))
         return torch.from_numpy(self.transform(image, rng)).permute(2, 0, 1), sample.target
 
@@ -84,7 +85,7 @@ def _decoded(samples: Sequence[Sample], max_bytes: int) -> list[NDArray[np.uint8
 
     def pixels(sample: Sample) -> NDArray[np.uint8] | None:
         try:
-            return np.asarray(decode(sample.open()))
+            return np.asarray(sample.decode(warn=ignore_remark))
         except ImageError:
             return None
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+import warnings
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass, replace
 from importlib.metadata import version
@@ -14,6 +15,7 @@ from lightning.fabric import Fabric
 
 from ..checkpoint import Checkpoint
 from ..datasets import Dataset, read_dataset
+from ..decoding import NarrowRangeWarning
 from ..errors import ImageError, UserError
 from ..evaluation import Evaluation, evaluate, match_classes
 from ..model import Model
@@ -23,14 +25,13 @@ from .data import (
     Images,
     ShardImages,
     Split,
-    check_images,
+    check_split,
     loader,
     read_shards,
     read_split,
-    without,
 )
 from .epochs import Progress, RunContext, run_epochs
-from .machine import Machine, faster_precision, launch, once
+from .machine import Machine, automatic_precision, launch, once
 from .network import Start, build, fit_head, last_map, prepare, restore
 from .recipes import Recipe, default_recipe
 from .report import draw_confusion, draw_curves
@@ -177,13 +178,14 @@ def _images(job: Job) -> tuple[Split, dict[str, ImageError]]:
         split = _split_of_shards(job)
     else:
         split = read_split(job.data, job.val, val_share=job.recipe.val_share, seed=job.recipe.seed)
-    samples = (*split.train.samples, *split.val.samples)
-    broken = once(job.fabric, lambda: check_images(samples, job.machine.worker_count))
-    split = replace(split, train=without(split.train, broken), val=without(split.val, broken))
+    if job.recipe.stretch:
+        split = replace(split, train=split.train.stretched(), val=split.val.stretched())
+    images = len(split.train.samples) + len(split.val.samples)
+    split, broken = once(job.fabric, lambda: check_split(split, job.machine.worker_count))
     for problem in (*split.problems, *map(str, broken.values())):
         LOG.warning("%s", problem)
     if broken:
-        LOG.warning("%d of %d images cannot be read and are left out", len(broken), len(samples))
+        LOG.warning("%d of %d images cannot be read and are left out", len(broken), images)
     for purpose, part in (("train", split.train), ("validate", split.val)):
         if not part.samples and not (part is split.train and job.in_shards):
             first = next(iter(broken.values()))
@@ -247,11 +249,8 @@ def _begin(job: Job, split: Split, before: Settings | None) -> tuple[MobileNetV2
     if before:
         settled["precision"] = before.precision
     if settled["precision"] is None:
-        batch = -(-job.recipe.batch // job.fabric.world_size)
-        settled["precision"] = once(
-            job.fabric, lambda: faster_precision(net, preprocessing, job.fabric.device, batch)
-        )
-        LOG.info("precision %s is the faster on this machine", settled["precision"])
+        settled["precision"] = once(job.fabric, lambda: automatic_precision(job.fabric.device))
+    LOG.info("precision %s", settled["precision"])
     settings = Settings(
         version=version("mobilenetv2"),
         data=job.data,
@@ -297,7 +296,13 @@ def _run_context(
         trainer,
         folder,
         job.machine,
-        ShardImages(read_shards(job.data, settings.classes), augmented, recipe.seed, rank, world)
+        ShardImages(
+            replace(read_shards(job.data, settings.classes), stretch=recipe.stretch),
+            augmented,
+            recipe.seed,
+            rank,
+            world,
+        )
         if job.in_shards
         else Images(split.train.samples, augmented, recipe.seed, CACHE_BYTES),
         Images(split.val.samples, evaluation_transform(preprocessing)),
@@ -327,7 +332,9 @@ def _checkpoint(net: MobileNetV2, settings: Settings, scores: Mapping[str, float
 def _finish(folder: RunFolder, settings: Settings, val: Dataset, progress: Progress) -> Evaluation:
     """Evaluates the model file by the CPU runtime, writes the scores into it, and draws figures."""
     checkpoint = Checkpoint.load(folder.model)
-    evaluation = evaluate(Model(checkpoint), _validation(val))
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", NarrowRangeWarning)  # counted before training
+        evaluation = evaluate(Model(checkpoint), _validation(val))
     scores = {
         "epoch": progress.best["epoch"],
         **asdict(evaluation.scores),
