@@ -311,6 +311,7 @@ def test_other_networks(tmp_path: Path) -> None:
         (["-o", "nowhere/page.html"], "the folder nowhere does not exist"),
         (["-o", "page.html", "--images", "nowhere"], "nowhere: no such file or folder"),
         (["-o", "page.html", "--lang", "tlh"], "'tlh' is not one of"),
+        (["-o", "page.html", "--seed", "-1"], "'--seed': -1 is not in the range"),
         ([], "Missing option"),
     ],
 )
