@@ -35,7 +35,7 @@ from .machine import Machine, automatic_precision, launch, once
 from .network import Start, build, fit_head, last_map, prepare, restore
 from .recipes import Recipe, default_recipe
 from .report import draw_confusion, draw_curves
-from .run_folder import RunFolder, Settings
+from .run_folder import RunFolder, Settings, is_same_file
 from .trainer import Trainer, balanced
 
 LOG = logging.getLogger(__name__)
@@ -123,6 +123,7 @@ def fit(
     state = None
     if before:
         before.check_resumed(_resumable_settings(job, split))
+        _warn_of_changes(job, before)
         state = folder.read_state()
     if before and state:
         net, settings = prepare(restore(before.architecture, before.recipe)), before
@@ -170,6 +171,21 @@ def _resumable_settings(job: Job, split: Split) -> dict[str, Any]:
         "images": {"train": len(split.train.samples), "val": len(split.val.samples)},
         "precision": None if job.machine.precision == "auto" else job.machine.precision,
     }
+
+
+def _warn_of_changes(job: Job, before: Settings) -> None:
+    """Warns of what may have changed without another result, and is not compared."""
+    sources = {"images to train with": (before.data, job.data)}
+    sources["images to validate with"] = before.val, job.val
+    for noun, (old, new) in sources.items():
+        if old != new and not is_same_file(old, new):
+            LOG.warning("the %s were %s, and are now %s: they must be the same", noun, old, new)
+    if job.fabric.world_size != before.processes:
+        LOG.warning(
+            "the run to resume had %d processes, now there are %d: the weights will differ a little",
+            before.processes,
+            job.fabric.world_size,
+        )
 
 
 def _images(job: Job) -> tuple[Split, dict[str, ImageError]]:
