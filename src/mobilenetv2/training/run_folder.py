@@ -115,8 +115,9 @@ def is_same_file(one: Any, other: Any) -> bool:
 
 
 def _differing(name: str, before: Any, now: Any) -> str:
-    old, new = (x.to_dict() if isinstance(x, Record) else x for x in (before, now))
-    path: list[str] = [] if isinstance(before, Recipe | Start) else [name]
+    if not isinstance(before, Recipe | Start):
+        return f"{name} {before!r:.200}, not {now!r:.200}"
+    old, new, path = before.to_dict(), now.to_dict(), []
     while isinstance(old, dict) and isinstance(new, dict) and old.keys() == new.keys():
         path.append(next(key for key in old if old[key] != new[key]))
         old, new = old[path[-1]], new[path[-1]]
