@@ -342,3 +342,86 @@ def test_a_member_is_never_unpacked_beyond_its_size(tmp_path: Path) -> None:
         [sample] = read_dataset(path).samples
         with pytest.raises(ImageError, match="more than 536870912" if size > 100 else "CRC"):
             sample.open()
+
+
+# --- names as other systems write them ---
+
+
+@pytest.mark.parametrize("kind", ["folder", "zip", "csv"])
+def test_one_class_whose_accents_are_written_in_two_ways(tmp_path: Path, kind: str) -> None:
+    apart, joined = "cafe\u0301", "caf\u00e9"
+    root = build(tmp_path / "data", {f"train/{apart}/1.png": 1, "train/b/1.png": 2})
+    build(root, {f"val/{joined}/1.png": 3, "val/b/1.png": 4})
+    source = root
+    if kind == "zip":
+        source = packed(root, tmp_path / "d.zip")
+    elif kind == "csv":
+        source = root / "list.csv"
+        source.write_text(
+            f"file,label,split\ntrain/{apart}/1.png,{apart},train\nval/{joined}/1.png,{joined},val\n",
+            encoding="utf-8",
+        )
+    assert joined in read_dataset(source).classes
+    assert apart not in read_dataset(source).classes
+    parts = read_splits(source)
+    assert parts["train"].classes[-1] == parts["val"].classes[-1] == joined
+    assert ("café", 3) in greys(parts["val"])
+
+
+def test_a_list_made_on_another_system(tmp_path: Path) -> None:
+    build(tmp_path, {"a/caf\u00e9/1.png": 1, "b\\c.png": 2})
+    lines = ["a\\cafe\u0301\\1.png,x", "b\\c.png,y", "gone\\1.png,y"]
+    (tmp_path / "list.csv").write_text("\n".join(["file,label", *lines]), encoding="utf-8")
+    dataset = read_dataset(tmp_path / "list.csv")
+    assert [sample.source for sample in dataset.samples] == [
+        tmp_path / "a/caf\u00e9/1.png",
+        tmp_path / "b\\c.png",
+        tmp_path / "gone\\1.png",
+    ]
+
+
+def test_a_list_of_addresses_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "list.csv").write_text("file,label\nhttps://example.org/1.jpg,a\n")
+    with pytest.raises(UserError, match="line 2: a web address: download the images first"):
+        read_dataset(tmp_path / "list.csv")
+
+
+# --- folders of other tasks ---
+
+OTHERS = {
+    "Pascal VOC": ("JPEGImages/1.png", "Annotations/1.xml", "SegmentationClass/1.png"),
+    "Pascal VOC 2": ("VOC2012/JPEGImages/1.png", "VOC2012/Annotations/1.xml"),
+    "Pascal VOC 3": ("VOCdevkit/VOC2012/JPEGImages/1.png", "VOCdevkit/VOC2012/Annotations/1.xml"),
+    "COCO": ("annotations/instances_train2017.json", "train2017/1.png", "val2017/2.png"),
+    "YOLO": ("data.yaml", "images/train/1.png", "labels/train/1.txt"),
+    "YOLO 2": ("data.yaml", "train/images/1.png", "train/labels/1.txt", "valid/images/1.png"),
+    "ADE20K": ("images/training/1.png", "annotations/training/1.png"),
+    "Cityscapes": ("leftImg8bit/train/1.png", "gtFine/train/1.png"),
+    "segmentation": ("images/1.png", "masks/1.png"),
+}
+
+
+@pytest.mark.parametrize("zipped", [False, True])
+@pytest.mark.parametrize("name", OTHERS)
+def test_folders_of_other_tasks_are_recognised(tmp_path: Path, name: str, zipped: bool) -> None:
+    root = build(tmp_path / "data", {path: 1 for path in OTHERS[name] if path.endswith(".png")})
+    for path in OTHERS[name]:
+        (root / path).parent.mkdir(parents=True, exist_ok=True)
+        (root / path).touch()
+    if zipped:
+        root = packed(root, tmp_path / "d.zip")
+    expected = rf"a (COCO or )?{name.rstrip(' 23')} folder \(.*one folder per class.*a \.csv list"
+    for read in (read_dataset, read_splits):
+        with pytest.raises(UserError, match=expected):
+            read(root)
+
+
+def test_a_part_of_another_task_beside_class_folders_is_left_out(tmp_path: Path) -> None:
+    """Of images/ beside train/ and val/, which link to it, only the two parts count."""
+    build(tmp_path, {"images/a/1.png": 1, "images/b/1.png": 2, "labels/a/1.png": 1})
+    build(tmp_path, {"val/a/1.png": 3, "val/b/1.png": 4, "elsewhere/x/images/1.png": 1})
+    (tmp_path / "train").mkdir()
+    for name in "ab":
+        (tmp_path / "train" / name).symlink_to(f"../images/{name}")
+    assert greys(read_splits(tmp_path)["train"]) == [("a", 1), ("b", 2)]
+    assert greys(read_dataset(tmp_path)) == [("a", 3), ("b", 4)]

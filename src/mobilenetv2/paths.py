@@ -6,6 +6,7 @@ import glob
 import os
 import re
 import stat
+import unicodedata
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -42,7 +43,7 @@ def obstacle(path: str | os.PathLike[str]) -> str:
         try:
             return f"a link to {os.readlink(path)}, which does not exist"
         except OSError:
-            return DOWNLOAD if ADDRESS.match(os.fspath(path)) else ABSENT
+            return DOWNLOAD if is_address(os.fspath(path)) else ABSENT
     except (OSError, ValueError) as error:  # ValueError: a NUL character in the name
         return f"cannot be read: {getattr(error, 'strerror', None) or error}"
     if stat.S_ISREG(mode):
@@ -58,6 +59,24 @@ def is_folder(path: str | os.PathLike[str]) -> bool:
         return stat.S_ISDIR(os.stat(path).st_mode)
     except (OSError, ValueError):
         return False
+
+
+def is_address(name: str) -> bool:
+    """Whether a name is a web address, perhaps with a slash less after it was a `Path`."""
+    return ADDRESS.match(name) is not None
+
+
+def located(folder: Path, name: str) -> Path:
+    """The path of a file that a list names, as the list has it or as another system writes it.
+
+    Other systems have backslashes, and write accents apart from their letters or in one.
+
+    Returns:
+        The first that exists, or the path as the list has it.
+    """
+    ways = [name, name.replace("\\", "/")]
+    ways += [unicodedata.normalize(form, way) for form in ("NFC", "NFD") for way in ways]
+    return next((folder / way for way in ways if os.path.lexists(folder / way)), folder / name)
 
 
 def is_hidden(name: str) -> bool:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import re
+import unicodedata
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import islice
@@ -11,6 +12,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from ..errors import UserError
+from ..paths import is_address, located
 from .sample import Dataset, Sample
 from .splits import is_split
 
@@ -99,7 +101,7 @@ def _line(path: Path, number: int, row: Mapping[str, str | None]) -> Line:
     index = row.get("index", "-1") or ""
     if "index" in row and not re.fullmatch("[0-9]{1,9}", index):
         raise UserError(f"{path}: line {number}: index {index!r} is not a whole number from 0")
-    name = row.get("label", index)
+    name = unicodedata.normalize("NFC", row.get("label", index) or "")
     if not name:
         raise UserError(f"{path}: line {number} has no label")
     split = row.get("split", "") or ""
@@ -111,4 +113,6 @@ def _line(path: Path, number: int, row: Mapping[str, str | None]) -> Line:
 def _file(path: Path, number: int, row: Mapping[str, str | None]) -> Path:
     if not row["file"]:
         raise UserError(f"{path}: line {number} names no file")
-    return path.parent / row["file"]
+    if is_address(row["file"]):
+        raise UserError(f"{path}: line {number}: a web address: download the images first")
+    return located(path.parent, row["file"])

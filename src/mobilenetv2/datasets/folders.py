@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import unicodedata
 import zipfile
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
@@ -12,6 +13,7 @@ from pathlib import Path
 from ..errors import UserError, shortened
 from ..paths import folder_content, is_hidden, is_image_name
 from .archive import Archive
+from .layouts import other_layout
 from .sample import Dataset, Sample
 from .splits import is_split
 
@@ -48,13 +50,17 @@ class Folders:
         Args:
             chosen: The splits to read: folders of the first level, with class folders in them.
             own_classes: Take the classes of these splits alone, instead of those of all splits.
+
+        Raises:
+            UserError: The folders are those of another task, such as detection.
         """
+        self._check_layout(chosen)
         depth = 1 if chosen else 0  # of the class folders
         splits = [name for name in self.top_names() if is_split(name) or name in chosen]
         parents = chosen if own_classes else splits
         classes = sorted(
             {
-                path[depth]
+                _class_name(path[depth])
                 for path in self.folders
                 if len(path) == depth + 1 and (not chosen or path[0] in parents)
             }
@@ -66,7 +72,8 @@ class Folders:
                 continue
             if len(path) > depth + 1:
                 name = str(self.path.joinpath(*path))
-                samples.append(Sample(name, index[path[depth]], source, member))
+                target = index[_class_name(path[depth])]
+                samples.append(Sample(name, target, source, member))
             else:
                 outside.append("/".join(path))
         problems = [*self.problems, *_left_out(self.others, self.hidden)]
@@ -85,6 +92,20 @@ class Folders:
             problems.append(f"{len(empty)} classes without images: {shortened(names)}")
         printable = tuple(name.encode("utf-8", "backslashreplace").decode() for name in classes)
         return Dataset(printable, tuple(samples), (), tuple(problems))
+
+    def _check_layout(self, chosen: Sequence[str]) -> None:
+        names = self.top_names()
+        reason = "" if chosen else other_layout(names)
+        for top in names:
+            below = {path[1] for path in self.folders if len(path) == 2 and path[0] == top}
+            reason = reason or other_layout(below, certain=not (chosen and is_split(top)))
+        if reason:
+            raise UserError(f"{self.path}: {reason}")
+
+
+def _class_name(folder: str) -> str:
+    """The name of a class; systems differ in whether they write accents apart from their letters."""
+    return unicodedata.normalize("NFC", folder)
 
 
 def read_folder(root: Path) -> Folders:

@@ -12,7 +12,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from ..errors import UserError, shortened
-from ..paths import ABSENT, folder_content, is_folder, matching_paths, obstacle
+from ..paths import ABSENT, folder_content, is_folder, located, matching_paths, obstacle
 from .archive import InMemory
 from .csv_list import read_file_column
 from .folders import read_archive
@@ -155,7 +155,7 @@ class _Collector:
         if not names:
             self._problem("-: stdin has neither an image nor names of images")
         for name in names:
-            self.add(os.fsdecode(name), patterns=False)
+            self.add(str(located(Path(), os.fsdecode(name))), patterns=False)
 
 
 def _read_stdin() -> bytes:
