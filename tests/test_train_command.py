@@ -66,6 +66,24 @@ def test_the_file_is_as_good_as_it_says(data: Path, tmp_path: Path, capsys) -> N
     assert said["balanced"] == pytest.approx(sum(recalls) / 2)
 
 
+def test_names_that_are_not_text(tmp_path: Path, capsys) -> None:
+    folder, out = tmp_path / "d\udcff", tmp_path / "r\udcfe"
+    try:
+        make_images(folder / "train", {"caf\udce9": 10, "$\\x$\x1b]": 10})
+    except (OSError, UnicodeError):
+        pytest.skip("this file system takes text alone")
+    (folder / "train" / "caf\udce9" / "bad\udce9.png").write_bytes(b"no")
+    assert run(["train", str(folder), "-o", str(out), *QUICK]) == 1
+    captured = capsys.readouterr()
+    assert r"d\xff/train/caf\xe9/bad\xe9.png: not an image" in captured.err
+    assert "\x1b" not in captured.err + captured.out
+    assert Checkpoint.load(out / "model.safetensors").labels == (r"$\x$\x1b]", r"caf\xe9")
+    assert RunFolder(out).read_settings().data == str(folder)
+    assert {path.suffix for path in out.iterdir()} >= {".png", ".csv", ".json"}
+    assert list(out.glob("events.out.tfevents.*"))
+    assert run(["train", str(folder), "-o", str(out), "--resume"]) == 1
+
+
 def test_broken_images(data: Path, tmp_path: Path, capsys) -> None:
     (data / "train" / "dark" / "bad.jpg").write_bytes(b"bad")
     assert run(["train", str(data), "-o", str(tmp_path / "run"), *QUICK]) == 1

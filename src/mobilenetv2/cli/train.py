@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from ..printable import printable
 from .options import resolution_option
 from .output import format_option, write_json, write_rows
 
@@ -255,10 +256,18 @@ def _recipe(options: Mapping[str, Any], changes: Mapping[str, Any]) -> Any:
     return default.changed(changes) if changes else None
 
 
+class _Printable(logging.Formatter):
+    """Escapes what a terminal might obey, or could not show."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        return printable(super().format(record))
+
+
 @contextmanager
 def _logged(level: int) -> Iterator[logging.Logger]:
     """In the block, writes the library's log to stderr, without prefixes."""
     logger, handler = logging.getLogger("mobilenetv2"), logging.StreamHandler()
+    handler.setFormatter(_Printable())
     before = logger.level
     logger.addHandler(handler)
     logger.setLevel(level)

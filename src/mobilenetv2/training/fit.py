@@ -6,6 +6,7 @@ import logging
 import os
 import warnings
 from collections.abc import Iterator, Mapping
+from contextlib import closing
 from dataclasses import asdict, dataclass, replace
 from importlib.metadata import version
 from pathlib import Path
@@ -31,6 +32,7 @@ from .data import (
     read_split,
 )
 from .epochs import Progress, RunContext, run_epochs
+from .events import Events
 from .machine import Machine, automatic_precision, launch, once
 from .network import Start, build, fit_head, last_map, prepare, restore
 from .recipes import Recipe, default_recipe
@@ -116,7 +118,7 @@ def fit(
         Stopped: SIGINT or SIGTERM was received, and the state was saved.
     """
     folder, machine = RunFolder(out), machine or Machine()
-    fabric = launch(folder.path)
+    fabric = launch()
     before = once(fabric, folder.read_settings if resume else folder.check_new)
     job = _job(fabric, machine, os.fspath(data), val and os.fspath(val), recipe, start, before)
     split, broken = _images(job)
@@ -136,7 +138,9 @@ def fit(
     if state:
         progress = Progress(**state.pop("progress"))
         trainer.load_state_dict(state)
-    run_epochs(_run_context(job, folder, trainer, settings, split), progress)
+    context = _run_context(job, folder, trainer, settings, split)
+    with closing(context.events):
+        run_epochs(context, progress)
     evaluation = once(fabric, lambda: _finish(folder, settings, split.val, progress))
     return Trained(folder.model, progress.epoch, int(progress.best["epoch"]), evaluation, broken)
 
@@ -311,6 +315,7 @@ def _run_context(
         job.fabric,
         trainer,
         folder,
+        Events(folder.path if job.fabric.is_global_zero else None),
         job.machine,
         ShardImages(
             replace(read_shards(job.data, settings.classes), stretch=recipe.stretch),

@@ -164,7 +164,8 @@ class RunFolder:
 
     def write_settings(self, settings: Settings) -> None:
         text = json.dumps(settings.to_dict(), indent=1, ensure_ascii=False)
-        write_atomically(self.recipe, f"{text}\n".encode())
+        # bytes of a file name that are not UTF-8 become JSON's own escapes
+        write_atomically(self.recipe, f"{text}\n".encode("utf-8", "backslashreplace"))
 
     def read_settings(self) -> Settings:
         """The content of recipe.json.
