@@ -22,6 +22,11 @@ def imagenet_labels(classes: int) -> tuple[str, ...]:
     return names if classes == 1000 else (BACKGROUND, *names)
 
 
+def has_background(labels: tuple[str, ...]) -> bool:
+    """Whether class 0 of these labels is the background, which datasets do not count."""
+    return labels[:1] == (BACKGROUND,)
+
+
 def read_labels(path: Path, classes: int) -> tuple[str, ...]:
     """The labels in a UTF-8 text file with one label per line, in the order of the classes.
 

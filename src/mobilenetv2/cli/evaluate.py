@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from .options import model_option, stretch_option
+from .options import model_option, stretch_option, threads_option
 from .output import (
     OutputPath,
     notify,
@@ -42,6 +42,7 @@ COLUMNS = ("class", "index", "images", "right", "percent")
     type=OutputPath(".png", ".jpg", ".jpeg", ".webp", ".tif", ".tiff", ".bmp"),
     help="Write the 32 mistakes with the highest probability as one image.",
 )
+@threads_option
 @stretch_option
 @result_options
 def evaluate(

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from .options import stretch_option
+from .options import model_argument, stretch_option, threads_option
 from .output import format_option, notify, progress, show_image_warnings, write_json, write_rows
 
 if TYPE_CHECKING:
@@ -23,7 +23,7 @@ COLUMNS = (
 
 
 @click.command()
-@click.argument("model", metavar="MODEL")
+@model_argument()
 @click.option(
     "--images",
     metavar="PATH",
@@ -57,6 +57,7 @@ COLUMNS = (
     help="Also write every drawing as an .svg file into this folder.",
 )
 @click.option("--seed", default=0, show_default=True, type=int, help="Seed of all random numbers.")
+@threads_option
 @stretch_option
 @format_option
 def explain(

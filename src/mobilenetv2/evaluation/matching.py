@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from ..datasets import Dataset
 from ..errors import UserError, shortened
-from ..labels import BACKGROUND
+from ..labels import has_background
 
 
 def match_classes(
@@ -68,7 +68,7 @@ class _Candidates:
         for i, label in enumerate(labels):
             for table, key in zip(self.tables, KEYS):
                 table[key(label)].append(i)
-        self.background = int(labels[:1] == (BACKGROUND,))
+        self.background = int(has_background(labels))
 
     def of(self, name: str, number: int | None) -> tuple[list[int], int]:
         """The classes that a name may mean, and the one that its number means, -1 if it has none."""
