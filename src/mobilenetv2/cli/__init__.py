@@ -16,6 +16,7 @@ from .convert import convert
 from .cost import cost
 from .evaluate import evaluate
 from .explain import explain
+from .features import features
 from .inspect import inspect
 from .models import models
 from .options import Commands, instead
@@ -38,7 +39,7 @@ def main() -> None:
 
 
 for command in (
-    benchmark, classify, convert, cost, evaluate, explain, inspect, models, quantize, train,
+    benchmark, classify, convert, cost, evaluate, explain, features, inspect, models, quantize, train,
 ):  # fmt: skip
     main.add_command(command)
 
