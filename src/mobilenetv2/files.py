@@ -101,7 +101,7 @@ def read_safetensors(path: Path) -> tuple[dict[str, str], dict[str, NDArray[Any]
         return dict(file.metadata() or {}), arrays
 
 
-def write_atomically(path: Path, content: bytes) -> None:
+def write_atomically(path: Path, content: bytes | memoryview) -> None:
     """Writes a file under a temporary name beside it, then renames it over `path`.
 
     A link stays one: the file that it leads to is replaced. A device or pipe is written to directly.
@@ -120,7 +120,7 @@ def write_atomically(path: Path, content: bytes) -> None:
         raise ModelFileError(f"{path}: cannot be written: {reason}") from None
 
 
-def _write_special(path: Path, content: bytes) -> None:
+def _write_special(path: Path, content: bytes | memoryview) -> None:
     # a pipe without a reader is an error, and does not wait for one
     descriptor = os.open(path, os.O_WRONLY | getattr(os, "O_NONBLOCK", 0))
     os.set_blocking(descriptor, True)
@@ -130,7 +130,7 @@ def _write_special(path: Path, content: bytes) -> None:
             rest = rest[file.write(rest) :]
 
 
-def _write_and_rename(path: Path, content: bytes) -> None:
+def _write_and_rename(path: Path, content: bytes | memoryview) -> None:
     # a short name, since that of `path` may be as long as names can be
     name = f".{path.name[:40]}.{os.getpid()}-{threading.get_ident()}.part"
     temporary = path.with_name(name)

@@ -62,7 +62,7 @@ def convert(
     checkpoint.save(target)
     for note in (*checkpoint.notes, background_note(checkpoint)):
         if note:
-            click.echo(f"note: {note}", err=True)
+            notify(f"note: {note}")
     a = checkpoint.architecture
     numbers = "float32" if isinstance(checkpoint, Checkpoint) else "int8"
     named = "with labels" if checkpoint.labels else "without labels (give them with --labels)"

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from .options import stretch_option
+from .options import model_argument, stretch_option, threads_option
 from .output import format_option, notify, progress, show_image_warnings, write_json, write_rows
 
 if TYPE_CHECKING:
@@ -23,7 +23,7 @@ COLUMNS = (
 
 
 @click.command()
-@click.argument("model", metavar="MODEL")
+@model_argument()
 @click.option(
     "--images",
     metavar="PATH",
@@ -63,6 +63,7 @@ COLUMNS = (
     type=click.IntRange(min=0),
     help="Seed of all random numbers.",
 )
+@threads_option
 @stretch_option
 @format_option
 def explain(
