@@ -310,7 +310,7 @@ def test_files_of_one_size_are_compared_by_content(tmp_path: Path) -> None:
         path = tmp_path / f"{len(samples)}.jpg"
         if name != "gone":
             path.write_bytes(contents[name])
-        samples.append(Sample(str(path), 0, path))
+        samples.append(Sample(str(path), 0))
     assert same_images(samples) == [[0, 3]]
 
 
@@ -373,11 +373,17 @@ def test_a_list_made_on_another_system(tmp_path: Path) -> None:
     lines = ["a\\cafe\u0301\\1.png,x", "b\\c.png,y", "gone\\1.png,y"]
     (tmp_path / "list.csv").write_text("\n".join(["file,label", *lines]), encoding="utf-8")
     dataset = read_dataset(tmp_path / "list.csv")
-    assert [sample.source for sample in dataset.samples] == [
+    assert [Path(sample.name) for sample in dataset.samples] == [
         tmp_path / "a/caf\u00e9/1.png",
         tmp_path / "b\\c.png",
         tmp_path / "gone\\1.png",
     ]
+
+
+def test_a_line_without_end_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "list.csv").write_text("file,label\n" + '"' * (1 << 20))
+    with pytest.raises(UserError, match="not a CSV file in UTF-8: a line of 1048576 characters"):
+        read_dataset(tmp_path / "list.csv")
 
 
 def test_a_list_of_addresses_is_refused(tmp_path: Path) -> None:

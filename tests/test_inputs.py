@@ -138,6 +138,17 @@ def test_a_damaged_image_on_stdin_is_no_list(monkeypatch: pytest.MonkeyPatch) ->
     assert [sample.name for sample in collect_images(["-"]).samples] == ["<stdin>"]
 
 
+def test_lists_have_a_limit(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for module in ("inputs", "csv_list"):
+        monkeypatch.setattr(f"mobilenetv2.datasets.{module}.MOST_IMAGES", 2)
+    (root / "list.csv").write_text("file\na.png\n" * 3)
+    give_stdin(monkeypatch, b"x\ny\nz\n")
+    assert [
+        problem.replace(f"{root}/", "") for problem in collect_images([root / "list.csv"]).problems
+    ] == ["list.csv: more than 2 images: make several lists of it, or shards"]
+    assert collect_images(["-"]).problems[-1] == "-: more than 2 names on stdin"
+
+
 def test_an_empty_or_closed_stdin(monkeypatch: pytest.MonkeyPatch) -> None:
     expected = ("-: stdin has neither an image nor names of images",)
     give_stdin(monkeypatch, b"\n")
@@ -175,7 +186,7 @@ def test_names_that_are_not_text(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     except (OSError, UnicodeError):
         pytest.skip("this file system takes text alone")
     give_stdin(monkeypatch, os.fsencode(tmp_path / "b\udce9d.png"))
-    assert [sample.source for sample in collect_images(["-"]).samples] == [
+    assert [Path(sample.name) for sample in collect_images(["-"]).samples] == [
         tmp_path / "b\udce9d.png"
     ]
 

@@ -66,7 +66,7 @@ def is_address(name: str) -> bool:
     return ADDRESS.match(name) is not None
 
 
-def located(folder: Path, name: str) -> Path:
+def located(folder: str | os.PathLike[str], name: str) -> str:
     """The path of a file that a list names, as the list has it or as another system writes it.
 
     Other systems have backslashes, and write accents apart from their letters or in one.
@@ -74,9 +74,13 @@ def located(folder: Path, name: str) -> Path:
     Returns:
         The first that exists, or the path as the list has it.
     """
+    first = os.path.join(folder, name)
+    if (name.isascii() and "\\" not in name) or os.path.lexists(first):
+        return first
     ways = [name, name.replace("\\", "/")]
     ways += [unicodedata.normalize(form, way) for form in ("NFC", "NFD") for way in ways]
-    return next((folder / way for way in ways if os.path.lexists(folder / way)), folder / name)
+    paths = [os.path.join(folder, way) for way in ways]
+    return next((path for path in paths if os.path.lexists(path)), first)
 
 
 def is_hidden(name: str) -> bool:

@@ -35,7 +35,7 @@ class Folders:
 
     path: Path
     folders: set[Parts]
-    images: Mapping[Parts, tuple[Path | Archive, str]]
+    images: Mapping[Parts, tuple[Archive | None, str]]
     others: Sequence[Parts] = ()
     hidden: Sequence[str] = ()
     problems: Sequence[str] = ()
@@ -117,7 +117,8 @@ def read_folder(root: Path) -> Folders:
         problems.append(f"links to a folder that they are in left out: {shortened(loops)}")
     folders: set[Parts] = {(name,) for name in _subfolders(root)}
     folders |= {(*path, name) for path in folders for name in _subfolders(root.joinpath(*path))}
-    images = {path.relative_to(root).parts: (path, "") for path in content.images}
+    images: dict[Parts, tuple[Archive | None, str]]
+    images = {path.relative_to(root).parts: (None, "") for path in content.images}
     others = [path.relative_to(root).parts for path in content.others]
     hidden = [path.name for path in content.hidden]
     return Folders(root, folders, images, others, hidden, problems)
@@ -160,6 +161,7 @@ def read_archive(path: Path) -> Folders:
         if depth < len(parts) + (member not in files)
     } - {()}
     archive = Archive(path)
+    images: dict[Parts, tuple[Archive | None, str]]
     images = {
         parts: (archive, member)
         for member, parts in sorted(files.items(), key=lambda item: item[1])
