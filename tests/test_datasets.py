@@ -144,6 +144,14 @@ def test_links_are_followed_once(tmp_path: Path) -> None:
     assert greys(read_dataset(tmp_path / "data")) == [("a", 1), ("b", 2)]
 
 
+def test_a_class_that_is_a_link_to_nothing_is_named(tmp_path: Path) -> None:
+    build(tmp_path, {"a/1.png": 1, "b/1.png": 2})
+    (tmp_path / "c").symlink_to("nowhere")
+    assert read_dataset(tmp_path).problems == (
+        f"{tmp_path / 'c'}: a link to nowhere, which does not exist",
+    )
+
+
 def test_names_that_are_not_text_can_be_printed(tmp_path: Path) -> None:
     try:
         build(tmp_path, {"caf\udce9/1.png": 1})

@@ -16,6 +16,7 @@ from PIL import Image
 from mobilenetv2.cli import run
 from mobilenetv2.datasets import Inputs, collect_images
 from mobilenetv2.decoding import NarrowRangeWarning
+from mobilenetv2.errors import ImageError
 from mobilenetv2.images import decode
 
 
@@ -155,6 +156,19 @@ def test_an_empty_or_closed_stdin(monkeypatch: pytest.MonkeyPatch) -> None:
     assert collect_images(["-"]).problems == expected
     monkeypatch.setattr("sys.stdin", None)
     assert collect_images(["-"]).problems == expected
+
+
+def test_links_to_nothing_in_folders_and_patterns(root: Path) -> None:
+    (root / "b/gone.png").symlink_to("nowhere.png")
+    (root / "b/more").symlink_to("nowhere")
+    [broken] = [sample for sample in collect_images([root]).samples if "gone" in sample.name]
+    with pytest.raises(
+        ImageError, match=r"gone\.png: a link to nowhere\.png, which does not exist"
+    ):
+        broken.decode()
+    expected = f"{root / 'b/more'}: a link to nowhere, which does not exist"
+    assert collect_images([root]).problems == (expected,)
+    assert expected in collect_images([root / "b/*"]).problems
 
 
 def test_looping_links_end(root: Path) -> None:

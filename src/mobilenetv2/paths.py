@@ -102,7 +102,8 @@ class FolderContent:
         others: The other files.
         hidden: Hidden files and folders (a leading dot, `__MACOSX`, `@eaDir`), left out above.
         loops: Links to a folder that they are in, left out above.
-        unreadable: Folders that may not be searched, each with the reason.
+        unreadable: Folders that may not be searched, and links to nothing that are not called
+            images, each with the reason.
     """
 
     images: list[Path] = field(default_factory=list)
@@ -128,7 +129,8 @@ def folder_content(folder: Path) -> FolderContent:
             with os.scandir(parent) as entries:
                 listed = list(entries)
         except (OSError, ValueError) as error:
-            content.unreadable[parent] = getattr(error, "strerror", None) or str(error)
+            reason = getattr(error, "strerror", None) or error
+            content.unreadable[parent] = f"may not be searched: {reason}"
             continue
         identity = status.st_dev, status.st_ino
         if _contains(above, identity):
@@ -143,6 +145,8 @@ def folder_content(folder: Path) -> FolderContent:
                 content.hidden.append(path)
             elif _is_folder(entry):
                 pending.append((path, (identity, above)))
+            elif entry.is_symlink() and not (is_image_name(entry.name) or path.exists()):
+                content.unreadable[path] = obstacle(path)
             else:
                 (content.images if is_image_name(entry.name) else content.others).append(path)
     for paths in (content.images, content.others, content.hidden, content.loops):

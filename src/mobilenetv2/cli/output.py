@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import csv
 import json
+import logging
 import sys
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -74,6 +75,7 @@ def show_image_warnings() -> None:
     from ..decoding import NarrowRangeWarning
 
     warnings.filterwarnings("ignore", module="PIL")
+    logging.getLogger("PIL").addHandler(logging.NullHandler())
     warnings.filterwarnings("always", category=NarrowRangeWarning)
     warnings.formatwarning = _formatted
 

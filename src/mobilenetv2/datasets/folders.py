@@ -111,7 +111,7 @@ def _class_name(folder: str) -> str:
 def read_folder(root: Path) -> Folders:
     """The class folders in a folder."""
     content = folder_content(root)
-    problems = [f"{path}: may not be searched: {why}" for path, why in content.unreadable.items()]
+    problems = [f"{path}: {why}" for path, why in content.unreadable.items()]
     if content.loops:
         loops = [str(path) for path in content.loops]
         problems.append(f"links to a folder that they are in left out: {shortened(loops)}")

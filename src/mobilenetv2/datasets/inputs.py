@@ -123,7 +123,7 @@ class _Collector:
         for path in content.images:
             self._add_file(str(path))
         for path, reason in content.unreadable.items():
-            self._problem(f"{path}: may not be searched: {reason}")
+            self._problem(f"{path}: {reason}")
         self.others |= dict.fromkeys(content.others)
         self.hidden |= dict.fromkeys(content.hidden)
         self.loops |= dict.fromkeys(content.loops)
