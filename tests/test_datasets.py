@@ -337,6 +337,27 @@ def test_stretched_samples(tmp_path: Path) -> None:
 # --- archives that are not what they say ---
 
 
+def test_images_of_one_name_in_an_archive_are_counted(tmp_path: Path) -> None:
+    with zipfile.ZipFile(tmp_path / "d.zip", "w") as archive:
+        for name in ("a/1.png", "a\\1.png", "b/1.png"):
+            archive.writestr(name, b"")
+        with pytest.warns(UserWarning, match="Duplicate name"):
+            archive.writestr("b/1.png", b"")
+    dataset = read_dataset(tmp_path / "d.zip")
+    assert len(dataset.samples) == 2
+    assert dataset.problems == ("2 images left out that have the name of another",)
+
+
+def test_an_archive_of_a_later_version_is_refused(tmp_path: Path) -> None:
+    with zipfile.ZipFile(tmp_path / "d.zip", "w") as archive:
+        archive.writestr("a/1.png", b"")
+    content = bytearray((tmp_path / "d.zip").read_bytes())
+    content[content.index(b"PK\x01\x02") + 6] = 128
+    (tmp_path / "d.zip").write_bytes(content)
+    with pytest.raises(UserError, match="d.zip: a damaged archive: zip file version 12.8"):
+        read_dataset(tmp_path / "d.zip")
+
+
 def test_a_member_is_never_unpacked_beyond_its_size(tmp_path: Path) -> None:
     """Sizes in the table that are too large to be an image, and one that is a lie."""
     for size in (1 << 30, 100):

@@ -328,7 +328,7 @@ def test_mistakes_as_one_image(model: Model, tmp_path: Path, capsys) -> None:
         greys = [image.getpixel((x, 64)) for x in (64, 192, 320)]
     assert greys == [(80, 80, 80), (160, 160, 160), (255, 255, 255)]
     assert run(["evaluate", str(tmp_path / "data"), "--mistakes", str(tmp_path / "a.what")]) == 2
-    assert "a.what: cannot be written" in capsys.readouterr().err
+    assert "a.what: must end in .png or .jpg" in capsys.readouterr().err
 
 
 def test_the_sheet_has_room_for_many_and_none(model: Model, tmp_path: Path) -> None:

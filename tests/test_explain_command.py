@@ -5,8 +5,10 @@ browser.
 from __future__ import annotations
 
 import json
+import os
 import re
 import string
+import sys
 from collections.abc import Iterator
 from dataclasses import replace
 from functools import partial
@@ -422,7 +424,8 @@ def test_the_script_and_styles_are_there() -> None:
 
 @pytest.mark.parametrize("language", LANGUAGES)
 def test_labels_and_file_names_are_shown_and_not_run(language: str, tmp_path: Path) -> None:
-    evil = "<script>alert(1)</script> & co"
+    evil = '<script>alert(1)</script> & "co"\x1b[31m'
+    shown = evil.replace("\x1b", r"\x1b")
     checkpoint = replace(random_checkpoint(TINY), labels=(evil, "cat", "dog"))
     name = "a<b>&.png"
     pixels = np.random.default_rng(0).integers(0, 256, (40, 50, 3), dtype=np.uint8)
@@ -433,5 +436,23 @@ def test_labels_and_file_names_are_shown_and_not_run(language: str, tmp_path: Pa
     assert page.count("<script>") == 1  # the page's own
     outline = Outline(page)
     assert outline.open == []
-    assert evil in outline.text
+    assert shown in outline.text
+    assert "\x1b" not in page
+    assert 'alt="a&lt;b&gt;&amp;' in page
     assert name in page.replace("&lt;", "<").replace("&gt;", ">").replace("&amp;", "&")
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="file names are text here")
+def test_file_names_that_are_not_utf8(folder: Path, explanation: Explanation, tmp_path) -> None:
+    photos = tmp_path / os.fsdecode(b"caf\xe9")
+    for name in (b"cat/b\xe9d.png", b"dog/2.png"):
+        path = photos / os.fsdecode(name)
+        path.parent.mkdir(parents=True)
+        path.write_bytes((folder / "photos" / "cat" / "1.png").read_bytes())
+    model, page = str(folder / "tiny.safetensors"), tmp_path / "page.html"
+    assert run(["explain", model, "--images", str(photos), "-o", str(page)]) == 0
+    html = page.read_text(encoding="utf-8")
+    assert r"b\xe9d.png. The model says" in html
+    assert r"/caf\xe9" in html
+    named = replace(explanation, name=os.fsdecode(b"m\xfc.safetensors"))
+    assert r"<b>m\xfc.safetensors</b>" in Report(named).html()

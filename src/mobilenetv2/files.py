@@ -7,7 +7,7 @@ import os
 import threading
 import zlib
 from collections.abc import Mapping
-from contextlib import suppress
+from contextlib import AbstractContextManager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -15,19 +15,60 @@ import numpy as np
 from numpy.typing import NDArray
 
 from .errors import ModelFileError
+from .paths import obstacle
+
+MAX_FOREIGN_BYTES = 1 << 29  # of another library's file; the largest published one has 80 MB
+LARGEST_NETWORK_BYTES = 1 << 26  # the float32 weights of the largest published network are 25 MB
+EXPANSION = 8  # bytes in memory per byte of a file: int8 weights as float64
 
 
-def read_safetensors_header(path: Path) -> dict[str, str]:
-    """The texts in the header of any safetensors file, without its arrays.
+def require_file(path: Path) -> None:
+    """Refuses what is not a regular file that may be read, without opening it.
+
+    Raises:
+        ModelFileError: Absent, a folder, a pipe or device, a name that no file can have.
+    """
+    if reason := obstacle(path):
+        raise ModelFileError(f"{path}: {reason}")
+
+
+def require_memory(path: Path, needed: int, what: str) -> None:
+    """Refuses content that takes far more memory than its file and any network that is known.
+
+    A small file may claim arrays of any size: without data, repeated, or compressed.
+
+    Args:
+        path: The file.
+        needed: Bytes in memory.
+        what: Of which content, for the message.
+
+    Raises:
+        ModelFileError: More than the largest network and a small multiple of the file, or the file
+            is larger than any that is known.
+    """
+    size = path.stat().st_size
+    if size > MAX_FOREIGN_BYTES:
+        raise ModelFileError(
+            f"{path}: {size >> 20} MB; files of other libraries are read up to {MAX_FOREIGN_BYTES >> 20} MB"
+        )
+    if needed > min(LARGEST_NETWORK_BYTES + EXPANSION * size, 2 * MAX_FOREIGN_BYTES):
+        raise ModelFileError(
+            f"{path}: {what} would take {needed >> 20} MB of memory, far larger than any MobileNetV2"
+        )
+
+
+def open_safetensors(path: Path) -> AbstractContextManager[Any]:
+    """An open safetensors file: `metadata()`, `keys()`, `get_slice(name)`, `get_tensor(name)`.
 
     Raises:
         ModelFileError: The file is absent, truncated or not safetensors.
     """
     from safetensors import safe_open
 
+    require_file(path)
     try:
-        with safe_open(path, framework="np") as file:
-            return dict(file.metadata() or {})
+        opened: AbstractContextManager[Any] = safe_open(path, framework="np")
+        return opened
     except Exception as error:  # SafetensorError and OSError
         raise ModelFileError(f"{path}: not a readable safetensors file: {error}") from None
 
@@ -38,40 +79,55 @@ def read_safetensors(path: Path) -> tuple[dict[str, str], dict[str, NDArray[Any]
     Raises:
         ModelFileError: The file is absent, truncated or not safetensors.
     """
-    from safetensors import safe_open
-
-    if not path.is_file():
-        raise ModelFileError(f"{path}: no such file")
-    try:
-        with safe_open(path, framework="np") as file:
-            header, names = dict(file.metadata() or {}), file.keys()
-            arrays = {name: file.get_tensor(name) for name in names}
-        if any(array.dtype.kind not in "fiub" for array in arrays.values()):
-            raise TypeError  # a type that another package has added to NumPy
-        return header, arrays
-    except (TypeError, AttributeError):
-        raise ModelFileError(
-            f"{path}: holds arrays of a type that NumPy lacks, such as bfloat16: save them as float32"
-        ) from None
-    except Exception as error:  # SafetensorError and OSError
-        raise ModelFileError(f"{path}: not a readable safetensors file: {error}") from None
+    with open_safetensors(path) as file:
+        try:
+            arrays = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+        except Exception as error:  # a type that NumPy lacks, or that another package adds to it
+            raise ModelFileError(f"{path}: not a readable safetensors file: {error}") from None
+        return dict(file.metadata() or {}), arrays
 
 
 def write_atomically(path: Path, content: bytes) -> None:
     """Writes a file under a temporary name beside it, then renames it over `path`.
 
+    A link stays one: the file that it leads to is replaced. A device or pipe is written to directly.
+
     Raises:
-        ModelFileError: The folder is absent or cannot be written to.
+        ModelFileError: The folder is absent or cannot be written to, `path` is a folder, nobody
+            reads the pipe, or the disk is full; an old file is then still there.
     """
-    temporary = path.with_name(f".{path.name}.{os.getpid()}-{threading.get_ident()}.part")
+    try:
+        if path.exists() and not path.is_file():
+            _write_special(path, content)
+        else:
+            _write_and_rename(Path(os.path.realpath(path)), content)
+    except (OSError, ValueError) as error:  # ValueError: a NUL in the name
+        reason = getattr(error, "strerror", None) or error
+        raise ModelFileError(f"{path}: cannot be written: {reason}") from None
+
+
+def _write_special(path: Path, content: bytes) -> None:
+    # a pipe without a reader is an error, and does not wait for one
+    descriptor = os.open(path, os.O_WRONLY | getattr(os, "O_NONBLOCK", 0))
+    os.set_blocking(descriptor, True)
+    rest = memoryview(content)
+    with open(descriptor, "wb", buffering=0) as file:
+        while rest:
+            rest = rest[file.write(rest) :]
+
+
+def _write_and_rename(path: Path, content: bytes) -> None:
+    # a short name, since that of `path` may be as long as names can be
+    name = f".{path.name[:40]}.{os.getpid()}-{threading.get_ident()}.part"
+    temporary = path.with_name(name)
     try:
         with open(temporary, "wb") as file:
             file.write(content)
             file.flush()
             os.fsync(file.fileno())
+        with suppress(OSError):  # there was no file before
+            temporary.chmod(path.stat().st_mode)
         os.replace(temporary, path)
-    except OSError as error:
-        raise ModelFileError(f"{path}: cannot be written: {error.strerror or error}") from None
     finally:
         with suppress(OSError):  # renamed already, or never created
             temporary.unlink()

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from .errors import ModelFileError
+from .paths import obstacle
 
 BACKGROUND = "background"  # class 0 of TensorFlow's weights, before the 1000
 
@@ -38,6 +39,8 @@ def read_labels(path: Path, classes: int) -> tuple[str, ...]:
     Raises:
         ModelFileError: No such file, not text, or a different number of lines than of classes.
     """
+    if reason := obstacle(path):
+        raise ModelFileError(f"{path}: cannot be read: {reason}")
     try:
         names = tuple(
             line.strip() for line in path.read_text(encoding="utf-8-sig").rstrip().splitlines()

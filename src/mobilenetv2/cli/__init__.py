@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import sys
 from collections.abc import Sequence
@@ -17,8 +18,11 @@ from .evaluate import evaluate
 from .explain import explain
 from .inspect import inspect
 from .models import models
+from .output import notify, use_utf8
 from .quantize import quantize
 from .train import train
+
+FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO)  # what stdout was redirected to
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"]})
@@ -47,20 +51,44 @@ def run(arguments: Sequence[str] | None = None) -> int:
         arguments: Without the name of the program; None: those of this process.
     """
     try:
+        use_utf8()
+        if sys.stdout is None:
+            raise UserError("stdout is closed: there is nowhere to print to")
         words = list(sys.argv[1:] if arguments is None else arguments)
-        return int(main.main(words, "mobilenetv2", standalone_mode=False, obj=words) or 0)
+        code = int(main.main(words, "mobilenetv2", standalone_mode=False, obj=words) or 0)
+        sys.stdout.flush()
+        return code
     except click.ClickException as error:
-        error.show()
+        _show(error)
         return 2
     except UserError as error:
-        click.echo(f"error: {error}", err=True)
+        notify(f"error: {error}")
         return 2
     except MemoryError:
-        click.echo("error: not enough memory; a smaller image or batch needs less", err=True)
+        notify("error: not enough memory; a smaller image or batch needs less")
         return 2
     except BrokenPipeError:  # the reader of the output has closed it, as `head` does
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        _discard_output()
         return 1
+    except OSError as error:
+        if error.errno not in FULL:
+            raise
+        _discard_output()
+        notify(f"error: the results cannot be written: {error.strerror}")
+        return 2
     except (KeyboardInterrupt, click.Abort):
-        click.echo("interrupted", err=True)
+        notify("interrupted")
         return 130
+
+
+def _show(error: click.ClickException) -> None:
+    """Prints wrong usage as click does, with everything from outside escaped."""
+    if isinstance(error, click.UsageError) and error.ctx is not None:
+        click.echo(error.ctx.get_usage(), err=True)
+        notify(f"Try '{error.ctx.command_path} --help' for help.")
+    notify(f"error: {error.format_message()}")
+
+
+def _discard_output() -> None:
+    """Lets what is still buffered for stdout go nowhere, when Python flushes it at its end."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

@@ -8,7 +8,7 @@ from typing import Any
 import click
 
 from .options import model_option, resolution_option
-from .output import format_option, write_json, write_rows
+from .output import result_options, write_json, write_rows
 
 
 @click.command()
@@ -32,7 +32,7 @@ from .output import format_option, write_json, write_rows
     help="Calls to measure.  [default: as many as take a second, at least 10]",
 )
 @click.option("--profile", is_flag=True, help="Also print how long each step of a call takes.")
-@format_option
+@result_options
 def benchmark(
     model_name: str,
     threads: int | None,

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
 from .options import model_option, stretch_option
-from .output import format_option, progress, show_image_warnings, write_json, write_rows
+from .output import notify, progress, result_options, show_image_warnings, write_json, write_rows
 
 if TYPE_CHECKING:
     from ..datasets import Sample
@@ -29,7 +30,7 @@ COLUMNS = ("file", "rank", "index", "label", "probability")
     help="Refuse larger images.  [default: about 179 million]",
 )
 @stretch_option
-@format_option
+@result_options
 def classify(
     paths: Sequence[str],
     model_name: str,
@@ -52,7 +53,7 @@ def classify(
     inputs = collect_images(paths)
     inputs = inputs.stretched() if stretch else inputs
     for line in (*inputs.problems, *inputs.left_out):
-        click.echo(line, err=True)
+        notify(line)
     if not inputs.samples:
         raise click.UsageError("no images to classify")
     model = load(model_name)
@@ -67,20 +68,18 @@ def classify(
                 advance()
                 if isinstance(result, ImageError):
                     failed += 1
-                    click.echo(str(result), err=True)
+                    notify(result)
                 else:
                     yield sample, result
 
     _write(results(), format_)
     if failed:
-        click.echo(
-            f"{failed} of {len(inputs.samples) + len(inputs.problems)} could not be read", err=True
-        )
+        notify(f"{failed} of {len(inputs.samples) + len(inputs.problems)} could not be read")
     return 1 if failed else 0
 
 
 def _write(results: Iterator[tuple[Sample, list[Prediction]]], format_: str) -> None:
-    rows = ((_printable(sample.name), _rows(predictions)) for sample, predictions in results)
+    rows = ((Path(sample.name), _rows(predictions)) for sample, predictions in results)
     if format_ == "json":
         write_json({"file": file, "predictions": ranked} for file, ranked in rows)
     else:
@@ -93,8 +92,3 @@ def _rows(predictions: list[Prediction]) -> list[dict[str, Any]]:
         {"rank": rank, "index": p.index, "label": p.label, "probability": round(p.probability, 6)}
         for rank, p in enumerate(predictions, 1)
     ]
-
-
-def _printable(name: str) -> str:
-    """The name as text, even if its bytes are not UTF-8."""
-    return name.encode("utf-8", "backslashreplace").decode()

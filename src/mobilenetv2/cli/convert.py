@@ -6,6 +6,8 @@ from pathlib import Path
 
 import click
 
+from .output import notify
+
 
 @click.command()
 @click.argument("source", metavar="IN")
@@ -50,8 +52,7 @@ def convert(
     a = checkpoint.architecture
     numbers = "float32" if isinstance(checkpoint, Checkpoint) else "int8"
     named = "with labels" if checkpoint.labels else "without labels (give them with --labels)"
-    click.echo(
+    notify(
         f"{target}: width {a.width_mult:g}, {a.resolution[0]} x {a.resolution[1]}, {a.classes} classes {named}, "
-        f"{a.padding} padding, {numbers}, from {checkpoint.provenance.get('source', 'a mobilenetv2 file')}",
-        err=True,
+        f"{a.padding} padding, {numbers}, from {checkpoint.provenance.get('source', 'a mobilenetv2 file')}"
     )

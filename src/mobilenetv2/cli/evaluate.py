@@ -9,8 +9,10 @@ import click
 
 from .options import model_option, stretch_option
 from .output import (
-    format_option,
+    OutputPath,
+    notify,
     progress,
+    result_options,
     show_image_warnings,
     write_json,
     write_properties,
@@ -42,11 +44,11 @@ COLUMNS = ("class", "index", "images", "right", "percent")
 )
 @click.option(
     "--mistakes",
-    type=click.Path(dir_okay=False, path_type=Path),
+    type=OutputPath(".png", ".jpg", ".jpeg", ".webp", ".tif", ".tiff", ".bmp"),
     help="Write the 32 mistakes with the highest probability as one image.",
 )
 @stretch_option
-@format_option
+@result_options
 def evaluate(
     data: str,
     model_name: str,
@@ -72,27 +74,27 @@ def evaluate(
     dataset = read_dataset(data, split)
     dataset = dataset.stretched() if stretch else dataset
     for problem in (*dataset.problems, *repeated_images(dataset)):
-        click.echo(problem, err=True)
+        notify(problem)
     model = load(model_name)
     architecture, labels = model.checkpoint.architecture, model.checkpoint.labels
     if remark := NAMED.get(how_named(dataset, labels, architecture.classes or 0)):
-        click.echo(remark, err=True)
+        notify(remark)
     with progress(len(dataset.samples), "evaluating") as step:
 
         def advance(sample: Sample, error: ImageError | None) -> None:
             step()
             if error:
-                click.echo(str(error), err=True)
+                notify(error)
 
         evaluation = run(model, dataset, advance)
     for warning in evaluation.warnings:
-        click.echo(f"warning: {warning}", err=True)
+        notify(f"warning: {warning}")
     _write(evaluation, str(model.checkpoint.preprocessing), format_)
     if mistakes:
         _save(contact_sheet(evaluation.mistakes), mistakes)
     skipped = len(evaluation.skipped)
     if skipped:
-        click.echo(f"{skipped} of {len(dataset.samples)} could not be read", err=True)
+        notify(f"{skipped} of {len(dataset.samples)} could not be read")
     return 1 if skipped else 0
 
 
@@ -127,7 +129,12 @@ def _write(evaluation: Evaluation, preprocessing: str, format_: str) -> None:
 
 
 def _save(sheet: Image, path: Path) -> None:
-    try:
-        sheet.save(path)
-    except (OSError, ValueError) as error:  # ValueError: a suffix that Pillow does not know
-        raise click.UsageError(f"{path}: cannot be written: {error}") from None
+    import io
+
+    from PIL import Image
+
+    from ..files import write_atomically
+
+    content = io.BytesIO()
+    sheet.save(content, Image.registered_extensions()[path.suffix.lower()])
+    write_atomically(path, content.getvalue())

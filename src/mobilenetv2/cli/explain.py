@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 import click
 
 from .options import stretch_option
-from .output import format_option, progress, show_image_warnings, write_json, write_rows
+from .output import format_option, notify, progress, show_image_warnings, write_json, write_rows
 
 if TYPE_CHECKING:
     from ..insight.explain import Explanation
@@ -98,9 +98,9 @@ def explain(
     if images is not None:
         photos = read_photos(checkpoint, images, samples, stretch=stretch)
         for problem in photos.skipped:
-            click.echo(problem, err=True)
+            notify(problem)
         if photos.truth is None:
-            click.echo(f"the photos count as unlabelled: {photos.unlabelled}", err=True)
+            notify(f"the photos count as unlabelled: {photos.unlabelled}")
     with progress(steps(checkpoint, photos) if photos else 0, "explaining") as advance:
         name = Path(model).name if os.path.exists(model) else model
         explanation = run(checkpoint, name, photos, seed, advance)

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from .output import format_option, write_json, write_properties, write_rows
+from .output import result_options, write_json, write_properties, write_rows
 
 if TYPE_CHECKING:
     from ..int8 import AnyCheckpoint, Int8Checkpoint
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 @click.option(
     "--arrays", is_flag=True, help="List every array instead, or every layer of an int8 model."
 )
-@format_option
+@result_options
 def inspect(file: str, arrays: bool, format_: str) -> None:
     """Show what is in MODEL, a file of any known kind or a name: network, classes, preprocessing,
     provenance."""

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from .options import stretch_option
-from .output import progress, show_image_warnings, write_properties, write_rows
+from .output import notify, progress, show_image_warnings, write_properties, write_rows
 
 if TYPE_CHECKING:
     from ..datasets import Sample
@@ -80,16 +80,16 @@ def quantize(
     inputs = collect_images(sources)
     inputs = inputs.stretched() if stretch else inputs
     for line in (*inputs.problems, *inputs.left_out):
-        click.echo(line, err=True)
+        notify(line)
     images = _evenly_spaced(inputs.samples, samples)
     with progress(3 * len(images), "quantising") as advance:
         pixels, skipped = read_images(checkpoint.preprocessing, images, advance)
         for message in skipped:
-            click.echo(message, err=True)
+            notify(message)
         skipped = [*inputs.problems, *skipped]
         warned = doubts(checkpoint, pixels)
         for warning in warned:
-            click.echo(f"warning: {warning}", err=True)
+            notify(f"warning: {warning}")
         quantized = to_int8(checkpoint, pixels, advance)
         quantized.save(target)
         comparison = compare(checkpoint, quantized, pixels, advance)

@@ -72,7 +72,7 @@ COLUMNS = ("class", "images", "right", "percent")
     type=click.Choice(["auto", "32", "bf16"]),
     default="auto",
     show_default=True,
-    help="Arithmetic; auto: the faster of the two.",
+    help="Arithmetic; auto: bf16 if the device has instructions for it.",
 )
 @click.option("--workers", type=int, help="Processes that read images.")
 @click.option(

@@ -141,7 +141,7 @@ def read_archive(path: Path) -> Folders:
     try:
         with zipfile.ZipFile(path) as zip_file:
             members = zip_file.namelist()
-    except (zipfile.BadZipFile, OSError, ValueError) as error:
+    except Exception as error:  # zipfile raises nearly anything
         raise UserError(f"{path}: a damaged archive: {error}") from None
     hidden, visible = [], {}
     for member in members:
@@ -167,8 +167,10 @@ def read_archive(path: Path) -> Folders:
         for member, parts in sorted(files.items(), key=lambda item: item[1])
         if is_image_name(parts[-1])
     }
-    others = [parts for parts in files.values() if parts not in images]
-    return Folders(path, folders, images, others, hidden)
+    others = [parts for parts in files.values() if not is_image_name(parts[-1])]
+    twice = sum(is_image_name(member) and member in files for member in members) - len(images)
+    problems = [f"{twice} images left out that have the name of another"] if twice else []
+    return Folders(path, folders, images, others, hidden, problems)
 
 
 def _has_wrapper(visible: Iterable[Parts], files: Iterable[Parts]) -> bool:

@@ -136,6 +136,8 @@ class _Collector:
             self._add_sample(Sample(str(path.joinpath(*parts)), UNLABELLED, source, member))
         self.others |= dict.fromkeys(path.joinpath(*parts) for parts in archive.others)
         self.hidden |= dict.fromkeys(path / name for name in archive.hidden)
+        for problem in archive.problems:
+            self._problem(f"{path}: {problem}")
         if not archive.images:
             self._problem(f"{path}: no images in this archive")
 

@@ -40,8 +40,12 @@ def open_checkpoint(
         ModelFileError: Neither a file nor a known name, or the file cannot be read.
         DownloadError: A published file could not be fetched or verified.
     """
+    if not isinstance(name, str | os.PathLike):
+        raise ModelFileError(
+            f"a model is a file name or a name of a published model, not {type(name).__name__}"
+        )
     if os.path.exists(name):  # unlike Path.exists, False for a name that no file can have
-        return read(Path(name), int8)
+        return read(Path(os.fsdecode(name)), int8)
     from ..zoo import BUNDLED, bundled_path
 
     if name in BUNDLED:

@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal, overload
 
-from ..checkpoint import FORMAT, Checkpoint
-from ..errors import ModelFileError
-from ..files import read_safetensors, read_safetensors_header
+from ..checkpoint import Checkpoint, is_ours
+from ..errors import ModelFileError, UserError
+from ..files import open_safetensors, read_safetensors, require_file
 
 if TYPE_CHECKING:
     from ..int8 import AnyCheckpoint
 
+MAX_MESSAGE = 4000
 KINDS = ("mobilenetv2", "safetensors", "tflite", "tgz", "keras", "hdf5", "pytorch")
 
 
@@ -22,6 +24,7 @@ def recognise(path: Path) -> str:
     Raises:
         ModelFileError: No such file, or of an unknown kind.
     """
+    require_file(path)
     try:
         with open(path, "rb") as file:
             head = file.read(512)
@@ -34,11 +37,8 @@ def recognise(path: Path) -> str:
     if head.startswith(b"\x89HDF\r\n\x1a\n"):
         return "hdf5"
     if head[8:9] == b"{":
-        return (
-            "mobilenetv2"
-            if read_safetensors_header(path).get("format") == FORMAT
-            else "safetensors"
-        )
+        with open_safetensors(path) as opened:
+            return "mobilenetv2" if is_ours(opened.metadata() or {}) else "safetensors"
     if head.startswith(b"PK\x03\x04"):
         import zipfile
 
@@ -72,6 +72,18 @@ def read(path: Path, int8: bool = True) -> AnyCheckpoint:
             array at fault.
         MissingExtraError: A library that this kind of file needs is not installed.
     """
+    if not isinstance(path, str | os.PathLike):
+        raise ModelFileError(f"a model is the name of a file, not {type(path).__name__}")
+    try:
+        return _read(Path(os.fsdecode(path)), int8)
+    except UserError as error:  # names in a file may be of any length, and hold newlines
+        message = " ".join(str(error).splitlines())
+        raise type(error)(
+            message if len(message) <= MAX_MESSAGE else f"{message[:MAX_MESSAGE]} ..."
+        ) from None
+
+
+def _read(path: Path, int8: bool) -> AnyCheckpoint:
     kind = recognise(path)
     if kind == "mobilenetv2":
         header, arrays = read_safetensors(path)

@@ -31,7 +31,7 @@ from .data import (
     read_split,
 )
 from .epochs import Progress, RunContext, run_epochs
-from .machine import Machine, faster_precision, launch, once
+from .machine import Machine, automatic_precision, launch, once
 from .network import Start, build, fit_head, last_map, prepare, restore
 from .recipes import Recipe, default_recipe
 from .report import draw_confusion, draw_curves
@@ -249,11 +249,8 @@ def _begin(job: Job, split: Split, before: Settings | None) -> tuple[MobileNetV2
     if before:
         settled["precision"] = before.precision
     if settled["precision"] is None:
-        batch = -(-job.recipe.batch // job.fabric.world_size)
-        settled["precision"] = once(
-            job.fabric, lambda: faster_precision(net, preprocessing, job.fabric.device, batch)
-        )
-        LOG.info("precision %s is the faster on this machine", settled["precision"])
+        settled["precision"] = once(job.fabric, lambda: automatic_precision(job.fabric.device))
+    LOG.info("precision %s", settled["precision"])
     settings = Settings(
         version=version("mobilenetv2"),
         data=job.data,

@@ -32,7 +32,7 @@ class Settings(Record):
         val: Another source of images to validate with.
         start: The network to start from.
         recipe: How to train it.
-        precision: "32" or "bf16", as requested or measured.
+        precision: "32" or "bf16", as requested or as the device has it.
         classes: Names of the classes.
         images: Numbers of images, without broken ones: "train" and "val".
         architecture: The network.
