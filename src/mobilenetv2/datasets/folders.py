@@ -136,11 +136,13 @@ def read_archive(path: Path) -> Folders:
     """The class folders in a .zip file; one folder around all of them does not count.
 
     Raises:
-        UserError: The archive is damaged.
+        UserError: The archive is damaged or cannot be read.
     """
     try:
         with zipfile.ZipFile(path) as zip_file:
             members = zip_file.namelist()
+    except OSError as error:
+        raise UserError(f"{path}: cannot be read: {error.strerror or error}") from None
     except Exception as error:  # zipfile raises nearly anything
         raise UserError(f"{path}: a damaged archive: {error}") from None
     hidden, visible = [], {}
