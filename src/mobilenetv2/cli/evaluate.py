@@ -92,7 +92,7 @@ def evaluate(
     model = load(model_name)
     architecture, labels = model.checkpoint.architecture, model.checkpoint.labels
     if remark := NAMED.get(how_named(dataset, labels, architecture.classes or 0)):
-        click.echo(remark, err=True)
+        notify(remark)
     with progress(len(dataset.samples), "evaluating") as step:
 
         def advance(sample: Sample, error: ImageError | None) -> None:
