@@ -1,108 +1,173 @@
-"""Random command lines: `command_arguments` makes them, `make_paths` the files that they name."""
+"""Damaged files of every kind that the package reads as images or datasets, made from a seed.
+
+The tests run a few hundred of them; `tools/fuzz` runs them for as long as one likes.
+"""
 
 from __future__ import annotations
 
-import os
+import io
 import random
+import zipfile
+from collections.abc import Iterator
 from pathlib import Path
 
-import click
+import numpy as np
 from PIL import Image
 
-from mobilenetv2.cli import main
+from mobilenetv2.datasets import collect_images, read_dataset, read_splits
+from mobilenetv2.errors import ImageError, UserError
+from mobilenetv2.images import decode
 
-ODD_TEXTS = (
-    "", " ", "-", "--", "-1", "0", "1", "2", "3.5", "nan", "inf", "-inf", "1e308", "1e-320", "9" * 30, "0x10", "\u0663\u0662",
-    "\udcff", "\ud800", "\x1b]0;x\x07", "two\nlines", "\u202e", "a" * 5000, "%s%n", "{}", "~", "*", "[", "**/*", "C:\\x",
-    "http://127.0.0.1:9/x.jpg", "cifar10", "slim-1.0-22", "32", "32x", "x32", "8x8", "999999", "1x999999", "=1", "NAME=VALUE",
-)  # fmt: skip
-ODD_PATHS = (
-    "absent", "absent/x.csv", "folder", "empty", "pipe", "dangling", "loop", "closed", "image.png", "bad.png", "text.txt",
-    "list.csv", "bad.csv", "bad.zip", "bad.tflite", "bad.safetensors", "bad.pth", "bad.h5", "bad.tgz", "bad.json", "/dev/null",
-    "/dev/full", "n" * 300, "folder/a/b\udce9\x1b.png", "image.png/x", "new.csv", "new.json", "new.safetensors", "new.html",
-    "new.png", "new.npz", "labels.txt",
-)  # fmt: skip
-# A network that runs a million times, or as a thousand processes, is what was asked for.
-SMALL_NUMBERS = {"runs", "workers", "epochs"}
-# What is right for a parameter, so that many command lines get as far as the work.
-RIGHT = {
-    "data": "labelled", "paths": "folder", "sources": "folder", "images": "labelled", "source": "cifar10", "argument": "cifar10",
-    "option": "cifar10", "model_name": "cifar10", "mistakes": "new.png", "predictions": "new.csv", "output": "new.csv",
-    "quantize target": "new.safetensors", "convert target": "new.safetensors", "explain target": "new.html",
-    "features target": "new.npz", "samples": "2", "runs": "1", "batch": "1", "resolution": "32", "labels": "labels.txt",
-    "figures": "figures", "report": "new.json", "split": "val",
-}  # fmt: skip
-JUNK = ("--nonsense", "-z", "--top=", "--format", "--device", "--batch_size", "--=", "---", "-o")
-
-
-def make_paths(folder: Path) -> None:
-    """Makes the files that `command_arguments` names, relative to a folder."""
-    for name in ("folder/a", "folder/b", "empty", "closed", "labelled/cat", "labelled/dog"):
-        (folder / name).mkdir(parents=True)
-    for name in ("image.png", "labelled/cat/1.png", "labelled/dog/1.png", "folder/a/1.png", "folder/b/2.png", "folder/a/b\udce9\x1b.png"):
-        Image.new("RGB", (9, 7), (len(name), 100, 200)).save(folder / name, "PNG")
-    os.mkfifo(folder / "pipe")
-    (folder / "dangling").symlink_to("absent")
-    (folder / "loop").symlink_to("loop")
-    (folder / "closed").chmod(0)
-    (folder / "text.txt").write_text("image.png\nabsent\n")
-    (folder / "list.csv").write_text("file,label\nimage.png,cat\nbad.png,dog\nabsent,ship\n")
-    (folder / "bad.csv").write_bytes(b"file,label\n\xff,\x00\n")
-    (folder / "labels.txt").write_text("\n".join("=abcdefghi"))
-    for name in ("png", "zip", "tflite", "safetensors", "pth", "h5", "tgz", "json"):
-        (folder / f"bad.{name}").write_bytes(bytes(range(256)) * 3)
+# Kinds that Pillow writes, with the modes to write.
+KINDS = {
+    "PNG": ("1", "L", "LA", "P", "RGB", "RGBA", "I;16"),
+    "JPEG": ("L", "RGB", "CMYK"),
+    "GIF": ("P",),
+    "BMP": ("1", "P", "RGB", "RGBA"),
+    "TIFF": ("1", "LA", "RGB", "CMYK", "I;16", "F", "LAB"),
+    "WEBP": ("RGB", "RGBA"),
+    "AVIF": ("RGBA",),
+    "JPEG2000": ("RGB", "RGBA"),
+    "PPM": ("1", "L", "RGB", "I;16"),
+    "TGA": ("P", "RGB", "RGBA"),
+    "ICO": ("RGBA",),
+    "PCX": ("P", "RGB"),
+    "SGI": ("RGB",),
+    "DDS": ("RGBA",),
+    "MPO": ("RGB",),
+    "ICNS": ("RGBA",),
+    "MSP": ("1",),
+    "XBM": ("1",),
+    "SPIDER": ("F",),
+    "EPS": ("RGB",),
+    "QOI": ("RGBA",),
+}
+MOST_PIXELS = 1 << 20  # of a damaged image, so that a header of large sizes costs no time
 
 
-def command_arguments(command: str, seed: int) -> list[str]:
-    """Random words of a command line: options of every kind with values right and wrong.
+def mutated(content: bytes, rng: random.Random) -> bytes:
+    """The content with up to eight of the usual damages."""
+    data = bytearray(content)
+    for _ in range(rng.randint(1, 8)):
+        at = (
+            rng.randrange(len(data) + 1)
+            if rng.random() < 0.5
+            else rng.randrange(min(64, len(data) + 1))
+        )
+        length = rng.choice((1, 1, 2, 4, rng.randint(1, 64)))
+        damage = rng.randrange(7)
+        if damage == 0 and data:
+            data[min(at, len(data) - 1)] ^= 1 << rng.randrange(8)
+        elif damage == 1:
+            data[at : at + length] = rng.randbytes(length)
+        elif damage == 2:
+            data[at : at + length] = rng.choice((b"\0", b"\xff", b"\x7f", b"\x80")) * length
+        elif damage == 3:
+            del data[at : at + length]
+        elif damage == 4:
+            data[at:at] = rng.randbytes(length)
+        elif damage == 5:
+            del data[at:]
+        else:
+            other = rng.randrange(len(data) + 1)
+            data[at:at] = data[other : other + length]
+    return bytes(data)
+
+
+def whole_images() -> Iterator[bytes]:
+    """One small file of each kind and mode that this Pillow can write."""
+    rng = np.random.default_rng(0)
+    colour = Image.fromarray(rng.integers(0, 256, (12, 9, 3), dtype=np.uint8))
+    for kind, modes in KINDS.items():
+        for mode in modes:
+            if mode == "LAB":
+                image = Image.new("LAB", (9, 12), (50, 10, 10))
+            elif mode == "I;16":
+                image = Image.fromarray(rng.integers(0, 4096, (12, 9), dtype=np.uint16))
+            else:
+                image = colour.convert(mode)
+            file = io.BytesIO()
+            options = (
+                {"append_images": [colour], "save_all": True} if kind in ("GIF", "MPO") else {}
+            )
+            try:
+                image.save(file, kind, **options)
+            except (KeyError, OSError):  # not in this build
+                continue
+            yield file.getvalue()
+
+
+def images_inputs(seed: int) -> Iterator[bytes]:
+    """Damaged image files, without end."""
+    rng = random.Random(seed)
+    whole = list(whole_images())
+    while True:
+        yield mutated(rng.choice(whole), rng)
+
+
+def check_image(content: bytes) -> None:
+    """Fails where `decode` gives anything but an RGB image or an `ImageError`."""
+    try:
+        image = decode(content, max_pixels=MOST_PIXELS, stretch=len(content) % 2 == 0, warn=str)
+    except ImageError:
+        return
+    assert image.mode == "RGB"
+    assert np.asarray(image).shape == (image.height, image.width, 3)
+
+
+LISTS = (
+    "file,label\na.png,cat\nb/c.png,dog\n",
+    'file,index,label,split\na.png,0,cat,train\nb.png,1,"dog, hound",val\n',
+    "\ufefffile,label\r\nb\\caf\u00e9.png,caf\u00e9\r\n",
+)
+
+
+def whole_archives() -> Iterator[bytes]:
+    """Small .zip files: of class folders, of splits with a folder around, and of odd names."""
+    image = next(whole_images())
+    for names in (
+        ("a/1.png", "b/2.png", "b/.hidden/3.png"),
+        ("data/train/a/1.png", "data/val/a/2.png", "data/notes.txt"),
+        ("a\\1.png", "caf\u00e9/1.png", "a/1.png", "/abs/1.png", "../up/1.png"),
+    ):
+        file = io.BytesIO()
+        with zipfile.ZipFile(file, "w", zipfile.ZIP_DEFLATED) as archive:
+            for name in names:
+                archive.writestr(name, image)
+        yield file.getvalue()
+
+
+def dataset_inputs(seed: int) -> Iterator[tuple[str, bytes]]:
+    """Damaged lists and archives, each with the ending of its name, without end."""
+    rng = random.Random(seed)
+    whole = [(".csv", text.encode()) for text in LISTS]
+    whole += [(".zip", content) for content in whole_archives()]
+    while True:
+        ending, content = rng.choice(whole)
+        yield ending, mutated(content, rng)
+
+
+def check_dataset(ending: str, content: bytes, folder: Path) -> None:
+    """Fails where a dataset is read as anything but a `Dataset` or a `UserError`.
 
     Args:
-        command: The name of a command. `train` never gets images that it could train with.
-        seed: Of the random choices.
+        ending: Of the file's name.
+        content: Of the file.
+        folder: Where it is written.
     """
-    rng = random.Random(f"{command} {seed}")
-    parameters = main.commands[command].params
-    options = [p for p in parameters if isinstance(p, click.Option)]
-    words: list[str] = []
-    for option in options:
-        if rng.random() < (0.9 if option.required else 2 / (len(options) + 2)):
-            words += _option(rng, option, command) * rng.choice((1, 1, 1, 1, 2))
-    if rng.random() < 0.15:
-        words.append(rng.choice(JUNK))
-    for argument in (p for p in parameters if isinstance(p, click.Argument)):
-        if rng.random() < 0.95:
-            count = rng.choice((1, 1, 2, 4)) if argument.nargs != 1 else 1
-            places = [_value(rng, argument, command) for _ in range(count)]
-            words = [*places, *words] if rng.random() < 0.5 else [*words, *places]
-    return [command, *words]
-
-
-def _option(rng: random.Random, option: click.Option, command: str) -> list[str]:
-    flag = rng.choice((*option.opts, *option.secondary_opts))
-    if option.is_flag:
-        return [flag]
-    value = _value(rng, option, command)
-    return [f"{flag}={value}"] if flag.startswith("--") and rng.random() < 0.3 else [flag, value]
-
-
-def _value(rng: random.Random, parameter: click.Parameter, command: str) -> str:
-    name = parameter.name or ""
-    right = RIGHT.get(f"{command} {name}", RIGHT.get(name))
-    if right and rng.random() < 0.75 and (command, name) != ("train", "data"):
-        return right
-    if isinstance(parameter.type, click.Choice) and rng.random() < 0.8:
-        return str(rng.choice(list(parameter.type.choices)))
-    numeric = isinstance(parameter.type, click.types.IntParamType | click.types.FloatParamType)
-    if name == "processes":  # each imports PyTorch
-        return rng.choice(("0", "1", "x", "-1"))
-    if numeric or name == "resolution":
-        small = name in SMALL_NUMBERS or command in ("benchmark", "train")
-        texts = [text for text in ODD_TEXTS if not (small and text in ("9" * 30, "999999"))]
-        return rng.choice(("1", "2", "8", rng.choice(texts)))
-    if command == "train" and name in ("data", "val"):
-        return rng.choice((*ODD_TEXTS[:30], "absent", "empty", "pipe", "bad.csv", "bad.zip"))
-    if name in ("argument", "option", "model_name", "source"):
-        return rng.choice(("cifar10", "cifar10", "cifar10-int8", *ODD_PATHS, *ODD_TEXTS[:30]))
-    if rng.random() < 0.3:
-        return rng.choice(ODD_TEXTS)
-    return rng.choice(("image.png", "folder", "new.csv", "new.safetensors", *ODD_PATHS))
+    path = folder / f"data{ending}"
+    path.write_bytes(content)
+    for read in (read_dataset, read_splits, lambda path: collect_images([path])):
+        message = str(path)
+        try:
+            read(path)
+        except UserError as error:
+            message = str(error)
+        assert message.startswith(str(path))
+    for sample in collect_images([path]).samples:
+        message = sample.name
+        try:
+            sample.decode(max_pixels=MOST_PIXELS, warn=str)
+        except ImageError as error:
+            message = str(error)
+        assert message.startswith(sample.name)

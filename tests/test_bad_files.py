@@ -6,6 +6,7 @@ import io
 import json
 import os
 import re
+import socket
 import subprocess
 import sys
 import tarfile
@@ -20,13 +21,15 @@ from typing import BinaryIO
 import numpy as np
 import pytest
 from PIL import Image
+from safetensors import safe_open
+from safetensors.numpy import save_file
 
 from mobilenetv2.architecture import MOBILENET_V2
-from mobilenetv2.checkpoint import Checkpoint
+from mobilenetv2.checkpoint import Checkpoint, save_model
 from mobilenetv2.cli import run
 from mobilenetv2.errors import ModelFileError
-from mobilenetv2.formats import KINDS, read, recognise
-from mobilenetv2.int8 import Int8Checkpoint
+from mobilenetv2.formats import KINDS, open_checkpoint, read, recognise
+from mobilenetv2.int8 import HEADER, Int8Checkpoint
 from mobilenetv2.labels import read_labels
 
 from .conftest import random_checkpoint
@@ -195,6 +198,86 @@ def test_damage_anywhere_in_our_files_is_detected(tmp_path, write, step) -> None
         path.write_bytes(damaged_file)
         with pytest.raises(ModelFileError, match=r"model\.safetensors"):
             read(path)
+
+
+@pytest.mark.parametrize("write", [small, quantized])
+@pytest.mark.parametrize("key", ["architecture", "checksum", "labels", "quantization", "version"])
+def test_a_file_with_any_key_of_ours_is_ours(tmp_path, write, key) -> None:
+    """Read as torchvision's, it would get another padding and epsilon, and no checksum."""
+    path = tmp_path / "model.safetensors"
+    write().save(path)
+    content = path.read_bytes()
+    assert content.count(b'"format":"mobilenetv2"') == 1
+    path.write_bytes(content.replace(b'"format":"mobilenetv2"', b'"format":"mobilenetv3"'))
+    with pytest.raises(ModelFileError, match=r"model\.safetensors: damaged: .* 'mobilenetv3'"):
+        read(path)
+    save_file(torchvision(small()), path, {"format": "pt", key: "x"})
+    assert recognise(path) == "mobilenetv2"
+    with pytest.raises(ModelFileError, match=rf"damaged: its header has {key} as a mobilenetv2"):
+        read(path)
+
+
+DEEP = "[" * 100_000 + "]" * 100_000
+
+
+@pytest.mark.parametrize("name", HEADER)
+@pytest.mark.parametrize(
+    "text",
+    [DEEP, '{"a":' * 100_000 + "1" + "}" * 100_000, '["\\ud800"]', '{"\\ud800": 1}', "{", "7", "null",
+     '["a", 7]', '{"size": [1e999, 2]}', '{"image": []}', '{"image": [1e999, "x"]}'],
+    ids=lambda text: text[:20],
+)  # fmt: skip
+def test_header_texts_that_cannot_be(tmp_path, name, text) -> None:
+    """One line that names the file, whatever the text and however deep, with a valid checksum."""
+    path = tmp_path / "model.safetensors"
+    quantized(width_mult=0.05, stages=MOBILENET_V2[:1], last_channels=8).save(path)
+    with safe_open(path, framework="np") as file:
+        header = {key: file.metadata()[key] for key in HEADER}
+        arrays = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118
+    if name == "provenance" and text.startswith('{"') and "ud800" not in text and len(text) < 99:
+        pytest.skip("any facts")
+    header[name] = text
+    save_model(path, header, arrays)
+    with pytest.raises(ModelFileError, match=r"model\.safetensors: ") as caught:
+        read(path)
+    assert len(str(caught.value)) < 5000
+    assert str(caught.value).encode().decode().count("\n") == 0
+
+
+def special_file(path: Path, kind: str) -> Path:
+    if kind == "FIFO":
+        os.mkfifo(path)
+    elif kind == "socket":
+        with socket.socket(socket.AF_UNIX) as listener:
+            listener.bind(str(path))
+    elif kind == "folder":
+        path.mkdir()
+    elif kind == "dangling link":
+        path.symlink_to("absent")
+    return {"device": Path("/dev/zero"), "NUL": Path("a\0b"), "long": Path("x" * 300)}.get(
+        kind, path
+    )
+
+
+@pytest.mark.parametrize(
+    "kind", ["FIFO", "socket", "folder", "device", "dangling link", "NUL", "long"]
+)
+@pytest.mark.parametrize(
+    "open_file",
+    [read, open_checkpoint, recognise, Checkpoint.load, Int8Checkpoint.load, partial(read_labels, classes=2)],
+    ids=["read", "open_checkpoint", "recognise", "load", "load int8", "labels"],
+)  # fmt: skip
+def test_what_is_no_file_is_named_and_never_waited_for(tmp_path, kind, open_file) -> None:
+    path = special_file(tmp_path / "model", kind)
+    with pytest.raises(ModelFileError, match=re.escape(str(path))):
+        open_file(path)
+
+
+@pytest.mark.parametrize("value", [None, 7, 1.5, b"model", ["a.pth"]], ids=repr)
+@pytest.mark.parametrize("open_file", [read, open_checkpoint])
+def test_arguments_that_are_no_file_names(value, open_file) -> None:
+    with pytest.raises(ModelFileError, match=rf"not {type(value).__name__}$"):
+        open_file(value)
 
 
 # --- files of the wrong kind ---

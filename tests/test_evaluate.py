@@ -21,10 +21,12 @@ from mobilenetv2.evaluation import (
     Outcome,
     contact_sheet,
     evaluate,
+    how_named,
     judge,
     match_classes,
     score,
 )
+from mobilenetv2.labels import imagenet_labels
 from mobilenetv2.model import Model
 from mobilenetv2.zoo import find
 
@@ -172,6 +174,50 @@ def test_classes_that_cannot_be_matched(
 ) -> None:
     with pytest.raises(UserError, match=message):
         match_classes(dataset, labels, 2, set(range(len(dataset.classes))))
+
+
+SYNSETS = ("n01440764", "n02012849", "n03126707", "n15075141")  # tench, crane, crane, toilet tissue
+
+
+@pytest.mark.parametrize("outputs", [1000, 1001])
+@pytest.mark.parametrize("labelled", [True, False])
+def test_wordnet_ids_are_classes_of_imagenet(outputs: int, labelled: bool) -> None:
+    labels = imagenet_labels(outputs) if labelled else ()
+    dataset = named(*SYNSETS)
+    assert how_named(dataset, labels, outputs) == "synsets"
+    expected = np.array([0, 134, 517, 999]) + (outputs == 1001)
+    assert match_classes(dataset, labels, outputs, {0, 1, 2, 3}).tolist() == expected.tolist()
+
+
+@pytest.mark.parametrize("labels", [LABELS, ("background", *LABELS[1:]), ()])
+def test_numbers_are_the_model_s_classes(labels: tuple[str, ...]) -> None:
+    dataset = named("01", "0")
+    assert how_named(dataset, labels, 3) == "numbers"
+    background = labels[:1] == ("background",)
+    assert match_classes(dataset, labels, 3, {0, 1}).tolist() == [1 + background, background]
+
+
+@pytest.mark.parametrize(
+    ("dataset", "labels", "outputs"),
+    [
+        (named(*SYNSETS), SYNSETS, 4),  # a model that was trained with these folders
+        (named(*SYNSETS), (), 4),  # which is which?
+        (named(*SYNSETS, "n00000000"), imagenet_labels(1000), 1000),
+        (named("0", "1"), ("1", "0"), 2),
+        (named("0", "1", indices=(1, 0)), (), 2),
+        (named("0", "cat"), LABELS, 3),
+    ],
+)
+def test_names_that_remain_names(dataset: Dataset, labels: tuple[str, ...], outputs: int) -> None:
+    assert how_named(dataset, labels, outputs) == "names"
+
+
+def test_what_class_names_are_taken_for_is_told(model: Model, tmp_path: Path, capsys) -> None:
+    data = build(tmp_path, {"0/1.png": 1, "1/1.png": 3})
+    assert run(["evaluate", str(data), "--format", "json"]) == 0
+    out, err = capsys.readouterr()
+    assert json.loads(out)[0]["top1"] == 100
+    assert err.startswith("the classes are numbers, taken as the model's classes, counted from 0")
 
 
 def test_other_heads_and_unreadable_sets_are_refused(model: Model, tmp_path: Path) -> None:

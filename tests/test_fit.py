@@ -23,12 +23,11 @@ from mobilenetv2 import Checkpoint, Model, UserError, decode, evaluate, read_dat
 from mobilenetv2.architecture import Architecture
 from mobilenetv2.graph import layers
 from mobilenetv2.heads import Classifier
-from mobilenetv2.images import Preprocessing
 from mobilenetv2.nn import MobileNetV2
 from mobilenetv2.runtime.quantize import quantize
 from mobilenetv2.training import RECIPES, Machine, Recipe, Start, fit
 from mobilenetv2.training.epochs import DivergedError
-from mobilenetv2.training.machine import faster_precision
+from mobilenetv2.training.machine import automatic_precision
 from mobilenetv2.training.optim import RMSProp, learning_rate, make_optimizer, parameter_groups
 from mobilenetv2.training.run_folder import RunFolder
 
@@ -76,15 +75,39 @@ def read_log(folder: Path) -> list[dict[str, str]]:
 
 
 @pytest.mark.parametrize(
-    ("batch", "side", "timed"), [(1, 32, 2), (64, 32, 64), (10**6, 32, 392), (64, 224, 8)]
+    ("device", "sets", "cuda", "precision"),
+    [
+        ("cpu", ["scalar", "avx2", "avx512", "avx512bf16"], False, "bf16"),
+        ("cpu", ["scalar", "avx2", "avx512"], True, "32"),
+        ("cpu", [], False, "32"),
+        ("cuda", ["avx512bf16"], False, "32"),
+        ("cuda", [], True, "bf16"),
+        ("mps", ["avx512bf16"], True, "32"),
+    ],
 )
-def test_precision_is_timed_with_the_batch(batch: int, side: int, timed: int) -> None:
-    """Or with two images, without which there is no batch norm, or with what a step may cost."""
-    net, seen = MobileNetV2(Architecture(width_mult=0.35, head=Classifier(2))), set()
-    net.register_forward_pre_hook(lambda module, inputs: seen.add(tuple(inputs[0].shape)))
-    preprocessing = Preprocessing(size=(side, side))
-    assert faster_precision(net, preprocessing, torch.device("cpu"), batch) in ("32", "bf16")
-    assert seen == {(timed, 3, side, side)}
+def test_the_automatic_precision_is_what_the_device_has(
+    monkeypatch: pytest.MonkeyPatch, device: str, sets: list[str], cuda: bool, precision: str
+) -> None:
+    monkeypatch.setattr("mobilenetv2.training.machine.instruction_sets", lambda: sets)
+    monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda including_emulation: cuda)
+    assert automatic_precision(torch.device(device)) == precision
+
+
+@pytest.mark.parametrize(("requested", "used"), [("auto", "bf16"), ("32", "32")])
+def test_the_precision_is_logged_and_noted(
+    two_classes: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+    requested: str,
+    used: str,
+) -> None:
+    monkeypatch.setattr("mobilenetv2.training.machine.instruction_sets", lambda: ["avx512bf16"])
+    machine = Machine(workers=0, precision=requested)  # type: ignore[arg-type]
+    with caplog.at_level("INFO", "mobilenetv2"):
+        fit(two_classes, tmp_path / "run", replace(QUICK, epochs=1), TINY, machine=machine)
+    assert f"precision {used}" in caplog.messages
+    assert json.loads((tmp_path / "run" / "recipe.json").read_text())["precision"] == used
 
 
 def test_a_run_and_its_folder(two_classes: Path, tmp_path: Path) -> None:

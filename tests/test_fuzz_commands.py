@@ -14,7 +14,7 @@ import pytest
 
 from mobilenetv2.cli import main, run
 
-from .fuzzing import command_arguments, make_paths
+from .fuzzing_commands import command_arguments, make_paths
 
 SECONDS = 30  # of one command line; most take a few milliseconds
 SEEDS = {"explain": 4, "quantize": 6, "train": 30, "benchmark": 40, "models": 40}

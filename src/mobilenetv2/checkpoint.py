@@ -8,11 +8,13 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
+import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
@@ -27,6 +29,7 @@ FORMAT = "mobilenetv2"
 VERSION = "2"  # 1: the head was a name, and the number of classes stood beside it
 READABLE_VERSIONS = ("1", VERSION)
 DESCRIPTION = ("architecture", "labels", "preprocessing", "provenance")  # texts of the header
+OUR_KEYS = {*DESCRIPTION, "version", "checksum", "quantization"}  # "format" is in others' files too
 FloatArray = NDArray[np.float32]
 
 
@@ -40,6 +43,8 @@ class Checkpoint:
         labels: One per class, or ().
         preprocessing: What the weights expect of an image.
         provenance: Any facts that JSON can hold: where the weights came from, licence, accuracy.
+        notes: What the reader of another library's file assumed or left out, one sentence each;
+            not saved.
 
     Raises:
         ModelFileError: An array is missing, extra, of a wrong shape, not float32 or not finite, or
@@ -51,6 +56,7 @@ class Checkpoint:
     labels: tuple[str, ...] = ()
     preprocessing: Preprocessing = field(default_factory=Preprocessing)
     provenance: dict[str, Any] = field(default_factory=dict)
+    notes: tuple[str, ...] = field(default=(), compare=False)
 
     def __post_init__(self) -> None:
         check_arrays(self.arrays, array_shapes(self.architecture))
@@ -96,18 +102,11 @@ class Checkpoint:
         arrays: Mapping[str, NDArray[Any]],
     ) -> Checkpoint:
         """The checkpoint in a file's header and arrays; `path` is for messages."""
-        if header.get("format") != FORMAT:
-            raise ModelFileError(
-                f"{path}: a safetensors file, but not a mobilenetv2 model; weights of other "
-                "libraries go through `mobilenetv2 convert` first"
-            )
-        if "quantization" in header:
+        if header.get("format") == FORMAT and "quantization" in header:
             raise ModelFileError(f"{path}: an int8 model, but a float32 model is needed here")
         check_header(path, header, arrays, DESCRIPTION)
-        try:
+        with errors_of_header(path):
             return cls(arrays=arrays, **read_description(header))
-        except (UserError, ValueError, TypeError) as error:
-            raise ModelFileError(f"{path}: {error}") from None
 
 
 def description_header(
@@ -125,20 +124,54 @@ def description_header(
     }
 
 
+def is_ours(header: Mapping[str, str]) -> bool:
+    """Whether a safetensors header is that of a model of ours, a damaged one included."""
+    return header.get("format") == FORMAT or bool(OUR_KEYS & header.keys())
+
+
 def read_description(header: Mapping[str, str]) -> dict[str, Any]:
     """Reads what `description_header` wrote: arguments of a checkpoint.
 
     Raises:
-        UserError: A value is out of range.
-        ValueError: Not JSON.
-        TypeError: JSON of another type.
+        UserError: Not JSON, JSON of another type, or a value out of range.
     """
     return {
-        "architecture": Architecture.from_json(header["architecture"]),
-        "labels": tuple(str(label) for label in json.loads(header["labels"])),
-        "preprocessing": Preprocessing.from_json(header["preprocessing"]),
-        "provenance": dict(json.loads(header["provenance"])),
+        "architecture": Architecture.from_dict(read_json(header, "architecture")),
+        "labels": tuple(read_json(header, "labels", list[str])),
+        "preprocessing": Preprocessing.from_dict(read_json(header, "preprocessing")),
+        "provenance": read_json(header, "provenance", dict[str, Any]),
     }
+
+
+def read_json(header: Mapping[str, str], name: str, type_: Any = Any) -> Any:
+    """The value in a JSON text of a header.
+
+    Args:
+        header: The texts.
+        name: Of the text.
+        type_: Of the value, as an annotation that msgspec checks.
+
+    Raises:
+        ModelFileError: Not JSON, nested too deeply, of another type, or with characters that no
+            file can hold.
+    """
+    try:
+        value = json.loads(header[name])
+        # half of a surrogate pair cannot be written anywhere; halves that stand for the bytes of a
+        # file name can
+        json.dumps(value, ensure_ascii=False).encode("utf-8", "surrogateescape")
+        return msgspec.convert(value, type_)
+    except (ValueError, RecursionError, msgspec.ValidationError) as error:
+        raise ModelFileError(f"the header's {name} cannot be read: {error}") from None
+
+
+@contextmanager
+def errors_of_header(path: str | os.PathLike[str]) -> Iterator[None]:
+    """Puts the file's name into errors of a header's values."""
+    try:
+        yield
+    except UserError as error:
+        raise ModelFileError(f"{path}: {error}") from None
 
 
 def save_model(
@@ -162,7 +195,7 @@ def check_header(
     arrays: Mapping[str, NDArray[Any]],
     names: Sequence[str],
 ) -> None:
-    """Refuses a file of another version, without a header text, or with a wrong checksum.
+    """Refuses a file of another kind or version, without a header text, or with a wrong checksum.
 
     Args:
         path: The file, for messages.
@@ -173,9 +206,20 @@ def check_header(
     Raises:
         ModelFileError: One of these.
     """
+    if not is_ours(header):
+        raise ModelFileError(
+            f"{path}: a safetensors file, but not a mobilenetv2 model; weights of other "
+            "libraries go through `mobilenetv2 convert` first"
+        )
+    if header.get("format") != FORMAT:
+        ours = ", ".join(sorted(OUR_KEYS & header.keys()))
+        raise ModelFileError(
+            f"{path}: damaged: its header has {ours} as a mobilenetv2 model has, but the format "
+            f"{header.get('format')!r:.80}; get the file again"
+        )
     if header.get("version") not in READABLE_VERSIONS:
         raise ModelFileError(
-            f"{path}: file version {header.get('version')!r}, this release reads "
+            f"{path}: file version {header.get('version')!r:.80}, this release reads "
             f"{' and '.join(READABLE_VERSIONS)}"
         )
     missing = sorted({*names, "checksum"} - header.keys())
@@ -199,6 +243,21 @@ def description_without_background(
     return {"architecture": fewer, "labels": labels[1:]}
 
 
+def background_note(checkpoint: Any) -> str | None:
+    """A line on a class 0 that is the background, which shifts all other indices; None without it.
+
+    Args:
+        checkpoint: A checkpoint of any type.
+    """
+    if tuple(checkpoint.labels[:1]) != (BACKGROUND,):
+        return None
+    return (
+        f"class 0 is the background, so that every other index is one higher than among "
+        f"{len(checkpoint.labels) - 1} classes without it; `mobilenetv2 convert IN OUT "
+        "--drop-background` removes it"
+    )
+
+
 def check_description(
     architecture: Architecture, labels: tuple[str, ...], preprocessing: Preprocessing
 ) -> None:
@@ -211,35 +270,63 @@ def check_description(
         )
 
 
-def check_arrays(arrays: Mapping[str, NDArray[Any]], shapes: Mapping[str, tuple[int, ...]]) -> None:
-    """Refuses arrays that are missing, extra, of a wrong shape or type, or not finite.
+class Shaped(Protocol):
+    """An array, or one that is still in its file."""
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Its axes."""
+
+    @property
+    def dtype(self) -> np.dtype[Any]:
+        """Its type."""
+
+
+def check_shapes(
+    arrays: Mapping[str, Shaped], shapes: Mapping[str, tuple[int, ...]], any_float: bool = False
+) -> None:
+    """Refuses arrays that are missing, extra, or of a wrong shape or type, without their values.
 
     Args:
         arrays: To be checked.
         shapes: The shape of every array that there must be.
+        any_float: Whether any type of floats may be there, instead of float32 alone.
 
     Raises:
         ModelFileError: The first arrays of each kind of fault, by name.
     """
-    faults = {
-        "missing": [name for name in shapes if name not in arrays],
-        "not part of the network": [name for name in arrays if name not in shapes],
-        "wrong shape": [
-            f"{name} is {arrays[name].shape}, not {shape}"
-            for name, shape in shapes.items()
-            if name in arrays and arrays[name].shape != shape
-        ],
-        "wrong type": [
-            f"{name} is {array.dtype}, not float32"
-            for name, array in arrays.items()
-            if array.dtype != np.float32
-        ],
-    }
-    if not any(faults.values()):
-        faults["values that are not finite, or a negative variance"] = [
-            *(name for name, array in arrays.items() if not np.isfinite(array).all()),
-            *(n for n in arrays if n.endswith("running_var") and (arrays[n] < 0).any()),
-        ]
+    _raise_faults(
+        {
+            "missing": [name for name in shapes if name not in arrays],
+            "not part of the network": [name for name in arrays if name not in shapes],
+            "wrong shape": [
+                f"{name} is {arrays[name].shape}, not {shape}"
+                for name, shape in shapes.items()
+                if name in arrays and arrays[name].shape != shape
+            ],
+            "wrong type": [
+                f"{name} is {array.dtype}, not float32"
+                for name, array in arrays.items()
+                if array.dtype != np.float32 and not (any_float and array.dtype.kind == "f")
+            ],
+        }
+    )
+
+
+def check_arrays(arrays: Mapping[str, NDArray[Any]], shapes: Mapping[str, tuple[int, ...]]) -> None:
+    """As `check_shapes`, and refuses values that are not finite, or a negative variance."""
+    check_shapes(arrays, shapes)
+    _raise_faults(
+        {
+            "values that are not finite, or a negative variance": [
+                *(name for name, array in arrays.items() if not np.isfinite(array).all()),
+                *(n for n in arrays if n.endswith("running_var") and (arrays[n] < 0).any()),
+            ]
+        }
+    )
+
+
+def _raise_faults(faults: Mapping[str, Sequence[str]]) -> None:
     problems = [f"{fault}: {shortened(names, 4)}" for fault, names in faults.items() if names]
     if problems:
         raise ModelFileError("arrays do not fit the network: " + "; ".join(problems))

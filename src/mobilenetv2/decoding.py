@@ -170,7 +170,7 @@ def _to_rgb(image: Image, stretch: bool) -> tuple[Image, str]:
     raw_mode = _raw_mode(image)
     image.load()
     turn = TURNS.get(_orientation(image))
-    remark = ""
+    remark = _lost_colours(image) if ";16" in raw_mode else ""
     if image.mode == "F" or image.mode.startswith("I"):
         image, remark = _deep_to_rgb(image, stretch)
     elif image.has_transparency_data and image.mode in WITH_ALPHA:
@@ -181,6 +181,20 @@ def _to_rgb(image: Image, stretch: bool) -> tuple[Image, str]:
         image = image.transpose(Image.Transpose[turn])
         image.info = {}  # has the orientation, which would turn the image again
     return image, remark
+
+
+def _lost_colours(image: Image) -> str:
+    """A remark about a colour image of 16 bits that keeps few levels: Pillow has the high bytes."""
+    if image.mode not in ("RGB", "RGBA"):
+        return ""
+    limits: Any = image.getextrema()[:3]
+    low, high = min(low for low, _ in limits), max(high for _, high in limits)
+    if low == high or high - low >= FEW_LEVELS:
+        return ""
+    return (
+        f"colours of 16 bits of which the high bytes are kept, here {low} to {high}: multiply the "
+        "values before if these are too few levels"
+    )
 
 
 def _raw_mode(image: Image) -> str:

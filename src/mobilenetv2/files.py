@@ -7,7 +7,7 @@ import os
 import threading
 import zlib
 from collections.abc import Mapping
-from contextlib import suppress
+from contextlib import AbstractContextManager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -15,19 +15,74 @@ import numpy as np
 from numpy.typing import NDArray
 
 from .errors import ModelFileError
+from .paths import obstacle
+
+MAX_FOREIGN_BYTES = 1 << 29  # of another library's file; the largest published one has 80 MB
+LARGEST_NETWORK_BYTES = 1 << 26  # the float32 weights of the largest published network are 25 MB
+EXPANSION = 4  # bytes in memory per byte of a file: int8 weights as float32
 
 
-def read_safetensors_header(path: Path) -> dict[str, str]:
-    """The texts in the header of any safetensors file, without its arrays.
+def require_file(path: Path) -> None:
+    """Refuses what is not a regular file that may be read, without opening it.
+
+    Raises:
+        ModelFileError: Absent, a folder, a pipe or device, a name that no file can have.
+    """
+    if reason := obstacle(path):
+        raise ModelFileError(f"{path}: {reason}")
+
+
+def require_size(path: Path) -> None:
+    """Refuses another library's file that is larger than any that is known.
+
+    Raises:
+        ModelFileError: It is.
+    """
+    size = path.stat().st_size
+    if size > MAX_FOREIGN_BYTES:
+        raise ModelFileError(
+            f"{path}: {size >> 20} MB; files of other libraries are read up to {MAX_FOREIGN_BYTES >> 20} MB"
+        )
+
+
+def memory_limit(path: Path) -> int:
+    """How many bytes the content of another library's file may take: a small multiple of the file
+    and of the largest network that is known.
+    """
+    return LARGEST_NETWORK_BYTES + EXPANSION * (path.stat().st_size if path.is_file() else 0)
+
+
+def require_memory(path: Path, needed: int, what: str) -> None:
+    """Refuses content that takes more than `memory_limit`.
+
+    A small file may claim arrays of any size: without data, repeated, or compressed.
+
+    Args:
+        path: The file.
+        needed: Bytes in memory.
+        what: What takes them, for the message.
+
+    Raises:
+        ModelFileError: The message lacks the file's name.
+    """
+    if needed > memory_limit(path):
+        raise ModelFileError(
+            f"{what} would take {needed >> 20} MB of memory, far larger than any MobileNetV2"
+        )
+
+
+def open_safetensors(path: Path) -> AbstractContextManager[Any]:
+    """An open safetensors file: `metadata()`, `keys()`, `get_slice(name)`, `get_tensor(name)`.
 
     Raises:
         ModelFileError: The file is absent, truncated or not safetensors.
     """
     from safetensors import safe_open
 
+    require_file(path)
     try:
-        with safe_open(path, framework="np") as file:
-            return dict(file.metadata() or {})
+        opened: AbstractContextManager[Any] = safe_open(path, framework="np")
+        return opened
     except Exception as error:  # SafetensorError and OSError
         raise ModelFileError(f"{path}: not a readable safetensors file: {error}") from None
 
@@ -38,23 +93,12 @@ def read_safetensors(path: Path) -> tuple[dict[str, str], dict[str, NDArray[Any]
     Raises:
         ModelFileError: The file is absent, truncated or not safetensors.
     """
-    from safetensors import safe_open
-
-    if not path.is_file():
-        raise ModelFileError(f"{path}: no such file")
-    try:
-        with safe_open(path, framework="np") as file:
-            header, names = dict(file.metadata() or {}), file.keys()
-            arrays = {name: file.get_tensor(name) for name in names}
-        if any(array.dtype.kind not in "fiub" for array in arrays.values()):
-            raise TypeError  # a type that another package has added to NumPy
-        return header, arrays
-    except (TypeError, AttributeError):
-        raise ModelFileError(
-            f"{path}: holds arrays of a type that NumPy lacks, such as bfloat16: save them as float32"
-        ) from None
-    except Exception as error:  # SafetensorError and OSError
-        raise ModelFileError(f"{path}: not a readable safetensors file: {error}") from None
+    with open_safetensors(path) as file:
+        try:
+            arrays = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+        except Exception as error:  # a type that NumPy lacks, or that another package adds to it
+            raise ModelFileError(f"{path}: not a readable safetensors file: {error}") from None
+        return dict(file.metadata() or {}), arrays
 
 
 def write_atomically(path: Path, content: bytes | memoryview) -> None:

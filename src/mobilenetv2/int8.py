@@ -11,8 +11,9 @@ import os
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
+import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
@@ -25,10 +26,12 @@ from .checkpoint import (
     check_header,
     description_header,
     description_without_background,
+    errors_of_header,
     read_description,
+    read_json,
     save_model,
 )
-from .errors import ModelFileError, UserError, shortened
+from .errors import ModelFileError, shortened
 from .files import read_safetensors
 from .graph import layers
 from .images import Preprocessing
@@ -38,6 +41,16 @@ ROUNDINGS = ("nearest", "twice")
 POOLINGS = ("mean", "average")
 ARRAYS = ("weight", "scale", "bias")  # of each layer, as the file names them
 HEADER = (*DESCRIPTION, "quantization")
+
+
+class Quantization(msgspec.Struct):
+    """What the header of an int8 file says beside the description of the network."""
+
+    weight_zero_points: dict[str, int]
+    rounding: str
+    image: Annotated[list[int | float], msgspec.Meta(min_length=1)]
+    activations: dict[str, tuple[float, int]]
+    pooling: str | None = None
 
 
 @dataclass(frozen=True)
@@ -89,6 +102,7 @@ class Int8Checkpoint:
         labels: One per class, or ().
         preprocessing: What the weights expect of an image.
         provenance: Any facts that JSON can hold.
+        notes: As for `Checkpoint`.
 
     Raises:
         ModelFileError: Something is missing, extra, of a wrong shape or type, or out of range.
@@ -104,6 +118,7 @@ class Int8Checkpoint:
     labels: tuple[str, ...] = ()
     preprocessing: Preprocessing = field(default_factory=Preprocessing)
     provenance: dict[str, Any] = field(default_factory=dict)
+    notes: tuple[str, ...] = field(default=(), compare=False)
 
     def __post_init__(self) -> None:
         check_description(self.architecture, self.labels, self.preprocessing)
@@ -190,44 +205,39 @@ class Int8Checkpoint:
         Raises:
             ModelFileError: Not such a file, or damaged; the message says why.
         """
-        header, arrays = read_safetensors(Path(path))
-        if header.get("format") != FORMAT or "quantization" not in header:
-            raise ModelFileError(f"{path}: not an int8 mobilenetv2 model")
-        return cls.from_file(path, header, arrays)
+        return cls.from_file(path, *read_safetensors(Path(path)))
 
     @classmethod
     def from_file(
         cls, path: str | os.PathLike[str], header: Mapping[str, str], arrays: Mapping[str, Any]
     ) -> Int8Checkpoint:
         """The checkpoint in a file's header and arrays; `path` is for messages."""
+        if header.get("format") == FORMAT and "quantization" not in header:
+            raise ModelFileError(f"{path}: not an int8 mobilenetv2 model")
         check_header(path, header, arrays, HEADER)
-        try:
-            quantization = json.loads(header["quantization"])
-            int8_layers = _read_layers(arrays, quantization["weight_zero_points"])
+        with errors_of_header(path):
+            stored: Quantization = read_json(header, "quantization", Quantization)
             description = read_description(header)
-            activations = {
-                name: Activation(float(scale), int(zero))
-                for name, (scale, zero) in quantization["activations"].items()
-            }
-            rounding = str(quantization["rounding"])
+            image_scale, *zero_points = stored.image
+            if not all(isinstance(zero, int) for zero in zero_points):
+                raise ModelFileError("the image's zero points are not whole numbers")
+            activations = {name: Activation(*pair) for name, pair in stored.activations.items()}
             # up to file version 1 equal scales stood for an average
-            pooling = quantization.get("pooling") or (
+            pooling = stored.pooling or (
                 "average"
-                if rounding == "twice"
+                if stored.rounding == "twice"
                 and keeps_pooled_scale(description["architecture"], activations)
                 else "mean"
             )
             return cls(
-                layers=int8_layers,
-                image_scale=float(quantization["image"][0]),
-                image_zero_points=tuple(int(zero) for zero in quantization["image"][1:]),
+                layers=_read_layers(arrays, stored.weight_zero_points),
+                image_scale=float(image_scale),
+                image_zero_points=tuple(map(int, zero_points)),
                 activations=activations,
-                rounding=rounding,
+                rounding=stored.rounding,
                 pooling=pooling,
                 **description,
             )
-        except (UserError, ValueError, TypeError, KeyError) as error:
-            raise ModelFileError(f"{path}: {error}") from None
 
 
 AnyCheckpoint = Checkpoint | Int8Checkpoint
@@ -259,9 +269,11 @@ def _read_layers(
     arrays: Mapping[str, NDArray[Any]], zero_points: Mapping[str, int]
 ) -> dict[str, Int8Layer]:
     names = sorted({name.rpartition(".")[0] for name in arrays})
-    extra = arrays.keys() - {f"{name}.{kind}" for name in names for kind in ARRAYS}
-    if extra:
-        raise ModelFileError(f"not part of the network: {', '.join(sorted(extra))}")
+    expected = {f"{name}.{kind}" for name in names for kind in ARRAYS}
+    if extra := sorted(arrays.keys() - expected):
+        raise ModelFileError(f"not part of the network: {shortened(extra)}")
+    if missing := sorted(expected - arrays.keys()):
+        raise ModelFileError(f"missing: {shortened(missing)}")
     return {
         name: Int8Layer(
             arrays[f"{name}.weight"],

@@ -27,6 +27,11 @@ if TYPE_CHECKING:
     from ..errors import ImageError
     from ..evaluation import Evaluation
 
+NAMED = {
+    "synsets": "the classes are WordNet ids, taken as those of ImageNet's 1000 classes",
+    "numbers": "the classes are numbers, taken as the model's classes, counted from 0 without a "
+    "background class",
+}
 PREDICTION_COLUMNS = ("file", "class", "answer", "probability", "right")
 COLUMNS = ("class", "index", "images", "right", "percent")
 
@@ -73,7 +78,7 @@ def evaluate(
     top1 and top5 are percent (top5 of models with more than five classes); ece is the expected calibration error from 0 to 1; nll is the mean
     negative log likelihood."""
     from ..datasets import read_dataset, repeated_images
-    from ..evaluation import contact_sheet
+    from ..evaluation import contact_sheet, how_named
     from ..evaluation import evaluate as run
     from ..model import load
 
@@ -85,6 +90,9 @@ def evaluate(
     for problem in (*dataset.problems, *repeated_images(dataset)):
         notify(problem)
     model = load(model_name)
+    architecture, labels = model.checkpoint.architecture, model.checkpoint.labels
+    if remark := NAMED.get(how_named(dataset, labels, architecture.classes or 0)):
+        notify(remark)
     with progress(len(dataset.samples), "evaluating") as step:
 
         def advance(sample: Sample, error: ImageError | None) -> None:

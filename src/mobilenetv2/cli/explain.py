@@ -56,7 +56,13 @@ COLUMNS = (
     type=click.Path(file_okay=False, path_type=Path),
     help="Also write every drawing as an .svg file into this folder.",
 )
-@click.option("--seed", default=0, show_default=True, type=int, help="Seed of all random numbers.")
+@click.option(
+    "--seed",
+    default=0,
+    show_default=True,
+    type=click.IntRange(min=0),
+    help="Seed of all random numbers.",
+)
 @threads_option
 @stretch_option
 @format_option

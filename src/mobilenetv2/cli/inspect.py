@@ -40,6 +40,7 @@ def _properties(file: str, checkpoint: AnyCheckpoint) -> dict[str, Any]:
     import json
     from pathlib import Path
 
+    from ..checkpoint import background_note
     from ..cost import network_cost
     from ..formats import recognise
 
@@ -57,6 +58,7 @@ def _properties(file: str, checkpoint: AnyCheckpoint) -> dict[str, Any]:
         "architecture": json.loads(a.to_json()),
         "preprocessing": json.loads(checkpoint.preprocessing.to_json()),
         "provenance": checkpoint.provenance,
+        "notes": [note for note in (*checkpoint.notes, background_note(checkpoint)) if note],
     }
 
 
@@ -90,6 +92,9 @@ def _flat(properties: dict[str, Any]) -> dict[str, Any]:
     """Nested properties as `outer.inner`, with one row per stage."""
     rows: dict[str, Any] = {}
     for name, value in properties.items():
+        if name == "notes":
+            rows |= {f"note {i}": note for i, note in enumerate(value, 1)}
+            continue
         if not isinstance(value, dict):
             rows[name] = value
             continue

@@ -9,6 +9,7 @@ import csv
 import functools
 import io
 import json
+import logging
 import math
 import os
 import re
@@ -231,6 +232,7 @@ def show_image_warnings() -> None:
     from ..decoding import NarrowRangeWarning
 
     warnings.filterwarnings("ignore", module="PIL")
+    logging.getLogger("PIL").addHandler(logging.NullHandler())
     warnings.filterwarnings("always", category=NarrowRangeWarning)
     warnings.formatwarning = _formatted
 

@@ -12,7 +12,7 @@ from .classification import (
     judge,
     score,
 )
-from .matching import match_classes
+from .matching import how_named, match_classes
 from .sheet import contact_sheet
 
 __all__ = [
@@ -24,6 +24,7 @@ __all__ = [
     "contact_sheet",
     "evaluate",
     "judge",
+    "how_named",
     "match_classes",
     "score",
 ]

@@ -15,6 +15,7 @@ from lightning.fabric import Fabric
 
 from ..errors import UserError
 from .data import Images, ShardImages, loader, shard_loader
+from .events import Events
 from .machine import Machine, explained_memory_errors, stop_signals
 from .optim import learning_rate
 from .run_folder import RunFolder
@@ -69,6 +70,7 @@ class RunContext(NamedTuple):
         fabric: The device and the other processes.
         trainer: Network, optimiser and moving average.
         folder: Where state and log are written.
+        events: Where the values for TensorBoard are written.
         machine: Workers that load images.
         train: Images to train with.
         val: Images to validate with.
@@ -78,6 +80,7 @@ class RunContext(NamedTuple):
     fabric: Fabric
     trainer: Trainer
     folder: RunFolder
+    events: Events
     machine: Machine
     train: Images | ShardImages
     val: Images
@@ -153,7 +156,7 @@ def _train(
         progress.step += 1
         progress.loss_sum += loss
         if step % EVENT_STEPS == 0:
-            fabric.log_dict({"train/loss": loss, "train/lr": lr}, epoch * steps + step)
+            context.events.write({"train/loss": loss, "train/lr": lr}, epoch * steps + step)
         ready = time.perf_counter()
         if ready - logged > LOG_SECONDS:
             logged = ready
@@ -185,7 +188,7 @@ def validate(context: RunContext, progress: Progress, epoch_row: dict[str, Any])
         progress.best = {"epoch": progress.epoch, **scores}
         progress.since_best = 0
         context.keep_best(progress.best)
-    context.fabric.log_dict(scores, progress.epoch)
+    context.events.write(scores, progress.epoch)
     LOG.info("%s", _log_line(progress.rows[-1], context.trainer.recipe.epochs))
 
 

@@ -6,6 +6,7 @@ import logging
 import os
 import warnings
 from collections.abc import Iterator, Mapping
+from contextlib import closing
 from dataclasses import asdict, dataclass, replace
 from importlib.metadata import version
 from pathlib import Path
@@ -31,11 +32,12 @@ from .data import (
     read_split,
 )
 from .epochs import Progress, RunContext, run_epochs
-from .machine import Machine, faster_precision, launch, once
+from .events import Events
+from .machine import Machine, automatic_precision, launch, once
 from .network import Start, build, fit_head, last_map, prepare, restore
 from .recipes import Recipe, default_recipe
 from .report import draw_confusion, draw_curves
-from .run_folder import RunFolder, Settings
+from .run_folder import RunFolder, Settings, is_same_file
 from .trainer import Trainer, balanced
 
 LOG = logging.getLogger(__name__)
@@ -116,13 +118,14 @@ def fit(
         Stopped: SIGINT or SIGTERM was received, and the state was saved.
     """
     folder, machine = RunFolder(out), machine or Machine()
-    fabric = launch(folder.path)
+    fabric = launch()
     before = once(fabric, folder.read_settings if resume else folder.check_new)
     job = _job(fabric, machine, os.fspath(data), val and os.fspath(val), recipe, start, before)
     split, broken = _images(job)
     state = None
     if before:
         before.check_resumed(_resumable_settings(job, split))
+        _warn_of_changes(job, before)
         state = folder.read_state()
     if before and state:
         net, settings = prepare(restore(before.architecture, before.recipe)), before
@@ -135,7 +138,9 @@ def fit(
     if state:
         progress = Progress(**state.pop("progress"))
         trainer.load_state_dict(state)
-    run_epochs(_run_context(job, folder, trainer, settings, split), progress)
+    context = _run_context(job, folder, trainer, settings, split)
+    with closing(context.events):
+        run_epochs(context, progress)
     evaluation = once(fabric, lambda: _finish(folder, settings, split.val, progress))
     return Trained(folder.model, progress.epoch, int(progress.best["epoch"]), evaluation, broken)
 
@@ -170,6 +175,21 @@ def _resumable_settings(job: Job, split: Split) -> dict[str, Any]:
         "images": {"train": len(split.train.samples), "val": len(split.val.samples)},
         "precision": None if job.machine.precision == "auto" else job.machine.precision,
     }
+
+
+def _warn_of_changes(job: Job, before: Settings) -> None:
+    """Warns of what may have changed without another result, and is not compared."""
+    sources = {"images to train with": (before.data, job.data)}
+    sources["images to validate with"] = before.val, job.val
+    for noun, (old, new) in sources.items():
+        if old != new and not is_same_file(old, new):
+            LOG.warning("the %s were %s, and are now %s: they must be the same", noun, old, new)
+    if job.fabric.world_size != before.processes:
+        LOG.warning(
+            "the run to resume had %d processes, now there are %d: the weights will differ a little",
+            before.processes,
+            job.fabric.world_size,
+        )
 
 
 def _images(job: Job) -> tuple[Split, dict[str, ImageError]]:
@@ -249,11 +269,8 @@ def _begin(job: Job, split: Split, before: Settings | None) -> tuple[MobileNetV2
     if before:
         settled["precision"] = before.precision
     if settled["precision"] is None:
-        batch = -(-job.recipe.batch // job.fabric.world_size)
-        settled["precision"] = once(
-            job.fabric, lambda: faster_precision(net, preprocessing, job.fabric.device, batch)
-        )
-        LOG.info("precision %s is the faster on this machine", settled["precision"])
+        settled["precision"] = once(job.fabric, lambda: automatic_precision(job.fabric.device))
+    LOG.info("precision %s", settled["precision"])
     settings = Settings(
         version=version("mobilenetv2"),
         data=job.data,
@@ -298,6 +315,7 @@ def _run_context(
         job.fabric,
         trainer,
         folder,
+        Events(folder.path if job.fabric.is_global_zero else None),
         job.machine,
         ShardImages(
             replace(read_shards(job.data, settings.classes), stretch=recipe.stretch),
