@@ -57,6 +57,7 @@ def run(arguments: Sequence[str] | None = None) -> int:
         if sys.stdout is None:
             raise UserError("stdout is closed: there is nowhere to print to")
         words = list(sys.argv[1:] if arguments is None else arguments)
+        _check_words(words)
         code = int(main.main(words, "mobilenetv2", standalone_mode=False, obj=words) or 0)
         sys.stdout.flush()
         return code
@@ -81,6 +82,16 @@ def run(arguments: Sequence[str] | None = None) -> int:
     except (KeyboardInterrupt, click.Abort):
         notify("interrupted")
         return 130
+
+
+def _check_words(words: Sequence[str]) -> None:
+    """Refuses arguments that no shell can give, and no file can be called."""
+    for word in words:
+        try:
+            if b"\0" in os.fsencode(word):
+                raise UserError(f"{word!r}: an argument with a NUL character")
+        except UnicodeEncodeError:
+            raise UserError(f"{word!r}: an argument with half of a surrogate pair") from None
 
 
 def _show(error: click.ClickException) -> None:
