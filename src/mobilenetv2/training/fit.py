@@ -33,7 +33,7 @@ from .data import (
 )
 from .epochs import Progress, RunContext, run_epochs
 from .events import Events
-from .machine import Machine, automatic_precision, launch, once
+from .machine import Machine, automatic_precision, explained_memory_errors, launch, once
 from .network import Start, build, fit_head, last_map, prepare, restore
 from .recipes import Recipe, default_recipe
 from .report import draw_confusion, draw_curves
@@ -121,6 +121,14 @@ def fit(
     fabric = launch()
     before = once(fabric, folder.read_settings if resume else folder.check_new)
     job = _job(fabric, machine, os.fspath(data), val and os.fspath(val), recipe, start, before)
+    once(fabric, folder.check_writable)
+    with explained_memory_errors(job.recipe.batch):
+        return _run(job, folder, before)
+
+
+def _run(job: Job, folder: RunFolder, before: Settings | None) -> Trained:
+    """Everything behind the arguments; `before` are the settings of the run to resume."""
+    fabric = job.fabric
     split, broken = _images(job)
     state = None
     if before:

@@ -22,6 +22,8 @@ Batch = tuple[Tensor, Tensor]  # (N, C, H, W) uint8, (N,) int64
 MAX_WORKERS = 8
 PREFETCH = 2  # batches that a worker prepares in advance
 SHARED_MEMORY = Path("/dev/shm")
+# of PyTorch's and Python's messages where the system refuses a process, a thread or a file
+REFUSED = ("DataLoader worker (pid", "Too many open files", "start new thread", "ancdata")
 
 
 def stacked(images: Sequence[tuple[Tensor, int]]) -> Batch:
@@ -56,13 +58,25 @@ def batch_loader(
 
 
 class _Loader(DataLoader[Any]):
-    """Raises the errors of workers unchanged; PyTorch would put a traceback into their message."""
+    """Raises the errors of workers unchanged; PyTorch would put a traceback into their message.
+
+    What the system refuses (a process, a file, memory) is a `UserError`.
+    """
 
     def __iter__(self) -> Iterator[Batch]:  # type: ignore[override]
-        for batch in super().__iter__():
-            if isinstance(batch, UserError):
-                raise batch
-            yield batch
+        try:
+            for batch in super().__iter__():
+                if isinstance(batch, UserError):
+                    raise batch
+                yield batch
+        except (OSError, RuntimeError) as error:
+            text = str(error)
+            if isinstance(error, RuntimeError) and not any(part in text for part in REFUSED):
+                raise
+            raise UserError(
+                f"the {self.num_workers} processes that read images cannot work: "
+                f"{text.splitlines()[0]:.200}; give fewer, or none (--workers 0)"
+            ) from error
 
 
 def _affordable(batch_bytes: int, workers: int) -> int:
