@@ -199,6 +199,9 @@ class Model:
             Each source with the result of `use`, or with its error.
         """
 
+        if isinstance(sources, str | bytes | os.PathLike):
+            raise UserError(f"a list of files is needed, not one: [{sources!r:.80}]")
+
         def prepare(source: Source) -> NDArray[np.uint8]:
             image = as_image(open_source(source), max_pixels=max_pixels)
             return self.checkpoint.preprocessing(image)
@@ -218,8 +221,8 @@ class Model:
 
     def _check_top(self, top: int) -> None:
         self.check_classifies()
-        if top < 1:
-            raise UserError(f"top must be at least 1, not {top}")
+        if not isinstance(top, int | np.integer) or isinstance(top, bool) or top < 1:
+            raise UserError(f"top must be a whole number of at least 1, not {top!r:.80}")
 
     def _predictions(self, logits: NDArray[np.float32], top: int) -> list[Prediction]:
         """The `top` most probable classes for the logits (classes,) of one image."""
