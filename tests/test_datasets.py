@@ -144,6 +144,14 @@ def test_links_are_followed_once(tmp_path: Path) -> None:
     assert greys(read_dataset(tmp_path / "data")) == [("a", 1), ("b", 2)]
 
 
+def test_a_class_that_is_a_link_to_nothing_is_named(tmp_path: Path) -> None:
+    build(tmp_path, {"a/1.png": 1, "b/1.png": 2})
+    (tmp_path / "c").symlink_to("nowhere")
+    assert read_dataset(tmp_path).problems == (
+        f"{tmp_path / 'c'}: a link to nowhere, which does not exist",
+    )
+
+
 def test_names_that_are_not_text_can_be_printed_and_told_apart(tmp_path: Path) -> None:
     try:
         build(tmp_path, {"caf\udce9/1.png": 1, r"caf\xe9/1.png": 2, "\x1b/1.png": 3})
@@ -310,7 +318,7 @@ def test_files_of_one_size_are_compared_by_content(tmp_path: Path) -> None:
         path = tmp_path / f"{len(samples)}.jpg"
         if name != "gone":
             path.write_bytes(contents[name])
-        samples.append(Sample(str(path), 0, path))
+        samples.append(Sample(str(path), 0))
     assert same_images(samples) == [[0, 3]]
 
 
@@ -327,6 +335,27 @@ def test_stretched_samples(tmp_path: Path) -> None:
 
 
 # --- archives that are not what they say ---
+
+
+def test_images_of_one_name_in_an_archive_are_counted(tmp_path: Path) -> None:
+    with zipfile.ZipFile(tmp_path / "d.zip", "w") as archive:
+        for name in ("a/1.png", "a\\1.png", "b/1.png"):
+            archive.writestr(name, b"")
+        with pytest.warns(UserWarning, match="Duplicate name"):
+            archive.writestr("b/1.png", b"")
+    dataset = read_dataset(tmp_path / "d.zip")
+    assert len(dataset.samples) == 2
+    assert dataset.problems == ("2 images left out that have the name of another",)
+
+
+def test_an_archive_of_a_later_version_is_refused(tmp_path: Path) -> None:
+    with zipfile.ZipFile(tmp_path / "d.zip", "w") as archive:
+        archive.writestr("a/1.png", b"")
+    content = bytearray((tmp_path / "d.zip").read_bytes())
+    content[content.index(b"PK\x01\x02") + 6] = 128
+    (tmp_path / "d.zip").write_bytes(content)
+    with pytest.raises(UserError, match="d.zip: a damaged archive: zip file version 12.8"):
+        read_dataset(tmp_path / "d.zip")
 
 
 def test_a_member_is_never_unpacked_beyond_its_size(tmp_path: Path) -> None:
@@ -373,11 +402,17 @@ def test_a_list_made_on_another_system(tmp_path: Path) -> None:
     lines = ["a\\cafe\u0301\\1.png,x", "b\\c.png,y", "gone\\1.png,y"]
     (tmp_path / "list.csv").write_text("\n".join(["file,label", *lines]), encoding="utf-8")
     dataset = read_dataset(tmp_path / "list.csv")
-    assert [sample.source for sample in dataset.samples] == [
+    assert [Path(sample.name) for sample in dataset.samples] == [
         tmp_path / "a/caf\u00e9/1.png",
         tmp_path / "b\\c.png",
         tmp_path / "gone\\1.png",
     ]
+
+
+def test_a_line_without_end_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "list.csv").write_text("file,label\n" + '"' * (1 << 20))
+    with pytest.raises(UserError, match="not a CSV file in UTF-8: a line of 1048576 characters"):
+        read_dataset(tmp_path / "list.csv")
 
 
 def test_a_list_of_addresses_is_refused(tmp_path: Path) -> None:

@@ -227,6 +227,13 @@ def test_8_bits_in_a_larger_type_lose_nothing(factor: int) -> None:
     )
 
 
+def test_12_bit_colours_are_mentioned() -> None:
+    pixels = b"".join(map(WORD, (0, 100, 4095, 2000, 3000, 1)))
+    file = io.BytesIO(png(2, 1, 16, 2, b"\0" + pixels))
+    with pytest.warns(NarrowRangeWarning, match="high bytes are kept, here 0 to 15: multiply"):
+        assert array(decode(file)).tolist() == [[[0, 0, 15], [7, 11, 0]]]
+
+
 def test_dark_floats_are_mentioned() -> None:
     ramp = np.linspace(0, 0.1, 4096, dtype=np.float32).reshape(64, 64)
     with pytest.warns(
@@ -448,7 +455,8 @@ KEYED = {  # bits, kind of colour, tRNS chunk, two rows of two pixels, those pix
 @pytest.mark.parametrize("name", KEYED)
 def test_a_transparent_colour_of_png_shows_white(name: str) -> None:
     bits, colour, key, data, expected = KEYED[name]
-    pixels = array(decode(io.BytesIO(png(2, 2, bits, colour, data, key)))).reshape(4, 3)
+    file = io.BytesIO(png(2, 2, bits, colour, data, key))
+    pixels = array(decode(file, warn=str)).reshape(4, 3)
     if expected is not None:
         assert (pixels == np.array(expected)[:, None]).all()
     else:
@@ -675,6 +683,26 @@ def test_max_pixels_lifts_the_limit_for_this_image_only(
     with pytest.raises(ImageError):
         decode(tmp_path / "bad.png", max_pixels=10000)
     assert Image.MAX_IMAGE_PIXELS == 1000
+    with pytest.raises(ImageError, match=r"more than 2000 pixels"):
+        decode(path)
+
+
+def test_the_environment_sets_the_limit(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = tmp_path / "a.png"
+    Image.new("1", (100, 100), 1).save(path)
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 1000)
+    monkeypatch.setenv("MOBILENETV2_MAX_PIXELS", "10000")
+    assert decode(path).size == (100, 100)
+    with pytest.raises(ImageError, match=r"more than 9999 pixels"):
+        decode(path, max_pixels=9999)
+    monkeypatch.setenv("MOBILENETV2_MAX_PIXELS", "9999")
+    with pytest.raises(ImageError, match=r"more than 9999 .* MOBILENETV2_MAX_PIXELS in the env"):
+        decode(path)
+    for text in ("0", "-1", "2e8", "²"):
+        monkeypatch.setenv("MOBILENETV2_MAX_PIXELS", text)
+        with pytest.raises(UserError, match=f"MOBILENETV2_MAX_PIXELS must be .*{text}"):
+            decode(path)
+    monkeypatch.setenv("MOBILENETV2_MAX_PIXELS", "")
     with pytest.raises(ImageError, match=r"more than 2000 pixels"):
         decode(path)
 
@@ -1175,7 +1203,7 @@ def test_a_folder_that_may_not_be_searched_is_not_passed_over(
     monkeypatch.setattr(os, "scandir", refusing)
     content = folder_content(tmp_path)
     assert relative(tmp_path, content.images) == ["a/1.jpg", "c/3.jpg"]
-    assert content.unreadable == {tmp_path / "b": "Permission denied"}
+    assert content.unreadable == {tmp_path / "b": "may not be searched: Permission denied"}
     assert content.others == []
 
 

@@ -16,6 +16,7 @@ from PIL import Image
 from mobilenetv2.cli import run
 from mobilenetv2.datasets import Inputs, collect_images
 from mobilenetv2.decoding import NarrowRangeWarning
+from mobilenetv2.errors import ImageError
 from mobilenetv2.images import decode
 
 
@@ -138,12 +139,36 @@ def test_a_damaged_image_on_stdin_is_no_list(monkeypatch: pytest.MonkeyPatch) ->
     assert [sample.name for sample in collect_images(["-"]).samples] == ["<stdin>"]
 
 
+def test_lists_have_a_limit(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for module in ("inputs", "csv_list"):
+        monkeypatch.setattr(f"mobilenetv2.datasets.{module}.MOST_IMAGES", 2)
+    (root / "list.csv").write_text("file\na.png\n" * 3)
+    give_stdin(monkeypatch, b"x\ny\nz\n")
+    assert [
+        problem.replace(f"{root}/", "") for problem in collect_images([root / "list.csv"]).problems
+    ] == ["list.csv: more than 2 images: make several lists of it, or shards"]
+    assert collect_images(["-"]).problems[-1] == "-: more than 2 names on stdin"
+
+
 def test_an_empty_or_closed_stdin(monkeypatch: pytest.MonkeyPatch) -> None:
     expected = ("-: stdin has neither an image nor names of images",)
     give_stdin(monkeypatch, b"\n")
     assert collect_images(["-"]).problems == expected
     monkeypatch.setattr("sys.stdin", None)
     assert collect_images(["-"]).problems == expected
+
+
+def test_links_to_nothing_in_folders_and_patterns(root: Path) -> None:
+    (root / "b/gone.png").symlink_to("nowhere.png")
+    (root / "b/more").symlink_to("nowhere")
+    [broken] = [sample for sample in collect_images([root]).samples if "gone" in sample.name]
+    with pytest.raises(
+        ImageError, match=r"gone\.png: a link to nowhere\.png, which does not exist"
+    ):
+        broken.decode()
+    expected = f"{root / 'b/more'}: a link to nowhere, which does not exist"
+    assert collect_images([root]).problems == (expected,)
+    assert expected in collect_images([root / "b/*"]).problems
 
 
 def test_looping_links_end(root: Path) -> None:
@@ -175,7 +200,7 @@ def test_names_that_are_not_text(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     except (OSError, UnicodeError):
         pytest.skip("this file system takes text alone")
     give_stdin(monkeypatch, os.fsencode(tmp_path / "b\udce9d.png"))
-    assert [sample.source for sample in collect_images(["-"]).samples] == [
+    assert [Path(sample.name) for sample in collect_images(["-"]).samples] == [
         tmp_path / "b\udce9d.png"
     ]
 

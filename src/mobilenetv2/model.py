@@ -147,24 +147,31 @@ class Model:
             yield from results
 
     def features_files(
-        self, paths: Iterable[Path], *, max_pixels: int | None = None
-    ) -> Iterator[tuple[Path, NDArray[np.float32] | ImageError]]:
+        self,
+        files: Iterable[Source],
+        open_source: Callable[[Source], Any] = lambda source: source,
+        *,
+        max_pixels: int | None = None,
+    ) -> Iterator[tuple[Source, NDArray[np.float32] | ImageError]]:
         """One vector (channels,) float32 for each file, as `features` gives it, or the error of each
         that cannot be read.
 
         Args:
-            paths: As for `classify_files`.
+            files: As for `classify_files`.
+            open_source: As for `map_images`.
             max_pixels: As for `images.decode`.
 
         Raises:
             UserError: As for `features`.
         """
 
-        def use(path: Path, vector: NDArray[np.float32]) -> NDArray[np.float32]:
+        def use(file: Source, vector: NDArray[np.float32]) -> NDArray[np.float32]:
             return vector
 
         run = self.engine.features
-        with closing(self.map_images(paths, use, max_pixels=max_pixels, run=run)) as results:
+        with closing(
+            self.map_images(files, use, open_source, max_pixels=max_pixels, run=run)
+        ) as results:
             yield from results
 
     def map_images(

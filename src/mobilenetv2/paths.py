@@ -66,7 +66,7 @@ def is_address(name: str) -> bool:
     return ADDRESS.match(name) is not None
 
 
-def located(folder: Path, name: str) -> Path:
+def located(folder: str | os.PathLike[str], name: str) -> str:
     """The path of a file that a list names, as the list has it or as another system writes it.
 
     Other systems have backslashes, and write accents apart from their letters or in one.
@@ -74,9 +74,13 @@ def located(folder: Path, name: str) -> Path:
     Returns:
         The first that exists, or the path as the list has it.
     """
+    first = os.path.join(folder, name)
+    if (name.isascii() and "\\" not in name) or os.path.lexists(first):
+        return first
     ways = [name, name.replace("\\", "/")]
     ways += [unicodedata.normalize(form, way) for form in ("NFC", "NFD") for way in ways]
-    return next((folder / way for way in ways if os.path.lexists(folder / way)), folder / name)
+    paths = [os.path.join(folder, way) for way in ways]
+    return next((path for path in paths if os.path.lexists(path)), first)
 
 
 def is_hidden(name: str) -> bool:
@@ -98,7 +102,8 @@ class FolderContent:
         others: The other files.
         hidden: Hidden files and folders (a leading dot, `__MACOSX`, `@eaDir`), left out above.
         loops: Links to a folder that they are in, left out above.
-        unreadable: Folders that may not be searched, each with the reason.
+        unreadable: Folders that may not be searched, and links to nothing that are not called
+            images, each with the reason.
     """
 
     images: list[Path] = field(default_factory=list)
@@ -124,7 +129,8 @@ def folder_content(folder: Path) -> FolderContent:
             with os.scandir(parent) as entries:
                 listed = list(entries)
         except (OSError, ValueError) as error:
-            content.unreadable[parent] = getattr(error, "strerror", None) or str(error)
+            reason = getattr(error, "strerror", None) or error
+            content.unreadable[parent] = f"may not be searched: {reason}"
             continue
         identity = status.st_dev, status.st_ino
         if _contains(above, identity):
@@ -139,6 +145,8 @@ def folder_content(folder: Path) -> FolderContent:
                 content.hidden.append(path)
             elif _is_folder(entry):
                 pending.append((path, (identity, above)))
+            elif entry.is_symlink() and not (is_image_name(entry.name) or path.exists()):
+                content.unreadable[path] = obstacle(path)
             else:
                 (content.images if is_image_name(entry.name) else content.others).append(path)
     for paths in (content.images, content.others, content.hidden, content.loops):

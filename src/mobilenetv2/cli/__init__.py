@@ -16,8 +16,10 @@ from .convert import convert
 from .cost import cost
 from .evaluate import evaluate
 from .explain import explain
+from .features import features
 from .inspect import inspect
 from .models import models
+from .options import Commands, instead
 from .output import notify, use_utf8
 from .quantize import quantize
 from .train import train
@@ -25,7 +27,7 @@ from .train import train
 FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO)  # what stdout was redirected to
 
 
-@click.group(context_settings={"help_option_names": ["-h", "--help"]})
+@click.group(cls=Commands, context_settings={"help_option_names": ["-h", "--help"]})
 @click.version_option(package_name="mobilenetv2")
 def main() -> None:
     """MobileNetV2, complete: count its cost, convert published weights, quantise them, train,
@@ -37,7 +39,7 @@ def main() -> None:
 
 
 for command in (
-    benchmark, classify, convert, cost, evaluate, explain, inspect, models, quantize, train,
+    benchmark, classify, convert, cost, evaluate, explain, features, inspect, models, quantize, train,
 ):  # fmt: skip
     main.add_command(command)
 
@@ -55,6 +57,7 @@ def run(arguments: Sequence[str] | None = None) -> int:
         if sys.stdout is None:
             raise UserError("stdout is closed: there is nowhere to print to")
         words = list(sys.argv[1:] if arguments is None else arguments)
+        _check_words(words)
         code = int(main.main(words, "mobilenetv2", standalone_mode=False, obj=words) or 0)
         sys.stdout.flush()
         return code
@@ -81,12 +84,25 @@ def run(arguments: Sequence[str] | None = None) -> int:
         return 130
 
 
+def _check_words(words: Sequence[str]) -> None:
+    """Refuses arguments that no shell can give, and no file can be called."""
+    for word in words:
+        try:
+            if b"\0" in os.fsencode(word):
+                raise UserError(f"{word!r}: an argument with a NUL character")
+        except UnicodeEncodeError:
+            raise UserError(f"{word!r}: an argument with half of a surrogate pair") from None
+
+
 def _show(error: click.ClickException) -> None:
     """Prints wrong usage as click does, with everything from outside escaped."""
     if isinstance(error, click.UsageError) and error.ctx is not None:
         click.echo(error.ctx.get_usage(), err=True)
         notify(f"Try '{error.ctx.command_path} --help' for help.")
-    notify(f"error: {error.format_message()}")
+    text = error.format_message()
+    if isinstance(error, click.NoSuchOption) and (advice := instead(error.option_name)):
+        text = f"no option {error.option_name}: {advice}"
+    notify(f"error: {text}")
 
 
 def _discard_output() -> None:

@@ -9,6 +9,7 @@ import csv
 import functools
 import io
 import json
+import logging
 import math
 import os
 import re
@@ -154,12 +155,25 @@ def write_rows(
         _write_table(rows, columns, title)
 
 
+def save_rows(
+    rows: Iterable[Mapping[str, Any]], columns: Sequence[str], path: Path, format_: str
+) -> None:
+    """Writes rows to a file, as `write_rows` prints them."""
+    from ..files import write_atomically
+
+    with redirect_stdout(io.StringIO()) as text:
+        write_rows(rows, columns, format_)
+    write_atomically(path, text.getvalue().encode())
+
+
 def csv_cell(value: Any) -> Any:
     """A value as CSV has it: texts as `printable` shows them, and never a formula.
 
     A text that a spreadsheet would compute gets an apostrophe in front; so does one that begins
     with an apostrophe, so that the first can always be taken away. Numbers are left alone.
     """
+    if isinstance(value, bool):
+        return str(value).lower()
     if value is None or isinstance(value, int | float):
         return value
     text = printable(str(value))
@@ -218,6 +232,7 @@ def show_image_warnings() -> None:
     from ..decoding import NarrowRangeWarning
 
     warnings.filterwarnings("ignore", module="PIL")
+    logging.getLogger("PIL").addHandler(logging.NullHandler())
     warnings.filterwarnings("always", category=NarrowRangeWarning)
     warnings.formatwarning = _formatted
 

@@ -300,7 +300,7 @@ def _write(trained: Trained, format_: str) -> None:
         "broken": len(trained.broken),
         "images": evaluation.images,
         "top1": round(evaluation.scores.top1, 4),
-        "top5": round(evaluation.scores.top5, 4),
+        **({"top5": round(evaluation.scores.top5, 4)} if len(evaluation.labels) > 5 else {}),
         "balanced": round(trained.balanced, 4),
         "ece": round(evaluation.scores.ece, 6),
         "nll": round(evaluation.scores.nll, 6),

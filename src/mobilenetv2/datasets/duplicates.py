@@ -5,13 +5,12 @@ from __future__ import annotations
 import hashlib
 import os
 import stat
-import zipfile
 from collections import defaultdict
 from collections.abc import Callable, Hashable, Iterable, Sequence
 from pathlib import Path
 
 from ..errors import shortened
-from .archive import Archive
+from .archive import Archive, InMemory
 from .sample import Dataset, Sample
 
 PIECE = 4096  # bytes in the middle of a file, compared before all of it
@@ -37,32 +36,32 @@ def _parts(
     for i in group:
         try:
             parts[key(samples[i])].append(i)
-        except (OSError, ValueError, KeyError, zipfile.BadZipFile):
-            continue  # decoding it says what is wrong
+        except Exception:  # zipfile raises nearly anything; decoding it says what is wrong
+            continue
     return [part for part in parts.values() if len(part) > 1]
 
 
 def _size(sample: Sample) -> Hashable:
-    if isinstance(sample.source, Path):
-        status = os.stat(sample.source)
+    if isinstance(sample.source, Archive):
+        size = sample.source.info(sample.member).file_size
+    elif isinstance(sample.source, InMemory):
+        size = len(sample.source.content)
+    else:
+        status = os.stat(sample.source or sample.name)
         if not stat.S_ISREG(status.st_mode):
             raise OSError("not a regular file")
         size = status.st_size
-    elif isinstance(sample.source, Archive):
-        size = sample.source.info(sample.member).file_size
-    else:
-        size = len(sample.source.content)
     return size or id(sample)  # empty files are no images
 
 
 def _piece(sample: Sample) -> Hashable:
-    if isinstance(sample.source, Path):
-        with open(sample.source, "rb") as file:
-            file.seek(max(0, os.fstat(file.fileno()).st_size - PIECE) // 2)
-            return file.read(PIECE)
     if isinstance(sample.source, Archive):
         return sample.source.info(sample.member).CRC
-    return b""
+    if isinstance(sample.source, InMemory):
+        return b""
+    with open(sample.source or sample.name, "rb") as file:
+        file.seek(max(0, os.fstat(file.fileno()).st_size - PIECE) // 2)
+        return file.read(PIECE)
 
 
 def _digest(sample: Sample) -> Hashable:

@@ -38,7 +38,7 @@ class Folders:
 
     path: Path
     folders: set[Parts]
-    images: Mapping[Parts, tuple[Path | Archive, str]]
+    images: Mapping[Parts, tuple[Archive | None, str]]
     others: Sequence[Parts] = ()
     hidden: Sequence[str] = ()
     problems: Sequence[str] = ()
@@ -117,13 +117,14 @@ def _class_name(folder: str) -> str:
 def read_folder(root: Path) -> Folders:
     """The class folders in a folder."""
     content = folder_content(root)
-    problems = [f"{path}: may not be searched: {why}" for path, why in content.unreadable.items()]
+    problems = [f"{path}: {why}" for path, why in content.unreadable.items()]
     if content.loops:
         loops = [str(path) for path in content.loops]
         problems.append(f"links to a folder that they are in left out: {shortened(loops)}")
     folders: set[Parts] = {(name,) for name in _subfolders(root)}
     folders |= {(*path, name) for path in folders for name in _subfolders(root.joinpath(*path))}
-    images = {path.relative_to(root).parts: (path, "") for path in content.images}
+    images: dict[Parts, tuple[Archive | None, str]]
+    images = {path.relative_to(root).parts: (None, "") for path in content.images}
     others = [path.relative_to(root).parts for path in content.others]
     hidden = [path.name for path in content.hidden]
     return Folders(root, folders, images, others, hidden, problems)
@@ -141,12 +142,14 @@ def read_archive(path: Path) -> Folders:
     """The class folders in a .zip file; one folder around all of them does not count.
 
     Raises:
-        UserError: The archive is damaged.
+        UserError: The archive is damaged or cannot be read.
     """
     try:
         with zipfile.ZipFile(path) as zip_file:
             members = zip_file.namelist()
-    except (zipfile.BadZipFile, OSError, ValueError) as error:
+    except OSError as error:
+        raise UserError(f"{path}: cannot be read: {error.strerror or error}") from None
+    except Exception as error:  # zipfile raises nearly anything
         raise UserError(f"{path}: a damaged archive: {error}") from None
     hidden, visible = [], {}
     for member in members:
@@ -166,13 +169,16 @@ def read_archive(path: Path) -> Folders:
         if depth < len(parts) + (member not in files)
     } - {()}
     archive = Archive(path)
+    images: dict[Parts, tuple[Archive | None, str]]
     images = {
         parts: (archive, member)
         for member, parts in sorted(files.items(), key=lambda item: item[1])
         if is_image_name(parts[-1])
     }
-    others = [parts for parts in files.values() if parts not in images]
-    return Folders(path, folders, images, others, hidden)
+    others = [parts for parts in files.values() if not is_image_name(parts[-1])]
+    twice = sum(is_image_name(member) and member in files for member in members) - len(images)
+    problems = [f"{twice} images left out that have the name of another"] if twice else []
+    return Folders(path, folders, images, others, hidden, problems)
 
 
 def _has_wrapper(visible: Iterable[Parts], files: Iterable[Parts]) -> bool:

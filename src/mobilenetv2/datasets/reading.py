@@ -71,7 +71,7 @@ def _open(path: Path) -> Folders | CsvList:
         raise UserError(f"{path}: {reason}")
     if path.suffix.lower() == ".csv":
         return read_list(path)
-    if zipfile.is_zipfile(path):
+    if path.suffix.lower() == ".zip" or zipfile.is_zipfile(path):
         return read_archive(path)
     raise UserError(f"{path}: neither a folder, a .zip nor a .csv list of labelled images")
 

@@ -15,21 +15,21 @@ if TYPE_CHECKING:
     from PIL.Image import Image
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Sample:
     """One labelled image.
 
     Attributes:
         name: What messages call it: its path, or archive.zip/path.
         target: What a model should predict: an index into `Dataset.classes`; -1 if unknown.
-        source: The image file, the archive that contains it, or its bytes.
+        source: Its file, the archive that contains it, or its bytes; None: the file called `name`.
         member: Its name in the archive; "" for a file.
         stretch: As for `decode`.
     """
 
     name: str
     target: int
-    source: Path | Archive | InMemory
+    source: Path | Archive | InMemory | None = None
     member: str = ""
     stretch: bool = False
 
@@ -39,6 +39,8 @@ class Sample:
         Raises:
             ImageError: The archive cannot give it.
         """
+        if self.source is None:
+            return Path(self.name)
         if isinstance(self.source, Path):
             return self.source
         return self.source.open(self.member, self.name)

@@ -19,14 +19,26 @@ __all__ = ["KINDS", "open_checkpoint", "read", "read_content", "recognise"]
 
 @overload
 def open_checkpoint(
-    name: str | Path, width_mult: float | None = None, *, int8: Literal[False]
+    name: str | Path,
+    width_mult: float | None = None,
+    *,
+    int8: Literal[False],
+    weights_of: str | None = None,
 ) -> Checkpoint: ...
 @overload
 def open_checkpoint(
-    name: str | Path, width_mult: float | None = None, *, int8: bool = True
+    name: str | Path,
+    width_mult: float | None = None,
+    *,
+    int8: bool = True,
+    weights_of: str | None = None,
 ) -> AnyCheckpoint: ...
 def open_checkpoint(
-    name: str | Path, width_mult: float | None = None, *, int8: bool = True
+    name: str | Path,
+    width_mult: float | None = None,
+    *,
+    int8: bool = True,
+    weights_of: str | None = None,
 ) -> AnyCheckpoint:
     """The checkpoint of a file, or of a name in `zoo.models()`, fetched and converted once.
 
@@ -35,6 +47,7 @@ def open_checkpoint(
             of `width_mult` at 224.
         width_mult: For "imagenet"; default 1.0.
         int8: As for `read`.
+        weights_of: As for `read`.
 
     Raises:
         ModelFileError: Neither a file nor a known name, or the file cannot be read.
@@ -45,7 +58,7 @@ def open_checkpoint(
             f"a model is a file name or a name of a published model, not {type(name).__name__}"
         )
     if os.path.exists(name):  # unlike Path.exists, False for a name that no file can have
-        return read(Path(os.fsdecode(name)), int8)
+        return read(Path(os.fsdecode(name)), int8, weights_of)
     from ..zoo import BUNDLED, bundled_path
 
     if name in BUNDLED:
