@@ -734,7 +734,10 @@ def test_images_are_decoded_by_the_threads_that_there_are(
             RuntimeError("Too many open files. Communication\nwith"),
             "cannot work: Too many open files",
         ),
-        (RuntimeError("DataLoader worker (pid 7) is killed by signal: Killed."), "the 1 processes"),
+        (
+            RuntimeError("DataLoader worker (pid 7) is killed by signal: Killed."),
+            "cannot work: DataLoader worker .pid 7. is killed",
+        ),
     ],
 )
 def test_workers_that_the_system_refuses(
