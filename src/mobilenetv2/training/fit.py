@@ -39,6 +39,7 @@ from .recipes import Recipe, default_recipe
 from .report import draw_confusion, draw_curves
 from .run_folder import RunFolder, Settings, is_same_file
 from .trainer import Trainer, balanced
+from .workers import explained_worker_errors
 
 LOG = logging.getLogger(__name__)
 MAX_LISTED = 50  # with more classes, only the totals are logged
@@ -147,7 +148,7 @@ def _run(job: Job, folder: RunFolder, before: Settings | None) -> Trained:
         progress = Progress(**state.pop("progress"))
         trainer.load_state_dict(state)
     context = _run_context(job, folder, trainer, settings, split)
-    with closing(context.events):
+    with closing(context.events), explained_worker_errors():
         run_epochs(context, progress)
     evaluation = once(fabric, lambda: _finish(folder, settings, split.val, progress))
     return Trained(folder.model, progress.epoch, int(progress.best["epoch"]), evaluation, broken)

@@ -7,6 +7,7 @@ import shutil
 import sys
 import warnings
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -58,25 +59,32 @@ def batch_loader(
 
 
 class _Loader(DataLoader[Any]):
-    """Raises the errors of workers unchanged; PyTorch would put a traceback into their message.
-
-    What the system refuses (a process, a file, memory) is a `UserError`.
-    """
+    """Raises the errors of workers unchanged; PyTorch would put a traceback into their message."""
 
     def __iter__(self) -> Iterator[Batch]:  # type: ignore[override]
-        try:
+        with explained_worker_errors():
             for batch in super().__iter__():
                 if isinstance(batch, UserError):
                     raise batch
                 yield batch
-        except (OSError, RuntimeError) as error:
-            text = str(error)
-            if isinstance(error, RuntimeError) and not any(part in text for part in REFUSED):
-                raise
-            raise UserError(
-                f"the {self.num_workers} processes that read images cannot work: "
-                f"{text.splitlines()[0]:.200}; give fewer, or none (--workers 0)"
-            ) from error
+
+
+@contextmanager
+def explained_worker_errors() -> Iterator[None]:
+    """In the block, what the system refuses to processes that read images becomes a UserError.
+
+    PyTorch raises that one of them was killed wherever this process is at that moment.
+    """
+    try:
+        yield
+    except (OSError, RuntimeError) as error:
+        text = str(error)
+        if isinstance(error, RuntimeError) and not any(part in text for part in REFUSED):
+            raise
+        raise UserError(
+            f"the processes that read images cannot work: {text.splitlines()[0]:.200}; give fewer, "
+            "or none (--workers 0)"
+        ) from error
 
 
 def _affordable(batch_bytes: int, workers: int) -> int:
