@@ -44,7 +44,7 @@ from mobilenetv2.nn import MobileNetV2
 from mobilenetv2.processors import usable_processors
 from mobilenetv2.training.augment import Augmentation
 from mobilenetv2.training.data import Images, default_workers, loader, read_split
-from mobilenetv2.training.machine import faster_precision, keep_freed_memory, once
+from mobilenetv2.training.machine import automatic_precision, keep_freed_memory
 from mobilenetv2.training.network import Start, prepare
 from mobilenetv2.training.processes import default_processes, environment
 from mobilenetv2.training.recipes import MODERN
@@ -170,7 +170,7 @@ def ours(architecture: Any, images: Images) -> tuple[Step, Epoch]:
         val=None,
         start=Start(small_images=True),
         recipe=recipe,
-        precision=once(fabric, lambda: faster_precision(net, PREPROCESSING, fabric.device, batch)),
+        precision=automatic_precision(fabric.device),
         classes=(),
         images={},
         architecture=architecture,
@@ -200,7 +200,7 @@ def plain(architecture: Any, images: Images, switched: bool) -> tuple[Step, Epoc
     bfloat16 = False
     if switched:
         net = net.to(memory_format=torch.channels_last)
-        bfloat16 = faster_precision(net, PREPROCESSING, torch.device("cpu"), BATCH) == "bf16"
+        bfloat16 = automatic_precision(torch.device("cpu")) == "bf16"
     optimizer = torch.optim.SGD(net.parameters(), lr=0.1, momentum=0.9, nesterov=True)
 
     def step(pixels: Tensor, labels: Tensor) -> None:

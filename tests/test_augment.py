@@ -140,6 +140,13 @@ def test_a_resized_crop_is_a_part_of_the_image() -> None:
     assert len({int(p[0, 0, 0]) for p in found}) > 20
 
 
+def test_a_resized_crop_averages_what_it_shrinks() -> None:
+    board = np.indices((480, 480)).sum(0)[:, :, None].repeat(3, 2) % 2 * 255
+    image = Image.fromarray(board.astype(np.uint8))
+    for pixels in drawn(Augmentation(scale=(0.3, 1)), image, 10):
+        assert np.abs(pixels.astype(int) - 127).max() < 10
+
+
 def test_the_shape_is_relative_to_the_size() -> None:
     transform = Augmentation(scale=(1, 1), ratio=(1, 1), flip=False).transform((12, 24), SIZE)
     image = random_image(50, 100)

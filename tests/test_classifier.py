@@ -18,6 +18,7 @@ from mobilenetv2.graph import array_shapes, layers
 from mobilenetv2.heads import Classifier
 from mobilenetv2.layer import BATCH_NORM_ARRAYS
 from mobilenetv2.nn import FeatureTap, MobileNetV2, mobilenet_v2
+from mobilenetv2.runtime import Engine
 
 from .conftest import random_checkpoint
 
@@ -169,11 +170,12 @@ def test_drop_path_leaves_evaluation_alone_and_training_unbiased() -> None:
     assert block.eval()._drop_path(x) is x
 
 
-def test_another_number_of_classes_gets_a_new_head_and_says_so() -> None:
+@pytest.mark.parametrize("classes", [4, 1])
+def test_another_number_of_classes_gets_a_new_head_and_says_so(classes: int) -> None:
     checkpoint = random_checkpoint(width_mult=0.35)
-    with pytest.warns(UserWarning, match="new head: 4 classes"):
-        net = mobilenet_v2(weights=checkpoint, num_classes=4)
-    assert net.classifier[1].weight.shape == (4, 1280)
+    with pytest.warns(UserWarning, match=f"new head: {classes} classes"):
+        net = mobilenet_v2(weights=checkpoint, num_classes=classes)
+    assert net.classifier[1].weight.shape == (classes, 1280)
     assert np.array_equal(
         net.features[0][0].weight.detach(), checkpoint.arrays["features.0.0.weight"]
     )
@@ -194,8 +196,8 @@ def test_grey_images_from_colour_weights() -> None:
     colour = mobilenet_v2(weights=checkpoint).eval()
     x = torch.randn(2, 1, 64, 64, generator=torch.Generator().manual_seed(0))
     assert torch.allclose(grey(x), colour(x.expand(-1, 3, -1, -1)), atol=1e-4)
-    with pytest.raises(ArchitectureError, match="fit 1 or 3"):
-        mobilenet_v2(weights=checkpoint, in_chans=4)
+    with pytest.raises(ArchitectureError, match="weights for 1 channels do not fit in_chans=3"):
+        mobilenet_v2(weights=random_checkpoint(width_mult=0.35, in_channels=1), in_chans=3)
 
 
 @pytest.mark.parametrize("channels", [1, 3])
@@ -256,6 +258,17 @@ def test_weights_from_a_file_and_back(tmp_path) -> None:
         np.array_equal(again.arrays[name], checkpoint.arrays[name])
         for name in array_shapes(checkpoint.architecture)
     )
+
+
+def test_a_module_in_training_gives_the_checkpoint_of_evaluation(pixels) -> None:
+    net = mobilenet_v2(weights=random_checkpoint(width_mult=0.35), dropout=0.5).train()
+    checkpoint = net.to_checkpoint()
+    assert net.training
+    x = pixels(2, 64, 48, 3)
+    normal = torch.from_numpy(checkpoint.preprocessing.normalize(x)).permute(0, 3, 1, 2)
+    with torch.no_grad():
+        wanted = net.eval()(normal).numpy()
+    assert np.abs(Engine(checkpoint, 1)(x) - wanted).max() < 1e-4
 
 
 @pytest.mark.parametrize("channels_last", [False, True])

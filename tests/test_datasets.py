@@ -12,7 +12,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from mobilenetv2.datasets import Dataset, read_dataset, read_splits
+from mobilenetv2.datasets import Dataset, Sample, read_dataset, read_splits, repeated_images
+from mobilenetv2.datasets.duplicates import same_images
 from mobilenetv2.errors import ImageError, UserError
 from mobilenetv2.images import decode
 
@@ -143,14 +144,22 @@ def test_links_are_followed_once(tmp_path: Path) -> None:
     assert greys(read_dataset(tmp_path / "data")) == [("a", 1), ("b", 2)]
 
 
-def test_names_that_are_not_text_can_be_printed(tmp_path: Path) -> None:
+def test_a_class_that_is_a_link_to_nothing_is_named(tmp_path: Path) -> None:
+    build(tmp_path, {"a/1.png": 1, "b/1.png": 2})
+    (tmp_path / "c").symlink_to("nowhere")
+    assert read_dataset(tmp_path).problems == (
+        f"{tmp_path / 'c'}: a link to nowhere, which does not exist",
+    )
+
+
+def test_names_that_are_not_text_can_be_printed_and_told_apart(tmp_path: Path) -> None:
     try:
-        build(tmp_path, {"caf\udce9/1.png": 1})
+        build(tmp_path, {"caf\udce9/1.png": 1, r"caf\xe9/1.png": 2, "\x1b/1.png": 3})
     except (OSError, UnicodeError):
         pytest.skip("this file system takes text alone")
     dataset = read_dataset(tmp_path)
-    assert dataset.classes == (r"caf\udce9",)
-    assert greys(dataset) == [(r"caf\udce9", 1)]
+    assert dataset.classes == ("\x1b", r"caf\x5cxe9", r"caf\xe9")
+    assert greys(dataset) == [("\x1b", 3), (r"caf\x5cxe9", 2), (r"caf\xe9", 1)]
 
 
 @pytest.mark.parametrize(
@@ -271,3 +280,183 @@ def test_real_sets(shared: Callable[[str], Path]) -> None:
     assert ants.summary() == [{"class": "ants", "images": 70}, {"class": "bees", "images": 83}]
     photos = read_dataset(shared("data/imagenet-sample/labels.csv"))
     assert photos.indices == tuple(range(1000))
+
+
+# --- the same image twice ---
+
+
+@pytest.mark.parametrize("zipped", [False, True])
+def test_the_same_bytes_in_two_classes_or_in_two_parts(tmp_path: Path, zipped: bool) -> None:
+    root = build(
+        tmp_path / "data",
+        {
+            "train/a/1.png": 1,
+            "train/a/2.png": 2,
+            "train/b/3.png": 2,
+            "val/b/4.png": 3,
+            "val/a/5.png": 1,
+        },
+    )
+    (root / "train/a/empty.png").touch()
+    (root / "train/b/empty.png").touch()
+    source = packed(root, tmp_path / "d.zip") if zipped else root
+    parts = read_splits(source)
+    assert [
+        line.replace(str(source), "d") for line in repeated_images(parts["train"], parts["val"])
+    ] == [
+        "images to validate with that are also trained with: 1: d/val/a/5.png is d/train/a/1.png",
+        "images that stand in two classes: 1: d/train/b/3.png is d/train/a/2.png",
+    ]
+    assert repeated_images(parts["val"]) == []
+
+
+def test_files_of_one_size_are_compared_by_content(tmp_path: Path) -> None:
+    """Ten thousand bytes that differ at the start, in the middle or nowhere."""
+    contents = {"a": b"0" * 10_000, "b": b"1" + b"0" * 9_999, "c": b"0" * 5_000 + b"1" * 5_000}
+    samples = []
+    for name in ("a", "b", "c", "a", "gone"):
+        path = tmp_path / f"{len(samples)}.jpg"
+        if name != "gone":
+            path.write_bytes(contents[name])
+        samples.append(Sample(str(path), 0))
+    assert same_images(samples) == [[0, 3]]
+
+
+def test_stretched_samples(tmp_path: Path) -> None:
+    (tmp_path / "a").mkdir()
+    ramp = np.arange(4096, dtype=np.uint16).reshape(64, 64)
+    Image.fromarray(ramp).save(tmp_path / "a/scan.png")
+    dataset = read_dataset(tmp_path)
+    remarks: list[str] = []
+    assert np.asarray(dataset.samples[0].decode(warn=remarks.append)).max() == 15
+    assert "scan.png: values from 0 to 4095 of 0..65535 give 16 grey levels" in remarks[0]
+    stretched = np.asarray(dataset.stretched().samples[0].decode())[:, :, 0]
+    assert np.abs(stretched - ramp * (255 / 4095)).max() <= 0.5
+
+
+# --- archives that are not what they say ---
+
+
+def test_images_of_one_name_in_an_archive_are_counted(tmp_path: Path) -> None:
+    with zipfile.ZipFile(tmp_path / "d.zip", "w") as archive:
+        for name in ("a/1.png", "a\\1.png", "b/1.png"):
+            archive.writestr(name, b"")
+        with pytest.warns(UserWarning, match="Duplicate name"):
+            archive.writestr("b/1.png", b"")
+    dataset = read_dataset(tmp_path / "d.zip")
+    assert len(dataset.samples) == 2
+    assert dataset.problems == ("2 images left out that have the name of another",)
+
+
+def test_an_archive_of_a_later_version_is_refused(tmp_path: Path) -> None:
+    with zipfile.ZipFile(tmp_path / "d.zip", "w") as archive:
+        archive.writestr("a/1.png", b"")
+    content = bytearray((tmp_path / "d.zip").read_bytes())
+    content[content.index(b"PK\x01\x02") + 6] = 128
+    (tmp_path / "d.zip").write_bytes(content)
+    with pytest.raises(UserError, match="d.zip: a damaged archive: zip file version 12.8"):
+        read_dataset(tmp_path / "d.zip")
+
+
+def test_a_member_is_never_unpacked_beyond_its_size(tmp_path: Path) -> None:
+    """Sizes in the table that are too large to be an image, and one that is a lie."""
+    for size in (1 << 30, 100):
+        path = tmp_path / f"{size}.zip"
+        with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
+            archive.writestr("a/x.png", bytes(1 << 20))
+        content = bytearray(path.read_bytes())
+        start = content.index(b"PK\x01\x02") + 24
+        content[start : start + 4] = size.to_bytes(4, "little")
+        path.write_bytes(content)
+        [sample] = read_dataset(path).samples
+        with pytest.raises(ImageError, match="more than 536870912" if size > 100 else "CRC"):
+            sample.open()
+
+
+# --- names as other systems write them ---
+
+
+@pytest.mark.parametrize("kind", ["folder", "zip", "csv"])
+def test_one_class_whose_accents_are_written_in_two_ways(tmp_path: Path, kind: str) -> None:
+    apart, joined = "cafe\u0301", "caf\u00e9"
+    root = build(tmp_path / "data", {f"train/{apart}/1.png": 1, "train/b/1.png": 2})
+    build(root, {f"val/{joined}/1.png": 3, "val/b/1.png": 4})
+    source = root
+    if kind == "zip":
+        source = packed(root, tmp_path / "d.zip")
+    elif kind == "csv":
+        source = root / "list.csv"
+        source.write_text(
+            f"file,label,split\ntrain/{apart}/1.png,{apart},train\nval/{joined}/1.png,{joined},val\n",
+            encoding="utf-8",
+        )
+    assert joined in read_dataset(source).classes
+    assert apart not in read_dataset(source).classes
+    parts = read_splits(source)
+    assert parts["train"].classes[-1] == parts["val"].classes[-1] == joined
+    assert ("café", 3) in greys(parts["val"])
+
+
+def test_a_list_made_on_another_system(tmp_path: Path) -> None:
+    build(tmp_path, {"a/caf\u00e9/1.png": 1, "b\\c.png": 2})
+    lines = ["a\\cafe\u0301\\1.png,x", "b\\c.png,y", "gone\\1.png,y"]
+    (tmp_path / "list.csv").write_text("\n".join(["file,label", *lines]), encoding="utf-8")
+    dataset = read_dataset(tmp_path / "list.csv")
+    assert [Path(sample.name) for sample in dataset.samples] == [
+        tmp_path / "a/caf\u00e9/1.png",
+        tmp_path / "b\\c.png",
+        tmp_path / "gone\\1.png",
+    ]
+
+
+def test_a_line_without_end_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "list.csv").write_text("file,label\n" + '"' * (1 << 20))
+    with pytest.raises(UserError, match="not a CSV file in UTF-8: a line of 1048576 characters"):
+        read_dataset(tmp_path / "list.csv")
+
+
+def test_a_list_of_addresses_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "list.csv").write_text("file,label\nhttps://example.org/1.jpg,a\n")
+    with pytest.raises(UserError, match="line 2: a web address: download the images first"):
+        read_dataset(tmp_path / "list.csv")
+
+
+# --- folders of other tasks ---
+
+OTHERS = {
+    "Pascal VOC": ("JPEGImages/1.png", "Annotations/1.xml", "SegmentationClass/1.png"),
+    "Pascal VOC 2": ("VOC2012/JPEGImages/1.png", "VOC2012/Annotations/1.xml"),
+    "Pascal VOC 3": ("VOCdevkit/VOC2012/JPEGImages/1.png", "VOCdevkit/VOC2012/Annotations/1.xml"),
+    "COCO": ("annotations/instances_train2017.json", "train2017/1.png", "val2017/2.png"),
+    "YOLO": ("data.yaml", "images/train/1.png", "labels/train/1.txt"),
+    "YOLO 2": ("data.yaml", "train/images/1.png", "train/labels/1.txt", "valid/images/1.png"),
+    "ADE20K": ("images/training/1.png", "annotations/training/1.png"),
+    "Cityscapes": ("leftImg8bit/train/1.png", "gtFine/train/1.png"),
+    "segmentation": ("images/1.png", "masks/1.png"),
+}
+
+
+@pytest.mark.parametrize("zipped", [False, True])
+@pytest.mark.parametrize("name", OTHERS)
+def test_folders_of_other_tasks_are_recognised(tmp_path: Path, name: str, zipped: bool) -> None:
+    root = build(tmp_path / "data", {path: 1 for path in OTHERS[name] if path.endswith(".png")})
+    for path in OTHERS[name]:
+        (root / path).parent.mkdir(parents=True, exist_ok=True)
+        (root / path).touch()
+    if zipped:
+        root = packed(root, tmp_path / "d.zip")
+    expected = rf"a (COCO or )?{name.rstrip(' 23')} folder \(.*one folder per class.*a \.csv list"
+    for read in (read_dataset, read_splits):
+        with pytest.raises(UserError, match=expected):
+            read(root)
+
+
+def test_a_part_of_another_task_beside_class_folders_is_left_out(tmp_path: Path) -> None:
+    """Of images/ beside train/ and val/, which link to it, only the two parts count."""
+    build(tmp_path, {"images/a/1.png": 1, "images/b/1.png": 2, "labels/a/1.png": 1})
+    build(tmp_path, {"val/a/1.png": 3, "val/b/1.png": 4, "elsewhere/x/images/1.png": 1})
+    (tmp_path / "train").mkdir()
+    for name in "ab":
+        (tmp_path / "train" / name).symlink_to(f"../images/{name}")
+    assert greys(read_splits(tmp_path)["train"]) == [("a", 1), ("b", 2)]
+    assert greys(read_dataset(tmp_path)) == [("a", 3), ("b", 4)]

@@ -5,8 +5,10 @@ browser.
 from __future__ import annotations
 
 import json
+import os
 import re
 import string
+import sys
 from collections.abc import Iterator
 from dataclasses import replace
 from functools import partial
@@ -144,7 +146,7 @@ def test_the_words_of_both_languages_match() -> None:
     for part, texts in english.items():
         for key, text in texts.items():
             assert set(names(text)) == set(names(korean[part][key])), (part, key)
-            for tag in ("b", "em", "i", "code", "sup"):
+            for tag in ("b", "em", "i", "cite", "code", "sup"):
                 for words in (text, korean[part][key]):
                     assert words.count(f"<{tag}>") == words.count(f"</{tag}>"), (part, key)
             assert korean[part][key]
@@ -158,6 +160,15 @@ def test_every_figure_says_what_it_shows(explanation: Explanation, language: str
             wanted = {"shows"} if step.key == "play" else {"shows", "measured", "paper"}
             keys = {key for key in report.texts[section] if key.startswith(f"{step.key}_")}
             assert {f"{step.key}_{kind}" for kind in wanted} <= keys, (section, step.key)
+
+
+def test_right_answers_are_counted_only_where_they_are_known(explanation: Explanation) -> None:
+    on_photos = explanation.on_photos
+    assert on_photos
+    photos = replace(on_photos.photos, truth=None, unlabelled="no classes")
+    unlabelled = replace(explanation, on_photos=replace(on_photos, photos=photos))
+    for one, counted in ((explanation, "정답"), (unlabelled, "원래와 같은 답")):
+        assert f"<th>{counted}</th>" in Report(one, "ko").html()
 
 
 def test_names_are_text(pages) -> None:
@@ -235,7 +246,9 @@ def test_without_photos(folder: Path, tmp_path: Path, capsys) -> None:
     page = tmp_path / "page.html"
     assert run(["explain", str(folder / "tiny.safetensors"), "-o", str(page)]) == 0
     assert "measured n 5" in capsys.readouterr().out
-    outline = Outline(page.read_text(encoding="utf-8"))
+    html = page.read_text(encoding="utf-8")
+    assert "<title>Why MobileNetV2 works, tried on “tiny.safetensors”</title>" in html
+    outline = Outline(html)
     assert "--images FOLDER" in outline.text
     assert [one for one in outline.ids if one in SECTIONS] == SECTIONS[:-1]
     assert "manifold-clipped" not in outline.ids
@@ -266,6 +279,8 @@ def test_photos_without_labels_and_broken_ones(folder: Path, tmp_path: Path, cap
     assert len(out.splitlines()) == 18
     text = Outline(page.read_text(encoding="utf-8")).text
     assert "agreement with itself, not accuracy" in text
+    assert "unchanged answers" in text
+    assert "right answers" not in text
     assert "1 photos could not be read" in text
 
 
@@ -296,6 +311,7 @@ def test_other_networks(tmp_path: Path) -> None:
         (["-o", "nowhere/page.html"], "the folder nowhere does not exist"),
         (["-o", "page.html", "--images", "nowhere"], "nowhere: no such file or folder"),
         (["-o", "page.html", "--lang", "tlh"], "'tlh' is not one of"),
+        (["-o", "page.html", "--seed", "-1"], "'--seed': -1 is not in the range"),
         ([], "Missing option"),
     ],
 )
@@ -328,20 +344,30 @@ def browser(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Page]:
         yield page
 
 
-OUTSIDE = """[...document.querySelectorAll('figure > svg text')].filter(t => {
+OUTSIDE = """[...document.querySelectorAll('.card > svg text')].filter(t => {
   const a = t.getBoundingClientRect(), b = t.ownerSVGElement.getBoundingClientRect();
   return a.left < b.left - 2 || a.right > b.right + 2 || a.top < b.top - 2 || a.bottom > b.bottom + 2;
 }).map(t => t.textContent)"""
-OVERLAPPING = """[...document.querySelectorAll('figure > svg')].flatMap(svg => {
+OVERLAPPING = """[...document.querySelectorAll('.card > svg')].flatMap(svg => {
   const boxes = [...svg.querySelectorAll('text')].map(t => [t.textContent, t.getBoundingClientRect()]);
   return boxes.flatMap(([x, a], i) => boxes.slice(i + 1).filter(([, b]) =>
     Math.min(a.right, b.right) - Math.max(a.left, b.left) > 1 &&
     Math.min(a.bottom, b.bottom) - Math.max(a.top, b.top) > 4).map(([y]) => `${x} | ${y}`));
 })"""
 
+CUT_TABLES = """[...document.querySelectorAll('.table')].filter(t => t.scrollWidth > t.clientWidth)
+  .map(t => t.textContent)"""
+SMALLEST_TEXT = """Math.min(...[...document.querySelectorAll('.card > svg text')].map(t =>
+  parseFloat(getComputedStyle(t).fontSize) * t.ownerSVGElement.clientWidth / 360))"""
+# pixels of empty space below the words of a step beside a taller drawing
+LONGER_THAN_THE_WORDS = """Math.max(...[...document.querySelectorAll('.step')].map(s => {
+  const words = s.querySelector('.notes').getBoundingClientRect(), card = s.querySelector('.card').getBoundingClientRect();
+  return card.left >= words.right ? card.bottom - words.bottom : 0;
+}))"""
+
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])
-@pytest.mark.parametrize("width", [390, 1280])
+@pytest.mark.parametrize("width", [320, 360, 768, 1440])
 @pytest.mark.parametrize("language", LANGUAGES)
 def test_in_a_browser(browser: Page, pages, language: str, width: int, scheme: str) -> None:
     browser.problems.clear()
@@ -350,10 +376,22 @@ def test_in_a_browser(browser: Page, pages, language: str, width: int, scheme: s
     assert browser.value("document.documentElement.scrollWidth") <= width
     assert browser.value(OUTSIDE) == []
     assert browser.value(OVERLAPPING) == []
+    assert browser.value(CUT_TABLES) == []
+    assert browser.value(SMALLEST_TEXT) >= (7.5 if width >= 360 else 6.5)
+    assert browser.value(LONGER_THAN_THE_WORDS) <= 600
     assert browser.value("[...document.images].filter(i => !i.naturalWidth).length") == 0
     assert browser.problems == []
     asked = {address for address in browser.requests if not address.startswith("data:")}
     assert asked == {pages[language].absolute().as_uri()}
+
+
+def test_hangul_is_never_slanted(browser: Page, pages) -> None:
+    browser.open(pages["ko"], 1440)
+    slanted = """[...document.querySelectorAll('body *')].filter(e => getComputedStyle(e).fontStyle != 'normal')
+      .map(e => e.textContent)"""
+    texts = browser.value(slanted)
+    assert texts
+    assert not re.search("[가-힣]", "".join(texts))
 
 
 def test_the_toy_moves(browser: Page, pages) -> None:
@@ -382,7 +420,8 @@ def test_the_script_and_styles_are_there() -> None:
 
 @pytest.mark.parametrize("language", LANGUAGES)
 def test_labels_and_file_names_are_shown_and_not_run(language: str, tmp_path: Path) -> None:
-    evil = "<script>alert(1)</script> & co"
+    evil = '<script>alert(1)</script> & "co"\x1b[31m'
+    shown = evil.replace("\x1b", r"\x1b")
     checkpoint = replace(random_checkpoint(TINY), labels=(evil, "cat", "dog"))
     name = "a<b>&.png"
     pixels = np.random.default_rng(0).integers(0, 256, (40, 50, 3), dtype=np.uint8)
@@ -393,5 +432,23 @@ def test_labels_and_file_names_are_shown_and_not_run(language: str, tmp_path: Pa
     assert page.count("<script>") == 1  # the page's own
     outline = Outline(page)
     assert outline.open == []
-    assert evil in outline.text
+    assert shown in outline.text
+    assert "\x1b" not in page
+    assert 'alt="a&lt;b&gt;&amp;' in page
     assert name in page.replace("&lt;", "<").replace("&gt;", ">").replace("&amp;", "&")
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="file names are text here")
+def test_file_names_that_are_not_utf8(folder: Path, explanation: Explanation, tmp_path) -> None:
+    photos = tmp_path / os.fsdecode(b"caf\xe9")
+    for name in (b"cat/b\xe9d.png", b"dog/2.png"):
+        path = photos / os.fsdecode(name)
+        path.parent.mkdir(parents=True)
+        path.write_bytes((folder / "photos" / "cat" / "1.png").read_bytes())
+    model, page = str(folder / "tiny.safetensors"), tmp_path / "page.html"
+    assert run(["explain", model, "--images", str(photos), "-o", str(page)]) == 0
+    html = page.read_text(encoding="utf-8")
+    assert r"b\xe9d.png. The model says" in html
+    assert r"/caf\xe9" in html
+    named = replace(explanation, name=os.fsdecode(b"m\xfc.safetensors"))
+    assert r"<b>m\xfc.safetensors</b>" in Report(named).html()

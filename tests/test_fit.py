@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import errno
 import json
 import math
 import os
@@ -23,11 +24,11 @@ from mobilenetv2 import Checkpoint, Model, UserError, decode, evaluate, read_dat
 from mobilenetv2.architecture import Architecture
 from mobilenetv2.graph import layers
 from mobilenetv2.heads import Classifier
-from mobilenetv2.images import Preprocessing
 from mobilenetv2.nn import MobileNetV2
+from mobilenetv2.runtime.quantize import quantize
 from mobilenetv2.training import RECIPES, Machine, Recipe, Start, fit
 from mobilenetv2.training.epochs import DivergedError
-from mobilenetv2.training.machine import faster_precision
+from mobilenetv2.training.machine import automatic_precision
 from mobilenetv2.training.optim import RMSProp, learning_rate, make_optimizer, parameter_groups
 from mobilenetv2.training.run_folder import RunFolder
 
@@ -75,15 +76,39 @@ def read_log(folder: Path) -> list[dict[str, str]]:
 
 
 @pytest.mark.parametrize(
-    ("batch", "side", "timed"), [(1, 32, 2), (64, 32, 64), (10**6, 32, 392), (64, 224, 8)]
+    ("device", "sets", "cuda", "precision"),
+    [
+        ("cpu", ["scalar", "avx2", "avx512", "avx512bf16"], False, "bf16"),
+        ("cpu", ["scalar", "avx2", "avx512"], True, "32"),
+        ("cpu", [], False, "32"),
+        ("cuda", ["avx512bf16"], False, "32"),
+        ("cuda", [], True, "bf16"),
+        ("mps", ["avx512bf16"], True, "32"),
+    ],
 )
-def test_precision_is_timed_with_the_batch(batch: int, side: int, timed: int) -> None:
-    """Or with two images, without which there is no batch norm, or with what a step may cost."""
-    net, seen = MobileNetV2(Architecture(width_mult=0.35, head=Classifier(2))), set()
-    net.register_forward_pre_hook(lambda module, inputs: seen.add(tuple(inputs[0].shape)))
-    preprocessing = Preprocessing(size=(side, side))
-    assert faster_precision(net, preprocessing, torch.device("cpu"), batch) in ("32", "bf16")
-    assert seen == {(timed, 3, side, side)}
+def test_the_automatic_precision_is_what_the_device_has(
+    monkeypatch: pytest.MonkeyPatch, device: str, sets: list[str], cuda: bool, precision: str
+) -> None:
+    monkeypatch.setattr("mobilenetv2.training.machine.instruction_sets", lambda: sets)
+    monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda including_emulation: cuda)
+    assert automatic_precision(torch.device(device)) == precision
+
+
+@pytest.mark.parametrize(("requested", "used"), [("auto", "bf16"), ("32", "32")])
+def test_the_precision_is_logged_and_noted(
+    two_classes: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+    requested: str,
+    used: str,
+) -> None:
+    monkeypatch.setattr("mobilenetv2.training.machine.instruction_sets", lambda: ["avx512bf16"])
+    machine = Machine(workers=0, precision=requested)  # type: ignore[arg-type]
+    with caplog.at_level("INFO", "mobilenetv2"):
+        fit(two_classes, tmp_path / "run", replace(QUICK, epochs=1), TINY, machine=machine)
+    assert f"precision {used}" in caplog.messages
+    assert json.loads((tmp_path / "run" / "recipe.json").read_text())["precision"] == used
 
 
 def test_a_run_and_its_folder(two_classes: Path, tmp_path: Path) -> None:
@@ -261,6 +286,51 @@ def test_fine_tuning_moves_all_but_the_statistics(two_classes: Path, tmp_path: P
             assert same == ("running" in name), name
 
 
+def test_padding_and_epsilon_stay_those_of_the_weights(two_classes: Path, tmp_path: Path) -> None:
+    """Trained, saved, read again and quantised."""
+    rules = {"padding": "same", "bn_epsilon": 1e-3}
+    before = random_checkpoint(width_mult=0.35, resolution=(32, 32), **rules)
+    before.save(tmp_path / "start.safetensors")
+    recipe = RECIPES["finetune"].changed({"epochs": 1, "batch": 16})
+    start = Start(weights=tmp_path / "start.safetensors")
+    trained = fit(two_classes, tmp_path / "run", recipe, start, machine=MACHINE)
+    after = Checkpoint.load(trained.file)
+    with pytest.warns(UserWarning, match="images to calibrate with"):
+        quantized = quantize(after, sorted(two_classes.rglob("*.png"))[::20])
+    expected = before.architecture.with_classes(2)
+    assert after.architecture == quantized.architecture == expected
+    norms = [m for m in MobileNetV2(after.architecture).modules() if hasattr(m, "eps")]
+    assert {norm.eps for norm in norms} == {1e-3}
+
+
+def test_fifty_steps_in_bfloat16(tmp_path: Path) -> None:
+    """As good on easy classes as float32, whose classes are then all right."""
+    data = make_images(tmp_path / "data", {"dark": 50, "light": 50})
+    recipe, machine = QUICK.changed({"epochs": 5}), Machine(workers=0, precision="bf16")
+    trained = fit(data, tmp_path / "run", recipe, TINY, machine=machine)
+    losses = [float(row["train_loss"]) for row in read_log(tmp_path / "run")]
+    assert losses[-1] < 0.4 < losses[0]
+    found = evaluate(Model(Checkpoint.load(trained.file)), read_dataset(data))
+    assert found.scores.top1 >= 98
+
+
+def test_the_order_of_classes_is_in_the_file(tmp_path: Path) -> None:
+    counts = dict.fromkeys(("B", "a", *map(str, range(13))), 3)
+    data = make_images(tmp_path / "data", counts)
+    recipe = replace(QUICK, epochs=1)
+    trained = fit(data, tmp_path / "run", recipe, TINY, machine=MACHINE)
+    alone = trained.file.rename(tmp_path / "alone.safetensors")
+    ordered = ("0", "1", "10", "11", "12", *"23456789", "B", "a")  # by code point
+    model = Model(Checkpoint.load(alone))
+    assert model.checkpoint.labels == ordered
+    whole = evaluate(model, read_dataset(data))
+    (data / "B").rename(data / "b")  # another system's spelling and order
+    renamed = evaluate(model, read_dataset(data))
+    assert [c.label for c in renamed.classes] == [*ordered[:-2], "a", "b"]
+    assert renamed.scores.nll == pytest.approx(whole.scores.nll)
+    assert renamed.scores.top1 == whole.scores.top1
+
+
 def test_a_loss_that_is_not_finite_stops(
     two_classes: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -324,6 +394,60 @@ for keep in (False, True):
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     given_back, kept = map(int, done.stdout.split())
     assert given_back < 1 << 25 < kept  # of 128 MB
+
+
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        ("file/run", "run: cannot be made: Not a directory"),
+        ("x" * 300, "xxx: cannot be made: File name too long"),
+        ("a\0b", "cannot be made: "),
+    ],
+)
+def test_a_folder_that_cannot_be_made(
+    two_classes: Path, tmp_path: Path, name: str, message: str
+) -> None:
+    (tmp_path / "file").write_text("")
+    with pytest.raises(UserError, match=message):
+        fit(two_classes, f"{tmp_path}/{name}", QUICK, TINY, machine=MACHINE)
+
+
+@pytest.mark.parametrize("resume", [False, True])
+def test_a_folder_that_cannot_be_written_to_is_named_first(
+    straight: tuple[Path, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, resume: bool
+) -> None:
+    monkeypatch.setattr(os, "access", lambda path, mode: Path(path).name != "checkpoints")
+    with pytest.raises(UserError, match="checkpoints: cannot be written to"):
+        fit(
+            straight[0], straight[1] if resume else tmp_path / "run", machine=MACHINE, resume=resume
+        )
+
+
+@pytest.mark.parametrize("written", [3, 5, 8])
+def test_a_full_disk_leaves_whole_files(
+    two_classes: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, written: int
+) -> None:
+    """Whichever file is the first that does not fit, the run says so, and can be resumed."""
+    left, sync = written, os.fsync
+
+    def full(descriptor: int) -> None:
+        nonlocal left
+        left -= 1
+        if left < 0:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        sync(descriptor)
+
+    monkeypatch.setattr(os, "fsync", full)
+    out = tmp_path / "run"
+    with pytest.raises(UserError, match="cannot be written: No space left on device"):
+        fit(two_classes, out, QUICK, TINY, machine=MACHINE)
+    assert not list(out.rglob("*.part"))
+    if (out / "model.safetensors").exists():
+        Checkpoint.load(out / "model.safetensors")
+    state = RunFolder(out).read_state()
+    assert state is None or state["progress"]["epoch"] in (1, 2)
+    monkeypatch.setattr(os, "fsync", lambda descriptor: None)
+    assert fit(two_classes, out, machine=MACHINE, resume=True).epochs == 2
 
 
 def test_one_class_is_refused(tmp_path: Path) -> None:

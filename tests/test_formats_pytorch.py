@@ -67,6 +67,14 @@ def test_every_layout_at_every_width(tmp_path, layout, width) -> None:
     assert difference(checkpoint, imported) < 1e-5
 
 
+@pytest.mark.parametrize("width", [0.75, 1.3])
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_the_width_is_that_of_the_arrays(tmp_path, layout, width) -> None:
+    checkpoint = random_checkpoint(width_mult=width, classes=5, **rules_of(layout))
+    imported = read_state_dict(tmp_path / "model.pth", LAYOUTS[layout](checkpoint))
+    assert imported.architecture == checkpoint.architecture
+
+
 @pytest.mark.parametrize(
     "architecture",
     [

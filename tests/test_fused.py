@@ -18,7 +18,7 @@ from mobilenetv2.graph import layers
 from mobilenetv2.heads import Classifier
 from mobilenetv2.nn import MobileNetV2, fused
 from mobilenetv2.nn._native import Training, instruction_sets
-from mobilenetv2.nn.classifier import InvertedResidual
+from mobilenetv2.nn.blocks import InvertedResidual
 
 WIDTHS = (0.35, 0.5, 0.75, 1.0, 1.3, 1.4)
 SHAPES = sorted(
@@ -139,7 +139,7 @@ def passed(block: InvertedResidual, x: Tensor, gradient: Tensor, autocast: bool)
     """What a block gives, the gradients for its input and its parameters, and its statistics."""
     x = x.detach().clone(memory_format=torch.channels_last).requires_grad_()
     with torch.autocast("cpu", torch.bfloat16, enabled=autocast):
-        out, _ = block(x)
+        out = block(x)
     gradients = torch.autograd.grad(out, (x, *block.parameters()), gradient.to(out.dtype))
     statistics = [buffer for buffer in block.buffers() if buffer.is_floating_point()]
     return [out.detach(), *gradients, *statistics]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from .fuzzing import READERS, damaged, fuzz
+from .fuzzing_models import READERS, damaged, fuzz
 
 INPUTS = 60
 

@@ -6,6 +6,7 @@ import io
 import json
 import os
 import re
+import socket
 import struct
 import zlib
 from collections.abc import Callable, Iterator
@@ -17,6 +18,7 @@ import pytest
 from PIL import Image, ImageCms, ImageOps
 
 from mobilenetv2 import images
+from mobilenetv2.decoding import NarrowRangeWarning, to_rgb
 from mobilenetv2.errors import ImageError, UserError
 from mobilenetv2.images import Preprocessing, center_crop, crop_offset, decode
 from mobilenetv2.model import Model, Prediction, load
@@ -26,6 +28,12 @@ from .conftest import random_checkpoint
 
 ORANGE = (200, 100, 50)
 ORANGE_GREY = 124  # 0.299 R + 0.587 G + 0.114 B
+
+
+def on_white(colour: tuple[int, ...], alpha: int = 128) -> tuple[int, ...]:
+    return tuple(round((c * alpha + 255 * (255 - alpha)) / 255) for c in colour)
+
+
 WHOLE = Preprocessing(size=(64, 64), crop_fraction=1)  # of a 64x64 image: the pixels themselves
 
 
@@ -43,7 +51,9 @@ def photo(height: int = 60, width: int = 80) -> np.ndarray:
     return image
 
 
-def png(width: int, height: int, bits: int, colour: int, data: bytes) -> bytes:
+def png(
+    width: int, height: int, bits: int, colour: int, data: bytes, transparent: bytes = b""
+) -> bytes:
     """A PNG file by hand, for what Pillow does not write."""
 
     def chunk(kind: bytes, body: bytes) -> bytes:
@@ -52,6 +62,7 @@ def png(width: int, height: int, bits: int, colour: int, data: bytes) -> bytes:
         )
 
     header = chunk(b"IHDR", struct.pack(">IIBBBBB", width, height, bits, colour, 0, 0, 0))
+    header += chunk(b"tRNS", transparent) if transparent else b""
     return b"\x89PNG\r\n\x1a\n" + header + chunk(b"IDAT", zlib.compress(data)) + chunk(b"IEND", b"")
 
 
@@ -73,6 +84,15 @@ def expected_rows(folder: Path) -> list[dict[str, str]]:
     ]
     names, _, *rows = ([cell.strip() for cell in line.strip("| ").split(" | ")] for line in lines)
     return [dict(zip(names, row, strict=True)) for row in rows]
+
+
+def opaque_mean(path: Path) -> np.ndarray:
+    """The mean colour of an image without its alpha, after a check that it is decoded on white."""
+    with Image.open(path) as image:
+        rgba = np.asarray(image.convert("RGBA")).astype(float)
+    expected = 255 + (rgba[:, :, :3] - 255) * rgba[:, :, 3:] / 255
+    assert np.abs(array(decode(path)) - expected).max() <= 1
+    return rgba[:, :, :3].reshape(-1, 3).mean(0)
 
 
 def test_every_odd_image_is_decoded_as_expected_or_refused_by_name(
@@ -98,6 +118,8 @@ def test_every_odd_image_is_decoded_as_expected_or_refused_by_name(
         )
         size = upright.get(name, (64, 48) if name.startswith("exif") else stored)
         mean = array(image).reshape(-1, 3).mean(0)
+        if name in ("rgba.png", "gray_alpha.png"):  # expected.md has the colours without alpha
+            mean = opaque_mean(folder / name)
         if (
             image.size != size
             or np.abs(mean - np.array(row["mean RGB"].split(), float)).max() > 1.5
@@ -174,6 +196,74 @@ def test_values_of_no_known_range_are_refused_by_name(
         WHOLE(image)
 
 
+# --- more than 8 bits in a larger type ---
+
+
+def test_12_bit_data_is_named_and_can_be_stretched(tmp_path: Path) -> None:
+    grey = photo()[:, :, 1]
+    Image.fromarray(grey.astype(np.uint16) * 16).save(tmp_path / "scan.png")
+    low, high = int(grey.min()), int(grey.max())
+    message = (
+        rf"scan\.png: values from {16 * low} to {16 * high} of 0\.\.65535 give "
+        rf"{high // 16 - low // 16 + 1} grey levels; stretch=True \(--stretch\) gives 256"
+    )
+    with pytest.warns(NarrowRangeWarning, match=message):
+        narrow = decode(tmp_path / "scan.png")
+    assert np.array_equal(array(narrow)[:, :, 0], grey // 16)
+    stretched = array(decode(tmp_path / "scan.png", stretch=True))[:, :, 0]
+    expected = (grey.astype(float) - low) * 255 / (high - low)
+    assert np.abs(stretched - expected).max() <= 0.5
+    remarks: list[str] = []
+    decode(tmp_path / "scan.png", warn=remarks.append)
+    assert len(remarks) == 1
+
+
+@pytest.mark.parametrize("factor", [256, 257])
+def test_8_bits_in_a_larger_type_lose_nothing(factor: int) -> None:
+    dark = np.minimum(photo()[:, :, 1], 30).astype(np.uint16)
+    assert np.array_equal(array(to_rgb(Image.fromarray(dark * factor)))[:, :, 0], dark)
+    assert np.array_equal(
+        array(to_rgb(Image.fromarray((dark / 255).astype(np.float32))))[:, :, 0], dark
+    )
+
+
+def test_12_bit_colours_are_mentioned() -> None:
+    pixels = b"".join(map(WORD, (0, 100, 4095, 2000, 3000, 1)))
+    file = io.BytesIO(png(2, 1, 16, 2, b"\0" + pixels))
+    with pytest.warns(NarrowRangeWarning, match="high bytes are kept, here 0 to 15: multiply"):
+        assert array(decode(file)).tolist() == [[[0, 0, 15], [7, 11, 0]]]
+
+
+def test_dark_floats_are_mentioned() -> None:
+    ramp = np.linspace(0, 0.1, 4096, dtype=np.float32).reshape(64, 64)
+    with pytest.warns(
+        NarrowRangeWarning, match=r"of 64x64: values from 0 to 0\.1 of 0\.\.1 give 26"
+    ):
+        to_rgb(Image.fromarray(ramp))
+
+
+def test_stretching() -> None:
+    values = np.array([[-1000, 0], [500, 3000]], np.float32)
+    expected = [[0, 64], [96, 255]]
+    assert array(to_rgb(Image.fromarray(values), stretch=True))[:, :, 0].tolist() == expected
+    whole = values.astype(np.int32)
+    assert array(to_rgb(Image.fromarray(whole), stretch=True))[:, :, 0].tolist() == expected
+    eight = Image.fromarray(np.array([[7, 9]], np.uint8))
+    assert array(to_rgb(eight, stretch=True))[0, :, 0].tolist() == [7, 9]
+    blank = Image.new("I;16", (2, 2), 25600)
+    assert (array(to_rgb(blank, stretch=True)) == 100).all()
+    for bad in (np.nan, np.inf):
+        with pytest.raises(ImageError, match="neither"):
+            to_rgb(Image.fromarray(np.array([[0, bad]], np.float32)), stretch=True)
+
+
+def test_a_transparent_value_is_not_part_of_the_range() -> None:
+    data = b"\0" + b"".join(map(WORD, (65535, 100))) + b"\0" + b"".join(map(WORD, (200, 300)))
+    file = io.BytesIO(png(2, 2, 16, 0, data, WORD(65535)))
+    stretched = array(decode(file, stretch=True))[:, :, 0]
+    assert np.abs(stretched - [[255, 0], [127.5, 255]]).max() <= 0.5
+
+
 # --- CMYK, and the other modes ---
 
 
@@ -184,6 +274,17 @@ def test_cmyk_is_not_inverted(tmp_path: Path, ending: str) -> None:
     with Image.open(tmp_path / f"cmyk.{ending}") as stored:
         assert stored.mode == "CMYK"
     pixels = array(decode(tmp_path / f"cmyk.{ending}")).astype(int)
+    assert np.abs(pixels - photo()).mean() < 10
+    assert np.abs(pixels[8, 8] - (255, 0, 0)).max() <= 10
+
+
+def test_ycck_is_not_inverted() -> None:
+    """Photoshop's: the inks as YCbCr, their complements stored, and a marker that says so."""
+    inks = np.asarray(Image.fromarray(255 - photo()).convert("YCbCr"))
+    stored = np.dstack([255 - inks, np.zeros(inks.shape[:2], np.uint8)])  # no black
+    data = bytearray(encoded(Image.fromarray(stored, "CMYK"), "JPEG", quality=95))
+    data[data.index(b"Adobe") + 11] = 2  # YCCK
+    pixels = array(decode(io.BytesIO(data))).astype(int)
     assert np.abs(pixels - photo()).mean() < 10
     assert np.abs(pixels[8, 8] - (255, 0, 0)).max() <= 10
 
@@ -226,7 +327,7 @@ def test_photos_saved_at_several_sizes_keep_their_class(
     assert sum(spread <= 0.1 for spread in spreads) >= 9
 
 
-def in_mode(mode: str) -> tuple[Image.Image, tuple[int, int, int]]:
+def in_mode(mode: str) -> tuple[Image.Image, tuple[int, ...]]:
     """An image of one colour in this mode, and that colour as RGB."""
     image = Image.new("RGB", (64, 64), ORANGE)
     if mode in ("L", "LA", "La", "I", "I;16", "I;16B", "F"):
@@ -234,7 +335,8 @@ def in_mode(mode: str) -> tuple[Image.Image, tuple[int, int, int]]:
             mode, ORANGE_GREY
         )
         if mode in ("LA", "La"):
-            return Image.new("LA", (64, 64), (value, 128)).convert(mode), (ORANGE_GREY,) * 3
+            image = Image.new("LA", (64, 64), (value, 128)).convert(mode)
+            return image, on_white((ORANGE_GREY,) * 3)
         return Image.new(mode, (64, 64), value), (ORANGE_GREY,) * 3
     if mode == "1":
         return Image.new("1", (64, 64), 1), (255, 255, 255)
@@ -246,7 +348,7 @@ def in_mode(mode: str) -> tuple[Image.Image, tuple[int, int, int]]:
         palette.putpalette([0, 0, 0, *ORANGE])
         return palette.convert(mode), ORANGE
     if mode in ("RGBA", "RGBa"):
-        return Image.new("RGBA", (64, 64), (*ORANGE, 128)).convert(mode), ORANGE
+        return Image.new("RGBA", (64, 64), (*ORANGE, 128)).convert(mode), on_white(ORANGE)
     return image.convert(mode), ORANGE
 
 
@@ -293,16 +395,82 @@ def test_files_of_every_mode(tmp_path: Path, mode: str, ending: str) -> None:
     assert np.abs(pixels.astype(int) - colour).max() <= 2
 
 
+# --- transparency ---
+
+
 @pytest.mark.parametrize("transparency", [1, bytes([0, 128])])
-def test_palette_transparency_drops_to_the_palette_colour(
-    tmp_path: Path, transparency: object
-) -> None:
+def test_palette_transparency_shows_white(tmp_path: Path, transparency: object) -> None:
+    expected = on_white(ORANGE, 0 if transparency == 1 else 128)
     image, _ = in_mode("P")
     image.save(tmp_path / "a.png", transparency=transparency)
-    assert (array(decode(tmp_path / "a.png")) == ORANGE).all()
+    assert (array(decode(tmp_path / "a.png")) == expected).all()
     with Image.open(tmp_path / "a.png") as stored:
         assert type(stored.info["transparency"]) is type(transparency)
-        assert (WHOLE(stored) == ORANGE).all()
+        assert (WHOLE(stored) == expected).all()
+
+
+@pytest.mark.parametrize("kind", ["PNG", "WEBP", "TIFF", "AVIF", "JPEG2000", "TGA", "ICO"])
+def test_what_cannot_be_seen_makes_no_difference(kind: str) -> None:
+    """Transparent everywhere, over black and over red; and half transparent."""
+    options = {"WEBP": {"lossless": True, "exact": True}, "AVIF": {"quality": 100}}.get(kind, {})
+    for colour, alpha, near in (((0, 0, 0), 0, 0), ((255, 0, 0), 0, 0), ((200, 100, 50), 128, 2)):
+        image = Image.new("RGBA", (64, 64), (*colour, alpha))
+        decoded = array(decode(io.BytesIO(encoded(image, kind, **options))))
+        assert np.abs(decoded.astype(int) - on_white(colour, alpha)).max() <= near
+
+
+@pytest.mark.parametrize("mode", ["RGBA", "RGBa", "LA", "La", "PA"])
+def test_alpha_is_composited_on_white(mode: str) -> None:
+    alpha = np.tile(np.arange(0, 256, 4, dtype=np.uint8), (64, 1))
+    image = Image.new("RGB", (64, 64), ORANGE).convert("L" if mode[0] == "L" else "RGB")
+    if mode == "PA":
+        image, _ = in_mode("P")
+        image = image.convert("PA")
+    image.putalpha(Image.fromarray(alpha))
+    image = image.convert(mode)
+    assert image.mode == mode
+    colour = (ORANGE_GREY,) * 3 if mode[0] == "L" else ORANGE
+    expected = 255 + (np.array(colour) - 255.0) * alpha[:, :, None] / 255
+    near = 2 if mode[-1] == "a" else 1  # multiplied by alpha, values have lost bits
+    assert np.abs(WHOLE(image) - expected).max() <= near
+    assert np.array_equal(WHOLE(to_rgb(image)), WHOLE(image))
+
+
+WORD = struct.Struct(">H").pack
+KEYED = {  # bits, kind of colour, tRNS chunk, two rows of two pixels, those pixels as decoded
+    "1 bit": (1, 0, WORD(1), b"\0\x40\0\x80", (0, 255, 255, 0)),
+    "2 bits": (2, 0, WORD(1), b"\0\x60\0\xd0", (255, 170, 255, 255)),
+    "4 bits": (4, 0, WORD(5), b"\0\x5a\0\xa0", (255, 170, 170, 0)),
+    "8 bits": (8, 0, WORD(9), b"\0\x09\x0a\0\x0b\x09", (255, 10, 11, 255)),
+    "16 bits": (16, 0, WORD(300), b"\0\x01\x2c\xc8\0\0\x01\x2d\x32\0", (255, 200, 1, 50)),
+    "colour": (8, 2, WORD(1) + WORD(2) + WORD(3), b"\0\1\2\3\1\2\4\0\7\7\7\1\2\3", None),
+    "16 bit colour": (
+        16, 2, WORD(300) + WORD(400) + WORD(500),
+        b"\0\x01\x2c\x01\x90\x01\xf4" + bytes([1, 0, 2, 0, 4, 0, 0]) + bytes([7, 0] * 3)
+        + b"\x01\x2c\x01\x90\x01\xf4", None,
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", KEYED)
+def test_a_transparent_colour_of_png_shows_white(name: str) -> None:
+    bits, colour, key, data, expected = KEYED[name]
+    file = io.BytesIO(png(2, 2, bits, colour, data, key))
+    pixels = array(decode(file, warn=str)).reshape(4, 3)
+    if expected is not None:
+        assert (pixels == np.array(expected)[:, None]).all()
+    else:
+        seen = [[1, 2, 4], [7, 7, 7]]
+        assert pixels.tolist() == [[255] * 3, *seen, [255] * 3]
+
+
+def test_transparency_of_gif_and_of_what_has_none(tmp_path: Path) -> None:
+    image, _ = in_mode("P")
+    image.save(tmp_path / "a.gif", transparency=1)
+    assert (array(decode(tmp_path / "a.gif")) == 255).all()
+    cmyk = Image.new("CMYK", (64, 64), (0, 0, 0, 255))
+    cmyk.info["transparency"] = 0
+    assert (WHOLE(cmyk) == 0).all()
 
 
 # --- orientation ---
@@ -515,6 +683,26 @@ def test_max_pixels_lifts_the_limit_for_this_image_only(
     with pytest.raises(ImageError):
         decode(tmp_path / "bad.png", max_pixels=10000)
     assert Image.MAX_IMAGE_PIXELS == 1000
+    with pytest.raises(ImageError, match=r"more than 2000 pixels"):
+        decode(path)
+
+
+def test_the_environment_sets_the_limit(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = tmp_path / "a.png"
+    Image.new("1", (100, 100), 1).save(path)
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 1000)
+    monkeypatch.setenv("MOBILENETV2_MAX_PIXELS", "10000")
+    assert decode(path).size == (100, 100)
+    with pytest.raises(ImageError, match=r"more than 9999 pixels"):
+        decode(path, max_pixels=9999)
+    monkeypatch.setenv("MOBILENETV2_MAX_PIXELS", "9999")
+    with pytest.raises(ImageError, match=r"more than 9999 .* MOBILENETV2_MAX_PIXELS in the env"):
+        decode(path)
+    for text in ("0", "-1", "2e8", "²"):
+        monkeypatch.setenv("MOBILENETV2_MAX_PIXELS", text)
+        with pytest.raises(UserError, match=f"MOBILENETV2_MAX_PIXELS must be .*{text}"):
+            decode(path)
+    monkeypatch.setenv("MOBILENETV2_MAX_PIXELS", "")
     with pytest.raises(ImageError, match=r"more than 2000 pixels"):
         decode(path)
 
@@ -817,6 +1005,11 @@ def test_arrays_that_are_not_images_are_refused(image: np.ndarray) -> None:
         Preprocessing()(image)
 
 
+def test_an_array_with_alpha_is_composited_on_white() -> None:
+    rgba = np.full((64, 64, 4), (*ORANGE, 128), np.uint8)
+    assert (WHOLE(rgba) == on_white(ORANGE)).all()
+
+
 @pytest.mark.parametrize("size", [(0, 5), (5, 0), (0, 0)])
 def test_images_without_pixels_are_refused(size: tuple[int, int]) -> None:
     with pytest.raises(ImageError, match="no pixels"):
@@ -1010,8 +1203,72 @@ def test_a_folder_that_may_not_be_searched_is_not_passed_over(
     monkeypatch.setattr(os, "scandir", refusing)
     content = folder_content(tmp_path)
     assert relative(tmp_path, content.images) == ["a/1.jpg", "c/3.jpg"]
-    assert content.unreadable == {tmp_path / "b": "Permission denied"}
+    assert content.unreadable == {tmp_path / "b": "may not be searched: Permission denied"}
     assert content.others == []
+
+
+@pytest.mark.parametrize("kind", ["FIFO", "socket", "folder", "dangling link", "looping link"])
+def test_what_is_no_regular_file_is_named_and_does_not_block(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: str
+) -> None:
+    monkeypatch.chdir(tmp_path)  # the name of a socket may not be long
+    path = Path("cam.jpg")
+    if kind == "FIFO":
+        os.mkfifo(path)
+    elif kind == "socket":
+        with socket.socket(socket.AF_UNIX) as server:
+            server.bind(str(path))
+    elif kind == "folder":
+        path.mkdir()
+    else:
+        path.symlink_to("nowhere.jpg" if kind == "dangling link" else path)
+    reason = {
+        "folder": "a folder, not a file",
+        "dangling link": "a link to nowhere.jpg, which does not exist",
+        "looping link": "cannot be read: Too many levels of symbolic links",
+    }.get(kind, f"not a regular file but a {kind}")
+    with pytest.raises(ImageError, match=f"^cam.jpg: {reason}"):
+        decode(path)
+    if kind != "folder":
+        assert folder_content(tmp_path).images == [tmp_path / path]
+
+
+@pytest.mark.parametrize(
+    ("name", "reason"),
+    [
+        ("n" * 300 + ".jpg", "cannot be read: File name too long"),
+        ("a\0.jpg", "cannot be read: embedded null byte"),
+        ("/dev/null", "not a regular file but a character device"),
+        ("https://example.org/cat.jpg", "a web address: download the image first"),
+        (Path("https://example.org/cat.jpg"), "a web address: download the image first"),
+    ],
+)
+def test_names_that_are_no_files(name: str, reason: str) -> None:
+    with pytest.raises(ImageError, match=f": {reason}"):
+        decode(name)
+
+
+def test_no_permission(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refused(path: object) -> os.stat_result:
+        raise PermissionError(13, "Permission denied", path)
+
+    monkeypatch.setattr("mobilenetv2.paths.os.stat", refused)
+    with pytest.raises(ImageError, match=r"a\.jpg: cannot be read: Permission denied"):
+        decode(tmp_path / "a.jpg")
+
+
+def test_a_video_gets_advice_unless_it_is_an_image(tmp_path: Path) -> None:
+    (tmp_path / "clip.MP4").write_bytes(b"\0\0\0\x20ftypisom\0\0\2\0isomiso2avc1mp41")
+    with pytest.raises(ImageError, match=r"clip\.MP4: a video: .*ffmpeg -i VIDEO"):
+        decode(tmp_path / "clip.MP4")
+    (tmp_path / "image.mp4").write_bytes(encoded(Image.new("RGB", (3, 2)), "PNG"))
+    assert decode(tmp_path / "image.mp4").size == (3, 2)
+
+
+def test_a_program_is_not_run(tmp_path: Path) -> None:
+    (tmp_path / "a.jpg").write_bytes(encoded(Image.new("RGB", (3, 2)), "EPS"))
+    with pytest.raises(ImageError, match="a program that draws an image"):
+        decode(tmp_path / "a.jpg")
 
 
 def test_folder_content_in_an_empty_folder(tmp_path: Path) -> None:

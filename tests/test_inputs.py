@@ -4,14 +4,19 @@ from __future__ import annotations
 
 import io
 import os
+import warnings
 import zipfile
+from contextlib import nullcontext
 from pathlib import Path
 
 import numpy as np
 import pytest
 from PIL import Image
 
+from mobilenetv2.cli import run
 from mobilenetv2.datasets import Inputs, collect_images
+from mobilenetv2.decoding import NarrowRangeWarning
+from mobilenetv2.errors import ImageError
 from mobilenetv2.images import decode
 
 
@@ -134,12 +139,36 @@ def test_a_damaged_image_on_stdin_is_no_list(monkeypatch: pytest.MonkeyPatch) ->
     assert [sample.name for sample in collect_images(["-"]).samples] == ["<stdin>"]
 
 
+def test_lists_have_a_limit(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for module in ("inputs", "csv_list"):
+        monkeypatch.setattr(f"mobilenetv2.datasets.{module}.MOST_IMAGES", 2)
+    (root / "list.csv").write_text("file\na.png\n" * 3)
+    give_stdin(monkeypatch, b"x\ny\nz\n")
+    assert [
+        problem.replace(f"{root}/", "") for problem in collect_images([root / "list.csv"]).problems
+    ] == ["list.csv: more than 2 images: make several lists of it, or shards"]
+    assert collect_images(["-"]).problems[-1] == "-: more than 2 names on stdin"
+
+
 def test_an_empty_or_closed_stdin(monkeypatch: pytest.MonkeyPatch) -> None:
     expected = ("-: stdin has neither an image nor names of images",)
     give_stdin(monkeypatch, b"\n")
     assert collect_images(["-"]).problems == expected
     monkeypatch.setattr("sys.stdin", None)
     assert collect_images(["-"]).problems == expected
+
+
+def test_links_to_nothing_in_folders_and_patterns(root: Path) -> None:
+    (root / "b/gone.png").symlink_to("nowhere.png")
+    (root / "b/more").symlink_to("nowhere")
+    [broken] = [sample for sample in collect_images([root]).samples if "gone" in sample.name]
+    with pytest.raises(
+        ImageError, match=r"gone\.png: a link to nowhere\.png, which does not exist"
+    ):
+        broken.decode()
+    expected = f"{root / 'b/more'}: a link to nowhere, which does not exist"
+    assert collect_images([root]).problems == (expected,)
+    assert expected in collect_images([root / "b/*"]).problems
 
 
 def test_looping_links_end(root: Path) -> None:
@@ -171,6 +200,40 @@ def test_names_that_are_not_text(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     except (OSError, UnicodeError):
         pytest.skip("this file system takes text alone")
     give_stdin(monkeypatch, os.fsencode(tmp_path / "b\udce9d.png"))
-    assert [sample.source for sample in collect_images(["-"]).samples] == [
+    assert [Path(sample.name) for sample in collect_images(["-"]).samples] == [
         tmp_path / "b\udce9d.png"
+    ]
+
+
+def test_narrow_16_bit_data_on_the_command_line(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    ramp = np.arange(4096, dtype=np.uint16).reshape(64, 64)
+    Image.fromarray(ramp).save(tmp_path / "scan.png")
+    Image.fromarray((ramp >> 4).astype(np.uint8)).save(tmp_path / "eight.png")
+    outputs = []
+    message = f"{tmp_path / 'scan.png'}: values from 0 to 4095 of 0..65535 give 16 grey levels"
+    for path, flags in (("scan.png", []), ("scan.png", ["--stretch"]), ("eight.png", [])):
+        warned = path == "scan.png" and not flags
+        with pytest.warns(NarrowRangeWarning, match=message) if warned else nullcontext():
+            assert run(["classify", str(tmp_path / path), *flags, "--format", "csv"]) == 0
+        out, err = capsys.readouterr()
+        assert err == ""
+        outputs.append([line.split(",", 1)[1] for line in out.splitlines()])
+    shown = warnings.formatwarning(NarrowRangeWarning("\x1b.png"), NarrowRangeWarning, "x.py", 1)
+    assert shown == "warning: \\x1b.png\n"
+    assert outputs[0] != outputs[1]
+    assert outputs[1][1].split(",")[:3] == outputs[2][1].split(",")[:3]
+
+
+def test_an_image_on_stdin_of_the_command(
+    root: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    give_stdin(monkeypatch, (root / "a.png").read_bytes())
+    assert run(["classify", "-", str(root / "gone.png"), "--format", "csv", "--top", "1"]) == 1
+    out, err = capsys.readouterr()
+    assert out.splitlines()[1].startswith("<stdin>,1,")
+    assert err.splitlines() == [
+        f"{root / 'gone.png'}: no such file or folder",
+        "1 of 2 could not be read",
     ]

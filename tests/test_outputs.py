@@ -72,6 +72,15 @@ def test_every_tensor_of_a_network_can_be_had(pixels) -> None:
         np.testing.assert_allclose(values, expected[name], atol=1e-4, err_msg=name)
 
 
+@pytest.mark.parametrize(("side", "sides"), [(300, (19, 10)), (320, (20, 10))])
+def test_the_maps_that_ssdlite_reads(pixels, side, sides) -> None:
+    """The expansion of block 13, counted from 0, at stride 16, and the last one at stride 32."""
+    names = "features.14.conv.0.0", "features.18.0"
+    maps = Engine(random_checkpoint(), 2).outputs(pixels(1, side, side, 3), names)
+    shapes = [maps[name].shape for name in names]
+    assert shapes == [(1, sides[0], sides[0], 576), (1, sides[1], sides[1], 1280)]
+
+
 def test_the_answer_is_the_same_after_other_outputs(pixels) -> None:
     engine, images = Engine(random_checkpoint(SMALL), 1), pixels(1, 40, 40, 3)
     before = engine(images)

@@ -115,3 +115,32 @@ def test_the_loss_spreads_a_share_of_the_target_evenly(smoothing: float) -> None
     target[torch.arange(8), labels] += 1 - smoothing
     expected = -(target * logits.log_softmax(1)).sum(1).mean()
     assert trainer.step(pixels, labels, lr=0.1, seed=0) == pytest.approx(float(expected), rel=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("freeze_norms", "steps", "shared"),
+    [(True, 0, False), (True, 2, False), (False, 0, False), (False, 2, True)],
+)
+def test_statistics_that_did_not_change_keep_their_bits(
+    monkeypatch: pytest.MonkeyPatch, freeze_norms: bool, steps: int, shared: bool
+) -> None:
+    """The mean of three equal numbers is not always that number."""
+    trainer = make_trainer(freeze_norms=freeze_norms)
+    monkeypatch.setattr(
+        trainer.fabric,
+        "all_reduce",
+        lambda data, reduce_op="mean": data if reduce_op == "sum" else (data + data + data) / 3,
+    )
+    for norm in trainer.norms:
+        nn.init.normal_(norm.running_mean)
+    trainer.average.module.load_state_dict(trainer.net.state_dict())
+    for step in range(steps):
+        trainer.step(*make_batch(step), lr=0.1, seed=step)
+    nets = trainer.net, trainer.average.module
+    before = [{name: x.clone() for name, x in net.named_buffers()} for net in nets]
+    trainer.validate([make_batch()])
+    for net, values in zip(nets, before):
+        same = [torch.equal(x, values[name]) for name, x in net.named_buffers()]
+        assert all(same) != shared
+    if freeze_norms:
+        assert all(map(torch.equal, nets[0].buffers(), nets[1].buffers()))

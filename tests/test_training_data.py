@@ -10,9 +10,11 @@ import signal
 import subprocess
 import sys
 import tarfile
+import threading
 import time
 from collections import Counter, namedtuple
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -30,6 +32,7 @@ from mobilenetv2.training.data import (  # noqa: E402
     Images,
     ShardImages,
     check_images,
+    check_split,
     default_workers,
     loader,
     read_shards,
@@ -245,6 +248,15 @@ def test_every_ending_counts(tmp_path: Path) -> None:
     assert split.problems[0] == "ignored 1 files that are not images by name: .mov (1)"
 
 
+@pytest.mark.parametrize("ending", ["heic", "AVIF", "jp2"])
+def test_kinds_that_pillow_may_not_read_are_never_passed_over(tmp_path: Path, ending: str) -> None:
+    build(tmp_path, {f"{name}/{i}.png": i for name in "ab" for i in range(3)})
+    (tmp_path / "a" / f"photo.{ending}").write_bytes(b"of a kind that cannot be read")
+    dataset = read_dataset(tmp_path)
+    assert len(dataset.samples) == 7
+    assert [Path(name).name for name in check_images(dataset.samples, 1)] == [f"photo.{ending}"]
+
+
 def test_complaints(tmp_path: Path) -> None:
     source = build(tmp_path, {**many("Cat", 120), **many("cat", 12), **many("val", 3)})
     (tmp_path / "empty").mkdir()
@@ -280,6 +292,30 @@ def test_broken_images_are_named_before_the_first_epoch(tmp_path: Path) -> None:
     assert {Path(name).name for name in broken} == {*bad, "header.png"}
     assert all(name in str(error) for name, error in broken.items())
     assert without(dataset, broken) == whole
+
+
+def test_what_is_counted_before_the_first_epoch(tmp_path: Path) -> None:
+    samples(tmp_path / "train", a=3, b=3)
+    samples(tmp_path / "val", a=2, b=2)
+    for i, path in enumerate(sorted((tmp_path / "val").rglob("*.png"))):
+        Image.new("RGB", (12, 10), (i, i, i)).save(path)
+    for name in ("val/a/x.png", "train/b/y.png"):
+        (tmp_path / name).write_bytes((tmp_path / "train/a/000.png").read_bytes())
+    ramp = np.arange(4096, dtype=np.uint16).reshape(64, 64)
+    for i in range(2):
+        Image.fromarray(ramp + i).save(tmp_path / f"val/a/scan{i}.png")
+    (tmp_path / "val/b/cut.png").write_bytes(b"")
+    split, broken = check_split(read_split(tmp_path), workers=2)
+    assert [Path(name).name for name in broken] == ["cut.png"]
+    assert len(split.val.samples) == 7
+    text = "\n".join(split.problems)
+    assert "images to validate with that are also trained with: 1: " in text
+    assert f"{tmp_path / 'val/a/x.png'} is {tmp_path / 'train/a/000.png'}" in text
+    assert f"stand in two classes: 1: {tmp_path / 'train/b/y.png'} is {tmp_path}" in text
+    assert f"2 images keep few grey levels: {tmp_path / 'val/a/scan0.png'}: values from 0" in text
+    stretched, _ = check_split(replace(split, val=split.val.stretched(), problems=()), workers=2)
+    assert len(stretched.problems) == 2
+    assert np.asarray(Images(stretched.val.samples, PLAIN)[3][0]).max() > 200
 
 
 @pytest.mark.parametrize("workers", [0, 1])
@@ -667,3 +703,57 @@ def test_a_broken_image_of_a_shard_is_left_out_and_named(tmp_path: Path) -> None
     images = ShardImages(read_shards(str(shard(tmp_path / "x.tar", files))), PLAIN)
     with pytest.warns(UserWarning, match="left out: .*x.tar/2.jpg: not an image"):
         assert set(streamed(images, steps=1)) == {(1, 7)}
+
+
+def test_images_are_decoded_by_the_threads_that_there_are(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    build(tmp_path, {f"a/{i}.png": i for i in range(1, 40)})
+    (tmp_path / "a" / "bad.png").write_bytes(b"no")
+    samples = read_dataset(tmp_path).samples
+    start, started = threading.Thread.start, []
+
+    def refused(thread: threading.Thread) -> None:
+        if len(started) == 1:
+            raise RuntimeError("can't start new thread")
+        started.append(thread)
+        start(thread)
+
+    monkeypatch.setattr(threading.Thread, "start", refused)
+    with pytest.warns(RuntimeWarning, match="1 of 3 threads"):
+        broken = check_images(samples, workers=3)
+    assert [Path(name).name for name in broken] == ["bad.png"]
+
+
+@pytest.mark.parametrize(
+    ("error", "message"),
+    [
+        (OSError(11, "Resource temporarily unavailable"), "cannot work: .*unavailable; give fewer"),
+        (RuntimeError("can't start new thread"), "cannot work: can't start new thread"),
+        (
+            RuntimeError("Too many open files. Communication\nwith"),
+            "cannot work: Too many open files",
+        ),
+        (
+            RuntimeError("DataLoader worker (pid 7) is killed by signal: Killed."),
+            "cannot work: DataLoader worker .pid 7. is killed",
+        ),
+    ],
+)
+def test_workers_that_the_system_refuses(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, error: Exception, message: str
+) -> None:
+    build(tmp_path, {f"a/{i}.png": i for i in range(1, 5)})
+    images = Images(read_dataset(tmp_path).samples, evaluation_transform(Preprocessing()))
+
+    def refused(loader: object) -> Iterator[object]:
+        raise error
+
+    batches = loader(images, 2, epoch=0, seed=0, train=False, workers=1)
+    monkeypatch.setattr(torch.utils.data.DataLoader, "__iter__", refused)
+    with pytest.raises(UserError, match=message):
+        next(iter(batches))
+    error.args = ("Caught KeyError in DataLoader worker process 0.",)
+    if isinstance(error, RuntimeError):  # a fault of the program
+        with pytest.raises(RuntimeError, match="Caught KeyError"):
+            next(iter(batches))

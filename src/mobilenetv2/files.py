@@ -101,21 +101,47 @@ def read_safetensors(path: Path) -> tuple[dict[str, str], dict[str, NDArray[Any]
         return dict(file.metadata() or {}), arrays
 
 
-def write_atomically(path: Path, content: bytes) -> None:
+def write_atomically(path: Path, content: bytes | memoryview) -> None:
     """Writes a file under a temporary name beside it, then renames it over `path`.
 
+    A link stays one: the file that it leads to is replaced. A device or pipe is written to directly.
+
     Raises:
-        ModelFileError: The folder is absent or cannot be written to.
+        ModelFileError: The folder is absent or cannot be written to, `path` is a folder, nobody
+            reads the pipe, or the disk is full; an old file is then still there.
     """
-    temporary = path.with_name(f".{path.name}.{os.getpid()}-{threading.get_ident()}.part")
+    try:
+        if path.exists() and not path.is_file():
+            _write_special(path, content)
+        else:
+            _write_and_rename(Path(os.path.realpath(path)), content)
+    except (OSError, ValueError) as error:  # ValueError: a NUL in the name
+        reason = getattr(error, "strerror", None) or error
+        raise ModelFileError(f"{path}: cannot be written: {reason}") from None
+
+
+def _write_special(path: Path, content: bytes | memoryview) -> None:
+    # a pipe without a reader is an error, and does not wait for one
+    descriptor = os.open(path, os.O_WRONLY | getattr(os, "O_NONBLOCK", 0))
+    os.set_blocking(descriptor, True)
+    rest = memoryview(content)
+    with open(descriptor, "wb", buffering=0) as file:
+        while rest:
+            rest = rest[file.write(rest) :]
+
+
+def _write_and_rename(path: Path, content: bytes | memoryview) -> None:
+    # a short name, since that of `path` may be as long as names can be
+    name = f".{path.name[:40]}.{os.getpid()}-{threading.get_ident()}.part"
+    temporary = path.with_name(name)
     try:
         with open(temporary, "wb") as file:
             file.write(content)
             file.flush()
             os.fsync(file.fileno())
+        with suppress(OSError):  # there was no file before
+            temporary.chmod(path.stat().st_mode)
         os.replace(temporary, path)
-    except OSError as error:
-        raise ModelFileError(f"{path}: cannot be written: {error.strerror or error}") from None
     finally:
         with suppress(OSError):  # renamed already, or never created
             temporary.unlink()

@@ -1,16 +1,16 @@
-"""Decodes any image file that Pillow opens to upright 8-bit RGB, and turns it into pixels.
+"""Turns images into pixels.
 
-Prediction, evaluation, calibration and training all use this decoding and this `Preprocessing`.
+Prediction, evaluation, calibration and training all use this `Preprocessing`, and the same `decode`.
 """
 
 from __future__ import annotations
 
 import os
-import threading
 from dataclasses import dataclass
-from io import BytesIO, TextIOBase
-from typing import IO, TYPE_CHECKING, Annotated, Any, ClassVar, Literal
+from typing import IO, TYPE_CHECKING, Annotated, ClassVar, Literal
 
+from .decoding import decode as decode
+from .decoding import to_rgb
 from .errors import ImageError
 from .records import Meta, Record, Size
 
@@ -21,80 +21,9 @@ if TYPE_CHECKING:
 
     OneImage = str | os.PathLike[str] | bytes | bytearray | IO[bytes] | Image | NDArray[np.uint8]
 
-TURNS = {  # EXIF orientation -> the member of Image.Transpose that turns the image upright
-    2: "FLIP_LEFT_RIGHT",
-    3: "ROTATE_180",
-    4: "FLIP_TOP_BOTTOM",
-    5: "TRANSPOSE",
-    6: "ROTATE_270",
-    7: "TRANSVERSE",
-    8: "ROTATE_90",
-}
 IMAGENET_MEAN = (0.485, 0.456, 0.406)  # of red, green and blue, 0..1; torchvision, timm
 IMAGENET_STD = (0.229, 0.224, 0.225)
 MAX_RESIZED_PIXELS = 1 << 25  # of an image that would become larger, only the crop is computed
-PILLOW_LIMIT_FACTOR = 2  # Pillow refuses images of more than twice Image.MAX_IMAGE_PIXELS
-
-_pillow_limit = threading.Lock()
-
-
-def decode(
-    source: str | os.PathLike[str] | bytes | bytearray | IO[bytes],
-    *,
-    max_pixels: int | None = None,
-) -> Image:
-    """Reads one image as upright 8-bit RGB.
-
-    The stored orientation is applied. Alpha is dropped; palettes, grey, 1 bit and CMYK become RGB;
-    16-bit values keep their high byte; floats from 0 to 1 are scaled to 0..255. Of an animation,
-    the first frame is read. The kind of file is recognised by its content, not by its name. Colour
-    profiles are ignored.
-
-    Args:
-        source: A file name, or an image file's content as bytes or as an open binary file.
-        max_pixels: The largest number of pixels that is accepted. Default: Pillow's own limit
-            (about 179 million).
-
-    Returns:
-        A `PIL.Image.Image` of mode "RGB"; `numpy.asarray` of it is (height, width, 3) uint8.
-
-    Raises:
-        ImageError: Not an image, damaged, or too large; the message names the file.
-    """
-    from PIL import Image, UnidentifiedImageError
-
-    if isinstance(source, bytes | bytearray | memoryview):
-        source = BytesIO(source)
-    if not isinstance(source, str | os.PathLike) and not hasattr(source, "read"):
-        raise ImageError(
-            f"an image is a file name, bytes, an open file, a PIL image or an array, not "
-            f"{type(source).__name__}"
-        )
-    if isinstance(source, TextIOBase):
-        raise ImageError(f"{getattr(source, 'name', '<stream>')}: opened as text; open it as 'rb'")
-    name = (
-        os.fspath(source)
-        if isinstance(source, str | os.PathLike)
-        else getattr(source, "name", "<stream>")
-    )
-    try:
-        with _open(source, max_pixels) as image:
-            if max_pixels is not None and image.width * image.height > max_pixels:
-                raise Image.DecompressionBombError
-            return _upright_rgb(image)
-    except Image.DecompressionBombError:
-        limit = max_pixels or PILLOW_LIMIT_FACTOR * (Image.MAX_IMAGE_PIXELS or 0)
-        raise ImageError(
-            f"{name}: more than {limit} pixels; raise the limit with max_pixels (--max-pixels) if that is right"
-        ) from None
-    except UnidentifiedImageError:
-        raise ImageError(f"{name}: not an image, or of a kind that Pillow cannot read") from None
-    except FileNotFoundError:
-        raise ImageError(f"{name}: no such file") from None
-    except MemoryError:
-        raise ImageError(f"{name}: too large for this machine's memory") from None
-    except Exception as error:  # Pillow's plugins may raise anything on damaged files
-        raise ImageError(f"{name}: cannot be decoded: {error or type(error).__name__}") from error
 
 
 def as_image(source: OneImage, *, max_pixels: int | None = None) -> Image | NDArray[np.uint8]:
@@ -116,77 +45,6 @@ def as_image(source: OneImage, *, max_pixels: int | None = None) -> Image | NDAr
 
         return np.asarray(source)
     return decode(source, max_pixels=max_pixels)
-
-
-def _open(source: str | os.PathLike[str] | IO[bytes], max_pixels: int | None) -> Image:
-    """`Image.open`, during which Pillow's own limit does not apply if the caller has set one."""
-    from PIL import Image
-
-    if max_pixels is None:
-        try:
-            return Image.open(source)
-        except Image.DecompressionBombWarning:
-            # The caller's filter makes this warning an error; the image is within the limit.
-            pass
-    with _pillow_limit:
-        before, Image.MAX_IMAGE_PIXELS = Image.MAX_IMAGE_PIXELS, None
-        try:
-            return Image.open(source)
-        finally:
-            Image.MAX_IMAGE_PIXELS = before
-
-
-def _upright_rgb(image: Image) -> Image:
-    """A Pillow image as `decode` returns it; such an image stays as it is."""
-    from PIL import Image
-
-    if 0 in image.size:
-        raise ImageError(f"an image of {image.width}x{image.height} has no pixels")
-    image.load()
-    turn = TURNS.get(_orientation(image))
-    image = _to_rgb(image)
-    if turn:
-        image = image.transpose(Image.Transpose[turn])
-        image.info = {}  # has the orientation, which would turn the image again
-    return image
-
-
-def _orientation(image: Image) -> Any:
-    try:
-        return image.getexif().get(0x0112)
-    except Exception:  # Pillow may raise anything on damaged EXIF; the pixels are still good
-        return None
-
-
-def _to_rgb(image: Image) -> Image:
-    if image.mode == "F" or image.mode.startswith("I"):
-        return _deep_to_rgb(image)
-    if "transparency" in image.info and image.mode == "P":
-        image = image.convert("RGBA")
-    if image.mode == "La":  # grey multiplied by alpha; Pillow divides only in conversion to LA
-        image = image.convert("LA")
-    return image if image.mode == "RGB" else image.convert("RGB")
-
-
-def _deep_to_rgb(image: Image) -> Image:
-    """An image of one channel with more than 8 bits as RGB.
-
-    Its values decide whether they mean 0..1, 8 bits or 16 bits, since the file does not say it.
-    """
-    import numpy as np
-    from PIL import Image
-
-    values = np.asarray(image)
-    low, high = float(values.min()), float(values.max())
-    if not (low >= 0 and high <= 65535):
-        raise ImageError(f"values from {low:g} to {high:g} are neither 0..1, 8 bit nor 16 bit")
-    if image.mode == "F" and high <= 1:
-        grey = np.rint(values * 255)
-    elif image.mode.startswith("I;16") or high > 255:
-        grey = values.astype(np.uint16) >> 8
-    else:
-        grey = np.rint(values)
-    return Image.fromarray(grey.astype(np.uint8)).convert("RGB")
 
 
 PerChannel = Annotated[float, Meta(ge=-1e6, le=1e6)]
@@ -273,7 +131,7 @@ class Preprocessing(Record):
 
         if isinstance(image, np.ndarray):
             image = _from_array(image)
-        image = _upright_rgb(image)
+        image = to_rgb(image)
         if self.channels == 1:
             image = image.convert("L")
         filter_ = Image.Resampling[self.interpolation.upper()]

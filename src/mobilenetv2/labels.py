@@ -18,9 +18,20 @@ def imagenet_labels(classes: int) -> tuple[str, ...]:
     """
     if classes not in (1000, 1001):
         return ()
-    text = Path(__file__).with_name("imagenet_classes.txt").read_text(encoding="utf-8")
-    names = tuple(line.split(" ", 1)[1] for line in text.splitlines() if not line.startswith("#"))
+    names = tuple(imagenet_classes().values())
     return names if classes == 1000 else (BACKGROUND, *names)
+
+
+def imagenet_classes() -> dict[str, str]:
+    """The labels of the 1000 classes of ILSVRC-2012 by WordNet id such as n01440764, in order."""
+    text = Path(__file__).with_name("imagenet_classes.txt").read_text(encoding="utf-8")
+    lines = (line.partition(" ") for line in text.splitlines() if not line.startswith("#"))
+    return {synset: label for synset, _, label in lines}
+
+
+def has_background(labels: tuple[str, ...]) -> bool:
+    """Whether class 0 of these labels is the background, which datasets do not count."""
+    return labels[:1] == (BACKGROUND,)
 
 
 def read_labels(path: Path, classes: int) -> tuple[str, ...]:

@@ -147,24 +147,31 @@ class Model:
             yield from results
 
     def features_files(
-        self, paths: Iterable[Path], *, max_pixels: int | None = None
-    ) -> Iterator[tuple[Path, NDArray[np.float32] | ImageError]]:
+        self,
+        files: Iterable[Source],
+        open_source: Callable[[Source], Any] = lambda source: source,
+        *,
+        max_pixels: int | None = None,
+    ) -> Iterator[tuple[Source, NDArray[np.float32] | ImageError]]:
         """One vector (channels,) float32 for each file, as `features` gives it, or the error of each
         that cannot be read.
 
         Args:
-            paths: As for `classify_files`.
+            files: As for `classify_files`.
+            open_source: As for `map_images`.
             max_pixels: As for `images.decode`.
 
         Raises:
             UserError: As for `features`.
         """
 
-        def use(path: Path, vector: NDArray[np.float32]) -> NDArray[np.float32]:
+        def use(file: Source, vector: NDArray[np.float32]) -> NDArray[np.float32]:
             return vector
 
         run = self.engine.features
-        with closing(self.map_images(paths, use, max_pixels=max_pixels, run=run)) as results:
+        with closing(
+            self.map_images(files, use, open_source, max_pixels=max_pixels, run=run)
+        ) as results:
             yield from results
 
     def map_images(
@@ -192,6 +199,9 @@ class Model:
             Each source with the result of `use`, or with its error.
         """
 
+        if isinstance(sources, str | bytes | os.PathLike):
+            raise UserError(f"a list of files is needed, not one: [{sources!r:.80}]")
+
         def prepare(source: Source) -> NDArray[np.uint8]:
             image = as_image(open_source(source), max_pixels=max_pixels)
             return self.checkpoint.preprocessing(image)
@@ -211,8 +221,8 @@ class Model:
 
     def _check_top(self, top: int) -> None:
         self.check_classifies()
-        if top < 1:
-            raise UserError(f"top must be at least 1, not {top}")
+        if not isinstance(top, int | np.integer) or isinstance(top, bool) or top < 1:
+            raise UserError(f"top must be a whole number of at least 1, not {top!r:.80}")
 
     def _predictions(self, logits: NDArray[np.float32], top: int) -> list[Prediction]:
         """The `top` most probable classes for the logits (classes,) of one image."""

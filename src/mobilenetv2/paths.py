@@ -6,6 +6,7 @@ import glob
 import os
 import re
 import stat
+import unicodedata
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -24,6 +25,10 @@ KINDS = {
     stat.S_IFBLK: "block device",
 }
 ABSENT = "no such file or folder"
+ADDRESS = re.compile("[a-z][a-z0-9+.-]+:/", re.IGNORECASE)  # two letters or more: not a drive
+DOWNLOAD = (
+    "a web address: download the image first, or pipe it: curl -L ADDRESS | mobilenetv2 classify -"
+)
 MOST_VISITS = 10_000  # of one folder through links; more come from links that branch at every level
 
 
@@ -38,7 +43,7 @@ def obstacle(path: str | os.PathLike[str]) -> str:
         try:
             return f"a link to {os.readlink(path)}, which does not exist"
         except OSError:
-            return ABSENT
+            return DOWNLOAD if is_address(os.fspath(path)) else ABSENT
     except (OSError, ValueError) as error:  # ValueError: a NUL character in the name
         return f"cannot be read: {getattr(error, 'strerror', None) or error}"
     if stat.S_ISREG(mode):
@@ -54,6 +59,28 @@ def is_folder(path: str | os.PathLike[str]) -> bool:
         return stat.S_ISDIR(os.stat(path).st_mode)
     except (OSError, ValueError):
         return False
+
+
+def is_address(name: str) -> bool:
+    """Whether a name is a web address, perhaps with a slash less after it was a `Path`."""
+    return ADDRESS.match(name) is not None
+
+
+def located(folder: str | os.PathLike[str], name: str) -> str:
+    """The path of a file that a list names, as the list has it or as another system writes it.
+
+    Other systems have backslashes, and write accents apart from their letters or in one.
+
+    Returns:
+        The first that exists, or the path as the list has it.
+    """
+    first = os.path.join(folder, name)
+    if (name.isascii() and "\\" not in name) or os.path.lexists(first):
+        return first
+    ways = [name, name.replace("\\", "/")]
+    ways += [unicodedata.normalize(form, way) for form in ("NFC", "NFD") for way in ways]
+    paths = [os.path.join(folder, way) for way in ways]
+    return next((path for path in paths if os.path.lexists(path)), first)
 
 
 def is_hidden(name: str) -> bool:
@@ -75,7 +102,8 @@ class FolderContent:
         others: The other files.
         hidden: Hidden files and folders (a leading dot, `__MACOSX`, `@eaDir`), left out above.
         loops: Links to a folder that they are in, left out above.
-        unreadable: Folders that may not be searched, each with the reason.
+        unreadable: Folders that may not be searched, and links to nothing that are not called
+            images, each with the reason.
     """
 
     images: list[Path] = field(default_factory=list)
@@ -101,7 +129,8 @@ def folder_content(folder: Path) -> FolderContent:
             with os.scandir(parent) as entries:
                 listed = list(entries)
         except (OSError, ValueError) as error:
-            content.unreadable[parent] = getattr(error, "strerror", None) or str(error)
+            reason = getattr(error, "strerror", None) or error
+            content.unreadable[parent] = f"may not be searched: {reason}"
             continue
         identity = status.st_dev, status.st_ino
         if _contains(above, identity):
@@ -116,6 +145,8 @@ def folder_content(folder: Path) -> FolderContent:
                 content.hidden.append(path)
             elif _is_folder(entry):
                 pending.append((path, (identity, above)))
+            elif entry.is_symlink() and not (is_image_name(entry.name) or path.exists()):
+                content.unreadable[path] = obstacle(path)
             else:
                 (content.images if is_image_name(entry.name) else content.others).append(path)
     for paths in (content.images, content.others, content.hidden, content.loops):

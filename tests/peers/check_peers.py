@@ -1,4 +1,4 @@
-"""Checks the importers against the real packages: torchvision, timm, transformers and Keras.
+"""Checks importers and names against the real packages: torchvision, timm, transformers and Keras.
 
     python tests/peers/check_peers.py [--only torchvision] [--output tests/peers/last_output.txt]
 
@@ -25,6 +25,7 @@ import torch
 from comparing import COLUMNS, TOLERANCE, Row
 from image_peers import check_images
 from keras_peer import check_keras
+from names_peers import check_timm_names, check_torchvision_names
 from pytorch_peers import check_timm, check_torchvision, check_transformers
 
 PACKAGES = (
@@ -44,6 +45,8 @@ CHECKS: dict[str, Callable[[Path], Iterator[Row]]] = {
     "transformers": check_transformers,
     "keras": check_keras,
     "images": check_images,
+    "torchvision names": check_torchvision_names,
+    "timm names": check_timm_names,
 }
 
 

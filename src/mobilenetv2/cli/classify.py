@@ -2,19 +2,26 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+import sys
+from collections.abc import Iterable, Iterator, Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
-from .options import model_option
-from .output import format_option, progress, write_json, write_rows
+from ..printable import printable
+from .options import model_option, stretch_option, threads_option
+from .output import notify, progress, result_options, show_image_warnings, write_json, write_rows
 
 if TYPE_CHECKING:
     from ..datasets import Sample
     from ..model import Prediction
 
 COLUMNS = ("file", "rank", "index", "label", "probability")
+BACKGROUND_NOTE = (
+    "class 0 is the background, so every index is one more than in the dataset: `--index dataset` "
+    "counts without it, `mobilenetv2 convert --drop-background` removes it"
+)
 
 
 @click.command()
@@ -24,13 +31,29 @@ COLUMNS = ("file", "rank", "index", "label", "probability")
     "--top", default=5, show_default=True, type=click.IntRange(min=1), help="Classes per image."
 )
 @click.option(
+    "--index",
+    "counting",
+    type=click.Choice(["model", "dataset"]),
+    default="model",
+    show_default=True,
+    help="Count classes as the model does, or as its dataset does: without a background class.",
+)
+@click.option(
     "--max-pixels",
     type=click.IntRange(min=1),
     help="Refuse larger images.  [default: about 179 million]",
 )
-@format_option
+@threads_option
+@stretch_option
+@result_options
 def classify(
-    paths: Sequence[str], model_name: str, top: int, max_pixels: int | None, format_: str
+    paths: Sequence[str],
+    model_name: str,
+    top: int,
+    counting: str,
+    max_pixels: int | None,
+    stretch: bool,
+    format_: str,
 ) -> int:
     """Classify images.
 
@@ -38,59 +61,82 @@ def classify(
     column file, a pattern such as 'photos/*.jpg', or - for stdin: an image, or a list of files, one
     per line. Images that cannot be read are named on stderr,
     the others are classified, and the exit code is 1."""
-    import warnings
-
-    from ..datasets import Sample, collect_images
+    from ..datasets import collect_images
     from ..errors import ImageError
+    from ..labels import has_background
     from ..model import load
 
-    # Pillow warns about large images and odd EXIF data; what it cannot read is an error.
-    warnings.filterwarnings("ignore", module="PIL")
+    show_image_warnings()
     inputs = collect_images(paths)
+    inputs = inputs.stretched() if stretch else inputs
     for line in (*inputs.problems, *inputs.left_out):
-        click.echo(line, err=True)
+        notify(line)
     if not inputs.samples:
         raise click.UsageError("no images to classify")
     model = load(model_name)
+    background = has_background(model.checkpoint.labels)
+    if background and counting == "model" and sys.stdout.isatty():
+        notify(BACKGROUND_NOTE)
     failed = len(inputs.problems)
 
     def results() -> Iterator[tuple[Sample, list[Prediction]]]:
         nonlocal failed
         with progress(len(inputs.samples), "classifying") as advance:
             for sample, result in model.classify_files(
-                inputs.samples, top, Sample.open, max_pixels=max_pixels
+                inputs.samples, top, lambda sample: sample.decode(max_pixels=max_pixels)
             ):
                 advance()
                 if isinstance(result, ImageError):
                     failed += 1
-                    click.echo(str(result), err=True)
+                    notify(result)
                 else:
                     yield sample, result
 
-    _write(results(), format_)
+    first = 1 if background and counting == "dataset" else 0
+    _write(((Path(sample.name), _rows(p, first)) for sample, p in results()), format_)
     if failed:
-        click.echo(
-            f"{failed} of {len(inputs.samples) + len(inputs.problems)} could not be read", err=True
-        )
+        notify(f"{failed} of {len(inputs.samples) + len(inputs.problems)} could not be read")
     return 1 if failed else 0
 
 
-def _write(results: Iterator[tuple[Sample, list[Prediction]]], format_: str) -> None:
-    rows = ((_printable(sample.name), _rows(predictions)) for sample, predictions in results)
-    if format_ == "json":
-        write_json({"file": file, "predictions": ranked} for file, ranked in rows)
-    else:
-        flat = ({"file": file, **row} for file, ranked in rows for row in ranked)
-        write_rows(flat, COLUMNS, format_)
-
-
-def _rows(predictions: list[Prediction]) -> list[dict[str, Any]]:
+def _rows(predictions: list[Prediction], first: int) -> list[dict[str, Any]]:
+    """One row per class; the index of class `first` is 0, and those before it have none."""
     return [
-        {"rank": rank, "index": p.index, "label": p.label, "probability": round(p.probability, 6)}
+        {
+            "rank": rank,
+            "index": p.index - first if p.index >= first else None,
+            "label": p.label,
+            "probability": round(p.probability, 6),
+        }
         for rank, p in enumerate(predictions, 1)
     ]
 
 
-def _printable(name: str) -> str:
-    """The name as text, even if its bytes are not UTF-8."""
-    return name.encode("utf-8", "backslashreplace").decode()
+def _write(results: Iterable[tuple[Path, list[dict[str, Any]]]], format_: str) -> None:
+    if format_ == "json":
+        write_json({"file": file, "predictions": ranked} for file, ranked in results)
+    elif format_ == "table" and sys.stdout.isatty():
+        _write_blocks(list(results))
+    else:
+        flat = ({"file": file, **row} for file, ranked in results for row in ranked)
+        write_rows(flat, COLUMNS, format_)
+
+
+def _write_blocks(results: Sequence[tuple[Path, list[dict[str, Any]]]]) -> None:
+    """Prints for each image its name, and below it a line per class, no wider than the terminal."""
+    from rich.console import Console
+    from rich.padding import Padding
+    from rich.table import Table
+    from rich.text import Text
+
+    console = Console(highlight=False)
+    for file, ranked in results:
+        console.print(Text(printable(str(file)), style="bold", overflow="fold"))
+        table = Table.grid(padding=(0, 2, 0, 0))
+        for _ in ("probability", "index", "label"):
+            table.add_column(overflow="fold")
+        for row in ranked:
+            index = "" if row["index"] is None else str(row["index"])
+            cells = (f"{row['probability']:.4f}", f"{index:>4}", printable(row["label"]))
+            table.add_row(*map(Text, cells))
+        console.print(Padding(table, (0, 0, 0, 2)))

@@ -6,6 +6,8 @@ from pathlib import Path
 
 import click
 
+from .output import notify
+
 
 @click.command()
 @click.argument("source", metavar="IN")
@@ -60,13 +62,12 @@ def convert(
     checkpoint.save(target)
     for note in (*checkpoint.notes, background_note(checkpoint)):
         if note:
-            click.echo(f"note: {note}", err=True)
+            notify(f"note: {note}")
     a = checkpoint.architecture
     numbers = "float32" if isinstance(checkpoint, Checkpoint) else "int8"
     named = "with labels" if checkpoint.labels else "without labels (give them with --labels)"
-    click.echo(
+    notify(
         f"{target}: width {a.width_mult:g}, {a.resolution[0]} x {a.resolution[1]}, {a.classes} classes {named}, "
         f"{a.padding} padding, epsilon {a.bn_epsilon:g}, {numbers}, from "
         f"{checkpoint.provenance.get('source', 'a mobilenetv2 file')}",
-        err=True,
     )

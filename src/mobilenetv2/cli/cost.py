@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from .options import resolution_option
-from .output import format_option, write_rows
+from .options import model_argument, resolution_option
+from .output import notify, result_options, write_rows
 
 if TYPE_CHECKING:
     from ..architecture import Architecture
@@ -39,7 +39,7 @@ DESCRIBING = (
 @click.command(
     short_help="Multiply-adds, parameters and memory of a network, or the paper's tables recomputed."
 )
-@click.argument("model", required=False)
+@model_argument(required=False)
 @click.option(
     "--network", type=click.Choice(["v2", "v1", "v2-32px"]), help="Which network.  [default: v2]"
 )
@@ -73,7 +73,7 @@ DESCRIBING = (
 @click.option(
     "--paper", is_flag=True, help="Compare with the figures of the paper and of TF-slim instead."
 )
-@format_option
+@result_options
 def cost(model: str | None, paper: bool, format_: str, **options: Any) -> int | None:
     """Count what a network costs: that of MODEL (a file or a name), or one described by the
     options.
@@ -176,5 +176,5 @@ def _print_paper(format_: str) -> int:
     comparisons = compare()
     write_rows([vars(row) for row in comparisons], PAPER_COLUMNS, format_)
     counts = {verdict: sum(row.verdict == verdict for row in comparisons) for verdict in VERDICTS}
-    click.echo(", ".join(f"{count} {verdict}" for verdict, count in counts.items()), err=True)
+    notify(", ".join(f"{count} {verdict}" for verdict, count in counts.items()))
     return 1 if counts["off"] else 0

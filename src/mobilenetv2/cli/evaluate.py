@@ -7,8 +7,18 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from .options import model_option
-from .output import format_option, progress, write_json, write_properties, write_rows
+from .options import model_option, stretch_option, threads_option
+from .output import (
+    OutputPath,
+    notify,
+    progress,
+    result_options,
+    save_rows,
+    show_image_warnings,
+    write_json,
+    write_properties,
+    write_rows,
+)
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -17,6 +27,12 @@ if TYPE_CHECKING:
     from ..errors import ImageError
     from ..evaluation import Evaluation
 
+NAMED = {
+    "synsets": "the classes are WordNet ids, taken as those of ImageNet's 1000 classes",
+    "numbers": "the classes are numbers, taken as the model's classes, counted from 0 without a "
+    "background class",
+}
+PREDICTION_COLUMNS = ("file", "class", "answer", "probability", "right")
 COLUMNS = ("class", "index", "images", "right", "percent")
 
 
@@ -30,12 +46,28 @@ COLUMNS = ("class", "index", "images", "right", "percent")
 )
 @click.option(
     "--mistakes",
-    type=click.Path(dir_okay=False, path_type=Path),
+    type=OutputPath(".png", ".jpg", ".jpeg", ".webp", ".tif", ".tiff", ".bmp"),
     help="Write the 32 mistakes with the highest probability as one image.",
 )
-@format_option
+@click.option(
+    "--predictions",
+    type=OutputPath(".csv", ".json"),
+    metavar="FILE",
+    help="Write the answer for each image, as .csv or .json.",
+)
+@click.option("--wrong-only", is_flag=True, help="Leave right answers out of --predictions.")
+@threads_option
+@stretch_option
+@result_options
 def evaluate(
-    data: str, model_name: str, split: str | None, mistakes: Path | None, format_: str
+    data: str,
+    model_name: str,
+    split: str | None,
+    mistakes: Path | None,
+    predictions: Path | None,
+    wrong_only: bool,
+    stretch: bool,
+    format_: str,
 ) -> int:
     """Measure the accuracy of a model on labelled images.
 
@@ -43,36 +75,42 @@ def evaluate(
     like), or a CSV list with the columns file and label, index or both. Images that cannot be
     read are named on stderr and left out, and the exit code is 1.
 
-    top1 and top5 are percent; ece is the expected calibration error from 0 to 1; nll is the mean
+    top1 and top5 are percent (top5 of models with more than five classes); ece is the expected calibration error from 0 to 1; nll is the mean
     negative log likelihood."""
-    import warnings
-
-    from ..datasets import read_dataset
-    from ..evaluation import contact_sheet
+    from ..datasets import read_dataset, repeated_images
+    from ..evaluation import contact_sheet, how_named
     from ..evaluation import evaluate as run
     from ..model import load
 
-    warnings.filterwarnings("ignore", module="PIL")
+    if wrong_only and predictions is None:
+        raise click.UsageError("--wrong-only chooses what --predictions FILE gets: give that too")
+    show_image_warnings()
     dataset = read_dataset(data, split)
-    for problem in dataset.problems:
-        click.echo(problem, err=True)
+    dataset = dataset.stretched() if stretch else dataset
+    for problem in (*dataset.problems, *repeated_images(dataset)):
+        notify(problem)
     model = load(model_name)
+    architecture, labels = model.checkpoint.architecture, model.checkpoint.labels
+    if remark := NAMED.get(how_named(dataset, labels, architecture.classes or 0)):
+        notify(remark)
     with progress(len(dataset.samples), "evaluating") as step:
 
         def advance(sample: Sample, error: ImageError | None) -> None:
             step()
             if error:
-                click.echo(str(error), err=True)
+                notify(error)
 
         evaluation = run(model, dataset, advance)
     for warning in evaluation.warnings:
-        click.echo(f"warning: {warning}", err=True)
+        notify(f"warning: {warning}")
     _write(evaluation, str(model.checkpoint.preprocessing), format_)
+    if predictions:
+        _save_predictions(evaluation, predictions, wrong_only)
     if mistakes:
         _save(contact_sheet(evaluation.mistakes), mistakes)
     skipped = len(evaluation.skipped)
     if skipped:
-        click.echo(f"{skipped} of {len(dataset.samples)} could not be read", err=True)
+        notify(f"{skipped} of {len(dataset.samples)} could not be read")
     return 1 if skipped else 0
 
 
@@ -82,7 +120,7 @@ def _write(evaluation: Evaluation, preprocessing: str, format_: str) -> None:
         "images": evaluation.images,
         "skipped": len(evaluation.skipped),
         "top1": round(scores.top1, 4),
-        "top5": round(scores.top5, 4),
+        **({"top5": round(scores.top5, 4)} if len(evaluation.labels) > 5 else {}),
         "ece": round(scores.ece, 6),
         "nll": round(scores.nll, 6),
         "preprocessing": preprocessing,
@@ -98,7 +136,11 @@ def _write(evaluation: Evaluation, preprocessing: str, format_: str) -> None:
         for c in evaluation.classes
     ]
     if format_ == "json":
-        tables = {"labels": evaluation.labels, "confusion": evaluation.confusion.tolist()}
+        tables = {
+            "labels": evaluation.labels,
+            "confusion_axes": ["true", "predicted"],
+            "confusion": evaluation.confusion.tolist(),
+        }
         write_json([{**properties, "classes": classes, **tables}])
         return
     if format_ == "table":
@@ -106,8 +148,28 @@ def _write(evaluation: Evaluation, preprocessing: str, format_: str) -> None:
     write_rows(classes, COLUMNS, format_)
 
 
+def _save_predictions(evaluation: Evaluation, path: Path, wrong_only: bool) -> None:
+    rows = [
+        {
+            "file": Path(answer.sample.name),
+            "class": answer.truth,
+            "answer": answer.predicted,
+            "probability": round(answer.probability, 6),
+            "right": answer.right,
+        }
+        for answer in evaluation.answers
+        if not (wrong_only and answer.right)
+    ]
+    save_rows(rows, PREDICTION_COLUMNS, path, path.suffix.lower().removeprefix("."))
+
+
 def _save(sheet: Image, path: Path) -> None:
-    try:
-        sheet.save(path)
-    except (OSError, ValueError) as error:  # ValueError: a suffix that Pillow does not know
-        raise click.UsageError(f"{path}: cannot be written: {error}") from None
+    import io
+
+    from PIL import Image
+
+    from ..files import write_atomically
+
+    content = io.BytesIO()
+    sheet.save(content, Image.registered_extensions()[path.suffix.lower()])
+    write_atomically(path, content.getvalue())

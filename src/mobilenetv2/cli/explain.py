@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING
 
 import click
 
-from .output import format_option, progress, write_json, write_rows
+from .options import model_argument, stretch_option, threads_option
+from .output import format_option, notify, progress, show_image_warnings, write_json, write_rows
 
 if TYPE_CHECKING:
     from ..insight.explain import Explanation
@@ -22,7 +23,7 @@ COLUMNS = (
 
 
 @click.command()
-@click.argument("model", metavar="MODEL")
+@model_argument()
 @click.option(
     "--images",
     metavar="PATH",
@@ -55,7 +56,15 @@ COLUMNS = (
     type=click.Path(file_okay=False, path_type=Path),
     help="Also write every drawing as an .svg file into this folder.",
 )
-@click.option("--seed", default=0, show_default=True, type=int, help="Seed of all random numbers.")
+@click.option(
+    "--seed",
+    default=0,
+    show_default=True,
+    type=click.IntRange(min=0),
+    help="Seed of all random numbers.",
+)
+@threads_option
+@stretch_option
 @format_option
 def explain(
     model: str,
@@ -65,6 +74,7 @@ def explain(
     lang: str,
     figures: Path | None,
     seed: int,
+    stretch: bool,
     format_: str,
 ) -> int:
     """Show why MobileNetV2 is built as it is, on random data and on MODEL, a file or a name.
@@ -73,8 +83,6 @@ def explain(
     ReLU is linear, how many dimensions MODEL's activations use on your photos, the effect of a ReLU6
     on its bottlenecks, multiply-adds, parameters, memory and feature maps. Without --images, the
     parts that need photos are left out. Prints the measurements of each block; JSON has all numbers."""
-    import warnings
-
     from ..errors import ModelFileError
     from ..formats import open_checkpoint
     from ..insight.explain import explain as run
@@ -82,8 +90,7 @@ def explain(
     from ..insight.photos import read_photos
     from ..insight.report import Report
 
-    # Pillow warns of unusual EXIF data; an image that cannot be read is an error anyway.
-    warnings.filterwarnings("ignore", module="PIL")
+    show_image_warnings()
     if target.suffix.lower() not in (".html", ".htm"):
         raise click.UsageError(f"--output must end in .html, not {target.name!r}")
     if not target.parent.is_dir():
@@ -96,15 +103,16 @@ def explain(
     checkpoint = open_checkpoint(model, int8=False)
     photos: Photos | None = None
     if images is not None:
-        photos = read_photos(checkpoint, images, samples)
+        photos = read_photos(checkpoint, images, samples, stretch=stretch)
         for problem in photos.skipped:
-            click.echo(problem, err=True)
+            notify(problem)
         if photos.truth is None:
-            click.echo(f"the photos count as unlabelled: {photos.unlabelled}", err=True)
+            notify(f"the photos count as unlabelled: {photos.unlabelled}")
     with progress(steps(checkpoint, photos) if photos else 0, "explaining") as advance:
-        name = Path(model).stem if os.path.exists(model) else model
+        name = Path(model).name if os.path.exists(model) else model
         explanation = run(checkpoint, name, photos, seed, advance)
     photo_options = ["--images", images, "--samples", str(samples)] if images else []
+    photo_options += ["--stretch"] if images and stretch else []
     options = ["-o", str(target), "--lang", lang, "--seed", str(seed)]
     command = shlex.join(["mobilenetv2", "explain", model, *photo_options, *options])
     report = Report(explanation, lang, command, seed)

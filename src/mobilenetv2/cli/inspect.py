@@ -6,29 +6,30 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from .output import format_option, write_json, write_properties, write_rows
+from .options import model_argument
+from .output import result_options, write_json, write_properties, write_rows
 
 if TYPE_CHECKING:
     from ..int8 import AnyCheckpoint, Int8Checkpoint
 
 
 @click.command()
-@click.argument("file", metavar="MODEL")
+@model_argument()
 @click.option(
     "--arrays", is_flag=True, help="List every array instead, or every layer of an int8 model."
 )
-@format_option
-def inspect(file: str, arrays: bool, format_: str) -> None:
+@result_options
+def inspect(model: str, arrays: bool, format_: str) -> None:
     """Show what is in MODEL, a file of any known kind or a name: network, classes, preprocessing,
     provenance."""
     from ..formats import open_checkpoint
 
-    checkpoint = open_checkpoint(file)
+    checkpoint = open_checkpoint(model)
     if arrays:
         rows = _arrays(checkpoint)
         write_rows(rows, tuple(rows[0]), format_)
         return
-    properties = _properties(file, checkpoint)
+    properties = _properties(model, checkpoint)
     if format_ == "json":
         write_json([properties])
     else:

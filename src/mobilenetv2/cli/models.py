@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import click
 
-from .output import format_option, write_rows
+from .output import result_options, write_rows
 
 COLUMNS = (
     *("name", "source", "width_mult", "resolution", "dataset", "top1", "top5"),
@@ -18,7 +18,7 @@ COLUMNS = (
     default=False,
     help="Also print the address of each (always in JSON and CSV).",
 )
-@format_option
+@result_options
 def models(url: bool, format_: str) -> None:
     """List the models that have a name: those that ship with the package, then published ones.
 

@@ -1,4 +1,4 @@
-"""How every command prints its results, as a table, JSON or CSV, and shows its progress.
+"""How every command prints its results, as a table, JSON or CSV, and shows messages and progress.
 
 Rich is loaded for tables and progress bars only.
 """
@@ -6,24 +6,131 @@ Rich is loaded for tables and progress bars only.
 from __future__ import annotations
 
 import csv
+import functools
+import io
 import json
+import logging
+import math
+import os
+import re
 import sys
+import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, redirect_stdout
+from pathlib import Path, PurePath
 from typing import Any, Literal, TypeVar
 
 import click
 
+from ..printable import printable
+
 PIPE_WIDTH = 1000  # of a table that does not go to a terminal: nothing is cut
+FORMATS = ("table", "json", "csv")
 Command = TypeVar("Command", bound=Callable[..., Any])
+# A spreadsheet computes a cell that begins so; an apostrophe in front makes it text.
+_COMPUTED = re.compile("[=+@'\uff1d\uff0b\uff0d\uff20-]")
+# What is legal inside JSON, but not safe on a terminal or not encodable.
+_JSON_ESCAPED = re.compile("[\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069\ud800-\udfff]")
+
+
+class OutputPath(click.Path):
+    """The name of a file to write, refused before any work if it cannot be one.
+
+    Args:
+        suffixes: What its name must end in; none: anything.
+    """
+
+    def __init__(self, *suffixes: str) -> None:
+        super().__init__(path_type=Path)
+        self.suffixes = suffixes
+
+    def convert(
+        self, value: Any, param: click.Parameter | None, context: click.Context | None
+    ) -> Any:
+        path = Path(value)
+        try:
+            problem = self._problem(path)
+        except (OSError, ValueError) as error:  # a name too long, or no permission
+            problem = f"cannot be written: {getattr(error, 'strerror', None) or error}"
+        if problem:
+            self.fail(f"{path}: {problem}", param, context)
+        return path
+
+    def _problem(self, path: Path) -> str:
+        if self.suffixes and path.suffix.lower() not in self.suffixes:
+            return f"must end in {' or '.join(self.suffixes)}"
+        if path.is_dir():
+            return "is a folder"
+        if path.exists() and not os.access(path, os.W_OK):
+            return "cannot be written: no permission"
+        if not path.parent.is_dir():
+            return f"the folder {path.parent} does not exist"
+        return "" if os.access(path.parent, os.W_OK) else "cannot be written: no permission"
 
 
 def format_option(command: Command) -> Command:
     """The option `--format table|json|csv`, which a command gets as `format_`."""
-    choice = click.Choice(["table", "json", "csv"])
     return click.option(
-        "--format", "format_", type=choice, default="table", show_default=True, help="How to print."
+        "--format",
+        "format_",
+        type=click.Choice(FORMATS),
+        default="table",
+        show_default=True,
+        help="How to print.",
     )(command)
+
+
+def result_options(command: Command) -> Command:
+    """The options `--format table|json|csv`, which a command gets as `format_`, and `-o FILE`.
+
+    With `-o`, what the command prints goes to that file instead, once the command is done.
+    """
+
+    @functools.wraps(command)
+    def writes(*arguments: Any, format_: str | None, output: Path | None, **others: Any) -> Any:
+        if output is None:
+            return command(*arguments, format_=format_ or "table", **others)
+        suffix = output.suffix.lower().removeprefix(".")
+        format_ = format_ or (suffix if suffix in FORMATS else "table")
+        with redirect_stdout(io.StringIO()) as printed:
+            code = command(*arguments, format_=format_, **others)
+        from ..files import write_atomically
+
+        write_atomically(output, printed.getvalue().encode())
+        return code
+
+    output_option = click.option(
+        "-o",
+        "--output",
+        type=OutputPath(),
+        metavar="FILE",
+        help="Write the results to this file instead of printing them.",
+    )
+    format_option = click.option(
+        "--format",
+        "format_",
+        type=click.Choice(FORMATS),
+        help="How to print.  [default: by the suffix of --output, else table]",
+    )
+    return format_option(output_option(writes))  # type: ignore[return-value]
+
+
+def use_utf8() -> None:
+    """Files and pipes get UTF-8, whatever the locale says; a terminal gets escapes of what it
+    cannot show. Names on stdin are read as file names are."""
+    if sys.stderr is None:  # closed by the caller
+        sys.stderr = open(os.devnull, "w")  # noqa: SIM115
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            encoding = stream.encoding if stream.isatty() else "utf-8"
+            stream.reconfigure(encoding=encoding, errors="backslashreplace")
+    if isinstance(sys.stdin, io.TextIOWrapper):
+        sys.stdin.reconfigure(encoding=sys.getfilesystemencoding(), errors="surrogateescape")
+
+
+def notify(text: object) -> None:
+    """Prints a line to stderr, with everything in it escaped that a terminal might obey."""
+    print(printable(str(text)), file=sys.stderr, flush=True)
 
 
 def write_rows(
@@ -40,26 +147,101 @@ def write_rows(
     if format_ == "json":
         write_json({name: row[name] for name in columns} for row in rows)
     elif format_ == "csv":
-        writer = csv.DictWriter(sys.stdout, columns, extrasaction="ignore", lineterminator="\n")
-        writer.writeheader()
-        writer.writerows(rows)
+        writer = csv.writer(sys.stdout, lineterminator="\n")
+        writer.writerow(columns)
+        writer.writerows([csv_cell(row[name]) for name in columns] for row in rows)
     else:
         _write_table(rows, columns, title)
+
+
+def save_rows(
+    rows: Iterable[Mapping[str, Any]], columns: Sequence[str], path: Path, format_: str
+) -> None:
+    """Writes rows to a file, as `write_rows` prints them."""
+    from ..files import write_atomically
+
+    with redirect_stdout(io.StringIO()) as text:
+        write_rows(rows, columns, format_)
+    write_atomically(path, text.getvalue().encode())
+
+
+def csv_cell(value: Any) -> Any:
+    """A value as CSV has it: texts as `printable` shows them, and never a formula.
+
+    A text that a spreadsheet would compute gets an apostrophe in front; so does one that begins
+    with an apostrophe, so that the first can always be taken away. Numbers are left alone.
+    """
+    if isinstance(value, bool):
+        return str(value).lower()
+    if value is None or isinstance(value, int | float):
+        return value
+    text = printable(str(value))
+    return f"'{text}" if _COMPUTED.match(text) and not _is_number(text) else text
+
+
+def _is_number(text: str) -> bool:
+    return re.fullmatch(r"[+-]?[0-9]+(\.[0-9]+)?(e[+-]?[0-9]+)?", text) is not None
+
+
+def json_text(value: Any, indent: int | None = None) -> str:
+    """JSON in which no number is NaN or infinite: these are null. Paths are as `printable` shows
+    them; all other texts are exact.
+    """
+    text = json.dumps(
+        _finite(value), ensure_ascii=False, allow_nan=False, default=_shown, indent=indent
+    )
+    return _JSON_ESCAPED.sub(lambda match: f"\\u{ord(match[0]):04x}", text)
+
+
+def _finite(value: Any) -> Any:
+    if isinstance(value, Mapping):
+        return {name: _finite(inner) for name, inner in value.items()}
+    if isinstance(value, list | tuple):
+        return [_finite(inner) for inner in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
+
+
+def _shown(value: Any) -> str:
+    if isinstance(value, PurePath):
+        return printable(str(value))
+    raise TypeError(f"{type(value).__name__} has no form in JSON")
 
 
 def write_json(objects: Iterable[Any]) -> None:
     """Prints a JSON array with one element per line, each as soon as it is there."""
     separator = "[\n"
     for value in objects:
-        click.echo(separator + json.dumps(value, ensure_ascii=False), nl=False)
+        sys.stdout.write(separator + json_text(value))
+        sys.stdout.flush()
         separator = ",\n"
-    click.echo("[]" if separator == "[\n" else "\n]")
+    sys.stdout.write("[]\n" if separator == "[\n" else "\n]\n")
 
 
 def write_properties(properties: Mapping[str, Any], format_: str = "table") -> None:
     """Prints names and values as rows of two columns."""
     rows = ({"property": name, "value": value} for name, value in properties.items())
     write_rows(rows, ("property", "value"), format_)
+
+
+def show_warnings_as_lines() -> None:
+    """Shows every warning as one line, without the place in the program that it comes from."""
+
+    def line(message: Warning | str, *_: object) -> str:
+        return f"warning: {printable(str(message))}\n"
+
+    warnings.formatwarning = line  # type: ignore[assignment]
+
+
+def show_image_warnings() -> None:
+    """Shows our warnings about each image, and none of Pillow's.
+
+    Pillow warns about large images and odd EXIF data; what it cannot read is an error.
+    """
+    from ..decoding import NarrowRangeWarning
+
+    warnings.filterwarnings("ignore", module="PIL")
+    logging.getLogger("PIL").addHandler(logging.NullHandler())
+    warnings.filterwarnings("always", category=NarrowRangeWarning)
 
 
 @contextmanager
@@ -80,7 +262,10 @@ def progress(total: int, activity: str) -> Iterator[Callable[[], object]]:
     from rich.progress import MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
     columns = (TextColumn(activity), MofNCompleteColumn(), TimeRemainingColumn())
-    with Progress(*columns, console=Console(stderr=True), transient=True) as bar:
+    console = Console(stderr=True)
+    # results that go elsewhere than the bar must not be sent to it
+    shared = sys.stdout.isatty()
+    with Progress(*columns, console=console, transient=True, redirect_stdout=shared) as bar:
         task = bar.add_task("", total=total)
         yield lambda: bar.advance(task)
 
@@ -92,7 +277,8 @@ def _write_table(rows: Iterable[Mapping[str, Any]], columns: Sequence[str], titl
     from rich.text import Text
 
     all_rows = list(rows)
-    table = Table(box=box.SIMPLE, title=title or None, title_justify="left")
+    table = Table(box=box.SIMPLE, title=Text(printable(title)) if title else None)
+    table.title_justify = "left"
     for name in columns:
         values = [row[name] for row in all_rows]
         numeric = all(isinstance(value, int | float) or value in ("", None) for value in values)
@@ -107,7 +293,7 @@ def _write_table(rows: Iterable[Mapping[str, Any]], columns: Sequence[str], titl
     console = Console(width=PIPE_WIDTH)
     with console.capture() as captured:
         console.print(table)
-    click.echo("\n".join(line.rstrip() for line in captured.get().splitlines()))
+    sys.stdout.writelines(f"{line.rstrip()}\n" for line in captured.get().splitlines())
 
 
 def _cell(value: Any) -> str:
@@ -115,4 +301,6 @@ def _cell(value: Any) -> str:
         return ""
     if isinstance(value, float):
         return f"{value:.4g}"
-    return f"{value:,}" if isinstance(value, int) and not isinstance(value, bool) else str(value)
+    if isinstance(value, int) and not isinstance(value, bool):
+        return f"{value:,}"
+    return printable(str(value))

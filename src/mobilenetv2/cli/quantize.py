@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from .output import progress, write_properties, write_rows
+from .options import model_argument, stretch_option, threads_option
+from .output import notify, progress, show_image_warnings, write_properties, write_rows
 
 if TYPE_CHECKING:
     from ..datasets import Sample
@@ -20,7 +21,7 @@ COLUMNS = ("layer", "kind", "low", "high", "signal_to_noise_db", "added_percent"
 
 
 @click.command()
-@click.argument("model", metavar="MODEL")
+@model_argument()
 @click.option(
     "--calibrate",
     "sources",
@@ -49,24 +50,28 @@ COLUMNS = ("layer", "kind", "low", "high", "signal_to_noise_db", "added_percent"
     type=click.Path(dir_okay=False, path_type=Path),
     help="Also write all measurements, those of every layer included, to this JSON file.",
 )
+@threads_option
+@stretch_option
 def quantize(
-    model: str, sources: Sequence[str], target: Path, samples: int, report: Path | None
+    model: str,
+    sources: Sequence[str],
+    target: Path,
+    samples: int,
+    report: Path | None,
+    stretch: bool,
 ) -> int:
     """Turn MODEL, a file or a name, into an int8 model of a quarter the size.
 
     The images show how large its activations become; neither training nor labels are needed. The
     two models are then compared on the same images. Images that cannot be read are named on stderr
     and skipped, and the exit code is 1."""
-    import warnings
-
     from ..datasets import collect_images
     from ..errors import UserError
     from ..formats import open_checkpoint
     from ..runtime.compare import compare
     from ..runtime.quantize import check_quantizable, doubts, read_images, to_int8
 
-    # Pillow warns about odd EXIF data; what it cannot read is an error.
-    warnings.filterwarnings("ignore", module="PIL")
+    show_image_warnings()
     _check_targets(model, target, report)
     original = open_checkpoint(model)
     try:
@@ -74,17 +79,18 @@ def quantize(
     except UserError as error:
         raise type(error)(f"{model}: {error}") from None
     inputs = collect_images(sources)
+    inputs = inputs.stretched() if stretch else inputs
     for line in (*inputs.problems, *inputs.left_out):
-        click.echo(line, err=True)
+        notify(line)
     images = _evenly_spaced(inputs.samples, samples)
     with progress(3 * len(images), "quantising") as advance:
         pixels, skipped = read_images(checkpoint.preprocessing, images, advance)
         for message in skipped:
-            click.echo(message, err=True)
+            notify(message)
         skipped = [*inputs.problems, *skipped]
         warned = doubts(checkpoint, pixels)
         for warning in warned:
-            click.echo(f"warning: {warning}", err=True)
+            notify(f"warning: {warning}")
         quantized = to_int8(checkpoint, pixels, advance)
         quantized.save(target)
         comparison = compare(checkpoint, quantized, pixels, advance)

@@ -4,20 +4,24 @@ from __future__ import annotations
 
 import io
 import os
-import threading
 import zipfile
 from pathlib import Path
 from typing import IO
 
 from ..errors import ImageError
+from ..locks import ForkSafeLock
+
+MOST_BYTES = 1 << 29  # of one unpacked member; a small archive may hold any number of zeros
 
 
 class Archive:
-    """A .zip file. Every thread of every process opens it once for itself."""
+    """A .zip file, opened once in each process and shared by its threads."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
-        self._of_thread = threading.local()
+        self._lock = ForkSafeLock()
+        self._zip_file: zipfile.ZipFile | None = None
+        self._process = 0
 
     def __reduce__(self) -> tuple[type[Archive], tuple[Path]]:
         return Archive, (self.path,)
@@ -30,21 +34,40 @@ class Archive:
             name: The name of the returned file, which messages show.
 
         Raises:
-            ImageError: The member is damaged, encrypted or compressed in an unknown way.
+            ImageError: The member is damaged, encrypted, compressed in an unknown way, or larger
+                than 512 MB.
         """
         try:
-            return _NamedBytes(self._zip_file().read(member), name)
+            info = self.info(member)
+            if info.file_size > MOST_BYTES:
+                raise ImageError(f"it has {info.file_size} bytes, more than {MOST_BYTES}")
+            with self._lock:
+                file = self._opened().open(info)
+            try:
+                # no more than it should have: the decompressor would go on to the end
+                return _NamedBytes(file.read(info.file_size), name)
+            finally:
+                with self._lock:
+                    file.close()
         except MemoryError:
             raise ImageError(f"{name}: too large for this machine's memory") from None
         except Exception as error:  # zipfile and its decompressors raise nearly anything
             raise ImageError(f"{name}: cannot be unpacked: {error}") from error
 
-    def _zip_file(self) -> zipfile.ZipFile:
-        if getattr(self._of_thread, "process", None) != os.getpid():
-            self._of_thread.zip_file = zipfile.ZipFile(self.path)
-            self._of_thread.process = os.getpid()
-        zip_file: zipfile.ZipFile = self._of_thread.zip_file
-        return zip_file
+    def info(self, member: str) -> zipfile.ZipInfo:
+        """What the archive's table says of a member, such as its size and its CRC.
+
+        Raises:
+            KeyError: There is no such member.
+            OSError: The archive cannot be opened.
+        """
+        with self._lock:
+            return self._opened().getinfo(member)
+
+    def _opened(self) -> zipfile.ZipFile:
+        if self._zip_file is None or self._process != os.getpid():
+            self._zip_file, self._process = zipfile.ZipFile(self.path), os.getpid()
+        return self._zip_file
 
 
 class InMemory:

@@ -4,22 +4,28 @@ from __future__ import annotations
 
 import csv
 import re
+import unicodedata
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
-from typing import NamedTuple
+from typing import NamedTuple, TextIO
 
 from ..errors import UserError
+from ..paths import is_address, located
 from .sample import Dataset, Sample
 from .splits import is_split
+
+LONGEST_LINE = 1 << 20
+MOST_IMAGES = 3_000_000  # of one list, which take less than 1 GB of memory
+Key = tuple[int, str]  # a class: its index, -1 without a column index, and its name
 
 
 class Line(NamedTuple):
     """One line of a list: the image file, its class, and the split, "" without a column split."""
 
-    file: Path
-    key: tuple[int, str]  # the class: its index, -1 without a column index, and its name
+    file: str
+    key: Key
     split: str
 
 
@@ -45,7 +51,7 @@ class CsvList:
         lines = [line for line in self.lines if not chosen or line.split in chosen]
         keys = sorted({line.key for line in (lines if own_classes else self.lines)})
         index = {key: i for i, key in enumerate(keys)}
-        samples = tuple(Sample(str(line.file), index[line.key], line.file) for line in lines)
+        samples = tuple(Sample(line.file, index[line.key]) for line in lines)
         indices = tuple(number for number, _ in keys) if self.has_indices else ()
         return Dataset(tuple(name for _, name in keys), samples, indices)
 
@@ -58,10 +64,15 @@ def read_list(path: Path) -> CsvList:
     """
     rows = _rows(path, ("label", "index"))
     columns = next(rows)[1]
-    return CsvList(path, "index" in columns, [_line(path, number, row) for number, row in rows])
+    keys: dict[Key, Key] = {}
+    lines = []
+    for number, row in rows:
+        line = _line(path, number, row)
+        lines.append(line._replace(key=keys.setdefault(line.key, line.key)))  # one object per class
+    return CsvList(path, "index" in columns, lines)
 
 
-def read_file_column(path: Path) -> list[Path]:
+def read_file_column(path: Path) -> list[str]:
     """The files of a .csv file, which need not have labels.
 
     Raises:
@@ -79,7 +90,7 @@ def _rows(path: Path, needed: Sequence[str] = ()) -> Iterator[tuple[int, Mapping
     """
     try:
         with path.open(encoding="utf-8-sig", newline="") as file:
-            reader = csv.DictReader(file)
+            reader = csv.DictReader(_bounded(file))
             columns = reader.fieldnames or ()
             if "file" not in columns or (needed and not {*needed} & {*columns}):
                 raise UserError(
@@ -87,7 +98,11 @@ def _rows(path: Path, needed: Sequence[str] = ()) -> Iterator[tuple[int, Mapping
                     f", not {', '.join(columns) or 'none'}"
                 )
             yield 0, dict.fromkeys(columns)
-            for row in reader:
+            for count, row in enumerate(reader, 1):
+                if count > MOST_IMAGES:
+                    raise UserError(
+                        f"{path}: more than {MOST_IMAGES} images: make several lists of it, or shards"
+                    )
                 yield reader.line_num, row
     except OSError as error:
         raise UserError(f"{path}: cannot be read: {error.strerror}") from None
@@ -95,11 +110,19 @@ def _rows(path: Path, needed: Sequence[str] = ()) -> Iterator[tuple[int, Mapping
         raise UserError(f"{path}: not a CSV file in UTF-8: {error}") from None
 
 
+def _bounded(file: TextIO) -> Iterator[str]:
+    """The lines of a file, which needs no more memory than one of them."""
+    while line := file.readline(LONGEST_LINE):
+        if len(line) == LONGEST_LINE:
+            raise csv.Error(f"a line of {LONGEST_LINE} characters or more")
+        yield line
+
+
 def _line(path: Path, number: int, row: Mapping[str, str | None]) -> Line:
     index = row.get("index", "-1") or ""
     if "index" in row and not re.fullmatch("[0-9]{1,9}", index):
         raise UserError(f"{path}: line {number}: index {index!r} is not a whole number from 0")
-    name = row.get("label", index)
+    name = unicodedata.normalize("NFC", row.get("label", index) or "")
     if not name:
         raise UserError(f"{path}: line {number} has no label")
     split = row.get("split", "") or ""
@@ -108,7 +131,9 @@ def _line(path: Path, number: int, row: Mapping[str, str | None]) -> Line:
     return Line(_file(path, number, row), (int(index), name), split)
 
 
-def _file(path: Path, number: int, row: Mapping[str, str | None]) -> Path:
+def _file(path: Path, number: int, row: Mapping[str, str | None]) -> str:
     if not row["file"]:
         raise UserError(f"{path}: line {number} names no file")
-    return path.parent / row["file"]
+    if is_address(row["file"]):
+        raise UserError(f"{path}: line {number}: a web address: download the images first")
+    return located(path.parent, row["file"])

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import re
+import unicodedata
 import zipfile
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
@@ -11,10 +13,13 @@ from pathlib import Path
 
 from ..errors import UserError, shortened
 from ..paths import folder_content, is_hidden, is_image_name
+from ..printable import printable
 from .archive import Archive
+from .layouts import other_layout
 from .sample import Dataset, Sample
 from .splits import is_split
 
+UNSAFE = re.compile(r"[\ud800-\udfff]|\\[xu]")
 Parts = tuple[str, ...]  # of a path, relative to the folder or archive
 
 
@@ -33,7 +38,7 @@ class Folders:
 
     path: Path
     folders: set[Parts]
-    images: Mapping[Parts, tuple[Path | Archive, str]]
+    images: Mapping[Parts, tuple[Archive | None, str]]
     others: Sequence[Parts] = ()
     hidden: Sequence[str] = ()
     problems: Sequence[str] = ()
@@ -48,13 +53,17 @@ class Folders:
         Args:
             chosen: The splits to read: folders of the first level, with class folders in them.
             own_classes: Take the classes of these splits alone, instead of those of all splits.
+
+        Raises:
+            UserError: The folders are those of another task, such as detection.
         """
+        self._check_layout(chosen)
         depth = 1 if chosen else 0  # of the class folders
         splits = [name for name in self.top_names() if is_split(name) or name in chosen]
         parents = chosen if own_classes else splits
         classes = sorted(
             {
-                path[depth]
+                _class_name(path[depth])
                 for path in self.folders
                 if len(path) == depth + 1 and (not chosen or path[0] in parents)
             }
@@ -66,7 +75,8 @@ class Folders:
                 continue
             if len(path) > depth + 1:
                 name = str(self.path.joinpath(*path))
-                samples.append(Sample(name, index[path[depth]], source, member))
+                target = index[_class_name(path[depth])]
+                samples.append(Sample(name, target, source, member))
             else:
                 outside.append("/".join(path))
         problems = [*self.problems, *_left_out(self.others, self.hidden)]
@@ -83,20 +93,38 @@ class Folders:
         if empty and samples and not own_classes:
             names = [classes[i] for i in empty]
             problems.append(f"{len(empty)} classes without images: {shortened(names)}")
-        printable = tuple(name.encode("utf-8", "backslashreplace").decode() for name in classes)
-        return Dataset(printable, tuple(samples), (), tuple(problems))
+        return Dataset(tuple(classes), tuple(samples), (), tuple(problems))
+
+    def _check_layout(self, chosen: Sequence[str]) -> None:
+        names = self.top_names()
+        reason = "" if chosen else other_layout(names)
+        for top in names:
+            below = {path[1] for path in self.folders if len(path) == 2 and path[0] == top}
+            reason = reason or other_layout(below, certain=not (chosen and is_split(top)))
+        if reason:
+            raise UserError(f"{self.path}: {reason}")
+
+
+def _class_name(folder: str) -> str:
+    """The name of a class; systems differ in whether they write accents apart from their letters.
+
+    Bytes that are not UTF-8 are escaped, and so is what looks like such an escape.
+    """
+    name = unicodedata.normalize("NFC", folder)
+    return printable(name) if UNSAFE.search(name) else name
 
 
 def read_folder(root: Path) -> Folders:
     """The class folders in a folder."""
     content = folder_content(root)
-    problems = [f"{path}: may not be searched: {why}" for path, why in content.unreadable.items()]
+    problems = [f"{path}: {why}" for path, why in content.unreadable.items()]
     if content.loops:
         loops = [str(path) for path in content.loops]
         problems.append(f"links to a folder that they are in left out: {shortened(loops)}")
     folders: set[Parts] = {(name,) for name in _subfolders(root)}
     folders |= {(*path, name) for path in folders for name in _subfolders(root.joinpath(*path))}
-    images = {path.relative_to(root).parts: (path, "") for path in content.images}
+    images: dict[Parts, tuple[Archive | None, str]]
+    images = {path.relative_to(root).parts: (None, "") for path in content.images}
     others = [path.relative_to(root).parts for path in content.others]
     hidden = [path.name for path in content.hidden]
     return Folders(root, folders, images, others, hidden, problems)
@@ -114,12 +142,14 @@ def read_archive(path: Path) -> Folders:
     """The class folders in a .zip file; one folder around all of them does not count.
 
     Raises:
-        UserError: The archive is damaged.
+        UserError: The archive is damaged or cannot be read.
     """
     try:
         with zipfile.ZipFile(path) as zip_file:
             members = zip_file.namelist()
-    except (zipfile.BadZipFile, OSError, ValueError) as error:
+    except OSError as error:
+        raise UserError(f"{path}: cannot be read: {error.strerror or error}") from None
+    except Exception as error:  # zipfile raises nearly anything
         raise UserError(f"{path}: a damaged archive: {error}") from None
     hidden, visible = [], {}
     for member in members:
@@ -139,13 +169,16 @@ def read_archive(path: Path) -> Folders:
         if depth < len(parts) + (member not in files)
     } - {()}
     archive = Archive(path)
+    images: dict[Parts, tuple[Archive | None, str]]
     images = {
         parts: (archive, member)
         for member, parts in sorted(files.items(), key=lambda item: item[1])
         if is_image_name(parts[-1])
     }
-    others = [parts for parts in files.values() if parts not in images]
-    return Folders(path, folders, images, others, hidden)
+    others = [parts for parts in files.values() if not is_image_name(parts[-1])]
+    twice = sum(is_image_name(member) and member in files for member in members) - len(images)
+    problems = [f"{twice} images left out that have the name of another"] if twice else []
+    return Folders(path, folders, images, others, hidden, problems)
 
 
 def _has_wrapper(visible: Iterable[Parts], files: Iterable[Parts]) -> bool:

@@ -7,14 +7,14 @@ import os
 import re
 import sys
 from collections import Counter
-from collections.abc import Iterable
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from ..errors import UserError, shortened
-from ..paths import ABSENT, folder_content, is_folder, matching_paths, obstacle
+from ..paths import ABSENT, folder_content, is_folder, located, matching_paths, obstacle
 from .archive import InMemory
-from .csv_list import read_file_column
+from .csv_list import MOST_IMAGES, read_file_column
 from .folders import read_archive
 from .sample import Sample
 
@@ -22,7 +22,6 @@ UNLABELLED = -1
 STDIN = "<stdin>"
 MOST_STDIN_BYTES = 1 << 29
 CONTROL = re.compile(rb"[\x01-\x08\x0b\x0c\x0e-\x1f\x7f]")
-ADDRESS = re.compile("[a-z][a-z0-9+.-]+://", re.IGNORECASE)
 
 
 @dataclass(frozen=True)
@@ -39,6 +38,10 @@ class Inputs:
     samples: tuple[Sample, ...]
     problems: tuple[str, ...] = ()
     left_out: tuple[str, ...] = ()
+
+    def stretched(self) -> Inputs:
+        """The same images, those of more than 8 bits to be decoded with `stretch`."""
+        return replace(self, samples=tuple(replace(s, stretch=True) for s in self.samples))
 
 
 def collect_images(arguments: Iterable[str | os.PathLike[str]]) -> Inputs:
@@ -90,11 +93,6 @@ class _Collector:
             self._problem(str(error))
 
     def _add_path(self, name: str, patterns: bool) -> None:
-        if ADDRESS.match(name):
-            raise UserError(
-                f"{name}: a web address: download the image first, or pipe it: "
-                "curl -L ADDRESS | mobilenetv2 classify -"
-            )
         if is_folder(name):
             self._add_folder(Path(name))
         elif reason := obstacle(name):
@@ -109,13 +107,13 @@ class _Collector:
         elif name.lower().endswith(".zip"):
             self._add_archive(Path(name))
         else:
-            self._add_file(Path(name))
+            self._add_file(str(Path(name)))
 
     def _problem(self, line: str) -> None:
         self.problems[line] = None
 
-    def _add_file(self, path: Path) -> None:
-        self._add_sample(Sample(str(path), UNLABELLED, path))
+    def _add_file(self, name: str) -> None:
+        self._add_sample(Sample(name, UNLABELLED))
 
     def _add_sample(self, sample: Sample) -> None:
         self.samples.setdefault(sample.name, sample)
@@ -123,9 +121,9 @@ class _Collector:
     def _add_folder(self, folder: Path) -> None:
         content = folder_content(folder)
         for path in content.images:
-            self._add_file(path)
+            self._add_file(str(path))
         for path, reason in content.unreadable.items():
-            self._problem(f"{path}: may not be searched: {reason}")
+            self._problem(f"{path}: {reason}")
         self.others |= dict.fromkeys(content.others)
         self.hidden |= dict.fromkeys(content.hidden)
         self.loops |= dict.fromkeys(content.loops)
@@ -138,6 +136,8 @@ class _Collector:
             self._add_sample(Sample(str(path.joinpath(*parts)), UNLABELLED, source, member))
         self.others |= dict.fromkeys(path.joinpath(*parts) for parts in archive.others)
         self.hidden |= dict.fromkeys(path / name for name in archive.hidden)
+        for problem in archive.problems:
+            self._problem(f"{path}: {problem}")
         if not archive.images:
             self._problem(f"{path}: no images in this archive")
 
@@ -149,15 +149,28 @@ class _Collector:
         if _is_image(content):
             self._add_sample(Sample(STDIN, UNLABELLED, InMemory(content)))
             return
-        if b"\0" in content:
-            names = content.split(b"\0")
-        else:
-            names = [line.rstrip(b"\r") for line in content.split(b"\n")]
-        names = [name for name in names if name.strip()]
-        if not names:
-            self._problem("-: stdin has neither an image nor names of images")
-        for name in names:
-            self.add(os.fsdecode(name), patterns=False)
+        count = 0
+        for count, name in enumerate(_names(content), 1):
+            if count > MOST_IMAGES:
+                raise UserError(f"-: more than {MOST_IMAGES} names on stdin")
+            self.add(located("", os.fsdecode(name)), patterns=False)
+        if not count:
+            raise UserError("-: stdin has neither an image nor names of images")
+
+
+def _names(content: bytes) -> Iterator[bytes]:
+    """The names in a list, separated by NUL characters or by line ends."""
+    separator = b"\0" if b"\0" in content else b"\n"
+    start = 0
+    while start < len(content):
+        end = content.find(separator, start)
+        end = len(content) if end < 0 else end
+        name = content[start:end]
+        if separator == b"\n":
+            name = name.rstrip(b"\r")
+        if name.strip():
+            yield name
+        start = end + 1
 
 
 def _read_stdin() -> bytes:

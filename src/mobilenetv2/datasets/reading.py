@@ -7,6 +7,7 @@ import zipfile
 from pathlib import Path
 
 from ..errors import UserError, shortened
+from ..paths import is_folder, obstacle
 from .csv_list import CsvList, read_list
 from .folders import Folders, read_archive, read_folder
 from .sample import Dataset
@@ -64,13 +65,13 @@ def read_splits(source: str | os.PathLike[str]) -> dict[str, Dataset]:
 
 
 def _open(path: Path) -> Folders | CsvList:
-    if not path.exists():
-        raise UserError(f"{path}: no such file or folder")
-    if path.is_dir():
+    if is_folder(path):
         return read_folder(path)
+    if reason := obstacle(path):
+        raise UserError(f"{path}: {reason}")
     if path.suffix.lower() == ".csv":
         return read_list(path)
-    if zipfile.is_zipfile(path):
+    if path.suffix.lower() == ".zip" or zipfile.is_zipfile(path):
         return read_archive(path)
     raise UserError(f"{path}: neither a folder, a .zip nor a .csv list of labelled images")
 

@@ -3,28 +3,35 @@
 from __future__ import annotations
 
 from collections import Counter
-from dataclasses import dataclass
+from collections.abc import Callable
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import IO
+from typing import IO, TYPE_CHECKING
 
+from ..decoding import decode, warn_of_range
 from .archive import Archive, InMemory
 
+if TYPE_CHECKING:
+    from PIL.Image import Image
 
-@dataclass(frozen=True)
+
+@dataclass(frozen=True, slots=True)
 class Sample:
     """One labelled image.
 
     Attributes:
         name: What messages call it: its path, or archive.zip/path.
         target: What a model should predict: an index into `Dataset.classes`; -1 if unknown.
-        source: The image file, the archive that contains it, or its bytes.
+        source: Its file, the archive that contains it, or its bytes; None: the file called `name`.
         member: Its name in the archive; "" for a file.
+        stretch: As for `decode`.
     """
 
     name: str
     target: int
-    source: Path | Archive | InMemory
+    source: Path | Archive | InMemory | None = None
     member: str = ""
+    stretch: bool = False
 
     def open(self) -> Path | IO[bytes]:
         """What `images.decode` takes: a path or an open file. Any thread may call it.
@@ -32,9 +39,25 @@ class Sample:
         Raises:
             ImageError: The archive cannot give it.
         """
+        if self.source is None:
+            return Path(self.name)
         if isinstance(self.source, Path):
             return self.source
         return self.source.open(self.member, self.name)
+
+    def decode(
+        self, *, max_pixels: int | None = None, warn: Callable[[str], object] = warn_of_range
+    ) -> Image:
+        """The image as upright 8-bit RGB. Any thread may call it.
+
+        Args:
+            max_pixels: As for `images.decode`.
+            warn: As for `images.decode`.
+
+        Raises:
+            ImageError: It cannot be decoded.
+        """
+        return decode(self.open(), max_pixels=max_pixels, stretch=self.stretch, warn=warn)
 
 
 @dataclass(frozen=True)
@@ -54,6 +77,10 @@ class Dataset:
     samples: tuple[Sample, ...]
     indices: tuple[int, ...] = ()
     problems: tuple[str, ...] = ()
+
+    def stretched(self) -> Dataset:
+        """The same images, those of more than 8 bits to be decoded with `stretch`."""
+        return replace(self, samples=tuple(replace(s, stretch=True) for s in self.samples))
 
     def summary(self) -> list[dict[str, str | int]]:
         """The number of images of each class, empty ones included: one row per class."""

@@ -3,27 +3,28 @@
 from __future__ import annotations
 
 from .classification import (
+    Answer,
     ClassResult,
     Evaluation,
-    Mistake,
     Outcome,
     Scores,
     evaluate,
     judge,
     score,
 )
-from .matching import match_classes
+from .matching import how_named, match_classes
 from .sheet import contact_sheet
 
 __all__ = [
+    "Answer",
     "ClassResult",
     "Evaluation",
-    "Mistake",
     "Outcome",
     "Scores",
     "contact_sheet",
     "evaluate",
     "judge",
+    "how_named",
     "match_classes",
     "score",
 ]

@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import re
 import unicodedata
 from collections import defaultdict
 from collections.abc import Callable, Sequence
+from dataclasses import replace
+from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
 from ..datasets import Dataset
 from ..errors import UserError, shortened
-from ..labels import BACKGROUND
+from ..labels import has_background, imagenet_classes
 
 
 def match_classes(
@@ -22,7 +25,8 @@ def match_classes(
     A class is looked up among the model's labels by its name: the same name; else the same but
     for case, spaces and underscores; else the same up to the first comma, where lists of synonyms
     have one. A list's index, counted from 0 without a background class, chooses between equal
-    names, and decides alone where the dataset or the model has no names.
+    names, and decides alone where the dataset or the model has no names. Names that are all
+    WordNet ids of ImageNet's classes, or all numbers, are understood too (`how_named`).
 
     Args:
         dataset: Its classes are matched.
@@ -37,6 +41,7 @@ def match_classes(
         UserError: The model lacks a class, or two classes match the same one of the model.
     """
     candidates = _Candidates(labels, outputs)
+    dataset = _understood(dataset, how_named(dataset, labels, outputs))
     matched = np.full(len(dataset.classes), -1, np.int64)
     missing = []
     for i, name in enumerate(dataset.classes):
@@ -59,6 +64,46 @@ def match_classes(
     return matched
 
 
+def how_named(
+    dataset: Dataset, labels: tuple[str, ...], outputs: int
+) -> Literal["names", "synsets", "numbers"]:
+    """What the names of a dataset's classes are.
+
+    Args:
+        dataset: Its classes are matched.
+        labels: The model's, () if it has none; a name among them is a name.
+        outputs: The number of the model's classes.
+
+    Returns:
+        "synsets": all are WordNet ids of ImageNet's classes, such as n01440764; "numbers": all are
+        numbers, such as the 0 to 999 of ImageNet-V2, counted from 0 without a background class;
+        else "names".
+    """
+    names = dataset.classes
+    if not names or {*map(_normalized, names)} & {*map(_normalized, labels)}:
+        return "names"
+    if all(re.fullmatch("n[0-9]{8}", name) for name in names):
+        known = (labels or outputs in (1000, 1001)) and {*names} <= imagenet_classes().keys()
+        return "synsets" if known else "names"
+    numbers = not dataset.indices and all(re.fullmatch("[0-9]{1,9}", name) for name in names)
+    return "numbers" if numbers else "names"
+
+
+def _understood(dataset: Dataset, named: str) -> Dataset:
+    """The dataset with the names and indices that its class names stand for."""
+    if named == "synsets":
+        classes = imagenet_classes()
+        order = {synset: i for i, synset in enumerate(classes)}
+        indices = tuple(order[name] for name in dataset.classes)
+        return replace(
+            dataset, classes=tuple(classes[name] for name in dataset.classes), indices=indices
+        )
+    if named == "numbers":
+        indices = tuple(map(int, dataset.classes))
+        return replace(dataset, classes=tuple(map(str, indices)), indices=indices)
+    return dataset
+
+
 class _Candidates:
     """The classes of a model by their labels."""
 
@@ -68,7 +113,8 @@ class _Candidates:
         for i, label in enumerate(labels):
             for table, key in zip(self.tables, KEYS):
                 table[key(label)].append(i)
-        self.background = int(labels[:1] == (BACKGROUND,))
+        # of the 1000 classes of ImageNet, one more is the background
+        self.background = int(has_background(labels) or (not labels and outputs == 1001))
 
     def of(self, name: str, number: int | None) -> tuple[list[int], int]:
         """The classes that a name may mean, and the one that its number means, -1 if it has none."""

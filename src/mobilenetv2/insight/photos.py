@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -13,7 +13,6 @@ from ..checkpoint import Checkpoint
 from ..datasets import Dataset, Sample, collect_images, read_dataset
 from ..errors import ImageError, UserError
 from ..evaluation import match_classes
-from ..images import decode
 from ..paths import is_folder
 
 
@@ -42,6 +41,8 @@ def read_photos(
     source: str | os.PathLike[str],
     samples: int = 100,
     advance: Callable[[], object] = lambda: None,
+    *,
+    stretch: bool = False,
 ) -> Photos:
     """Reads photos, at even distances in the list of all photos of a source.
 
@@ -52,6 +53,7 @@ def read_photos(
             model count as unlabelled.
         samples: How many to read, at most.
         advance: Called after each photo.
+        stretch: As for `images.decode`.
 
     Raises:
         UserError: There are no photos, or none of the chosen ones can be read.
@@ -64,7 +66,8 @@ def read_photos(
     pixels, kept = [], []
     for i in (step * len(available) // count for step in range(count)):
         try:
-            pixels.append(checkpoint.preprocessing(decode(available[i].open())))
+            photo = replace(available[i], stretch=stretch)
+            pixels.append(checkpoint.preprocessing(photo.decode()))
             kept.append(i)
         except ImageError as error:
             skipped.append(str(error))

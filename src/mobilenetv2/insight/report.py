@@ -1,14 +1,15 @@
 """The report: one HTML page that loads nothing else, from the template `page/page.html`.
 
 The template's texts are in `page/en.ini` and `page/ko.ini`, with `{placeholders}` for numbers. The
-texts are markup; every value that is put into them or into the template is escaped.
+texts are markup; every value that is put into them or into the template is escaped, and names from
+outside are made printable.
 """
 
 from __future__ import annotations
 
 import configparser
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
@@ -19,6 +20,7 @@ from markupsafe import Markup
 
 from ..errors import UserError
 from ..paper import TABLE_3
+from ..printable import printable
 from . import figures, measurements
 from .drawing import Canvas, colour_map, jpeg_url, png_url
 from .explain import Explanation, FirstPhoto, OnPhotos
@@ -27,8 +29,11 @@ from .manifold import shortcut_blocks, source_channels
 LANGUAGES = ("en", "ko")
 PAGE = Path(__file__).with_name("page")
 MAPS_PER_BLOCK = 6
-# Spaces between a number and its unit, and around a multiplication sign: no line may break there.
-UNBREAKABLE = re.compile(r"(?<=[\d}]) (?=×|%|KB|M\b)|(?<=×) (?=\d)")
+# Spaces between a number and its unit, around a multiplication sign, and in "n = 3": no line may break
+# there.
+UNBREAKABLE = re.compile(
+    r"(?<=[\d}]) (?=×|%|KB|M(?![A-Za-z]))|(?<=×) (?=\d)|(?<=\b[knt]) (?==)|(?<=\b[knt] =) "
+)
 Text = TypeVar("Text", str, Markup)
 
 
@@ -167,8 +172,7 @@ class Report:
 
     def _text(self, section: str, key: str, **values: str) -> Markup:
         """A text with its placeholders filled in, their values escaped."""
-        text = Markup(self.texts[section][key])
-        return self._typeset(text.format(**{**self._values, **values}))
+        return self._typeset(_fill(self.texts[section][key], self._values | values))
 
     def _typeset(self, text: Text) -> Text:
         """Percent signs as the language writes them, and no line break inside a quantity."""
@@ -189,7 +193,7 @@ class Report:
             "maps_columns": str(MAPS_PER_BLOCK),
         }
         known = "unknown" if e.memory.resident_bytes is None else "known"
-        values["resident"] = Markup(self.texts["memory"][f"resident_{known}"]).format(**values)
+        values["resident"] = _fill(self.texts["memory"][f"resident_{known}"], values)
         if e.on_photos:
             values |= m.manifold_placeholders(e, e.on_photos)
             if e.on_photos.unchanged:
@@ -197,6 +201,7 @@ class Report:
             measure = "agreement" if e.on_photos.photos.truth is None else "accuracy"
             values["clipped_meaning"] = self.texts["manifold"][f"meaning_{measure}"]
             values["narrowed_meaning"] = self.texts["manifold"][f"short_{measure}"]
+            values["counted"] = self.texts["manifold"][f"counted_{measure}"]
             values["photo"] = _file_name(e.on_photos.first_photo)
             values["answers"] = self._predictions(e.on_photos.first_photo)
         return values
@@ -205,7 +210,7 @@ class Report:
         if not photo.predicted:
             return Markup(self.texts["maps"]["answers_unknown"])
         listed = ", ".join(f"{label} ({100 * p:.0f} %)" for label, p in photo.predicted)
-        return Markup(self.texts["maps"]["answers_known"]).format(listed=listed)
+        return _fill(self.texts["maps"]["answers_known"], {"listed": listed})
 
     def _tiles(self) -> dict[str, str]:
         """The most important numbers, by the key of their text."""
@@ -313,7 +318,7 @@ class Report:
             channels = (-variance).argsort(kind="stable")[:MAPS_PER_BLOCK]
             images = {int(i): png_url(colour_map(values[:, :, i])) for i in channels}
             blocks.append(BlockMaps(layer.block, " × ".join(map(str, layer.out_shape)), images))
-        return PhotoMaps(_file_name(photo), jpeg_url(photo.pixels), blocks)
+        return PhotoMaps(printable(_file_name(photo)), jpeg_url(photo.pixels), blocks)
 
     def _omissions(self) -> Iterator[Markup]:
         """What the page cannot show, and why."""
@@ -335,6 +340,15 @@ class Report:
 
 def _read(name: str) -> str:
     return (PAGE / name).read_text(encoding="utf-8")
+
+
+def _fill(text: str, values: Mapping[str, str]) -> Markup:
+    """A text, which is markup, with its placeholders filled in."""
+    shown = {
+        name: value if isinstance(value, Markup) else printable(value)
+        for name, value in values.items()
+    }
+    return Markup(text).format(**shown)
 
 
 def _file_name(photo: FirstPhoto) -> str:

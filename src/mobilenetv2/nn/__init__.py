@@ -6,10 +6,13 @@ from typing import Any
 
 from ..errors import MissingExtraError, install_hint, missing_modules
 
-__all__ = ["FeatureTap", "MobileNetV2", "mobilenet_v2"]
+__all__ = ["FeatureExtractor", "FeatureInfo", "FeatureTap", "MobileNetV2", "mobilenet_v2"]
 
 if not missing_modules("torch"):
-    from .classifier import FeatureTap, MobileNetV2, mobilenet_v2
+    from .backbone import FeatureInfo, FeatureTap
+    from .build import mobilenet_v2
+    from .classifier import FeatureExtractor, MobileNetV2
+
 else:
 
     def __getattr__(name: str) -> Any:

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from ._native import Training, instruction_sets
-from .classifier import Conv2d, InvertedResidual
+from .blocks import Conv2d, InvertedResidual
 
 DTYPES = (torch.float32, torch.bfloat16)
 
@@ -117,11 +117,11 @@ class DepthwiseConv2d(Conv2d):
 class FusedResidual(InvertedResidual):
     """An inverted residual that keeps one wide map for the backward pass instead of four."""
 
-    def forward(self, x: Tensor, wide: Tensor | None = None) -> tuple[Tensor, Tensor]:
-        """As `InvertedResidual.forward`, but returns the projection in place of the wide tensor."""
+    def forward(self, x: Tensor) -> Tensor:
+        """As `InvertedResidual.forward`."""
         (expand, first, *_), (depthwise, second, *_), project, *rest = self.conv
         if not (first.training and second.training and _is_native(x)) or _pixel_count(x) < 2:
-            return super().forward(x, wide)
+            return super().forward(x)
         top, left = (depthwise.pads(size)[0] for size in x.shape[2:])
         out, statistics = _Residual.apply(
             x, expand.weight, first.weight, first.bias, depthwise.weight, second.weight,
@@ -131,7 +131,7 @@ class FusedResidual(InvertedResidual):
         second.update_statistics(statistics[2], statistics[3], _pixel_count(out))
         for module in rest:
             out = module(out)
-        return (x + self._drop_path(out) if self.adds_input else out), out
+        return x + self._drop_path(out) if self.adds_input else out
 
 
 class _Residual(torch.autograd.Function):

@@ -108,8 +108,8 @@ def read_images(
     pixels, complaints = [], []
     for file in files:
         try:
-            source = file.open() if isinstance(file, Sample) else file
-            pixels.append(preprocessing(decode(source)))
+            image = file.decode() if isinstance(file, Sample) else decode(file)
+            pixels.append(preprocessing(image))
         except ImageError as error:
             complaints.append(f"{error} (skipped)")
         advance()

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
 
 import numpy as np
 import torch
@@ -13,12 +13,13 @@ from torch import Tensor
 from torch.utils.data import DataLoader
 
 from ..datasets import Sample
+from ..decoding import ignore_remark
 from ..errors import ImageError, UserError
-from ..images import decode
+from ..pipeline import map_in_order
 from .augment import Transform
 from .shards import ShardImages, Shards, read_shards, shard_loader
-from .splits import Split, check_images, read_split, without
-from .workers import MAX_WORKERS, Batch, batch_loader, default_workers, stacked
+from .splits import Split, check_images, check_split, read_split, without
+from .workers import Batch, batch_loader, default_workers, stacked
 
 __all__ = [
     "Images",
@@ -26,6 +27,7 @@ __all__ = [
     "Shards",
     "Split",
     "check_images",
+    "check_split",
     "default_workers",
     "loader",
     "read_shards",
@@ -74,7 +76,7 @@ class Images(torch.utils.data.Dataset[tuple[Tensor, int]]):
         """
         pixels = self._decoded[i] if i < len(self._decoded) else None
         sample = self.samples[i]
-        image = decode(sample.open()) if pixels is None else Image.fromarray(pixels)
+        image = sample.decode(warn=ignore_remark) if pixels is None else Image.fromarray(pixels)
         rng = np.random.default_rng((i + 1, self.epoch, self.seed))
         return torch.from_numpy(self.transform(image, rng)).permute(2, 0, 1), sample.target
 
@@ -84,19 +86,20 @@ def _decoded(samples: Sequence[Sample], max_bytes: int) -> list[NDArray[np.uint8
 
     def pixels(sample: Sample) -> NDArray[np.uint8] | None:
         try:
-            return np.asarray(decode(sample.open()))
+            return np.asarray(sample.decode(warn=ignore_remark))
         except ImageError:
             return None
 
     images: list[NDArray[np.uint8] | None] = []
-    total, group = 0, 64 * MAX_WORKERS
-    with ThreadPoolExecutor(max(1, default_workers())) as pool:
-        while total < max_bytes and len(images) < len(samples):
-            for image in pool.map(pixels, samples[len(images) : len(images) + group]):
-                total += 0 if image is None else image.nbytes
-                if total > max_bytes:
-                    break
-                images.append(image)
+    total = 0
+    with closing(
+        map_in_order(samples if max_bytes else (), pixels, max(1, default_workers()))
+    ) as decoded:
+        for image in decoded:
+            total += 0 if image is None else image.nbytes
+            if total > max_bytes:
+                break
+            images.append(image)
     return images
 
 

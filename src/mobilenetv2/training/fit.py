@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import logging
 import os
+import warnings
 from collections.abc import Iterator, Mapping
+from contextlib import closing
 from dataclasses import asdict, dataclass, replace
 from importlib.metadata import version
 from pathlib import Path
@@ -14,6 +16,7 @@ from lightning.fabric import Fabric
 
 from ..checkpoint import Checkpoint
 from ..datasets import Dataset, read_dataset
+from ..decoding import NarrowRangeWarning
 from ..errors import ImageError, UserError
 from ..evaluation import Evaluation, evaluate, match_classes
 from ..model import Model
@@ -23,19 +26,20 @@ from .data import (
     Images,
     ShardImages,
     Split,
-    check_images,
+    check_split,
     loader,
     read_shards,
     read_split,
-    without,
 )
 from .epochs import Progress, RunContext, run_epochs
-from .machine import Machine, faster_precision, launch, once
+from .events import Events
+from .machine import Machine, automatic_precision, explained_memory_errors, launch, once
 from .network import Start, build, fit_head, last_map, prepare, restore
 from .recipes import Recipe, default_recipe
 from .report import draw_confusion, draw_curves
-from .run_folder import RunFolder, Settings
+from .run_folder import RunFolder, Settings, is_same_file
 from .trainer import Trainer, balanced
+from .workers import explained_worker_errors
 
 LOG = logging.getLogger(__name__)
 MAX_LISTED = 50  # with more classes, only the totals are logged
@@ -115,13 +119,22 @@ def fit(
         Stopped: SIGINT or SIGTERM was received, and the state was saved.
     """
     folder, machine = RunFolder(out), machine or Machine()
-    fabric = launch(folder.path)
+    fabric = launch()
     before = once(fabric, folder.read_settings if resume else folder.check_new)
     job = _job(fabric, machine, os.fspath(data), val and os.fspath(val), recipe, start, before)
+    once(fabric, folder.check_writable)
+    with explained_memory_errors(job.recipe.batch):
+        return _run(job, folder, before)
+
+
+def _run(job: Job, folder: RunFolder, before: Settings | None) -> Trained:
+    """Everything behind the arguments; `before` are the settings of the run to resume."""
+    fabric = job.fabric
     split, broken = _images(job)
     state = None
     if before:
         before.check_resumed(_resumable_settings(job, split))
+        _warn_of_changes(job, before)
         state = folder.read_state()
     if before and state:
         net, settings = prepare(restore(before.architecture, before.recipe)), before
@@ -134,7 +147,9 @@ def fit(
     if state:
         progress = Progress(**state.pop("progress"))
         trainer.load_state_dict(state)
-    run_epochs(_run_context(job, folder, trainer, settings, split), progress)
+    context = _run_context(job, folder, trainer, settings, split)
+    with closing(context.events), explained_worker_errors():
+        run_epochs(context, progress)
     evaluation = once(fabric, lambda: _finish(folder, settings, split.val, progress))
     return Trained(folder.model, progress.epoch, int(progress.best["epoch"]), evaluation, broken)
 
@@ -171,19 +186,35 @@ def _resumable_settings(job: Job, split: Split) -> dict[str, Any]:
     }
 
 
+def _warn_of_changes(job: Job, before: Settings) -> None:
+    """Warns of what may have changed without another result, and is not compared."""
+    sources = {"images to train with": (before.data, job.data)}
+    sources["images to validate with"] = before.val, job.val
+    for noun, (old, new) in sources.items():
+        if old != new and not is_same_file(old, new):
+            LOG.warning("the %s were %s, and are now %s: they must be the same", noun, old, new)
+    if job.fabric.world_size != before.processes:
+        LOG.warning(
+            "the run to resume had %d processes, now there are %d: the weights will differ a little",
+            before.processes,
+            job.fabric.world_size,
+        )
+
+
 def _images(job: Job) -> tuple[Split, dict[str, ImageError]]:
     """The images that can be read, and the errors of the others. Logs a table of the classes."""
     if job.in_shards:
         split = _split_of_shards(job)
     else:
         split = read_split(job.data, job.val, val_share=job.recipe.val_share, seed=job.recipe.seed)
-    samples = (*split.train.samples, *split.val.samples)
-    broken = once(job.fabric, lambda: check_images(samples, job.machine.worker_count))
-    split = replace(split, train=without(split.train, broken), val=without(split.val, broken))
+    if job.recipe.stretch:
+        split = replace(split, train=split.train.stretched(), val=split.val.stretched())
+    images = len(split.train.samples) + len(split.val.samples)
+    split, broken = once(job.fabric, lambda: check_split(split, job.machine.worker_count))
     for problem in (*split.problems, *map(str, broken.values())):
         LOG.warning("%s", problem)
     if broken:
-        LOG.warning("%d of %d images cannot be read and are left out", len(broken), len(samples))
+        LOG.warning("%d of %d images cannot be read and are left out", len(broken), images)
     for purpose, part in (("train", split.train), ("validate", split.val)):
         if not part.samples and not (part is split.train and job.in_shards):
             first = next(iter(broken.values()))
@@ -247,11 +278,8 @@ def _begin(job: Job, split: Split, before: Settings | None) -> tuple[MobileNetV2
     if before:
         settled["precision"] = before.precision
     if settled["precision"] is None:
-        batch = -(-job.recipe.batch // job.fabric.world_size)
-        settled["precision"] = once(
-            job.fabric, lambda: faster_precision(net, preprocessing, job.fabric.device, batch)
-        )
-        LOG.info("precision %s is the faster on this machine", settled["precision"])
+        settled["precision"] = once(job.fabric, lambda: automatic_precision(job.fabric.device))
+    LOG.info("precision %s", settled["precision"])
     settings = Settings(
         version=version("mobilenetv2"),
         data=job.data,
@@ -296,8 +324,15 @@ def _run_context(
         job.fabric,
         trainer,
         folder,
+        Events(folder.path if job.fabric.is_global_zero else None),
         job.machine,
-        ShardImages(read_shards(job.data, settings.classes), augmented, recipe.seed, rank, world)
+        ShardImages(
+            replace(read_shards(job.data, settings.classes), stretch=recipe.stretch),
+            augmented,
+            recipe.seed,
+            rank,
+            world,
+        )
         if job.in_shards
         else Images(split.train.samples, augmented, recipe.seed, CACHE_BYTES),
         Images(split.val.samples, evaluation_transform(preprocessing)),
@@ -327,7 +362,9 @@ def _checkpoint(net: MobileNetV2, settings: Settings, scores: Mapping[str, float
 def _finish(folder: RunFolder, settings: Settings, val: Dataset, progress: Progress) -> Evaluation:
     """Evaluates the model file by the CPU runtime, writes the scores into it, and draws figures."""
     checkpoint = Checkpoint.load(folder.model)
-    evaluation = evaluate(Model(checkpoint), _validation(val))
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", NarrowRangeWarning)  # counted before training
+        evaluation = evaluate(Model(checkpoint), _validation(val))
     scores = {
         "epoch": progress.best["epoch"],
         **asdict(evaluation.scores),

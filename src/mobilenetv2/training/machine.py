@@ -7,28 +7,22 @@ import os
 import platform
 import signal
 import threading
-import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from copy import deepcopy
 from dataclasses import dataclass
 from datetime import timedelta
 from typing import Annotated, ClassVar, Literal, TypeVar
 
 import torch
 from lightning.fabric import Fabric
-from lightning.fabric.loggers import TensorBoardLogger
 from lightning.fabric.strategies import DDPStrategy
-from torch import nn
 
 from ..errors import UserError
-from ..images import Preprocessing
-from ..nn import MobileNetV2
+from ..nn.fused import instruction_sets
 from ..records import Meta, Record
 from .data import default_workers
 
 BARRIER_TIMEOUT = timedelta(days=7)  # other ranks wait this long while rank 0 checks the images
-TIMED_STEPS, TIMED_PIXELS = 3, 8 * 224 * 224
 M_TRIM_THRESHOLD, M_MMAP_MAX = -1, -4  # of malloc.h
 Value = TypeVar("Value")
 
@@ -39,8 +33,8 @@ class Machine(Record):
 
     Attributes:
         workers: Processes that prepare images. None: `default_workers`.
-        precision: "32", "bf16" (bfloat16 where autocast considers it safe), or "auto": the faster
-            of the two, measured before the first epoch.
+        precision: "32", "bf16" (bfloat16 where autocast considers it safe), or "auto": "bf16" where
+            the device has instructions for it.
 
     Raises:
         UserError: A value is out of range; the message names it.
@@ -56,12 +50,8 @@ class Machine(Record):
         return default_workers() if self.workers is None else self.workers
 
 
-def launch(folder: str | os.PathLike[str]) -> Fabric:
-    """Connects this process with those started together with it, and picks its device.
-
-    Args:
-        folder: Where TensorBoard events are written.
-    """
+def launch() -> Fabric:
+    """Connects this process with those started together with it, and picks its device."""
     local = int(os.environ.get("LOCAL_WORLD_SIZE", 1))
     nodes = int(os.environ.get("WORLD_SIZE", 1)) // local
     keep_freed_memory()
@@ -69,7 +59,6 @@ def launch(folder: str | os.PathLike[str]) -> Fabric:
         devices=local,
         num_nodes=nodes,
         strategy=DDPStrategy(timeout=BARRIER_TIMEOUT) if local * nodes > 1 else "auto",
-        loggers=[TensorBoardLogger(folder, name="", version="")],
     )
     fabric.launch()
     return fabric
@@ -102,31 +91,15 @@ def once(fabric: Fabric, work: Callable[[], Value]) -> Value:
     return value  # type: ignore[return-value]
 
 
-def faster_precision(
-    net: MobileNetV2, preprocessing: Preprocessing, device: torch.device, batch: int
-) -> str:
-    """The faster of "32" and "bf16", measured by a few training steps of a copy of the network.
-
-    The steps have `batch` images, or fewer if the images are large.
+def automatic_precision(device: torch.device) -> str:
+    """ "bf16" on a processor or CUDA device with instructions for bfloat16 (avx512_bf16; one with
+    amx_bf16 has them too), else "32". Nothing is timed, so that runs can be repeated.
     """
-    height, width = preprocessing.size
-    images = max(2, min(batch, TIMED_PIXELS // (height * width)))  # batch norm wants two
-    shape = (images, preprocessing.channels, height, width)
-    seconds = {}
-    for precision in ("32", "bf16"):
-        copy = deepcopy(net).to(device).train()
-        x = torch.randn(shape, device=device).to(memory_format=torch.channels_last)
-        labels = torch.arange(images, device=device) % net.architecture.classes
-        times = []
-        for _ in range(TIMED_STEPS):
-            started = time.perf_counter()
-            with autocast(device, precision):
-                loss = nn.functional.cross_entropy(copy(x), labels)
-            loss.backward()
-            loss.item()  # waits for the device
-            times.append(time.perf_counter() - started)
-        seconds[precision] = min(times)
-    return min(seconds, key=lambda precision: seconds[precision])
+    if device.type == "cpu":
+        return "bf16" if "avx512bf16" in instruction_sets() else "32"
+    if device.type == "cuda":
+        return "bf16" if torch.cuda.is_bf16_supported(including_emulation=False) else "32"
+    return "32"
 
 
 def autocast(device: torch.device, precision: str) -> torch.autocast:

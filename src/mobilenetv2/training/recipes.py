@@ -51,6 +51,7 @@ class Recipe(Record):
         balance: Draw images so that every class is shown equally often.
         val_share: Share of the images held out if the data have no validation part.
         seed: Seed of everything random.
+        stretch: Decode images of more than 8 bits with `stretch`, as `images.decode`.
         augmentation: Random changes of the training images.
 
     Raises:
@@ -84,6 +85,7 @@ class Recipe(Record):
     balance: bool = False
     val_share: Annotated[float, Meta(ge=1e-6, le=0.999)] = 0.1
     seed: Annotated[int, Meta(ge=0, le=2**63 - 1)] = 0
+    stretch: bool = False
     augmentation: Augmentation = field(default_factory=Augmentation)
 
     def __post_init__(self) -> None:

@@ -37,10 +37,12 @@ class Shards:
     Attributes:
         urls: The files, or addresses that the library webdataset opens.
         classes: Names of the classes; None: labels are numbers.
+        stretch: As for `images.decode`.
     """
 
     urls: tuple[str, ...]
     classes: tuple[str, ...] | None = None
+    stretch: bool = False
 
     def label(self, sample: dict[str, Any]) -> int:
         """The class index of a sample of webdataset.
@@ -161,7 +163,7 @@ class ShardImages(IterableDataset[tuple[Tensor, int]]):
         file = io.BytesIO(sample[kinds[0]])
         file.name = _name(sample, kinds[0])
         try:
-            image = decode(file)
+            image = decode(file, stretch=self.shards.stretch)
         except ImageError as error:
             warnings.warn(f"left out: {error}", stacklevel=2)
             return None

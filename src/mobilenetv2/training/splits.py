@@ -4,16 +4,16 @@ from __future__ import annotations
 
 import os
 from collections import Counter, defaultdict
-from collections.abc import Collection, Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
 
-from ..datasets import SPLITS, Dataset, Sample, read_splits
+from ..datasets import SPLITS, Dataset, Sample, read_splits, repeated_images
+from ..decoding import warn_of_range
 from ..errors import ImageError, UserError
-from ..images import decode
+from ..pipeline import map_in_order
 
 TREE = """expected one folder per class:
   DATA/train/CLASS/image.jpg
@@ -176,29 +176,50 @@ def _warnings(train: Dataset) -> Iterator[str]:
         yield f"read as a class, not as a part of the data: {_joined(parts)}; {TREE}"
 
 
-def check_images(samples: Sequence[Sample], workers: int) -> dict[str, ImageError]:
+def check_split(split: Split, workers: int) -> tuple[Split, dict[str, ImageError]]:
+    """Looks at every image once, before training.
+
+    Args:
+        split: From `read_split`.
+        workers: Threads that decode; one at least.
+
+    Returns:
+        The split without the images that cannot be decoded, its problems extended by images that
+        are there twice and by images that keep few grey levels; and the errors, as `check_images`
+        gives them.
+    """
+    remarks: list[str] = []
+    broken = check_images((*split.train.samples, *split.val.samples), workers, remarks.append)
+    train, val = without(split.train, broken), without(split.val, broken)
+    problems = [*split.problems, *repeated_images(train, val)]
+    if remarks:
+        problems.append(f"{len(remarks)} images keep few grey levels: {min(remarks)}")
+    return Split(train, val, tuple(problems)), broken
+
+
+def check_images(
+    samples: Sequence[Sample], workers: int, warn: Callable[[str], object] = warn_of_range
+) -> dict[str, ImageError]:
     """Decodes every image once and returns the errors by the name of the sample.
 
     Args:
         samples: Samples of a dataset.
         workers: Threads that decode; one at least.
+        warn: As for `images.decode`.
     """
 
     def errors(group: Sequence[Sample]) -> dict[str, ImageError]:
         broken = {}
         for sample in group:
             try:
-                decode(sample.open())
+                sample.decode(warn=warn)
             except ImageError as error:
                 broken[sample.name] = error
         return broken
 
     groups = [samples[i : i + GROUP] for i in range(0, len(samples), GROUP)]
-    pool = ThreadPoolExecutor(max(1, workers))
-    try:
-        return {name: e for broken in pool.map(errors, groups) for name, e in broken.items()}
-    finally:  # also when interrupted
-        pool.shutdown(cancel_futures=True)
+    checked = map_in_order(groups, errors, max(1, workers))
+    return {name: error for broken in checked for name, error in broken.items()}
 
 
 def without(dataset: Dataset, broken: Collection[str]) -> Dataset:

@@ -70,6 +70,7 @@ class Trainer:
         self.wrapped, self.optimizer = fabric.setup(net, make_optimizer(net, settings.recipe))
         self.average = AveragedModel(net, multi_avg_fn=self._averaged, use_buffers=True)
         self.norms = [m for m in net.modules() if isinstance(m, nn.BatchNorm2d)]
+        self._own_statistics = False  # of batch norm, since they were last shared
         scale, offset = settings.preprocessing.scale_offset()
         self._scale, self._offset = (
             torch.tensor(values, dtype=torch.float32, device=fabric.device).view(-1, 1, 1)
@@ -91,6 +92,7 @@ class Trainer:
         torch.manual_seed(seed)
         generator = torch.Generator().manual_seed(seed)
         self.wrapped.train()
+        self._own_statistics = not self.recipe.freeze_norms
         if self.recipe.freeze_norms:
             for norm in self.norms:
                 norm.eval()
@@ -167,7 +169,12 @@ class Trainer:
                 average.copy_(value)
 
     def _share_statistics(self) -> None:
-        """Replaces batch norm's running statistics by their mean over all processes."""
+        """Replaces batch norm's running statistics by their mean over all processes, unless they are
+        still the same in all: the mean of equal numbers may be rounded.
+        """
+        if not self._own_statistics:
+            return
+        self._own_statistics = False
         for net in (self.net, self.average.module):
             for buffer in net.buffers():
                 if buffer.is_floating_point():

@@ -43,7 +43,7 @@
     }
     box.querySelector("g").innerHTML = paths.join("");
     count.textContent = n;
-    kept.textContent = `${(100 * surviving(T)).toFixed(1)} %`;
+    kept.textContent = (100 * surviving(T)).toFixed(1) + (document.documentElement.lang === "ko" ? "%" : " %");
   };
   slider.addEventListener("input", show);
   box.querySelector("button").addEventListener("click", () => { matrix = draw(30); show(); });

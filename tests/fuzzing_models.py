@@ -271,7 +271,7 @@ def fuzz(reader: str, folder: Path, first: int, count: int, seconds: float = 1e9
         left = until - time.monotonic()
         numbers = map(str, (at, first + count, min(left, 1e9)))
         child = subprocess.Popen(
-            [sys.executable, "-m", "tests.fuzzing", reader, str(folder), *numbers],
+            [sys.executable, "-m", "tests.fuzzing_models", reader, str(folder), *numbers],
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             text=True,
