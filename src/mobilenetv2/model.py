@@ -248,6 +248,7 @@ def load(
     isa: str | None = None,
     *,
     int8: bool = True,
+    weights_of: str | None = None,
 ) -> Model:
     """A model by file (any format that `formats.read` knows) or by a name of
     `mobilenetv2.models()`.
@@ -257,6 +258,9 @@ def load(
         threads: As for `Model`.
         isa: As for `Model`.
         int8: Whether a quantised .tflite file runs in int8; False: its weights become float32.
+        weights_of: Of a PyTorch file with several sets of weights: "ema" for averages over the
+            training, "raw" for those that they are averages of, or a name in the file. Default: the
+            averages, if there are any.
 
     Raises:
         ModelFileError: Neither a readable model file nor a known name.
@@ -267,5 +271,5 @@ def load(
 
     if isinstance(name, str | os.PathLike):
         file = Path(name) if isinstance(name, os.PathLike) else name
-        return Model(open_checkpoint(file, int8=int8), threads, isa)
-    return Model(read_content(name, int8=int8), threads, isa)
+        return Model(open_checkpoint(file, int8=int8, weights_of=weights_of), threads, isa)
+    return Model(read_content(name, int8, weights_of), threads, isa)

@@ -72,12 +72,15 @@ def open_checkpoint(
     return open_published(str(name), width_mult)
 
 
-def read_content(content: bytes | IO[bytes], int8: bool = True) -> AnyCheckpoint:
+def read_content(
+    content: bytes | IO[bytes], int8: bool = True, weights_of: str | None = None
+) -> AnyCheckpoint:
     """The checkpoint in the content of any model file.
 
     Args:
         content: Bytes, or an open binary file.
         int8: As for `read`.
+        weights_of: As for `read`.
 
     Raises:
         ModelFileError: As for `read`, or neither bytes nor an open binary file.
@@ -94,6 +97,6 @@ def read_content(content: bytes | IO[bytes], int8: bool = True) -> AnyCheckpoint
         path = Path(folder, "model")
         path.write_bytes(content)
         try:
-            return read(path, int8)
+            return read(path, int8, weights_of)
         except UserError as error:
             raise type(error)(str(error).replace(str(path), "<bytes>")) from None
