@@ -338,7 +338,7 @@ def test_other_programs_names_of_options(arguments, same, capsys) -> None:
     ("arguments", "advice"),
     [
         (["train", "--device", "cuda"], "no option --device: the networks run on the CPU"),
-        (["train", "--optimizer", "adam"], "--set NAME=VALUE"),
+        (["train", "--optimizer", "adam"], "write `train --set optimizer=adamw`"),
         (["classify", "--imgsz", "320", "x"], "the model says at which size it runs"),
         (["evaluate", "--batch_size", "8"], "images are grouped by the program"),
         (["evaluate", "--data", "photos"], "the data are an argument without a name"),

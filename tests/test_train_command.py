@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import os
 import re
 import signal
@@ -66,7 +67,9 @@ def test_the_file_is_as_good_as_it_says(data: Path, tmp_path: Path, capsys) -> N
     assert said["balanced"] == pytest.approx(sum(recalls) / 2)
 
 
-def test_names_that_are_not_text(tmp_path: Path, capsys) -> None:
+def test_names_that_are_not_text(tmp_path: Path, capsys, monkeypatch) -> None:
+    # records hold the names as they are, which pytest cannot send between its processes
+    monkeypatch.setattr(logging.getLogger("mobilenetv2"), "propagate", False)
     folder, out = tmp_path / "d\udcff", tmp_path / "r\udcfe"
     try:
         make_images(folder / "train", {"caf\udce9": 10, "$\\x$\x1b]": 10})
