@@ -39,7 +39,14 @@ def make_paths(folder: Path) -> None:
     """Makes the files that `command_arguments` names, relative to a folder."""
     for name in ("folder/a", "folder/b", "empty", "closed", "labelled/cat", "labelled/dog"):
         (folder / name).mkdir(parents=True)
-    for name in ("image.png", "labelled/cat/1.png", "labelled/dog/1.png", "folder/a/1.png", "folder/b/2.png", "folder/a/b\udce9\x1b.png"):
+    for name in (
+        "image.png",
+        "labelled/cat/1.png",
+        "labelled/dog/1.png",
+        "folder/a/1.png",
+        "folder/b/2.png",
+        "folder/a/b\udce9\x1b.png",
+    ):
         Image.new("RGB", (9, 7), (len(name), 100, 200)).save(folder / name, "PNG")
     os.mkfifo(folder / "pipe")
     (folder / "dangling").symlink_to("absent")
