@@ -157,6 +157,31 @@ def read_elsewhere(paths: list[Path], timeout_s: float) -> dict[str, str]:
     return {Path(file).name: result for file, result in lines}
 
 
+def deep_key(levels: int) -> bytes:
+    return b"\x80\x02}()" + b"\x85" * levels + b"K\x01s."
+
+
+def doubling_key(levels: int) -> bytes:
+    """Each tuple holds the one below twice."""
+    return b"\x80\x02}()" + b"2\x86" * levels + b"K\x01s."
+
+
+@pytest.mark.parametrize("pickled", [deep_key(200_000), doubling_key(40)], ids=["deep", "doubling"])
+@pytest.mark.parametrize("legacy", [False, True], ids=["zip", "legacy"])
+def test_nested_tuples_as_keys_neither_crash_nor_last_for_ever(tmp_path, pickled, legacy) -> None:
+    plain = save_pth(tmp_path / "plain.pth", {}, legacy=legacy)
+    path = tmp_path / "model.pth"
+    if legacy:
+        content = plain.read_bytes()
+        magic = content.index(b".") + 1
+        path.write_bytes(content[:magic] + pickled)
+    else:
+        with zipfile.ZipFile(plain) as source, zipfile.ZipFile(path, "w") as archive:
+            for name in source.namelist():
+                archive.writestr(name, pickled if name.endswith("data.pkl") else source.read(name))
+    assert read_elsewhere([path], timeout_s=60) == {"model.pth": "refused"}
+
+
 def test_a_loop_inside_hdf5(tmp_path) -> None:
     """libhdf5 2.0 never returns from an attribute whose heap is damaged, so none is read."""
     path = write_keras_legacy(tmp_path / "model.h5", small(), whole=True)

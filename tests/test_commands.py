@@ -134,6 +134,22 @@ def test_large_images_within_the_limit_are_no_warning(
     assert capsys.readouterr().err == ""
 
 
+@pytest.mark.parametrize("command", ["classify", "evaluate"])
+def test_the_limit_of_pixels_is_one_for_all_commands(
+    command, tmp_path, monkeypatch, capsys
+) -> None:
+    (tmp_path / "cat").mkdir()
+    for side in (10, 100):
+        Image.new("RGB", (side, side)).save(tmp_path / "cat" / f"{side}.png")
+    for limit, code in (("9999", 1), ("10000", 0)):
+        monkeypatch.setenv("MOBILENETV2_MAX_PIXELS", limit)
+        assert run([command, str(tmp_path)]) == code
+        assert ("100.png: more than 9999 pixels" in capsys.readouterr().err) == (code == 1)
+    monkeypatch.setenv("MOBILENETV2_MAX_PIXELS", "many")
+    assert run([command, str(tmp_path)]) == 2
+    assert "MOBILENETV2_MAX_PIXELS must be a whole number" in capsys.readouterr().err
+
+
 def test_convert_and_inspect(tmp_path, capsys) -> None:
     random_checkpoint(width_mult=0.35, classes=3).save(tmp_path / "in.safetensors")
     labels, out = tmp_path / "names.txt", tmp_path / "out.safetensors"

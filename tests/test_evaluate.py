@@ -338,9 +338,8 @@ def test_the_sheet_has_room_for_many_and_none(model: Model, tmp_path: Path) -> N
     assert contact_sheet(mistakes).size == (1024, 4 * 177)
     assert contact_sheet(()).size == (1024, 177)
     wordy = replace(mistakes[0], truth="two\nlines " * 9, predicted="long " * 20)
-    copy = tmp_path / "other name.png"
-    copy.write_bytes(wordy.sample.open().read_bytes())
-    other = replace(wordy, sample=replace(wordy.sample, name=str(copy)))
+    file = Path(wordy.sample.name)
+    other = replace(wordy, sample=replace(wordy.sample, name="a/other name.png", source=file))
     caption, renamed = (np.asarray(contact_sheet([m]))[128:] for m in (wordy, other))
     assert (caption[:30] == renamed[:30]).all()
     assert (caption[30:] != renamed[30:]).any()  # the name of the file

@@ -14,6 +14,7 @@ from mobilenetv2.checkpoint import Checkpoint, background_note
 from mobilenetv2.cli import run
 from mobilenetv2.errors import ModelFileError
 from mobilenetv2.formats import open_checkpoint, read
+from mobilenetv2.model import load
 
 from .conftest import random_checkpoint
 from .int8 import Int8TFLiteWriter, random_int8
@@ -101,6 +102,13 @@ def test_the_command_says_which_weights_it_took(tmp_path, capsys) -> None:
         "holds no weights of 'nobody'; it holds state_dict, state_dict_ema"
         in capsys.readouterr().err
     )
+
+
+def test_load_takes_the_choice_too(tmp_path) -> None:
+    path = save_pth(tmp_path / "model.pth", AVERAGED["timm"])
+    for source in (path, path.read_bytes()):
+        for weights_of, expected in ((None, AVERAGE), ("raw", RAW)):
+            assert difference(load(source, weights_of=weights_of).checkpoint, expected) == 0
 
 
 @pytest.mark.parametrize("weights_of", ["ema", "state_dict"])

@@ -23,7 +23,7 @@ from mobilenetv2.cli import run
 from mobilenetv2.cli.train import _processes
 from mobilenetv2.errors import UserError
 from mobilenetv2.heads import Classifier
-from mobilenetv2.training import processes
+from mobilenetv2.training import RECIPES, processes
 from mobilenetv2.training.run_folder import RunFolder
 
 from .conftest import random_checkpoint
@@ -143,6 +143,38 @@ def test_a_described_network(data: Path, tmp_path: Path, capsys) -> None:
 def test_refusals(data: Path, tmp_path: Path, capsys, options: list[str], message: str) -> None:
     assert run(["train", str(data), "-o", str(tmp_path / "run"), *options]) == 2
     assert message in capsys.readouterr().err
+
+
+def test_what_replaces_other_programs_options_is_right(
+    data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys
+) -> None:
+    """Each suggested field is one of the recipe, with a value that it may have."""
+    for option in ("--optimizer", "--dropout", "--sched", "--ema", "--mixup", "--drop-path"):
+        assert run(["train", str(data), "-o", str(tmp_path / "run"), option, "1"]) == 2
+        suggested = re.search("`train --set (.*?)`", capsys.readouterr().err)
+        assert suggested is not None
+        name, _, value = suggested[1].partition("=")
+        RECIPES["modern"].changed({name: value if value.isalpha() else float(value)})
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        ["--batch-size", "8", "--learning-rate", "0.05", "--num-workers", "0", "--imgsz", "16"],
+        ["--bs=8", "--lr0=0.05", "--num_workers=0", "--img_size=16"],
+    ],
+)
+def test_names_of_other_programs(
+    data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, options: list[str], capsys
+) -> None:
+    def reached(_data: str, _output: Path, given: dict[str, object], *_: object) -> None:
+        assert (given["batch"], given["lr"], given["workers"]) == (8, 0.05, 0)
+        assert given["resolution"] == (16, 16)
+        raise UserError("reached")
+
+    monkeypatch.setattr(train_module, "_fit", reached)
+    run(["train", str(data), "-o", str(tmp_path / "run"), *options])
+    assert capsys.readouterr().err == "error: reached\n"
 
 
 def test_wrong_usage_is_told_before_anything_is_loaded() -> None:

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import errno
+import io
 import os
 import sys
 from collections.abc import Sequence
+from contextlib import suppress
 
 import click
 
@@ -20,7 +22,7 @@ from .features import features
 from .inspect import inspect
 from .models import models
 from .options import Commands, instead
-from .output import notify, use_utf8
+from .output import notify, show_warnings_as_lines, use_utf8
 from .quantize import quantize
 from .train import train
 
@@ -54,6 +56,7 @@ def run(arguments: Sequence[str] | None = None) -> int:
     """
     try:
         use_utf8()
+        show_warnings_as_lines()
         if sys.stdout is None:
             raise UserError("stdout is closed: there is nowhere to print to")
         words = list(sys.argv[1:] if arguments is None else arguments)
@@ -74,10 +77,12 @@ def run(arguments: Sequence[str] | None = None) -> int:
         _discard_output()
         return 1
     except OSError as error:
-        if error.errno not in FULL:
-            raise
-        _discard_output()
-        notify(f"error: the results cannot be written: {error.strerror}")
+        if error.errno in FULL:
+            _discard_output()
+            notify(f"error: the results cannot be written: {error.strerror}")
+        else:
+            name = "" if error.filename is None else f"{error.filename}: "
+            notify(f"error: {name}{error.strerror or error}")
         return 2
     except (KeyboardInterrupt, click.Abort):
         notify("interrupted")
@@ -107,4 +112,5 @@ def _show(error: click.ClickException) -> None:
 
 def _discard_output() -> None:
     """Lets what is still buffered for stdout go nowhere, when Python flushes it at its end."""
-    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    with suppress(io.UnsupportedOperation):  # a program that calls `run` may have replaced stdout
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

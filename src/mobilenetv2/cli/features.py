@@ -80,11 +80,8 @@ def features(
     if not inputs.samples:
         raise click.UsageError("no images to describe")
     model = load(model_name)
-    results = model.map_images(
-        inputs.samples,
-        lambda _, vector: vector,
-        lambda sample: sample.decode(max_pixels=max_pixels),
-        run=model.engine.features,
+    results = model.features_files(
+        inputs.samples, lambda sample: sample.decode(max_pixels=max_pixels)
     )
     with progress(len(inputs.samples), "describing") as advance:
         names, vectors = _collected(_counted(results, advance), len(inputs.samples))

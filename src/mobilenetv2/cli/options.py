@@ -134,7 +134,19 @@ ALIASES = {
     "--width": ("--width-mult", "--width-multiplier", "--alpha"),
     "--workers": ("--num-workers",),
 }
-_SET = "a field of the recipe: `train --set NAME=VALUE`, as docs/training.md lists them"
+# By option of other programs, the field of the recipe and a value that it may have.
+_FIELDS = {
+    **dict.fromkeys(("--optimizer", "--opt"), "optimizer=adamw"),
+    **dict.fromkeys(("--dropout", "--drop"), "drop_rate=0.2"),
+    **dict.fromkeys(("--scheduler", "--sched"), "schedule=cosine"),
+    **dict.fromkeys(("--label-smoothing", "--smoothing"), "label_smoothing=0.1"),
+    "--drop-path": "drop_path_rate=0.1",
+    "--ema": "ema_decay=0.999",
+    "--momentum": "momentum=0.9",
+    "--warmup-epochs": "warmup_epochs=5",
+    "--mixup": "augmentation.mixup=0.2",
+    "--cutmix": "augmentation.cutmix=1.0",
+}
 _PRECISION = "`train --precision auto|32|bf16` chooses the arithmetic"
 _DEVICE = (
     "the networks run on the CPU; `train` takes an accelerator that PyTorch can use, and "
@@ -144,11 +156,10 @@ _DATA = "the data are an argument without a name, such as `mobilenetv2 evaluate 
 # What to do instead of an option that we do not have.
 INSTEAD = {
     **dict.fromkeys(("--device", "--gpu", "--gpus", "--cuda", "--cpu", "--accelerator"), _DEVICE),
-    **dict.fromkeys(
-        ("--optimizer", "--opt", "--momentum", "--dropout", "--drop", "--scheduler", "--sched",
-         "--warmup-epochs", "--label-smoothing", "--smoothing", "--ema", "--mixup", "--cutmix"),
-        _SET,
-    ),
+    **{
+        name: f"write `train --set {example}`; docs/training.md lists the fields of a recipe"
+        for name, example in _FIELDS.items()
+    },
     **dict.fromkeys(("--amp", "--half", "--fp16", "--bf16"), _PRECISION),
     **dict.fromkeys(
         ("--data", "--dataset", "--data-dir", "--data-path", "--source", "--input", "--image"), _DATA

@@ -26,7 +26,6 @@ from ..printable import printable
 
 PIPE_WIDTH = 1000  # of a table that does not go to a terminal: nothing is cut
 FORMATS = ("table", "json", "csv")
-FORMAT_WARNING = warnings.formatwarning
 Command = TypeVar("Command", bound=Callable[..., Any])
 # A spreadsheet computes a cell that begins so; an apostrophe in front makes it text.
 _COMPUTED = re.compile("[=+@'\uff1d\uff0b\uff0d\uff20-]")
@@ -224,8 +223,17 @@ def write_properties(properties: Mapping[str, Any], format_: str = "table") -> N
     write_rows(rows, ("property", "value"), format_)
 
 
+def show_warnings_as_lines() -> None:
+    """Shows every warning as one line, without the place in the program that it comes from."""
+
+    def line(message: Warning | str, *_: object) -> str:
+        return f"warning: {printable(str(message))}\n"
+
+    warnings.formatwarning = line  # type: ignore[assignment]
+
+
 def show_image_warnings() -> None:
-    """Shows our warnings about images as one line each, and none of Pillow's.
+    """Shows our warnings about each image, and none of Pillow's.
 
     Pillow warns about large images and odd EXIF data; what it cannot read is an error.
     """
@@ -234,21 +242,6 @@ def show_image_warnings() -> None:
     warnings.filterwarnings("ignore", module="PIL")
     logging.getLogger("PIL").addHandler(logging.NullHandler())
     warnings.filterwarnings("always", category=NarrowRangeWarning)
-    warnings.formatwarning = _formatted
-
-
-def _formatted(
-    message: Warning | str,
-    category: type[Warning],
-    filename: str,
-    lineno: int,
-    line: str | None = None,
-) -> str:
-    from ..decoding import NarrowRangeWarning
-
-    if issubclass(category, NarrowRangeWarning):
-        return f"warning: {printable(str(message))}\n"
-    return FORMAT_WARNING(message, category, filename, lineno, line)
 
 
 @contextmanager

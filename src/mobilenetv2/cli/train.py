@@ -94,9 +94,7 @@ def train(data: str, output: Path, format_: str, **options: Any) -> int:
     1 if the loss is no longer finite. At SIGINT and SIGTERM the step is finished and the state is
     saved: exit codes 130 and 143."""
     changes = _changes(options)
-    from ..training import check_installed
-
-    check_installed()
+    _check_libraries()
     from ..training.processes import end_with_first, is_first, other_processes
 
     first = is_first()
@@ -124,6 +122,19 @@ def train(data: str, output: Path, format_: str, **options: Any) -> int:
     if first:
         _write(trained, format_)
     return 1 if trained.broken else 0
+
+
+def _check_libraries() -> None:
+    from ..errors import UserError
+
+    try:
+        from ..training import check_installed
+
+        check_installed()
+    except UserError:  # an extra is missing
+        raise
+    except ImportError as error:  # too little memory, or another build of a library
+        raise UserError(f"PyTorch cannot be loaded: {error}") from None
 
 
 def _fit(

@@ -63,17 +63,24 @@ def open_checkpoint(
 
     if name in BUNDLED:
         return read(bundled_path(str(name)), int8)
+    if weights_of not in (None, "raw"):
+        raise ModelFileError(
+            f"{name}: no such file, and published models hold no weights of {weights_of!r:.80}"
+        )
     from .published import open_published
 
     return open_published(str(name), width_mult)
 
 
-def read_content(content: bytes | IO[bytes], int8: bool = True) -> AnyCheckpoint:
+def read_content(
+    content: bytes | IO[bytes], int8: bool = True, weights_of: str | None = None
+) -> AnyCheckpoint:
     """The checkpoint in the content of any model file.
 
     Args:
         content: Bytes, or an open binary file.
         int8: As for `read`.
+        weights_of: As for `read`.
 
     Raises:
         ModelFileError: As for `read`, or neither bytes nor an open binary file.
@@ -90,6 +97,6 @@ def read_content(content: bytes | IO[bytes], int8: bool = True) -> AnyCheckpoint
         path = Path(folder, "model")
         path.write_bytes(content)
         try:
-            return read(path, int8)
+            return read(path, int8, weights_of)
         except UserError as error:
             raise type(error)(str(error).replace(str(path), "<bytes>")) from None

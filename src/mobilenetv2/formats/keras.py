@@ -3,7 +3,8 @@ Keras 3.
 
 Legacy files name arrays by layer: as Keras does today (`block_1_expand/kernel:0`), or as it did when
 the published weights were made (`mobl1_conv_1_expand/kernel:0`). Keras 3 numbers the layers of each
-kind in their order (`layers/conv2d_3/vars/0`). Padding is TensorFlow's, epsilon 1e-3, images -1..1.
+kind in their order (`layers/conv2d_3/vars/0`). Padding is
+TensorFlow's, epsilon 1e-3 and images -1..1, unless the configuration of a whole model says otherwise.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ import re
 import zipfile
 import zlib
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import IO, Any
 
@@ -23,8 +25,15 @@ from numpy.typing import NDArray
 from ..checkpoint import Checkpoint
 from ..errors import MissingExtraError, ModelFileError, UserError, install_hint
 from ..files import require_memory
-from ..images import Preprocessing
-from .assemble import Rules, StoredArray, assemble
+from .assemble import Rules, StoredArray, assemble, assumed, infer_architecture
+from .keras_config import (
+    Facts,
+    configuration_in,
+    configuration_of,
+    facts_of,
+    matched,
+    preprocessing_of,
+)
 
 BN_EPSILON = 1e-3
 OIHW_FROM_HWIO, C1HW_FROM_HWC1 = (3, 2, 0, 1), (2, 3, 0, 1)
@@ -53,7 +62,7 @@ def read_h5(path: Path) -> Checkpoint:
 
 
 def read_keras(path: Path) -> Checkpoint:
-    """The checkpoint in a `.keras` archive; of its configuration only the input size is used.
+    """The checkpoint in a `.keras` archive.
 
     Raises:
         ModelFileError: As for `read_h5`.
@@ -89,14 +98,56 @@ def _read(path: Path, content: Path | IO[bytes], config: bytes) -> Checkpoint:
                 if name in arrays:
                     raise ModelFileError(f"two arrays would be {name}")
                 arrays[name] = array
-            preprocessing = Preprocessing(size=_size(path, config))
-            return assemble(path, arrays, Rules("Keras", "same", BN_EPSILON, preprocessing))
+            archived = not isinstance(content, Path)
+            layers = configuration_of(config) if archived else configuration_in(config)
+            return assemble(path, *_described(arrays, facts_of(layers), _size(path, config)))
     except UserError as error:
         if str(error).startswith(f"{path}: "):
             raise
         raise ModelFileError(f"{path}: not Keras's MobileNetV2: {error}") from None
     except Exception as error:  # HDF5 raises nearly anything on damaged files
         raise ModelFileError(f"{path}: damaged, or not a Keras weights file: {error}") from None
+
+
+def _described(
+    arrays: dict[str, StoredArray], facts: Facts, size: tuple[int, int]
+) -> tuple[dict[str, StoredArray], Rules]:
+    """The arrays, and the rules of their configuration.
+
+    One sigmoid is the softmax of two outputs, of which the first is 0.
+    """
+    architecture = infer_architecture({name: array.shape for name, array in arrays.items()})
+    architecture = matched(
+        facts,
+        replace(architecture, resolution=size, bn_epsilon=BN_EPSILON),
+    )
+    preprocessing = preprocessing_of(facts, size)
+    rules = Rules(
+        "Keras",
+        architecture.padding if facts.kernels else "same",
+        architecture.bn_epsilon,
+        preprocessing,
+    )
+    notes = [] if facts.rescales else [assumed(rules)]
+    if facts.sigmoid and architecture.classes == 1:
+        for name in ("classifier.1.weight", "classifier.1.bias"):
+            if name in arrays:
+                arrays[name] = _after_zeros(arrays[name])
+        notes.append(
+            "its one output, a sigmoid, became two classes: 0 and 1, whose probability it is; "
+            "--labels names them"
+        )
+    return arrays, replace(rules, notes=tuple(notes))
+
+
+def _after_zeros(array: StoredArray) -> StoredArray:
+    """An array with zeros of the same size before it."""
+
+    def read() -> NDArray[Any]:
+        values = array.read()
+        return np.concatenate([np.zeros_like(values), values])
+
+    return StoredArray((2 * array.shape[0], *array.shape[1:]), array.dtype, read)
 
 
 def _stored(path: Path, name: str, item: Any) -> StoredArray:

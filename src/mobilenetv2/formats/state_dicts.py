@@ -144,8 +144,10 @@ def _sole_dictionary(path: Path, content: Any) -> Mapping[str, Any]:
             if isinstance(content, Mapping) and isinstance(content.get(name), Mapping)
         ]
         content = inner[0] if inner else content
-    if not isinstance(content, Mapping) or not content:
+    if not isinstance(content, Mapping):
         raise ModelFileError(f"{path}: holds a {type(content).__name__}, not a state dict")
+    if not content:
+        raise ModelFileError(f"{path}: not a state dict, not a MobileNetV2: it holds no arrays")
     for name in content:
         if not isinstance(name, str):
             raise ModelFileError(f"{path}: not a state dict: its names are not texts")

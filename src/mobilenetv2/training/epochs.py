@@ -16,7 +16,7 @@ from lightning.fabric import Fabric
 from ..errors import UserError
 from .data import Images, ShardImages, loader, shard_loader
 from .events import Events
-from .machine import Machine, explained_memory_errors, stop_signals
+from .machine import Machine, stop_signals
 from .optim import learning_rate
 from .run_folder import RunFolder
 from .trainer import Trainer
@@ -96,7 +96,7 @@ def run_epochs(context: RunContext, progress: Progress) -> None:
     Raises:
         DivergedError: The loss is no longer finite.
         Stopped: SIGINT or SIGTERM was received; the step was finished and the state saved.
-        UserError: There is not enough memory for a step.
+        UserError: A file cannot be written, or the processes that read images cannot work.
     """
     recipe = context.trainer.recipe
     if not progress.rows and recipe.head_first:
@@ -148,8 +148,7 @@ def _train(
         step = progress.step
         lr = learning_rate(recipe, epoch * steps + step, steps)
         seed = np.random.SeedSequence([recipe.seed, epoch, step, fabric.global_rank])
-        with explained_memory_errors(recipe.batch):
-            loss = trainer.step(pixels, labels, lr, int(seed.generate_state(1)[0]))
+        loss = trainer.step(pixels, labels, lr, int(seed.generate_state(1)[0]))
         if not math.isfinite(loss):
             where = f"at step {step + 1} of {steps} in epoch {epoch + 1}"
             raise DivergedError(_diverged_message(context, where, lr))

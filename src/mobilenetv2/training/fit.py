@@ -33,12 +33,13 @@ from .data import (
 )
 from .epochs import Progress, RunContext, run_epochs
 from .events import Events
-from .machine import Machine, automatic_precision, launch, once
+from .machine import Machine, automatic_precision, explained_memory_errors, launch, once
 from .network import Start, build, fit_head, last_map, prepare, restore
 from .recipes import Recipe, default_recipe
 from .report import draw_confusion, draw_curves
 from .run_folder import RunFolder, Settings, is_same_file
 from .trainer import Trainer, balanced
+from .workers import explained_worker_errors
 
 LOG = logging.getLogger(__name__)
 MAX_LISTED = 50  # with more classes, only the totals are logged
@@ -121,6 +122,14 @@ def fit(
     fabric = launch()
     before = once(fabric, folder.read_settings if resume else folder.check_new)
     job = _job(fabric, machine, os.fspath(data), val and os.fspath(val), recipe, start, before)
+    once(fabric, folder.check_writable)
+    with explained_memory_errors(job.recipe.batch):
+        return _run(job, folder, before)
+
+
+def _run(job: Job, folder: RunFolder, before: Settings | None) -> Trained:
+    """Everything behind the arguments; `before` are the settings of the run to resume."""
+    fabric = job.fabric
     split, broken = _images(job)
     state = None
     if before:
@@ -139,7 +148,7 @@ def fit(
         progress = Progress(**state.pop("progress"))
         trainer.load_state_dict(state)
     context = _run_context(job, folder, trainer, settings, split)
-    with closing(context.events):
+    with closing(context.events), explained_worker_errors():
         run_epochs(context, progress)
     evaluation = once(fabric, lambda: _finish(folder, settings, split.val, progress))
     return Trained(folder.model, progress.epoch, int(progress.best["epoch"]), evaluation, broken)

@@ -153,14 +153,23 @@ class RunFolder:
         Raises:
             UserError: It has a run already, or cannot be made.
         """
-        if self.recipe.exists():
+        try:
+            begun = self.recipe.exists()
+            if not begun:
+                self.last.parent.mkdir(parents=True, exist_ok=True)
+        except (OSError, ValueError) as error:  # ValueError: a NUL in the name
+            reason = getattr(error, "strerror", None) or error
+            raise UserError(f"{self.path!s:.200}: cannot be made: {reason}") from None
+        if begun:
             raise UserError(
                 f"{self.path}: has a run already; resume it (--resume), or name another folder"
             )
-        try:
-            self.last.parent.mkdir(parents=True, exist_ok=True)
-        except OSError as error:
-            raise UserError(f"{self.path}: cannot be made: {error.strerror}") from None
+
+    def check_writable(self) -> None:
+        """Raises UserError: No file can be made in the folder."""
+        for folder in (self.path, self.last.parent):
+            if not os.access(folder, os.W_OK | os.X_OK):
+                raise UserError(f"{folder}: cannot be written to")
 
     def write_settings(self, settings: Settings) -> None:
         text = json.dumps(settings.to_dict(), indent=1, ensure_ascii=False)
