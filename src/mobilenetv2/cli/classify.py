@@ -18,10 +18,6 @@ if TYPE_CHECKING:
     from ..model import Prediction
 
 COLUMNS = ("file", "rank", "index", "label", "probability")
-BACKGROUND_NOTE = (
-    "class 0 is the background, so every index is one more than in the dataset: `--index dataset` "
-    "counts without it, `mobilenetv2 convert --drop-background` removes it"
-)
 
 
 @click.command()
@@ -61,9 +57,9 @@ def classify(
     column file, a pattern such as 'photos/*.jpg', or - for stdin: an image, or a list of files, one
     per line. Images that cannot be read are named on stderr,
     the others are classified, and the exit code is 1."""
+    from ..checkpoint import background_note
     from ..datasets import collect_images
     from ..errors import ImageError
-    from ..labels import has_background
     from ..model import load
 
     show_image_warnings()
@@ -74,9 +70,9 @@ def classify(
     if not inputs.samples:
         raise click.UsageError("no images to classify")
     model = load(model_name)
-    background = has_background(model.checkpoint.labels)
-    if background and counting == "model" and sys.stdout.isatty():
-        notify(BACKGROUND_NOTE)
+    note = background_note(model.checkpoint)
+    if note and counting == "model" and sys.stdout.isatty():
+        notify(f"note: {note}, `--index dataset` counts without it")
     failed = len(inputs.problems)
 
     def results() -> Iterator[tuple[Sample, list[Prediction]]]:
@@ -92,7 +88,7 @@ def classify(
                 else:
                     yield sample, result
 
-    first = 1 if background and counting == "dataset" else 0
+    first = 1 if note and counting == "dataset" else 0
     _write(((Path(sample.name), _rows(p, first)) for sample, p in results()), format_)
     if failed:
         notify(f"{failed} of {len(inputs.samples) + len(inputs.problems)} could not be read")
