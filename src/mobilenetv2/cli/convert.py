@@ -68,6 +68,6 @@ def convert(
     named = "with labels" if checkpoint.labels else "without labels (give them with --labels)"
     notify(
         f"{target}: width {a.width_mult:g}, {a.resolution[0]} x {a.resolution[1]}, {a.classes} classes {named}, "
-        f"{a.padding} padding, epsilon {a.bn_epsilon:g}, {numbers}, from "
+        f"{a.padding} padding, {numbers}, epsilon {a.bn_epsilon:g}, from "
         f"{checkpoint.provenance.get('source', 'a mobilenetv2 file')}",
     )
