@@ -249,3 +249,16 @@ def test_one_output_is_refused(tmp_path, kind) -> None:
         Int8TFLiteWriter(model).save(path)
     with pytest.raises(ModelFileError, match=r"model\..*: it has one output"):
         read(path)
+
+
+def test_commands_say_which_weights_were_read(tmp_path, capsys) -> None:
+    """`classify` reads the file as `convert` does, and says the same."""
+    path = tmp_path / "model.pth"
+    torch.save({"state_dict": tensors(RAW.arrays), "state_dict_ema": tensors(AVERAGE.arrays)}, path)
+    assert run(["convert", str(path), str(tmp_path / "ours.safetensors")]) == 0
+    notes = [line for line in capsys.readouterr().err.splitlines() if line.startswith("note: ")]
+    assert any("average" in note for note in notes)
+    for command in (["classify", "examples/cat.jpg"], ["benchmark", "--runs", "1"]):
+        assert run([*command, "--model", str(path)]) == 0
+        err = capsys.readouterr().err.splitlines()
+        assert [line for line in err if line.startswith("note: ")] == notes

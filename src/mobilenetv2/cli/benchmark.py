@@ -8,7 +8,7 @@ from typing import Any
 import click
 
 from .options import DEFAULT_MODEL, model_argument, resolution_option, threads_option
-from .output import result_options, write_json, write_rows
+from .output import notify_notes, result_options, write_json, write_rows
 
 
 @click.command()
@@ -51,6 +51,7 @@ def benchmark(
 
     name = model or DEFAULT_MODEL
     loaded = load(name, isa=isa)
+    notify_notes(loaded.checkpoint)
     height, width = resolution or loaded.checkpoint.preprocessing.size
     timing = measure(loaded.engine, height, width, batch, runs)
     steps = [asdict(step) for step in measure_steps(loaded.engine, timing)] if profile else []

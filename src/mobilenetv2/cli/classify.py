@@ -11,7 +11,15 @@ import click
 
 from ..printable import printable
 from .options import model_option, stretch_option, threads_option
-from .output import notify, progress, result_options, show_image_warnings, write_json, write_rows
+from .output import (
+    notify,
+    notify_notes,
+    progress,
+    result_options,
+    show_image_warnings,
+    write_json,
+    write_rows,
+)
 
 if TYPE_CHECKING:
     from ..datasets import Sample
@@ -70,6 +78,7 @@ def classify(
     if not inputs.samples:
         raise click.UsageError("no images to classify")
     model = load(model_name)
+    notify_notes(model.checkpoint)
     note = background_note(model.checkpoint)
     if note and counting == "model" and sys.stdout.isatty():
         notify(f"note: {note}, `--index dataset` counts without it")

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import click
 
-from .output import notify
+from .output import notify, notify_notes
 
 
 @click.command()
@@ -60,9 +60,9 @@ def convert(
     if drop_background:
         checkpoint = checkpoint.without_background()
     checkpoint.save(target)
-    for note in (*checkpoint.notes, background_note(checkpoint)):
-        if note:
-            notify(f"note: {note}")
+    notify_notes(checkpoint)
+    if note := background_note(checkpoint):
+        notify(f"note: {note}")
     a = checkpoint.architecture
     numbers = "float32" if isinstance(checkpoint, Checkpoint) else "int8"
     named = "with labels" if checkpoint.labels else "without labels (give them with --labels)"

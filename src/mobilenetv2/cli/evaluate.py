@@ -11,6 +11,7 @@ from .options import model_option, stretch_option, threads_option
 from .output import (
     OutputPath,
     notify,
+    notify_notes,
     progress,
     result_options,
     save_rows,
@@ -90,6 +91,7 @@ def evaluate(
     for problem in (*dataset.problems, *repeated_images(dataset)):
         notify(problem)
     model = load(model_name)
+    notify_notes(model.checkpoint)
     architecture, labels = model.checkpoint.architecture, model.checkpoint.labels
     if remark := NAMED.get(how_named(dataset, labels, architecture.classes or 0)):
         notify(remark)

@@ -10,7 +10,15 @@ from typing import TYPE_CHECKING
 import click
 
 from .options import model_argument, stretch_option, threads_option
-from .output import format_option, notify, progress, show_image_warnings, write_json, write_rows
+from .output import (
+    format_option,
+    notify,
+    notify_notes,
+    progress,
+    show_image_warnings,
+    write_json,
+    write_rows,
+)
 
 if TYPE_CHECKING:
     from ..insight.explain import Explanation
@@ -101,6 +109,7 @@ def explain(
         except OSError as error:
             raise ModelFileError(f"{figures}: cannot be made: {error.strerror}") from None
     checkpoint = open_checkpoint(model, int8=False)
+    notify_notes(checkpoint)
     photos: Photos | None = None
     if images is not None:
         photos = read_photos(checkpoint, images, samples, stretch=stretch)

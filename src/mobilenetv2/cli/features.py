@@ -11,7 +11,7 @@ import click
 
 from ..printable import printable
 from .options import model_option, stretch_option, threads_option
-from .output import OutputPath, notify, progress, save_rows, show_image_warnings
+from .output import OutputPath, notify, notify_notes, progress, save_rows, show_image_warnings
 
 if TYPE_CHECKING:
     import numpy as np
@@ -80,6 +80,7 @@ def features(
     if not inputs.samples:
         raise click.UsageError("no images to describe")
     model = load(model_name)
+    notify_notes(model.checkpoint)
     results = model.features_files(
         inputs.samples, lambda sample: sample.decode(max_pixels=max_pixels)
     )

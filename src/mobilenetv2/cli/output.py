@@ -18,11 +18,14 @@ import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, redirect_stdout
 from pathlib import Path, PurePath
-from typing import Any, Literal, TypeVar
+from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
 import click
 
 from ..printable import printable
+
+if TYPE_CHECKING:
+    from ..int8 import AnyCheckpoint
 
 PIPE_WIDTH = 1000  # of a table that does not go to a terminal: nothing is cut
 FORMATS = ("table", "json", "csv")
@@ -131,6 +134,12 @@ def use_utf8() -> None:
 def notify(text: object) -> None:
     """Prints a line to stderr, with everything in it escaped that a terminal might obey."""
     print(printable(str(text)), file=sys.stderr, flush=True)
+
+
+def notify_notes(checkpoint: AnyCheckpoint) -> None:
+    """Prints what the reader of another library's file assumed, chose or left out."""
+    for note in checkpoint.notes:
+        notify(f"note: {note}")
 
 
 def write_rows(

@@ -11,7 +11,14 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from .options import model_argument, stretch_option, threads_option
-from .output import notify, progress, show_image_warnings, write_properties, write_rows
+from .output import (
+    notify,
+    notify_notes,
+    progress,
+    show_image_warnings,
+    write_properties,
+    write_rows,
+)
 
 if TYPE_CHECKING:
     from ..datasets import Sample
@@ -74,6 +81,7 @@ def quantize(
     show_image_warnings()
     _check_targets(model, target, report)
     original = open_checkpoint(model)
+    notify_notes(original)
     try:
         checkpoint = check_quantizable(original)
     except UserError as error:

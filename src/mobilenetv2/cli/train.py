@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from ..printable import printable
+from ..processors import MOST
 from .options import resolution_option
 from .output import format_option, write_json, write_rows
 
@@ -78,7 +79,7 @@ COLUMNS = ("class", "images", "right", "percent")
 @click.option("--workers", type=int, help="Processes that read images.")
 @click.option(
     "--processes",
-    type=click.IntRange(min=1),
+    type=click.IntRange(1, MOST),
     help="Processes that train together.  [default: one per processor from scratch, else 1]",
 )
 @click.option("--resume", is_flag=True, help="Continue the run in the folder.")

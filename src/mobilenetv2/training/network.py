@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import warnings
 from collections.abc import Iterable, Sequence
@@ -22,6 +23,8 @@ from ..nn.fused import fuse
 from ..records import Record, Size
 from ..runtime import Engine
 from .recipes import Recipe
+
+LOG = logging.getLogger(__name__)
 
 SIZE_SAMPLES = 100  # images whose size is read to decide whether all are small
 LBFGS_STEPS = 200
@@ -83,6 +86,8 @@ def build(
     from ..formats import open_checkpoint
 
     checkpoint = open_checkpoint(start.weights, start.width, int8=False)
+    for note in checkpoint.notes:
+        LOG.info("%s: %s", start.weights, note)
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message="new head")
         net = mobilenet_v2(
