@@ -27,6 +27,7 @@ from .labels import BACKGROUND
 
 FORMAT = "mobilenetv2"
 VERSION = "2"  # 1: the head was a name, and the number of classes stood beside it
+MAX_NESTING = 100  # of provenance
 READABLE_VERSIONS = ("1", VERSION)
 DESCRIPTION = ("architecture", "labels", "preprocessing", "provenance")  # texts of the header
 OUR_KEYS = {*DESCRIPTION, "version", "checksum", "quantization"}  # "format" is in others' files too
@@ -115,12 +116,21 @@ def description_header(
     preprocessing: Preprocessing,
     provenance: dict[str, Any],
 ) -> dict[str, str]:
-    """The header texts of a model, one for each name of `DESCRIPTION`."""
+    """The header texts of a model, one for each name of `DESCRIPTION`.
+
+    Raises:
+        ModelFileError: The provenance holds what JSON cannot, or is nested too deeply.
+    """
+    try:
+        facts = json.dumps(provenance)
+    except (TypeError, ValueError, RecursionError) as error:
+        raise ModelFileError(f"the provenance cannot be written as JSON: {error}") from None
+    read_json({"provenance": facts}, "provenance")
     return {
         "architecture": architecture.to_json(),
         "labels": json.dumps(labels),
         "preprocessing": preprocessing.to_json(),
-        "provenance": json.dumps(provenance),
+        "provenance": facts,
     }
 
 
@@ -160,9 +170,23 @@ def read_json(header: Mapping[str, str], name: str, type_: Any = Any) -> Any:
         # half of a surrogate pair cannot be written anywhere; halves that stand for the bytes of a
         # file name can
         json.dumps(value, ensure_ascii=False).encode("utf-8", "surrogateescape")
+        if _nesting_exceeds(value, MAX_NESTING):
+            raise ValueError(f"values nested more than {MAX_NESTING} deep")
         return msgspec.convert(value, type_)
     except (ValueError, RecursionError, msgspec.ValidationError) as error:
         raise ModelFileError(f"the header's {name} cannot be read: {error}") from None
+
+
+def _nesting_exceeds(value: Any, limit: int) -> bool:
+    level = [value]
+    for _ in range(limit + 1):
+        inner = [v for v in level if isinstance(v, dict | list | tuple)]
+        if not inner:
+            return False
+        level = [
+            v for holder in inner for v in (holder.values() if isinstance(holder, dict) else holder)
+        ]
+    return True
 
 
 @contextmanager

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import threading
@@ -9,7 +10,7 @@ import zlib
 from collections.abc import Mapping
 from contextlib import AbstractContextManager, suppress
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -17,8 +18,12 @@ from numpy.typing import NDArray
 from .errors import ModelFileError
 from .paths import obstacle
 
+if TYPE_CHECKING:
+    from zipfile import ZipFile, ZipInfo
+
 MAX_FOREIGN_BYTES = 1 << 29  # of another library's file; the largest published one has 80 MB
 LARGEST_NETWORK_BYTES = 1 << 26  # the float32 weights of the largest published network are 25 MB
+MAX_TEXT_BYTES = 1 << 24
 EXPANSION = 4  # bytes in memory per byte of a file: int8 weights as float32
 
 
@@ -71,6 +76,53 @@ def require_memory(path: Path, needed: int, what: str) -> None:
         )
 
 
+def read_text(path: Path, encoding: str = "utf-8") -> str:
+    """The text of a small file.
+
+    Raises:
+        ModelFileError: No regular file that may be read, above 16 MB, or not text.
+    """
+    if reason := obstacle(path):
+        raise ModelFileError(f"{path}: cannot be read: {reason}")
+    try:
+        size = path.stat().st_size
+        if size > MAX_TEXT_BYTES:
+            raise ModelFileError(
+                f"{path}: {size >> 20} MB; a text has at most {MAX_TEXT_BYTES >> 20} MB here"
+            )
+        return path.read_text(encoding=encoding)
+    except OSError as error:
+        raise ModelFileError(f"{path}: cannot be read: {error.strerror}") from None
+    except UnicodeDecodeError:
+        raise ModelFileError(f"{path}: not a text file in UTF-8") from None
+
+
+def sha256(path: Path) -> str:
+    """The SHA-256 of a file, in hexadecimal digits.
+
+    Raises:
+        OSError: It cannot be read.
+    """
+    digest = hashlib.sha256()
+    with path.open("rb") as file:
+        while block := file.read(1 << 20):
+            digest.update(block)
+    return digest.hexdigest()
+
+
+def read_member(archive: ZipFile, member: str | ZipInfo) -> bytes:
+    """The content of an archive's member, never more than its stated size.
+
+    `ZipFile.read` unpacks all of it first, whatever its size is said to be.
+
+    Raises:
+        zipfile.BadZipFile: Its checksum does not fit.
+    """
+    entry = archive.getinfo(member) if isinstance(member, str) else member
+    with archive.open(entry) as stream:
+        return stream.read(entry.file_size)
+
+
 def open_safetensors(path: Path) -> AbstractContextManager[Any]:
     """An open safetensors file: `metadata()`, `keys()`, `get_slice(name)`, `get_tensor(name)`.
 
@@ -114,10 +166,24 @@ def write_atomically(path: Path, content: bytes | memoryview) -> None:
         if path.exists() and not path.is_file():
             _write_special(path, content)
         else:
-            _write_and_rename(Path(os.path.realpath(path)), content)
+            _write_and_rename({path: content})
     except (OSError, ValueError) as error:  # ValueError: a NUL in the name
         reason = getattr(error, "strerror", None) or error
         raise ModelFileError(f"{path}: cannot be written: {reason}") from None
+
+
+def write_together(contents: Mapping[Path, bytes | memoryview]) -> None:
+    """Writes regular files that belong together: all are written before the first is renamed.
+
+    Raises:
+        ModelFileError: One of them cannot be written; the old files are then still there.
+    """
+    try:
+        _write_and_rename(contents)
+    except (OSError, ValueError) as error:
+        reason = getattr(error, "strerror", None) or error
+        names = " and ".join(str(path) for path in contents)
+        raise ModelFileError(f"{names}: cannot be written: {reason}") from None
 
 
 def _write_special(path: Path, content: bytes | memoryview) -> None:
@@ -130,21 +196,27 @@ def _write_special(path: Path, content: bytes | memoryview) -> None:
             rest = rest[file.write(rest) :]
 
 
-def _write_and_rename(path: Path, content: bytes | memoryview) -> None:
-    # a short name, since that of `path` may be as long as names can be
-    name = f".{path.name[:40]}.{os.getpid()}-{threading.get_ident()}.part"
-    temporary = path.with_name(name)
+def _write_and_rename(contents: Mapping[Path, bytes | memoryview]) -> None:
+    staged: list[tuple[Path, Path]] = []
     try:
-        with open(temporary, "wb") as file:
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
-        with suppress(OSError):  # there was no file before
-            temporary.chmod(path.stat().st_mode)
-        os.replace(temporary, path)
+        for path, content in contents.items():
+            path = Path(os.path.realpath(path))
+            # a short name, since that of `path` may be as long as names can be
+            name = f".{path.name[:40]}.{os.getpid()}-{threading.get_ident()}.{len(staged)}.part"
+            temporary = path.with_name(name)
+            staged.append((temporary, path))
+            with open(temporary, "wb") as file:
+                file.write(content)
+                file.flush()
+                os.fsync(file.fileno())
+            with suppress(OSError):  # there was no file before
+                temporary.chmod(path.stat().st_mode)
+        for temporary, path in staged:
+            os.replace(temporary, path)
     finally:
-        with suppress(OSError):  # renamed already, or never created
-            temporary.unlink()
+        for temporary, _ in staged:
+            with suppress(OSError):  # renamed already, or never created
+                temporary.unlink()
 
 
 def checksum(header: Mapping[str, str], arrays: Mapping[str, NDArray[Any]]) -> str:

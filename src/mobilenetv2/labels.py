@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from .errors import ModelFileError
-from .paths import obstacle
+from .files import read_text
 
 BACKGROUND = "background"  # class 0 of TensorFlow's weights, before the 1000
 
@@ -44,16 +44,7 @@ def read_labels(path: Path, classes: int) -> tuple[str, ...]:
     Raises:
         ModelFileError: No such file, not text, or a different number of lines than of classes.
     """
-    if reason := obstacle(path):
-        raise ModelFileError(f"{path}: cannot be read: {reason}")
-    try:
-        names = tuple(
-            line.strip() for line in path.read_text(encoding="utf-8-sig").rstrip().splitlines()
-        )
-    except OSError as error:
-        raise ModelFileError(f"{path}: cannot be read: {error.strerror}") from None
-    except UnicodeDecodeError:
-        raise ModelFileError(f"{path}: not a text file in UTF-8") from None
+    names = tuple(line.strip() for line in read_text(path, "utf-8-sig").rstrip().splitlines())
     if len(names) != classes:
         hint = (
             ": is it with or without the background class?"

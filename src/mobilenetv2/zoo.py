@@ -8,7 +8,6 @@ addresses are those that the publishers state.
 from __future__ import annotations
 
 import difflib
-import hashlib
 import os
 from dataclasses import dataclass
 from importlib.resources import files
@@ -16,8 +15,10 @@ from pathlib import Path
 from urllib.parse import urlsplit
 
 from .errors import DownloadError, ModelFileError
+from .files import MAX_FOREIGN_BYTES, sha256
 from .images import IMAGENET_MEAN, IMAGENET_STD, Preprocessing
 from .paper import SLIM
+from .paths import ABSENT, obstacle
 
 # Width, resolution, ImageNet top-1 and top-5 of TF-slim's 22 models; Keras's are the same weights.
 SLIM_ACCURACY = tuple((row.width_mult, row.resolution, row.top1, row.top5) for row in SLIM)
@@ -166,7 +167,7 @@ def published_file(path: Path) -> Published | None:
     models = _torchvision()
     named = [model for model in models if model.sha256 in path.name]
     if not named and path.is_file():
-        checksum = hashlib.sha256(path.read_bytes()).hexdigest()
+        checksum = sha256(path)
         named = [model for model in models if checksum.startswith(model.sha256)]
     return named[0] if named else None
 
@@ -212,8 +213,11 @@ def fetch(model: Published) -> Path:
     url = _mirrored(model.url)
     file = f"{model.name}-{urlsplit(model.url).path.rpartition('/')[2]}"
     pooch.get_logger().setLevel("WARNING")
+    kept = cache_folder() / file
+    if (reason := obstacle(kept)) not in ("", ABSENT):
+        raise DownloadError(f"{kept}: {reason}; remove it")
     try:
-        downloader = pooch.HTTPDownloader(timeout=60)
+        downloader = pooch.HTTPDownloader(timeout=60, progressbar=_SizeLimit())
         path = Path(
             pooch.retrieve(url, None, fname=file, path=cache_folder(), downloader=downloader)
         )
@@ -222,14 +226,35 @@ def fetch(model: Published) -> Path:
             f"{model.name} could not be fetched from {url}: {error}. Fetch that file by other means and pass it "
             "instead of the name (--model FILE), or name a mirror in MOBILENETV2_MIRROR"
         ) from None
-    sha256 = hashlib.sha256(path.read_bytes()).hexdigest()
-    if not sha256.startswith(model.sha256):
-        path.unlink()
+    checksum = sha256(path)
+    if not checksum.startswith(model.sha256):
+        path.unlink(missing_ok=True)
         raise DownloadError(
-            f"{model.name}: the file from {url} has the sha256 {sha256}, which should begin with {model.sha256}; "
+            f"{model.name}: the file from {url} has the sha256 {checksum}, which should begin with {model.sha256}; "
             "it was removed. Try again, or fetch the file by other means and pass it instead of the name (--model FILE)"
         )
     return path
+
+
+class _SizeLimit:
+    """What pooch takes for a progress bar: ends a download that is larger than any published file."""
+
+    def __init__(self) -> None:
+        self.total = 0
+        self.received = 0
+
+    def update(self, count: int) -> None:
+        """Counts received bytes."""
+        self.received += count
+        if self.received > MAX_FOREIGN_BYTES:
+            raise OSError(f"more than {MAX_FOREIGN_BYTES >> 20} MB")
+
+    def reset(self) -> None:
+        """Called at the end, before the whole size is counted."""
+        self.received = 0
+
+    def close(self) -> None:
+        """There is nothing to close."""
 
 
 def _mirrored(url: str) -> str:

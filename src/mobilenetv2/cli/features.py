@@ -11,7 +11,15 @@ import click
 
 from ..printable import printable
 from .options import model_option, stretch_option, threads_option
-from .output import OutputPath, notify, notify_notes, progress, save_rows, show_image_warnings
+from .output import (
+    OutputPath,
+    notify,
+    notify_notes,
+    progress,
+    rows_content,
+    save_rows,
+    show_image_warnings,
+)
 
 if TYPE_CHECKING:
     import numpy as np
@@ -125,7 +133,7 @@ def _collected(
 def _write(names: list[str], vectors: NDArray[np.float32], target: Path, kind: str) -> None:
     import numpy as np
 
-    from ..files import write_atomically
+    from ..files import write_atomically, write_together
 
     content = io.BytesIO()
     if kind == "csv":
@@ -139,8 +147,11 @@ def _write(names: list[str], vectors: NDArray[np.float32], target: Path, kind: s
     if kind == "npy":
         np.save(content, vectors)
         rows = ({"file": Path(name)} for name in names)
-        save_rows(rows, ["file"], target.with_name(f"{target.stem}.files.csv"), "csv")
-    elif kind == "npz":
+        beside = target.with_name(f"{target.stem}.files.csv")
+        text = rows_content(rows, ["file"], "csv")
+        write_together({target: content.getbuffer(), beside: text})
+        return
+    if kind == "npz":
         np.savez(content, files=np.array([printable(name) for name in names]), features=vectors)
     else:
         pyarrow, parquet = _pyarrow()

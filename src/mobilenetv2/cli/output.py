@@ -169,9 +169,14 @@ def save_rows(
     """Writes rows to a file, as `write_rows` prints them."""
     from ..files import write_atomically
 
+    write_atomically(path, rows_content(rows, columns, format_))
+
+
+def rows_content(rows: Iterable[Mapping[str, Any]], columns: Sequence[str], format_: str) -> bytes:
+    """What `write_rows` prints, in UTF-8."""
     with redirect_stdout(io.StringIO()) as text:
         write_rows(rows, columns, format_)
-    write_atomically(path, text.getvalue().encode())
+    return text.getvalue().encode()
 
 
 def csv_cell(value: Any) -> Any:

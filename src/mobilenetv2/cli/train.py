@@ -225,13 +225,14 @@ def _architecture(name: str) -> Architecture:
     """The architecture in a .json file, or of a model."""
     from ..architecture import Architecture
     from ..errors import ArchitectureError, UserError
+    from ..files import read_text
     from ..formats import open_checkpoint
 
     if not name.lower().endswith(".json"):
         return open_checkpoint(name).architecture
     try:
-        return Architecture.from_json(Path(name).read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError, ArchitectureError) as error:
+        return Architecture.from_json(read_text(Path(name)))
+    except ArchitectureError as error:
         raise UserError(f"{name}: {error}") from None
 
 

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import io
 import os
+import threading
+import weakref
 import zipfile
 from pathlib import Path
 from typing import IO
@@ -11,7 +13,9 @@ from typing import IO
 from ..errors import ImageError
 from ..locks import ForkSafeLock
 
-MOST_BYTES = 1 << 29  # of one unpacked member; a small archive may hold any number of zeros
+MOST_BYTES = 1 << 28  # of one unpacked member; a small archive may hold any number of zeros
+LARGE_BYTES = 1 << 24  # of a member that counts
+MOST_LARGE_BYTES = 1 << 28  # of all large members that threads hold at once
 
 
 class Archive:
@@ -35,7 +39,7 @@ class Archive:
 
         Raises:
             ImageError: The member is damaged, encrypted, compressed in an unknown way, or larger
-                than 512 MB.
+                than 256 MB.
         """
         try:
             info = self.info(member)
@@ -44,8 +48,7 @@ class Archive:
             with self._lock:
                 file = self._opened().open(info)
             try:
-                # no more than it should have: the decompressor would go on to the end
-                return _NamedBytes(file.read(info.file_size), name)
+                return _content(file, info.file_size, name)
             finally:
                 with self._lock:
                     file.close()
@@ -68,6 +71,55 @@ class Archive:
         if self._zip_file is None or self._process != os.getpid():
             self._zip_file, self._process = zipfile.ZipFile(self.path), os.getpid()
         return self._zip_file
+
+
+class _LargeMembers:
+    """The bytes of large members that this process holds; a thread waits until its own have room."""
+
+    def __init__(self) -> None:
+        self._held = 0
+        self._changed = threading.Condition()
+
+    def take(self, count: int) -> None:
+        """Waits until there is room for so many bytes, or until nobody else holds any."""
+        with self._changed:
+            self._changed.wait_for(lambda: not self._held or self._held + count <= MOST_LARGE_BYTES)
+            self._held += count
+
+    def give_back(self, count: int) -> None:
+        """Makes room again."""
+        with self._changed:
+            self._held -= count
+            self._changed.notify_all()
+
+
+_large_members = _LargeMembers()
+
+
+def _renew_large_members() -> None:
+    """In a forked child, where threads that hold bytes do not exist."""
+    global _large_members
+    _large_members = _LargeMembers()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_renew_large_members)
+
+
+def _content(file: IO[bytes], size: int, name: str) -> IO[bytes]:
+    """A member's content, which counts among the large ones as long as the result exists."""
+    if size < LARGE_BYTES:
+        # no more than it should have: the decompressor would go on to the end
+        return _NamedBytes(file.read(size), name)
+    members = _large_members
+    members.take(size)
+    try:
+        content = _NamedBytes(file.read(size), name)
+    except BaseException:
+        members.give_back(size)
+        raise
+    weakref.finalize(content, members.give_back, size)
+    return content
 
 
 class InMemory:

@@ -17,6 +17,7 @@ from .sample import Dataset, Sample
 from .splits import is_split
 
 LONGEST_LINE = 1 << 20
+MOST_COLUMNS = 1000
 MOST_IMAGES = 3_000_000  # of one list, which take less than 1 GB of memory
 Key = tuple[int, str]  # a class: its index, -1 without a column index, and its name
 
@@ -92,6 +93,8 @@ def _rows(path: Path, needed: Sequence[str] = ()) -> Iterator[tuple[int, Mapping
         with path.open(encoding="utf-8-sig", newline="") as file:
             reader = csv.DictReader(_bounded(file))
             columns = reader.fieldnames or ()
+            if len(columns) > MOST_COLUMNS:
+                raise UserError(f"{path}: more than {MOST_COLUMNS} columns: not a list of images")
             if "file" not in columns or (needed and not {*needed} & {*columns}):
                 raise UserError(
                     f"{path}: needs the column{'s file and ' + ' or '.join(needed) if needed else ' file'}"

@@ -98,9 +98,12 @@ class Folders:
     def _check_layout(self, chosen: Sequence[str]) -> None:
         names = self.top_names()
         reason = "" if chosen else other_layout(names)
+        below: dict[str, set[str]] = {top: set() for top in names}
+        for path in self.folders:
+            if len(path) == 2:
+                below.setdefault(path[0], set()).add(path[1])
         for top in names:
-            below = {path[1] for path in self.folders if len(path) == 2 and path[0] == top}
-            reason = reason or other_layout(below, certain=not (chosen and is_split(top)))
+            reason = reason or other_layout(below[top], certain=not (chosen and is_split(top)))
         if reason:
             raise UserError(f"{self.path}: {reason}")
 

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import ModelFileError, UserError
-from ..files import require_file, require_memory
+from ..files import read_text
 from ..images import Preprocessing
 from .assemble import Rules, assumed
 
@@ -106,10 +106,8 @@ def _json_beside(path: Path, name: str) -> dict[str, Any]:
     file = path.with_name(name)
     if not file.exists():
         return {}
-    require_file(file)
     try:
-        require_memory(path, file.stat().st_size, "the file")
-        value = json.loads(file.read_text(encoding="utf-8"))
+        value = json.loads(read_text(file))
         json.dumps(value, ensure_ascii=False).encode()  # half of a surrogate pair is no text
     except (OSError, ValueError, RecursionError) as error:
         raise ModelFileError(f"{file}: not a Hugging Face config: {error}") from None

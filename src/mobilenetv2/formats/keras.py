@@ -24,7 +24,7 @@ from numpy.typing import NDArray
 
 from ..checkpoint import Checkpoint
 from ..errors import MissingExtraError, ModelFileError, UserError, install_hint
-from ..files import require_memory
+from ..files import read_member, require_memory
 from .assemble import Rules, StoredArray, assemble, assumed, infer_architecture
 from .keras_config import (
     Facts,
@@ -36,6 +36,7 @@ from .keras_config import (
 )
 
 BN_EPSILON = 1e-3
+FILTERS = {1, 2, 3}  # of HDF5: deflate, shuffle, Fletcher's checksum
 OIHW_FROM_HWIO, C1HW_FROM_HWC1 = (3, 2, 0, 1), (2, 3, 0, 1)
 NORM_ARRAYS = {
     "gamma": "weight",
@@ -70,7 +71,9 @@ def read_keras(path: Path) -> Checkpoint:
     """
     try:
         with zipfile.ZipFile(path) as archive:
-            weights, config = archive.read("model.weights.h5"), archive.read("config.json")
+            weights, config = (
+                read_member(archive, name) for name in ("model.weights.h5", "config.json")
+            )
     except Exception as error:  # zipfile raises nearly anything on damaged archives
         raise ModelFileError(f"{path}: damaged, or not a .keras archive: {error}") from None
     return _read(path, io.BytesIO(weights), config)
@@ -160,7 +163,9 @@ def _stored(path: Path, name: str, item: Any) -> StoredArray:
         raise ModelFileError(f"its array {name} lies in another file")
     if item.dtype.kind != "f" or item.shape is None:
         raise ModelFileError(f"its array {name} is of the type {item.dtype}")
-    if item.compression not in (None, "gzip") or item.scaleoffset is not None:
+    properties = item.id.get_create_plist()
+    filters = [properties.get_filter(i)[0] for i in range(properties.get_nfilters())]
+    if not {*filters} <= FILTERS or len({*filters}) < len(filters):
         raise ModelFileError(
             f"its array {name} is compressed with another method than gzip; `h5repack -f GZIP=4` "
             "writes such a file"
@@ -179,9 +184,10 @@ def _values(path: Path, name: str, item: Any) -> NDArray[Any]:
     """
     if item.compression:
         size = _chunk_bytes(item)
-        for index in range(item.id.get_num_chunks()):
-            chunk = item.id.get_chunk_info(index)
-            _, content = item.id.read_direct_chunk(chunk.chunk_offset)
+        offsets: list[tuple[int, ...]] = []
+        item.id.chunk_iter(lambda chunk: offsets.append(chunk.chunk_offset))
+        for offset in offsets:
+            _, content = item.id.read_direct_chunk(offset)
             if len(zlib.decompressobj().decompress(content, size + 1)) > size:
                 raise ModelFileError(f"its array {name} has a chunk of more than {size} bytes")
     return np.asarray(item[()])

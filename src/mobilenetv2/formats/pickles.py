@@ -1,4 +1,4 @@
-"""Refuses pickles whose tuples are nested so deeply that Python itself would crash or never end.
+"""Refuses pickles that would crash Python, never end, or take any amount of memory.
 
 A tuple that is the key of a dictionary is hashed with all tuples inside of it: 100,000 levels exceed
 the stack of the process, and 40 levels that each hold the one below twice are never done.
@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import IO
 
 from ..errors import ModelFileError
+from ..files import read_member
 
 MAX_NESTING = 16  # what torch saves has 4
 PICKLES_OF_OLD = 5  # one after the other at the start of a file without an archive
@@ -21,16 +22,16 @@ MARK = -1
 UNCHANGED = ("DUP", "APPEND", "APPENDS", "SETITEM", "SETITEMS", "ADDITEMS", "BUILD")
 
 
-def refuse_deep_pickles(path: Path) -> None:
+def refuse_dangerous_pickles(path: Path) -> None:
     """Looks through the pickles of a `.pth` file without making their objects.
 
     Raises:
-        ModelFileError: Objects are nested too deeply.
+        ModelFileError: Objects are nested too deeply, or one is as large as the pickle likes.
     """
     try:
         for stream in _pickles(path):
-            if _depth_exceeds(stream, MAX_NESTING):
-                raise ModelFileError(f"{path}: damaged: its objects are nested too deeply")
+            if fault := _fault(stream):
+                raise ModelFileError(f"{path}: damaged: {fault}")
     except ModelFileError:
         raise
     except Exception:  # damaged: torch, which reads the same bytes, says how
@@ -42,19 +43,21 @@ def _pickles(path: Path) -> Iterator[IO[bytes]]:
         with zipfile.ZipFile(path) as archive:
             for name in archive.namelist():
                 if name.endswith(".pkl"):
-                    yield io.BytesIO(archive.read(name))
+                    yield io.BytesIO(read_member(archive, name))
         return
     with path.open("rb") as file:
         for _ in range(PICKLES_OF_OLD):
             yield file
 
 
-def _depth_exceeds(stream: IO[bytes], limit: int) -> bool:
-    """Follows the depth of each object on the stack of one pickle."""
+def _fault(stream: IO[bytes]) -> str:
+    """What is wrong with one pickle, "" if nothing: follows the depth of each object on its stack."""
     stack: list[int] = []
     memo: dict[int, int] = {}
     for opcode, argument, _ in pickletools.genops(stream):
         name, before = opcode.name, opcode.stack_before
+        if isinstance(argument, str) and argument.endswith("bytearray"):
+            return "it makes a bytearray, which may be of any size"
         popped: list[int] = []
         if pickletools.markobject in before:
             while stack and (top := stack.pop()) != MARK:
@@ -78,6 +81,6 @@ def _depth_exceeds(stream: IO[bytes], limit: int) -> bool:
             elif popped:
                 depth += 1
             stack += [depth] * len(opcode.stack_after)
-        if stack and stack[-1] > limit:
-            return True
-    return False
+        if stack and stack[-1] > MAX_NESTING:
+            return "its objects are nested too deeply"
+    return ""

@@ -26,7 +26,7 @@ def open_published(name: str, width_mult: float | None = None) -> Checkpoint:
         try:
             return Checkpoint.load(converted)
         except ModelFileError:  # damaged, or of another release: converted again below
-            converted.unlink()
+            converted.unlink(missing_ok=True)
     checkpoint = _fetched(model)
     preprocessing = model.preprocessing or replace(
         checkpoint.preprocessing, size=(model.resolution, model.resolution)
@@ -57,7 +57,7 @@ def _fetched(model: zoo.Published) -> Checkpoint:
         if width != model.width_mult:
             raise ModelFileError(f"{file}: the file is width {width:g}, not {model.width_mult:g}")
     except ModelFileError as error:
-        file.unlink()
+        file.unlink(missing_ok=True)
         raise ModelFileError(
             f"{model.name}: the file from {model.url} was removed: {error}"
         ) from None

@@ -24,7 +24,7 @@ from ..images import IMAGENET_MEAN, IMAGENET_STD, Preprocessing
 from ..zoo import published_file
 from .assemble import IN_BLOCK, Rules, StoredArray, assemble, assumed
 from .hf_config import with_config
-from .pickles import refuse_deep_pickles
+from .pickles import refuse_dangerous_pickles
 from .state_dicts import StoredNetwork, choose_network
 
 Arrays = Mapping[str, Shaped]
@@ -62,7 +62,7 @@ def _unpickled(path: Path) -> Any:
         raise MissingExtraError(f"reading .pth needs PyTorch; {install_hint('train')}") from None
     import pickle
 
-    refuse_deep_pickles(path)
+    refuse_dangerous_pickles(path)
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # about old pickles and kinds of storage

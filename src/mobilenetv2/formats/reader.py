@@ -2,13 +2,23 @@
 
 from __future__ import annotations
 
+import math
 import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal, overload
 
+from ..architecture import Architecture
 from ..checkpoint import Checkpoint, is_ours
 from ..errors import ModelFileError, UserError
-from ..files import open_safetensors, read_safetensors, require_file, require_memory, require_size
+from ..files import (
+    LARGEST_NETWORK_BYTES,
+    open_safetensors,
+    read_safetensors,
+    require_file,
+    require_memory,
+    require_size,
+)
+from ..graph import array_shapes
 
 if TYPE_CHECKING:
     from ..int8 import AnyCheckpoint
@@ -84,6 +94,7 @@ def _read(path: Path, int8: bool, weights_of: str | None) -> AnyCheckpoint:
     if weights_of not in (None, "raw") and kind not in ("pytorch", "safetensors"):
         raise ModelFileError(f"{path}: holds one set of weights, and none of {weights_of!r:.80}")
     if kind == "mobilenetv2":
+        _require_size_of_network(path)
         header, arrays = read_safetensors(path)
         if int8 and "quantization" in header:
             from ..int8 import Int8Checkpoint
@@ -106,6 +117,24 @@ def _read(path: Path, int8: bool, weights_of: str | None) -> AnyCheckpoint:
     from .pytorch import read_foreign_safetensors, read_pth
 
     return (read_pth if kind == "pytorch" else read_foreign_safetensors)(path, weights_of)
+
+
+def _require_size_of_network(path: Path) -> None:
+    """Refuses a large file of ours that holds more than the network it describes."""
+    size = path.stat().st_size
+    if size <= LARGEST_NETWORK_BYTES:
+        return
+    with open_safetensors(path) as opened:
+        header = opened.metadata() or {}
+    try:
+        shapes = array_shapes(Architecture.from_json(header.get("architecture", "")))
+    except (UserError, ValueError, TypeError) as error:
+        raise ModelFileError(f"{path}: damaged: its architecture cannot be read: {error}") from None
+    needed = 4 * sum(math.prod(shape) for shape in shapes.values())  # float32
+    if size > needed + LARGEST_NETWORK_BYTES:
+        raise ModelFileError(
+            f"{path}: damaged: {size >> 20} MB, but its network has {needed >> 20} MB of arrays"
+        )
 
 
 def _zip_members(path: Path) -> list[str]:

@@ -95,30 +95,35 @@ def _networks(content: Any) -> Iterator[StoredNetwork]:
     """Every set of weights whose first kernel is there."""
     lightning = isinstance(content, Mapping) and "averaging_state" in content
     for keys, names in _dictionaries(content, (), {id(content)}):
-        prefixes = [m["prefix"] for m in map(STEM.fullmatch, names) if m]
-        for prefix in prefixes:
-            inside = [
-                name
-                for name in names
-                if name.startswith(prefix)
-                and not any(len(p) > len(prefix) and name.startswith(p) for p in prefixes)
-            ]
+        inside: dict[str, dict[str, Any]] = {
+            match["prefix"]: {} for match in map(STEM.fullmatch, names) if match
+        }
+        beside = []
+        for name, value in names.items():
+            prefix = _longest_prefix(name, inside)
+            if prefix is not None:
+                inside[prefix][name[len(prefix) :]] = value
+            elif name != AVERAGE_COUNT:
+                beside.append(name)
+        left_out = tuple(sorted(beside))
+        for prefix, arrays in inside.items():
             averaged = (
                 bool(AVERAGES & set(re.split(r"[._]", ".".join((*keys, prefix)).lower())))
                 or (prefix.startswith("module.") and AVERAGE_COUNT in names)
                 or (lightning and keys == ("state_dict",))
             )
-            left_out = (
-                name
-                for name in names
-                if name != AVERAGE_COUNT and not name.startswith(tuple(prefixes))
-            )
-            yield StoredNetwork(
-                ".".join((*keys, prefix)).removesuffix("."),
-                {name[len(prefix) :]: names[name] for name in inside},
-                averaged,
-                tuple(sorted(left_out)),
-            )
+            name = ".".join((*keys, prefix)).removesuffix(".")
+            yield StoredNetwork(name, arrays, averaged, left_out)
+
+
+def _longest_prefix(name: str, prefixes: Mapping[str, Any]) -> str | None:
+    """The longest of the prefixes, each "" or with a dot at its end, that a name begins with."""
+    end = name.rfind(".")
+    while end >= 0:
+        if name[: end + 1] in prefixes:
+            return name[: end + 1]
+        end = name.rfind(".", 0, end)
+    return "" if "" in prefixes else None
 
 
 def _dictionaries(

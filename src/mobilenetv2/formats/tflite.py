@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 
 from ..architecture import Architecture
 from ..errors import ModelFileError, UserError
-from ..files import require_memory
+from ..files import read_member, require_memory
 from ..folding import unfolded
 from ..graph import Network, layers, network
 from ..images import Preprocessing
@@ -312,7 +312,7 @@ def _attached_labels(content: bytes, classes: int) -> tuple[str, ...]:
         with zipfile.ZipFile(io.BytesIO(content)) as archive:
             for entry in archive.infolist()[:MAX_LABEL_FILES]:
                 if entry.file_size < MAX_LABEL_BYTES:
-                    text = archive.read(entry).decode("utf-8", "replace")
+                    text = read_member(archive, entry).decode("utf-8", "replace")
                     labels = tuple(text.rstrip("\n").splitlines())
                     if len(labels) == classes:
                         return labels
