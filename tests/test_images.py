@@ -464,6 +464,12 @@ def test_a_transparent_colour_of_png_shows_white(name: str) -> None:
         assert pixels.tolist() == [[255] * 3, *seen, [255] * 3]
 
 
+def test_a_palette_with_alpha_shows_white() -> None:
+    palette = Image.new("RGBA", (64, 64), (*ORANGE, 128)).quantize()
+    assert (palette.mode, palette.info.get("transparency")) == ("P", None)
+    assert np.abs(WHOLE(palette).astype(int) - on_white(ORANGE)).max() <= 1
+
+
 def test_transparency_of_gif_and_of_what_has_none(tmp_path: Path) -> None:
     image, _ = in_mode("P")
     image.save(tmp_path / "a.gif", transparency=1)

@@ -64,6 +64,8 @@ def test_files_folders_and_patterns(
     assert [Path(sample.name).as_posix() for sample in inputs.samples] == expected
     assert inputs.problems == ()
     assert {sample.target for sample in inputs.samples} == {-1}
+    if len(arguments) == 1:
+        assert collect_images(arguments[0]) == inputs
 
 
 def test_what_is_left_out_of_a_folder_is_told(root: Path) -> None:

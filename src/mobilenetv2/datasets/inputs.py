@@ -44,15 +44,19 @@ class Inputs:
         return replace(self, samples=tuple(replace(s, stretch=True) for s in self.samples))
 
 
-def collect_images(arguments: Iterable[str | os.PathLike[str]]) -> Inputs:
+def collect_images(
+    arguments: str | os.PathLike[str] | Iterable[str | os.PathLike[str]],
+) -> Inputs:
     """The images that arguments mean.
 
     Args:
-        arguments: Each is an image file; a folder, searched with its subfolders; a .zip, the same;
+        arguments: One or several; each is an image file; a folder, searched with its subfolders; a .zip, the same;
             a .csv list with the column file (relative to the list); a pattern such as
             photos/*.jpg or photos/**/*.jpg; or - for stdin, which is one image or a list of any
             of these but patterns, one per line or separated by NUL characters (`find -print0`).
     """
+    if isinstance(arguments, str | os.PathLike):
+        arguments = [arguments]
     collector = _Collector()
     for argument in arguments:
         collector.add(os.fspath(argument))

@@ -29,6 +29,7 @@ from .data import (
     loader,
     read_shards,
     read_split,
+    without,
 )
 from .epochs import Progress, RunContext, run_epochs
 from .machine import Machine, automatic_precision, launch, once
@@ -181,7 +182,14 @@ def _images(job: Job) -> tuple[Split, dict[str, ImageError]]:
     if job.recipe.stretch:
         split = replace(split, train=split.train.stretched(), val=split.val.stretched())
     images = len(split.train.samples) + len(split.val.samples)
-    split, broken = once(job.fabric, lambda: check_split(split, job.machine.worker_count))
+
+    def check() -> tuple[tuple[str, ...], dict[str, ImageError]]:
+        checked, broken = check_split(split, job.machine.worker_count)
+        return checked.problems, broken
+
+    problems, broken = once(job.fabric, check)
+    train, val = without(split.train, broken), without(split.val, broken)
+    split = Split(train, val, problems)
     for problem in (*split.problems, *map(str, broken.values())):
         LOG.warning("%s", problem)
     if broken:
