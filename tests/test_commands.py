@@ -134,6 +134,22 @@ def test_large_images_within_the_limit_are_no_warning(
     assert capsys.readouterr().err == ""
 
 
+@pytest.mark.parametrize("command", ["classify", "evaluate"])
+def test_the_limit_of_pixels_is_one_for_all_commands(
+    command, tmp_path, monkeypatch, capsys
+) -> None:
+    (tmp_path / "cat").mkdir()
+    for side in (10, 100):
+        Image.new("RGB", (side, side)).save(tmp_path / "cat" / f"{side}.png")
+    for limit, code in (("9999", 1), ("10000", 0)):
+        monkeypatch.setenv("MOBILENETV2_MAX_PIXELS", limit)
+        assert run([command, str(tmp_path)]) == code
+        assert ("100.png: more than 9999 pixels" in capsys.readouterr().err) == (code == 1)
+    monkeypatch.setenv("MOBILENETV2_MAX_PIXELS", "many")
+    assert run([command, str(tmp_path)]) == 2
+    assert "MOBILENETV2_MAX_PIXELS must be a whole number" in capsys.readouterr().err
+
+
 def test_convert_and_inspect(tmp_path, capsys) -> None:
     random_checkpoint(width_mult=0.35, classes=3).save(tmp_path / "in.safetensors")
     labels, out = tmp_path / "names.txt", tmp_path / "out.safetensors"
@@ -227,3 +243,115 @@ def test_a_thousand_photos(shared, tmp_path, capsys, name, options, top1, top5) 
     ]
     assert len(rows) == 5000
     assert (sum(row["rank"] == "1" for row in right), len(right)) == (top1, top5)
+
+
+@pytest.mark.parametrize(
+    ("options", "index"), [([], 286), (["--index", "dataset"], 285), (["--index", "model"], 286)]
+)
+def test_classes_counted_without_the_background(
+    shared, capsys, options: list[str], index: int
+) -> None:
+    model = str(shared("models/tf2_mobilenet_v2_1.0_224_ptq.tflite"))
+    arguments = ["--model", model, "--top", "1001", "--format", "csv", *options]
+    assert run(["classify", str(PHOTO), *arguments]) == 0
+    rows = list(csv.DictReader(io.StringIO(capsys.readouterr().out)))
+    by_label = {row["label"]: row["index"] for row in rows}
+    assert by_label["Egyptian cat"] == str(index)
+    assert by_label["background"] == ("" if index == 285 else "0")
+
+
+@pytest.mark.parametrize(
+    "arguments", [["classify", str(PHOTO)], ["benchmark", "--runs", "1"], ["evaluate", "photos"]]
+)
+def test_threads_for_one_run(arguments: list[str], tmp_path, monkeypatch, capsys) -> None:
+    from mobilenetv2 import model as module
+
+    monkeypatch.chdir(tmp_path)
+    Path("photos/cat").mkdir(parents=True)
+    Path("photos/cat/1.jpg").write_bytes(PHOTO.read_bytes())
+    monkeypatch.setenv("MOBILENETV2_THREADS", "2")
+    engines, engine = [], module.Engine
+    monkeypatch.setattr(
+        module, "Engine", lambda *given: engines.append(engine(*given)) or engines[-1]
+    )
+    assert run([*arguments, "--threads", "3"]) == 0
+    assert run(arguments) == 0
+    assert [e.threads for e in engines] == [3, 2]
+    assert run([*arguments, "--threads", "1025"]) == 2
+    assert "threads must be a whole number from 1 to 1024, not 1025" in capsys.readouterr().err
+
+
+def test_quantize_and_explain_take_threads(capsys) -> None:
+    for name in ("quantize", "explain", "features"):
+        assert run([name, "--threads", "0"]) == 2
+        assert "threads must be a whole number" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [["cost"], ["inspect"], ["benchmark", "--runs", "1"], ["quantize", "--calibrate", str(PHOTO), "-o", "q.safetensors"],
+     ["explain", "-o", "x.html", "--samples", "1"]],
+)  # fmt: skip
+def test_the_model_as_an_argument_or_an_option(
+    arguments: list[str], tmp_path, monkeypatch, capsys
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    complaints = []
+    for given in (["gone"], ["--model", "gone"], ["--weights=gone"]):
+        assert run([*arguments, *given]) == 2
+        complaints.append(capsys.readouterr().err)
+    assert set(complaints) == {complaints[0]}
+    assert "gone: no such file, and no model of that name" in complaints[0]
+    assert run([*arguments, "one", "--model", "two"]) == 2
+    assert "two models, one and --model two: give one" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("arguments", "same"),
+    [
+        (["benchmark", "--batch-size", "x"], ["benchmark", "--batch", "x"]),
+        (["benchmark", "--batch_size=x"], ["benchmark", "--batch=x"]),
+        (["cost", "--imgsz", "x"], ["cost", "--resolution", "x"]),
+        (["cost", "--num_classes", "x"], ["cost", "--classes", "x"]),
+        (
+            ["classify", "--weights", "gone", str(PHOTO)],
+            ["classify", "--model", "gone", str(PHOTO)],
+        ),
+        (
+            ["train", "d", "-o", "r", "--model", "gone"],
+            ["train", "d", "-o", "r", "--weights", "gone"],
+        ),
+        (["train", "--learning-rate", "x"], ["train", "--lr", "x"]),
+        (["train", "--weight_decay", "x"], ["train", "--weight-decay", "x"]),
+        (["classify", "--topk", "x"], ["classify", "--top", "x"]),
+    ],
+)
+def test_other_programs_names_of_options(arguments, same, capsys) -> None:
+    assert run(same) == 2
+    complaint = capsys.readouterr().err
+    assert run(arguments) == 2
+    assert capsys.readouterr().err == complaint
+    assert "No such option" not in complaint
+
+
+@pytest.mark.parametrize(
+    ("arguments", "advice"),
+    [
+        (["train", "--device", "cuda"], "no option --device: the networks run on the CPU"),
+        (["train", "--optimizer", "adam"], "write `train --set optimizer=adamw`"),
+        (["classify", "--imgsz", "320", "x"], "the model says at which size it runs"),
+        (["evaluate", "--batch_size", "8"], "images are grouped by the program"),
+        (["evaluate", "--data", "photos"], "the data are an argument without a name"),
+        (["convert", "--model", "a"], "the model is an argument without a name here"),
+        (["classify", "--json", "x"], "`--format json`"),
+        (["classify", "--modle", "x"], "Did you mean '--model'?"),
+    ],
+)
+def test_advice_about_options_that_are_not_there(arguments, advice, capsys) -> None:
+    assert run(arguments) == 2
+    assert advice in capsys.readouterr().err
+
+
+def test_words_after_two_dashes_are_no_options(capsys) -> None:
+    assert run(["classify", "--", "--batch_size"]) == 2
+    assert "--batch_size: no such file or folder" in capsys.readouterr().err

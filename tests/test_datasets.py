@@ -152,14 +152,14 @@ def test_a_class_that_is_a_link_to_nothing_is_named(tmp_path: Path) -> None:
     )
 
 
-def test_names_that_are_not_text_can_be_printed(tmp_path: Path) -> None:
+def test_names_that_are_not_text_can_be_printed_and_told_apart(tmp_path: Path) -> None:
     try:
-        build(tmp_path, {"caf\udce9/1.png": 1})
+        build(tmp_path, {"caf\udce9/1.png": 1, r"caf\xe9/1.png": 2, "\x1b/1.png": 3})
     except (OSError, UnicodeError):
         pytest.skip("this file system takes text alone")
     dataset = read_dataset(tmp_path)
-    assert dataset.classes == (r"caf\udce9",)
-    assert greys(dataset) == [(r"caf\udce9", 1)]
+    assert dataset.classes == ("\x1b", r"caf\x5cxe9", r"caf\xe9")
+    assert greys(dataset) == [("\x1b", 3), (r"caf\x5cxe9", 2), (r"caf\xe9", 1)]
 
 
 @pytest.mark.parametrize(

@@ -24,7 +24,7 @@ import torch
 from PIL import Image
 
 from mobilenetv2.architecture import Architecture
-from mobilenetv2.cli import run
+from mobilenetv2.cli import main, run
 from mobilenetv2.training import recipes
 
 from .conftest import random_checkpoint
@@ -191,8 +191,7 @@ def test_every_command_is_in_a_block_that_runs() -> None:
         for block in read_blocks(page):
             assert block.language in ("", "sh", "python"), f"{page}: {block.line}"
             assert block.language or not COMMAND.search(block.text), f"{page}: {block.line}"
-        outside = re.sub(r"^```.*?^```$", "", page.read_text(encoding="utf-8"), flags=re.S | re.M)
-        indented = [line for line in outside.splitlines() if re.match(r"    ", line)]
+        indented = [line for line in prose(page).splitlines() if line.startswith("    ")]
         assert not COMMAND.search("\n".join(indented)), page
 
 
@@ -201,6 +200,40 @@ def test_what_does_not_run_is_on_a_page() -> None:
     lines = {line for block in blocks if block.language == "sh" for line in command_lines(block)}
     assert NOT_RUN.keys() <= lines
     assert all(any(long in block.text for block in blocks) for long in SHORTER)
+
+
+def prose(page: Path) -> str:
+    """A page without its blocks of code."""
+    return re.sub(r"^```.*?^```$", "", page.read_text(encoding="utf-8"), flags=re.S | re.M)
+
+
+def anchors(page: Path) -> set[str]:
+    """What a link may name behind #, as GitHub makes it from the headings."""
+    headings = re.findall(r"^#+ (.*)$", prose(page), re.MULTILINE)
+    return {re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in headings}
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
+def test_links_lead_somewhere(page: Path) -> None:
+    for target in re.findall(r"\]\(([^)\s]+)\)", prose(page)):
+        path, _, anchor = target.partition("#")
+        if "://" not in path:
+            linked = page.parent / path if path else page
+            assert linked.exists(), target
+            assert not anchor or anchor in anchors(linked), target
+
+
+def test_commands_within_sentences_exist() -> None:
+    """`mobilenetv2 ...` in a sentence of a page, or in a message: the command and its options."""
+    texts = [prose(page) for page in PAGES]
+    texts += [file.read_text(encoding="utf-8") for file in ROOT.glob("src/**/*.py")]
+    lines = [line for text in texts for line in re.findall(r"`(mobilenetv2 [a-z][^`]*)`", text)]
+    assert len(lines) > 20
+    for line in lines:
+        name, *words = line.split()[1:]
+        known = {flag for option in main.commands[name].params for flag in option.opts}
+        flags = {word.strip("[]") for word in words if word.strip("[").startswith("-")}
+        assert flags - {"-h", "--help", "-"} <= known, line
 
 
 def test_nothing_is_installed_from_an_index() -> None:

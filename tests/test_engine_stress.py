@@ -212,7 +212,7 @@ def test_each_loaded_copy_takes_less_than_60_megabytes(tmp_path) -> None:
     grown = run_python(COPIES, tmp_path / "model.safetensors", MALLOC_MMAP_THRESHOLD_="65536")
     first, *others = map(int, grown.split())
     assert first < 60e6
-    assert max(others) <= 1.1 * first  # the interpreter grows too
+    assert max(others) <= first * 1.1  # the interpreter's own memory grows in steps
 
 
 def subnormal_checkpoint() -> Checkpoint:

@@ -243,7 +243,6 @@ def test_command_json(model: Model, tmp_path: Path, capsys, zipped: bool) -> Non
         "images": 4,
         "skipped": 0,
         "top1": 50.0,
-        "top5": 100.0,
         "ece": 0.38,
         "nll": round(-float(np.log([0.7, 0.18, 0.9, 0.2]).mean()), 6),
         "preprocessing": "resized to cover 37 x 37, centre crop 32 x 32, bilinear; "
@@ -255,6 +254,7 @@ def test_command_json(model: Model, tmp_path: Path, capsys, zipped: bool) -> Non
             {"class": "gnu", "index": -1, "images": 0, "right": 0, "percent": None},
         ],
         "labels": list(LABELS),
+        "confusion_axes": ["true", "predicted"],
         "confusion": [[1, 1, 0], [0, 1, 0], [1, 0, 0], [0, 0, 0]],
     }
 
@@ -324,7 +324,7 @@ def test_mistakes_as_one_image(model: Model, tmp_path: Path, capsys) -> None:
     sheet = tmp_path / "sheet.png"
     assert run(["evaluate", str(tmp_path / "data"), "--mistakes", str(sheet)]) == 0
     with Image.open(sheet) as image:
-        assert image.size == (8 * 128, 162)
+        assert image.size == (8 * 128, 177)
         greys = [image.getpixel((x, 64)) for x in (64, 192, 320)]
     assert greys == [(80, 80, 80), (160, 160, 160), (255, 255, 255)]
     assert run(["evaluate", str(tmp_path / "data"), "--mistakes", str(tmp_path / "a.what")]) == 2
@@ -335,15 +335,19 @@ def test_the_sheet_has_room_for_many_and_none(model: Model, tmp_path: Path) -> N
     build(tmp_path, {f"emu/{i}.png": 4 for i in range(40)})
     mistakes = evaluate(model, read_dataset(tmp_path)).mistakes
     assert len(mistakes) == 40
-    assert contact_sheet(mistakes).size == (1024, 4 * 162)
-    assert contact_sheet(()).size == (1024, 162)
+    assert contact_sheet(mistakes).size == (1024, 4 * 177)
+    assert contact_sheet(()).size == (1024, 177)
     wordy = replace(mistakes[0], truth="two\nlines " * 9, predicted="long " * 20)
-    caption = np.asarray(contact_sheet([wordy]))[128:]
+    file = Path(wordy.sample.name)
+    other = replace(wordy, sample=replace(wordy.sample, name="a/other name.png", source=file))
+    caption, renamed = (np.asarray(contact_sheet([m]))[128:] for m in (wordy, other))
+    assert (caption[:30] == renamed[:30]).all()
+    assert (caption[30:] != renamed[30:]).any()  # the name of the file
     assert (caption[:15, :128] < 255).any()
     assert (caption[15:, :128] < 255).any()
     assert (caption[:, 126:] == 255).all()  # cut at the edge of the image
     Image.new("RGB", (3, 4000)).save(tmp_path / "emu/0.png")
-    assert contact_sheet(mistakes).size == (1024, 4 * 162)
+    assert contact_sheet(mistakes).size == (1024, 4 * 177)
 
 
 @pytest.mark.parametrize("name", ["cifar10", "cifar10-int8"])
@@ -369,3 +373,41 @@ def test_a_list_of_photos(shared: Callable[[str], Path]) -> None:
     assert sum(c.right for c in evaluation.classes) == 170
     assert (evaluation.images, evaluation.scores.top1, evaluation.scores.top5) == (200, 85, 98.5)
     assert [c.index for c in evaluation.classes] == list(range(1, 1001))  # 0 is the background
+
+
+@pytest.mark.parametrize("wrong_only", [False, True])
+def test_predictions(model: Model, tmp_path: Path, capsys, wrong_only: bool) -> None:
+    data, target = build(tmp_path / "data", IMAGES), tmp_path / "p.csv"
+    (data / "dog/2.png").write_bytes(b"no image")
+    options = ["--wrong-only"] if wrong_only else []
+    assert run(["evaluate", str(data), "--predictions", str(target), *options]) == 1
+    expected = [
+        f"{data}/cat/1.png,cat,cat,0.7,true",
+        f"{data}/cat/2.png,cat,dog,0.62,false",
+        f"{data}/dog/1.png,dog,dog,0.9,true",
+        f"{data}/emu/1.png,emu,cat,0.5,false",
+    ]
+    lines = target.read_text(encoding="utf-8").splitlines()
+    assert lines[0] == "file,class,answer,probability,right"
+    assert lines[1:] == [line for line in expected if not wrong_only or "false" in line]
+    if wrong_only:
+        assert run(["evaluate", str(data), "--wrong-only"]) == 2
+        assert "give that too" in capsys.readouterr().err
+        target = tmp_path / "p.json"
+        assert run(["evaluate", str(data), "--predictions", str(target), *options]) == 1
+        rows = json.loads(target.read_text(encoding="utf-8"))
+        assert [(row["answer"], row["right"]) for row in rows] == [("dog", False), ("cat", False)]
+
+
+def test_top5_only_of_more_than_five_classes(
+    tmp_path: Path, capsys, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    build(tmp_path, {"0/1.png": 1})
+    for classes in (5, 6):
+        checkpoint = random_checkpoint(width_mult=0.35, resolution=(32, 32), classes=classes)
+        labels = tuple(map(str, range(classes)))
+        model = Model(replace(checkpoint, labels=labels), 1)
+        monkeypatch.setattr("mobilenetv2.model.load", lambda name, model=model: model)
+        assert run(["evaluate", str(tmp_path), "--format", "json"]) == 0
+        [printed] = json.loads(capsys.readouterr().out)
+        assert ("top5" in printed) == (classes == 6)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import errno
 import json
 import math
 import os
@@ -393,6 +394,60 @@ for keep in (False, True):
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     given_back, kept = map(int, done.stdout.split())
     assert given_back < 1 << 25 < kept  # of 128 MB
+
+
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        ("file/run", "run: cannot be made: Not a directory"),
+        ("x" * 300, "xxx: cannot be made: File name too long"),
+        ("a\0b", "cannot be made: "),
+    ],
+)
+def test_a_folder_that_cannot_be_made(
+    two_classes: Path, tmp_path: Path, name: str, message: str
+) -> None:
+    (tmp_path / "file").write_text("")
+    with pytest.raises(UserError, match=message):
+        fit(two_classes, f"{tmp_path}/{name}", QUICK, TINY, machine=MACHINE)
+
+
+@pytest.mark.parametrize("resume", [False, True])
+def test_a_folder_that_cannot_be_written_to_is_named_first(
+    straight: tuple[Path, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, resume: bool
+) -> None:
+    monkeypatch.setattr(os, "access", lambda path, mode: Path(path).name != "checkpoints")
+    with pytest.raises(UserError, match="checkpoints: cannot be written to"):
+        fit(
+            straight[0], straight[1] if resume else tmp_path / "run", machine=MACHINE, resume=resume
+        )
+
+
+@pytest.mark.parametrize("written", [3, 5, 8])
+def test_a_full_disk_leaves_whole_files(
+    two_classes: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, written: int
+) -> None:
+    """Whichever file is the first that does not fit, the run says so, and can be resumed."""
+    left, sync = written, os.fsync
+
+    def full(descriptor: int) -> None:
+        nonlocal left
+        left -= 1
+        if left < 0:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        sync(descriptor)
+
+    monkeypatch.setattr(os, "fsync", full)
+    out = tmp_path / "run"
+    with pytest.raises(UserError, match="cannot be written: No space left on device"):
+        fit(two_classes, out, QUICK, TINY, machine=MACHINE)
+    assert not list(out.rglob("*.part"))
+    if (out / "model.safetensors").exists():
+        Checkpoint.load(out / "model.safetensors")
+    state = RunFolder(out).read_state()
+    assert state is None or state["progress"]["epoch"] in (1, 2)
+    monkeypatch.setattr(os, "fsync", lambda descriptor: None)
+    assert fit(two_classes, out, machine=MACHINE, resume=True).epochs == 2
 
 
 def test_one_class_is_refused(tmp_path: Path) -> None:

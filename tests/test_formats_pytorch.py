@@ -23,6 +23,7 @@ from mobilenetv2.errors import ModelFileError
 from mobilenetv2.formats import read, recognise
 from mobilenetv2.formats.pytorch import read_state_dict
 from mobilenetv2.heads import Classifier
+from mobilenetv2.images import Preprocessing
 from mobilenetv2.labels import imagenet_labels
 from mobilenetv2.runtime import Reference
 
@@ -80,7 +81,7 @@ def test_the_width_is_that_of_the_arrays(tmp_path, layout, width) -> None:
         deeper(1.1, 1, 3, 4, 5, 4, 4, 1),
         deeper(1.2, 1, 3, 5, 6, 5, 5, 1),
         Architecture(width_mult=0.5, last_channels=640, head=Classifier(3)),
-        Architecture(width_mult=1.4, last_channels=1280, head=Classifier(1)),
+        Architecture(width_mult=1.4, last_channels=1280, head=Classifier(4)),
         Architecture(width_mult=0.35, head="features"),
         Architecture(width_mult=0.75, head=Classifier(1000)),
         Architecture(width_mult=0.85, head=Classifier(2)),
@@ -311,6 +312,53 @@ def test_hugging_face_preprocessor(tmp_path) -> None:
     assert read(path).preprocessing.std == (1, 2, 3)
     (tmp_path / "preprocessor_config.json").write_text('{"image_mean": 7}')
     with pytest.raises(ModelFileError, match="preprocessor_config.json"):
+        read(path)
+
+
+@pytest.mark.parametrize(
+    ("config", "expected"),
+    [
+        ({}, Preprocessing(size=(96, 96), crop_fraction=0.75)),
+        ({"size": {"shortest_edge": 100}, "crop_size": {"height": 80, "width": 80}, "resample": 3},
+         Preprocessing(size=(80, 80), crop_fraction=0.8, interpolation="bicubic")),
+        ({"size": 120, "crop_size": 90}, Preprocessing(size=(90, 90), crop_fraction=0.75)),
+        ({"size": {"height": 64, "width": 96}, "do_center_crop": False},
+         Preprocessing(size=(64, 96), resize="stretch")),
+        ({"do_normalize": False}, Preprocessing(
+            size=(96, 96), crop_fraction=0.75, mean=(0, 0, 0), std=(1, 1, 1))),
+        ({"do_rescale": False, "image_mean": [127.5] * 3, "image_std": [127.5] * 3},
+         Preprocessing(size=(96, 96), crop_fraction=0.75)),
+        ({"rescale_factor": 1 / 510}, Preprocessing(
+            size=(96, 96), crop_fraction=0.75, mean=(1, 1, 1), std=(1, 1, 1))),
+        ({"do_center_crop": False}, "do_center_crop is False"),
+        ({"do_resize": False}, "do_resize is False"),
+        ({"resample": 5}, "resample is 5"),
+        ({"size": {"shortest_edge": 0}}, "not a Hugging Face config"),
+        ({"size": {"height": 64, "width": 96}, "crop_size": 32}, "stretched and then cropped"),
+        ({"image_mean": ["\ud800"]}, "not a Hugging Face config"),
+    ],
+)  # fmt: skip
+def test_hugging_face_images_are_prepared_as_the_file_says_or_refused(
+    tmp_path, config, expected
+) -> None:
+    path = folder_of(tmp_path, random_checkpoint(width_mult=0.1, classes=3), '{"image_size": 96}')
+    (tmp_path / "preprocessor_config.json").write_text(json.dumps({"do_resize": True} | config))
+    if isinstance(expected, str):
+        with pytest.raises(ModelFileError, match=f"config.json: .*{expected}"):
+            read(path)
+        return
+    prepared = read(path).preprocessing
+    np.testing.assert_allclose(prepared.mean + prepared.std, expected.mean + expected.std)
+    assert replace(prepared, mean=expected.mean, std=expected.std) == expected
+    assert not read(path).notes
+
+
+@pytest.mark.parametrize("task", ["regression", "multi_label_classification"])
+def test_hugging_face_tasks_without_a_softmax_are_refused(tmp_path, task) -> None:
+    path = folder_of(
+        tmp_path, random_checkpoint(width_mult=0.1, classes=3), f'{{"problem_type": "{task}"}}'
+    )
+    with pytest.raises(ModelFileError, match=rf"config\.json: problem_type is '{task}'"):
         read(path)
 
 

@@ -87,7 +87,7 @@ def test_float32_against_the_original_and_litert(tmp_path, padding, pool, dense)
         {"width_mult": 1.4},
         {"width_mult": 0.5, "last_channels": 640},
         {"head": "features", "classes": 1000},
-        {"classes": 1},
+        {"classes": 2},
         {"resolution": (65, 97)},
         {"resolution": (96, 64), "padding": "symmetric"},
         {"resolution": (32, 32)},

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from .fuzzing import check_dataset, check_image, dataset_inputs, images_inputs, whole_images
+from .fuzzing_images import check_dataset, check_image, dataset_inputs, images_inputs, whole_images
 
 
 def test_whole_images_are_decoded_or_refused() -> None:

@@ -45,7 +45,7 @@ MAY_IMPORT = {
     "runtime": TRUNK,
     "formats": TRUNK,
     "nn": TRUNK | {"formats"},  # for weights by file or name
-    "training": TRUNK | {"runtime", "formats", "nn", "model", "evaluation"},
+    "training": TRUNK | {"runtime", "formats", "nn", "pipeline", "model", "evaluation"},
     "pipeline": TRUNK,
     "model": TRUNK | {"runtime", "formats", "pipeline"},
     "evaluation": TRUNK | {"model"},

@@ -693,6 +693,26 @@ def test_max_pixels_lifts_the_limit_for_this_image_only(
         decode(path)
 
 
+def test_the_environment_sets_the_limit(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = tmp_path / "a.png"
+    Image.new("1", (100, 100), 1).save(path)
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 1000)
+    monkeypatch.setenv("MOBILENETV2_MAX_PIXELS", "10000")
+    assert decode(path).size == (100, 100)
+    with pytest.raises(ImageError, match=r"more than 9999 pixels"):
+        decode(path, max_pixels=9999)
+    monkeypatch.setenv("MOBILENETV2_MAX_PIXELS", "9999")
+    with pytest.raises(ImageError, match=r"more than 9999 .* MOBILENETV2_MAX_PIXELS in the env"):
+        decode(path)
+    for text in ("0", "-1", "2e8", "²"):
+        monkeypatch.setenv("MOBILENETV2_MAX_PIXELS", text)
+        with pytest.raises(UserError, match=f"MOBILENETV2_MAX_PIXELS must be .*{text}"):
+            decode(path)
+    monkeypatch.setenv("MOBILENETV2_MAX_PIXELS", "")
+    with pytest.raises(ImageError, match=r"more than 2000 pixels"):
+        decode(path)
+
+
 def test_between_the_warning_and_the_limit_is_fine_although_warnings_are_errors(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -7,6 +7,8 @@ import resource
 import subprocess
 import sys
 import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
@@ -48,6 +50,17 @@ def python(code: str, *arguments: object) -> subprocess.CompletedProcess[str]:
 STACK = 64 << 20
 
 
+@contextmanager
+def stack_of(size: int) -> Iterator[None]:
+    """Threads of processes that are started meanwhile have a stack of this size."""
+    before = resource.getrlimit(resource.RLIMIT_STACK)
+    resource.setrlimit(resource.RLIMIT_STACK, (size, before[1]))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_STACK, before)
+
+
 @pytest.mark.parametrize(("threads", "stacks", "started"), [(2, 0.6, 1), (8, 1.6, 2)])
 def test_an_engine_works_with_the_threads_that_the_system_starts(threads, stacks, started) -> None:
     """There is address space for the stacks of so many threads."""
@@ -65,12 +78,8 @@ assert model.classify("examples/cat.jpg") == expected
 del model
 print("ended")
 """
-    before = resource.getrlimit(resource.RLIMIT_STACK)
-    resource.setrlimit(resource.RLIMIT_STACK, (STACK, before[1]))  # a child's threads have it
-    try:
+    with stack_of(STACK):
         done = python(code, threads, int(stacks * STACK))
-    finally:
-        resource.setrlimit(resource.RLIMIT_STACK, before)
     assert done.returncode == 0, done.stderr
     assert done.stdout.splitlines() == [
         f"{started} the system lets this process start {started} of {threads} threads",
@@ -138,8 +147,38 @@ sys.exit(run(["benchmark", "--resolution", "3000"]))
     )
 
 
+def test_a_command_with_fewer_threads_says_so_in_one_line() -> None:
+    code = """
+from mobilenetv2.cli import run
+import PIL.JpegImagePlugin, mobilenetv2.model
+limit_memory(int(sys.argv[1]))
+sys.exit(run(["classify", "examples/cat.jpg", "--threads", "8"]))
+"""
+    with stack_of(STACK):
+        done = python(code, int(1.6 * STACK))
+    assert done.returncode == 0, done.stderr
+    assert done.stderr == "warning: the system lets this process start 2 of 8 threads\n"
+
+
+@pytest.mark.parametrize(
+    ("error", "line"),
+    [
+        (PermissionError(13, "Permission denied", "a.jpg"), "a.jpg: Permission denied"),
+        (OSError(5, "Input/output error"), "the results cannot be written: Input/output error"),
+        (OSError("odd"), "odd"),
+    ],
+)
+def test_an_error_of_the_system_is_one_line(error, line, monkeypatch, capsys) -> None:
+    def load(*_: object, **__: object) -> None:
+        raise error
+
+    monkeypatch.setattr("mobilenetv2.model.load", load)
+    assert run(["classify", "examples/cat.jpg"]) == 2
+    assert capsys.readouterr().err == f"error: {line}\n"
+
+
 def test_any_command_that_runs_out_of_memory_ends_in_one_line(monkeypatch, capsys) -> None:
-    def load(*_: object) -> None:
+    def load(*_: object, **__: object) -> None:
         raise MemoryError
 
     monkeypatch.setattr("mobilenetv2.model.load", load)

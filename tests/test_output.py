@@ -7,9 +7,11 @@ import csv
 import io
 import json
 import os
+import re
 import subprocess
 import sys
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 
 import numpy as np
@@ -228,3 +230,43 @@ def test_links_and_permissions_stay(tmp_path: Path) -> None:
     write_atomically(tmp_path / ("n" * 255), b"")  # as long as names can be
     with pytest.raises(ModelFileError, match="cannot be written"):
         write_atomically(tmp_path / "nul\0", b"")
+
+
+def on_a_terminal(*arguments: str, columns: int, **environment: str) -> str:
+    """What a command shows on a terminal, stdout and stderr together, without colours."""
+    pty = pytest.importorskip("pty")
+    ours, its = pty.openpty()
+    process = subprocess.Popen(
+        [sys.executable, "-m", "mobilenetv2", *arguments],
+        stdin=its, stdout=its, stderr=its,
+        env={**os.environ, "COLUMNS": str(columns), "NO_COLOR": "1", "TERM": "xterm", **environment},
+    )  # fmt: skip
+    os.close(its)
+    shown = b""
+    with suppress(OSError):  # the other end is closed
+        while chunk := os.read(ours, 65536):
+            shown += chunk
+    os.close(ours)
+    assert process.wait() == 0
+    return re.sub("\x1b\\[[0-9;]*m", "", shown.decode()).replace("\r\n", "\n")
+
+
+def test_classify_on_a_narrow_terminal(tmp_path: Path) -> None:
+    photo = tmp_path / ("long" * 12 + ".jpg")
+    photo.write_bytes(PHOTO.read_bytes())
+    lines = on_a_terminal("classify", str(photo), "--top", "2", columns=40).splitlines()
+    assert all(len(line) <= 40 for line in lines)
+    assert [line.split() for line in lines[-2:]] == [
+        ["0.9445", "3", "cat"],
+        ["0.0096", "0", "airplane"],
+    ]
+    assert "".join(lines[:-2]) == str(photo)
+
+
+def test_a_terminal_without_the_letters_gets_escapes(tmp_path: Path) -> None:
+    photo = tmp_path / "고.jpg"
+    photo.write_bytes(PHOTO.read_bytes())
+    shown = on_a_terminal(
+        "classify", str(photo), columns=200, PYTHONIOENCODING="latin-1", PYTHONUTF8="0"
+    )
+    assert f"{tmp_path}/\\uace0.jpg" in shown

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import subprocess
 import sys
+from typing import Any
 
 import pytest
 import torch
@@ -65,3 +67,20 @@ def test_one_that_fails_at_once_is_not_waited_for() -> None:
     assert done.returncode == 2
     assert done.stderr.startswith("error: one of the 2 processes")
     assert "No such command 'dig'" in done.stderr
+
+
+def test_processes_that_the_system_does_not_start(monkeypatch: pytest.MonkeyPatch) -> None:
+    before, start, begun = dict(os.environ), subprocess.Popen, []
+
+    def refused(*arguments: Any, **options: Any) -> Any:
+        if begun:
+            raise BlockingIOError(errno.EAGAIN, os.strerror(errno.EAGAIN))
+        begun.append(start([sys.executable, "-c", "input()"], stdin=subprocess.PIPE))
+        return begun[0]
+
+    monkeypatch.setattr(subprocess, "Popen", refused)
+    message = "starts 2 of 4 processes: Resource temporarily unavailable; give fewer"
+    with pytest.raises(UserError, match=message), other_processes(4, ["--version"]):
+        pytest.fail("it goes on")
+    assert begun[0].returncode is not None  # it has ended
+    assert dict(os.environ) == before

@@ -252,6 +252,19 @@ def test_features_of_files(model, tmp_path) -> None:
     assert isinstance(results[broken], ImageError)
 
 
+@pytest.mark.parametrize("top", [0, -1, 1.5, "3", None, True])
+def test_a_number_of_classes_that_is_none(top, model) -> None:
+    with pytest.raises(mnv2.UserError, match="top must be a whole number of at least 1"):
+        model.classify(CAT, top)
+
+
+@pytest.mark.parametrize("one", ["examples/cat.jpg", CAT, b"bytes"])
+def test_one_file_is_no_list_of_files(one, model) -> None:
+    for run in (model.classify_files, model.features_files):
+        with pytest.raises(mnv2.UserError, match="a list of files is needed"):
+            next(run(one))
+
+
 def test_a_model_without_a_head_has_features(pixels) -> None:
     architecture = Architecture(width_mult=0.35, head=Features())
     checkpoint = random_checkpoint(architecture)

@@ -147,7 +147,7 @@ def test_a_plan_that_kernels_cannot_run_is_refused(name: str) -> None:
 
 def test_more_threads_than_the_network_has_are_refused() -> None:
     engine = Engine(random_checkpoint(SMALL), 1)
-    with pytest.raises(ValueError, match="more threads"):
+    with pytest.raises(ValueError, match="neither one thread nor all of them"):
         engine._packed.native.plan(list(engine._plan_for(64, 64).native_steps), 2)
 
 

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import logging
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -20,13 +22,15 @@ from mobilenetv2.architecture import Architecture, Stage
 from mobilenetv2.checkpoint import Checkpoint
 from mobilenetv2.cli import run
 from mobilenetv2.cli.train import _processes
+from mobilenetv2.errors import UserError
 from mobilenetv2.heads import Classifier
-from mobilenetv2.training import processes
+from mobilenetv2.training import RECIPES, processes
 from mobilenetv2.training.run_folder import RunFolder
 
 from .conftest import random_checkpoint
 from .test_fit import make_images, read_log
 
+train_module = sys.modules["mobilenetv2.cli.train"]  # the package has the command by this name
 TINY = ["--small-images", "--resolution", "16", "--width", "0.35", "--batch", "8", "--lr", "0.05"]
 PLAIN = ["--set", "augmentation.policy=none", "--set", "warmup_epochs=0.5"]
 HERE = ["--precision", "32", "--workers", "0"]
@@ -57,10 +61,30 @@ def test_the_file_is_as_good_as_it_says(data: Path, tmp_path: Path, capsys) -> N
     assert ["light", "21", "5"] in lines
     assert run(["evaluate", str(data), "--model", said["file"], "--format", "json"]) == 0
     (found,) = json.loads(capsys.readouterr().out)
-    for name in ("images", "top1", "top5", "ece", "nll"):
+    for name in ("images", "top1", "ece", "nll"):
         assert found[name] == said[name]
     recalls = [c["percent"] for c in said["classes"]]
     assert said["balanced"] == pytest.approx(sum(recalls) / 2)
+
+
+def test_names_that_are_not_text(tmp_path: Path, capsys, monkeypatch) -> None:
+    # records hold the names as they are, which pytest cannot send between its processes
+    monkeypatch.setattr(logging.getLogger("mobilenetv2"), "propagate", False)
+    folder, out = tmp_path / "d\udcff", tmp_path / "r\udcfe"
+    try:
+        make_images(folder / "train", {"caf\udce9": 10, "$\\x$\x1b]": 10})
+    except (OSError, UnicodeError):
+        pytest.skip("this file system takes text alone")
+    (folder / "train" / "caf\udce9" / "bad\udce9.png").write_bytes(b"no")
+    assert run(["train", str(folder), "-o", str(out), *QUICK]) == 1
+    captured = capsys.readouterr()
+    assert r"d\xff/train/caf\xe9/bad\xe9.png: not an image" in captured.err
+    assert "\x1b" not in captured.err + captured.out
+    assert Checkpoint.load(out / "model.safetensors").labels == (r"$\x$\x1b]", r"caf\xe9")
+    assert RunFolder(out).read_settings().data == str(folder)
+    assert {path.suffix for path in out.iterdir()} >= {".png", ".csv", ".json"}
+    assert list(out.glob("events.out.tfevents.*"))
+    assert run(["train", str(folder), "-o", str(out), "--resume"]) == 1
 
 
 def test_broken_images(data: Path, tmp_path: Path, capsys) -> None:
@@ -124,6 +148,38 @@ def test_refusals(data: Path, tmp_path: Path, capsys, options: list[str], messag
     assert message in capsys.readouterr().err
 
 
+def test_what_replaces_other_programs_options_is_right(
+    data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys
+) -> None:
+    """Each suggested field is one of the recipe, with a value that it may have."""
+    for option in ("--optimizer", "--dropout", "--sched", "--ema", "--mixup", "--drop-path"):
+        assert run(["train", str(data), "-o", str(tmp_path / "run"), option, "1"]) == 2
+        suggested = re.search("`train --set (.*?)`", capsys.readouterr().err)
+        assert suggested is not None
+        name, _, value = suggested[1].partition("=")
+        RECIPES["modern"].changed({name: value if value.isalpha() else float(value)})
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        ["--batch-size", "8", "--learning-rate", "0.05", "--num-workers", "0", "--imgsz", "16"],
+        ["--bs=8", "--lr0=0.05", "--num_workers=0", "--img_size=16"],
+    ],
+)
+def test_names_of_other_programs(
+    data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, options: list[str], capsys
+) -> None:
+    def reached(_data: str, _output: Path, given: dict[str, object], *_: object) -> None:
+        assert (given["batch"], given["lr"], given["workers"]) == (8, 0.05, 0)
+        assert given["resolution"] == (16, 16)
+        raise UserError("reached")
+
+    monkeypatch.setattr(train_module, "_fit", reached)
+    run(["train", str(data), "-o", str(tmp_path / "run"), *options])
+    assert capsys.readouterr().err == "error: reached\n"
+
+
 def test_wrong_usage_is_told_before_anything_is_loaded() -> None:
     code = (
         "import sys; from mobilenetv2.cli import run; run(['train', 'x', '-o', 'y', '--freeze'])\n"
@@ -144,6 +200,96 @@ def test_a_missing_extra_is_named(tmp_path: Path) -> None:
     assert done.stderr == (
         "error: training needs lightning; in the checkout of mobilenetv2: pip install '.[train]'\n"
     )
+
+
+OWN = [
+    *QUICK, "--patience", "3", "--seed", "5", "--weight-decay", "1e-5", "--balance", "--recipe", "modern",
+]  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def ended(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
+    """Images, and a run of one epoch with many options."""
+    torch.set_num_threads(1)
+    folder = tmp_path_factory.mktemp("ended")
+    make_images(folder / "data", {"dark": 10, "light": 10})
+    make_images(folder / "val", {"dark": 3, "light": 3}, seed=1)
+    command = [str(folder / "data"), "-o", str(folder / "run"), "--val", str(folder / "val")]
+    assert run(["train", *command, *OWN]) == 0
+    return folder / "data", folder / "run"
+
+
+def test_resumed_with_all_its_own_options(ended: tuple[Path, Path], capsys) -> None:
+    data, out = ended
+    own = [*OWN, "--val", f"{data.parent}/./val", "--processes", "1", "--format", "json"]
+    assert run(["train", str(data), "-o", str(out), "--resume", *own]) == 0
+    captured = capsys.readouterr()
+    assert json.loads(captured.out)[0]["epochs"] == 1
+    assert "must be the same" not in captured.err
+
+
+PAIRS = [
+    ["--small-images"],
+    ["--balance"],
+    *(OWN[i : i + 2] for i in (1, 3, 5, 7, 9, 11, 13, 17, 19, 21, 23, 26)),
+]
+
+
+@pytest.mark.parametrize(
+    "own", [*PAIRS, ["--precision", "auto"], ["--workers", "3"], []], ids=" ".join
+)
+def test_resumed_with_one_of_its_own_options(
+    ended: tuple[Path, Path], monkeypatch: pytest.MonkeyPatch, own: list[str], capsys
+) -> None:
+    def reached(*_: object) -> None:
+        raise UserError("reached")
+
+    monkeypatch.setattr(train_module, "_fit", reached)
+    run(["train", str(ended[0]), "-o", str(ended[1]), "--resume", *own])
+    assert capsys.readouterr().err == "error: reached\n"
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["--epochs", "7"], "--epochs: the run to resume had epochs 1, not 7; .* another run with"),
+        (["--recipe", "paper"], "--recipe: the run to resume had name 'modern', not 'paper'"),
+        (["--batch", "9"], "--batch: the run to resume had batch 8, not 9"),
+        (["--lr", "0.1"], "--lr: the run to resume had lr 0.05, not 0.1"),
+        (["--weight-decay", "0"], "--weight-decay: .* weight_decay 1e-05, not 0.0"),
+        (["--patience", "1"], "--patience: .* had patience 3, not 1"),
+        (["--seed", "6"], "--seed: the run to resume had seed 5, not 6"),
+        (["--stretch"], "--stretch: the run to resume had stretch False, not True"),
+        (["--freeze"], "--freeze: "),
+        (["--set", "momentum=0.5"], "--set momentum: the run to resume had momentum 0.9, not 0.5"),
+        (["--set", "augmentation.crop=none"], "had augmentation.crop 'resized', not 'none'"),
+        (["--set", "lr=fast"], "--set lr: .*lr must be a number"),
+        (["--set", "speed=1"], "--set speed: a recipe has no field 'speed'"),
+        (["--weights", "cifar10"], "--weights: small_images is for new networks"),
+        (["--architecture", "cifar10"], "--architecture: give one of"),
+        (["--width", "0.5"], "--width: the run to resume had width 0.35, not 0.5"),
+        (["--resolution", "32x16"], r"--resolution: .*had resolution .16, 16., not .32, 16."),
+        (["--precision", "bf16"], "--precision: the run to resume had 32, not bf16"),
+    ],
+)
+def test_resumed_with_another_value(
+    ended: tuple[Path, Path], options: list[str], message: str, capsys
+) -> None:
+    assert run(["train", str(ended[0]), "-o", str(ended[1]), "--resume", *options]) == 2
+    assert re.match(f"error: .*{message}", capsys.readouterr().err)
+
+
+def test_other_images_to_validate_with_are_not_taken_silently(
+    ended: tuple[Path, Path], data: Path, tmp_path: Path, capsys
+) -> None:
+    other = make_images(tmp_path / "other", {"dark": 3, "light": 3}, seed=2)
+    command = ["train", str(ended[0]), "-o", str(ended[1]), "--resume", "--val", str(other)]
+    assert run(command) == 0
+    assert f"validate with were {ended[0].parent / 'val'}, and are now" in capsys.readouterr().err
+    out = str(tmp_path / "run")
+    assert run(["train", str(data), "-o", out, *QUICK]) == 0
+    assert run(["train", str(data), "-o", out, "--resume", "--val", str(other)]) == 2
+    assert f"--val: the run to resume had none, not {other}" in capsys.readouterr().err
 
 
 @contextmanager

@@ -10,6 +10,7 @@ import signal
 import subprocess
 import sys
 import tarfile
+import threading
 import time
 from collections import Counter, namedtuple
 from collections.abc import Callable, Iterator
@@ -702,3 +703,57 @@ def test_a_broken_image_of_a_shard_is_left_out_and_named(tmp_path: Path) -> None
     images = ShardImages(read_shards(str(shard(tmp_path / "x.tar", files))), PLAIN)
     with pytest.warns(UserWarning, match="left out: .*x.tar/2.jpg: not an image"):
         assert set(streamed(images, steps=1)) == {(1, 7)}
+
+
+def test_images_are_decoded_by_the_threads_that_there_are(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    build(tmp_path, {f"a/{i}.png": i for i in range(1, 40)})
+    (tmp_path / "a" / "bad.png").write_bytes(b"no")
+    samples = read_dataset(tmp_path).samples
+    start, started = threading.Thread.start, []
+
+    def refused(thread: threading.Thread) -> None:
+        if len(started) == 1:
+            raise RuntimeError("can't start new thread")
+        started.append(thread)
+        start(thread)
+
+    monkeypatch.setattr(threading.Thread, "start", refused)
+    with pytest.warns(RuntimeWarning, match="1 of 3 threads"):
+        broken = check_images(samples, workers=3)
+    assert [Path(name).name for name in broken] == ["bad.png"]
+
+
+@pytest.mark.parametrize(
+    ("error", "message"),
+    [
+        (OSError(11, "Resource temporarily unavailable"), "cannot work: .*unavailable; give fewer"),
+        (RuntimeError("can't start new thread"), "cannot work: can't start new thread"),
+        (
+            RuntimeError("Too many open files. Communication\nwith"),
+            "cannot work: Too many open files",
+        ),
+        (
+            RuntimeError("DataLoader worker (pid 7) is killed by signal: Killed."),
+            "cannot work: DataLoader worker .pid 7. is killed",
+        ),
+    ],
+)
+def test_workers_that_the_system_refuses(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, error: Exception, message: str
+) -> None:
+    build(tmp_path, {f"a/{i}.png": i for i in range(1, 5)})
+    images = Images(read_dataset(tmp_path).samples, evaluation_transform(Preprocessing()))
+
+    def refused(loader: object) -> Iterator[object]:
+        raise error
+
+    batches = loader(images, 2, epoch=0, seed=0, train=False, workers=1)
+    monkeypatch.setattr(torch.utils.data.DataLoader, "__iter__", refused)
+    with pytest.raises(UserError, match=message):
+        next(iter(batches))
+    error.args = ("Caught KeyError in DataLoader worker process 0.",)
+    if isinstance(error, RuntimeError):  # a fault of the program
+        with pytest.raises(RuntimeError, match="Caught KeyError"):
+            next(iter(batches))

@@ -250,6 +250,7 @@ def write_keras_legacy(
     keras: int = 2,
     whole: bool = False,
     scope: str = "",
+    config: Mapping[str, Any] | None = None,
 ) -> Path:
     """Writes a legacy `.h5`: the weights alone, or a `whole` model, as Keras 2 or 3 does.
 
@@ -261,6 +262,7 @@ def write_keras_legacy(
         whole: Whether the model's configuration is in the file.
         scope: The name of the model if it is a layer of another model: all of its layers are then
             in one group.
+        config: The configuration; by default the first layer's alone.
     """
     import h5py
 
@@ -268,7 +270,7 @@ def write_keras_legacy(
     with h5py.File(path, "w") as file:
         root = file.create_group("model_weights") if whole else file
         if whole:
-            file.attrs["model_config"] = json.dumps(keras_config(checkpoint, keras))
+            file.attrs["model_config"] = json.dumps(config or keras_config(checkpoint, keras))
             file.create_group("optimizer_weights")["iteration"] = np.int64(3)
         order = []
         for layer, arrays in keras_layers(checkpoint, style, depthwise):
@@ -288,21 +290,72 @@ def write_keras_legacy(
     return path
 
 
-def keras_config(checkpoint: Checkpoint, keras: int = 3) -> dict[str, object]:
-    """The first layer of a model's configuration."""
+def keras_config(
+    checkpoint: Checkpoint, keras: int = 3, *, whole: bool = False, **dense: object
+) -> dict[str, Any]:
+    """A model's configuration: its first layer alone, or the `whole` of it.
+
+    Args:
+        checkpoint: The model.
+        keras: 2 or 3.
+        whole: Whether the layers after the first are in it.
+        dense: Options of the classifier.
+    """
     key = "batch_shape" if keras == 3 else "batch_input_shape"
     first = {
         key: [None, *checkpoint.architecture.resolution, 3],
         "dtype": "float32",
         "name": "input_layer",
     }
+    listed: list[dict[str, Any]] = [{"class_name": "InputLayer", "config": first}]
+    if whole:
+        listed += keras_config_layers(checkpoint, dense)
     return {
         "class_name": "Functional" if keras == 3 else "Model",
-        "config": {
-            "name": "mobilenetv2",
-            "layers": [{"class_name": "InputLayer", "config": first}],
-        },
+        "config": {"name": "mobilenetv2", "layers": listed},
     }
+
+
+def keras_config_layers(
+    checkpoint: Checkpoint, dense: Mapping[str, object]
+) -> list[dict[str, Any]]:
+    """The layers after the first as keras.applications.MobileNetV2 has them."""
+    listed: list[dict[str, Any]] = []
+
+    def add(kind: str, name: str, **options: object) -> None:
+        config = {"name": name, "trainable": True, "dtype": "float32", **options}
+        listed.append({"class_name": kind, "config": config, "inbound_nodes": []})
+
+    for layer in layers(checkpoint.architecture):
+        if layer.kind == "add":
+            add("Add", layer.name)
+        elif layer.kind == "pool":
+            add("GlobalAveragePooling2D", layer.name, keepdims=False)
+        elif layer.kind == "linear":
+            options = {"units": layer.out_shape[0], "activation": "softmax", "use_bias": True}
+            add("Dense", "predictions", **options | dict(dense))
+        else:
+            name, norm = keras_names(layer)
+            explicit = layer.stride == 2 and layer.kind == "depthwise"
+            explicit |= layer.stride == 2 and checkpoint.architecture.padding == "symmetric"
+            if explicit:
+                top, bottom, left, right = layer.padding
+                add("ZeroPadding2D", f"{name}_pad", padding=[[top, bottom], [left, right]])
+            add(
+                "DepthwiseConv2D" if layer.kind == "depthwise" else "Conv2D",
+                name,
+                kernel_size=[layer.kernel] * 2,
+                strides=[layer.stride] * 2,
+                padding="valid" if explicit else "same",
+                dilation_rate=[1, 1],
+                activation="linear",
+                use_bias=False,
+            )
+            epsilon = checkpoint.architecture.bn_epsilon
+            add("BatchNormalization", norm, axis=-1, momentum=0.999, epsilon=epsilon)
+            if layer.activation == "relu6":
+                add("ReLU", f"{name}_relu", max_value=6.0, negative_slope=0.0, threshold=0.0)
+    return listed
 
 
 def write_keras_weights(
@@ -340,13 +393,15 @@ def write_keras_weights(
         root["optimizer/vars/0"] = np.int64(3)
 
 
-def write_keras_archive(path: Path, checkpoint: Checkpoint) -> Path:
-    """Writes a `.keras` archive."""
+def write_keras_archive(
+    path: Path, checkpoint: Checkpoint, config: Mapping[str, Any] | None = None
+) -> Path:
+    """Writes a `.keras` archive; without a `config`, the first layer's alone is in it."""
     weights = io.BytesIO()
     write_keras_weights(weights, checkpoint)
     with zipfile.ZipFile(path, "w") as archive:
         archive.writestr("metadata.json", json.dumps({"keras_version": "3.15.1"}))
-        archive.writestr("config.json", json.dumps(keras_config(checkpoint)))
+        archive.writestr("config.json", json.dumps(config or keras_config(checkpoint)))
         archive.writestr("model.weights.h5", weights.getvalue())
     return path
 

@@ -12,7 +12,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import msgspec
 import numpy as np
@@ -43,6 +43,8 @@ class Checkpoint:
         labels: One per class, or ().
         preprocessing: What the weights expect of an image.
         provenance: Any facts that JSON can hold: where the weights came from, licence, accuracy.
+        notes: What the reader of another library's file assumed or left out, one sentence each;
+            not saved.
 
     Raises:
         ModelFileError: An array is missing, extra, of a wrong shape, not float32 or not finite, or
@@ -54,6 +56,7 @@ class Checkpoint:
     labels: tuple[str, ...] = ()
     preprocessing: Preprocessing = field(default_factory=Preprocessing)
     provenance: dict[str, Any] = field(default_factory=dict)
+    notes: tuple[str, ...] = field(default=(), compare=False)
 
     def __post_init__(self) -> None:
         check_arrays(self.arrays, array_shapes(self.architecture))
@@ -240,6 +243,21 @@ def description_without_background(
     return {"architecture": fewer, "labels": labels[1:]}
 
 
+def background_note(checkpoint: Any) -> str | None:
+    """A line on a class 0 that is the background, which shifts all other indices; None without it.
+
+    Args:
+        checkpoint: A checkpoint of any type.
+    """
+    if tuple(checkpoint.labels[:1]) != (BACKGROUND,):
+        return None
+    return (
+        f"class 0 is the background, so that every other index is one higher than among "
+        f"{len(checkpoint.labels) - 1} classes without it; `mobilenetv2 convert IN OUT "
+        "--drop-background` removes it"
+    )
+
+
 def check_description(
     architecture: Architecture, labels: tuple[str, ...], preprocessing: Preprocessing
 ) -> None:
@@ -252,35 +270,63 @@ def check_description(
         )
 
 
-def check_arrays(arrays: Mapping[str, NDArray[Any]], shapes: Mapping[str, tuple[int, ...]]) -> None:
-    """Refuses arrays that are missing, extra, of a wrong shape or type, or not finite.
+class Shaped(Protocol):
+    """An array, or one that is still in its file."""
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Its axes."""
+
+    @property
+    def dtype(self) -> np.dtype[Any]:
+        """Its type."""
+
+
+def check_shapes(
+    arrays: Mapping[str, Shaped], shapes: Mapping[str, tuple[int, ...]], any_float: bool = False
+) -> None:
+    """Refuses arrays that are missing, extra, or of a wrong shape or type, without their values.
 
     Args:
         arrays: To be checked.
         shapes: The shape of every array that there must be.
+        any_float: Whether any type of floats may be there, instead of float32 alone.
 
     Raises:
         ModelFileError: The first arrays of each kind of fault, by name.
     """
-    faults = {
-        "missing": [name for name in shapes if name not in arrays],
-        "not part of the network": [name for name in arrays if name not in shapes],
-        "wrong shape": [
-            f"{name} is {arrays[name].shape}, not {shape}"
-            for name, shape in shapes.items()
-            if name in arrays and arrays[name].shape != shape
-        ],
-        "wrong type": [
-            f"{name} is {array.dtype}, not float32"
-            for name, array in arrays.items()
-            if array.dtype != np.float32
-        ],
-    }
-    if not any(faults.values()):
-        faults["values that are not finite, or a negative variance"] = [
-            *(name for name, array in arrays.items() if not np.isfinite(array).all()),
-            *(n for n in arrays if n.endswith("running_var") and (arrays[n] < 0).any()),
-        ]
+    _raise_faults(
+        {
+            "missing": [name for name in shapes if name not in arrays],
+            "not part of the network": [name for name in arrays if name not in shapes],
+            "wrong shape": [
+                f"{name} is {arrays[name].shape}, not {shape}"
+                for name, shape in shapes.items()
+                if name in arrays and arrays[name].shape != shape
+            ],
+            "wrong type": [
+                f"{name} is {array.dtype}, not float32"
+                for name, array in arrays.items()
+                if array.dtype != np.float32 and not (any_float and array.dtype.kind == "f")
+            ],
+        }
+    )
+
+
+def check_arrays(arrays: Mapping[str, NDArray[Any]], shapes: Mapping[str, tuple[int, ...]]) -> None:
+    """As `check_shapes`, and refuses values that are not finite, or a negative variance."""
+    check_shapes(arrays, shapes)
+    _raise_faults(
+        {
+            "values that are not finite, or a negative variance": [
+                *(name for name, array in arrays.items() if not np.isfinite(array).all()),
+                *(n for n in arrays if n.endswith("running_var") and (arrays[n] < 0).any()),
+            ]
+        }
+    )
+
+
+def _raise_faults(faults: Mapping[str, Sequence[str]]) -> None:
     problems = [f"{fault}: {shortened(names, 4)}" for fault, names in faults.items() if names]
     if problems:
         raise ModelFileError("arrays do not fit the network: " + "; ".join(problems))

@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator
 from io import BytesIO, TextIOBase
 from typing import IO, TYPE_CHECKING, Any
 
-from .errors import ImageError
+from .errors import ImageError, UserError
 from .locks import ForkSafeLock
 from .paths import obstacle
 
@@ -26,6 +26,7 @@ TURNS = {  # EXIF orientation -> the member of Image.Transpose that turns the im
     7: "TRANSVERSE",
     8: "ROTATE_90",
 }
+MAX_PIXELS = "MOBILENETV2_MAX_PIXELS"  # in the environment
 PILLOW_LIMIT_FACTOR = 2  # Pillow refuses images of more than twice Image.MAX_IMAGE_PIXELS
 BACKGROUND = "white"  # behind transparent parts, as on a page
 WITH_ALPHA = ("1", "L", "LA", "La", "P", "PA", "RGB", "RGBA", "RGBa")
@@ -68,8 +69,8 @@ def decode(
 
     Args:
         source: A file name, or an image file's content as bytes or as an open binary file.
-        max_pixels: The largest number of pixels that is accepted. Default: Pillow's own limit
-            (about 179 million).
+        max_pixels: The largest number of pixels that is accepted. Default:
+            MOBILENETV2_MAX_PIXELS in the environment, or Pillow's own limit (about 179 million).
         stretch: Map the values of a grey image of more than 8 bits so that the lowest of this
             image becomes 0 and the highest 255. Images of 8 bits stay as they are.
         warn: Called with a line about an image of more than 8 bits that keeps few grey levels, as
@@ -81,6 +82,7 @@ def decode(
     Raises:
         ImageError: Not an image, not a regular file, damaged, or too large; the message names the
             file.
+        UserError: MOBILENETV2_MAX_PIXELS is not a whole number above 0.
     """
     from PIL import Image, UnidentifiedImageError
 
@@ -99,6 +101,7 @@ def decode(
             raise ImageError(f"{name}: {reason}")
     else:
         name = str(getattr(source, "name", "<stream>"))
+    max_pixels = _limit_of_environment() if max_pixels is None else max_pixels
     try:
         with _open(source, max_pixels) as image:
             if max_pixels is not None and image.width * image.height > max_pixels:
@@ -109,7 +112,8 @@ def decode(
     except Image.DecompressionBombError:
         limit = max_pixels or PILLOW_LIMIT_FACTOR * (Image.MAX_IMAGE_PIXELS or 0)
         raise ImageError(
-            f"{name}: more than {limit} pixels; raise the limit with max_pixels (--max-pixels) if that is right"
+            f"{name}: more than {limit} pixels; raise the limit with max_pixels (--max-pixels) or "
+            f"{MAX_PIXELS} in the environment if that is right"
         ) from None
     except UnidentifiedImageError:
         if name.lower().endswith(VIDEO):
@@ -125,6 +129,15 @@ def decode(
     if remark:
         warn(f"{name}: {remark}")
     return rgb
+
+
+def _limit_of_environment() -> int | None:
+    text = os.environ.get(MAX_PIXELS)
+    if not text:
+        return None
+    if text.isascii() and text.isdigit() and len(text) <= 15 and int(text):
+        return int(text)
+    raise UserError(f"{MAX_PIXELS} must be a whole number above 0, not {text!r:.80}")
 
 
 def _open(source: str | os.PathLike[str] | IO[bytes], max_pixels: int | None) -> Image:

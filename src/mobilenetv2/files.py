@@ -19,7 +19,7 @@ from .paths import obstacle
 
 MAX_FOREIGN_BYTES = 1 << 29  # of another library's file; the largest published one has 80 MB
 LARGEST_NETWORK_BYTES = 1 << 26  # the float32 weights of the largest published network are 25 MB
-EXPANSION = 8  # bytes in memory per byte of a file: int8 weights as float64
+EXPANSION = 4  # bytes in memory per byte of a file: int8 weights as float32
 
 
 def require_file(path: Path) -> None:
@@ -32,28 +32,42 @@ def require_file(path: Path) -> None:
         raise ModelFileError(f"{path}: {reason}")
 
 
-def require_memory(path: Path, needed: int, what: str) -> None:
-    """Refuses content that takes far more memory than its file and any network that is known.
-
-    A small file may claim arrays of any size: without data, repeated, or compressed.
-
-    Args:
-        path: The file.
-        needed: Bytes in memory.
-        what: Of which content, for the message.
+def require_size(path: Path) -> None:
+    """Refuses another library's file that is larger than any that is known.
 
     Raises:
-        ModelFileError: More than the largest network and a small multiple of the file, or the file
-            is larger than any that is known.
+        ModelFileError: It is.
     """
     size = path.stat().st_size
     if size > MAX_FOREIGN_BYTES:
         raise ModelFileError(
             f"{path}: {size >> 20} MB; files of other libraries are read up to {MAX_FOREIGN_BYTES >> 20} MB"
         )
-    if needed > min(LARGEST_NETWORK_BYTES + EXPANSION * size, 2 * MAX_FOREIGN_BYTES):
+
+
+def memory_limit(path: Path) -> int:
+    """How many bytes the content of another library's file may take: a small multiple of the file
+    and of the largest network that is known.
+    """
+    return LARGEST_NETWORK_BYTES + EXPANSION * (path.stat().st_size if path.is_file() else 0)
+
+
+def require_memory(path: Path, needed: int, what: str) -> None:
+    """Refuses content that takes more than `memory_limit`.
+
+    A small file may claim arrays of any size: without data, repeated, or compressed.
+
+    Args:
+        path: The file.
+        needed: Bytes in memory.
+        what: What takes them, for the message.
+
+    Raises:
+        ModelFileError: The message lacks the file's name.
+    """
+    if needed > memory_limit(path):
         raise ModelFileError(
-            f"{path}: {what} would take {needed >> 20} MB of memory, far larger than any MobileNetV2"
+            f"{what} would take {needed >> 20} MB of memory, far larger than any MobileNetV2"
         )
 
 
@@ -87,7 +101,7 @@ def read_safetensors(path: Path) -> tuple[dict[str, str], dict[str, NDArray[Any]
         return dict(file.metadata() or {}), arrays
 
 
-def write_atomically(path: Path, content: bytes) -> None:
+def write_atomically(path: Path, content: bytes | memoryview) -> None:
     """Writes a file under a temporary name beside it, then renames it over `path`.
 
     A link stays one: the file that it leads to is replaced. A device or pipe is written to directly.
@@ -106,7 +120,7 @@ def write_atomically(path: Path, content: bytes) -> None:
         raise ModelFileError(f"{path}: cannot be written: {reason}") from None
 
 
-def _write_special(path: Path, content: bytes) -> None:
+def _write_special(path: Path, content: bytes | memoryview) -> None:
     # a pipe without a reader is an error, and does not wait for one
     descriptor = os.open(path, os.O_WRONLY | getattr(os, "O_NONBLOCK", 0))
     os.set_blocking(descriptor, True)
@@ -116,7 +130,7 @@ def _write_special(path: Path, content: bytes) -> None:
             rest = rest[file.write(rest) :]
 
 
-def _write_and_rename(path: Path, content: bytes) -> None:
+def _write_and_rename(path: Path, content: bytes | memoryview) -> None:
     # a short name, since that of `path` may be as long as names can be
     name = f".{path.name[:40]}.{os.getpid()}-{threading.get_ident()}.part"
     temporary = path.with_name(name)

@@ -101,6 +101,20 @@ class Preprocessing(Record):
         mean, std = (", ".join(f"{x:g}" for x in values) for values in (self.mean, self.std))
         return f"{resized}, {self.interpolation}; mean {mean}; std {std}"
 
+    def in_words(self) -> str:
+        """What happens to an image, in one line."""
+        height, width = self.size
+        if self.resize == "stretch":
+            shape = f"stretched to {height} x {width}"
+        else:
+            side = round(min(self.size) / self.crop_fraction)
+            shape = f"short side {side}, crop {height} x {width}"
+        if set(self.mean) == set(self.std) == {0.5}:
+            values = "-1..1"
+        else:
+            values = f"mean {self.mean}, std {self.std}"
+        return f"{shape}, {self.interpolation}, {values}"
+
     def __call__(self, image: Image | NDArray[np.uint8]) -> NDArray[np.uint8]:
         """One image -> pixels (height, width, channels) uint8, not yet normalised.
 

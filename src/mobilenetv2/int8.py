@@ -102,6 +102,7 @@ class Int8Checkpoint:
         labels: One per class, or ().
         preprocessing: What the weights expect of an image.
         provenance: Any facts that JSON can hold.
+        notes: As for `Checkpoint`.
 
     Raises:
         ModelFileError: Something is missing, extra, of a wrong shape or type, or out of range.
@@ -117,6 +118,7 @@ class Int8Checkpoint:
     labels: tuple[str, ...] = ()
     preprocessing: Preprocessing = field(default_factory=Preprocessing)
     provenance: dict[str, Any] = field(default_factory=dict)
+    notes: tuple[str, ...] = field(default=(), compare=False)
 
     def __post_init__(self) -> None:
         check_description(self.architecture, self.labels, self.preprocessing)

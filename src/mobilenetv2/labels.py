@@ -29,6 +29,11 @@ def imagenet_classes() -> dict[str, str]:
     return {synset: label for synset, _, label in lines}
 
 
+def has_background(labels: tuple[str, ...]) -> bool:
+    """Whether class 0 of these labels is the background, which datasets do not count."""
+    return labels[:1] == (BACKGROUND,)
+
+
 def read_labels(path: Path, classes: int) -> tuple[str, ...]:
     """The labels in a UTF-8 text file with one label per line, in the order of the classes.
 

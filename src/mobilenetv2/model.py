@@ -199,6 +199,9 @@ class Model:
             Each source with the result of `use`, or with its error.
         """
 
+        if isinstance(sources, str | bytes | os.PathLike):
+            raise UserError(f"a list of files is needed, not one: [{sources!r:.80}]")
+
         def prepare(source: Source) -> NDArray[np.uint8]:
             image = as_image(open_source(source), max_pixels=max_pixels)
             return self.checkpoint.preprocessing(image)
@@ -218,8 +221,8 @@ class Model:
 
     def _check_top(self, top: int) -> None:
         self.check_classifies()
-        if top < 1:
-            raise UserError(f"top must be at least 1, not {top}")
+        if not isinstance(top, int | np.integer) or isinstance(top, bool) or top < 1:
+            raise UserError(f"top must be a whole number of at least 1, not {top!r:.80}")
 
     def _predictions(self, logits: NDArray[np.float32], top: int) -> list[Prediction]:
         """The `top` most probable classes for the logits (classes,) of one image."""
@@ -245,6 +248,7 @@ def load(
     isa: str | None = None,
     *,
     int8: bool = True,
+    weights_of: str | None = None,
 ) -> Model:
     """A model by file (any format that `formats.read` knows) or by a name of
     `mobilenetv2.models()`.
@@ -254,6 +258,9 @@ def load(
         threads: As for `Model`.
         isa: As for `Model`.
         int8: Whether a quantised .tflite file runs in int8; False: its weights become float32.
+        weights_of: Of a PyTorch file with several sets of weights: "ema" for averages over the
+            training, "raw" for those that they are averages of, or a name in the file. Default: the
+            averages, if there are any.
 
     Raises:
         ModelFileError: Neither a readable model file nor a known name.
@@ -264,5 +271,5 @@ def load(
 
     if isinstance(name, str | os.PathLike):
         file = Path(name) if isinstance(name, os.PathLike) else name
-        return Model(open_checkpoint(file, int8=int8), threads, isa)
-    return Model(read_content(name, int8=int8), threads, isa)
+        return Model(open_checkpoint(file, int8=int8, weights_of=weights_of), threads, isa)
+    return Model(read_content(name, int8, weights_of), threads, isa)

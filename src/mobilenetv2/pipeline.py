@@ -97,6 +97,25 @@ def map_images(
             yield from zip(task.group, finished)
 
 
+def map_in_order(
+    items: Iterable[Source], work: Callable[[Source], Result], workers: int
+) -> Generator[Result, None, None]:
+    """Maps items to results, in their order, on several threads or on those that the system starts.
+
+    Args:
+        items: Whatever `work` takes; read one by one while the work goes on.
+        work: Called with each item.
+        workers: The number of threads, at least 1.
+    """
+    tasks = (_Task([item], lambda group, _: [work(group[0])]) for item in items)
+    with _Threads(workers) as threads:  # ended also when the caller stops early
+        pending = deque(map(threads.submit, islice(tasks, 2 * threads.count)))
+        while pending:
+            (result,) = pending.popleft().result()
+            pending.extend(map(threads.submit, islice(tasks, 1)))
+            yield result
+
+
 class _Task(Generic[Source, Result]):
     """One group of sources, and what became of it."""
 

@@ -161,6 +161,16 @@ def find(name: str) -> Published:
     )
 
 
+def published_file(path: Path) -> Published | None:
+    """torchvision's model whose published file this is, by the digits in its name or its checksum."""
+    models = _torchvision()
+    named = [model for model in models if model.sha256 in path.name]
+    if not named and path.is_file():
+        checksum = hashlib.sha256(path.read_bytes()).hexdigest()
+        named = [model for model in models if checksum.startswith(model.sha256)]
+    return named[0] if named else None
+
+
 def find_imagenet(width_mult: float) -> Published:
     """TF-slim's ImageNet weights of that width at 224.
 

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import errno
+import io
 import os
 import sys
 from collections.abc import Sequence
+from contextlib import suppress
 
 import click
 
@@ -16,16 +18,18 @@ from .convert import convert
 from .cost import cost
 from .evaluate import evaluate
 from .explain import explain
+from .features import features
 from .inspect import inspect
 from .models import models
-from .output import notify, use_utf8
+from .options import Commands, instead
+from .output import notify, show_warnings_as_lines, use_utf8
 from .quantize import quantize
 from .train import train
 
 FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO)  # what stdout was redirected to
 
 
-@click.group(context_settings={"help_option_names": ["-h", "--help"]})
+@click.group(cls=Commands, context_settings={"help_option_names": ["-h", "--help"]})
 @click.version_option(package_name="mobilenetv2")
 def main() -> None:
     """MobileNetV2, complete: count its cost, convert published weights, quantise them, train,
@@ -37,7 +41,7 @@ def main() -> None:
 
 
 for command in (
-    benchmark, classify, convert, cost, evaluate, explain, inspect, models, quantize, train,
+    benchmark, classify, convert, cost, evaluate, explain, features, inspect, models, quantize, train,
 ):  # fmt: skip
     main.add_command(command)
 
@@ -52,9 +56,11 @@ def run(arguments: Sequence[str] | None = None) -> int:
     """
     try:
         use_utf8()
+        show_warnings_as_lines()
         if sys.stdout is None:
             raise UserError("stdout is closed: there is nowhere to print to")
         words = list(sys.argv[1:] if arguments is None else arguments)
+        _check_words(words)
         code = int(main.main(words, "mobilenetv2", standalone_mode=False, obj=words) or 0)
         sys.stdout.flush()
         return code
@@ -71,14 +77,26 @@ def run(arguments: Sequence[str] | None = None) -> int:
         _discard_output()
         return 1
     except OSError as error:
-        if error.errno not in FULL:
-            raise
-        _discard_output()
-        notify(f"error: the results cannot be written: {error.strerror}")
+        if error.errno in FULL:
+            _discard_output()
+            notify(f"error: the results cannot be written: {error.strerror}")
+        else:
+            name = "" if error.filename is None else f"{error.filename}: "
+            notify(f"error: {name}{error.strerror or error}")
         return 2
     except (KeyboardInterrupt, click.Abort):
         notify("interrupted")
         return 130
+
+
+def _check_words(words: Sequence[str]) -> None:
+    """Refuses arguments that no shell can give, and no file can be called."""
+    for word in words:
+        try:
+            if b"\0" in os.fsencode(word):
+                raise UserError(f"{word!r}: an argument with a NUL character")
+        except UnicodeEncodeError:
+            raise UserError(f"{word!r}: an argument with half of a surrogate pair") from None
 
 
 def _show(error: click.ClickException) -> None:
@@ -86,9 +104,13 @@ def _show(error: click.ClickException) -> None:
     if isinstance(error, click.UsageError) and error.ctx is not None:
         click.echo(error.ctx.get_usage(), err=True)
         notify(f"Try '{error.ctx.command_path} --help' for help.")
-    notify(f"error: {error.format_message()}")
+    text = error.format_message()
+    if isinstance(error, click.NoSuchOption) and (advice := instead(error.option_name)):
+        text = f"no option {error.option_name}: {advice}"
+    notify(f"error: {text}")
 
 
 def _discard_output() -> None:
     """Lets what is still buffered for stdout go nowhere, when Python flushes it at its end."""
-    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    with suppress(io.UnsupportedOperation):  # a program that calls `run` may have replaced stdout
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

@@ -7,17 +7,13 @@ from typing import Any
 
 import click
 
-from .options import model_option, resolution_option
+from .options import DEFAULT_MODEL, model_argument, resolution_option, threads_option
 from .output import result_options, write_json, write_rows
 
 
 @click.command()
-@model_option
-@click.option(
-    "--threads",
-    type=click.IntRange(min=1),
-    help="Threads of the network.  [default: the processors this process may use]",
-)
+@model_argument(required=False)
+@threads_option
 @click.option(
     "--batch", default=1, show_default=True, type=click.IntRange(min=1), help="Images per call."
 )
@@ -34,8 +30,7 @@ from .output import result_options, write_json, write_rows
 @click.option("--profile", is_flag=True, help="Also print how long each step of a call takes.")
 @result_options
 def benchmark(
-    model_name: str,
-    threads: int | None,
+    model: str | None,
     batch: int,
     resolution: tuple[int, int] | None,
     isa: str | None,
@@ -43,7 +38,7 @@ def benchmark(
     profile: bool,
     format_: str,
 ) -> None:
-    """Measure how fast a model runs on this machine.
+    """Measure how fast MODEL, a file or a name, runs on this machine; without it the bundled one.
 
     Calls run on random images, after a warm-up. "macs" are the multiply-adds of one image, as
     `cost` counts them; "gmacs per second" are 1e9 of them per second. "peak" is the rate that one
@@ -54,11 +49,12 @@ def benchmark(
     from ..model import load
     from ..runtime.timing import StepTiming, measure, measure_steps
 
-    model = load(model_name, threads, isa)
-    height, width = resolution or model.checkpoint.preprocessing.size
-    timing = measure(model.engine, height, width, batch, runs)
-    steps = [asdict(step) for step in measure_steps(model.engine, timing)] if profile else []
-    summary: dict[str, Any] = {"model": model_name, **asdict(timing)}
+    name = model or DEFAULT_MODEL
+    loaded = load(name, isa=isa)
+    height, width = resolution or loaded.checkpoint.preprocessing.size
+    timing = measure(loaded.engine, height, width, batch, runs)
+    steps = [asdict(step) for step in measure_steps(loaded.engine, timing)] if profile else []
+    summary: dict[str, Any] = {"model": name, **asdict(timing)}
     if format_ == "json":
         write_json([{**summary, "steps": steps} if profile else summary])
         return

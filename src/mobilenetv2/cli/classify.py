@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+import sys
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
-from .options import model_option, stretch_option
+from ..printable import printable
+from .options import model_option, stretch_option, threads_option
 from .output import notify, progress, result_options, show_image_warnings, write_json, write_rows
 
 if TYPE_CHECKING:
@@ -25,16 +27,26 @@ COLUMNS = ("file", "rank", "index", "label", "probability")
     "--top", default=5, show_default=True, type=click.IntRange(min=1), help="Classes per image."
 )
 @click.option(
+    "--index",
+    "counting",
+    type=click.Choice(["model", "dataset"]),
+    default="model",
+    show_default=True,
+    help="Count classes as the model does, or as its dataset does: without a background class.",
+)
+@click.option(
     "--max-pixels",
     type=click.IntRange(min=1),
     help="Refuse larger images.  [default: about 179 million]",
 )
+@threads_option
 @stretch_option
 @result_options
 def classify(
     paths: Sequence[str],
     model_name: str,
     top: int,
+    counting: str,
     max_pixels: int | None,
     stretch: bool,
     format_: str,
@@ -45,6 +57,7 @@ def classify(
     column file, a pattern such as 'photos/*.jpg', or - for stdin: an image, or a list of files, one
     per line. Images that cannot be read are named on stderr,
     the others are classified, and the exit code is 1."""
+    from ..checkpoint import background_note
     from ..datasets import collect_images
     from ..errors import ImageError
     from ..model import load
@@ -57,6 +70,9 @@ def classify(
     if not inputs.samples:
         raise click.UsageError("no images to classify")
     model = load(model_name)
+    note = background_note(model.checkpoint)
+    if note and counting == "model" and sys.stdout.isatty():
+        notify(f"note: {note}, `--index dataset` counts without it")
     failed = len(inputs.problems)
 
     def results() -> Iterator[tuple[Sample, list[Prediction]]]:
@@ -72,23 +88,51 @@ def classify(
                 else:
                     yield sample, result
 
-    _write(results(), format_)
+    first = 1 if note and counting == "dataset" else 0
+    _write(((Path(sample.name), _rows(p, first)) for sample, p in results()), format_)
     if failed:
         notify(f"{failed} of {len(inputs.samples) + len(inputs.problems)} could not be read")
     return 1 if failed else 0
 
 
-def _write(results: Iterator[tuple[Sample, list[Prediction]]], format_: str) -> None:
-    rows = ((Path(sample.name), _rows(predictions)) for sample, predictions in results)
+def _rows(predictions: list[Prediction], first: int) -> list[dict[str, Any]]:
+    """One row per class; the index of class `first` is 0, and those before it have none."""
+    return [
+        {
+            "rank": rank,
+            "index": p.index - first if p.index >= first else None,
+            "label": p.label,
+            "probability": round(p.probability, 6),
+        }
+        for rank, p in enumerate(predictions, 1)
+    ]
+
+
+def _write(results: Iterable[tuple[Path, list[dict[str, Any]]]], format_: str) -> None:
     if format_ == "json":
-        write_json({"file": file, "predictions": ranked} for file, ranked in rows)
+        write_json({"file": file, "predictions": ranked} for file, ranked in results)
+    elif format_ == "table" and sys.stdout.isatty():
+        _write_blocks(list(results))
     else:
-        flat = ({"file": file, **row} for file, ranked in rows for row in ranked)
+        flat = ({"file": file, **row} for file, ranked in results for row in ranked)
         write_rows(flat, COLUMNS, format_)
 
 
-def _rows(predictions: list[Prediction]) -> list[dict[str, Any]]:
-    return [
-        {"rank": rank, "index": p.index, "label": p.label, "probability": round(p.probability, 6)}
-        for rank, p in enumerate(predictions, 1)
-    ]
+def _write_blocks(results: Sequence[tuple[Path, list[dict[str, Any]]]]) -> None:
+    """Prints for each image its name, and below it a line per class, no wider than the terminal."""
+    from rich.console import Console
+    from rich.padding import Padding
+    from rich.table import Table
+    from rich.text import Text
+
+    console = Console(highlight=False)
+    for file, ranked in results:
+        console.print(Text(printable(str(file)), style="bold", overflow="fold"))
+        table = Table.grid(padding=(0, 2, 0, 0))
+        for _ in ("probability", "index", "label"):
+            table.add_column(overflow="fold")
+        for row in ranked:
+            index = "" if row["index"] is None else str(row["index"])
+            cells = (f"{row['probability']:.4f}", f"{index:>4}", printable(row["label"]))
+            table.add_row(*map(Text, cells))
+        console.print(Padding(table, (0, 0, 0, 2)))

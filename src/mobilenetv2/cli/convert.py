@@ -20,9 +20,20 @@ from .output import notify
 @click.option(
     "--drop-background", is_flag=True, help="Turn 1001 classes with the background first into 1000."
 )
+@click.option(
+    "--weights-of",
+    metavar="ema|raw|NAME",
+    help="Of a PyTorch file with several sets of weights: averages over the training, those that "
+    "they are averages of, or a name in the file.  [default: averages, if there are any]",
+)
 @click.option("--float", "floats", is_flag=True, help="Turn quantised weights into float32.")
 def convert(
-    source: str, target: Path, labels: Path | None, drop_background: bool, floats: bool
+    source: str,
+    target: Path,
+    labels: Path | None,
+    drop_background: bool,
+    weights_of: str | None,
+    floats: bool,
 ) -> None:
     """Convert a model file (or a published model by name) into OUT, a mobilenetv2 .safetensors
     file.
@@ -32,7 +43,7 @@ def convert(
     TF-slim's .tgz). A quantised .tflite file becomes an int8 model."""
     from dataclasses import replace
 
-    from ..checkpoint import Checkpoint
+    from ..checkpoint import Checkpoint, background_note
     from ..errors import ModelFileError
     from ..formats import open_checkpoint
     from ..labels import read_labels
@@ -41,7 +52,7 @@ def convert(
         raise click.UsageError(f"OUT must end in .safetensors, not {target.name!r}")
     if not target.parent.is_dir():
         raise ModelFileError(f"{target}: the folder {target.parent} does not exist")
-    checkpoint = open_checkpoint(source, int8=not floats)
+    checkpoint = open_checkpoint(source, int8=not floats, weights_of=weights_of)
     if labels is not None:
         checkpoint = replace(
             checkpoint, labels=read_labels(labels, checkpoint.architecture.classes)
@@ -49,10 +60,14 @@ def convert(
     if drop_background:
         checkpoint = checkpoint.without_background()
     checkpoint.save(target)
+    for note in (*checkpoint.notes, background_note(checkpoint)):
+        if note:
+            notify(f"note: {note}")
     a = checkpoint.architecture
     numbers = "float32" if isinstance(checkpoint, Checkpoint) else "int8"
     named = "with labels" if checkpoint.labels else "without labels (give them with --labels)"
     notify(
         f"{target}: width {a.width_mult:g}, {a.resolution[0]} x {a.resolution[1]}, {a.classes} classes {named}, "
-        f"{a.padding} padding, {numbers}, from {checkpoint.provenance.get('source', 'a mobilenetv2 file')}"
+        f"{a.padding} padding, {numbers}, epsilon {a.bn_epsilon:g}, from "
+        f"{checkpoint.provenance.get('source', 'a mobilenetv2 file')}",
     )

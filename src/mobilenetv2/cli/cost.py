@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from .options import resolution_option
+from .options import model_argument, resolution_option
 from .output import notify, result_options, write_rows
 
 if TYPE_CHECKING:
@@ -39,7 +39,7 @@ DESCRIBING = (
 @click.command(
     short_help="Multiply-adds, parameters and memory of a network, or the paper's tables recomputed."
 )
-@click.argument("model", required=False)
+@model_argument(required=False)
 @click.option(
     "--network", type=click.Choice(["v2", "v1", "v2-32px"]), help="Which network.  [default: v2]"
 )

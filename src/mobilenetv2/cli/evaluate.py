@@ -7,12 +7,13 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from .options import model_option, stretch_option
+from .options import model_option, stretch_option, threads_option
 from .output import (
     OutputPath,
     notify,
     progress,
     result_options,
+    save_rows,
     show_image_warnings,
     write_json,
     write_properties,
@@ -31,6 +32,7 @@ NAMED = {
     "numbers": "the classes are numbers, taken as the model's classes, counted from 0 without a "
     "background class",
 }
+PREDICTION_COLUMNS = ("file", "class", "answer", "probability", "right")
 COLUMNS = ("class", "index", "images", "right", "percent")
 
 
@@ -47,6 +49,14 @@ COLUMNS = ("class", "index", "images", "right", "percent")
     type=OutputPath(".png", ".jpg", ".jpeg", ".webp", ".tif", ".tiff", ".bmp"),
     help="Write the 32 mistakes with the highest probability as one image.",
 )
+@click.option(
+    "--predictions",
+    type=OutputPath(".csv", ".json"),
+    metavar="FILE",
+    help="Write the answer for each image, as .csv or .json.",
+)
+@click.option("--wrong-only", is_flag=True, help="Leave right answers out of --predictions.")
+@threads_option
 @stretch_option
 @result_options
 def evaluate(
@@ -54,6 +64,8 @@ def evaluate(
     model_name: str,
     split: str | None,
     mistakes: Path | None,
+    predictions: Path | None,
+    wrong_only: bool,
     stretch: bool,
     format_: str,
 ) -> int:
@@ -63,13 +75,15 @@ def evaluate(
     like), or a CSV list with the columns file and label, index or both. Images that cannot be
     read are named on stderr and left out, and the exit code is 1.
 
-    top1 and top5 are percent; ece is the expected calibration error from 0 to 1; nll is the mean
+    top1 and top5 are percent (top5 of models with more than five classes); ece is the expected calibration error from 0 to 1; nll is the mean
     negative log likelihood."""
     from ..datasets import read_dataset, repeated_images
     from ..evaluation import contact_sheet, how_named
     from ..evaluation import evaluate as run
     from ..model import load
 
+    if wrong_only and predictions is None:
+        raise click.UsageError("--wrong-only chooses what --predictions FILE gets: give that too")
     show_image_warnings()
     dataset = read_dataset(data, split)
     dataset = dataset.stretched() if stretch else dataset
@@ -90,6 +104,8 @@ def evaluate(
     for warning in evaluation.warnings:
         notify(f"warning: {warning}")
     _write(evaluation, str(model.checkpoint.preprocessing), format_)
+    if predictions:
+        _save_predictions(evaluation, predictions, wrong_only)
     if mistakes:
         _save(contact_sheet(evaluation.mistakes), mistakes)
     skipped = len(evaluation.skipped)
@@ -104,7 +120,7 @@ def _write(evaluation: Evaluation, preprocessing: str, format_: str) -> None:
         "images": evaluation.images,
         "skipped": len(evaluation.skipped),
         "top1": round(scores.top1, 4),
-        "top5": round(scores.top5, 4),
+        **({"top5": round(scores.top5, 4)} if len(evaluation.labels) > 5 else {}),
         "ece": round(scores.ece, 6),
         "nll": round(scores.nll, 6),
         "preprocessing": preprocessing,
@@ -120,12 +136,31 @@ def _write(evaluation: Evaluation, preprocessing: str, format_: str) -> None:
         for c in evaluation.classes
     ]
     if format_ == "json":
-        tables = {"labels": evaluation.labels, "confusion": evaluation.confusion.tolist()}
+        tables = {
+            "labels": evaluation.labels,
+            "confusion_axes": ["true", "predicted"],
+            "confusion": evaluation.confusion.tolist(),
+        }
         write_json([{**properties, "classes": classes, **tables}])
         return
     if format_ == "table":
         write_properties(properties)
     write_rows(classes, COLUMNS, format_)
+
+
+def _save_predictions(evaluation: Evaluation, path: Path, wrong_only: bool) -> None:
+    rows = [
+        {
+            "file": Path(answer.sample.name),
+            "class": answer.truth,
+            "answer": answer.predicted,
+            "probability": round(answer.probability, 6),
+            "right": answer.right,
+        }
+        for answer in evaluation.answers
+        if not (wrong_only and answer.right)
+    ]
+    save_rows(rows, PREDICTION_COLUMNS, path, path.suffix.lower().removeprefix("."))
 
 
 def _save(sheet: Image, path: Path) -> None:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from .options import stretch_option
+from .options import model_argument, stretch_option, threads_option
 from .output import format_option, notify, progress, show_image_warnings, write_json, write_rows
 
 if TYPE_CHECKING:
@@ -23,7 +23,7 @@ COLUMNS = (
 
 
 @click.command()
-@click.argument("model", metavar="MODEL")
+@model_argument()
 @click.option(
     "--images",
     metavar="PATH",
@@ -56,7 +56,14 @@ COLUMNS = (
     type=click.Path(file_okay=False, path_type=Path),
     help="Also write every drawing as an .svg file into this folder.",
 )
-@click.option("--seed", default=0, show_default=True, type=int, help="Seed of all random numbers.")
+@click.option(
+    "--seed",
+    default=0,
+    show_default=True,
+    type=click.IntRange(min=0),
+    help="Seed of all random numbers.",
+)
+@threads_option
 @stretch_option
 @format_option
 def explain(

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from .options import model_argument
 from .output import result_options, write_json, write_properties, write_rows
 
 if TYPE_CHECKING:
@@ -13,22 +14,22 @@ if TYPE_CHECKING:
 
 
 @click.command()
-@click.argument("file", metavar="MODEL")
+@model_argument()
 @click.option(
     "--arrays", is_flag=True, help="List every array instead, or every layer of an int8 model."
 )
 @result_options
-def inspect(file: str, arrays: bool, format_: str) -> None:
+def inspect(model: str, arrays: bool, format_: str) -> None:
     """Show what is in MODEL, a file of any known kind or a name: network, classes, preprocessing,
     provenance."""
     from ..formats import open_checkpoint
 
-    checkpoint = open_checkpoint(file)
+    checkpoint = open_checkpoint(model)
     if arrays:
         rows = _arrays(checkpoint)
         write_rows(rows, tuple(rows[0]), format_)
         return
-    properties = _properties(file, checkpoint)
+    properties = _properties(model, checkpoint)
     if format_ == "json":
         write_json([properties])
     else:
@@ -39,6 +40,7 @@ def _properties(file: str, checkpoint: AnyCheckpoint) -> dict[str, Any]:
     import json
     from pathlib import Path
 
+    from ..checkpoint import background_note
     from ..cost import network_cost
     from ..formats import recognise
 
@@ -56,6 +58,7 @@ def _properties(file: str, checkpoint: AnyCheckpoint) -> dict[str, Any]:
         "architecture": json.loads(a.to_json()),
         "preprocessing": json.loads(checkpoint.preprocessing.to_json()),
         "provenance": checkpoint.provenance,
+        "notes": [note for note in (*checkpoint.notes, background_note(checkpoint)) if note],
     }
 
 
@@ -89,6 +92,9 @@ def _flat(properties: dict[str, Any]) -> dict[str, Any]:
     """Nested properties as `outer.inner`, with one row per stage."""
     rows: dict[str, Any] = {}
     for name, value in properties.items():
+        if name == "notes":
+            rows |= {f"note {i}": note for i, note in enumerate(value, 1)}
+            continue
         if not isinstance(value, dict):
             rows[name] = value
             continue

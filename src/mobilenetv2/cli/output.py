@@ -26,7 +26,6 @@ from ..printable import printable
 
 PIPE_WIDTH = 1000  # of a table that does not go to a terminal: nothing is cut
 FORMATS = ("table", "json", "csv")
-FORMAT_WARNING = warnings.formatwarning
 Command = TypeVar("Command", bound=Callable[..., Any])
 # A spreadsheet computes a cell that begins so; an apostrophe in front makes it text.
 _COMPUTED = re.compile("[=+@'\uff1d\uff0b\uff0d\uff20-]")
@@ -155,12 +154,25 @@ def write_rows(
         _write_table(rows, columns, title)
 
 
+def save_rows(
+    rows: Iterable[Mapping[str, Any]], columns: Sequence[str], path: Path, format_: str
+) -> None:
+    """Writes rows to a file, as `write_rows` prints them."""
+    from ..files import write_atomically
+
+    with redirect_stdout(io.StringIO()) as text:
+        write_rows(rows, columns, format_)
+    write_atomically(path, text.getvalue().encode())
+
+
 def csv_cell(value: Any) -> Any:
     """A value as CSV has it: texts as `printable` shows them, and never a formula.
 
     A text that a spreadsheet would compute gets an apostrophe in front; so does one that begins
     with an apostrophe, so that the first can always be taken away. Numbers are left alone.
     """
+    if isinstance(value, bool):
+        return str(value).lower()
     if value is None or isinstance(value, int | float):
         return value
     text = printable(str(value))
@@ -211,8 +223,17 @@ def write_properties(properties: Mapping[str, Any], format_: str = "table") -> N
     write_rows(rows, ("property", "value"), format_)
 
 
+def show_warnings_as_lines() -> None:
+    """Shows every warning as one line, without the place in the program that it comes from."""
+
+    def line(message: Warning | str, *_: object) -> str:
+        return f"warning: {printable(str(message))}\n"
+
+    warnings.formatwarning = line  # type: ignore[assignment]
+
+
 def show_image_warnings() -> None:
-    """Shows our warnings about images as one line each, and none of Pillow's.
+    """Shows our warnings about each image, and none of Pillow's.
 
     Pillow warns about large images and odd EXIF data; what it cannot read is an error.
     """
@@ -221,21 +242,6 @@ def show_image_warnings() -> None:
     warnings.filterwarnings("ignore", module="PIL")
     logging.getLogger("PIL").addHandler(logging.NullHandler())
     warnings.filterwarnings("always", category=NarrowRangeWarning)
-    warnings.formatwarning = _formatted
-
-
-def _formatted(
-    message: Warning | str,
-    category: type[Warning],
-    filename: str,
-    lineno: int,
-    line: str | None = None,
-) -> str:
-    from ..decoding import NarrowRangeWarning
-
-    if issubclass(category, NarrowRangeWarning):
-        return f"warning: {printable(str(message))}\n"
-    return FORMAT_WARNING(message, category, filename, lineno, line)
 
 
 @contextmanager

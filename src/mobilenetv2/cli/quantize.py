@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from .options import stretch_option
+from .options import model_argument, stretch_option, threads_option
 from .output import notify, progress, show_image_warnings, write_properties, write_rows
 
 if TYPE_CHECKING:
@@ -21,7 +21,7 @@ COLUMNS = ("layer", "kind", "low", "high", "signal_to_noise_db", "added_percent"
 
 
 @click.command()
-@click.argument("model", metavar="MODEL")
+@model_argument()
 @click.option(
     "--calibrate",
     "sources",
@@ -50,6 +50,7 @@ COLUMNS = ("layer", "kind", "low", "high", "signal_to_noise_db", "added_percent"
     type=click.Path(dir_okay=False, path_type=Path),
     help="Also write all measurements, those of every layer included, to this JSON file.",
 )
+@threads_option
 @stretch_option
 def quantize(
     model: str,

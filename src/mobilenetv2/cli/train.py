@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from ..printable import printable
 from .options import resolution_option
 from .output import format_option, write_json, write_rows
 
@@ -93,9 +94,7 @@ def train(data: str, output: Path, format_: str, **options: Any) -> int:
     1 if the loss is no longer finite. At SIGINT and SIGTERM the step is finished and the state is
     saved: exit codes 130 and 143."""
     changes = _changes(options)
-    from ..training import check_installed
-
-    check_installed()
+    _check_libraries()
     from ..training.processes import end_with_first, is_first, other_processes
 
     first = is_first()
@@ -105,6 +104,8 @@ def train(data: str, output: Path, format_: str, **options: Any) -> int:
 
         reports = end_with_first() or first
         try:
+            if options["resume"]:
+                _check_resumed(output, options, changes)
             count = _processes(data, output, options, changes)
             with other_processes(count, click.get_current_context().obj):
                 trained = _fit(data, output, options, changes)
@@ -123,6 +124,19 @@ def train(data: str, output: Path, format_: str, **options: Any) -> int:
     return 1 if trained.broken else 0
 
 
+def _check_libraries() -> None:
+    from ..errors import UserError
+
+    try:
+        from ..training import check_installed
+
+        check_installed()
+    except UserError:  # an extra is missing
+        raise
+    except ImportError as error:  # too little memory, or another build of a library
+        raise UserError(f"PyTorch cannot be loaded: {error}") from None
+
+
 def _fit(
     data: str, output: Path, options: Mapping[str, Any], changes: Mapping[str, Any]
 ) -> Trained:
@@ -131,21 +145,49 @@ def _fit(
     from ..training import Machine, Start, fit
 
     warnings.filterwarnings("ignore", module="PIL")
-    names = ("weights", "width", "resolution", "small_images")
-    model = options["architecture"]
-    start = Start(
-        architecture=None if model is None else _architecture(model),
-        **{name: options[name] for name in names},
-    )
+    resume = options["resume"]
     return fit(
         data,
         output,
-        _recipe(options, changes),
-        None if options["resume"] and start == Start() else start,
+        None if resume else _recipe(options, changes),
+        None if resume else Start(**_start(options)),
         val=options["val"],
         machine=Machine(options["workers"], options["precision"]),
-        resume=options["resume"],
+        resume=resume,
     )
+
+
+def _start(options: Mapping[str, Any]) -> dict[str, Any]:
+    """The fields of the start that the options set."""
+    names = ("weights", "width", "resolution", "small_images", "architecture")
+    start = {name: options[name] for name in names if options[name] not in (None, False)}
+    if "architecture" in start:
+        start["architecture"] = _architecture(start["architecture"])
+    return start
+
+
+def _check_resumed(output: Path, options: Mapping[str, Any], changes: Mapping[str, Any]) -> None:
+    """Refuses options that are not those of the run to resume."""
+    from ..errors import UserError
+    from ..training.run_folder import RunFolder
+
+    before = RunFolder(output).read_settings()
+    given = {
+        f"--{name.replace('_', '-')}": ("start", name, value)
+        for name, value in _start(options).items()
+    }
+    if options["recipe"] is not None:
+        given["--recipe"] = "recipe", "name", options["recipe"]
+    for name, value in changes.items():
+        option = f"--{name.replace('_', '-')}" if options.get(name) is not None else "--set"
+        option = "--freeze" if name == "epochs" and options["freeze"] else option
+        given[f"{option} {name}" if option == "--set" else option] = "recipe", name, value
+    before.check_options(given)
+    if options["precision"] not in ("auto", before.precision):
+        now = options["precision"]
+        raise UserError(f"--precision: the run to resume had {before.precision}, not {now}")
+    if options["val"] is not None and before.val is None:
+        raise UserError(f"--val: the run to resume had none, not {options['val']}")
 
 
 def _processes(
@@ -205,7 +247,9 @@ def _changes(options: Mapping[str, Any]) -> dict[str, Any]:
             changes[name] = value
     changes |= {name: options[name] for name in FIELDS if options[name] is not None}
     if options["freeze"]:
-        if options["recipe"] not in (None, "finetune") or options["weights"] is None:
+        if options["recipe"] not in (None, "finetune") or (
+            options["weights"] is None and not options["resume"]
+        ):
             raise click.UsageError("--freeze needs --weights and the recipe finetune")
         if changes.setdefault("epochs", 0):
             raise click.UsageError("--freeze trains the head alone, which has no --epochs")
@@ -223,10 +267,18 @@ def _recipe(options: Mapping[str, Any], changes: Mapping[str, Any]) -> Any:
     return default.changed(changes) if changes else None
 
 
+class _Printable(logging.Formatter):
+    """Escapes what a terminal might obey, or could not show."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        return printable(super().format(record))
+
+
 @contextmanager
 def _logged(level: int) -> Iterator[logging.Logger]:
     """In the block, writes the library's log to stderr, without prefixes."""
     logger, handler = logging.getLogger("mobilenetv2"), logging.StreamHandler()
+    handler.setFormatter(_Printable())
     before = logger.level
     logger.addHandler(handler)
     logger.setLevel(level)
@@ -248,7 +300,7 @@ def _write(trained: Trained, format_: str) -> None:
         "broken": len(trained.broken),
         "images": evaluation.images,
         "top1": round(evaluation.scores.top1, 4),
-        "top5": round(evaluation.scores.top5, 4),
+        **({"top5": round(evaluation.scores.top5, 4)} if len(evaluation.labels) > 5 else {}),
         "balanced": round(trained.balanced, 4),
         "ece": round(evaluation.scores.ece, 6),
         "nll": round(evaluation.scores.nll, 6),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import unicodedata
 import zipfile
 from collections import Counter
@@ -12,11 +13,13 @@ from pathlib import Path
 
 from ..errors import UserError, shortened
 from ..paths import folder_content, is_hidden, is_image_name
+from ..printable import printable
 from .archive import Archive
 from .layouts import other_layout
 from .sample import Dataset, Sample
 from .splits import is_split
 
+UNSAFE = re.compile(r"[\ud800-\udfff]|\\[xu]")
 Parts = tuple[str, ...]  # of a path, relative to the folder or archive
 
 
@@ -90,8 +93,7 @@ class Folders:
         if empty and samples and not own_classes:
             names = [classes[i] for i in empty]
             problems.append(f"{len(empty)} classes without images: {shortened(names)}")
-        printable = tuple(name.encode("utf-8", "backslashreplace").decode() for name in classes)
-        return Dataset(printable, tuple(samples), (), tuple(problems))
+        return Dataset(tuple(classes), tuple(samples), (), tuple(problems))
 
     def _check_layout(self, chosen: Sequence[str]) -> None:
         names = self.top_names()
@@ -104,8 +106,12 @@ class Folders:
 
 
 def _class_name(folder: str) -> str:
-    """The name of a class; systems differ in whether they write accents apart from their letters."""
-    return unicodedata.normalize("NFC", folder)
+    """The name of a class; systems differ in whether they write accents apart from their letters.
+
+    Bytes that are not UTF-8 are escaped, and so is what looks like such an escape.
+    """
+    name = unicodedata.normalize("NFC", folder)
+    return printable(name) if UNSAFE.search(name) else name
 
 
 def read_folder(root: Path) -> Folders:

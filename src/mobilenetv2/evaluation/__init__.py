@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from .classification import (
+    Answer,
     ClassResult,
     Evaluation,
-    Mistake,
     Outcome,
     Scores,
     evaluate,
@@ -16,9 +16,9 @@ from .matching import how_named, match_classes
 from .sheet import contact_sheet
 
 __all__ = [
+    "Answer",
     "ClassResult",
     "Evaluation",
-    "Mistake",
     "Outcome",
     "Scores",
     "contact_sheet",

@@ -54,20 +54,22 @@ class ClassResult:
 
 
 @dataclass(frozen=True)
-class Mistake:
-    """An image that was classified wrongly.
+class Answer:
+    """What the model answered for an image.
 
     Attributes:
         sample: The image.
         truth: The name of its class in the dataset.
-        predicted: The label of the class that the model found most probable.
+        predicted: The label of the most probable class.
         probability: The probability of that class.
+        right: Whether it is the image's class.
     """
 
     sample: Sample
     truth: str
     predicted: str
     probability: float
+    right: bool
 
 
 @dataclass(frozen=True)
@@ -101,7 +103,7 @@ class Evaluation:
         labels: The labels of the model's classes.
         confusion: (dataset's classes, model's classes) int64: the number of images of the row's
             class that were classified as the column's.
-        mistakes: Ordered by probability, the highest first.
+        answers: Of all images that could be read, in the dataset's order.
     """
 
     scores: Scores
@@ -110,7 +112,13 @@ class Evaluation:
     classes: tuple[ClassResult, ...]
     labels: tuple[str, ...]
     confusion: NDArray[np.int64]
-    mistakes: tuple[Mistake, ...]
+    answers: tuple[Answer, ...]
+
+    @property
+    def mistakes(self) -> tuple[Answer, ...]:
+        """The wrong answers, ordered by probability, the highest first."""
+        wrong = (answer for answer in self.answers if not answer.right)
+        return tuple(sorted(wrong, key=lambda answer: -answer.probability))
 
     @property
     def warnings(self) -> tuple[str, ...]:
@@ -160,7 +168,7 @@ def evaluate(
     confusion = np.zeros((len(dataset.classes), outputs), np.int64)
     outcomes: list[Outcome] = []
     skipped: list[ImageError] = []
-    mistakes: list[Mistake] = []
+    answers: list[Answer] = []
     with closing(model.map_images(dataset.samples, use, Sample.decode)) as results:
         for sample, outcome in results:
             if advance:
@@ -170,9 +178,9 @@ def evaluate(
                 continue
             outcomes.append(outcome)
             confusion[sample.target, outcome.predicted] += 1
-            if outcome.true_class_rank:
-                truth, predicted = dataset.classes[sample.target], labels[outcome.predicted]
-                mistakes.append(Mistake(sample, truth, predicted, outcome.probability))
+            truth, predicted = dataset.classes[sample.target], labels[outcome.predicted]
+            right = outcome.true_class_rank == 0
+            answers.append(Answer(sample, truth, predicted, outcome.probability, right))
     if not outcomes:
         raise UserError(f"none of the {len(skipped)} images could be read: {skipped[0]}")
     return Evaluation(
@@ -182,7 +190,7 @@ def evaluate(
         _class_results(dataset, index, confusion),
         labels,
         confusion,
-        tuple(sorted(mistakes, key=lambda mistake: -mistake.probability)),
+        tuple(answers),
     )
 
 

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from ..datasets import Dataset
 from ..errors import UserError, shortened
-from ..labels import BACKGROUND, imagenet_classes
+from ..labels import has_background, imagenet_classes
 
 
 def match_classes(
@@ -114,7 +114,7 @@ class _Candidates:
             for table, key in zip(self.tables, KEYS):
                 table[key(label)].append(i)
         # of the 1000 classes of ImageNet, one more is the background
-        self.background = int(labels[:1] == (BACKGROUND,) or (not labels and outputs == 1001))
+        self.background = int(has_background(labels) or (not labels and outputs == 1001))
 
     def of(self, name: str, number: int | None) -> tuple[list[int], int]:
         """The classes that a name may mean, and the one that its number means, -1 if it has none."""

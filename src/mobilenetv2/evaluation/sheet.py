@@ -3,28 +3,28 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from pathlib import PurePath
 from typing import TYPE_CHECKING
 
 from ..decoding import ignore_remark
-from .classification import Mistake
+from ..printable import printable
+from .classification import Answer
 
 if TYPE_CHECKING:
     from PIL.Image import Image
     from PIL.ImageDraw import ImageDraw
     from PIL.ImageFont import FreeTypeFont, ImageFont
 
-COLUMNS, TILE, CAPTION = (
-    8,
-    128,
-    34,
-)  # images per row; side of an image, height of its text in pixels
+# images per row; side of an image, height of its text in pixels
+COLUMNS, TILE, CAPTION = 8, 128, 49
 MOST = 32  # images
 
 
-def contact_sheet(mistakes: Sequence[Mistake]) -> Image:
+def contact_sheet(mistakes: Sequence[Answer]) -> Image:
     """The first 32 mistakes as one image, 8 per row.
 
-    The text below each image is its class, the predicted class and the probability of that.
+    The text below each image is its class, the predicted class and the probability of that, and the
+    name of its file.
 
     Raises:
         ImageError: One of the images can no longer be read.
@@ -49,12 +49,14 @@ def contact_sheet(mistakes: Sequence[Mistake]) -> Image:
         draw.text((x + 2, y + TILE), truth, "black", font)
         draw.text((x + 2, y + TILE + 15), predicted, "firebrick", font)
         draw.text((x + TILE - 2, y + TILE + 15), probability, "black", font, anchor="ra")
+        name = _fitting(PurePath(mistake.sample.name).name, TILE - 4, draw, font)
+        draw.text((x + 2, y + TILE + 30), name, "dimgrey", font)
     return sheet
 
 
 def _fitting(text: str, width: float, draw: ImageDraw, font: FreeTypeFont | ImageFont) -> str:
     """As much of a text as fits on a line of this width in pixels."""
-    text = " ".join(text.split())
+    text = printable(" ".join(text.split()))
     while text and draw.textlength(text, font) > width:
         text = text[:-1]
     return text

@@ -19,14 +19,26 @@ __all__ = ["KINDS", "open_checkpoint", "read", "read_content", "recognise"]
 
 @overload
 def open_checkpoint(
-    name: str | Path, width_mult: float | None = None, *, int8: Literal[False]
+    name: str | Path,
+    width_mult: float | None = None,
+    *,
+    int8: Literal[False],
+    weights_of: str | None = None,
 ) -> Checkpoint: ...
 @overload
 def open_checkpoint(
-    name: str | Path, width_mult: float | None = None, *, int8: bool = True
+    name: str | Path,
+    width_mult: float | None = None,
+    *,
+    int8: bool = True,
+    weights_of: str | None = None,
 ) -> AnyCheckpoint: ...
 def open_checkpoint(
-    name: str | Path, width_mult: float | None = None, *, int8: bool = True
+    name: str | Path,
+    width_mult: float | None = None,
+    *,
+    int8: bool = True,
+    weights_of: str | None = None,
 ) -> AnyCheckpoint:
     """The checkpoint of a file, or of a name in `zoo.models()`, fetched and converted once.
 
@@ -35,6 +47,7 @@ def open_checkpoint(
             of `width_mult` at 224.
         width_mult: For "imagenet"; default 1.0.
         int8: As for `read`.
+        weights_of: As for `read`.
 
     Raises:
         ModelFileError: Neither a file nor a known name, or the file cannot be read.
@@ -45,22 +58,29 @@ def open_checkpoint(
             f"a model is a file name or a name of a published model, not {type(name).__name__}"
         )
     if os.path.exists(name):  # unlike Path.exists, False for a name that no file can have
-        return read(Path(os.fsdecode(name)), int8)
+        return read(Path(os.fsdecode(name)), int8, weights_of)
     from ..zoo import BUNDLED, bundled_path
 
     if name in BUNDLED:
         return read(bundled_path(str(name)), int8)
+    if weights_of not in (None, "raw"):
+        raise ModelFileError(
+            f"{name}: no such file, and published models hold no weights of {weights_of!r:.80}"
+        )
     from .published import open_published
 
     return open_published(str(name), width_mult)
 
 
-def read_content(content: bytes | IO[bytes], int8: bool = True) -> AnyCheckpoint:
+def read_content(
+    content: bytes | IO[bytes], int8: bool = True, weights_of: str | None = None
+) -> AnyCheckpoint:
     """The checkpoint in the content of any model file.
 
     Args:
         content: Bytes, or an open binary file.
         int8: As for `read`.
+        weights_of: As for `read`.
 
     Raises:
         ModelFileError: As for `read`, or neither bytes nor an open binary file.
@@ -77,6 +97,6 @@ def read_content(content: bytes | IO[bytes], int8: bool = True) -> AnyCheckpoint
         path = Path(folder, "model")
         path.write_bytes(content)
         try:
-            return read(path, int8)
+            return read(path, int8, weights_of)
         except UserError as error:
             raise type(error)(str(error).replace(str(path), "<bytes>")) from None

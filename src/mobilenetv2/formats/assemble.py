@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import math
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cache
 from pathlib import Path
@@ -13,8 +14,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..architecture import MOBILENET_V2, Architecture, OutputStride, Padding
-from ..checkpoint import Checkpoint, check_arrays
-from ..errors import ArchitectureError, ModelFileError
+from ..checkpoint import Checkpoint, Shaped, check_shapes
+from ..errors import ArchitectureError, ModelFileError, UserError
+from ..files import require_memory
 from ..graph import array_shapes, blocks, last_channels, stem_channels
 from ..heads import Classifier, Features
 from ..images import Preprocessing
@@ -41,6 +43,7 @@ class Rules:
         labels: One per class; () for ImageNet's, if the number of classes fits.
         provenance: Further facts.
         output_stride: Of the network.
+        notes: As `Checkpoint` has them.
     """
 
     source: str
@@ -50,14 +53,47 @@ class Rules:
     labels: tuple[str, ...] = ()
     provenance: Mapping[str, Any] = field(default_factory=dict)
     output_stride: OutputStride = 32
+    notes: tuple[str, ...] = ()
 
 
-def assemble(path: Path, arrays: Mapping[str, NDArray[Any]], rules: Rules) -> Checkpoint:
+def assumed(rules: Rules) -> str:
+    """The note for a file that does not say how images are prepared."""
+    return (
+        "the file does not say how images are prepared; assumed, as usual for "
+        f"{rules.source}: {rules.preprocessing.in_words()}"
+    )
+
+
+@dataclass(frozen=True)
+class StoredArray:
+    """An array that is still in its file, so that its shape is checked before it is read.
+
+    Attributes:
+        shape: Its axes.
+        dtype: Its type.
+        read: Gives its values.
+    """
+
+    shape: tuple[int, ...]
+    dtype: np.dtype[Any]
+    read: Callable[[], NDArray[Any]]
+
+    def transpose(self, axes: Sequence[int]) -> StoredArray:
+        """The same array with its axes in another order."""
+        shape = tuple(self.shape[axis] for axis in axes)
+        return StoredArray(shape, self.dtype, lambda: self.read().transpose(axes))
+
+    def __array__(self, dtype: Any = None, copy: bool | None = None) -> NDArray[Any]:
+        """Its values, as NumPy takes them."""
+        return np.asarray(self.read(), dtype)
+
+
+def assemble(path: Path, arrays: Mapping[str, Shaped], rules: Rules) -> Checkpoint:
     """The checkpoint of arrays with torchvision's names, each of which must be part of it.
 
     Args:
         path: The file, for messages and provenance.
-        arrays: By torchvision's names, of any float type.
+        arrays: By torchvision's names, of any float type; read only if all of their shapes fit.
         rules: What the arrays do not show.
 
     Raises:
@@ -74,26 +110,36 @@ def assemble(path: Path, arrays: Mapping[str, NDArray[Any]], rules: Rules) -> Ch
             output_stride=rules.output_stride,
         )
         order = array_shapes(architecture)
-        check_arrays({name: _stand_in(array) for name, array in arrays.items()}, order)
-        # A value that float32 cannot hold becomes infinite and is refused.
-        with np.errstate(over="ignore"):
-            floats = {name: np.ascontiguousarray(arrays[name], dtype=np.float32) for name in order}
+        check_shapes(arrays, order, any_float=True)
+        require_memory(path, sum(4 * math.prod(shape) for shape in order.values()), "its arrays")
         labels = rules.labels or imagenet_labels(architecture.classes)
+        if architecture.classes == 1:
+            raise ModelFileError(
+                "it has one output, of which a softmax is always 1: a regression is not read; for "
+                "the logit of two classes, give the last layer two outputs (weights 0 and w, "
+                "biases 0 and b)"
+            )
         return Checkpoint(
             architecture,
-            floats,
+            {name: _float32(name, arrays[name]) for name in order},
             labels if architecture.classes else (),
             rules.preprocessing,
             {"source": rules.source, "file": path.name, **rules.provenance},
+            rules.notes,
         )
     except (ModelFileError, ArchitectureError) as error:
         raise ModelFileError(f"{path}: read as {rules.source}: {error}") from None
 
 
-def _stand_in(array: NDArray[Any]) -> NDArray[Any]:
-    """An array of this shape without memory: of type float32 for any float type, else unchanged."""
-    zero = np.zeros((), np.float32 if array.dtype.kind == "f" else array.dtype)
-    return np.broadcast_to(zero, array.shape)
+def _float32(name: str, stored: Shaped) -> NDArray[np.float32]:
+    try:
+        # A value that float32 cannot hold becomes infinite and is refused.
+        with np.errstate(over="ignore"):
+            return np.ascontiguousarray(stored, dtype=np.float32)
+    except UserError:
+        raise
+    except Exception as error:  # HDF5 raises nearly anything on damaged files
+        raise ModelFileError(f"{name} cannot be read: {error or type(error).__name__}") from None
 
 
 def infer_architecture(shapes: Mapping[str, tuple[int, ...]]) -> Architecture:

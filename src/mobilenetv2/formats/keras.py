@@ -3,15 +3,19 @@ Keras 3.
 
 Legacy files name arrays by layer: as Keras does today (`block_1_expand/kernel:0`), or as it did when
 the published weights were made (`mobl1_conv_1_expand/kernel:0`). Keras 3 numbers the layers of each
-kind in their order (`layers/conv2d_3/vars/0`). Padding is TensorFlow's, epsilon 1e-3, images -1..1.
+kind in their order (`layers/conv2d_3/vars/0`). Padding is
+TensorFlow's, epsilon 1e-3 and images -1..1, unless the configuration of a whole model says otherwise.
 """
 
 from __future__ import annotations
 
 import io
+import math
 import re
 import zipfile
+import zlib
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import IO, Any
 
@@ -20,8 +24,16 @@ from numpy.typing import NDArray
 
 from ..checkpoint import Checkpoint
 from ..errors import MissingExtraError, ModelFileError, UserError, install_hint
-from ..images import Preprocessing
-from .assemble import Rules, assemble
+from ..files import require_memory
+from .assemble import Rules, StoredArray, assemble, assumed, infer_architecture
+from .keras_config import (
+    Facts,
+    configuration_in,
+    configuration_of,
+    facts_of,
+    matched,
+    preprocessing_of,
+)
 
 BN_EPSILON = 1e-3
 OIHW_FROM_HWIO, C1HW_FROM_HWC1 = (3, 2, 0, 1), (2, 3, 0, 1)
@@ -37,7 +49,6 @@ VARS = {  # a layer's variables by the number that Keras 3 gives them
     "batch_normalization": ("gamma", "beta", "moving_mean", "moving_variance"),
     "dense": ("kernel", "bias"),
 }
-MAX_MEMBER_BYTES = 1 << 28
 
 
 def read_h5(path: Path) -> Checkpoint:
@@ -51,7 +62,7 @@ def read_h5(path: Path) -> Checkpoint:
 
 
 def read_keras(path: Path) -> Checkpoint:
-    """The checkpoint in a `.keras` archive; of its configuration only the input size is used.
+    """The checkpoint in a `.keras` archive.
 
     Raises:
         ModelFileError: As for `read_h5`.
@@ -59,15 +70,7 @@ def read_keras(path: Path) -> Checkpoint:
     """
     try:
         with zipfile.ZipFile(path) as archive:
-            sizes = {entry.filename: entry.file_size for entry in archive.infolist()}
-            if (
-                max(sizes.get("model.weights.h5", 0), sizes.get("config.json", 0))
-                > MAX_MEMBER_BYTES
-            ):
-                raise ModelFileError(f"{path}: its weights are larger than any MobileNetV2")
             weights, config = archive.read("model.weights.h5"), archive.read("config.json")
-    except UserError:
-        raise
     except Exception as error:  # zipfile raises nearly anything on damaged archives
         raise ModelFileError(f"{path}: damaged, or not a .keras archive: {error}") from None
     return _read(path, io.BytesIO(weights), config)
@@ -80,36 +83,111 @@ def _read(path: Path, content: Path | IO[bytes], config: bytes) -> Checkpoint:
         raise MissingExtraError(
             f"reading Keras files needs h5py; {install_hint('formats')}"
         ) from None
-    stored: dict[str, NDArray[Any]] = {}
+    stored: dict[str, StoredArray] = {}
 
     def take(name: str, item: Any) -> None:
         if isinstance(item, h5py.Dataset) and not name.startswith(("optimizer", "_optimizer")):
-            if item.is_virtual or item.external or item.nbytes > MAX_MEMBER_BYTES:
-                raise ModelFileError(
-                    f"its array {name} lies in another file, or is larger than any of MobileNetV2's"
-                )
-            if item.dtype.kind != "f":
-                raise ModelFileError(f"its array {name} is of the type {item.dtype}")
-            stored[name] = np.asarray(item[()])
+            stored[name] = _stored(path, name, item)
 
     try:
         with h5py.File(content, "r") as file:
             file.visititems(take)
-        named = _numbered(stored) if any("/vars/" in name for name in stored) else _by_layer(stored)
-        arrays: dict[str, NDArray[Any]] = {}
-        for name, array in named:
-            if name in arrays:
-                raise ModelFileError(f"two arrays would be {name}")
-            arrays[name] = array
-        preprocessing = Preprocessing(size=_size(path, config))
+            numbered = any("/vars/" in name for name in stored)
+            arrays: dict[str, StoredArray] = {}
+            for name, array in _numbered(stored) if numbered else _by_layer(stored):
+                if name in arrays:
+                    raise ModelFileError(f"two arrays would be {name}")
+                arrays[name] = array
+            archived = not isinstance(content, Path)
+            layers = configuration_of(config) if archived else configuration_in(config)
+            return assemble(path, *_described(arrays, facts_of(layers), _size(path, config)))
     except UserError as error:
+        if str(error).startswith(f"{path}: "):
+            raise
         raise ModelFileError(f"{path}: not Keras's MobileNetV2: {error}") from None
     except Exception as error:  # HDF5 raises nearly anything on damaged files
         raise ModelFileError(f"{path}: damaged, or not a Keras weights file: {error}") from None
-    return assemble(path, arrays, Rules("Keras", "same", BN_EPSILON, preprocessing))
 
 
-def _by_layer(stored: dict[str, NDArray[Any]]) -> Iterator[tuple[str, NDArray[Any]]]:
+def _described(
+    arrays: dict[str, StoredArray], facts: Facts, size: tuple[int, int]
+) -> tuple[dict[str, StoredArray], Rules]:
+    """The arrays, and the rules of their configuration.
+
+    One sigmoid is the softmax of two outputs, of which the first is 0.
+    """
+    architecture = infer_architecture({name: array.shape for name, array in arrays.items()})
+    architecture = matched(
+        facts,
+        replace(architecture, resolution=size, bn_epsilon=BN_EPSILON),
+    )
+    preprocessing = preprocessing_of(facts, size)
+    rules = Rules(
+        "Keras",
+        architecture.padding if facts.kernels else "same",
+        architecture.bn_epsilon,
+        preprocessing,
+    )
+    notes = [] if facts.rescales else [assumed(rules)]
+    if facts.sigmoid and architecture.classes == 1:
+        for name in ("classifier.1.weight", "classifier.1.bias"):
+            if name in arrays:
+                arrays[name] = _after_zeros(arrays[name])
+        notes.append(
+            "its one output, a sigmoid, became two classes: 0 and 1, whose probability it is; "
+            "--labels names them"
+        )
+    return arrays, replace(rules, notes=tuple(notes))
+
+
+def _after_zeros(array: StoredArray) -> StoredArray:
+    """An array with zeros of the same size before it."""
+
+    def read() -> NDArray[Any]:
+        values = array.read()
+        return np.concatenate([np.zeros_like(values), values])
+
+    return StoredArray((2 * array.shape[0], *array.shape[1:]), array.dtype, read)
+
+
+def _stored(path: Path, name: str, item: Any) -> StoredArray:
+    """A dataset, which is not read before its shape is checked.
+
+    Raises:
+        ModelFileError: Its values are not floats in this file, or take any amount of memory.
+    """
+    if item.is_virtual or item.external:
+        raise ModelFileError(f"its array {name} lies in another file")
+    if item.dtype.kind != "f" or item.shape is None:
+        raise ModelFileError(f"its array {name} is of the type {item.dtype}")
+    if item.compression not in (None, "gzip") or item.scaleoffset is not None:
+        raise ModelFileError(
+            f"its array {name} is compressed with another method than gzip; `h5repack -f GZIP=4` "
+            "writes such a file"
+        )
+    require_memory(path, max(item.nbytes, _chunk_bytes(item)), f"its array {name}")
+    return StoredArray(item.shape, item.dtype, lambda: _values(path, name, item))
+
+
+def _chunk_bytes(item: Any) -> int:
+    return math.prod(item.chunks) * int(item.dtype.itemsize) if item.chunks else 0
+
+
+def _values(path: Path, name: str, item: Any) -> NDArray[Any]:
+    """The values of a dataset. HDF5 inflates a compressed chunk to whatever size it has, so each is
+    inflated here first, up to the size that it may have.
+    """
+    if item.compression:
+        size = _chunk_bytes(item)
+        for index in range(item.id.get_num_chunks()):
+            chunk = item.id.get_chunk_info(index)
+            _, content = item.id.read_direct_chunk(chunk.chunk_offset)
+            if len(zlib.decompressobj().decompress(content, size + 1)) > size:
+                raise ModelFileError(f"its array {name} has a chunk of more than {size} bytes")
+    return np.asarray(item[()])
+
+
+def _by_layer(stored: dict[str, StoredArray]) -> Iterator[tuple[str, StoredArray]]:
     """Legacy names: .../LAYER/ARRAY:0."""
     layers = {path: path.split(":")[0].split("/")[-2] if "/" in path else "" for path in stored}
     depth = max((block[0] + 1 for block in map(_in_block, layers.values()) if block), default=0)
@@ -157,10 +235,10 @@ def _in_block(layer: str) -> tuple[int, str, bool] | None:
     return None
 
 
-def _numbered(stored: dict[str, NDArray[Any]]) -> Iterator[tuple[str, NDArray[Any]]]:
+def _numbered(stored: dict[str, StoredArray]) -> Iterator[tuple[str, StoredArray]]:
     """Keras 3 names: .../KIND_NUMBER/vars/INDEX, numbered by kind in the order of the network."""
     # By kind, number of the layer and number of the variable: the array's path and the array.
-    layers: dict[str, dict[int, dict[int, tuple[str, NDArray[Any]]]]] = {kind: {} for kind in VARS}
+    layers: dict[str, dict[int, dict[int, tuple[str, StoredArray]]]] = {kind: {} for kind in VARS}
     for path, array in stored.items():
         match = re.search(r"(?:^|/)([a-z0-9_]*?[a-z0-9])(?:_(\d{1,3}))?/vars/(\d{1,3})$", path)
         if not match or match.group(1) not in VARS:
@@ -211,14 +289,15 @@ def _layer_names(counts: dict[str, int]) -> dict[str, list[str]]:
     }
 
 
-def _converted(name: str, kind: str, array: NDArray[Any], path: str) -> tuple[str, NDArray[Any]]:
+def _converted(name: str, kind: str, array: StoredArray, path: str) -> tuple[str, StoredArray]:
     """One array with torchvision's name, its axes in PyTorch's order."""
     # Keras 3 uses either name for both; a depthwise kernel is HWC1.
-    if kind in ("kernel", "depthwise_kernel") and array.ndim == 4:
+    axes = len(array.shape)
+    if kind in ("kernel", "depthwise_kernel") and axes == 4:
         depthwise = re.fullmatch(r"features\.(1\.conv\.0|\d+\.conv\.1)\.0", name)
         return f"{name}.weight", array.transpose(C1HW_FROM_HWC1 if depthwise else OIHW_FROM_HWIO)
-    if kind == "kernel" and array.ndim == 2:
-        return f"{name}.weight", array.T
+    if kind == "kernel" and axes == 2:
+        return f"{name}.weight", array.transpose((1, 0))
     if kind == "bias" and name == "classifier.1":
         return f"{name}.bias", array
     if kind in NORM_ARRAYS:

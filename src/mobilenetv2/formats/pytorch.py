@@ -8,50 +8,51 @@ unless the config.json beside the file says otherwise.
 
 from __future__ import annotations
 
-import json
 import re
 import warnings
 from collections.abc import Callable, Iterable, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from numpy.typing import NDArray
+import numpy as np
 
-from ..checkpoint import Checkpoint
-from ..errors import MissingExtraError, ModelFileError, UserError, install_hint
-from ..files import read_safetensors
+from ..checkpoint import Checkpoint, Shaped
+from ..errors import MissingExtraError, ModelFileError, install_hint, shortened
+from ..files import open_safetensors
 from ..images import IMAGENET_MEAN, IMAGENET_STD, Preprocessing
-from .assemble import IN_BLOCK, Rules, assemble
+from ..zoo import published_file
+from .assemble import IN_BLOCK, Rules, StoredArray, assemble, assumed
+from .hf_config import with_config
+from .pickles import refuse_deep_pickles
+from .state_dicts import StoredNetwork, choose_network
 
-Arrays = Mapping[str, NDArray[Any]]
+Arrays = Mapping[str, Shaped]
 Rename = Callable[[str], "str | None"]
-WRAPPERS = ("state_dict", "model_state_dict", "model", "net")
-PREFIXES = ("module.", "model.", "_orig_mod.")
+SAFETENSORS_TYPES = {
+    "F64": "f8", "F32": "f4", "F16": "f2", "I64": "i8", "I32": "i4", "I16": "i2", "I8": "i1",
+    "U64": "u8", "U32": "u4", "U16": "u2", "U8": "u1", "BOOL": "?",
+}  # fmt: skip
+MAX_LISTED = 100
 TORCHVISION = Preprocessing(mean=IMAGENET_MEAN, std=IMAGENET_STD)
 TIMM = Preprocessing(mean=IMAGENET_MEAN, std=IMAGENET_STD, interpolation="bicubic")
 
 
-def read_pth(path: Path) -> Checkpoint:
+def read_pth(path: Path, weights_of: str | None = None) -> Checkpoint:
     """The checkpoint in a `.pth` file, unpickled with `weights_only=True`: nothing in it can run.
+
+    Args:
+        path: The file.
+        weights_of: Of several sets of weights, as for `choose_network`.
 
     Raises:
         ModelFileError: Damaged, not a MobileNetV2, or with more in it than arrays.
         MissingExtraError: PyTorch is not installed; nothing else reads these files.
     """
-    content = _unpickled(path)
-    for _ in WRAPPERS:  # a limit, since a dictionary may contain itself
-        inner = [
-            content[name]
-            for name in WRAPPERS
-            if isinstance(content, Mapping) and isinstance(content.get(name), Mapping)
-        ]
-        content = inner[0] if inner else content
-    if not isinstance(content, Mapping) or not content:
-        raise ModelFileError(f"{path}: holds a {type(content).__name__}, not a state dict")
-    _refuse_quantised(path, map(str, content))
-    return read_state_dict(
-        path, {str(name): _array(path, name, value) for name, value in content.items()}
-    )
+    network = choose_network(path, _unpickled(path), weights_of)
+    _refuse_quantised(path, network.arrays)
+    arrays = {name: _stored(path, name, value) for name, value in network.arrays.items()}
+    return _read_network(path, replace(network, arrays=arrays))
 
 
 def _unpickled(path: Path) -> Any:
@@ -61,6 +62,7 @@ def _unpickled(path: Path) -> Any:
         raise MissingExtraError(f"reading .pth needs PyTorch; {install_hint('train')}") from None
     import pickle
 
+    refuse_deep_pickles(path)
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # about old pickles and kinds of storage
@@ -84,50 +86,74 @@ def _unpickled(path: Path) -> Any:
         ) from None
 
 
-def _array(path: Path, name: object, value: Any) -> NDArray[Any]:
+def _stored(path: Path, name: str, value: Any) -> StoredArray:
     import torch
 
     if not isinstance(value, torch.Tensor):
-        raise ModelFileError(f"{path}: not a state dict: {name!r} is not an array")
+        raise ModelFileError(f"{path}: not a state dict: {name!r:.200} is not an array")
+    dense = value.layout is torch.strided and not (value.is_quantized or value.is_meta)
+    floats = value.is_floating_point()
     try:
-        array: NDArray[Any] = (
-            (value.float() if value.is_floating_point() else value).detach().numpy()
-        )
-    except Exception:  # sparse, quantised, or without values
+        if not dense:
+            raise TypeError
+        dtype = np.dtype(np.float32) if floats else torch.empty(0, dtype=value.dtype).numpy().dtype
+    except Exception:  # a type that NumPy lacks
         raise ModelFileError(f"{path}: {name} is not a dense array") from None
-    return array
+    detached = value.detach()
+    # without data of its own: one number may be repeated over any shape
+    return StoredArray(
+        tuple(value.shape), dtype, lambda: (detached.float() if floats else detached).numpy()
+    )
 
 
-def read_foreign_safetensors(path: Path) -> Checkpoint:
+def read_foreign_safetensors(path: Path, weights_of: str | None = None) -> Checkpoint:
     """The checkpoint in another library's `.safetensors` file.
 
     Raises:
         ModelFileError: As for `read_state_dict`.
     """
-    arrays = read_safetensors(path)[1]
-    _refuse_quantised(path, arrays)
-    return read_state_dict(path, arrays)
+    with open_safetensors(path) as file:
+        arrays = {name: _sliced(path, file, name) for name in file.keys()}  # noqa: SIM118
+        _refuse_quantised(path, arrays)
+        return read_state_dict(path, arrays, weights_of)
 
 
-def read_state_dict(path: Path, arrays: Arrays) -> Checkpoint:
+def _sliced(path: Path, file: Any, name: str) -> StoredArray:
+    stored = file.get_slice(name)
+    dtype = SAFETENSORS_TYPES.get(stored.get_dtype())
+    if dtype is None:
+        raise ModelFileError(
+            f"{path}: holds arrays of a type that NumPy lacks, such as bfloat16: save them as float32"
+        )
+    return StoredArray(
+        tuple(stored.get_shape()), np.dtype(dtype), lambda: np.asarray(file.get_tensor(name))
+    )
+
+
+def read_state_dict(path: Path, arrays: Arrays, weights_of: str | None = None) -> Checkpoint:
     """The checkpoint of arrays that have the names of any source that this module knows.
 
     Args:
         path: Their file, for messages; Hugging Face's config.json is read beside it.
         arrays: By name.
+        weights_of: As for `read_pth`.
 
     Raises:
         ModelFileError: No known source, or arrays are missing, extra or of a wrong shape.
     """
-    arrays = _without_prefix(arrays)
+    return _read_network(path, choose_network(path, arrays, weights_of))
+
+
+def _read_network(path: Path, network: StoredNetwork) -> Checkpoint:
+    arrays = network.arrays
     renaming = _renaming(arrays)
     if renaming is None:
-        first = ", ".join(sorted(arrays)[:3]) or "none"
         raise ModelFileError(
-            f"{path}: not a MobileNetV2 of torchvision, timm or Hugging Face; its first arrays: {first}"
+            f"{path}: not a MobileNetV2 of torchvision, timm or Hugging Face; its first arrays: "
+            f"{shortened(sorted(arrays), 3) or 'none'}"
         )
     rename, rules = renaming
-    renamed: dict[str, NDArray[Any]] = {}
+    renamed: dict[str, Shaped] = {}
     for name, array in arrays.items():
         norm = name.removesuffix("num_batches_tracked")
         if norm != name and f"{norm}running_var" in arrays:
@@ -136,9 +162,28 @@ def read_state_dict(path: Path, arrays: Arrays) -> Checkpoint:
         if new in renamed:
             raise ModelFileError(f"{path}: two arrays would be {new}")
         renamed[new] = array
-    if rules.source.startswith("Hugging Face"):
-        rules = _with_config(path, rules)
+    rules = _with_preprocessing(path, rules)
+    provenance: dict[str, Any] = dict(rules.provenance)
+    if network.averaged:
+        provenance["weights"] = f"averages ({network.name})"
+    if network.left_out:
+        provenance["left_out"] = list(network.left_out[:MAX_LISTED])
+    rules = replace(rules, provenance=provenance, notes=(*network.notes, *rules.notes))
     return assemble(path, renamed, rules)
+
+
+def _with_preprocessing(path: Path, rules: Rules) -> Rules:
+    """The rules with what is known of the preprocessing of this very file."""
+    if rules.source.startswith("Hugging Face"):
+        return with_config(path, rules)
+    model = published_file(path) if rules.source == "torchvision" else None
+    if model is not None and model.preprocessing is not None:
+        note = f"recognised as {model.name}: {model.preprocessing.in_words()}"
+        return replace(rules, preprocessing=model.preprocessing, notes=(note,))
+    note = assumed(rules)
+    if rules.source == "torchvision":
+        note += " (V1; if these are the V2 weights, whose short side is 232, put 7ebf99e0 into the file's name)"
+    return replace(rules, notes=(note,))
 
 
 def _refuse_quantised(path: Path, names: Iterable[str]) -> None:
@@ -147,15 +192,6 @@ def _refuse_quantised(path: Path, names: Iterable[str]) -> None:
         raise ModelFileError(
             f"{path}: quantised PyTorch weights are not read: take the float weights and quantise those"
         )
-
-
-def _without_prefix(arrays: Arrays) -> Arrays:
-    """Removes what DataParallel, torch.compile and Lightning put in front of every name."""
-    while arrays and (
-        prefix := next((p for p in PREFIXES if all(name.startswith(p) for name in arrays)), None)
-    ):
-        arrays = {name[len(prefix) :]: array for name, array in arrays.items()}
-    return arrays
 
 
 def _renaming(arrays: Arrays) -> tuple[Rename, Rules] | None:
@@ -267,55 +303,3 @@ def _from_flat(arrays: Arrays) -> Rename:
 def _classifier_moved(name: str) -> str:
     """Renames `classifier.weight` of models whose head is one layer, without a dropout before it."""
     return re.sub(r"^classifier\.(weight|bias)$", r"classifier.1.\1", name)
-
-
-def _with_config(path: Path, rules: Rules) -> Rules:
-    """The rules in Hugging Face's config.json and preprocessor_config.json beside the arrays.
-
-    The former has padding, epsilon, size, output stride and labels, the latter mean and std.
-    """
-    config = _json_beside(path, "config.json")
-    images = _json_beside(path, "preprocessor_config.json")
-    try:
-        size = config.get("image_size", 224)
-        height, width = (size, size) if isinstance(size, int) else size
-        labels = {int(index): str(label) for index, label in (config.get("id2label") or {}).items()}
-        named = [labels[index] for index in range(len(labels))]
-        configured = Rules(
-            rules.source,
-            "same" if config.get("tf_padding", True) else "symmetric",
-            float(config.get("layer_norm_eps", rules.bn_epsilon)),
-            Preprocessing(
-                size=(height, width),
-                crop_fraction=height / (height + 32),
-                mean=tuple(images.get("image_mean", (0.5, 0.5, 0.5))),
-                std=tuple(images.get("image_std", (0.5, 0.5, 0.5))),
-            ),
-            () if all(label.startswith("LABEL_") for label in named) else tuple(named),
-            output_stride=config.get("output_stride", 32),
-        )
-    except (ValueError, TypeError, KeyError, AttributeError, UserError) as error:
-        raise ModelFileError(
-            f"{path.with_name('config.json')}: with preprocessor_config.json, not a Hugging Face "
-            f"config: {error or type(error).__name__}"
-        ) from None
-    if config.get("hidden_act", "relu6") != "relu6":
-        raise ModelFileError(
-            f"{path.with_name('config.json')}: hidden_act is {config['hidden_act']!r}; only models "
-            "with 'relu6' are read"
-        )
-    return configured
-
-
-def _json_beside(path: Path, name: str) -> dict[str, Any]:
-    """The object in a JSON file beside `path`; {} if there is no such file."""
-    file = path.with_name(name)
-    if not file.is_file():
-        return {}
-    try:
-        value = json.loads(file.read_text(encoding="utf-8"))
-    except (OSError, ValueError, RecursionError) as error:
-        raise ModelFileError(f"{file}: not a Hugging Face config: {error}") from None
-    if not isinstance(value, dict):
-        raise ModelFileError(f"{file}: not a Hugging Face config: not an object")
-    return value

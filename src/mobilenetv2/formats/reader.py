@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal, overload
 
 from ..checkpoint import Checkpoint, is_ours
 from ..errors import ModelFileError, UserError
-from ..files import open_safetensors, read_safetensors, require_file
+from ..files import open_safetensors, read_safetensors, require_file, require_memory, require_size
 
 if TYPE_CHECKING:
     from ..int8 import AnyCheckpoint
@@ -40,13 +39,7 @@ def recognise(path: Path) -> str:
         with open_safetensors(path) as opened:
             return "mobilenetv2" if is_ours(opened.metadata() or {}) else "safetensors"
     if head.startswith(b"PK\x03\x04"):
-        import zipfile
-
-        try:
-            with zipfile.ZipFile(path) as archive:
-                return "keras" if "model.weights.h5" in archive.namelist() else "pytorch"
-        except Exception:  # zipfile raises nearly anything on damaged archives
-            raise ModelFileError(f"{path}: a damaged archive (.pth or .keras)") from None
+        return "keras" if "model.weights.h5" in _zip_members(path) else "pytorch"
     # A bare pickle, or a tar archive of PyTorch before 0.4.
     if head[:1] == b"\x80" or head[257:262] == b"ustar":
         return "pytorch"
@@ -56,16 +49,19 @@ def recognise(path: Path) -> str:
 
 
 @overload
-def read(path: Path, int8: Literal[False]) -> Checkpoint: ...
+def read(path: Path, int8: Literal[False], weights_of: str | None = None) -> Checkpoint: ...
 @overload
-def read(path: Path, int8: bool = True) -> AnyCheckpoint: ...
-def read(path: Path, int8: bool = True) -> AnyCheckpoint:
+def read(path: Path, int8: bool = True, weights_of: str | None = None) -> AnyCheckpoint: ...
+def read(path: Path, int8: bool = True, weights_of: str | None = None) -> AnyCheckpoint:
     """The checkpoint in any model file: float32, or int8 where the file is.
 
     Args:
         path: The file.
         int8: Whether the result may be int8; False turns a quantised .tflite file into float32
             and refuses an int8 file of ours.
+        weights_of: Which weights of a PyTorch file that holds several: "ema" for averages over the
+            training, "raw" for those that they are averages of, or a name as the file has it.
+            Default: the averages, if there are any.
 
     Raises:
         ModelFileError: Unknown, damaged or not a MobileNetV2; the message names the file and the
@@ -75,7 +71,7 @@ def read(path: Path, int8: bool = True) -> AnyCheckpoint:
     if not isinstance(path, str | os.PathLike):
         raise ModelFileError(f"a model is the name of a file, not {type(path).__name__}")
     try:
-        return _read(Path(os.fsdecode(path)), int8)
+        return _read(Path(os.fsdecode(path)), int8, weights_of)
     except UserError as error:  # names in a file may be of any length, and hold newlines
         message = " ".join(str(error).splitlines())
         raise type(error)(
@@ -83,8 +79,10 @@ def read(path: Path, int8: bool = True) -> AnyCheckpoint:
         ) from None
 
 
-def _read(path: Path, int8: bool) -> AnyCheckpoint:
+def _read(path: Path, int8: bool, weights_of: str | None) -> AnyCheckpoint:
     kind = recognise(path)
+    if weights_of not in (None, "raw") and kind not in ("pytorch", "safetensors"):
+        raise ModelFileError(f"{path}: holds one set of weights, and none of {weights_of!r:.80}")
     if kind == "mobilenetv2":
         header, arrays = read_safetensors(path)
         if int8 and "quantization" in header:
@@ -92,6 +90,7 @@ def _read(path: Path, int8: bool) -> AnyCheckpoint:
 
             return Int8Checkpoint.from_file(path, header, arrays)
         return Checkpoint.from_file(path, header, arrays)
+    require_size(path)
     if kind == "tflite":
         from .tflite import read_tflite
 
@@ -100,14 +99,26 @@ def _read(path: Path, int8: bool) -> AnyCheckpoint:
         from .tgz import read_tgz
 
         return read_tgz(path, int8)
-    return _float_reader(kind)(path)
-
-
-def _float_reader(kind: str) -> Callable[[Path], Checkpoint]:
     if kind in ("keras", "hdf5"):
         from .keras import read_h5, read_keras
 
-        return read_keras if kind == "keras" else read_h5
+        return read_keras(path) if kind == "keras" else read_h5(path)
     from .pytorch import read_foreign_safetensors, read_pth
 
-    return read_pth if kind == "pytorch" else read_foreign_safetensors
+    return (read_pth if kind == "pytorch" else read_foreign_safetensors)(path, weights_of)
+
+
+def _zip_members(path: Path) -> list[str]:
+    """The names of an archive's members, which together are not too large to be read."""
+    import zipfile
+
+    try:
+        with zipfile.ZipFile(path) as archive:
+            require_memory(
+                path, sum(entry.file_size for entry in archive.infolist()), "its content"
+            )
+            return archive.namelist()
+    except UserError as error:
+        raise ModelFileError(f"{path}: {error}") from None
+    except Exception:  # zipfile raises nearly anything on damaged archives
+        raise ModelFileError(f"{path}: a damaged archive (.pth or .keras)") from None

@@ -8,6 +8,7 @@ connections are those of the network.
 from __future__ import annotations
 
 import io
+import math
 import zipfile
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -20,16 +21,17 @@ from numpy.typing import NDArray
 
 from ..architecture import Architecture
 from ..errors import ModelFileError, UserError
+from ..files import require_memory
 from ..folding import unfolded
 from ..graph import Network, layers, network
 from ..images import Preprocessing
 from ..int8 import AnyCheckpoint
 from ..layer import Layer, conv_padding
-from .assemble import Rules, assemble, infer_architecture
-from .tflite_graph import Graph, Op, Tensor, parse
+from .assemble import Rules, StoredArray, assemble, assumed, infer_architecture
+from .tflite_graph import KERNEL_AXES, Graph, Op, Tensor, parse
 from .tflite_int8 import is_quantized, quantized
 
-MAX_LABEL_BYTES = 1 << 20
+MAX_LABEL_BYTES, MAX_LABEL_FILES = 1 << 20, 16
 BN_EPSILON = 1e-3  # TF-slim and Keras
 ACTIVATIONS = {0: "linear", 1: "relu", 3: "relu6"}
 KERNEL_OPS = {"CONV_2D": "C", "DEPTHWISE_CONV_2D": "D", "FULLY_CONNECTED": "F"}
@@ -70,7 +72,7 @@ def checkpoint_from(path: Path, content: bytes, int8: bool = True) -> AnyCheckpo
     with _errors_of(path):
         graph = parse(content)
         _refuse_other_tasks(graph)
-        arrays, order = _named_kernels(graph)
+        arrays, order = _named_kernels(path, graph)
         architecture, match = _matched(graph, order, arrays)
         kinds = {np.dtype(graph.stored(op.inputs[1]).dtype).name for op in order.values()}
         rules = Rules(
@@ -80,6 +82,8 @@ def checkpoint_from(path: Path, content: bytes, int8: bool = True) -> AnyCheckpo
             preprocessing=_preprocessing(graph.tensors[graph.inputs[0]]),
             labels=_attached_labels(content, architecture.classes),
         )
+    if not np.issubdtype(graph.tensors[graph.inputs[0]].dtype, np.integer):
+        rules = replace(rules, notes=(assumed(rules),))
     floats = assemble(path, arrays, rules)
     if not (int8 and is_quantized(graph, match.ops)):
         return floats
@@ -110,7 +114,7 @@ def _refuse_other_tasks(graph: Graph) -> None:
         raise ModelFileError("it resizes maps: it is a segmenter, not a classifier")
 
 
-def _named_kernels(graph: Graph) -> tuple[dict[str, NDArray[Any]], dict[str, Op]]:
+def _named_kernels(path: Path, graph: Graph) -> tuple[dict[str, NDArray[Any]], dict[str, Op]]:
     """Arrays with torchvision's names, and the operator of each layer.
 
     Layers are recognised by the order of their operators in each block: expand, depthwise, project.
@@ -120,11 +124,11 @@ def _named_kernels(graph: Graph) -> tuple[dict[str, NDArray[Any]], dict[str, Op]
     names, at, block = ["features.0.0"], 1, 0
     while "D" in kinds[at:]:
         block += 1
-        path = f"features.{block}.conv"
+        at_block = f"features.{block}.conv"
         if kinds.startswith("DC", at):
-            names += [f"{path}.0.0", f"{path}.1"]
+            names += [f"{at_block}.0.0", f"{at_block}.1"]
         elif kinds.startswith("CDC", at):
-            names += [f"{path}.0.0", f"{path}.1.0", f"{path}.2"]
+            names += [f"{at_block}.0.0", f"{at_block}.1.0", f"{at_block}.2"]
         else:
             raise ModelFileError(
                 f"not a MobileNetV2: after block {block - 1} its kernels are not expand, depthwise, project"
@@ -140,24 +144,36 @@ def _named_kernels(graph: Graph) -> tuple[dict[str, NDArray[Any]], dict[str, Op]
     order = dict(zip(names, ops, strict=True))
     kernels = {f"{name}.weight": _kernel(graph, op, name) for name, op in order.items()}
     architecture = replace(
-        infer_architecture({name: a.shape for name, a in kernels.items()}), bn_epsilon=BN_EPSILON
+        infer_architecture({name: kernel.shape for name, kernel in kernels.items()}),
+        bn_epsilon=BN_EPSILON,
+    )
+    weighted = [layer for layer in layers(architecture) if layer.weight and layer.name in order]
+    for layer in weighted:
+        shape = kernels[str(layer.weight)].shape
+        if shape != layer.weight_shape:
+            raise ModelFileError(
+                f"not a MobileNetV2: {layer.weight} is {shape}, not {layer.weight_shape}"
+            )
+    require_memory(
+        path, sum(4 * math.prod(layer.weight_shape) for layer in weighted), "its kernels"
     )
     arrays: dict[str, NDArray[Any]] = {}
-    for layer in layers(architecture):
-        if layer.weight and layer.name in order:
-            shape = kernels[layer.weight].shape
-            if shape != layer.weight_shape:
-                raise ModelFileError(
-                    f"not a MobileNetV2: {layer.weight} is {shape}, not {layer.weight_shape}"
-                )
-            arrays |= unfolded(layer, kernels[layer.weight], _bias(graph, order[layer.name], layer))
+    for layer in weighted:
+        kernel = np.asarray(kernels[str(layer.weight)])
+        arrays |= unfolded(layer, kernel, _bias(graph, order[layer.name], layer))
     return arrays, order
 
 
-def _kernel(graph: Graph, op: Op, name: str) -> NDArray[np.float64]:
+def _kernel(graph: Graph, op: Op, name: str) -> StoredArray:
     """The kernel in PyTorch's axes; that of a 1x1 convolution as classifier is (out, in)."""
-    weight = op.in_torch_axes(graph.constant(op.inputs[1]))
-    return weight.reshape(weight.shape[:2]) if name == "classifier.1" else weight
+    tensor = graph.stored(op.inputs[1])
+    if len(tensor.shape) != len(KERNEL_AXES[op.code]):
+        raise ModelFileError(f"the kernel of {name} has the shape {tensor.shape}")
+    shape = tuple(tensor.shape[axis] for axis in KERNEL_AXES[op.code])
+    shape = shape[:2] if name == "classifier.1" and shape[2:] == (1, 1) else shape
+    return StoredArray(
+        shape, np.dtype(np.float64), lambda: op.in_torch_axes(tensor.real()).reshape(shape)
+    )
 
 
 def _bias(graph: Graph, op: Op, layer: Layer) -> NDArray[np.float64]:
@@ -207,9 +223,7 @@ def _compare(graph: Graph, order: dict[str, Op], net: Network, match: _Match) ->
             if sources:
                 (made[op.outputs[0]],) = sources
                 if op.code == "PAD":
-                    padded[op.outputs[0]] = tuple(
-                        graph.constant(op.inputs[1]).astype(int).ravel().tolist()
-                    )
+                    padded[op.outputs[0]] = graph.whole_numbers(op.inputs[1])
                 elif sources - (outputs if op.code == "SOFTMAX" else flat) and not op.code.endswith(
                     "QUANTIZE"
                 ):
@@ -269,7 +283,7 @@ def _compare_options(
 def _compare_pool(graph: Graph, op: Op, layer: Layer) -> str | None:
     """The difference between an operator and global average pooling, or None."""
     if op.code == "MEAN":
-        whole = sorted(graph.constant(op.inputs[1]).ravel() % 4) == [1, 2]
+        whole = sorted(axis % 4 for axis in graph.whole_numbers(op.inputs[1])) == [1, 2]
     else:
         whole = (op.options["FilterHeight"], op.options["FilterWidth"]) == layer.in_shape[1:]
     return None if whole else f"{op.code} does not average the whole map"
@@ -283,7 +297,8 @@ def _preprocessing(tensor: Tensor) -> Preprocessing:
     size = (tensor.shape[1], tensor.shape[2])
     if tensor.scale.size != 1 or not np.issubdtype(tensor.dtype, np.integer):
         return Preprocessing(size=size)
-    scale, zero = float(tensor.scale[0]), float(tensor.zero_point[0] - np.iinfo(tensor.dtype).min)
+    scale = float(tensor.scale[0])
+    zero = float(int(tensor.zero_point[0]) - np.iinfo(tensor.dtype).min)
     if not 1e-6 < scale < 1:
         raise ModelFileError(f"the input has the scale {scale:g}: images cannot be that")
     if abs(scale - 2 / 255) < 1e-6 and zero in (127, 128):
@@ -295,14 +310,12 @@ def _attached_labels(content: bytes, classes: int) -> tuple[str, ...]:
     """The labels in the file's metadata, a zip archive appended to the model; () if there are none."""
     try:
         with zipfile.ZipFile(io.BytesIO(content)) as archive:
-            members = [
-                archive.read(entry)
-                for entry in archive.infolist()
-                if entry.file_size < MAX_LABEL_BYTES
-            ]
-        lists = (
-            tuple(member.decode("utf-8", "replace").rstrip("\n").splitlines()) for member in members
-        )
-        return next((labels for labels in lists if len(labels) == classes), ())
+            for entry in archive.infolist()[:MAX_LABEL_FILES]:
+                if entry.file_size < MAX_LABEL_BYTES:
+                    text = archive.read(entry).decode("utf-8", "replace")
+                    labels = tuple(text.rstrip("\n").splitlines())
+                    if len(labels) == classes:
+                        return labels
+            return ()
     except Exception:  # no archive, or a damaged one, which the model does not need
         return ()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -11,17 +12,26 @@ from numpy.typing import NDArray
 from ..errors import ModelFileError
 
 TYPES = {0: np.float32, 1: np.float16, 2: np.int32, 3: np.uint8, 4: np.int64, 9: np.int8}
+KERNEL_AXES = {
+    "CONV_2D": (0, 3, 1, 2),
+    "DEPTHWISE_CONV_2D": (3, 0, 1, 2),
+    "FULLY_CONNECTED": (0, 1),
+}
+# Many entries of a small file may share their content, so that all of them together have no limit.
+MAX_ENTRIES = 4096  # tensors, operators; the largest known network has 400
+MAX_INDICES = 16  # axes of a tensor, inputs of an operator
+MAX_NAME = 200
 
 
 @dataclass(frozen=True)
 class Tensor:
-    """A tensor of the file.
+    """A tensor of the file. Its arrays are views of the file.
 
     Attributes:
         name: As in the file.
         shape: Its axes.
         dtype: Its NumPy type; `numpy.void` for a type that is not read.
-        data: The stored values of a constant; empty for any other tensor.
+        data: The stored bytes of a constant; empty for any other tensor.
         scale: real = scale * (stored - zero_point): one scale, or one per index of `axis`; of size
             0 for a tensor that is not quantised.
         zero_point: Likewise, or one for all.
@@ -31,20 +41,21 @@ class Tensor:
     name: str
     shape: tuple[int, ...]
     dtype: Any
-    data: bytes
-    scale: NDArray[np.float64]
-    zero_point: NDArray[np.float64]
+    data: NDArray[np.uint8]
+    scale: NDArray[np.float32]
+    zero_point: NDArray[np.int64]
     axis: int
 
     def values(self) -> NDArray[Any]:
         """The values of a constant as stored."""
-        if not self.data:
+        if not self.data.size:
             raise ModelFileError(
                 f"the tensor {self.name!r} has no values: weights computed at run time are not read"
             )
         if self.dtype is np.void:
             raise ModelFileError(f"the tensor {self.name!r} is of a type that is not read")
-        return np.frombuffer(self.data, self.dtype).reshape(self.shape)
+        values: NDArray[Any] = self.data.view(self.dtype)
+        return values.reshape(self.shape)
 
     def real(self) -> NDArray[np.float64]:
         """The values of a constant as real numbers: scale * (stored - zero point)."""
@@ -54,8 +65,8 @@ class Tensor:
         shape = [1] * values.ndim
         if self.scale.size > 1:
             shape[self.axis] = self.scale.size
-        zero = np.broadcast_to(self.zero_point, self.scale.shape)
-        return (values - zero.reshape(shape)) * self.scale.reshape(shape)
+        zero = np.broadcast_to(self.zero_point.astype(np.float64), self.scale.shape)
+        return (values - zero.reshape(shape)) * self.scale.astype(np.float64).reshape(shape)
 
 
 @dataclass(frozen=True)
@@ -76,8 +87,7 @@ class Op:
 
     def in_torch_axes(self, kernel: NDArray[Any]) -> NDArray[Any]:
         """This operator's kernel in PyTorch's axes: OHWI -> OIHW, depthwise 1HWC -> C1HW."""
-        axes = {"CONV_2D": (0, 3, 1, 2), "DEPTHWISE_CONV_2D": (3, 0, 1, 2)}
-        return kernel.transpose(axes.get(self.code, (0, 1)))
+        return kernel.transpose(KERNEL_AXES[self.code])
 
 
 @dataclass(frozen=True)
@@ -100,12 +110,17 @@ class Graph:
         """The values of a weight or bias as real numbers."""
         return self.stored(index).real()
 
+    def whole_numbers(self, index: int) -> tuple[int, ...]:
+        """The values of a constant that is a short list: axes, or amounts of padding."""
+        values = self.stored(index).values().ravel()
+        return _whole_numbers(values.size, lambda: values)
+
 
 def parse(content: bytes) -> Graph:
     """The graph of a file.
 
     Raises:
-        ModelFileError: Several subgraphs.
+        ModelFileError: Several subgraphs, or more tensors or operators than a network has.
         Exception: Nearly anything, if the file is damaged.
     """
     import tflite  # late: it is large, and most runs read our own files
@@ -118,35 +133,45 @@ def parse(content: bytes) -> Graph:
         for name, value in vars(tflite.BuiltinOperator).items()
         if isinstance(value, int)
     }
+    subgraph = model.Subgraphs(0)
+    for count in (
+        model.OperatorCodesLength(),
+        subgraph.TensorsLength(),
+        subgraph.OperatorsLength(),
+    ):
+        if count > MAX_ENTRIES:
+            raise ModelFileError(f"{count} operators or tensors: far more than a MobileNetV2 has")
     codes = []
     for i in range(model.OperatorCodesLength()):
         code = model.OperatorCodes(i)
         codes.append(
             names.get(max(code.DeprecatedBuiltinCode(), code.BuiltinCode()), "unknown operator")
         )
-    subgraph = model.Subgraphs(0)
     return Graph(
         tuple(_tensor(model, subgraph.Tensors(i)) for i in range(subgraph.TensorsLength())),
         tuple(_op(tflite, subgraph.Operators(i), codes) for i in range(subgraph.OperatorsLength())),
-        tuple(int(i) for i in subgraph.InputsAsNumpy()),
-        tuple(int(i) for i in subgraph.OutputsAsNumpy()),
+        _whole_numbers(subgraph.InputsLength(), subgraph.InputsAsNumpy),
+        _whole_numbers(subgraph.OutputsLength(), subgraph.OutputsAsNumpy),
     )
+
+
+def _whole_numbers(count: int, read: Callable[[], Any]) -> tuple[int, ...]:
+    """A short list of the file: a shape, or indices of tensors."""
+    if count > MAX_INDICES:
+        raise ModelFileError(f"a list of {count} axes or tensors: far more than a MobileNetV2 has")
+    return tuple(int(number) for number in read()) if count else ()
 
 
 def _tensor(model: Any, tensor: Any) -> Tensor:
     buffer = model.Buffers(tensor.Buffer())
-    data = buffer.DataAsNumpy().tobytes() if buffer.DataLength() else b""
+    data = buffer.DataAsNumpy() if buffer.DataLength() else np.zeros(0, np.uint8)
     quantization = tensor.Quantization()
-    scale = zero = np.zeros(0)
+    scale, zero = np.zeros(0, np.float32), np.zeros(1, np.int64)
     if quantization is not None and quantization.ScaleLength():
-        scale = quantization.ScaleAsNumpy().astype(float)
-        zero = (
-            quantization.ZeroPointAsNumpy().astype(float)
-            if quantization.ZeroPointLength()
-            else np.zeros(1)
-        )
-    shape = tuple(int(n) for n in tensor.ShapeAsNumpy()) if tensor.ShapeLength() else ()
-    name = (tensor.Name() or b"").decode("utf-8", "replace")
+        scale = quantization.ScaleAsNumpy()
+        zero = quantization.ZeroPointAsNumpy() if quantization.ZeroPointLength() else zero
+    shape = _whole_numbers(tensor.ShapeLength(), tensor.ShapeAsNumpy)
+    name = (tensor.Name() or b"")[:MAX_NAME].decode("utf-8", "replace")
     axis = quantization.QuantizedDimension() if quantization is not None else 0
     return Tensor(name, shape, TYPES.get(tensor.Type(), np.void), data, scale, zero, axis)
 
@@ -179,5 +204,9 @@ def _op(tflite: Any, op: Any, codes: list[str]) -> Op:
         if union is not None:
             table.Init(union.Bytes, union.Pos)
         options = {name: int(getattr(table, name)()) if union is not None else 0 for name in fields}
-    inputs = tuple(int(i) for i in op.InputsAsNumpy()) if op.InputsLength() else ()
-    return Op(code, inputs, tuple(int(i) for i in op.OutputsAsNumpy()), options)
+    return Op(
+        code,
+        _whole_numbers(op.InputsLength(), op.InputsAsNumpy),
+        _whole_numbers(op.OutputsLength(), op.OutputsAsNumpy),
+        options,
+    )

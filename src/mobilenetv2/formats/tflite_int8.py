@@ -67,6 +67,7 @@ def quantized(
         checkpoint.labels,
         checkpoint.preprocessing,
         checkpoint.provenance,
+        checkpoint.notes,
     )
 
 

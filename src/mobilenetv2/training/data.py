@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
 
 import numpy as np
 import torch
@@ -15,10 +15,11 @@ from torch.utils.data import DataLoader
 from ..datasets import Sample
 from ..decoding import ignore_remark
 from ..errors import ImageError, UserError
+from ..pipeline import map_in_order
 from .augment import Transform
 from .shards import ShardImages, Shards, read_shards, shard_loader
 from .splits import Split, check_images, check_split, read_split, without
-from .workers import MAX_WORKERS, Batch, batch_loader, default_workers, stacked
+from .workers import Batch, batch_loader, default_workers, stacked
 
 __all__ = [
     "Images",
@@ -90,14 +91,15 @@ def _decoded(samples: Sequence[Sample], max_bytes: int) -> list[NDArray[np.uint8
             return None
 
     images: list[NDArray[np.uint8] | None] = []
-    total, group = 0, 64 * MAX_WORKERS
-    with ThreadPoolExecutor(max(1, default_workers())) as pool:
-        while total < max_bytes and len(images) < len(samples):
-            for image in pool.map(pixels, samples[len(images) : len(images) + group]):
-                total += 0 if image is None else image.nbytes
-                if total > max_bytes:
-                    break
-                images.append(image)
+    total = 0
+    with closing(
+        map_in_order(samples if max_bytes else (), pixels, max(1, default_workers()))
+    ) as decoded:
+        for image in decoded:
+            total += 0 if image is None else image.nbytes
+            if total > max_bytes:
+                break
+            images.append(image)
     return images
 
 

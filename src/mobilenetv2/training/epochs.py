@@ -15,7 +15,8 @@ from lightning.fabric import Fabric
 
 from ..errors import UserError
 from .data import Images, ShardImages, loader, shard_loader
-from .machine import Machine, explained_memory_errors, stop_signals
+from .events import Events
+from .machine import Machine, stop_signals
 from .optim import learning_rate
 from .run_folder import RunFolder
 from .trainer import Trainer
@@ -69,6 +70,7 @@ class RunContext(NamedTuple):
         fabric: The device and the other processes.
         trainer: Network, optimiser and moving average.
         folder: Where state and log are written.
+        events: Where the values for TensorBoard are written.
         machine: Workers that load images.
         train: Images to train with.
         val: Images to validate with.
@@ -78,6 +80,7 @@ class RunContext(NamedTuple):
     fabric: Fabric
     trainer: Trainer
     folder: RunFolder
+    events: Events
     machine: Machine
     train: Images | ShardImages
     val: Images
@@ -93,7 +96,7 @@ def run_epochs(context: RunContext, progress: Progress) -> None:
     Raises:
         DivergedError: The loss is no longer finite.
         Stopped: SIGINT or SIGTERM was received; the step was finished and the state saved.
-        UserError: There is not enough memory for a step.
+        UserError: A file cannot be written, or the processes that read images cannot work.
     """
     recipe = context.trainer.recipe
     if not progress.rows and recipe.head_first:
@@ -145,15 +148,14 @@ def _train(
         step = progress.step
         lr = learning_rate(recipe, epoch * steps + step, steps)
         seed = np.random.SeedSequence([recipe.seed, epoch, step, fabric.global_rank])
-        with explained_memory_errors(recipe.batch):
-            loss = trainer.step(pixels, labels, lr, int(seed.generate_state(1)[0]))
+        loss = trainer.step(pixels, labels, lr, int(seed.generate_state(1)[0]))
         if not math.isfinite(loss):
             where = f"at step {step + 1} of {steps} in epoch {epoch + 1}"
             raise DivergedError(_diverged_message(context, where, lr))
         progress.step += 1
         progress.loss_sum += loss
         if step % EVENT_STEPS == 0:
-            fabric.log_dict({"train/loss": loss, "train/lr": lr}, epoch * steps + step)
+            context.events.write({"train/loss": loss, "train/lr": lr}, epoch * steps + step)
         ready = time.perf_counter()
         if ready - logged > LOG_SECONDS:
             logged = ready
@@ -185,7 +187,7 @@ def validate(context: RunContext, progress: Progress, epoch_row: dict[str, Any])
         progress.best = {"epoch": progress.epoch, **scores}
         progress.since_best = 0
         context.keep_best(progress.best)
-    context.fabric.log_dict(scores, progress.epoch)
+    context.events.write(scores, progress.epoch)
     LOG.info("%s", _log_line(progress.rows[-1], context.trainer.recipe.epochs))
 
 

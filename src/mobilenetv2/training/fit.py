@@ -6,6 +6,7 @@ import logging
 import os
 import warnings
 from collections.abc import Iterator, Mapping
+from contextlib import closing
 from dataclasses import asdict, dataclass, replace
 from importlib.metadata import version
 from pathlib import Path
@@ -32,12 +33,14 @@ from .data import (
     without,
 )
 from .epochs import Progress, RunContext, run_epochs
-from .machine import Machine, automatic_precision, launch, once
+from .events import Events
+from .machine import Machine, automatic_precision, explained_memory_errors, launch, once
 from .network import Start, build, fit_head, last_map, prepare, restore
 from .recipes import Recipe, default_recipe
 from .report import draw_confusion, draw_curves
-from .run_folder import RunFolder, Settings
+from .run_folder import RunFolder, Settings, is_same_file
 from .trainer import Trainer, balanced
+from .workers import explained_worker_errors
 
 LOG = logging.getLogger(__name__)
 MAX_LISTED = 50  # with more classes, only the totals are logged
@@ -117,13 +120,22 @@ def fit(
         Stopped: SIGINT or SIGTERM was received, and the state was saved.
     """
     folder, machine = RunFolder(out), machine or Machine()
-    fabric = launch(folder.path)
+    fabric = launch()
     before = once(fabric, folder.read_settings if resume else folder.check_new)
     job = _job(fabric, machine, os.fspath(data), val and os.fspath(val), recipe, start, before)
+    once(fabric, folder.check_writable)
+    with explained_memory_errors(job.recipe.batch):
+        return _run(job, folder, before)
+
+
+def _run(job: Job, folder: RunFolder, before: Settings | None) -> Trained:
+    """Everything behind the arguments; `before` are the settings of the run to resume."""
+    fabric = job.fabric
     split, broken = _images(job)
     state = None
     if before:
         before.check_resumed(_resumable_settings(job, split))
+        _warn_of_changes(job, before)
         state = folder.read_state()
     if before and state:
         net, settings = prepare(restore(before.architecture, before.recipe)), before
@@ -136,7 +148,9 @@ def fit(
     if state:
         progress = Progress(**state.pop("progress"))
         trainer.load_state_dict(state)
-    run_epochs(_run_context(job, folder, trainer, settings, split), progress)
+    context = _run_context(job, folder, trainer, settings, split)
+    with closing(context.events), explained_worker_errors():
+        run_epochs(context, progress)
     evaluation = once(fabric, lambda: _finish(folder, settings, split.val, progress))
     return Trained(folder.model, progress.epoch, int(progress.best["epoch"]), evaluation, broken)
 
@@ -171,6 +185,21 @@ def _resumable_settings(job: Job, split: Split) -> dict[str, Any]:
         "images": {"train": len(split.train.samples), "val": len(split.val.samples)},
         "precision": None if job.machine.precision == "auto" else job.machine.precision,
     }
+
+
+def _warn_of_changes(job: Job, before: Settings) -> None:
+    """Warns of what may have changed without another result, and is not compared."""
+    sources = {"images to train with": (before.data, job.data)}
+    sources["images to validate with"] = before.val, job.val
+    for noun, (old, new) in sources.items():
+        if old != new and not is_same_file(old, new):
+            LOG.warning("the %s were %s, and are now %s: they must be the same", noun, old, new)
+    if job.fabric.world_size != before.processes:
+        LOG.warning(
+            "the run to resume had %d processes, now there are %d: the weights will differ a little",
+            before.processes,
+            job.fabric.world_size,
+        )
 
 
 def _images(job: Job) -> tuple[Split, dict[str, ImageError]]:
@@ -303,6 +332,7 @@ def _run_context(
         job.fabric,
         trainer,
         folder,
+        Events(folder.path if job.fabric.is_global_zero else None),
         job.machine,
         ShardImages(
             replace(read_shards(job.data, settings.classes), stretch=recipe.stretch),

@@ -15,7 +15,6 @@ from typing import Annotated, ClassVar, Literal, TypeVar
 
 import torch
 from lightning.fabric import Fabric
-from lightning.fabric.loggers import TensorBoardLogger
 from lightning.fabric.strategies import DDPStrategy
 
 from ..errors import UserError
@@ -51,12 +50,8 @@ class Machine(Record):
         return default_workers() if self.workers is None else self.workers
 
 
-def launch(folder: str | os.PathLike[str]) -> Fabric:
-    """Connects this process with those started together with it, and picks its device.
-
-    Args:
-        folder: Where TensorBoard events are written.
-    """
+def launch() -> Fabric:
+    """Connects this process with those started together with it, and picks its device."""
     local = int(os.environ.get("LOCAL_WORLD_SIZE", 1))
     nodes = int(os.environ.get("WORLD_SIZE", 1)) // local
     keep_freed_memory()
@@ -64,7 +59,6 @@ def launch(folder: str | os.PathLike[str]) -> Fabric:
         devices=local,
         num_nodes=nodes,
         strategy=DDPStrategy(timeout=BARRIER_TIMEOUT) if local * nodes > 1 else "auto",
-        loggers=[TensorBoardLogger(folder, name="", version="")],
     )
     fabric.launch()
     return fabric

@@ -17,6 +17,7 @@ import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from tempfile import TemporaryFile
+from typing import IO
 
 import torch
 from torch import distributed
@@ -88,7 +89,7 @@ def other_processes(count: int, arguments: Sequence[str]) -> Iterator[None]:
             they fail.
 
     Raises:
-        UserError: One of the others failed.
+        UserError: One of the others failed, or cannot be started.
     """
     if count == 1:
         try:
@@ -98,20 +99,11 @@ def other_processes(count: int, arguments: Sequence[str]) -> Iterator[None]:
         return
     threads, before = torch.get_num_threads(), dict(os.environ)
     each = max(1, usable_processors() // count)
-    os.environ.update(environment(count, each))
-    torch.set_num_threads(each)
-    command = [sys.executable, "-m", "mobilenetv2", *arguments]
+    variables = environment(count, each)
     with TemporaryFile() as errors:
-        others = [
-            subprocess.Popen(
-                command,
-                env=os.environ | {"RANK": str(rank), "LOCAL_RANK": str(rank)},
-                stdin=subprocess.PIPE,
-                stdout=subprocess.DEVNULL,
-                stderr=errors,
-            )
-            for rank in range(1, count)
-        ]
+        others = _started(count, variables, arguments, errors)
+        os.environ.update(variables)
+        torch.set_num_threads(each)
         done, end_seconds = threading.Event(), FAILURE_END_SECONDS
         threading.Thread(target=_watch, args=(others, errors.fileno(), done), daemon=True).start()
         try:
@@ -132,6 +124,32 @@ def other_processes(count: int, arguments: Sequence[str]) -> Iterator[None]:
             os.environ.clear()
             os.environ.update(before)
             torch.set_num_threads(threads)
+
+
+def _started(
+    count: int, variables: dict[str, str], arguments: Sequence[str], errors: IO[bytes]
+) -> list[subprocess.Popen[bytes]]:
+    """All processes but the first."""
+    command = [sys.executable, "-m", "mobilenetv2", *arguments]
+    others: list[subprocess.Popen[bytes]] = []
+    try:
+        for rank in range(1, count):
+            process = subprocess.Popen(
+                command,
+                env=os.environ | variables | {"RANK": str(rank), "LOCAL_RANK": str(rank)},
+                stdin=subprocess.PIPE,
+                stdout=subprocess.DEVNULL,
+                stderr=errors,
+            )
+            others.append(process)
+    except OSError as error:
+        for process in others:
+            _end(process, 0.0)
+        raise UserError(
+            f"the system starts {len(others) + 1} of {count} processes: {error.strerror}; give "
+            "fewer (--processes)"
+        ) from error
+    return others
 
 
 def _disconnect() -> None:

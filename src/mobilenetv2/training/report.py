@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 
 from ..errors import MissingExtraError, install_hint
 from ..files import write_atomically
+from ..printable import printable
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -59,10 +60,10 @@ def draw_confusion(confusion: NDArray[np.int64], labels: Sequence[str], path: Pa
     if count <= MAX_NAMED:
         short = [
             name if len(name) <= MAX_NAME_LENGTH else name[: MAX_NAME_LENGTH - 1] + "…"
-            for name in labels
+            for name in map(printable, labels)
         ]
-        axes.set_xticks(range(count), short, rotation=90)
-        axes.set_yticks(range(count), short)
+        axes.set_xticks(range(count), short, rotation=90, parse_math=False)
+        axes.set_yticks(range(count), short, parse_math=False)
     if count <= MAX_NUMBERED:
         for (row, column), number in np.ndenumerate(confusion):
             colour = "white" if shares[row, column] > 50 else "black"

@@ -7,7 +7,8 @@ import io
 import json
 import os
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any, ClassVar, Literal
 
@@ -81,13 +82,52 @@ class Settings(Record):
             if now is not None and now != before:
                 raise UserError(f"the run to resume had {_differing(name, before, now)}")
 
+    def check_options(self, options: Mapping[str, tuple[str, str, Any]]) -> None:
+        """As `check_resumed`, for single options of a command.
+
+        Args:
+            options: What is given, as the user writes it, with the name of the record that has it
+                ("start" or "recipe"), of its field, and the value.
+
+        Raises:
+            UserError: One differs, or cannot have the value; the message names the option.
+        """
+        for option, (record, field, value) in options.items():
+            try:
+                before = getattr(self, record)
+                change = before.changed if record == "recipe" else partial(_replaced, before)
+                self.check_resumed({record: change({field: value})})
+            except UserError as error:
+                raise UserError(f"{option}: {error}") from None
+
+
+def _replaced(start: Start, changes: Mapping[str, Any]) -> Start:
+    same_file = "weights" in changes and is_same_file(start.weights, changes["weights"])
+    return start if same_file else replace(start, **changes)
+
+
+def is_same_file(one: Any, other: Any) -> bool:
+    """Whether two paths lead to one file or folder that exists."""
+    try:
+        return os.path.samefile(one, other)
+    except (OSError, TypeError, ValueError):  # no such file, or None
+        return False
+
 
 def _differing(name: str, before: Any, now: Any) -> str:
-    if isinstance(before, Recipe | Start):
-        old, new = before.to_dict(), now.to_dict()
-        name = next(key for key in old if old[key] != new[key])
-        before, now = old[name], new[name]
-    return f"{name} {before!r:.200}, not {now!r:.200}"
+    if not isinstance(before, Recipe | Start):
+        return f"{name} {before!r:.200}, not {now!r:.200}"
+    old, new, path = before.to_dict(), now.to_dict(), []
+    while isinstance(old, dict) and isinstance(new, dict) and old.keys() == new.keys():
+        path.append(next(key for key in old if old[key] != new[key]))
+        old, new = old[path[-1]], new[path[-1]]
+    text = f"{'.'.join(path)} {old!r:.200}, not {new!r:.200}"
+    if path == ["epochs"]:
+        text += (
+            "; its learning rate is planned for these: to train longer, begin another run with its "
+            "model.safetensors as the weights"
+        )
+    return text
 
 
 class RunFolder:
@@ -113,18 +153,28 @@ class RunFolder:
         Raises:
             UserError: It has a run already, or cannot be made.
         """
-        if self.recipe.exists():
+        try:
+            begun = self.recipe.exists()
+            if not begun:
+                self.last.parent.mkdir(parents=True, exist_ok=True)
+        except (OSError, ValueError) as error:  # ValueError: a NUL in the name
+            reason = getattr(error, "strerror", None) or error
+            raise UserError(f"{self.path!s:.200}: cannot be made: {reason}") from None
+        if begun:
             raise UserError(
                 f"{self.path}: has a run already; resume it (--resume), or name another folder"
             )
-        try:
-            self.last.parent.mkdir(parents=True, exist_ok=True)
-        except OSError as error:
-            raise UserError(f"{self.path}: cannot be made: {error.strerror}") from None
+
+    def check_writable(self) -> None:
+        """Raises UserError: No file can be made in the folder."""
+        for folder in (self.path, self.last.parent):
+            if not os.access(folder, os.W_OK | os.X_OK):
+                raise UserError(f"{folder}: cannot be written to")
 
     def write_settings(self, settings: Settings) -> None:
         text = json.dumps(settings.to_dict(), indent=1, ensure_ascii=False)
-        write_atomically(self.recipe, f"{text}\n".encode())
+        # bytes of a file name that are not UTF-8 become JSON's own escapes
+        write_atomically(self.recipe, f"{text}\n".encode("utf-8", "backslashreplace"))
 
     def read_settings(self) -> Settings:
         """The content of recipe.json.

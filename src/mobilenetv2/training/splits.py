@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 from collections import Counter, defaultdict
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -14,6 +13,7 @@ import numpy as np
 from ..datasets import SPLITS, Dataset, Sample, read_splits, repeated_images
 from ..decoding import warn_of_range
 from ..errors import ImageError, UserError
+from ..pipeline import map_in_order
 
 TREE = """expected one folder per class:
   DATA/train/CLASS/image.jpg
@@ -218,11 +218,8 @@ def check_images(
         return broken
 
     groups = [samples[i : i + GROUP] for i in range(0, len(samples), GROUP)]
-    pool = ThreadPoolExecutor(max(1, workers))
-    try:
-        return {name: e for broken in pool.map(errors, groups) for name, e in broken.items()}
-    finally:  # also when interrupted
-        pool.shutdown(cancel_futures=True)
+    checked = map_in_order(groups, errors, max(1, workers))
+    return {name: error for broken in checked for name, error in broken.items()}
 
 
 def without(dataset: Dataset, broken: Collection[str]) -> Dataset:

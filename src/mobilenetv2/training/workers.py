@@ -7,6 +7,7 @@ import shutil
 import sys
 import warnings
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +23,8 @@ Batch = tuple[Tensor, Tensor]  # (N, C, H, W) uint8, (N,) int64
 MAX_WORKERS = 8
 PREFETCH = 2  # batches that a worker prepares in advance
 SHARED_MEMORY = Path("/dev/shm")
+# of PyTorch's and Python's messages where the system refuses a process, a thread or a file
+REFUSED = ("DataLoader worker (pid", "Too many open files", "start new thread", "ancdata")
 
 
 def stacked(images: Sequence[tuple[Tensor, int]]) -> Batch:
@@ -59,10 +62,29 @@ class _Loader(DataLoader[Any]):
     """Raises the errors of workers unchanged; PyTorch would put a traceback into their message."""
 
     def __iter__(self) -> Iterator[Batch]:  # type: ignore[override]
-        for batch in super().__iter__():
-            if isinstance(batch, UserError):
-                raise batch
-            yield batch
+        with explained_worker_errors():
+            for batch in super().__iter__():
+                if isinstance(batch, UserError):
+                    raise batch
+                yield batch
+
+
+@contextmanager
+def explained_worker_errors() -> Iterator[None]:
+    """In the block, what the system refuses to processes that read images becomes a UserError.
+
+    PyTorch raises that one of them was killed wherever this process is at that moment.
+    """
+    try:
+        yield
+    except (OSError, RuntimeError) as error:
+        text = str(error)
+        if isinstance(error, RuntimeError) and not any(part in text for part in REFUSED):
+            raise
+        raise UserError(
+            f"the processes that read images cannot work: {text.splitlines()[0]:.200}; give fewer, "
+            "or none (--workers 0)"
+        ) from error
 
 
 def _affordable(batch_bytes: int, workers: int) -> int:

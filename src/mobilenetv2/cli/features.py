@@ -1,0 +1,163 @@
+"""`mobilenetv2 features`: one vector per image, for search or for another classifier."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from ..printable import printable
+from .options import model_option, stretch_option, threads_option
+from .output import OutputPath, notify, progress, save_rows, show_image_warnings
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
+    from ..datasets import Sample
+    from ..errors import ImageError
+
+KINDS = ("npy", "npz", "csv", "parquet")
+
+
+@click.command()
+@click.argument("paths", nargs=-1, required=True, metavar="PATH...")
+@click.option(
+    "-o",
+    "--output",
+    "target",
+    required=True,
+    type=OutputPath(),
+    metavar="FILE",
+    help="The file to write.",
+)
+@click.option(
+    "--format",
+    "kind",
+    type=click.Choice(KINDS),
+    help="What to write.  [default: by the suffix of --output]",
+)
+@model_option
+@click.option(
+    "--max-pixels",
+    type=click.IntRange(min=1),
+    help="Refuse larger images.  [default: about 179 million]",
+)
+@threads_option
+@stretch_option
+def features(
+    paths: Sequence[str],
+    target: Path,
+    kind: str | None,
+    model_name: str,
+    max_pixels: int | None,
+    stretch: bool,
+) -> int:
+    """Write one vector for each image: the last map averaged over its positions, which is the input
+    of the classifier.
+
+    PATH is as for `classify`. FILE is .npy (images x channels, float32; x.files.csv beside
+    x.npy has the names of the rows), .npz (the arrays "files" and "features"), .csv (a column for each
+    channel) or .parquet (the columns "file" and "features"; needs pyarrow). Images that cannot be
+    read are named on stderr and have no row, and the exit code is 1."""
+    from ..datasets import collect_images
+    from ..errors import UserError
+    from ..model import load
+
+    kind = kind or target.suffix.lower().removeprefix(".")
+    if kind not in KINDS:
+        raise click.UsageError(f"{target}: must end in .{', .'.join(KINDS)}, or give --format")
+    if kind == "parquet":
+        _pyarrow()
+    show_image_warnings()
+    inputs = collect_images(paths)
+    inputs = inputs.stretched() if stretch else inputs
+    for line in (*inputs.problems, *inputs.left_out):
+        notify(line)
+    if not inputs.samples:
+        raise click.UsageError("no images to describe")
+    model = load(model_name)
+    results = model.features_files(
+        inputs.samples, lambda sample: sample.decode(max_pixels=max_pixels)
+    )
+    with progress(len(inputs.samples), "describing") as advance:
+        names, vectors = _collected(_counted(results, advance), len(inputs.samples))
+    if vectors is None:
+        raise UserError(f"none of the {len(inputs.samples)} images could be read")
+    _write(names, vectors, target, kind)
+    failed = len(inputs.problems) + len(inputs.samples) - len(names)
+    if failed:
+        notify(f"{failed} of {len(inputs.samples) + len(inputs.problems)} could not be read")
+    return 1 if failed else 0
+
+
+def _counted(results: Iterator[Any], advance: Any) -> Iterator[Any]:
+    for result in results:
+        advance()
+        yield result
+
+
+def _collected(
+    results: Iterator[tuple[Sample, NDArray[np.float32] | ImageError]], most: int
+) -> tuple[list[str], NDArray[np.float32] | None]:
+    """The names of the images that could be read, and (images, channels) float32."""
+    import numpy as np
+
+    from ..errors import ImageError
+
+    names: list[str] = []
+    vectors: NDArray[np.float32] | None = None
+    for sample, result in results:
+        if isinstance(result, ImageError):
+            notify(result)
+            continue
+        if vectors is None:
+            vectors = np.empty((most, len(result)), np.float32)
+        vectors[len(names)] = result
+        names.append(sample.name)
+    return names, None if vectors is None else vectors[: len(names)]
+
+
+def _write(names: list[str], vectors: NDArray[np.float32], target: Path, kind: str) -> None:
+    import numpy as np
+
+    from ..files import write_atomically
+
+    content = io.BytesIO()
+    if kind == "csv":
+        columns = ["file", *(f"f{i}" for i in range(vectors.shape[1]))]
+        rows = (
+            dict(zip(columns, [Path(name), *vector.tolist()]))
+            for name, vector in zip(names, vectors)
+        )
+        save_rows(rows, columns, target, "csv")
+        return
+    if kind == "npy":
+        np.save(content, vectors)
+        rows = ({"file": Path(name)} for name in names)
+        save_rows(rows, ["file"], target.with_name(f"{target.stem}.files.csv"), "csv")
+    elif kind == "npz":
+        np.savez(content, files=np.array([printable(name) for name in names]), features=vectors)
+    else:
+        pyarrow, parquet = _pyarrow()
+        table = pyarrow.table(
+            {"file": [printable(name) for name in names], "features": list(vectors)}
+        )
+        parquet.write_table(table, content)
+    write_atomically(target, content.getbuffer())
+
+
+def _pyarrow() -> tuple[Any, Any]:
+    from importlib import import_module
+
+    from ..errors import MissingExtraError
+
+    try:
+        return import_module("pyarrow"), import_module("pyarrow.parquet")
+    except ImportError:
+        raise MissingExtraError(
+            "a .parquet file needs pyarrow: pip install pyarrow, or write .npz or .csv"
+        ) from None
