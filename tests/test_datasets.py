@@ -348,6 +348,15 @@ def test_images_of_one_name_in_an_archive_are_counted(tmp_path: Path) -> None:
     assert dataset.problems == ("2 images left out that have the name of another",)
 
 
+def test_a_file_with_the_name_of_the_folder_around_all(tmp_path: Path) -> None:
+    with zipfile.ZipFile(tmp_path / "d.zip", "w") as archive:
+        for name in ("data/a/1.png", "data/b/2.png", "data"):
+            archive.writestr(name, b"")
+    dataset = read_dataset(tmp_path / "d.zip")
+    assert dataset.classes == ("data",)
+    assert dataset.problems == ("ignored 1 files that are not images by name: no ending (1)",)
+
+
 def test_an_archive_of_a_later_version_is_refused(tmp_path: Path) -> None:
     with zipfile.ZipFile(tmp_path / "d.zip", "w") as archive:
         archive.writestr("a/1.png", b"")

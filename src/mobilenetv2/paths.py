@@ -79,7 +79,7 @@ def located(folder: str | os.PathLike[str], name: str) -> str:
         return first
     ways = [name, name.replace("\\", "/")]
     ways += [unicodedata.normalize(form, way) for form in ("NFC", "NFD") for way in ways]
-    paths = [os.path.join(folder, way) for way in ways]
+    paths = [str(Path(folder, way)) for way in ways]
     return next((path for path in paths if os.path.lexists(path)), first)
 
 
