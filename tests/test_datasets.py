@@ -418,6 +418,17 @@ def test_a_list_made_on_another_system(tmp_path: Path) -> None:
     ]
 
 
+@pytest.mark.parametrize("name", ["a/1.png", "./a/1.png", "a//1.png", "a/./1.png", "a/1.png/"])
+def test_paths_of_lists_have_one_form(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("list.csv").write_text(f"file,label\n{name},x\n")
+    expected = {"list.csv": "a/1.png", str(tmp_path / "list.csv"): str(tmp_path / "a/1.png")}
+    for source, path in expected.items():
+        assert [sample.name for sample in read_dataset(source).samples] == [path]
+
+
 def test_a_line_without_end_is_refused(tmp_path: Path) -> None:
     (tmp_path / "list.csv").write_text("file,label\n" + '"' * (1 << 20))
     with pytest.raises(UserError, match="not a CSV file in UTF-8: a line of 1048576 characters"):

@@ -75,6 +75,8 @@ def located(folder: str | os.PathLike[str], name: str) -> str:
         The first that exists, or the path as the list has it.
     """
     first = os.path.join(folder, name)
+    if re.search(r"(^|/)\.?(/|$)", first.lstrip("/")):  # what `Path` leaves out
+        first = str(Path(first))
     if (name.isascii() and "\\" not in name) or os.path.lexists(first):
         return first
     ways = [name, name.replace("\\", "/")]
