@@ -348,6 +348,15 @@ def test_images_of_one_name_in_an_archive_are_counted(tmp_path: Path) -> None:
     assert dataset.problems == ("2 images left out that have the name of another",)
 
 
+def test_a_file_with_the_name_of_the_folder_around_all(tmp_path: Path) -> None:
+    with zipfile.ZipFile(tmp_path / "d.zip", "w") as archive:
+        for name in ("data/a/1.png", "data/b/2.png", "data"):
+            archive.writestr(name, b"")
+    dataset = read_dataset(tmp_path / "d.zip")
+    assert dataset.classes == ("data",)
+    assert dataset.problems == ("ignored 1 files that are not images by name: no ending (1)",)
+
+
 def test_an_archive_of_a_later_version_is_refused(tmp_path: Path) -> None:
     with zipfile.ZipFile(tmp_path / "d.zip", "w") as archive:
         archive.writestr("a/1.png", b"")
@@ -407,6 +416,17 @@ def test_a_list_made_on_another_system(tmp_path: Path) -> None:
         tmp_path / "b\\c.png",
         tmp_path / "gone\\1.png",
     ]
+
+
+@pytest.mark.parametrize("name", ["a/1.png", "./a/1.png", "a//1.png", "a/./1.png", "a/1.png/"])
+def test_paths_of_lists_have_one_form(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("list.csv").write_text(f"file,label\n{name},x\n")
+    expected = {"list.csv": "a/1.png", str(tmp_path / "list.csv"): str(tmp_path / "a/1.png")}
+    for source, path in expected.items():
+        assert [sample.name for sample in read_dataset(source).samples] == [path]
 
 
 def test_a_line_without_end_is_refused(tmp_path: Path) -> None:

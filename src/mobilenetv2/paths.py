@@ -75,11 +75,13 @@ def located(folder: str | os.PathLike[str], name: str) -> str:
         The first that exists, or the path as the list has it.
     """
     first = os.path.join(folder, name)
+    if re.search(r"(^|/)\.?(/|$)", first.lstrip("/")):  # what `Path` leaves out
+        first = str(Path(first))
     if (name.isascii() and "\\" not in name) or os.path.lexists(first):
         return first
     ways = [name, name.replace("\\", "/")]
     ways += [unicodedata.normalize(form, way) for form in ("NFC", "NFD") for way in ways]
-    paths = [os.path.join(folder, way) for way in ways]
+    paths = [str(Path(folder, way)) for way in ways]
     return next((path for path in paths if os.path.lexists(path)), first)
 
 

@@ -7,7 +7,7 @@ import re
 import unicodedata
 import zipfile
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -184,7 +184,7 @@ def read_archive(path: Path) -> Folders:
     return Folders(path, folders, images, others, hidden, problems)
 
 
-def _has_wrapper(visible: Iterable[Parts], files: Iterable[Parts]) -> bool:
+def _has_wrapper(visible: Iterable[Parts], files: Collection[Parts]) -> bool:
     """Whether one folder, not a split, surrounds all class folders of an archive."""
     tops = {parts[0] for parts in visible}
     depths = [len(parts) for parts in files if is_image_name(parts[-1])]
@@ -192,6 +192,7 @@ def _has_wrapper(visible: Iterable[Parts], files: Iterable[Parts]) -> bool:
         len({top.lower() for top in tops}) == 1
         and not any(map(is_split, tops))
         and min(depths, default=0) > 2
+        and min(map(len, files), default=0) > 1
     )
 
 
