@@ -16,7 +16,7 @@ from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
-from typing import BinaryIO
+from typing import Any, BinaryIO
 
 import numpy as np
 import pytest
@@ -513,3 +513,32 @@ def test_label_files_that_do_not_fit(tmp_path, content, complaint, capsys) -> No
 def test_label_files_as_people_write_them(tmp_path, content) -> None:
     (tmp_path / "names.txt").write_bytes(content.encode())
     assert read_labels(tmp_path / "names.txt", 2) == ("rose", "tulip")
+
+
+def test_a_text_of_gigabytes_is_not_read(tmp_path) -> None:
+    path = tmp_path / "labels.txt"
+    with path.open("wb") as file:
+        file.truncate(2 << 30)
+    with pytest.raises(
+        ModelFileError, match=r"labels\.txt: 2048 MB; a text has at most 16 MB here"
+    ):
+        read_labels(path, 10)
+
+
+@pytest.mark.parametrize("value", [{"a": object()}, {"a": {1, 2}}, {"a": np.ones(2)}])
+def test_a_provenance_that_is_no_json_is_refused(tmp_path, value) -> None:
+    with pytest.raises(ModelFileError, match="the provenance cannot be written as JSON"):
+        replace(random_checkpoint(width_mult=0.35), provenance=value).save(
+            tmp_path / "x.safetensors"
+        )
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_provenance_of_a_hundred_levels_is_refused(tmp_path) -> None:
+    facts: dict[str, Any] = {}
+    for _ in range(600):
+        facts = {"a": facts}
+    with pytest.raises(ModelFileError, match="nested more than 100 deep"):
+        replace(random_checkpoint(width_mult=0.35), provenance=facts).save(
+            tmp_path / "x.safetensors"
+        )

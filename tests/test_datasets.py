@@ -3,16 +3,25 @@
 from __future__ import annotations
 
 import pickle
+import threading
 import zipfile
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import IO
 
 import numpy as np
 import pytest
 from PIL import Image
 
-from mobilenetv2.datasets import Dataset, Sample, read_dataset, read_splits, repeated_images
+from mobilenetv2.datasets import (
+    Dataset,
+    Sample,
+    archive,
+    read_dataset,
+    read_splits,
+    repeated_images,
+)
 from mobilenetv2.datasets.duplicates import same_images
 from mobilenetv2.errors import ImageError, UserError
 from mobilenetv2.images import decode
@@ -378,8 +387,49 @@ def test_a_member_is_never_unpacked_beyond_its_size(tmp_path: Path) -> None:
         content[start : start + 4] = size.to_bytes(4, "little")
         path.write_bytes(content)
         [sample] = read_dataset(path).samples
-        with pytest.raises(ImageError, match="more than 536870912" if size > 100 else "CRC"):
+        with pytest.raises(ImageError, match="more than 268435456" if size > 100 else "CRC"):
             sample.open()
+
+
+def test_large_members_wait_for_each_other(tmp_path: Path, monkeypatch) -> None:
+    """Of members that count as large, threads hold no more at once than there is room for."""
+    monkeypatch.setattr(archive, "LARGE_BYTES", 1000)
+    monkeypatch.setattr(archive, "MOST_LARGE_BYTES", 2500)
+    monkeypatch.setattr(archive, "LONGEST_WAIT", 0.2)
+    with zipfile.ZipFile(tmp_path / "d.zip", "w") as file:
+        for i in range(4):
+            file.writestr(f"a/{i}.png", bytes(1000))
+    samples = read_dataset(tmp_path / "d.zip").samples
+    first, second = samples[0].open(), samples[1].open()
+    waiting: list[IO[bytes]] = []
+    thread = threading.Thread(target=lambda: waiting.append(samples[2].open()))
+    thread.start()
+    thread.join(0.05)
+    assert thread.is_alive()
+    first.close()
+    thread.join(10)
+    assert waiting[0].read() == bytes(1000)
+    samples[3].open().close()  # nobody closes: it waits no longer than it must
+    for stream in (second, *waiting):
+        stream.close()
+    for sample in samples:  # decoding closes, whatever comes of it
+        with pytest.raises(ImageError):
+            sample.decode()
+    assert archive._large_members._held == 0
+
+
+def test_a_table_of_many_columns_is_no_list(tmp_path: Path) -> None:
+    path = tmp_path / "wide.csv"
+    path.write_text("file,label" + ",a" * 5000 + "\na.png,b\n" * 10)
+    with pytest.raises(UserError, match=r"wide\.csv: more than 1000 columns: not a list of images"):
+        read_dataset(path)
+
+
+def test_many_class_folders_are_looked_at_once(tmp_path: Path) -> None:
+    with zipfile.ZipFile(tmp_path / "d.zip", "w") as file:
+        for i in range(20_000):
+            file.writestr(f"c{i}/a.png", b"")
+    assert len(read_dataset(tmp_path / "d.zip").classes) == 20_000
 
 
 # --- names as other systems write them ---

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import csv
+import errno
 import os
 from pathlib import Path
+from typing import IO
 
 import numpy as np
 import pytest
@@ -60,6 +62,26 @@ def test_vectors_of_a_folder(folder: Path, monkeypatch, capsys, options: list[st
         rows = list(csv.reader(Path("x.files.csv").read_text(encoding="utf-8").splitlines()))
         assert rows == [["file"], *([name] for name in names)]
     assert vectors.dtype == np.float32
+
+
+def test_vectors_and_names_are_written_together(folder: Path, tmp_path: Path, monkeypatch) -> None:
+    """If one of the two files cannot be written, both are as before."""
+    target = tmp_path / "x.npy"
+    assert run(["features", str(folder / "a.png"), "-o", str(target)]) == 0
+    before = {path.name: path.read_bytes() for path in tmp_path.glob("x.*")}
+    assert set(before) == {"x.npy", "x.files.csv"}
+    opened: list[str] = []
+
+    def full(path: object, *arguments: object) -> IO[bytes]:
+        opened.append(str(path))
+        if len(opened) == 2:
+            raise OSError(errno.ENOSPC, "No space left on device")
+        return open(path, *arguments)  # type: ignore[call-overload, no-any-return]
+
+    monkeypatch.setattr("mobilenetv2.files.open", full, raising=False)
+    assert run(["features", str(folder), "-o", str(target)]) == 2
+    assert len(opened) == 2
+    assert {path.name: path.read_bytes() for path in tmp_path.glob("*x.*")} == before
 
 
 def test_a_model_without_a_head(folder: Path, tmp_path: Path) -> None:

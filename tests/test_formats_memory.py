@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import struct
 import subprocess
 import sys
 import tarfile
@@ -20,6 +21,7 @@ import numpy as np
 import pytest
 import torch
 
+from mobilenetv2.architecture import Architecture
 from mobilenetv2.errors import ModelFileError
 from mobilenetv2.files import MAX_FOREIGN_BYTES
 from mobilenetv2.formats import read
@@ -113,6 +115,48 @@ def deflated_pth(path: Path) -> None:
     plain.unlink()
 
 
+def lying_archive(path: Path, names: tuple[str, ...]) -> None:
+    """Members that unpack to more than the archive's tables say."""
+    content = bytes(MEGABYTES << 20)
+    with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED, compresslevel=1) as archive:
+        for name in names:
+            archive.writestr(name, content)
+    stated, true = struct.pack("<I", 64), struct.pack("<I", len(content))
+    path.write_bytes(path.read_bytes().replace(true, stated))
+
+
+def pickled_bytearray(path: Path) -> None:
+    size = struct.pack("<i", MEGABYTES << 20)
+    path.write_bytes(b"\x80\x02cbuiltins\nbytearray\nJ" + size + b"\x85R.")
+
+
+def deflated_twice(path: Path) -> None:
+    write_keras_legacy(path, small())
+    with h5py.File(path, "r+") as file:
+        name = "predictions/predictions/kernel:0"
+        del file[name]
+        properties = h5py.h5p.create(h5py.h5p.DATASET_CREATE)
+        properties.set_chunk((1280, 2))
+        properties.set_deflate(9)
+        properties.set_deflate(9)
+        space, kind = h5py.h5s.create_simple((1280, 2)), h5py.h5t.IEEE_F32LE
+        array = h5py.h5d.create(file.id, name.encode(), kind, space, properties)
+        inflated = zlib.compress(bytes(MEGABYTES << 20), 9)
+        array.write_direct_chunk((0, 0), zlib.compress(inflated, 9))
+
+
+def large_file_of_ours(path: Path) -> None:
+    """A file of ours with an array that its network lacks, as large as it likes."""
+    header = {
+        "__metadata__": {"format": "mobilenetv2", "architecture": Architecture().to_json()},
+        "junk": {"dtype": "U8", "shape": [3 << 30], "data_offsets": [0, 3 << 30]},
+    }
+    text = json.dumps(header).encode()
+    with path.open("wb") as file:
+        file.write(struct.pack("<Q", len(text)) + text)
+        file.truncate(8 + len(text) + (3 << 30))
+
+
 def expanded_pth(path: Path, legacy: bool = False) -> None:
     arrays = tensors(torchvision(small()))
     repeated = torch.zeros(1, dtype=torch.half).expand(3_000_000_000)
@@ -188,6 +232,14 @@ BOMBS: dict[str, tuple[Callable[[Path], None], str]] = {
     "chunk.h5": (chunk_larger_than_its_array, "bias:0 would take 300 MB of memory"),
     "model.keras": (deflated_keras, "its content would take 300 MB of memory"),
     "deflated.pth": (deflated_pth, "its content would take 300 MB of memory"),
+    "lie.keras": (
+        lambda path: lying_archive(path, ("config.json", "model.weights.h5")),
+        "damaged",
+    ),
+    "lie.pth": (lambda path: lying_archive(path, ("lie/data.pkl",)), "not a readable .pth"),
+    "bytearray.pth": (pickled_bytearray, "it makes a bytearray"),
+    "twice.h5": (deflated_twice, "compressed with another method"),
+    "ours.safetensors": (large_file_of_ours, "3072 MB, but its network has 13 MB of arrays"),
     "expanded.pth": (expanded_pth, r"features\.3\.conv\.0\.1\.bias is \(3000000000,\)"),
     "expanded-legacy.pth": (lambda path: expanded_pth(path, legacy=True), r"is \(3000000000,\)"),
     "fitting.pth": (expanded_pth_that_fits, "its arrays would take .* far larger"),
@@ -246,3 +298,26 @@ def test_a_compressed_h5_is_read(tmp_path) -> None:
         file.create_dataset(name, data=kernel, compression="lzf")
     with pytest.raises(ModelFileError, match=r"predictions/kernel:0 is compressed with another"):
         read(path)
+
+
+def test_many_networks_in_one_file_are_named_at_once(tmp_path) -> None:
+    names = [f"n{i}.features.0.0.weight" for i in range(5000)]
+    path = tmp_path / "many.safetensors"
+    header = json.dumps(
+        {name: {"dtype": "F32", "shape": [0], "data_offsets": [0, 0]} for name in names}
+    ).encode()
+    path.write_bytes(struct.pack("<Q", len(header)) + header)
+    with pytest.raises(ModelFileError, match="holds several networks: n0, n1, n10.* and 4995 more"):
+        read(path)
+
+
+def test_many_small_chunks_are_read(tmp_path) -> None:
+    path, checkpoint = tmp_path / "model.h5", small(padding="same", bn_epsilon=1e-3, classes=60)
+    write_keras_legacy(path, checkpoint)
+    name = "predictions/predictions/kernel:0"
+    with h5py.File(path, "r+") as file:
+        kernel = file[name][()]
+        del file[name]
+        file.create_dataset(name, data=kernel, chunks=(4, 2), compression="gzip")
+    weight = read(path).arrays["classifier.1.weight"]
+    np.testing.assert_array_equal(weight, checkpoint.arrays["classifier.1.weight"])

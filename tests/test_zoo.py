@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gc
 import hashlib
+import os
 import socket
 import tarfile
 import threading
@@ -209,6 +210,22 @@ def test_imagenet_is_tf_slims_at_224(mirror, tmp_path) -> None:
 
 def cached() -> list[str]:
     return sorted(path.name for path in zoo.cache_folder().iterdir())
+
+
+def test_a_download_that_does_not_end(mirror, tmp_path, monkeypatch) -> None:
+    monkeypatch.setattr(zoo, "MAX_FOREIGN_BYTES", 1 << 20)
+    mirror.hold(zoo.find("slim-0.35-160"), bytes(3 << 20))
+    with pytest.raises(DownloadError, match="slim-0.35-160 could not be fetched .* more than 1 MB"):
+        open_checkpoint("slim-0.35-160")
+    assert not [path for path in (tmp_path / "cache").rglob("*") if path.is_file()]
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="needs FIFOs")
+def test_a_pipe_in_the_cache_is_not_waited_for(mirror, tmp_path) -> None:
+    (tmp_path / "cache").mkdir()
+    os.mkfifo(tmp_path / "cache" / "slim-0.35-160-mobilenet_v2_0.35_160.tgz")
+    with pytest.raises(DownloadError, match="not a regular file but a FIFO; remove it"):
+        open_checkpoint("slim-0.35-160")
 
 
 def test_a_wrong_checksum(mirror, tmp_path) -> None:

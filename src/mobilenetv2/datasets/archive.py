@@ -5,7 +5,6 @@ from __future__ import annotations
 import io
 import os
 import threading
-import weakref
 import zipfile
 from pathlib import Path
 from typing import IO
@@ -16,6 +15,7 @@ from ..locks import ForkSafeLock
 MOST_BYTES = 1 << 28  # of one unpacked member; a small archive may hold any number of zeros
 LARGE_BYTES = 1 << 24  # of a member that counts
 MOST_LARGE_BYTES = 1 << 28  # of all large members that threads hold at once
+LONGEST_WAIT = 10.0  # seconds for others to close theirs, who may have forgotten to
 
 
 class Archive:
@@ -74,16 +74,18 @@ class Archive:
 
 
 class _LargeMembers:
-    """The bytes of large members that this process holds; a thread waits until its own have room."""
+    """Counts the bytes of large members that are open in this process."""
 
     def __init__(self) -> None:
         self._held = 0
         self._changed = threading.Condition()
 
     def take(self, count: int) -> None:
-        """Waits until there is room for so many bytes, or until nobody else holds any."""
+        """Waits until there is room for so many bytes, or nobody holds any, or the wait is long."""
         with self._changed:
-            self._changed.wait_for(lambda: not self._held or self._held + count <= MOST_LARGE_BYTES)
+            self._changed.wait_for(
+                lambda: not self._held or self._held + count <= MOST_LARGE_BYTES, LONGEST_WAIT
+            )
             self._held += count
 
     def give_back(self, count: int) -> None:
@@ -106,22 +108,6 @@ if hasattr(os, "register_at_fork"):
     os.register_at_fork(after_in_child=_renew_large_members)
 
 
-def _content(file: IO[bytes], size: int, name: str) -> IO[bytes]:
-    """A member's content, which counts among the large ones as long as the result exists."""
-    if size < LARGE_BYTES:
-        # no more than it should have: the decompressor would go on to the end
-        return _NamedBytes(file.read(size), name)
-    members = _large_members
-    members.take(size)
-    try:
-        content = _NamedBytes(file.read(size), name)
-    except BaseException:
-        members.give_back(size)
-        raise
-    weakref.finalize(content, members.give_back, size)
-    return content
-
-
 class InMemory:
     """The bytes of one file, such as an image on stdin."""
 
@@ -134,6 +120,31 @@ class InMemory:
 
 
 class _NamedBytes(io.BytesIO):
-    def __init__(self, content: bytes, name: str) -> None:
+    """Bytes as an open file with a name; large ones count until it is closed."""
+
+    def __init__(self, content: bytes, name: str, members: _LargeMembers | None = None) -> None:
         super().__init__(content)
         self.name = name
+        self._members, self._size = members, len(content)
+
+    def close(self) -> None:
+        """Frees the bytes."""
+        super().close()
+        members, self._members = self._members, None
+        if members:
+            members.give_back(self._size)
+
+
+def _content(file: IO[bytes], size: int, name: str) -> IO[bytes]:
+    """A member's content: no more than it should have, while the decompressor would go on."""
+    if size < LARGE_BYTES:
+        return _NamedBytes(file.read(size), name)
+    members = _large_members
+    members.take(size)
+    try:
+        content = file.read(size)
+    except BaseException:
+        members.give_back(size)
+        raise
+    members.give_back(size - len(content))
+    return _NamedBytes(content, name, members)

@@ -57,7 +57,12 @@ class Sample:
         Raises:
             ImageError: It cannot be decoded.
         """
-        return decode(self.open(), max_pixels=max_pixels, stretch=self.stretch, warn=warn)
+        source = self.open()
+        try:
+            return decode(source, max_pixels=max_pixels, stretch=self.stretch, warn=warn)
+        finally:
+            if not isinstance(source, Path):
+                source.close()
 
 
 @dataclass(frozen=True)
