@@ -343,3 +343,28 @@ def test_a_module_that_the_program_replaced_by_none_is_missing(monkeypatch) -> N
 
     monkeypatch.setitem(sys.modules, "torch", None)
     assert missing_modules("torch", "numpy") == ["torch"]
+
+
+def test_what_is_no_checkpoint_is_refused() -> None:
+    for value in ("cifar10", None, CAT):
+        with pytest.raises(mnv2.UserError, match="a Checkpoint or Int8Checkpoint is needed"):
+            Model(value)
+
+
+def test_preprocessing_takes_what_classify_takes(model) -> None:
+    preprocessing = model.checkpoint.preprocessing
+    pixels = preprocessing(decode(CAT))
+    for source in (CAT, str(CAT), CAT.read_bytes(), np.asarray(decode(CAT))):
+        assert np.array_equal(preprocessing(source), pixels)
+    with pytest.raises(ImageError, match="not NoneType"):
+        preprocessing(None)
+    for wrong in (pixels[..., :2], pixels.astype(np.float32)):
+        with pytest.raises(ImageError, match=r"pixels must be \(\.\.\., 3\) uint8"):
+            preprocessing.normalize(wrong)
+
+
+def test_evaluate_takes_a_folder(model, tmp_path) -> None:
+    (tmp_path / "cat").mkdir()
+    (tmp_path / "cat" / "a.jpg").write_bytes(CAT.read_bytes())
+    assert mnv2.evaluate(model, tmp_path).scores.top1 == 100
+    assert mnv2.evaluate(model, mnv2.read_dataset(tmp_path)).scores.top1 == 100

@@ -115,23 +115,21 @@ class Preprocessing(Record):
             values = f"mean {self.mean}, std {self.std}"
         return f"{shape}, {self.interpolation}, {values}"
 
-    def __call__(self, image: Image | NDArray[np.uint8]) -> NDArray[np.uint8]:
+    def __call__(self, image: OneImage) -> NDArray[np.uint8]:
         """One image -> pixels (height, width, channels) uint8, not yet normalised.
 
         Args:
-            image: The result of `decode`, any other Pillow image, or uint8 pixels: (H, W, 3) RGB,
-                (H, W, 4) RGBA, (H, W) or (H, W, 1) grey.
+            image: As for `Model.classify`; the result of `decode` for one.
 
         Raises:
-            ImageError: An array of another shape or type, an image without pixels, or values of
+            ImageError: As for `decode`; an array of another shape or type, an image without pixels, or values of
                 an unknown range.
         """
         import numpy as np
         from PIL import Image
 
-        if isinstance(image, np.ndarray):
-            image = _from_array(image)
-        image = to_rgb(image)
+        image = as_image(image)
+        image = to_rgb(_from_array(image) if isinstance(image, np.ndarray) else image)
         if self.channels == 1:
             image = image.convert("L")
         filter_ = Image.Resampling[self.interpolation.upper()]
@@ -170,9 +168,18 @@ class Preprocessing(Record):
         return 1 / (255 * std), -mean / std
 
     def normalize(self, pixels: NDArray[np.uint8]) -> NDArray[np.float32]:
-        """Pixels (..., channels) uint8 -> float32 in the range that the weights expect."""
+        """Pixels (..., channels) uint8 -> float32 in the range that the weights expect.
+
+        Raises:
+            ImageError: An array of another type or number of channels.
+        """
         import numpy as np
 
+        pixels = np.asarray(pixels)
+        if pixels.dtype != np.uint8 or pixels.shape[-1:] != (self.channels,):
+            raise ImageError(
+                f"pixels must be (..., {self.channels}) uint8, not {pixels.shape} {pixels.dtype}"
+            )
         mean, std = np.array(self.mean, np.float64), np.array(self.std, np.float64)
         table = ((np.arange(256)[:, None] / 255 - mean) / std).astype(np.float32)  # (256, channels)
         normal: NDArray[np.float32] = table[pixels, np.arange(self.channels)]

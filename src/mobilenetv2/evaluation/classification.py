@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Sequence
 from contextlib import closing
 from dataclasses import dataclass
@@ -10,7 +11,7 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from ..datasets import Dataset, Sample
+from ..datasets import Dataset, Sample, read_dataset
 from ..errors import ImageError, UserError
 from ..model import Model
 from .matching import match_classes
@@ -140,7 +141,7 @@ class Evaluation:
 
 def evaluate(
     model: Model,
-    dataset: Dataset,
+    dataset: Dataset | str | os.PathLike[str],
     advance: Callable[[Sample, ImageError | None], object] | None = None,
 ) -> Evaluation:
     """Runs a model on every image of a dataset.
@@ -149,7 +150,7 @@ def evaluate(
 
     Args:
         model: A classifier.
-        dataset: From `datasets.read_dataset`.
+        dataset: From `datasets.read_dataset`, or what that takes.
         advance: Called after each image, with its error if it could not be read.
 
     Raises:
@@ -157,6 +158,8 @@ def evaluate(
             could be read.
     """
     model.check_classifies()
+    if not isinstance(dataset, Dataset):
+        dataset = read_dataset(dataset)
     outputs = model.checkpoint.architecture.classes
     labels = model.checkpoint.labels or tuple(f"class {i}" for i in range(outputs))
     used = {sample.target for sample in dataset.samples}

@@ -71,6 +71,11 @@ class Engine:
         threads: int | None = None,
         isa: str | None = None,
     ) -> None:
+        if not hasattr(checkpoint, "architecture"):
+            raise UserError(
+                "a Checkpoint or Int8Checkpoint is needed, as mobilenetv2.load reads it from a file, "
+                f"not {type(checkpoint).__name__}"
+            )
         self.checkpoint = checkpoint
         self._arguments = checkpoint, threads, isa
         self.threads = _threads(threads)
