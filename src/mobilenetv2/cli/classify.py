@@ -3,26 +3,24 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
 from ..printable import printable
+from .batch import Batch
 from .options import model_option, stretch_option, threads_option
 from .output import (
     notify,
     notify_notes,
-    progress,
     result_options,
-    show_image_warnings,
     write_json,
     write_rows,
 )
 
 if TYPE_CHECKING:
-    from ..datasets import Sample
     from ..model import Prediction
 
 COLUMNS = ("file", "rank", "index", "label", "probability")
@@ -63,45 +61,22 @@ def classify(
 
     PATH is an image, a folder (searched with its subfolders), a .zip of images, a .csv list with the
     column file, a pattern such as 'photos/*.jpg', or - for stdin: an image, or a list of files, one
-    per line. Images that cannot be read are named on stderr,
-    the others are classified, and the exit code is 1."""
+    per line. Images that cannot be read are named on stderr, the others are classified, and the
+    exit code is 1."""
     from ..checkpoint import background_note
-    from ..datasets import collect_images
-    from ..errors import ImageError
     from ..model import load
 
-    show_image_warnings()
-    inputs = collect_images(paths)
-    inputs = inputs.stretched() if stretch else inputs
-    for line in (*inputs.problems, *inputs.left_out):
-        notify(line)
-    if not inputs.samples:
-        raise click.UsageError("no images to classify")
+    batch = Batch(paths, "classify", stretch=stretch, max_pixels=max_pixels)
     model = load(model_name)
     notify_notes(model.checkpoint)
     note = background_note(model.checkpoint)
     if note and counting == "model" and sys.stdout.isatty():
         notify(f"note: {note}, `--index dataset` counts without it")
-    failed = len(inputs.problems)
-
-    def results() -> Iterator[tuple[Sample, list[Prediction]]]:
-        nonlocal failed
-        with progress(len(inputs.samples), "classifying") as advance:
-            for sample, result in model.classify_files(
-                inputs.samples, top, lambda sample: sample.decode(max_pixels=max_pixels)
-            ):
-                advance()
-                if isinstance(result, ImageError):
-                    failed += 1
-                    notify(result)
-                else:
-                    yield sample, result
-
     first = 1 if note and counting == "dataset" else 0
-    _write(((Path(sample.name), _rows(p, first)) for sample, p in results()), format_)
-    if failed:
-        notify(f"{failed} of {len(inputs.samples) + len(inputs.problems)} could not be read")
-    return 1 if failed else 0
+    results = model.classify_files(batch.samples, top, batch.decode)
+    answers = batch.answers(results, "classifying")
+    _write(((Path(sample.name), _rows(p, first)) for sample, p in answers), format_)
+    return batch.exit_code()
 
 
 def _rows(predictions: list[Prediction], first: int) -> list[dict[str, Any]]:

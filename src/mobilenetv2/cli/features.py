@@ -10,15 +10,13 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from ..printable import printable
+from .batch import Batch
 from .options import model_option, stretch_option, threads_option
 from .output import (
     OutputPath,
-    notify,
     notify_notes,
-    progress,
     rows_content,
     save_rows,
-    show_image_warnings,
 )
 
 if TYPE_CHECKING:
@@ -26,7 +24,6 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from ..datasets import Sample
-    from ..errors import ImageError
 
 KINDS = ("npy", "npz", "csv", "parquet")
 
@@ -71,7 +68,6 @@ def features(
     x.npy has the names of the rows), .npz (the arrays "files" and "features"), .csv (a column for each
     channel) or .parquet (the columns "file" and "features"; needs pyarrow). Images that cannot be
     read are named on stderr and have no row, and the exit code is 1."""
-    from ..datasets import collect_images
     from ..errors import UserError
     from ..model import load
 
@@ -80,52 +76,29 @@ def features(
         raise click.UsageError(f"{target}: must end in .{', .'.join(KINDS)}, or give --format")
     if kind == "parquet":
         _pyarrow()
-    show_image_warnings()
-    inputs = collect_images(paths)
-    inputs = inputs.stretched() if stretch else inputs
-    for line in (*inputs.problems, *inputs.left_out):
-        notify(line)
-    if not inputs.samples:
-        raise click.UsageError("no images to describe")
+    batch = Batch(paths, "describe", stretch=stretch, max_pixels=max_pixels)
     model = load(model_name)
     notify_notes(model.checkpoint)
-    results = model.features_files(
-        inputs.samples, lambda sample: sample.decode(max_pixels=max_pixels)
-    )
-    with progress(len(inputs.samples), "describing") as advance:
-        names, vectors = _collected(_counted(results, advance), len(inputs.samples))
+    results = model.features_files(batch.samples, batch.decode)
+    names, vectors = _collected(batch.answers(results, "describing"), len(batch.samples))
     if vectors is None:
-        raise UserError(f"none of the {len(inputs.samples)} images could be read")
+        raise UserError(f"none of the {len(batch.samples)} images could be read")
     _write(names, vectors, target, kind)
-    failed = len(inputs.problems) + len(inputs.samples) - len(names)
-    if failed:
-        notify(f"{failed} of {len(inputs.samples) + len(inputs.problems)} could not be read")
-    return 1 if failed else 0
-
-
-def _counted(results: Iterator[Any], advance: Any) -> Iterator[Any]:
-    for result in results:
-        advance()
-        yield result
+    return batch.exit_code()
 
 
 def _collected(
-    results: Iterator[tuple[Sample, NDArray[np.float32] | ImageError]], most: int
+    answers: Iterator[tuple[Sample, NDArray[np.float32]]], most: int
 ) -> tuple[list[str], NDArray[np.float32] | None]:
     """The names of the images that could be read, and (images, channels) float32."""
     import numpy as np
 
-    from ..errors import ImageError
-
     names: list[str] = []
     vectors: NDArray[np.float32] | None = None
-    for sample, result in results:
-        if isinstance(result, ImageError):
-            notify(result)
-            continue
+    for sample, vector in answers:
         if vectors is None:
-            vectors = np.empty((most, len(result)), np.float32)
-        vectors[len(names)] = result
+            vectors = np.empty((most, len(vector)), np.float32)
+        vectors[len(names)] = vector
         names.append(sample.name)
     return names, None if vectors is None else vectors[: len(names)]
 

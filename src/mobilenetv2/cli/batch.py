@@ -1,0 +1,78 @@
+"""The images that a command works on one by one: what cannot be read is named, the rest goes on."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+from typing import TYPE_CHECKING, TypeVar
+
+import click
+
+from .output import notify, progress, show_image_warnings
+
+if TYPE_CHECKING:
+    from PIL.Image import Image
+
+    from ..datasets import Sample
+    from ..errors import ImageError
+
+Answer = TypeVar("Answer")
+
+
+class Batch:
+    """The images that the arguments of a command mean.
+
+    Args:
+        paths: The arguments.
+        stretch: As for `images.decode`.
+        max_pixels: As for `images.decode`.
+        verb: What the command does with images, for messages.
+
+    Attributes:
+        samples: The images.
+
+    Raises:
+        click.UsageError: There is no image.
+    """
+
+    def __init__(
+        self, paths: Sequence[str], verb: str, *, stretch: bool, max_pixels: int | None
+    ) -> None:
+        from ..datasets import collect_images
+
+        show_image_warnings()
+        inputs = collect_images(paths)
+        inputs = inputs.stretched() if stretch else inputs
+        for line in (*inputs.problems, *inputs.left_out):
+            notify(line)
+        if not inputs.samples:
+            raise click.UsageError(f"no images to {verb}")
+        self.samples = inputs.samples
+        self._max_pixels = max_pixels
+        self._arguments = len(inputs.problems) + len(inputs.samples)
+        self._answered = 0
+
+    def decode(self, sample: Sample) -> Image:
+        """One of the images, as `images.decode` gives it."""
+        return sample.decode(max_pixels=self._max_pixels)
+
+    def answers(
+        self, results: Iterable[tuple[Sample, Answer | ImageError]], activity: str
+    ) -> Iterator[tuple[Sample, Answer]]:
+        """Those of the results that are answers; the errors are printed. Shows a progress bar."""
+        from ..errors import ImageError
+
+        with progress(len(self.samples), activity) as advance:
+            for sample, result in results:
+                advance()
+                if isinstance(result, ImageError):
+                    notify(result)
+                else:
+                    self._answered += 1
+                    yield sample, result
+
+    def exit_code(self) -> int:
+        """0 if every argument was an image with an answer, else 1; prints how many were not."""
+        failed = self._arguments - self._answered
+        if failed:
+            notify(f"{failed} of {self._arguments} could not be read")
+        return 1 if failed else 0
