@@ -209,11 +209,7 @@ def test_without_a_home_or_a_place_to_write() -> None:
     done = subprocess.run(
         [sys.executable, "-B", "-m", "mobilenetv2", "classify", "examples/cat.jpg"],
         cwd=REPOSITORY,
-        env={
-            "PYTHONPATH": str(REPOSITORY / "src"),
-            "HOME": "/nonexistent",
-            "TMPDIR": "/nonexistent",
-        },
+        env={**os.environ, "HOME": "/nonexistent", "TMPDIR": "/nonexistent"},
         capture_output=True,
         text=True,
         timeout=60,

@@ -158,7 +158,7 @@ def find(name: str) -> Published:
     close = difflib.get_close_matches(name, known, n=3, cutoff=0.4)
     hint = f"; did you mean {', '.join(close)}?" if close else ""
     raise ModelFileError(
-        f"{name:.300}: no such file, and no model of that name{hint} (`mobilenetv2 models` lists them)"
+        f"{name:.1000}: no such file, and no model of that name{hint} (`mobilenetv2 models` lists them)"
     )
 
 
