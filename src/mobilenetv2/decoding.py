@@ -96,7 +96,7 @@ def decode(
     if isinstance(source, TextIOBase):
         raise ImageError(f"{getattr(source, 'name', '<stream>')}: opened as text; open it as 'rb'")
     if isinstance(source, str | os.PathLike):
-        name = os.fspath(source)
+        name = f"{os.fsdecode(source):.1000}"  # content given as a name may be of any length
         if reason := obstacle(source):
             raise ImageError(f"{name}: {reason}")
     else:
