@@ -34,7 +34,7 @@ OUR_KEYS = {*DESCRIPTION, "version", "checksum", "quantization"}  # "format" is 
 FloatArray = NDArray[np.float32]
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Checkpoint:
     """A float32 model as data.
 
@@ -49,19 +49,19 @@ class Checkpoint:
 
     Raises:
         ModelFileError: An array is missing, extra, of a wrong shape, not float32 or not finite, or
-            the number of labels is wrong.
+            the number of labels is wrong, or labels or provenance are of another type.
     """
 
     architecture: Architecture
-    arrays: Mapping[str, FloatArray]
+    arrays: Mapping[str, FloatArray] = field(repr=False)
     labels: tuple[str, ...] = ()
     preprocessing: Preprocessing = field(default_factory=Preprocessing)
     provenance: dict[str, Any] = field(default_factory=dict)
-    notes: tuple[str, ...] = field(default=(), compare=False)
+    notes: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         check_arrays(self.arrays, array_shapes(self.architecture))
-        check_description(self.architecture, self.labels, self.preprocessing)
+        check_description(self.architecture, self.labels, self.preprocessing, self.provenance)
 
     def save(self, path: str | os.PathLike[str]) -> None:
         """Writes the model as a file. The same model always gives the same bytes.
@@ -283,9 +283,18 @@ def background_note(checkpoint: Any) -> str | None:
 
 
 def check_description(
-    architecture: Architecture, labels: tuple[str, ...], preprocessing: Preprocessing
+    architecture: Architecture,
+    labels: tuple[str, ...],
+    preprocessing: Preprocessing,
+    provenance: dict[str, Any],
 ) -> None:
-    """Refuses labels or a preprocessing that do not fit the network."""
+    """Refuses what no file could hold, and labels or a preprocessing that do not fit the network."""
+    if not isinstance(labels, tuple | list) or not all(isinstance(name, str) for name in labels):
+        raise ModelFileError(f"labels must be a tuple of texts, not {labels!r:.80}")
+    if not isinstance(provenance, dict):
+        raise ModelFileError(f"provenance must be a dict, not {provenance!r:.80}")
+    if not isinstance(preprocessing, Preprocessing):
+        raise ModelFileError(f"preprocessing must be a Preprocessing, not {preprocessing!r:.80}")
     if labels and len(labels) != architecture.classes:
         raise ModelFileError(f"{len(labels)} labels for {architecture.classes} classes")
     if preprocessing.channels != architecture.in_channels:

@@ -79,7 +79,7 @@ class Int8Layer:
     zero_point: int = 0
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Int8Checkpoint:
     """An int8 model as data, as `Checkpoint` is a float32 model.
 
@@ -109,7 +109,7 @@ class Int8Checkpoint:
     """
 
     architecture: Architecture
-    layers: Mapping[str, Int8Layer]
+    layers: Mapping[str, Int8Layer] = field(repr=False)
     image_scale: float
     image_zero_points: tuple[int, ...]
     activations: Mapping[str, Activation]
@@ -118,10 +118,10 @@ class Int8Checkpoint:
     labels: tuple[str, ...] = ()
     preprocessing: Preprocessing = field(default_factory=Preprocessing)
     provenance: dict[str, Any] = field(default_factory=dict)
-    notes: tuple[str, ...] = field(default=(), compare=False)
+    notes: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
-        check_description(self.architecture, self.labels, self.preprocessing)
+        check_description(self.architecture, self.labels, self.preprocessing, self.provenance)
         problems = list(self._problems())
         if problems:
             raise ModelFileError(

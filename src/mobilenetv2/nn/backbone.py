@@ -16,10 +16,11 @@ from torch import Tensor, nn
 
 from ..architecture import Architecture
 from ..checkpoint import Checkpoint
-from ..errors import ArchitectureError, ModelFileError, UserError
+from ..errors import ArchitectureError, ModelFileError, UserError, shortened
 from ..graph import array_shapes, blocks, network
 from ..images import Preprocessing
 from .blocks import FeatureModules, InvertedResidual, WideFeatureModules, conv_norm
+from .unchanged import differences
 
 # share of the old statistics kept at each step; TF-slim mobilenet.py training_scope
 PAPER_BN_DECAY = 0.997
@@ -218,22 +219,31 @@ class Backbone(nn.Module):
     def to_checkpoint(
         self,
         *,
-        labels: Sequence[str] = (),
+        labels: Sequence[str] | None = (),
         preprocessing: Preprocessing | None = None,
         provenance: Mapping[str, Any] | None = None,
     ) -> Checkpoint:
         """A copy of the arrays as a `Checkpoint`, to save or to run without PyTorch.
 
         Args:
-            labels: Names of the classes.
+            labels: Names of the classes, in their order; None or () for none.
             preprocessing: What the weights expect. Default: the size of the architecture, and
                 values from -1 to 1.
             provenance: Where the weights come from.
 
         Raises:
-            UserError: The head is not one that a checkpoint can hold.
+            UserError: The network was changed in a way that a checkpoint cannot hold, or labels or
+                provenance are of another type.
         """
         architecture, state = self._described()
+        with torch.device("meta"):
+            described = Backbone(self.architecture, drop_path_rate=0.0, bn_decay=PAPER_BN_DECAY)
+        changed = [f"features.{text}" for text in differences(self.features, described.features)]
+        if changed:
+            raise UserError(
+                "the network is no longer that of its architecture, which is what a checkpoint "
+                f"holds: {shortened(changed, 3, '; ')}"
+            )
         arrays = {
             name: state[name].float().cpu().numpy().copy() for name in array_shapes(architecture)
         }
@@ -241,8 +251,15 @@ class Backbone(nn.Module):
         preprocessing = preprocessing or Preprocessing(
             size=architecture.resolution, mean=half, std=half
         )
+        if isinstance(labels, Sequence | np.ndarray) and not isinstance(labels, str):
+            labels = tuple(labels)
+        facts = {} if provenance is None else provenance
         return Checkpoint(
-            architecture, arrays, tuple(labels), preprocessing, dict(provenance or {})
+            architecture,
+            arrays,
+            () if labels is None else labels,  # type: ignore[arg-type]
+            preprocessing,
+            dict(facts) if isinstance(facts, Mapping) else facts,
         )
 
     def _described(self) -> tuple[Architecture, dict[str, Tensor]]:
