@@ -27,6 +27,7 @@ TRUNK = {
     "heads",
     "layer",
     "graph",
+    "boxes",
     "files",
     "folding",
     "cost",

@@ -56,7 +56,7 @@ DESCRIBING = (
 )
 @click.option(
     "--head",
-    type=click.Choice(["classifier", "features", "deeplabv3", "deeplabv3_aspp"]),
+    type=click.Choice(["classifier", "features", "deeplabv3", "deeplabv3_aspp", "ssd", "ssdlite"]),
     help="What stands on the backbone.  [default: classifier]",
 )
 @click.option(

@@ -74,7 +74,7 @@ class Op:
     """An operator.
 
     Attributes:
-        code: Its TensorFlow Lite name.
+        code: Its TensorFlow Lite name, or that of a custom operator.
         inputs: Indices into `Graph.tensors`; -1 for an optional input that is not given.
         outputs: Likewise.
         options: By their TensorFlow Lite names.
@@ -144,9 +144,10 @@ def parse(content: bytes) -> Graph:
     codes = []
     for i in range(model.OperatorCodesLength()):
         code = model.OperatorCodes(i)
-        codes.append(
-            names.get(max(code.DeprecatedBuiltinCode(), code.BuiltinCode()), "unknown operator")
-        )
+        name = names.get(max(code.DeprecatedBuiltinCode(), code.BuiltinCode()), "unknown operator")
+        if name == "CUSTOM":
+            name = (code.CustomCode() or b"")[:MAX_NAME].decode("utf-8", "replace")
+        codes.append(name)
     return Graph(
         tuple(_tensor(model, subgraph.Tensors(i)) for i in range(subgraph.TensorsLength())),
         tuple(_op(tflite, subgraph.Operators(i), codes) for i in range(subgraph.OperatorsLength())),
@@ -196,6 +197,11 @@ def _op(tflite: Any, op: Any, codes: list[str]) -> Op:
             ("FilterHeight", "FilterWidth", "FusedActivationFunction"),
         ),
         "ADD": (tflite.AddOptions, ("FusedActivationFunction",)),
+        "CONCATENATION": (tflite.ConcatenationOptions, ("Axis", "FusedActivationFunction")),
+        "RESIZE_BILINEAR": (
+            tflite.ResizeBilinearOptions,
+            ("AlignCorners", "HalfPixelCenters"),
+        ),
     }
     options: dict[str, int] = {}
     if code in kinds:
