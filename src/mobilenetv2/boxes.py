@@ -195,20 +195,37 @@ def best_boxes(
         The row of each detection in `boxes` and its class, best first; of equal scores the smaller
         class and row come first.
     """
-    has_area = (boxes[:, 2:] > boxes[:, :2]).all(1)
-    rows, columns, values = [np.zeros(0, np.int64)], [np.zeros(0, np.int64)], [np.zeros(0)]
-    for column in range(scores.shape[1]) if classes is None else classes:
-        candidates = np.flatnonzero(has_area & (scores[:, column] > threshold))
-        if not len(candidates):
-            continue
-        own = scores[candidates, column]
-        kept = suppress(boxes[candidates], own, iou_threshold, limit)
-        rows.append(candidates[kept])
-        columns.append(np.full(len(kept), column))
-        values.append(own[kept])
-    row, class_ = np.concatenate(rows), np.concatenate(columns)
-    order = np.lexsort((row, class_, -np.concatenate(values)))[:limit]
-    return row[order], class_[order]
+    has_area = (boxes[:, 2:] > boxes[:, :2]).all(axis=1, keepdims=True)
+    columns = np.arange(scores.shape[1]) if classes is None else np.array(classes, np.int64)
+    candidates = scores[:, columns]
+    row, place = np.nonzero(np.logical_and(has_area, candidates > threshold))
+    order = np.lexsort((row, columns[place], -candidates[row, place]))
+    corners_of = boxes.astype(np.float64).tolist()
+    kept: dict[int, list[list[float]]] = {}  # boxes of each class
+    rows, of_class = [], []
+    # Best first over all classes: a box depends on better ones only, so that the rest of the
+    # candidates, thousands of them, is never looked at.
+    for index in order:
+        box, class_ = corners_of[row[index]], int(columns[place[index]])
+        better = kept.setdefault(class_, [])
+        if all(_overlap(box, other) <= iou_threshold for other in better):
+            better.append(box)
+            rows.append(row[index])
+            of_class.append(class_)
+            if len(rows) == limit:
+                break
+    return np.array(rows, np.int64), np.array(of_class, np.int64)
+
+
+def _overlap(a: Sequence[float], b: Sequence[float]) -> float:
+    """Intersection over union of two boxes that have an area."""
+    width = min(a[2], b[2]) - max(a[0], b[0])
+    height = min(a[3], b[3]) - max(a[1], b[1])
+    if width <= 0 or height <= 0:
+        return 0.0
+    common = width * height
+    both = (a[2] - a[0]) * (a[3] - a[1]) + (b[2] - b[0]) * (b[3] - b[1])
+    return common / (both - common)
 
 
 def _areas(boxes: Floats) -> NDArray[np.float64]:

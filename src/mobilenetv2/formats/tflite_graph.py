@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from ..errors import ModelFileError
 
 TYPES = {0: np.float32, 1: np.float16, 2: np.int32, 3: np.uint8, 4: np.int64, 9: np.int8}
+POSTPROCESS = "TFLite_Detection_PostProcess"  # a custom operator
 KERNEL_AXES = {
     "CONV_2D": (0, 3, 1, 2),
     "DEPTHWISE_CONV_2D": (3, 0, 1, 2),
@@ -21,6 +22,7 @@ KERNEL_AXES = {
 MAX_ENTRIES = 4096  # tensors, operators; the largest known network has 400
 MAX_INDICES = 16  # axes of a tensor, inputs of an operator
 MAX_NAME = 200
+MAX_CUSTOM_BYTES = 4096
 
 
 @dataclass(frozen=True)
@@ -83,7 +85,7 @@ class Op:
     code: str
     inputs: tuple[int, ...]
     outputs: tuple[int, ...]
-    options: dict[str, int]
+    options: dict[str, Any]
 
     def in_torch_axes(self, kernel: NDArray[Any]) -> NDArray[Any]:
         """This operator's kernel in PyTorch's axes: OHWI -> OIHW, depthwise 1HWC -> C1HW."""
@@ -203,16 +205,28 @@ def _op(tflite: Any, op: Any, codes: list[str]) -> Op:
             ("AlignCorners", "HalfPixelCenters"),
         ),
     }
-    options: dict[str, int] = {}
+    options: dict[str, Any] = {}
     if code in kinds:
         kind, fields = kinds[code]
         table, union = kind(), op.BuiltinOptions()
         if union is not None:
             table.Init(union.Bytes, union.Pos)
         options = {name: int(getattr(table, name)()) if union is not None else 0 for name in fields}
+    elif code == POSTPROCESS:
+        options = _flexible_options(op.CustomOptionsAsNumpy().tobytes())
     return Op(
         code,
         _whole_numbers(op.InputsLength(), op.InputsAsNumpy),
         _whole_numbers(op.OutputsLength(), op.OutputsAsNumpy),
         options,
     )
+
+
+def _flexible_options(content: bytes) -> dict[str, Any]:
+    """The numbers among a custom operator's options, which are a map in FlexBuffers' format."""
+    from flatbuffers import flexbuffers
+
+    if len(content) > MAX_CUSTOM_BYTES:
+        raise ModelFileError(f"{len(content)} bytes of options: far more than an operator has")
+    options = flexbuffers.Loads(content)
+    return {key: value for key, value in options.items() if isinstance(value, int | float)}
