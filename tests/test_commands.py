@@ -212,7 +212,7 @@ def test_interrupting_exits_130(monkeypatch) -> None:
     def interrupted(*_: object, **__: object) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("mobilenetv2.model.load", interrupted)
+    monkeypatch.setattr("mobilenetv2.loading.load", interrupted)
     assert run(["classify", str(PHOTO)]) == 130
 
 

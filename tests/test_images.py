@@ -21,7 +21,8 @@ from mobilenetv2 import images
 from mobilenetv2.decoding import NarrowRangeWarning, to_rgb
 from mobilenetv2.errors import ImageError, UserError
 from mobilenetv2.images import Preprocessing, center_crop, crop_offset, decode
-from mobilenetv2.model import Model, Prediction, load
+from mobilenetv2.loading import load
+from mobilenetv2.model import Model, Prediction
 from mobilenetv2.paths import SUFFIXES, FolderContent, folder_content
 
 from .conftest import random_checkpoint

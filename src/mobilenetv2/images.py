@@ -47,6 +47,17 @@ def as_image(source: OneImage, *, max_pixels: int | None = None) -> Image | NDAr
     return decode(source, max_pixels=max_pixels)
 
 
+def to_image(image: Image | NDArray[np.uint8]) -> Image:
+    """An image that is decoded already, as an RGB image of Pillow.
+
+    Raises:
+        ImageError: An array of another shape or type, or an image of an unknown range of values.
+    """
+    import numpy as np
+
+    return to_rgb(_from_array(image) if isinstance(image, np.ndarray) else image)
+
+
 PerChannel = Annotated[float, Meta(ge=-1e6, le=1e6)]
 ONE_OR_THREE = Meta(min_length=1, max_length=3, description="one or three numbers")
 
@@ -133,8 +144,7 @@ class Preprocessing(Record):
         import numpy as np
         from PIL import Image
 
-        image = as_image(image)
-        image = to_rgb(_from_array(image) if isinstance(image, np.ndarray) else image)
+        image = to_image(as_image(image))
         if self.channels == 1:
             image = image.convert("L")
         filter_ = Image.Resampling[self.interpolation.upper()]

@@ -16,6 +16,7 @@ from .benchmark import benchmark
 from .classify import classify
 from .convert import convert
 from .cost import cost
+from .detect import detect
 from .evaluate import evaluate
 from .explain import explain
 from .features import features
@@ -24,6 +25,7 @@ from .models import models
 from .options import Commands, instead
 from .output import notify, show_warnings_as_lines, use_utf8
 from .quantize import quantize
+from .segment import segment
 from .train import train
 
 FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO)  # what stdout was redirected to
@@ -33,7 +35,7 @@ FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO)  # what stdout was r
 @click.version_option(package_name="mobilenetv2")
 def main() -> None:
     """MobileNetV2, complete: count its cost, convert published weights, quantise them, train,
-    classify images, measure accuracy and speed.
+    classify, detect and segment images, measure accuracy and speed.
 
     Results go to stdout, progress and errors to stderr. Exit codes: 0 done; 1 it ran, but a
     check failed or some inputs could not be read; 2 wrong usage, a missing file or a missing extra;
@@ -41,7 +43,8 @@ def main() -> None:
 
 
 for command in (
-    benchmark, classify, convert, cost, evaluate, explain, features, inspect, models, quantize, train,
+    benchmark, classify, convert, cost, detect, evaluate, explain, features, inspect, models, quantize,
+    segment, train,
 ):  # fmt: skip
     main.add_command(command)
 

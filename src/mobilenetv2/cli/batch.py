@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+import io
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from pathlib import Path, PurePath
 from typing import TYPE_CHECKING, TypeVar
 
 import click
 
+from ..errors import UserError
+from ..files import write_atomically
 from .output import notify, progress, show_image_warnings
 
 if TYPE_CHECKING:
@@ -76,3 +80,44 @@ class Batch:
         if failed:
             notify(f"{failed} of {self._arguments} could not be read")
         return 1 if failed else 0
+
+
+class Pictures:
+    """PNG files in a folder, one for each image of a batch, named after the images.
+
+    Args:
+        folder: Made where it does not exist; None: no files.
+        suffix: Between the name of the image, without its own suffix, and ".png".
+        batch: Where the images come from.
+
+    Raises:
+        UserError: A file would take the place of one of the images.
+    """
+
+    def __init__(self, folder: Path | None, suffix: str, batch: Batch) -> None:
+        self._folder, self._batch = folder, batch
+        ending = f".{suffix}.png" if suffix else ".png"
+        self._paths: dict[str, Path] = {}
+        if folder is None:
+            return
+        taken: dict[str, int] = {}
+        for sample in batch.samples:
+            stem = PurePath(sample.name).stem
+            taken[stem] = number = taken.get(stem, 0) + 1
+            path = folder / (stem + (f"-{number}" if number > 1 else "") + ending)
+            if path.exists() and Path(sample.name).exists() and path.samefile(sample.name):
+                raise UserError(f"{path} is one of the images: give another folder")
+            self._paths[sample.name] = path
+        folder.mkdir(parents=True, exist_ok=True)
+
+    def save(self, sample: Sample, save: Callable[[Path], None]) -> None:
+        """Calls `save` with the file of an image."""
+        if self._folder is not None:
+            save(self._paths[sample.name])
+
+    def write(self, sample: Sample, draw: Callable[[Image], Image]) -> None:
+        """Writes what `draw` makes of an image."""
+        if self._folder is not None:
+            content = io.BytesIO()
+            draw(self._batch.decode(sample)).save(content, "PNG")
+            write_atomically(self._paths[sample.name], content.getbuffer())

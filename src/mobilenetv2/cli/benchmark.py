@@ -46,7 +46,7 @@ def benchmark(
     it is too high.
 
     CSV has one row for the model or, with --profile, one row per step."""
-    from ..model import load
+    from ..loading import load
     from ..runtime.timing import StepTiming, measure, measure_steps
 
     name = model or DEFAULT_MODEL

@@ -54,8 +54,10 @@ def convert(
         raise ModelFileError(f"{target}: the folder {target.parent} does not exist")
     checkpoint = open_checkpoint(source, int8=not floats, weights_of=weights_of)
     if labels is not None:
+        architecture = checkpoint.architecture
+        counted = architecture.head.task != "detection"
         checkpoint = replace(
-            checkpoint, labels=read_labels(labels, checkpoint.architecture.classes)
+            checkpoint, labels=read_labels(labels, architecture.classes, background=counted)
         )
     if drop_background:
         checkpoint = checkpoint.without_background()

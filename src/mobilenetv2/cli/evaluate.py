@@ -81,7 +81,7 @@ def evaluate(
     from ..datasets import read_dataset, repeated_images
     from ..evaluation import contact_sheet, how_named
     from ..evaluation import evaluate as run
-    from ..model import load
+    from ..loading import load
 
     if wrong_only and predictions is None:
         raise click.UsageError("--wrong-only chooses what --predictions FILE gets: give that too")

@@ -69,7 +69,7 @@ def features(
     channel) or .parquet (the columns "file" and "features"; needs pyarrow). Images that cannot be
     read are named on stderr and have no row, and the exit code is 1."""
     from ..errors import UserError
-    from ..model import load
+    from ..loading import load
 
     kind = kind or target.suffix.lower().removeprefix(".")
     if kind not in KINDS:

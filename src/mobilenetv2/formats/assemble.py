@@ -20,7 +20,7 @@ from ..files import require_memory
 from ..graph import array_shapes, blocks, last_channels, stem_channels
 from ..heads import Classifier, Features, Head
 from ..images import Preprocessing
-from ..labels import imagenet_labels
+from ..labels import VOC, imagenet_labels
 
 PUBLISHED_WIDTHS = (1.0, 0.35, 0.5, 0.75, 1.3, 1.4, 1.1, 1.2)
 REPEATS = (  # blocks per stage; arrays do not show strides, so only known tables are read
@@ -114,7 +114,7 @@ def assemble(path: Path, arrays: Mapping[str, Shaped], rules: Rules) -> Checkpoi
         order = array_shapes(architecture)
         check_shapes(arrays, order, any_float=True)
         require_memory(path, sum(4 * math.prod(shape) for shape in order.values()), "its arrays")
-        labels = rules.labels or imagenet_labels(architecture.classes)
+        labels = rules.labels or usual_labels(architecture)
         if architecture.classes == 1:
             raise ModelFileError(
                 "it has one output, of which a softmax is always 1: a regression is not read; for "
@@ -131,6 +131,15 @@ def assemble(path: Path, arrays: Mapping[str, Shaped], rules: Rules) -> Checkpoi
         )
     except (ModelFileError, ArchitectureError) as error:
         raise ModelFileError(f"{path}: read as {rules.source}: {error}") from None
+
+
+def usual_labels(architecture: Architecture) -> tuple[str, ...]:
+    """The labels that published networks with so many classes have; () if none are usual."""
+    if architecture.head.task == "segmentation":
+        return VOC if architecture.classes == len(VOC) else ()
+    if architecture.head.task == "classification":
+        return imagenet_labels(architecture.classes)
+    return ()
 
 
 def _float32(name: str, stored: Shaped) -> NDArray[np.float32]:
