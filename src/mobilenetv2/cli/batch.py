@@ -9,8 +9,6 @@ from typing import TYPE_CHECKING, TypeVar
 
 import click
 
-from ..errors import UserError
-from ..files import write_atomically
 from .output import notify, progress, show_image_warnings
 
 if TYPE_CHECKING:
@@ -95,6 +93,8 @@ class Pictures:
     """
 
     def __init__(self, folder: Path | None, suffix: str, batch: Batch) -> None:
+        from ..errors import UserError
+
         self._folder, self._batch = folder, batch
         ending = f".{suffix}.png" if suffix else ".png"
         self._paths: dict[str, Path] = {}
@@ -118,6 +118,8 @@ class Pictures:
     def write(self, sample: Sample, draw: Callable[[Image], Image]) -> None:
         """Writes what `draw` makes of an image."""
         if self._folder is not None:
+            from ..files import write_atomically
+
             content = io.BytesIO()
             draw(self._batch.decode(sample)).save(content, "PNG")
             write_atomically(self._paths[sample.name], content.getbuffer())
