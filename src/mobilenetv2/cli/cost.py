@@ -84,7 +84,7 @@ def cost(model: str | None, paper: bool, format_: str, **options: Any) -> int | 
     "parameters_without_batch_norm" counts as TF-slim does. "receptive_field" is the side, in
     pixels, of what one output value sees.
 
-    --paper recomputes Tables 3, 4 and 7 and the 22 networks that TF-slim published; exit code 1 if
+    --paper recomputes Tables 3 to 7 and the 22 networks that TF-slim published; exit code 1 if
     a figure is off."""
     given = {name: value for name, value in options.items() if value is not None}
     if paper:
