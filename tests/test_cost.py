@@ -737,7 +737,7 @@ def test_command_compares_with_the_paper() -> None:
     assert result.return_value == 0
     assert result.stderr == "74 match, 11 irreproducible, 23 quoted, 0 off\n"
     rows = json.loads(result.stdout)
-    assert len(rows) == 94
+    assert len(rows) == 108
     assert rows[0]["printed"] == "8 to 9"
 
 
