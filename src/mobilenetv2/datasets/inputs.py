@@ -33,11 +33,13 @@ class Inputs:
         problems: What is no image, one line for each argument, file or folder; as bad as an image
             that cannot be decoded.
         left_out: What was left out of folders and archives, one line for each kind.
+        lists: The .csv lists that name images.
     """
 
     samples: tuple[Sample, ...]
     problems: tuple[str, ...] = ()
     left_out: tuple[str, ...] = ()
+    lists: tuple[str, ...] = ()
 
     def stretched(self) -> Inputs:
         """The same images, those of more than 8 bits to be decoded with `stretch`."""
@@ -70,6 +72,7 @@ class _Collector:
         self.others: dict[Path, None] = {}
         self.hidden: dict[Path, None] = {}
         self.loops: dict[Path, None] = {}
+        self.lists: list[str] = []
         self.stdin_read = False
 
     def inputs(self) -> Inputs:
@@ -84,7 +87,8 @@ class _Collector:
         ):
             if paths:
                 left_out.append(f"{what} left out: {shortened(list(map(str, paths)))}")
-        return Inputs(tuple(self.samples.values()), tuple(self.problems), tuple(left_out))
+        samples, problems = tuple(self.samples.values()), tuple(self.problems)
+        return Inputs(samples, problems, tuple(left_out), tuple(self.lists))
 
     def add(self, name: str, patterns: bool = True) -> None:
         """Adds what an argument means, or a line of a list if `patterns` is false."""
@@ -106,6 +110,7 @@ class _Collector:
             if not matches:
                 self._problem(f"{name}: {reason}")
         elif name.lower().endswith(".csv"):
+            self.lists.append(name)
             for file in read_file_column(Path(name)):
                 self._add_file(file)
         elif name.lower().endswith(".zip"):
