@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import codecs
 import io
 import os
 import re
@@ -21,6 +22,13 @@ from .sample import Sample
 UNLABELLED = -1
 STDIN = "<stdin>"
 MOST_STDIN_BYTES = 1 << 29
+MARKS = {  # UTF-32's begins as UTF-16's
+    codecs.BOM_UTF8: "utf-8",
+    codecs.BOM_UTF32_LE: "utf-32-le",
+    codecs.BOM_UTF32_BE: "utf-32-be",
+    codecs.BOM_UTF16_LE: "utf-16-le",
+    codecs.BOM_UTF16_BE: "utf-16-be",
+}
 CONTROL = re.compile(rb"[\x01-\x08\x0b\x0c\x0e-\x1f\x7f]")
 
 
@@ -154,10 +162,11 @@ class _Collector:
         if self.stdin_read:
             return
         self.stdin_read = True
-        content = _read_stdin()
+        content = _as_utf8(_read_stdin())
         if _is_image(content):
             self._add_sample(Sample(STDIN, UNLABELLED, InMemory(content)))
             return
+        _check_separators(content)
         count = 0
         for count, name in enumerate(_names(content), 1):
             if count > MOST_IMAGES:
@@ -165,6 +174,34 @@ class _Collector:
             self.add(located("", os.fsdecode(name)), patterns=False)
         if not count:
             raise UserError("-: stdin has neither an image nor names of images")
+
+
+def _as_utf8(content: bytes) -> bytes:
+    """Without a byte order mark, and in UTF-8 if that says UTF-16 or UTF-32, as PowerShell's `>`
+    writes it; no image begins with one.
+
+    Raises:
+        UserError: It is not in that encoding, or in UTF-16 without a mark.
+    """
+    for mark, encoding in MARKS.items():
+        if content.startswith(mark):
+            try:
+                return os.fsencode(content[len(mark) :].decode(encoding))
+            except UnicodeError as error:
+                raise UserError(f"-: stdin begins as {encoding}, but is not: {error}") from None
+    return content
+
+
+def _check_separators(content: bytes) -> None:
+    """Refuses a list with NUL characters that do not separate names: letters of UTF-16."""
+    names = content[:4096].split(b"\0")
+    letters = [name for name in names if len(name) == 1]
+    lines = {b"\n", b"\r"} & set(names[:-1])
+    spelled = 2 * len(letters) > len(names) > 1 and not all(map(os.path.lexists, letters))
+    if lines or spelled:
+        raise UserError(
+            "-: a list with NUL characters between letters, as UTF-16 has them: write it in UTF-8"
+        )
 
 
 def _names(content: bytes) -> Iterator[bytes]:
