@@ -182,7 +182,7 @@ def test_convert_can_drop_the_background(tmp_path, shared, capsys) -> None:
     from mobilenetv2.labels import imagenet_labels
 
     assert imagenet_labels(1000)[best["index"]] == best["label"]
-    assert run(["convert", str(out), str(out), "--drop-background"]) == 2
+    assert run(["convert", str(out), str(tmp_path / "b.safetensors"), "--drop-background"]) == 2
     assert "not the background" in capsys.readouterr().err
 
 

@@ -307,7 +307,7 @@ def test_other_networks(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["-o", "page.txt"], "--output must end in .html"),
+        (["-o", "page.txt"], "page.txt: must end in .html"),
         (["-o", "nowhere/page.html"], "the folder nowhere does not exist"),
         (["-o", "page.html", "--images", "nowhere"], "nowhere: no such file or folder"),
         (["-o", "page.html", "--lang", "tlh"], "'tlh' is not one of"),

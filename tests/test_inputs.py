@@ -126,6 +126,34 @@ def test_names_on_stdin(root: Path, monkeypatch: pytest.MonkeyPatch, separator: 
     assert inputs.problems == (f"{root / '*.png'}: no such file or folder",)
 
 
+@pytest.mark.parametrize(
+    "encoding", ["utf-8-sig", "utf-16", "utf-16-be", "utf-32", "utf-16-le without a mark"]
+)
+def test_names_on_stdin_in_other_encodings(
+    root: Path, monkeypatch: pytest.MonkeyPatch, encoding: str
+) -> None:
+    build(root, "고양이.png", "c.png")
+    encoding, without, _ = encoding.partition(" without")
+    mark = "\ufeff" if encoding == "utf-16-be" else ""
+    listed = f"{mark}{root / '고양이.png'}\r\n{root / 'c.png'}\r\n".encode(encoding)
+    for content in (listed, listed[: listed.index(b"\r") - (encoding == "utf-16-be")]):
+        give_stdin(monkeypatch, content)
+        inputs = collect_images(["-"])
+        if without:
+            assert not inputs.samples
+            [problem] = inputs.problems
+            assert "NUL characters between letters, as UTF-16 has them" in problem
+        else:
+            assert names(inputs, root)[0] == "고양이.png"
+            assert not inputs.problems
+
+
+def test_one_letter_names_on_stdin(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(build(root, "1/a.png", "2/b.png"))
+    give_stdin(monkeypatch, b"1\x002\0")
+    assert [sample.name for sample in collect_images(["-"]).samples] == ["1/a.png", "2/b.png"]
+
+
 @pytest.mark.parametrize("kind", ["PNG", "JPEG", "GIF", "BMP", "TIFF", "PPM", "WEBP"])
 def test_an_image_on_stdin(monkeypatch: pytest.MonkeyPatch, kind: str) -> None:
     file = io.BytesIO()

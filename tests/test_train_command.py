@@ -133,6 +133,14 @@ def test_a_described_network(data: Path, tmp_path: Path, capsys) -> None:
         (["--recipe", "finetune"], "needs weights"),
         (["--set", "lr"], "NAME=VALUE"),
         (["--set", "augmentation.twist=3"], "no field 'augmentation.twist'"),
+        (
+            ["--set", "epochs=2", "--epochs", "1"],
+            "--epochs: epochs 1 contradicts --set epochs=2: give one",
+        ),
+        (
+            ["--set", "clip_norm=0", "--set", "clip_norm=1"],
+            "clip_norm 1 contradicts --set clip_norm=0",
+        ),
         (["--set", "momentum=much"], "momentum must be a number"),
         (["--lr", "-1"], "lr must be a number from"),
         (["--batch", "0"], "batch must be a whole number from"),
@@ -158,6 +166,14 @@ def test_what_replaces_other_programs_options_is_right(
         assert suggested is not None
         name, _, value = suggested[1].partition("=")
         RECIPES["modern"].changed({name: value if value.isalpha() else float(value)})
+
+
+def test_one_class_is_refused_in_one_line(tmp_path: Path, capsys) -> None:
+    data = make_images(tmp_path / "data", {"only": 2})
+    assert run(["train", str(data), "-o", str(tmp_path / "run"), *QUICK]) == 2
+    [line] = capsys.readouterr().err.splitlines()
+    assert "expected one folder per class" in line
+    assert "\\x0a" not in line
 
 
 @pytest.mark.parametrize(

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, TypeVar
 import click
 
 from .output import notify, progress, show_image_warnings
+from .overwriting import refuse_overwritten
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -33,7 +34,7 @@ class Batch:
         samples: The images.
 
     Raises:
-        click.UsageError: There is no image.
+        click.UsageError: There is no image, or an output of the command is one of them.
     """
 
     def __init__(
@@ -48,6 +49,7 @@ class Batch:
             notify(line)
         if not inputs.samples:
             raise click.UsageError(f"no images to {verb}")
+        refuse_overwritten(inputs.samples, inputs.lists)
         self.samples = inputs.samples
         self._max_pixels = max_pixels
         self._arguments = len(inputs.problems) + len(inputs.samples)

@@ -20,6 +20,7 @@ from .output import (
     write_properties,
     write_rows,
 )
+from .overwriting import refuse_overwritten
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -87,6 +88,7 @@ def evaluate(
         raise click.UsageError("--wrong-only chooses what --predictions FILE gets: give that too")
     show_image_warnings()
     dataset = read_dataset(data, split)
+    refuse_overwritten(dataset.samples)
     dataset = dataset.stretched() if stretch else dataset
     for problem in (*dataset.problems, *repeated_images(dataset)):
         notify(problem)

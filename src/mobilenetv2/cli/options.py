@@ -11,6 +11,7 @@ from typing import Any, TypeVar
 import click
 
 from ..processors import MOST, VARIABLE
+from .overwriting import without_overwriting
 
 Command = TypeVar("Command", bound=Callable[..., Any])
 
@@ -207,7 +208,12 @@ INSTEAD = {
 
 
 class Commands(click.Group):
-    """Commands that know what other programs call their options."""
+    """Commands that know what other programs call their options, and overwrite no input."""
+
+    def add_command(self, cmd: click.Command, name: str | None = None) -> None:
+        if cmd.callback is not None:
+            cmd.callback = without_overwriting(cmd.callback)
+        super().add_command(cmd, name)
 
     def resolve_command(
         self, ctx: click.Context, args: list[str]

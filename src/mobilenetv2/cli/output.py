@@ -50,6 +50,9 @@ class OutputPath(click.Path):
     def convert(
         self, value: Any, param: click.Parameter | None, context: click.Context | None
     ) -> Any:
+        if value in ("", "-"):
+            reason = "/dev/stdout is stdout, ./- a file of that name" if value else "an empty name"
+            self.fail(f"{value!r}: {reason}", param, context)
         path = Path(value)
         try:
             problem = self._problem(path)
@@ -59,6 +62,10 @@ class OutputPath(click.Path):
             self.fail(f"{path}: {problem}", param, context)
         return path
 
+    def files(self, path: Path, options: Mapping[str, Any]) -> tuple[Path, ...]:
+        """All files that a command with these options writes where it is given `path`."""
+        return (path,)
+
     def _problem(self, path: Path) -> str:
         if self.suffixes and path.suffix.lower() not in self.suffixes:
             return f"must end in {' or '.join(self.suffixes)}"
@@ -66,6 +73,8 @@ class OutputPath(click.Path):
             return "is a folder"
         if path.exists() and not os.access(path, os.W_OK):
             return "cannot be written: no permission"
+        if path.exists() and not path.is_file():  # a device or pipe, written to directly
+            return ""
         if not path.parent.is_dir():
             return f"the folder {path.parent} does not exist"
         return "" if os.access(path.parent, os.W_OK) else "cannot be written: no permission"
