@@ -148,3 +148,32 @@ def test_labels_of_a_detector_may_begin_with_the_background(folder, capsys) -> N
         run(["convert", "segmenter.safetensors", "out.safetensors", "--labels", "labels.txt"]) == 0
     )
     assert mnv2.Checkpoint.load(Path("out.safetensors")).labels == ("a", "b", "c")
+
+
+def test_the_background_of_a_segmenter_stays(folder, capsys) -> None:
+    arguments = ["convert", "segmenter.safetensors", "out.safetensors", "--drop-background"]
+    assert run(arguments) == 2
+    assert "the background of a model for segmentation is needed" in capsys.readouterr().err
+
+
+def test_quantize_compares_anchors(folder, capsys) -> None:
+    arguments = [
+        "quantize",
+        "detector.safetensors",
+        "--calibrate",
+        "photos",
+        "-o",
+        "int8.safetensors",
+    ]
+    assert run(arguments) == 0
+    printed = capsys.readouterr().out
+    agreement = next(line for line in printed.splitlines() if "agreement percent" in line)
+    assert 80 < float(agreement.split()[-1]) <= 100
+    quantized = mnv2.load("int8.safetensors")
+    assert isinstance(quantized, mnv2.Detector)
+    assert quantized.detect("photos/a.png", threshold=0).size == (40, 60)
+
+
+def test_inspect_names_the_head(folder, capsys) -> None:
+    assert run(["inspect", "detector.safetensors"]) == 0
+    assert "SSDLite(classes=3, extra_channels=(512, 256, 256, 128)" in capsys.readouterr().out

@@ -201,8 +201,8 @@ class SSDHead(HeadRecord):
     anchor_sizes: Annotated[
         tuple[Annotated[tuple[AnchorSize, ...], Meta(min_length=1, max_length=64)], ...],
         Meta(min_length=2, max_length=18, description="(height, width) of anchors, for each map"),
-    ] = field(default_factory=ssd_anchor_sizes)
-    anchor_steps: tuple[AnchorSide, ...] | None = None
+    ] = field(default_factory=ssd_anchor_sizes, repr=False)
+    anchor_steps: tuple[AnchorSide, ...] | None = field(default=None, repr=False)
     score: Literal["sigmoid", "softmax"] = "sigmoid"
 
     def __post_init__(self) -> None:

@@ -214,7 +214,7 @@ NETWORKS = {  # those of the tables that this package describes
     "MNet V2*": Architecture(),
 }
 DETECTOR_SIDE = 320
-DETECTION_HEADS = {"SSD": SSD(80, predictor_kernel=3), "SSDLite": SSDLite(80)}
+DETECTION_HEADS: dict[str, Head] = {"SSD": SSD(80, predictor_kernel=3), "SSDLite": SSDLite(80)}
 TABLE_7_SIDE = 513
 MULTI_SCALES = (0.5, 0.75, 1.0, 1.25, 1.5, 1.75)  # Appendix B; each image also mirrored
 

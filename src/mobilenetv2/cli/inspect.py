@@ -33,7 +33,8 @@ def inspect(model: str, arrays: bool, format_: str) -> None:
     if format_ == "json":
         write_json([properties])
     else:
-        write_properties(_flat(properties), format_)
+        head = {"architecture.head": str(checkpoint.architecture.head)}
+        write_properties({**_flat(properties), **head}, format_)
 
 
 def _properties(file: str, checkpoint: AnyCheckpoint) -> dict[str, Any]:
