@@ -59,6 +59,11 @@ class Model:
         self._arguments = checkpoint, threads, isa
         self.engine = Engine(checkpoint, threads, isa)
 
+    def __repr__(self) -> str:
+        a, kind = self.checkpoint.architecture, type(self.checkpoint).__name__
+        height, width = self.checkpoint.preprocessing.size
+        return f"Model({kind} of width {a.width_mult:g}, head {a.head}, pixels {height} x {width})"
+
     def __reduce__(self) -> tuple[type[Model], tuple[Any, ...]]:
         return type(self), self._arguments
 
