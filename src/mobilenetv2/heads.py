@@ -178,7 +178,7 @@ AnchorSize = tuple[AnchorSide, AnchorSide]
 class SSDHead(HeadRecord):
     """Base of the two detectors, which predict boxes and classes on several maps.
 
-    The first map is the expansion inside the last block with a stride, the second the network's last
+    The first map is that before the network's last stride, the second the network's last
     convolution; extra layers of stride 2 make the others. There are two outputs for each map: box
     codes (4 per anchor: y, x, height, width) and scores (1 + classes per anchor, background first).
 
@@ -190,6 +190,8 @@ class SSDHead(HeadRecord):
         anchor_steps: Distance of the cells of each map, in parts of the image; None: one over the
             number of cells.
         score: What makes probabilities of an anchor's scores: "sigmoid" of each, or "softmax".
+        first_map: Of the last block with a stride, the "expansion" inside (TF, torchvision), or the
+            "input" of the block (mmdetection).
     """
 
     task: ClassVar[str] = "detection"
@@ -204,6 +206,7 @@ class SSDHead(HeadRecord):
     ] = field(default_factory=ssd_anchor_sizes, repr=False)
     anchor_steps: tuple[AnchorSide, ...] | None = field(default=None, repr=False)
     score: Literal["sigmoid", "softmax"] = "sigmoid"
+    first_map: Literal["expansion", "input"] = "expansion"
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -221,7 +224,11 @@ class SSDHead(HeadRecord):
         strided = [layer for layer in net.layers if layer.kind == "depthwise" and layer.stride > 1]
         if not strided:
             raise ArchitectureError(f"{type(self).__name__} needs a block with stride 2")
-        maps = [(strided[-1].sources[0], strided[-1].in_shape), (net.at, net.shape)]
+        first = (strided[-1].sources[0], strided[-1].in_shape)
+        for layer in net.layers:
+            if self.first_map == "input" and (layer.name, layer.role) == (first[0], "expand"):
+                first = (layer.sources[0], layer.in_shape)
+        maps = [first, (net.at, net.shape)]
         for index, channels in enumerate(self.extra_channels):
             self._extra(net, f"head.extra.{index}", channels)
             maps.append((net.at, net.shape))

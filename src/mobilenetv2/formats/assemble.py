@@ -182,10 +182,9 @@ def infer_architecture(
         return agreeing, last_channels(architecture) == last
 
     best = max(_candidates(depth), key=agreement, default=None)
-    # TF's segmenters of other widths than 1 do not round to multiples of 8
-    unrounded = max(_candidates(depth, 1), key=agreement, default=None)
-    if unrounded and best and agreement(best)[0] <= depth < agreement(unrounded)[0]:
-        best = unrounded
+    if head is not None and head.task == "segmentation" and best and agreement(best)[0] <= depth:
+        # TF's segmenters of other widths than 1 do not round to multiples of 8
+        best = max(best, *_candidates(depth, 1), key=agreement)
     if best is None or agreement(best)[0] < depth:
         raise ModelFileError(
             f"no width multiplier gives these channels: stem {outputs[0]}, then {outputs[1:]} in {depth} blocks; "
