@@ -101,6 +101,7 @@ def test_patterns_and_lists(folder, capsys, monkeypatch) -> None:
         (["convert", "cifar10", "out.onnx"], "must end in .safetensors"),
         (["convert", "cifar10", "no/such/folder/out.safetensors"], "does not exist"),
         (["inspect", "gone.tflite"], "gone.tflite"),
+        (["cost", "--head", "features", "--classes", "5"], "--head features has no classes"),
         (["cost", "gone.tflite"], "gone.tflite"),
     ],
 )
