@@ -519,6 +519,8 @@ OTHERS = {
     "Pascal VOC 2": ("VOC2012/JPEGImages/1.png", "VOC2012/Annotations/1.xml"),
     "Pascal VOC 3": ("VOCdevkit/VOC2012/JPEGImages/1.png", "VOCdevkit/VOC2012/Annotations/1.xml"),
     "COCO": ("annotations/instances_train2017.json", "train2017/1.png", "val2017/2.png"),
+    "COCO 2": ("images/1.png", "instances.json"),
+    "COCO 3": ("train/1.png", "train/_annotations.coco.json"),
     "YOLO": ("data.yaml", "images/train/1.png", "labels/train/1.txt"),
     "YOLO 2": ("data.yaml", "train/images/1.png", "train/labels/1.txt", "valid/images/1.png"),
     "ADE20K": ("images/training/1.png", "annotations/training/1.png"),
