@@ -194,7 +194,7 @@ def _attached_labels(content: bytes, classes: int) -> tuple[str, ...]:
             for entry in archive.infolist()[:MAX_LABEL_FILES]:
                 if entry.file_size < MAX_LABEL_BYTES:
                     text = read_member(archive, entry).decode("utf-8", "replace")
-                    labels = tuple(text.rstrip("\n").splitlines())
+                    labels = tuple(text.replace("\r\n", "\n").rstrip("\n").split("\n"))
                     if len(labels) == classes:
                         return labels
             return ()
