@@ -1,4 +1,4 @@
-"""Writes a classifier as ONNX in NCHW: in float32, or in int8 between quantising operators."""
+"""Writes a network as ONNX in NCHW: in float32, or a classifier in int8 between quantising operators."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from peer_arrays import activations, folded
 
 from mobilenetv2.architecture import Architecture
 from mobilenetv2.checkpoint import Checkpoint
-from mobilenetv2.graph import layers
+from mobilenetv2.graph import layers, network
 from mobilenetv2.int8 import Activation, Int8Checkpoint
 from mobilenetv2.layer import Layer
 
@@ -56,22 +56,28 @@ class OnnxGraph:
 
         Args:
             path: The file.
-            architecture: The classifier whose layers the graph has.
+            architecture: The network whose layers the graph has.
             batch: Images per call; None leaves it open.
             input_type: Type of the input: "FLOAT" or "UINT8".
         """
         from onnx import TensorProto, helper, save
 
-        *_, logits = layers(architecture)
+        net = network(architecture)
         count = "N" if batch is None else batch
         image_shape = [count, 3, *architecture.resolution]
         image_type = getattr(TensorProto, input_type)
-        logits_shape = [count, logits.out_shape[0]]
+        shapes = {
+            name: [count, *net[name].out_shape[: 1 if net[name].kind == "linear" else 3]]
+            for name in net.outputs
+        }
         graph = helper.make_graph(
             self.nodes,
             "mobilenetv2",
             [helper.make_tensor_value_info("image", image_type, image_shape)],
-            [helper.make_tensor_value_info(logits.name, TensorProto.FLOAT, logits_shape)],
+            [
+                helper.make_tensor_value_info(name, TensorProto.FLOAT, shape)
+                for name, shape in shapes.items()
+            ],
             self.constants,
         )
         opset = helper.make_opsetid("", OPSET)
@@ -90,10 +96,23 @@ def write_onnx(checkpoint: Checkpoint, path: Path, batch: int | None = 1) -> Non
             inputs.append(graph.constant(f"{layer.name}.b", bias))
         if layer.kind == "add":
             graph.node("Add", inputs, layer.name)
-        elif layer.kind == "pool":
+        elif layer.name == "pool":
             graph.node("Flatten", [graph.node("GlobalAveragePool", inputs, "pooled")], layer.name)
+        elif layer.kind == "pool":
+            graph.node("GlobalAveragePool", inputs, layer.name)
+        elif layer.kind == "concat":
+            graph.node("Concat", inputs, layer.name, axis=1)
+        elif layer.kind == "resize":
+            sizes = graph.constant(f"{layer.name}.size", np.array([1, *layer.out_shape]))
+            graph.node(
+                "Resize", [*inputs, "", "", sizes], layer.name, mode="linear",
+                coordinate_transformation_mode="align_corners",
+            )  # fmt: skip
         elif layer.kind == "linear":
             graph.node("Gemm", inputs, layer.name, transB=1)
+        elif layer.activation == "relu":
+            graph.convolution(layer, inputs, f"{layer.name}.c")
+            graph.node("Relu", [f"{layer.name}.c"], layer.name)
         elif layer.activation == "relu6":
             graph.convolution(layer, inputs, f"{layer.name}.c")
             graph.node("Clip", [f"{layer.name}.c", *limits], layer.name)

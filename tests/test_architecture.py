@@ -492,7 +492,7 @@ def test_json_that_is_wrong_is_refused_by_name(text: str, message: str) -> None:
         ("stem_stride", [0, 3]),
         ("output_stride", [4, 64, "16"]),
         ("padding", ["valid", None, "SAME"]),
-        ("head", ["ssd", None]),
+        ("head", ["yolo", None]),
         ("bottleneck", ["relu"]),
         ("shortcut", [None, True]),
         ("scale_ends", [None, 1]),

@@ -85,12 +85,12 @@ def test_only_a_single_image_runs_on_all_threads(
 
     results = map_images(
         range(count),
-        prepare=lambda source: np.full((2, 2, 3), source, np.uint8),
+        prepare=lambda source: (np.full((2, 2, 3), source, np.uint8), (2, source)),
         run=run,
-        use=lambda source, output: (source, int(output)),
+        use=lambda source, size, output: (source, size[1], int(output)),
         workers=1,
     )
-    assert list(results) == [(source, (source, source)) for source in range(count)]
+    assert list(results) == [(source, (source,) * 3) for source in range(count)]
     assert calls == [(size, alone) for size in groups]
 
 

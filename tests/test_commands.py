@@ -101,6 +101,7 @@ def test_patterns_and_lists(folder, capsys, monkeypatch) -> None:
         (["convert", "cifar10", "out.onnx"], "must end in .safetensors"),
         (["convert", "cifar10", "no/such/folder/out.safetensors"], "does not exist"),
         (["inspect", "gone.tflite"], "gone.tflite"),
+        (["cost", "--head", "features", "--classes", "5"], "--head features has no classes"),
         (["cost", "gone.tflite"], "gone.tflite"),
     ],
 )
@@ -160,8 +161,10 @@ def test_convert_and_inspect(tmp_path, capsys) -> None:
     assert run(["inspect", str(out), "--format", "json"]) == 0
     (facts,) = json.loads(capsys.readouterr().out)
     assert facts["kind"] == "mobilenetv2"
-    assert facts["labels"] == "3: rose, ..., fern with, comma"
+    assert facts["labels"] == ["rose", "tulip", "fern with, comma"]
     assert facts["architecture"]["width_mult"] == 0.35
+    assert run(["inspect", str(out), "--format", "csv"]) == 0
+    assert '\nlabels,"3: rose, ..., fern with, comma"\n' in capsys.readouterr().out
     assert run(["inspect", str(out), "--arrays", "--format", "csv"]) == 0
     rows = list(csv.DictReader(io.StringIO(capsys.readouterr().out)))
     assert rows[0]["shape"] == "16x3x3x3"
@@ -182,7 +185,7 @@ def test_convert_can_drop_the_background(tmp_path, shared, capsys) -> None:
     from mobilenetv2.labels import imagenet_labels
 
     assert imagenet_labels(1000)[best["index"]] == best["label"]
-    assert run(["convert", str(out), str(out), "--drop-background"]) == 2
+    assert run(["convert", str(out), str(tmp_path / "b.safetensors"), "--drop-background"]) == 2
     assert "not the background" in capsys.readouterr().err
 
 
@@ -212,7 +215,7 @@ def test_interrupting_exits_130(monkeypatch) -> None:
     def interrupted(*_: object, **__: object) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("mobilenetv2.model.load", interrupted)
+    monkeypatch.setattr("mobilenetv2.loading.load", interrupted)
     assert run(["classify", str(PHOTO)]) == 130
 
 

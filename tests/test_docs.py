@@ -25,6 +25,7 @@ from PIL import Image
 
 from mobilenetv2.architecture import Architecture
 from mobilenetv2.cli import main, run
+from mobilenetv2.heads import DeepLab, SSDLite
 from mobilenetv2.training import recipes
 
 from .conftest import random_checkpoint
@@ -39,6 +40,12 @@ NOT_RUN = {  # why a command of a page does not run here
     "pip install -c constraints.txt . && mobilenetv2 classify examples/cat.jpg": "as above",
     "pip install -c constraints.txt '.[dev]' && pytest -n auto --dist worksteal": "as above",
     "pip install -c constraints.txt '.[benchmark]'": "downloads a gigabyte of other runtimes",
+    "mobilenetv2 convert ssd_mobilenet_v2.tflite detector.safetensors --labels labels.txt": (
+        "tests/test_formats_tflite.py reads the real file"
+    ),
+    "mobilenetv2 convert --float deeplabv3_mnv2_pascal_quant.tflite segmenter.safetensors": (
+        "as above"
+    ),
     "python benchmarks/latency.py": "needs other runtimes and an idle machine",
     "python benchmarks/latency.py --precision int8": "as above",
     "python benchmarks/plot.py benchmarks/results/latency-DATE-CPU.json docs/images/latency.png": (
@@ -109,7 +116,8 @@ def described(tmp_path_factory: pytest.TempPathFactory) -> Path:
         for name, content in images.items():
             archive.writestr(name, content)
     shutil.unpack_archive(folder / "cifar.zip", folder / "photos")
-    (folder / "rose.jpg").write_bytes(jpeg(50, 0))
+    for name in ("rose", "street"):
+        (folder / f"{name}.jpg").write_bytes(jpeg(50, 0))
     rows = (f"photos/{name},{name.split('/')[1]}\n" for name in images)
     (folder / "labels.csv").write_text("file,label\n" + "".join(rows))
     for i in range(124):
@@ -125,6 +133,9 @@ def described(tmp_path_factory: pytest.TempPathFactory) -> Path:
         (folder / name).parent.mkdir(exist_ok=True)
         checkpoint.save(folder / f"{name}.safetensors")
     random_checkpoint(small, width_mult=0.5).save(folder / "cache" / "slim-0.5-224.safetensors")
+    other_tasks = {"detector": SSDLite(3), "segmenter": DeepLab(3)}
+    for name, head in other_tasks.items():
+        random_checkpoint(replace(small, head=head)).save(folder / f"{name}.safetensors")
     # with ImageNet's classes, of which ant and bee are two
     imagenet = TFLiteWriter(random_checkpoint(small, classes=1001))
     for name in ("mobilenet_v2", "tf2_mobilenet_v2_1.0_224_ptq"):

@@ -59,7 +59,8 @@ def test_vectors_of_a_folder(folder: Path, monkeypatch, capsys, options: list[st
         np.testing.assert_array_equal(np.array([row[1:] for row in rows], np.float32), vectors)
     else:
         np.testing.assert_array_equal(np.load(options[0]), vectors)
-        rows = list(csv.reader(Path("x.files.csv").read_text(encoding="utf-8").splitlines()))
+        beside = Path("x.files.csv" if options[0] == "x.npy" else "x.dat.files.csv")
+        rows = list(csv.reader(beside.read_text(encoding="utf-8").splitlines()))
         assert rows == [["file"], *([name] for name in names)]
     assert vectors.dtype == np.float32
 

@@ -412,6 +412,69 @@ def test_a_folder_that_cannot_be_made(
         fit(two_classes, f"{tmp_path}/{name}", QUICK, TINY, machine=MACHINE)
 
 
+@pytest.mark.parametrize(
+    ("data", "out", "read"),
+    [
+        ("images", "images", True),
+        ("images", "images/run", True),
+        ("images", "images/dark/deep/run", True),
+        ("images", "images/.run", False),
+        ("images", "run", False),
+        ("link", "images/run", True),
+        ("split", "split/run", False),
+        ("split", "split", False),
+        ("split", "split/val/run", True),
+        ("train alone", "train alone/run", True),  # a second folder makes train a class
+    ],
+)
+def test_a_run_among_the_images_is_refused(
+    two_classes: Path, tmp_path: Path, data: str, out: str, read: bool
+) -> None:
+    (tmp_path / "link").symlink_to("images")
+    for name in ("split/train", "split/val", "train alone/train"):
+        (tmp_path / name / "dark").mkdir(parents=True)
+    before = sorted(tmp_path.rglob("*"))
+    for sources in ((str(tmp_path / data), None), ("elsewhere.csv", str(tmp_path / data))):
+        if read:
+            with pytest.raises(
+                UserError, match=f"part of the images in {sources[1] or sources[0]}"
+            ):
+                fit(sources[0], tmp_path / out, QUICK, TINY, val=sources[1], machine=MACHINE)
+        else:
+            RunFolder(tmp_path / out).check_new(*sources)
+    assert sorted(tmp_path.rglob("*")) == before
+
+
+def test_a_run_that_never_begins_leaves_no_folder(two_classes: Path, tmp_path: Path) -> None:
+    others = make_images(tmp_path / "others", {"dark": 2, "dusk": 2})
+    for start, val in ((Start(weights=str(tmp_path / "gone.pth")), None), (TINY, others)):
+        with pytest.raises(UserError):
+            fit(two_classes, tmp_path / "run", start=start, val=val, machine=MACHINE)
+    assert not (tmp_path / "run").exists()
+
+
+def test_files_of_another_run_are_not_overwritten(two_classes: Path, tmp_path: Path) -> None:
+    (tmp_path / "model.safetensors").write_bytes(b"good")
+    with pytest.raises(UserError, match=r"model.safetensors: a run would overwrite it"):
+        fit(two_classes, tmp_path, QUICK, TINY, machine=MACHINE)
+
+
+def test_a_run_without_its_files_does_not_begin_anew(tmp_path: Path) -> None:
+    folder = RunFolder(tmp_path)
+    folder.last.parent.mkdir()
+    folder.write_log([{"epoch": 1}])
+    with pytest.raises(UserError, match=r"last.ckpt: no such file, so the run cannot go on: begin"):
+        folder.read_state()
+    folder.last.write_bytes(b"")
+    with pytest.raises(UserError, match=r"last.ckpt: cannot be read: \w.+; the run cannot go on"):
+        folder.read_state()
+    folder.write_state({"progress": {"best": {"epoch": 1}}})
+    with pytest.raises(UserError, match=r"model.safetensors: no such file, so the run cannot"):
+        folder.read_state()
+    folder.model.write_bytes(b"")
+    assert folder.read_state() == {"progress": {"best": {"epoch": 1}}}
+
+
 @pytest.mark.parametrize("resume", [False, True])
 def test_a_folder_that_cannot_be_written_to_is_named_first(
     straight: tuple[Path, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, resume: bool

@@ -14,7 +14,7 @@ from mobilenetv2.checkpoint import Checkpoint, background_note
 from mobilenetv2.cli import run
 from mobilenetv2.errors import ModelFileError
 from mobilenetv2.formats import open_checkpoint, read
-from mobilenetv2.model import load
+from mobilenetv2.loading import load
 
 from .conftest import random_checkpoint
 from .int8 import Int8TFLiteWriter, random_int8

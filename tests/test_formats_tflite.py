@@ -13,13 +13,17 @@ from typing import Any
 
 import numpy as np
 import pytest
+from PIL import Image
 
+from mobilenetv2 import boxes
 from mobilenetv2.checkpoint import Checkpoint
 from mobilenetv2.errors import ModelFileError
 from mobilenetv2.folding import fold as folded
 from mobilenetv2.folding import unfolded
 from mobilenetv2.formats import read, recognise
-from mobilenetv2.runtime import Reference
+from mobilenetv2.graph import network
+from mobilenetv2.heads import SSD, DeepLab
+from mobilenetv2.runtime import Engine, Reference
 
 from .conftest import random_checkpoint
 from .writers import RELU6, SAME, VALID, TFLiteWriter, difference, edged, weighted
@@ -248,20 +252,36 @@ def test_attached_labels_of_the_bird_model(shared) -> None:
     assert list(read(shared(f"models/{CLASSIFIERS[2]}.tflite"), int8=False).labels) == labels
 
 
+def test_the_real_detector(shared) -> None:
+    imported = read(shared("models/ssd_mobilenet_v2_oidv4_fp16.tflite"))
+    a = imported.architecture
+    assert a.head == SSD(23)
+    assert (a.width_mult, a.padding, a.resolution) == (1.0, "same", (300, 300))
+    assert imported.preprocessing.resize == "stretch"
+    recorded = np.load(shared("reference/detection/ssd_mobilenet_v2_oidv4_fp16.first8.npz"))
+    codes, scores = boxes.raw_outputs(a.head, Engine(imported)(recorded["images"]))
+    assert np.abs(codes - recorded["raw_boxes"]).max() < 1e-3
+    assert np.abs(scores - recorded["raw_scores"]).max() < 1e-3
+    anchors = np.load(shared("reference/detection/anchors.npz"))["anchors_yxhw"]
+    assert boxes.anchors(a.head, network(a)) == pytest.approx(anchors, abs=1e-9)
+
+
 @pytest.mark.parametrize(
-    ("name", "complaint"),
-    [
-        (
-            "ssd_mobilenet_v2_oidv4_fp16",
-            "its outputs are raw_outputs/box_encodings, .*: it is a detector",
-        ),
-        ("deeplabv3_mnv2_pascal_quant", "it is a segmenter"),
-        ("deeplabv3_mnv2_dm05_pascal_quant", "it is a segmenter"),
-    ],
+    ("name", "width", "divisor"),
+    [("deeplabv3_mnv2_pascal_quant", 1.0, 8), ("deeplabv3_mnv2_dm05_pascal_quant", 0.5, 1)],
 )
-def test_real_files_of_other_tasks(shared, name, complaint) -> None:
-    with pytest.raises(ModelFileError, match=rf"{name}\.tflite: .*{complaint}"):
-        read(shared(f"models/{name}.tflite"))
+def test_the_real_segmenters(shared, name, width, divisor) -> None:
+    imported = read(shared(f"models/{name}.tflite"), int8=False)
+    a = imported.architecture
+    assert a.head == DeepLab(21)
+    assert (a.width_mult, a.divisor, a.output_stride, a.padding) == (width, divisor, 16, "same")
+    assert imported.preprocessing.resize == "fit"
+    inputs = shared("reference/segmentation/inputs")
+    for image in ("bird", "dog"):
+        pixels = imported.preprocessing(inputs / f"{image}_segmentation.bmp")
+        mask = Engine(imported)(pixels[None])[0].argmax(-1)
+        recorded = shared(f"reference/segmentation/{name}/{image}_segmentation.float.513.png")
+        assert (mask == np.array(Image.open(recorded))).mean() > 0.995
 
 
 # --- graphs that are not the network ---
@@ -445,7 +465,9 @@ def test_output_of_another_layer(tmp_path) -> None:
 def test_two_outputs(tmp_path) -> None:
     writer = TFLiteWriter(small())
     writer.graph.outputs.append(writer.operators("MEAN")[0].outputs[0])
-    refused(tmp_path, writer, "its outputs are SOFTMAX, MEAN: it is a detector, or another model")
+    refused(
+        tmp_path, writer, "its outputs are SOFTMAX, MEAN: it is neither a classifier nor an SSD"
+    )
 
 
 def test_a_missing_operator(tmp_path) -> None:

@@ -27,6 +27,9 @@ TRUNK = {
     "heads",
     "layer",
     "graph",
+    "boxes",
+    "results",
+    "drawing",
     "files",
     "folding",
     "cost",
@@ -41,6 +44,7 @@ TRUNK = {
     "int8",
     "zoo",
 }
+MODELS = {"model", "detector", "segmenter", "loading"}
 MAY_IMPORT = {
     "runtime": TRUNK,
     "formats": TRUNK,
@@ -48,10 +52,13 @@ MAY_IMPORT = {
     "training": TRUNK | {"runtime", "formats", "nn", "pipeline", "model", "evaluation"},
     "pipeline": TRUNK,
     "model": TRUNK | {"runtime", "formats", "pipeline"},
-    "evaluation": TRUNK | {"model"},
-    "insight": TRUNK | {"runtime", "model", "evaluation", "training"},
-    "cli": TRUNK | {"runtime", "formats", "nn", "model", "evaluation", "training", "insight"},
-    "__init__": TRUNK | {"model", "evaluation", "nn", "runtime", "training"},
+    "detector": TRUNK | {"model"},
+    "segmenter": TRUNK | {"model"},
+    "loading": TRUNK | {"formats", "model", "detector", "segmenter"},
+    "evaluation": TRUNK | MODELS,
+    "insight": TRUNK | MODELS | {"runtime", "evaluation", "training"},
+    "cli": TRUNK | MODELS | {"runtime", "formats", "nn", "evaluation", "training", "insight"},
+    "__init__": TRUNK | MODELS | {"evaluation", "nn", "runtime", "training"},
     "__main__": {"cli"},
 }
 TORCH_IS_AT_HOME = ("nn/", "training/", "insight/", "formats/pytorch.py")

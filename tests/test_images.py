@@ -21,7 +21,8 @@ from mobilenetv2 import images
 from mobilenetv2.decoding import NarrowRangeWarning, to_rgb
 from mobilenetv2.errors import ImageError, UserError
 from mobilenetv2.images import Preprocessing, center_crop, crop_offset, decode
-from mobilenetv2.model import Model, Prediction, load
+from mobilenetv2.loading import load
+from mobilenetv2.model import Model, Prediction
 from mobilenetv2.paths import SUFFIXES, FolderContent, folder_content
 
 from .conftest import random_checkpoint
@@ -1193,6 +1194,19 @@ def test_folder_content_follows_links_once(tmp_path: Path) -> None:
         "out/deep/4.jpg",
     ]
     assert others == []
+
+
+def test_a_file_that_may_not_be_read_is_named_once(tmp_path: Path, monkeypatch) -> None:
+    path = tmp_path / "a.jpg"
+    path.touch()
+
+    def refusing(path: str) -> Image.Image:
+        raise PermissionError(13, "Permission denied", path)
+
+    monkeypatch.setattr(Image, "open", refusing)
+    with pytest.raises(ImageError) as raised:
+        decode(path)
+    assert str(raised.value) == f"{path}: cannot be read: Permission denied"
 
 
 def test_a_folder_that_may_not_be_searched_is_not_passed_over(

@@ -94,6 +94,30 @@ def test_the_containers_of_evaluate(root: Path) -> None:
     assert greys == [0, 10, 10, 0, 20]
 
 
+def test_folders_that_a_pattern_may_not_search_are_named(
+    root: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    build(root, "x/a/1.png", "x/b/1.png", "x/b/.2.png")
+    (root / "x/c.txt").write_text("no folder")
+    monkeypatch.chdir(root)
+
+    def refusing(function):  # type: ignore[no-untyped-def]
+        def refuse(path):  # type: ignore[no-untyped-def]
+            if "a" in Path(path).parts:
+                raise PermissionError(13, "Permission denied", path)
+            return function(path)
+
+        return refuse
+
+    monkeypatch.setattr(os, "scandir", refusing(os.scandir))
+    monkeypatch.setattr(os, "lstat", refusing(os.lstat))
+    for pattern in ("x/*/*.png", "./x/*/1.png", "x/*/**", "x/**/*.png", f"{root}/[x]/?/1.p*"):
+        inputs = collect_images([pattern])
+        assert names(inputs, Path(root if pattern.startswith("/") else "")) == ["x/b/1.png"]
+        [problem] = inputs.problems
+        assert problem.removeprefix(f"{root}/") == "x/a: may not be searched: Permission denied"
+
+
 def test_no_argument_is_dropped(root: Path) -> None:
     (root / "empty").mkdir()
     (root / "b.zip").write_bytes(b"no archive")
@@ -124,6 +148,34 @@ def test_names_on_stdin(root: Path, monkeypatch: pytest.MonkeyPatch, separator: 
     inputs = collect_images(["-", "-"])
     assert names(inputs, root) == ["b/c.png", "b/d/e.JPG", "a.png"]
     assert inputs.problems == (f"{root / '*.png'}: no such file or folder",)
+
+
+@pytest.mark.parametrize(
+    "encoding", ["utf-8-sig", "utf-16", "utf-16-be", "utf-32", "utf-16-le without a mark"]
+)
+def test_names_on_stdin_in_other_encodings(
+    root: Path, monkeypatch: pytest.MonkeyPatch, encoding: str
+) -> None:
+    build(root, "고양이.png", "c.png")
+    encoding, without, _ = encoding.partition(" without")
+    mark = "\ufeff" if encoding == "utf-16-be" else ""
+    listed = f"{mark}{root / '고양이.png'}\r\n{root / 'c.png'}\r\n".encode(encoding)
+    for content in (listed, listed[: listed.index(b"\r") - (encoding == "utf-16-be")]):
+        give_stdin(monkeypatch, content)
+        inputs = collect_images(["-"])
+        if without:
+            assert not inputs.samples
+            [problem] = inputs.problems
+            assert "NUL characters between letters, as UTF-16 has them" in problem
+        else:
+            assert names(inputs, root)[0] == "고양이.png"
+            assert not inputs.problems
+
+
+def test_one_letter_names_on_stdin(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(build(root, "1/a.png", "2/b.png"))
+    give_stdin(monkeypatch, b"1\x002\0")
+    assert [sample.name for sample in collect_images(["-"]).samples] == ["1/a.png", "2/b.png"]
 
 
 @pytest.mark.parametrize("kind", ["PNG", "JPEG", "GIF", "BMP", "TIFF", "PPM", "WEBP"])

@@ -104,9 +104,9 @@ def test_workers_are_as_many_as_the_system_starts(monkeypatch) -> None:
         Thread.started = 0
         results = map_images(
             range(30),
-            lambda source: np.full((1, 1, 3), source, np.uint8),
+            lambda source: (np.full((1, 1, 3), source, np.uint8), (1, 1)),
             lambda pixels, alone: pixels[:, 0, 0, 0].tolist(),
-            lambda source, output: output,
+            lambda source, size, output: output,
             workers=4,
         )
         with pytest.warns(RuntimeWarning, match=f"start {Thread.most} of 4 threads"):
@@ -172,7 +172,7 @@ def test_an_error_of_the_system_is_one_line(error, line, monkeypatch, capsys) ->
     def load(*_: object, **__: object) -> None:
         raise error
 
-    monkeypatch.setattr("mobilenetv2.model.load", load)
+    monkeypatch.setattr("mobilenetv2.loading.load", load)
     assert run(["classify", "examples/cat.jpg"]) == 2
     assert capsys.readouterr().err == f"error: {line}\n"
 
@@ -181,7 +181,7 @@ def test_any_command_that_runs_out_of_memory_ends_in_one_line(monkeypatch, capsy
     def load(*_: object, **__: object) -> None:
         raise MemoryError
 
-    monkeypatch.setattr("mobilenetv2.model.load", load)
+    monkeypatch.setattr("mobilenetv2.loading.load", load)
     assert run(["classify", "examples/cat.jpg"]) == 2
     assert capsys.readouterr().err == (
         "error: not enough memory; a smaller image or batch needs less\n"

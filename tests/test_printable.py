@@ -23,6 +23,7 @@ from mobilenetv2.printable import printable
         (r"b\xe9d.jpg", r"b\x5cxe9d.jpg"),
         (r"\u202e \\x41", r"\x5cu202e \\x5cx41"),
         ("\ud800", r"\ud800"),
+        ("\ufeffa.jpg", r"\ufeffa.jpg"),
     ],
 )
 def test_names_are_shown_and_can_be_turned_back(name: str, shown: str) -> None:

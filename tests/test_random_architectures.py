@@ -14,7 +14,7 @@ import pytest
 
 from mobilenetv2.architecture import Architecture, Stage
 from mobilenetv2.graph import layers, network
-from mobilenetv2.heads import Classifier, DeepLab, Features, Head
+from mobilenetv2.heads import SSD, Classifier, DeepLab, Features, Head, SSDLite
 from mobilenetv2.runtime import Engine, Int8Reference, Reference, _native
 from mobilenetv2.runtime.rounding import int8_obstacle
 
@@ -28,8 +28,19 @@ COUNT = int(os.environ.get("MOBILENETV2_ARCHITECTURES", "60"))
 ROUNDINGS = [("nearest", False), ("nearest", True), ("twice", False), ("twice", True)]
 
 
-def random_head(rng: np.random.Generator, output_stride: int) -> Head:
-    kind = rng.integers(4)
+def random_detector(rng: np.random.Generator) -> Head:
+    extra = tuple(map(int, rng.integers(1, 40, rng.integers(0, 3))))
+    sizes = tuple(((0.2, 0.2),) * int(rng.integers(1, 4)) for _ in range(len(extra) + 2))
+    options = {"classes": int(rng.integers(1, 5)), "extra_channels": extra, "anchor_sizes": sizes}
+    if rng.integers(2):
+        return SSDLite(**options)
+    return SSD(**options, predictor_kernel=int(rng.choice([1, 3])))
+
+
+def random_head(rng: np.random.Generator, output_stride: int, strided: bool) -> Head:
+    kind = rng.integers(6)
+    if kind > 3 and strided and output_stride == 32:
+        return random_detector(rng)
     if kind == 0:
         return Features()
     if kind == 1:
@@ -61,7 +72,7 @@ def random_architecture(rng: np.random.Generator) -> Architecture:
         resolution=(int(rng.integers(1, 10)), int(rng.integers(1, 10))),
         output_stride=output_stride,
         padding=str(rng.choice(["same", "symmetric"])),
-        head=random_head(rng, output_stride),
+        head=random_head(rng, output_stride, any(stage.stride == 2 for stage in stages)),
         bottleneck=str(rng.choice(["linear", "linear", "relu6"])),
         shortcut=str(rng.choice(["bottleneck", "bottleneck", "expansion", "none"])),
         divisor=int(rng.choice([1, 4, 8])),
@@ -94,11 +105,17 @@ def test_float32(seed: int) -> None:
     expected = oracle.run(images, {*outputs, *names})
     for isa in FLOAT_ISAS:
         engine = Engine(checkpoint, int(rng.integers(1, 4)), isa)
-        answer = engine(images)
-        assert np.isfinite(answer).all()
-        close(answer.reshape(expected[outputs[0]].shape), expected[outputs[0]], isa)
+        for name, values in zip(outputs, answers(engine, images), strict=True):
+            assert np.isfinite(values).all()
+            close(values.reshape(expected[name].shape), expected[name], f"{isa} {name}")
         for name, values in engine.outputs(images, names).items():
             close(values, expected[name], f"{isa} {name}")
+
+
+def answers(network: Engine | Int8Reference, images: np.ndarray) -> list[np.ndarray]:
+    """The outputs, in the network's order."""
+    answer = network(images)
+    return list(answer.values()) if isinstance(answer, dict) else [answer]
 
 
 def close(found: np.ndarray, expected: np.ndarray, what: str) -> None:
@@ -118,7 +135,8 @@ def test_int8(seed: int) -> None:
     assert int8_obstacle(architecture, rounding) is None
     images = random_images(rng, architecture)
     checkpoint = random_int8(rounding, unsigned, seed, **vars(architecture))
-    expected = Int8Reference(checkpoint)(images)
+    expected = answers(Int8Reference(checkpoint), images)
     for isa in INT8_ISAS:
         engine = Engine(checkpoint, int(rng.integers(1, 4)), isa)
-        np.testing.assert_array_equal(engine(images), expected, err_msg=isa)
+        for values, own in zip(answers(engine, images), expected, strict=True):
+            np.testing.assert_array_equal(values, own, err_msg=isa)

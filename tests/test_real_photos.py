@@ -18,7 +18,8 @@ from mobilenetv2.checkpoint import Checkpoint
 from mobilenetv2.cli import run
 from mobilenetv2.formats import read
 from mobilenetv2.images import IMAGENET_MEAN, IMAGENET_STD, decode
-from mobilenetv2.model import Model, Prediction, load
+from mobilenetv2.loading import load
+from mobilenetv2.model import Model, Prediction
 from mobilenetv2.runtime import Int8Reference, Reference
 
 from .conftest import REPOSITORY

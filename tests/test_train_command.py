@@ -133,6 +133,14 @@ def test_a_described_network(data: Path, tmp_path: Path, capsys) -> None:
         (["--recipe", "finetune"], "needs weights"),
         (["--set", "lr"], "NAME=VALUE"),
         (["--set", "augmentation.twist=3"], "no field 'augmentation.twist'"),
+        (
+            ["--set", "epochs=2", "--epochs", "1"],
+            "--epochs: epochs 1 contradicts --set epochs=2: give one",
+        ),
+        (
+            ["--set", "clip_norm=0", "--set", "clip_norm=1"],
+            "clip_norm 1 contradicts --set clip_norm=0",
+        ),
         (["--set", "momentum=much"], "momentum must be a number"),
         (["--lr", "-1"], "lr must be a number from"),
         (["--batch", "0"], "batch must be a whole number from"),
@@ -158,6 +166,30 @@ def test_what_replaces_other_programs_options_is_right(
         assert suggested is not None
         name, _, value = suggested[1].partition("=")
         RECIPES["modern"].changed({name: value if value.isalpha() else float(value)})
+
+
+def test_a_deleted_working_directory_is_named_before_torch_is_loaded(tmp_path: Path) -> None:
+    (tmp_path / "gone").mkdir()
+    program = (
+        f"import os; os.chdir({str(tmp_path / 'gone')!r}); os.rmdir(os.getcwd())\n"
+        "from mobilenetv2.cli import run; import sys\n"
+        "code = run(['train', '/nowhere', '-o', '/nowhere/run'])\n"
+        "sys.exit(code if 'torch' not in sys.modules else 99)"
+    )
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
+    assert (done.returncode, done.stdout) == (2, "")
+    assert done.stderr == (
+        "error: the working directory is gone (No such file or directory): change to another one "
+        "(cd)\n"
+    )
+
+
+def test_one_class_is_refused_in_one_line(tmp_path: Path, capsys) -> None:
+    data = make_images(tmp_path / "data", {"only": 2})
+    assert run(["train", str(data), "-o", str(tmp_path / "run"), *QUICK]) == 2
+    [line] = capsys.readouterr().err.splitlines()
+    assert "expected one folder per class" in line
+    assert "\\x0a" not in line
 
 
 @pytest.mark.parametrize(

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import io
 import json
+import re
 import zipfile
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
@@ -83,7 +84,16 @@ def timm(checkpoint: Checkpoint) -> Arrays:
     return state_dict(checkpoint, names)
 
 
+HUGGING_FACE_HEAD = {
+    "head.image_pooling.0": "conv_pool",
+    "head.aspp0.0": "conv_aspp",
+    "head.concat_projection.0": "conv_projection",
+    "head.logits": "classifier",
+}
+
+
 def hugging_face(checkpoint: Checkpoint, prefix: str = "mobilenet_v2.") -> Arrays:
+    """A segmenter has a last convolution too, which it does not use."""
     parts = {
         "stem": "first_conv",
         "expand": "expand_1x1",
@@ -94,7 +104,9 @@ def hugging_face(checkpoint: Checkpoint, prefix: str = "mobilenet_v2.") -> Array
     def names(layer: Layer) -> tuple[str, str]:
         if layer.role == CLASSIFIER:
             return "classifier", ""
-        if layer.role == "last":
+        if layer.name in HUGGING_FACE_HEAD:
+            path = f"segmentation_head.{HUGGING_FACE_HEAD[layer.name]}"
+        elif layer.role == "last":
             path = f"{prefix}conv_1x1"
         elif layer.block is None or layer.block == 1:
             path = f"{prefix}conv_stem.{parts[layer.role]}"
@@ -102,7 +114,13 @@ def hugging_face(checkpoint: Checkpoint, prefix: str = "mobilenet_v2.") -> Array
             path = f"{prefix}layer.{layer.block - 2}.{parts[layer.role]}"
         return f"{path}.convolution", f"{path}.normalization"
 
-    return state_dict(checkpoint, names)
+    arrays = state_dict(checkpoint, names)
+    if checkpoint.architecture.head.task == "segmentation":
+        arrays[f"{prefix}conv_1x1.convolution.weight"] = np.zeros((1280, 320, 1, 1), np.float32)
+        arrays |= {
+            f"{prefix}conv_1x1.normalization.{name}": np.ones(1280, np.float32) for name in NORM
+        }
+    return arrays
 
 
 def flat(checkpoint: Checkpoint, last: str = "", classifier: str = "classifier") -> Arrays:
@@ -120,6 +138,86 @@ def flat(checkpoint: Checkpoint, last: str = "", classifier: str = "classifier")
         return f"features.{layer.block}.conv.{at}", f"features.{layer.block}.conv.{at + 1}"
 
     return state_dict(checkpoint, names)
+
+
+def mmdetection(checkpoint: Checkpoint, counted: bool = False) -> Arrays:
+    """An SSDLite of mmdetection; with `counted` parts of its blocks, as mmpretrain has them."""
+    repeats = [stage.repeats for stage in checkpoint.architecture.stages]
+    where = [
+        f"backbone.layer{stage + 1}.{index}"
+        for stage, count in enumerate(repeats)
+        for index in range(count)
+    ]
+    ends = {"stem": "backbone.conv1", "last": "backbone.conv2"}
+    heads = {"boxes": "bbox_head.reg_convs", "scores": "bbox_head.cls_convs"}
+    extra = ("0", "1.depthwise_conv", "1.pointwise_conv")
+
+    def names(layer: Layer) -> tuple[str, str]:
+        if layer.name.startswith("head."):
+            _, part, index, *place = layer.name.split(".")
+            if part == "extra":
+                path = f"neck.extra_layers.{index}.{extra[int(place[0])]}"
+            elif len(place) == 1:
+                return f"{heads[part]}.{index}.1", ""
+            else:
+                path = f"{heads[part]}.{index}.0"
+        elif layer.block is None:
+            path = ends[layer.role]
+        else:
+            roles = ["expand", "depthwise", "project"][layer.block == 1 :]
+            part = {"expand": "expand_conv", "depthwise": "depthwise_conv"}.get(
+                layer.role, "linear_conv"
+            )
+            part = f"conv.{roles.index(layer.role)}" if counted else part
+            path = f"{where[layer.block - 1]}.{part}"
+        return f"{path}.conv", f"{path}.bn"
+
+    classes = checkpoint.architecture.head.classes
+    return rows_of(state_dict(checkpoint, names), "cls_convs", [*range(1, classes + 1), 0])
+
+
+def torchvision_ssdlite(checkpoint: Checkpoint, renumbered: bool = False) -> Arrays:
+    """torchvision's SSDLite on a MobileNetV2, whose last strided block is cut in two: the second part
+    keeps its numbers, or is `renumbered` from 0.
+    """
+    strided = 14
+    heads = {"boxes": "head.regression_head", "scores": "head.classification_head"}
+
+    def place(name: str) -> str:
+        parts = name.split(".")
+        if parts[0] == "head" and parts[1] == "extra":
+            return f"backbone.{'.'.join(parts[1:])}"
+        if parts[0] == "head":
+            return f"{heads[parts[1]]}.module_list.{'.'.join(parts[2:])}"
+        index, rest = int(parts[1]), ".".join(parts[2:])
+        if index < strided:
+            return f"backbone.features.0.{index}.{rest}"
+        if index > strided:
+            return f"backbone.features.1.{index - strided}.{rest}"
+        first = int(parts[3])  # behind "conv"
+        if first == 0:
+            return f"backbone.features.0.{strided}.{parts[4]}"
+        number = first - 1 if renumbered else first
+        return ".".join(["backbone.features.1.0", str(number), *parts[4:]])
+
+    arrays = state_dict(
+        checkpoint, lambda layer: (place(layer.name), place(layer.norm or layer.name))
+    )
+    return rows_of(arrays, "scores", [])
+
+
+def rows_of(arrays: Arrays, scores: str, order: list[int]) -> Arrays:
+    """Predictors with the boxes as x, y, width, height, and the rows of each anchor's scores in an
+    order.
+    """
+    moved = dict(arrays)
+    for name, array in arrays.items():
+        rows = {"reg": [1, 0, 3, 2], scores: order}
+        for part, order_ in rows.items():
+            if order_ and re.search(rf"{part}\w*\.(?:module_list\.)?\d\.1\.(weight|bias)$", name):
+                grouped = array.reshape(-1, len(order_), *array.shape[1:])
+                moved[name] = grouped[:, order_].reshape(array.shape)
+    return moved
 
 
 LAYOUTS: dict[str, Callable[[Checkpoint], Arrays]] = {

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from .checkpoint import Checkpoint as Checkpoint
     from .datasets import Dataset as Dataset
     from .datasets import read_dataset as read_dataset
+    from .detector import Detector as Detector
     from .errors import UserError as UserError
     from .evaluation import Evaluation as Evaluation
     from .evaluation import evaluate as evaluate
@@ -27,16 +28,23 @@ if TYPE_CHECKING:
     from .images import decode as decode
     from .int8 import Int8Checkpoint as Int8Checkpoint
     from .int8 import QuantizedCheckpoint as QuantizedCheckpoint
+    from .loading import load as load
     from .model import Model as Model
     from .model import Prediction as Prediction
-    from .model import load as load
+    from .results import Detections as Detections
+    from .results import Segmentation as Segmentation
     from .runtime.quantize import quantize as quantize
+    from .segmenter import Segmenter as Segmenter
     from .zoo import models as models
 
 _HOMES = {
     "Architecture": "architecture",
     "Checkpoint": "checkpoint",
     "Dataset": "datasets",
+    "Detections": "results",
+    "Detector": "detector",
+    "Segmentation": "results",
+    "Segmenter": "segmenter",
     "Evaluation": "evaluation",
     "Model": "model",
     "Prediction": "model",
@@ -47,7 +55,7 @@ _HOMES = {
     "decode": "images",
     "evaluate": "evaluation",
     "layers": "graph",
-    "load": "model",
+    "load": "loading",
     "models": "zoo",
     "network": "graph",
     "quantize": "runtime.quantize",

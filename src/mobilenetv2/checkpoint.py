@@ -56,7 +56,7 @@ class Checkpoint:
     arrays: Mapping[str, FloatArray] = field(repr=False)
     labels: tuple[str, ...] = ()
     preprocessing: Preprocessing = field(default_factory=Preprocessing)
-    provenance: dict[str, Any] = field(default_factory=dict)
+    provenance: dict[str, Any] = field(default_factory=dict, repr=False)
     notes: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
@@ -259,8 +259,10 @@ def description_without_background(
     """The architecture and labels of a classifier without its class 0, the background.
 
     Raises:
-        ModelFileError: Class 0 is not named "background".
+        ModelFileError: Class 0 is not named "background", or the model does not classify.
     """
+    if architecture.head.task != "classification":
+        raise ModelFileError(f"the background of a model for {architecture.head.task} is needed")
     if labels[:1] != (BACKGROUND,):
         raise ModelFileError("class 0 is not the background; there is nothing to drop")
     fewer = architecture.with_classes(architecture.classes - 1)
@@ -273,7 +275,8 @@ def background_note(checkpoint: Any) -> str | None:
     Args:
         checkpoint: A checkpoint of any type.
     """
-    if tuple(checkpoint.labels[:1]) != (BACKGROUND,):
+    classifies = checkpoint.architecture.head.task == "classification"
+    if not classifies or tuple(checkpoint.labels[:1]) != (BACKGROUND,):
         return None
     return (
         f"class 0 is the background, so that every other index is one higher than among "

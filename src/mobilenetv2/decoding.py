@@ -125,6 +125,8 @@ def decode(
     except MemoryError:
         raise ImageError(f"{name}: too large for this machine's memory") from None
     except Exception as error:  # Pillow's plugins may raise anything on damaged files
+        if isinstance(error, OSError) and error.strerror:  # of the system, not of Pillow
+            raise ImageError(f"{name}: cannot be read: {error.strerror}") from error
         raise ImageError(f"{name}: cannot be decoded: {error or type(error).__name__}") from error
     if remark:
         warn(f"{name}: {remark}")

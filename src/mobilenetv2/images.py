@@ -47,6 +47,17 @@ def as_image(source: OneImage, *, max_pixels: int | None = None) -> Image | NDAr
     return decode(source, max_pixels=max_pixels)
 
 
+def to_image(image: Image | NDArray[np.uint8]) -> Image:
+    """An image that is decoded already, as an RGB image of Pillow.
+
+    Raises:
+        ImageError: An array of another shape or type, or an image of an unknown range of values.
+    """
+    import numpy as np
+
+    return to_rgb(_from_array(image) if isinstance(image, np.ndarray) else image)
+
+
 PerChannel = Annotated[float, Meta(ge=-1e6, le=1e6)]
 ONE_OR_THREE = Meta(min_length=1, max_length=3, description="one or three numbers")
 
@@ -59,7 +70,8 @@ class Preprocessing(Record):
         size: (height, width) of the result.
         resize: "short_side": resize so that the image just covers the crop divided by
             `crop_fraction`, then crop the centre; "stretch": resize the whole image to `size`,
-            whatever its aspect ratio.
+            whatever its aspect ratio; "fit": resize the whole image as large as `size` holds, at the
+            top left, and fill the rest with the mean.
         crop_fraction: Side of the crop over side of the resized image: 0.875 is 224 out of 256.
         interpolation: Pillow's filter, which averages when it shrinks: "nearest", "bilinear",
             "bicubic", "lanczos".
@@ -73,7 +85,7 @@ class Preprocessing(Record):
     noun: ClassVar[str] = "preprocessing"
 
     size: Size = (224, 224)
-    resize: Literal["short_side", "stretch"] = "short_side"
+    resize: Literal["short_side", "stretch", "fit"] = "short_side"
     crop_fraction: Annotated[float, Meta(ge=0.1, le=1)] = 0.875
     interpolation: Literal["nearest", "bilinear", "bicubic", "lanczos"] = "bilinear"
     mean: Annotated[tuple[PerChannel, ...], ONE_OR_THREE] = (0.5, 0.5, 0.5)
@@ -98,6 +110,8 @@ class Preprocessing(Record):
         resized = f"resized to cover {rows} x {columns}, centre crop {height} x {width}"
         if self.resize == "stretch":
             resized = f"stretched to {height} x {width}"
+        elif self.resize == "fit":
+            resized = f"resized to fit {height} x {width}, filled with the mean"
         mean, std = (", ".join(f"{x:g}" for x in values) for values in (self.mean, self.std))
         return f"{resized}, {self.interpolation}; mean {mean}; std {std}"
 
@@ -106,6 +120,8 @@ class Preprocessing(Record):
         height, width = self.size
         if self.resize == "stretch":
             shape = f"stretched to {height} x {width}"
+        elif self.resize == "fit":
+            shape = f"long side fits {height} x {width}"
         else:
             side = round(min(self.size) / self.crop_fraction)
             shape = f"short side {side}, crop {height} x {width}"
@@ -128,16 +144,19 @@ class Preprocessing(Record):
         import numpy as np
         from PIL import Image
 
-        image = as_image(image)
-        image = to_rgb(_from_array(image) if isinstance(image, np.ndarray) else image)
+        image = to_image(as_image(image))
         if self.channels == 1:
             image = image.convert("L")
         filter_ = Image.Resampling[self.interpolation.upper()]
         height, width = self.size
+        rows, columns = self.resized(image.height, image.width)
         if self.resize == "stretch":
             image = image.resize((width, height), filter_)
+        elif self.resize == "fit":
+            whole = Image.new(image.mode, (width, height), self._fill())
+            whole.paste(image.resize((columns, rows), filter_))
+            image = whole
         else:
-            rows, columns = self.resized(image.height, image.width)
             if rows * columns <= MAX_RESIZED_PIXELS:
                 if (rows, columns) != (image.height, image.width):
                     image = image.resize((columns, rows), filter_)
@@ -151,14 +170,35 @@ class Preprocessing(Record):
         return pixels.reshape(height, width, self.channels)
 
     def resized(self, height: int, width: int) -> tuple[int, int]:
-        """(height, width) of the resized image before the crop.
+        """(height, width) of the resized image, before it is cropped or filled up.
 
-        This is torchvision's `Resize`, extended to crops that are not square.
+        For "short_side" this is torchvision's `Resize`, extended to crops that are not square.
         """
+        if self.resize == "stretch":
+            return self.size
+        if self.resize == "fit":
+            scale = min(self.size[0] / height, self.size[1] / width)
+            return max(1, round(height * scale)), max(1, round(width * scale))
         rows, columns = (round(side / self.crop_fraction) for side in self.size)
         if rows / height >= columns / width:
             return rows, int(rows * width / height)
         return int(columns * height / width), columns
+
+    def place(self, height: int, width: int) -> tuple[int, int, int, int]:
+        """Where an image of (height, width) lies in the pixels: (top, left, rows, columns).
+
+        Negative where it was cropped. The point (y, x) of the image is the point
+        (top + y * rows / height, left + x * columns / width) of the pixels.
+        """
+        rows, columns = self.resized(height, width)
+        if self.resize != "short_side":
+            return 0, 0, rows, columns
+        top, left = (crop_offset(a, b) for a, b in zip((rows, columns), self.size, strict=True))
+        return -top, -left, rows, columns
+
+    def _fill(self) -> tuple[int, ...]:
+        """The mean as a pixel."""
+        return tuple(min(255, max(0, round(255 * mean))) for mean in self.mean)
 
     def scale_offset(self) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
         """Scale and offset per channel, float64; pixel * scale + offset is the normalised value."""

@@ -115,12 +115,12 @@ class Int8Checkpoint:
     layers: Mapping[str, Int8Layer] = field(repr=False)
     image_scale: float
     image_zero_points: tuple[int, ...]
-    activations: Mapping[str, Activation]
+    activations: Mapping[str, Activation] = field(repr=False)
     rounding: str = "nearest"
     pooling: str = "mean"
     labels: tuple[str, ...] = ()
     preprocessing: Preprocessing = field(default_factory=Preprocessing)
-    provenance: dict[str, Any] = field(default_factory=dict)
+    provenance: dict[str, Any] = field(default_factory=dict, repr=False)
     notes: tuple[str, ...] = ()
     signed: bool = False
 

@@ -8,6 +8,13 @@ from .errors import ModelFileError
 from .files import read_text
 
 BACKGROUND = "background"  # class 0 of TensorFlow's weights, before the 1000
+BACKGROUND_NAMES = (BACKGROUND, "__background__", "???")  # in label files of detectors
+
+VOC = (  # of Pascal VOC, in the order of its masks
+    "background", "aeroplane", "bicycle", "bird", "boat", "bottle", "bus", "car", "cat", "chair", "cow",
+    "diningtable", "dog", "horse", "motorbike", "person", "pottedplant", "sheep", "sofa", "train",
+    "tvmonitor",
+)  # fmt: skip
 
 
 def imagenet_labels(classes: int) -> tuple[str, ...]:
@@ -34,17 +41,27 @@ def has_background(labels: tuple[str, ...]) -> bool:
     return labels[:1] == (BACKGROUND,)
 
 
-def read_labels(path: Path, classes: int) -> tuple[str, ...]:
+def read_labels(path: Path, classes: int, background: bool = True) -> tuple[str, ...]:
     """The labels in a UTF-8 text file with one label per line, in the order of the classes.
+
+    What follows an empty line behind the last class is a remark.
 
     Args:
         path: The file.
         classes: The number of the model's classes.
+        background: Whether the model counts a background as a class; detectors do not, and a first
+            line that names it is left out.
 
     Raises:
         ModelFileError: No such file, not text, or a different number of lines than of classes.
     """
-    names = tuple(line.strip() for line in read_text(path, "utf-8-sig").rstrip().splitlines())
+    text = read_text(path, "utf-8-sig").rstrip()
+    # not `splitlines`, for which lines also end at U+0085, U+2028 and a form feed
+    names = tuple(line.strip() for line in text.split("\n")) if text else ()
+    if not background and len(names) > classes and names[0].lower() in BACKGROUND_NAMES:
+        names = names[1:]
+    if names[classes : classes + 1] == ("",):
+        names = names[:classes]
     if len(names) != classes:
         hint = (
             ": is it with or without the background class?"

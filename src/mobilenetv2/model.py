@@ -1,4 +1,4 @@
-"""The public face: `load` a model by file or name, then classify images with it. No PyTorch."""
+"""A checkpoint ready to run, which classifies or describes images. No PyTorch."""
 
 from __future__ import annotations
 
@@ -6,14 +6,13 @@ import os
 from collections.abc import Callable, Generator, Iterable, Iterator
 from contextlib import closing
 from dataclasses import dataclass
-from pathlib import Path
-from typing import IO, TYPE_CHECKING, Any, TypeVar, overload
+from typing import TYPE_CHECKING, Any, TypeVar, overload
 
 import numpy as np
 from numpy.typing import NDArray
 
 from .errors import ImageError, UserError
-from .images import as_image
+from .images import as_image, to_image
 from .pipeline import map_images
 from .runtime import Engine
 
@@ -22,6 +21,7 @@ if TYPE_CHECKING:
     from .int8 import AnyCheckpoint
 
 Source = TypeVar("Source")
+Output = TypeVar("Output")
 Result = TypeVar("Result")
 
 
@@ -58,6 +58,11 @@ class Model:
         self.checkpoint = checkpoint
         self._arguments = checkpoint, threads, isa
         self.engine = Engine(checkpoint, threads, isa)
+
+    def __repr__(self) -> str:
+        a, kind = self.checkpoint.architecture, type(self.checkpoint).__name__
+        height, width = self.checkpoint.preprocessing.size
+        return f"Model({kind} of width {a.width_mult:g}, head {a.head}, pixels {height} x {width})"
 
     def __reduce__(self) -> tuple[type[Model], tuple[Any, ...]]:
         return type(self), self._arguments
@@ -112,7 +117,7 @@ class Model:
                 return self._predictions(logits, top)
 
             with closing(self.map_images(image, use)) as results:
-                return [_raised(result) for _, result in results]
+                return [raised(result) for _, result in results]
         pixels = self.checkpoint.preprocessing(as_image(image))
         return self._predictions(self(pixels[None])[0], top)
 
@@ -199,14 +204,37 @@ class Model:
             Each source with the result of `use`, or with its error.
         """
 
+        def used(source: Source, size: tuple[int, int], logits: NDArray[np.float32]) -> Result:
+            return use(source, logits)
+
+        return self.map_sized(sources, used, run or self.engine, open_source, max_pixels=max_pixels)
+
+    def map_sized(
+        self,
+        sources: Iterable[Source],
+        use: Callable[[Source, tuple[int, int], Output], Result],
+        run: Callable[[NDArray[np.uint8], bool], Iterable[Output]],
+        open_source: Callable[[Source], Any] = lambda source: source,
+        *,
+        max_pixels: int | None = None,
+    ) -> Generator[tuple[Source, Result | ImageError], None, None]:
+        """As `map_images`; `use` gets the (height, width) of the image too, and whatever `run` gives
+        for it.
+        """
         if isinstance(sources, str | bytes | os.PathLike):
             raise UserError(f"a list of files is needed, not one: [{sources!r:.80}]")
 
-        def prepare(source: Source) -> NDArray[np.uint8]:
-            image = as_image(open_source(source), max_pixels=max_pixels)
-            return self.checkpoint.preprocessing(image)
+        def prepare(source: Source) -> tuple[NDArray[np.uint8], tuple[int, int]]:
+            image = to_image(as_image(open_source(source), max_pixels=max_pixels))
+            return self.checkpoint.preprocessing(image), (image.height, image.width)
 
-        return map_images(sources, prepare, run or self.engine, use, self.engine.threads)
+        return map_images(sources, prepare, run, use, self.engine.threads)
+
+    def class_names(self) -> tuple[str, ...]:
+        """The labels, or "class 0" and so on where the model has none."""
+        checkpoint = self.checkpoint
+        numbered = (f"class {index}" for index in range(checkpoint.architecture.classes))
+        return tuple(checkpoint.labels) or tuple(numbered)
 
     def check_classifies(self) -> None:
         """Refuses a model that is not a classifier.
@@ -229,47 +257,12 @@ class Model:
         probabilities = np.exp(logits.astype(np.float64) - logits.max())
         probabilities /= probabilities.sum()
         order = np.argsort(-probabilities, kind="stable")[:top]
-        labels = self.checkpoint.labels
-        return [
-            Prediction(labels[i] if labels else f"class {i}", int(i), float(probabilities[i]))
-            for i in order
-        ]
+        names = self.class_names()
+        return [Prediction(names[i], int(i), float(probabilities[i])) for i in order]
 
 
-def _raised(result: Result | ImageError) -> Result:
+def raised(result: Result | ImageError) -> Result:
+    """The result, unless it is an error, which is raised."""
     if isinstance(result, ImageError):
         raise result
     return result
-
-
-def load(
-    name: str | os.PathLike[str] | bytes | IO[bytes],
-    threads: int | None = None,
-    isa: str | None = None,
-    *,
-    int8: bool = True,
-    weights_of: str | None = None,
-) -> Model:
-    """A model by file (any format that `formats.read` knows) or by a name of
-    `mobilenetv2.models()`.
-
-    Args:
-        name: The file or name; or the content of a model file, as bytes or as an open binary file.
-        threads: As for `Model`.
-        isa: As for `Model`.
-        int8: Whether a quantised .tflite file runs in int8; False: its weights become float32.
-        weights_of: Of a PyTorch file with several sets of weights: "ema" for averages over the
-            training, "raw" for those that they are averages of, or a name in the file. Default: the
-            averages, if there are any.
-
-    Raises:
-        ModelFileError: Neither a readable model file nor a known name.
-        DownloadError: A published model could not be fetched.
-        UserError: As for `Model`.
-    """
-    from .formats import open_checkpoint, read_content
-
-    if isinstance(name, str | os.PathLike):
-        file = Path(name) if isinstance(name, os.PathLike) else name
-        return Model(open_checkpoint(file, int8=int8, weights_of=weights_of), threads, isa)
-    return Model(read_content(name, int8, weights_of), threads, isa)

@@ -24,7 +24,7 @@ from decimal import ROUND_DOWN, ROUND_HALF_UP, Decimal
 from .architecture import V1, Architecture, OutputStride
 from .cost import Cost, network_cost, regular_convolution_macs
 from .graph import layers
-from .heads import Classifier, DeepLab
+from .heads import SSD, Classifier, DeepLab, Features, Head, SSDLite
 
 VERDICTS = ("match", "irreproducible", "quoted", "off")
 TOLERANCE = 0.015
@@ -51,6 +51,28 @@ class Table4Row:
 
     network: str
     top1: float
+    parameters: str
+    macs: str
+    cpu_ms: int | None
+
+
+@dataclass(frozen=True)
+class Table5Row:
+    """One detection head on MobileNetV2 alone, the backbone left out: parameters, multiply-adds."""
+
+    head: str
+    parameters: str
+    macs: str
+
+
+@dataclass(frozen=True)
+class Table6Row:
+    """One detector on COCO: mAP on test-dev, parameters, multiply-adds, milliseconds on one core of a
+    Pixel 1.
+    """
+
+    network: str
+    map: float
     parameters: str
     macs: str
     cpu_ms: int | None
@@ -103,6 +125,19 @@ TABLE_4 = (  # Sandler et al. 2018, v4
     Table4Row("NasNet-A",          74.0, "5.3M", "564M", 183),
     Table4Row("MobileNetV2",       72.0, "3.4M", "300M", 75),
     Table4Row("MobileNetV2 (1.4)", 74.7, "6.9M", "585M", 143),
+)
+TABLE_5 = (  # Sandler et al. 2018, v4
+    #         head       params   MAdds
+    Table5Row("SSD",     "14.8M", "1.25B"),
+    Table5Row("SSDLite", "2.1M",  "0.35B"),
+)
+TABLE_6 = (  # Sandler et al. 2018, v4; the first three are quoted from the paper of YOLO9000
+    #         network              mAP   params   MAdd     CPU ms
+    Table6Row("SSD300",            23.2, "36.1M", "35.2B", None),
+    Table6Row("SSD512",            26.8, "36.1M", "99.5B", None),
+    Table6Row("YOLOv2",            21.6, "50.7M", "17.5B", None),
+    Table6Row("MNet V1 + SSDLite", 22.2, "5.1M",  "1.3B",  270),
+    Table6Row("MNet V2 + SSDLite", 22.1, "4.3M",  "0.8B",  200),
 )
 TABLE_7 = (  # Sandler et al. 2018, v4; V2's heads stand on the 320-channel map
     #         network       OS  ASPP   MF     mIOU   params    MAdds
@@ -158,6 +193,7 @@ IRREPRODUCIBLE = {  # (table, row, column): why
     ("Table 3", "MobileNetV2", "14x14"): NO_SINGLE_RULE,
     ("Table 3", "MobileNetV2", "7x7"): NO_SINGLE_RULE,
     ("Table 4", "MobileNetV2 (1.4)", "params"): "TF-slim publishes 6.06M for this network",
+    ("Table 5", "SSDLite", "MAdds"): "exactly twice ours: multiplications and additions apart",
     ("Table 7", "MNet V2*, OS 16, ASPP", "MAdds"): f"{BRANCHES}: 5.82B {PADDED}",
     ("Table 7", "MNet V2*, OS 8, ASPP, MF", "MAdds"): f"{BRANCHES}: 387.5B {PADDED}",
     (
@@ -173,8 +209,12 @@ NETWORKS = {  # those of the tables that this package describes
     "MobileNetV2": Architecture(),
     "MobileNetV2 (1.4)": Architecture(width_mult=1.4),
     "MNet V1": V1,
+    "MNet V1 + SSDLite": V1,
+    "MNet V2 + SSDLite": Architecture(),
     "MNet V2*": Architecture(),
 }
+DETECTOR_SIDE = 320
+DETECTION_HEADS: dict[str, Head] = {"SSD": SSD(80, predictor_kernel=3), "SSDLite": SSDLite(80)}
 TABLE_7_SIDE = 513
 MULTI_SCALES = (0.5, 0.75, 1.0, 1.25, 1.5, 1.75)  # Appendix B; each image also mirrored
 
@@ -184,7 +224,7 @@ class Comparison:
     """One printed figure beside ours.
 
     Attributes:
-        table: "Table 3", "Table 4", "Table 7", "Section 3.1" or "TF-slim".
+        table: "Table 3" to "Table 7", "Section 3.1" or "TF-slim".
         row: The network.
         column: "params", "MAdds", or in Table 3 a resolution (bytes).
         printed: The figure as it is printed.
@@ -206,10 +246,18 @@ class Comparison:
 
 
 def compare() -> tuple[Comparison, ...]:
-    """Counts every network of the paper's Tables 3, 4 and 7 and of TF-slim's list, and compares
+    """Counts every network of the paper's Tables 3 to 7 and of TF-slim's list, and compares
     figure by figure.
     """
-    return (*_saving(), *_table_3(), *_table_4(), *_table_7(), *_slim())
+    return (
+        *_saving(),
+        *_table_3(),
+        *_table_4(),
+        *_table_5(),
+        *_table_6(),
+        *_table_7(),
+        *_slim(),
+    )
 
 
 def printed_value(printed: str) -> Decimal:
@@ -268,6 +316,30 @@ def _table_4() -> Iterator[Comparison]:
             parameters, macs = cost.parameters_without_batch_norm, cost.macs
         yield _cell("Table 4", row.network, "params", row.parameters, parameters)
         yield _cell("Table 4", row.network, "MAdds", row.macs, macs)
+
+
+def _table_5() -> Iterator[Comparison]:
+    backbone = _detector_cost(NETWORKS["MobileNetV2"], Features())
+    for row in TABLE_5:
+        cost = _detector_cost(NETWORKS["MobileNetV2"], DETECTION_HEADS[row.head])
+        parameters = cost.parameters_without_batch_norm - backbone.parameters_without_batch_norm
+        yield _cell("Table 5", row.head, "params", row.parameters, parameters)
+        yield _cell("Table 5", row.head, "MAdds", row.macs, cost.macs - backbone.macs)
+
+
+def _table_6() -> Iterator[Comparison]:
+    for row in TABLE_6:
+        parameters = macs = None
+        if row.network in NETWORKS:
+            cost = _detector_cost(NETWORKS[row.network], DETECTION_HEADS["SSDLite"])
+            parameters, macs = cost.parameters_without_batch_norm, cost.macs
+        yield _cell("Table 6", row.network, "params", row.parameters, parameters)
+        yield _cell("Table 6", row.network, "MAdds", row.macs, macs)
+
+
+def _detector_cost(backbone: Architecture, head: Head) -> Cost:
+    size = (DETECTOR_SIDE, DETECTOR_SIDE)
+    return network_cost(replace(backbone, head=head, padding="same", resolution=size))
 
 
 def _table_7() -> Iterator[Comparison]:

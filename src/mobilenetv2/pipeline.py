@@ -20,14 +20,15 @@ from .errors import ImageError, NotFiniteError
 Source = TypeVar("Source")
 Output = TypeVar("Output")
 Result = TypeVar("Result")
+Size = tuple[int, int]  # height, width
 GROUP = 4  # images that a worker runs at once: the weights are read once for all of them
 
 
 def map_images(
     sources: Iterable[Source],
-    prepare: Callable[[Source], NDArray[np.uint8]],
+    prepare: Callable[[Source], tuple[NDArray[np.uint8], Size]],
     run: Callable[[NDArray[np.uint8], bool], Iterable[Output]],
-    use: Callable[[Source, Output], Result],
+    use: Callable[[Source, Size, Output], Result],
     workers: int,
 ) -> Generator[tuple[Source, Result | ImageError], None, None]:
     """Maps many images to results on several threads.
@@ -38,44 +39,46 @@ def map_images(
     Args:
         sources: Whatever `prepare` takes. They are read one by one while the work goes on, so that
             there may be any number of them.
-        prepare: Gives the pixels of an image, (H, W, C), of one shape for all; may raise
-            `ImageError`.
+        prepare: Gives the pixels of an image, (H, W, C), of one shape for all, and the size that it
+            had; may raise `ImageError`.
         run: Called with a batch of pixels (N, H, W, C), and with whether the calling thread has
             to do all of the work; gives the output of each image. May raise `NotFiniteError`: then
             it is called with each image alone.
-        use: Called with each source and its output.
+        use: Called with each source, its size and its output.
         workers: The number of threads.
 
     Yields:
         Each source with its result, or with its `ImageError`, in the order of the sources.
     """
 
-    def prepared(source: Source) -> NDArray[np.uint8] | ImageError:
+    def prepared(source: Source) -> tuple[NDArray[np.uint8], Size] | ImageError:
         try:
             return prepare(source)
         except ImageError as error:
             return error
 
-    def alone(source: Source, pixels: NDArray[np.uint8], one_thread: bool) -> Result | ImageError:
+    def alone(
+        source: Source, pixels: NDArray[np.uint8], size: Size, one_thread: bool
+    ) -> Result | ImageError:
         try:
             (output,) = run(pixels[None], one_thread)
         except NotFiniteError as error:
             name = source if isinstance(source, Path) else getattr(source, "name", source)
             return NotFiniteError(f"{name}: {error}")
-        return use(source, output)
+        return use(source, size, output)
 
     def results(group: list[Source], one_thread: bool) -> list[Result | ImageError]:
         images = [prepared(source) for source in group]
-        pixels = [image for image in images if not isinstance(image, ImageError)]
+        pixels = [image[0] for image in images if not isinstance(image, ImageError)]
         try:
             outputs = iter(run(np.stack(pixels), one_thread) if pixels else ())
         except NotFiniteError:
             return [
-                image if isinstance(image, ImageError) else alone(source, image, one_thread)
+                image if isinstance(image, ImageError) else alone(source, *image, one_thread)
                 for source, image in zip(group, images)
             ]
         return [
-            image if isinstance(image, ImageError) else use(source, next(outputs))
+            image if isinstance(image, ImageError) else use(source, image[1], next(outputs))
             for source, image in zip(group, images)
         ]
 

@@ -9,10 +9,10 @@ from __future__ import annotations
 import re
 
 # C0, DEL and C1; marks that change the direction of text; separators of lines and paragraphs;
-# surrogates, which stand for the bytes of a file name that are not UTF-8; and a backslash that
-# would be read as the start of one of our own escapes.
+# surrogates, which stand for the bytes of a file name that are not UTF-8; the invisible mark of
+# byte order; and a backslash that would be read as the start of one of our own escapes.
 _ESCAPED = re.compile(
-    "[\x00-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069\ud800-\udfff]"
+    "[\x00-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069\ud800-\udfff\ufeff]"
     r"|\\(?=x[0-9A-Fa-f]{2}|u[0-9A-Fa-f]{4})"
 )
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import io
 import os
+import re
 import sys
 from collections.abc import Sequence
 from contextlib import suppress
@@ -16,6 +17,7 @@ from .benchmark import benchmark
 from .classify import classify
 from .convert import convert
 from .cost import cost
+from .detect import detect
 from .evaluate import evaluate
 from .explain import explain
 from .features import features
@@ -24,6 +26,7 @@ from .models import models
 from .options import Commands, instead
 from .output import notify, show_warnings_as_lines, use_utf8
 from .quantize import quantize
+from .segment import segment
 from .train import train
 
 FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO)  # what stdout was redirected to
@@ -33,7 +36,7 @@ FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO)  # what stdout was r
 @click.version_option(package_name="mobilenetv2")
 def main() -> None:
     """MobileNetV2, complete: count its cost, convert published weights, quantise them, train,
-    classify images, measure accuracy and speed.
+    classify, detect and segment images, measure accuracy and speed.
 
     Results go to stdout, progress and errors to stderr. Exit codes: 0 done; 1 it ran, but a
     check failed or some inputs could not be read; 2 wrong usage, a missing file or a missing extra;
@@ -41,7 +44,8 @@ def main() -> None:
 
 
 for command in (
-    benchmark, classify, convert, cost, evaluate, explain, features, inspect, models, quantize, train,
+    benchmark, classify, convert, cost, detect, evaluate, explain, features, inspect, models, quantize,
+    segment, train,
 ):  # fmt: skip
     main.add_command(command)
 
@@ -90,8 +94,11 @@ def run(arguments: Sequence[str] | None = None) -> int:
 
 
 def _check_words(words: Sequence[str]) -> None:
-    """Refuses arguments that no shell can give, and no file can be called."""
-    for word in words:
+    """Refuses arguments that no shell can give, that no file can be called, and empty ones."""
+    for before, word in zip(("", *words), words):
+        if not word or re.fullmatch("--[a-z-]+=", word):
+            option = f"{before} " if before.startswith("-") else ""
+            raise UserError(f"{option}{word or repr(word)}: an empty argument: a value is missing")
         try:
             if b"\0" in os.fsencode(word):
                 raise UserError(f"{word!r}: an argument with a NUL character")

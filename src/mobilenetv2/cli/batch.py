@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+import io
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from pathlib import Path, PurePath
 from typing import TYPE_CHECKING, TypeVar
 
 import click
 
 from .output import notify, progress, show_image_warnings
+from .overwriting import refuse_overwritten
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -31,7 +34,7 @@ class Batch:
         samples: The images.
 
     Raises:
-        click.UsageError: There is no image.
+        click.UsageError: There is no image, or an output of the command is one of them.
     """
 
     def __init__(
@@ -46,6 +49,7 @@ class Batch:
             notify(line)
         if not inputs.samples:
             raise click.UsageError(f"no images to {verb}")
+        refuse_overwritten(inputs.samples, inputs.lists)
         self.samples = inputs.samples
         self._max_pixels = max_pixels
         self._arguments = len(inputs.problems) + len(inputs.samples)
@@ -76,3 +80,48 @@ class Batch:
         if failed:
             notify(f"{failed} of {self._arguments} could not be read")
         return 1 if failed else 0
+
+
+class Pictures:
+    """PNG files in a folder, one for each image of a batch, named after the images.
+
+    Args:
+        folder: Made where it does not exist; None: no files.
+        suffix: Between the name of the image, without its own suffix, and ".png".
+        batch: Where the images come from.
+
+    Raises:
+        UserError: A file would take the place of one of the images.
+    """
+
+    def __init__(self, folder: Path | None, suffix: str, batch: Batch) -> None:
+        from ..errors import UserError
+
+        self._folder, self._batch = folder, batch
+        ending = f".{suffix}.png" if suffix else ".png"
+        self._paths: dict[str, Path] = {}
+        if folder is None:
+            return
+        taken: dict[str, int] = {}
+        for sample in batch.samples:
+            stem = PurePath(sample.name).stem
+            taken[stem] = number = taken.get(stem, 0) + 1
+            path = folder / (stem + (f"-{number}" if number > 1 else "") + ending)
+            if path.exists() and Path(sample.name).exists() and path.samefile(sample.name):
+                raise UserError(f"{path} is one of the images: give another folder")
+            self._paths[sample.name] = path
+        folder.mkdir(parents=True, exist_ok=True)
+
+    def save(self, sample: Sample, save: Callable[[Path], None]) -> None:
+        """Calls `save` with the file of an image."""
+        if self._folder is not None:
+            save(self._paths[sample.name])
+
+    def write(self, sample: Sample, draw: Callable[[Image], Image]) -> None:
+        """Writes what `draw` makes of an image."""
+        if self._folder is not None:
+            from ..files import write_atomically
+
+            content = io.BytesIO()
+            draw(self._batch.decode(sample)).save(content, "PNG")
+            write_atomically(self._paths[sample.name], content.getbuffer())

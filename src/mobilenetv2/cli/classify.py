@@ -64,7 +64,7 @@ def classify(
     per line. Images that cannot be read are named on stderr, the others are classified, and the
     exit code is 1."""
     from ..checkpoint import background_note
-    from ..model import load
+    from ..loading import load
 
     batch = Batch(paths, "classify", stretch=stretch, max_pixels=max_pixels)
     model = load(model_name)

@@ -6,12 +6,12 @@ from pathlib import Path
 
 import click
 
-from .output import notify, notify_notes
+from .output import OutputPath, notify, notify_notes
 
 
 @click.command()
 @click.argument("source", metavar="IN")
-@click.argument("target", metavar="OUT", type=click.Path(dir_okay=False, path_type=Path))
+@click.argument("target", metavar="OUT", type=OutputPath(".safetensors"))
 @click.option(
     "--labels",
     type=click.Path(dir_okay=False, path_type=Path),
@@ -44,18 +44,15 @@ def convert(
     from dataclasses import replace
 
     from ..checkpoint import Checkpoint, background_note
-    from ..errors import ModelFileError
     from ..formats import open_checkpoint
     from ..labels import read_labels
 
-    if target.suffix != ".safetensors":
-        raise click.UsageError(f"OUT must end in .safetensors, not {target.name!r}")
-    if not target.parent.is_dir():
-        raise ModelFileError(f"{target}: the folder {target.parent} does not exist")
     checkpoint = open_checkpoint(source, int8=not floats, weights_of=weights_of)
     if labels is not None:
+        architecture = checkpoint.architecture
+        counted = architecture.head.task != "detection"
         checkpoint = replace(
-            checkpoint, labels=read_labels(labels, checkpoint.architecture.classes)
+            checkpoint, labels=read_labels(labels, architecture.classes, background=counted)
         )
     if drop_background:
         checkpoint = checkpoint.without_background()

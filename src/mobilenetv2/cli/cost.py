@@ -56,7 +56,7 @@ DESCRIBING = (
 )
 @click.option(
     "--head",
-    type=click.Choice(["classifier", "features", "deeplabv3", "deeplabv3_aspp"]),
+    type=click.Choice(["classifier", "features", "deeplabv3", "deeplabv3_aspp", "ssd", "ssdlite"]),
     help="What stands on the backbone.  [default: classifier]",
 )
 @click.option(
@@ -84,7 +84,7 @@ def cost(model: str | None, paper: bool, format_: str, **options: Any) -> int | 
     "parameters_without_batch_norm" counts as TF-slim does. "receptive_field" is the side, in
     pixels, of what one output value sees.
 
-    --paper recomputes Tables 3, 4 and 7 and the 22 networks that TF-slim published; exit code 1 if
+    --paper recomputes Tables 3 to 7 and the 22 networks that TF-slim published; exit code 1 if
     a figure is off."""
     given = {name: value for name, value in options.items() if value is not None}
     if paper:
@@ -125,6 +125,8 @@ def _described(given: dict[str, Any]) -> Architecture:
     described = replace(
         base, **{field: given[name] for name, field in fields.items() if name in given}
     )
+    if "classes" in given and not described.classes:
+        raise click.UsageError("--head features has no classes; leave out --classes")
     return described.with_classes(given["classes"]) if "classes" in given else described
 
 

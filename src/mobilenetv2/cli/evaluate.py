@@ -20,6 +20,7 @@ from .output import (
     write_properties,
     write_rows,
 )
+from .overwriting import refuse_overwritten
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -81,12 +82,13 @@ def evaluate(
     from ..datasets import read_dataset, repeated_images
     from ..evaluation import contact_sheet, how_named
     from ..evaluation import evaluate as run
-    from ..model import load
+    from ..loading import load
 
     if wrong_only and predictions is None:
         raise click.UsageError("--wrong-only chooses what --predictions FILE gets: give that too")
     show_image_warnings()
     dataset = read_dataset(data, split)
+    refuse_overwritten(dataset.samples)
     dataset = dataset.stretched() if stretch else dataset
     for problem in (*dataset.problems, *repeated_images(dataset)):
         notify(problem)

@@ -11,6 +11,7 @@ import click
 
 from .options import model_argument, stretch_option, threads_option
 from .output import (
+    OutputPath,
     format_option,
     notify,
     notify_notes,
@@ -49,7 +50,7 @@ COLUMNS = (
     "--output",
     "target",
     required=True,
-    type=click.Path(dir_okay=False, path_type=Path),
+    type=OutputPath(".html", ".htm"),
     help="The .html file to write.",
 )
 @click.option(
@@ -99,10 +100,6 @@ def explain(
     from ..insight.report import Report
 
     show_image_warnings()
-    if target.suffix.lower() not in (".html", ".htm"):
-        raise click.UsageError(f"--output must end in .html, not {target.name!r}")
-    if not target.parent.is_dir():
-        raise ModelFileError(f"{target}: the folder {target.parent} does not exist")
     if figures is not None:
         try:
             figures.mkdir(parents=True, exist_ok=True)

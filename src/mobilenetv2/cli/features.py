@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import io
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -28,6 +28,13 @@ if TYPE_CHECKING:
 KINDS = ("npy", "npz", "csv", "parquet")
 
 
+class _FeaturesPath(OutputPath):
+    """The name of the file to write; .npy has a list of the rows' names beside it."""
+
+    def files(self, path: Path, options: Mapping[str, Any]) -> tuple[Path, ...]:
+        return (path, _beside(path)) if _kind(path, options["kind"]) == "npy" else (path,)
+
+
 @click.command()
 @click.argument("paths", nargs=-1, required=True, metavar="PATH...")
 @click.option(
@@ -35,7 +42,7 @@ KINDS = ("npy", "npz", "csv", "parquet")
     "--output",
     "target",
     required=True,
-    type=OutputPath(),
+    type=_FeaturesPath(),
     metavar="FILE",
     help="The file to write.",
 )
@@ -69,11 +76,13 @@ def features(
     channel) or .parquet (the columns "file" and "features"; needs pyarrow). Images that cannot be
     read are named on stderr and have no row, and the exit code is 1."""
     from ..errors import UserError
-    from ..model import load
+    from ..loading import load
 
-    kind = kind or target.suffix.lower().removeprefix(".")
+    kind = _kind(target, kind)
     if kind not in KINDS:
         raise click.UsageError(f"{target}: must end in .{', .'.join(KINDS)}, or give --format")
+    if kind == "npy" and target.exists() and not target.is_file():
+        raise click.UsageError(f"{target}: .npy is two files; --format npz is one")
     if kind == "parquet":
         _pyarrow()
     batch = Batch(paths, "describe", stretch=stretch, max_pixels=max_pixels)
@@ -85,6 +94,16 @@ def features(
         raise UserError(f"none of the {len(batch.samples)} images could be read")
     _write(names, vectors, target, kind)
     return batch.exit_code()
+
+
+def _kind(target: Path, kind: str | None) -> str:
+    return kind or target.suffix.lower().removeprefix(".")
+
+
+def _beside(target: Path) -> Path:
+    """The list of the names of the rows: x.files.csv of x.npy, x.txt.files.csv of x.txt."""
+    stem = target.stem if target.suffix.lower() == ".npy" else target.name
+    return target.with_name(f"{stem}.files.csv")
 
 
 def _collected(
@@ -120,9 +139,8 @@ def _write(names: list[str], vectors: NDArray[np.float32], target: Path, kind: s
     if kind == "npy":
         np.save(content, vectors)
         rows = ({"file": Path(name)} for name in names)
-        beside = target.with_name(f"{target.stem}.files.csv")
         text = rows_content(rows, ["file"], "csv")
-        write_together({target: content.getbuffer(), beside: text})
+        write_together({target: content.getbuffer(), _beside(target): text})
         return
     if kind == "npz":
         np.savez(content, files=np.array([printable(name) for name in names]), features=vectors)

@@ -11,10 +11,17 @@ from typing import Any, TypeVar
 import click
 
 from ..processors import MOST, VARIABLE
+from .overwriting import without_overwriting
 
 Command = TypeVar("Command", bound=Callable[..., Any])
 
 DEFAULT_MODEL = "cifar10"
+COMMANDS = {
+    "classification": "`mobilenetv2 classify` runs it",
+    "detection": "`mobilenetv2 detect` runs it",
+    "segmentation": "`mobilenetv2 segment` runs it",
+    "features": "`mobilenetv2 features` runs it",
+}
 
 model_option = click.option(
     "--model",
@@ -23,6 +30,28 @@ model_option = click.option(
     show_default=True,
     help="Model file, or a name from `models`.",
 )
+
+task_model_option = click.option(
+    "--model", "model_name", required=True, help="Model file, or a name from `models`."
+)
+
+
+def task_model(name: str, task: str) -> Any:
+    """The model of a name, for a command that does one task.
+
+    Raises:
+        UserError: The model does another.
+    """
+    from ..errors import UserError
+    from ..loading import load
+    from .output import notify_notes
+
+    model = load(name)
+    own = model.checkpoint.architecture.head.task
+    if own != task:
+        raise UserError(f"{name} is a model for {own}: {COMMANDS[own]}")
+    notify_notes(model.checkpoint)
+    return model
 
 
 def model_argument(required: bool = True) -> Callable[[Command], Command]:
@@ -179,7 +208,12 @@ INSTEAD = {
 
 
 class Commands(click.Group):
-    """Commands that know what other programs call their options."""
+    """Commands that know what other programs call their options, and overwrite no input."""
+
+    def add_command(self, cmd: click.Command, name: str | None = None) -> None:
+        if cmd.callback is not None:
+            cmd.callback = without_overwriting(cmd.callback)
+        super().add_command(cmd, name)
 
     def resolve_command(
         self, ctx: click.Context, args: list[str]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -12,6 +11,7 @@ import click
 
 from .options import model_argument, stretch_option, threads_option
 from .output import (
+    OutputPath,
     notify,
     notify_notes,
     progress,
@@ -19,6 +19,7 @@ from .output import (
     write_properties,
     write_rows,
 )
+from .overwriting import refuse_overwritten
 
 if TYPE_CHECKING:
     from ..datasets import Sample
@@ -42,7 +43,7 @@ COLUMNS = ("layer", "kind", "low", "high", "signal_to_noise_db", "added_percent"
     "--output",
     "target",
     required=True,
-    type=click.Path(dir_okay=False, path_type=Path),
+    type=OutputPath(".safetensors"),
     help="The .safetensors file to write.",
 )
 @click.option(
@@ -54,7 +55,7 @@ COLUMNS = ("layer", "kind", "low", "high", "signal_to_noise_db", "added_percent"
 )
 @click.option(
     "--report",
-    type=click.Path(dir_okay=False, path_type=Path),
+    type=OutputPath(),
     help="Also write all measurements, those of every layer included, to this JSON file.",
 )
 @threads_option
@@ -79,7 +80,6 @@ def quantize(
     from ..runtime.quantize import check_quantizable, doubts, read_images, to_int8
 
     show_image_warnings()
-    _check_targets(model, target, report)
     original = open_checkpoint(model)
     notify_notes(original)
     try:
@@ -90,6 +90,7 @@ def quantize(
     inputs = inputs.stretched() if stretch else inputs
     for line in (*inputs.problems, *inputs.left_out):
         notify(line)
+    refuse_overwritten(inputs.samples, inputs.lists)
     images = _evenly_spaced(inputs.samples, samples)
     with progress(3 * len(images), "quantising") as advance:
         pixels, skipped = read_images(checkpoint.preprocessing, images, advance)
@@ -120,18 +121,6 @@ def quantize(
     worst = sorted(tensors, key=lambda tensor: -tensor["added_percent"])[:WORST]
     write_rows(worst, COLUMNS, "table", "layers that add most noise")
     return 1 if skipped else 0
-
-
-def _check_targets(model: str, target: Path, report: Path | None) -> None:
-    from ..errors import ModelFileError
-
-    if target.suffix != ".safetensors":
-        raise click.UsageError(f"--output must end in .safetensors, not {target.name!r}")
-    for path in (target, report):
-        if path is not None and not path.parent.is_dir():
-            raise ModelFileError(f"{path}: the folder {path.parent} does not exist")
-    if target.exists() and os.path.exists(model) and target.samefile(model):
-        raise click.UsageError(f"--output is MODEL itself, {model}: give another name")
 
 
 def _evenly_spaced(images: Sequence[Sample], count: int) -> list[Sample]:

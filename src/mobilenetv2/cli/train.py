@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+import os
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -129,6 +130,12 @@ def _check_libraries() -> None:
     from ..errors import UserError
 
     try:
+        os.getcwd()
+    except OSError as error:  # libraries of PyTorch end the process then
+        raise UserError(
+            f"the working directory is gone ({error.strerror}): change to another one (cd)"
+        ) from None
+    try:
         from ..training import check_installed
 
         check_installed()
@@ -244,10 +251,13 @@ def _changes(options: Mapping[str, Any]) -> dict[str, Any]:
         if not equals:
             raise click.UsageError(f"--set needs NAME=VALUE, not {text!r}")
         try:
-            changes[name] = json.loads(value)
+            new = json.loads(value)
         except ValueError:
-            changes[name] = value
-    changes |= {name: options[name] for name in FIELDS if options[name] is not None}
+            new = value
+        _change(changes, name, new, "--set")
+    for name in FIELDS:
+        if options[name] is not None:
+            _change(changes, name, options[name], f"--{name.replace('_', '-')}")
     if options["freeze"]:
         if options["recipe"] not in (None, "finetune") or (
             options["weights"] is None and not options["resume"]
@@ -256,6 +266,14 @@ def _changes(options: Mapping[str, Any]) -> dict[str, Any]:
         if changes.setdefault("epochs", 0):
             raise click.UsageError("--freeze trains the head alone, which has no --epochs")
     return changes
+
+
+def _change(changes: dict[str, Any], name: str, value: Any, option: str) -> None:
+    """Adds a change of the recipe, unless there is another of the same field."""
+    if changes.setdefault(name, value) != value:
+        raise click.UsageError(
+            f"{option}: {name} {value!r} contradicts --set {name}={changes[name]}: give one"
+        )
 
 
 def _recipe(options: Mapping[str, Any], changes: Mapping[str, Any]) -> Any:

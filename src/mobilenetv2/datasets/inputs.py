@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import codecs
 import io
 import os
 import re
@@ -21,6 +22,13 @@ from .sample import Sample
 UNLABELLED = -1
 STDIN = "<stdin>"
 MOST_STDIN_BYTES = 1 << 29
+MARKS = {  # UTF-32's begins as UTF-16's
+    codecs.BOM_UTF8: "utf-8",
+    codecs.BOM_UTF32_LE: "utf-32-le",
+    codecs.BOM_UTF32_BE: "utf-32-be",
+    codecs.BOM_UTF16_LE: "utf-16-le",
+    codecs.BOM_UTF16_BE: "utf-16-be",
+}
 CONTROL = re.compile(rb"[\x01-\x08\x0b\x0c\x0e-\x1f\x7f]")
 
 
@@ -33,11 +41,13 @@ class Inputs:
         problems: What is no image, one line for each argument, file or folder; as bad as an image
             that cannot be decoded.
         left_out: What was left out of folders and archives, one line for each kind.
+        lists: The .csv lists that name images.
     """
 
     samples: tuple[Sample, ...]
     problems: tuple[str, ...] = ()
     left_out: tuple[str, ...] = ()
+    lists: tuple[str, ...] = ()
 
     def stretched(self) -> Inputs:
         """The same images, those of more than 8 bits to be decoded with `stretch`."""
@@ -70,6 +80,7 @@ class _Collector:
         self.others: dict[Path, None] = {}
         self.hidden: dict[Path, None] = {}
         self.loops: dict[Path, None] = {}
+        self.lists: list[str] = []
         self.stdin_read = False
 
     def inputs(self) -> Inputs:
@@ -84,7 +95,8 @@ class _Collector:
         ):
             if paths:
                 left_out.append(f"{what} left out: {shortened(list(map(str, paths)))}")
-        return Inputs(tuple(self.samples.values()), tuple(self.problems), tuple(left_out))
+        samples, problems = tuple(self.samples.values()), tuple(self.problems)
+        return Inputs(samples, problems, tuple(left_out), tuple(self.lists))
 
     def add(self, name: str, patterns: bool = True) -> None:
         """Adds what an argument means, or a line of a list if `patterns` is false."""
@@ -100,12 +112,16 @@ class _Collector:
         if is_folder(name):
             self._add_folder(Path(name))
         elif reason := obstacle(name):
-            matches = matching_paths(name) if patterns and reason == ABSENT else []
+            searched = patterns and reason == ABSENT
+            matches, unreadable = matching_paths(name) if searched else ([], {})
             for match in matches:
                 self.add(str(match), patterns=False)
-            if not matches:
+            for folder, why in unreadable.items():
+                self._problem(f"{folder}: {why}")
+            if not (matches or unreadable):
                 self._problem(f"{name}: {reason}")
         elif name.lower().endswith(".csv"):
+            self.lists.append(name)
             for file in read_file_column(Path(name)):
                 self._add_file(file)
         elif name.lower().endswith(".zip"):
@@ -149,10 +165,11 @@ class _Collector:
         if self.stdin_read:
             return
         self.stdin_read = True
-        content = _read_stdin()
+        content = _as_utf8(_read_stdin())
         if _is_image(content):
             self._add_sample(Sample(STDIN, UNLABELLED, InMemory(content)))
             return
+        _check_separators(content)
         count = 0
         for count, name in enumerate(_names(content), 1):
             if count > MOST_IMAGES:
@@ -160,6 +177,34 @@ class _Collector:
             self.add(located("", os.fsdecode(name)), patterns=False)
         if not count:
             raise UserError("-: stdin has neither an image nor names of images")
+
+
+def _as_utf8(content: bytes) -> bytes:
+    """Without a byte order mark, and in UTF-8 if that says UTF-16 or UTF-32, as PowerShell's `>`
+    writes it; no image begins with one.
+
+    Raises:
+        UserError: It is not in that encoding, or in UTF-16 without a mark.
+    """
+    for mark, encoding in MARKS.items():
+        if content.startswith(mark):
+            try:
+                return os.fsencode(content[len(mark) :].decode(encoding))
+            except UnicodeError as error:
+                raise UserError(f"-: stdin begins as {encoding}, but is not: {error}") from None
+    return content
+
+
+def _check_separators(content: bytes) -> None:
+    """Refuses a list with NUL characters that do not separate names: letters of UTF-16."""
+    names = content[:4096].split(b"\0")
+    letters = [name for name in names if len(name) == 1]
+    lines = {b"\n", b"\r"} & set(names[:-1])
+    spelled = 2 * len(letters) > len(names) > 1 and not all(map(os.path.lexists, letters))
+    if lines or spelled:
+        raise UserError(
+            "-: a list with NUL characters between letters, as UTF-16 has them: write it in UTF-8"
+        )
 
 
 def _names(content: bytes) -> Iterator[bytes]:

@@ -18,9 +18,9 @@ from ..checkpoint import Checkpoint, Shaped, check_shapes
 from ..errors import ArchitectureError, ModelFileError, UserError
 from ..files import require_memory
 from ..graph import array_shapes, blocks, last_channels, stem_channels
-from ..heads import Classifier, Features
+from ..heads import Classifier, Features, Head
 from ..images import Preprocessing
-from ..labels import imagenet_labels
+from ..labels import VOC, imagenet_labels
 
 PUBLISHED_WIDTHS = (1.0, 0.35, 0.5, 0.75, 1.3, 1.4, 1.1, 1.2)
 REPEATS = (  # blocks per stage; arrays do not show strides, so only known tables are read
@@ -44,6 +44,7 @@ class Rules:
         provenance: Further facts.
         output_stride: Of the network.
         notes: As `Checkpoint` has them.
+        head: What stands on the backbone; None: a classifier, or nothing, as the arrays say.
     """
 
     source: str
@@ -54,6 +55,7 @@ class Rules:
     provenance: Mapping[str, Any] = field(default_factory=dict)
     output_stride: OutputStride = 32
     notes: tuple[str, ...] = ()
+    head: Head | None = None
 
 
 def assumed(rules: Rules) -> str:
@@ -103,7 +105,7 @@ def assemble(path: Path, arrays: Mapping[str, Shaped], rules: Rules) -> Checkpoi
     shapes = {name: array.shape for name, array in arrays.items()}
     try:
         architecture = replace(
-            infer_architecture(shapes),
+            infer_architecture(shapes, rules.head),
             padding=rules.padding,
             bn_epsilon=rules.bn_epsilon,
             resolution=rules.preprocessing.size,
@@ -112,7 +114,7 @@ def assemble(path: Path, arrays: Mapping[str, Shaped], rules: Rules) -> Checkpoi
         order = array_shapes(architecture)
         check_shapes(arrays, order, any_float=True)
         require_memory(path, sum(4 * math.prod(shape) for shape in order.values()), "its arrays")
-        labels = rules.labels or imagenet_labels(architecture.classes)
+        labels = rules.labels or usual_labels(architecture)
         if architecture.classes == 1:
             raise ModelFileError(
                 "it has one output, of which a softmax is always 1: a regression is not read; for "
@@ -131,6 +133,15 @@ def assemble(path: Path, arrays: Mapping[str, Shaped], rules: Rules) -> Checkpoi
         raise ModelFileError(f"{path}: read as {rules.source}: {error}") from None
 
 
+def usual_labels(architecture: Architecture) -> tuple[str, ...]:
+    """The labels that published networks with so many classes have; () if none are usual."""
+    if architecture.head.task == "segmentation":
+        return VOC if architecture.classes == len(VOC) else ()
+    if architecture.head.task == "classification":
+        return imagenet_labels(architecture.classes)
+    return ()
+
+
 def _float32(name: str, stored: Shaped) -> NDArray[np.float32]:
     try:
         # A value that float32 cannot hold becomes infinite and is refused.
@@ -142,11 +153,17 @@ def _float32(name: str, stored: Shaped) -> NDArray[np.float32]:
         raise ModelFileError(f"{name} cannot be read: {error or type(error).__name__}") from None
 
 
-def infer_architecture(shapes: Mapping[str, tuple[int, ...]]) -> Architecture:
+def infer_architecture(
+    shapes: Mapping[str, tuple[int, ...]], head: Head | None = None
+) -> Architecture:
     """The architecture whose arrays have these shapes.
 
     It is the known table and width with which most layers agree. If a single layer differs, the
     caller's comparison of all shapes names that layer.
+
+    Args:
+        shapes: By torchvision's names.
+        head: As in `Rules`.
 
     Raises:
         ModelFileError: No known table at any width gives these channels.
@@ -165,22 +182,24 @@ def infer_architecture(shapes: Mapping[str, tuple[int, ...]]) -> Architecture:
         return agreeing, last_channels(architecture) == last
 
     best = max(_candidates(depth), key=agreement, default=None)
+    if head is not None and head.task == "segmentation" and best and agreement(best)[0] <= depth:
+        # TF's segmenters of other widths than 1 do not round to multiples of 8
+        best = max(best, *_candidates(depth, 1), key=agreement)
     if best is None or agreement(best)[0] < depth:
         raise ModelFileError(
             f"no width multiplier gives these channels: stem {outputs[0]}, then {outputs[1:]} in {depth} blocks; "
             "at width 1 they are 32, then 16 24 24 32 32 32 64 64 64 64 96 96 96 160 160 160 320 in 17"
         )
-    return replace(
-        _with_last(best[0], last),
-        in_channels=shapes["features.0.0.weight"][1],
-        head=Classifier(_first_side(shapes, "classifier.1.weight", "classifier.1.bias") or 1000)
-        if any(name.startswith("classifier.") for name in shapes)
-        else Features(),
-    )
+    if head is None:
+        classes = _first_side(shapes, "classifier.1.weight", "classifier.1.bias")
+        classifies = any(name.startswith("classifier.") for name in shapes)
+        head = Classifier(classes or 1000) if classifies else Features()
+    in_channels = shapes["features.0.0.weight"][1]
+    return replace(_with_last(best[0], last), in_channels=in_channels, head=head)
 
 
 @cache
-def _candidates(depth: int) -> tuple[tuple[Architecture, tuple[int, ...]], ...]:
+def _candidates(depth: int, divisor: int = 8) -> tuple[tuple[Architecture, tuple[int, ...]], ...]:
     """The known tables of `depth` blocks at all widths, with their channels.
 
     The published widths come first, then every hundredth.
@@ -195,7 +214,13 @@ def _candidates(depth: int) -> tuple[tuple[Architecture, tuple[int, ...]], ...]:
         )
         for scale_ends in (True, False):
             for width in (*PUBLISHED_WIDTHS, *hundredths):
-                architecture = Architecture(stages=stages, scale_ends=scale_ends, width_mult=width)
+                architecture = Architecture(
+                    stages=stages,
+                    scale_ends=scale_ends,
+                    width_mult=width,
+                    divisor=divisor,
+                    min_channels=divisor,
+                )
                 channels = (
                     stem_channels(architecture),
                     *(block.out_channels for block in blocks(architecture)),

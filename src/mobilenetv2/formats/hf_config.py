@@ -31,14 +31,17 @@ def with_config(path: Path, rules: Rules) -> Rules:
     try:
         labels = {int(index): str(label) for index, label in (config.get("id2label") or {}).items()}
         named = [labels[index] for index in range(len(labels))]
-        configured = Rules(
-            rules.source,
-            "same" if config.get("tf_padding", True) else "symmetric",
-            float(config.get("layer_norm_eps", rules.bn_epsilon)),
-            _preprocessing(images, _pair(config.get("image_size", 224))),
-            () if all(label.startswith("LABEL_") for label in named) else tuple(named),
+        size = _pair(config.get("image_size", 224))
+        configured = replace(
+            rules,
+            padding="same" if config.get("tf_padding", True) else "symmetric",
+            bn_epsilon=float(config.get("layer_norm_eps", rules.bn_epsilon)),
+            preprocessing=_preprocessing(images, size),
+            labels=() if all(label.startswith("LABEL_") for label in named) else tuple(named),
             output_stride=config.get("output_stride", 32),
         )
+        if not images and rules.head is not None:  # a segmenter: as TF's own
+            configured = replace(configured, preprocessing=Preprocessing(size=size, resize="fit"))
     except (ValueError, TypeError, LookupError, ArithmeticError, AttributeError) as error:
         raise ModelFileError(
             f"{path.with_name('config.json')}: with preprocessor_config.json, not a Hugging Face "

@@ -1,4 +1,5 @@
-"""Reads state dicts of torchvision, timm, Hugging Face, d-li14 and tonylins: `.pth`, `.safetensors`.
+"""Reads state dicts of torchvision, timm, Hugging Face, d-li14, tonylins and mmdetection: `.pth`,
+`.safetensors`.
 
 Each source has a rule that turns its names into torchvision's; the arrays then show width, depth
 and classes. Padding, epsilon and preprocessing depend on the source: torchvision and timm pad
@@ -20,11 +21,13 @@ import numpy as np
 from ..checkpoint import Checkpoint, Shaped
 from ..errors import MissingExtraError, ModelFileError, install_hint, shortened
 from ..files import open_safetensors
+from ..heads import DeepLab
 from ..images import IMAGENET_MEAN, IMAGENET_STD, Preprocessing
 from ..zoo import published_file
 from .assemble import IN_BLOCK, Rules, StoredArray, assemble, assumed
 from .hf_config import with_config
 from .pickles import refuse_dangerous_pickles
+from .pytorch_detectors import Layout, mmdetection, mmdetection_labels, torchvision_ssdlite
 from .state_dicts import StoredNetwork, choose_network
 
 Arrays = Mapping[str, Shaped]
@@ -33,6 +36,12 @@ SAFETENSORS_TYPES = {
     "F64": "f8", "F32": "f4", "F16": "f2", "I64": "i8", "I32": "i4", "I16": "i2", "I8": "i1",
     "U64": "u8", "U32": "u4", "U16": "u2", "U8": "u1", "BOOL": "?",
 }  # fmt: skip
+SEGMENTER_PARTS = {  # of Hugging Face's
+    "conv_pool": "image_pooling",
+    "conv_aspp": "aspp0",
+    "conv_projection": "concat_projection",
+    "classifier": "logits",
+}
 MAX_LISTED = 100
 TORCHVISION = Preprocessing(mean=IMAGENET_MEAN, std=IMAGENET_STD)
 TIMM = Preprocessing(mean=IMAGENET_MEAN, std=IMAGENET_STD, interpolation="bicubic")
@@ -49,10 +58,11 @@ def read_pth(path: Path, weights_of: str | None = None) -> Checkpoint:
         ModelFileError: Damaged, not a MobileNetV2, or with more in it than arrays.
         MissingExtraError: PyTorch is not installed; nothing else reads these files.
     """
-    network = choose_network(path, _unpickled(path), weights_of)
+    content = _unpickled(path)
+    network = choose_network(path, content, weights_of)
     _refuse_quantised(path, network.arrays)
     arrays = {name: _stored(path, name, value) for name, value in network.arrays.items()}
-    return _read_network(path, replace(network, arrays=arrays))
+    return _read_network(path, replace(network, arrays=arrays), mmdetection_labels(content))
 
 
 def _unpickled(path: Path) -> Any:
@@ -144,31 +154,40 @@ def read_state_dict(path: Path, arrays: Arrays, weights_of: str | None = None) -
     return _read_network(path, choose_network(path, arrays, weights_of))
 
 
-def _read_network(path: Path, network: StoredNetwork) -> Checkpoint:
+def _read_network(path: Path, network: StoredNetwork, labels: tuple[str, ...] = ()) -> Checkpoint:
+    """The checkpoint of a network; `labels` stand beside it and are a detector's."""
     arrays = network.arrays
-    renaming = _renaming(arrays)
-    if renaming is None:
+    try:
+        layout = _layout(arrays)
+    except ModelFileError as error:
+        raise ModelFileError(f"{path}: {error}") from None
+    if layout is None:
         raise ModelFileError(
             f"{path}: not a MobileNetV2 of torchvision, timm or Hugging Face; its first arrays: "
             f"{shortened(sorted(arrays), 3) or 'none'}"
         )
-    rename, rules = renaming
     renamed: dict[str, Shaped] = {}
+    unused = list(network.left_out)
     for name, array in arrays.items():
         norm = name.removesuffix("num_batches_tracked")
         if norm != name and f"{norm}running_var" in arrays:
             continue
-        new = rename(name) or name
+        if layout.unused(name):
+            unused.append(name)
+            continue
+        new = layout.rename(name) or name
         if new in renamed:
             raise ModelFileError(f"{path}: two arrays would be {new}")
-        renamed[new] = array
-    rules = _with_preprocessing(path, rules)
+        renamed[new] = layout.in_order(new, array)
+    rules = _with_preprocessing(path, layout.rules)
     provenance: dict[str, Any] = dict(rules.provenance)
     if network.averaged:
         provenance["weights"] = f"averages ({network.name})"
-    if network.left_out:
-        provenance["left_out"] = list(network.left_out[:MAX_LISTED])
+    if unused:
+        provenance["left_out"] = unused[:MAX_LISTED]
     rules = replace(rules, provenance=provenance, notes=(*network.notes, *rules.notes))
+    if rules.head is not None and len(labels) == rules.head.classes:
+        rules = replace(rules, labels=labels)
     return assemble(path, renamed, rules)
 
 
@@ -181,6 +200,8 @@ def _with_preprocessing(path: Path, rules: Rules) -> Rules:
         note = f"recognised as {model.name}: {model.preprocessing.in_words()}"
         return replace(rules, preprocessing=model.preprocessing, notes=(note,))
     note = assumed(rules)
+    if rules.head is not None:
+        note += "; so are its anchors and the epsilon of its batch norms"
     if rules.source == "torchvision":
         note += " (V1; if these are the V2 weights, whose short side is 232, put 7ebf99e0 into the file's name)"
     return replace(rules, notes=(note,))
@@ -194,15 +215,21 @@ def _refuse_quantised(path: Path, names: Iterable[str]) -> None:
         )
 
 
-def _renaming(arrays: Arrays) -> tuple[Rename, Rules] | None:
+def _layout(arrays: Arrays) -> Layout | None:
+    """The source of these arrays; None: it is not known."""
     if any(name.startswith("blocks.0.0.") for name in arrays):
-        return _from_timm(arrays), Rules("timm", "symmetric", 1e-5, TIMM)
+        return Layout(_from_timm(arrays), Rules("timm", "symmetric", 1e-5, TIMM))
     if any("conv_stem.first_conv." in name for name in arrays):
-        return _from_hugging_face(arrays), Rules("Hugging Face", "same", 1e-3)
+        return _hugging_face(arrays)
+    if any(name.startswith("backbone.layer1.0.") for name in arrays):
+        return mmdetection(arrays)
+    if any(name.startswith("backbone.features.0.1.") for name in arrays):
+        return torchvision_ssdlite(arrays)
     if any(re.match(r"features\.\d+\.conv\.\d\.\d\.", name) for name in arrays):
-        return _classifier_moved, Rules("torchvision", "symmetric", 1e-5, TORCHVISION)
+        return Layout(_classifier_moved, Rules("torchvision", "symmetric", 1e-5, TORCHVISION))
     if any(IN_BLOCK.match(name) for name in arrays):
-        return _from_flat(arrays), Rules("PyTorch (flat blocks)", "symmetric", 1e-5, TORCHVISION)
+        rules = Rules("PyTorch (flat blocks)", "symmetric", 1e-5, TORCHVISION)
+        return Layout(_from_flat(arrays), rules)
     return None
 
 
@@ -244,6 +271,21 @@ def _from_timm(arrays: Arrays) -> Rename:
     return rename
 
 
+def _hugging_face(arrays: Arrays) -> Layout:
+    """A classifier, a feature extractor, or a segmenter, which does not use its last convolution."""
+    rules = Rules("Hugging Face", "same", 1e-3)
+    logits = "segmentation_head.classifier.convolution.bias"
+    if not any(name.startswith("segmentation_head.") for name in arrays):
+        return Layout(_from_hugging_face(arrays), rules)
+    if len(arrays[logits].shape if logits in arrays else ()) != 1:
+        raise ModelFileError(f"not a segmenter of Hugging Face: {logits} is missing, or no list")
+    return Layout(
+        _from_hugging_face(arrays),
+        replace(rules, head=DeepLab(arrays[logits].shape[0])),
+        unused=lambda name: name.removeprefix("mobilenet_v2.").startswith("conv_1x1."),
+    )
+
+
 def _from_hugging_face(arrays: Arrays) -> Rename:
     """mobilenet_v2.{conv_stem, layer.I, conv_1x1}.PART.{convolution, normalization}; stem and first
     block are one.
@@ -261,6 +303,12 @@ def _from_hugging_face(arrays: Arrays) -> Rename:
         name = name.removeprefix("mobilenet_v2.")
         if name.startswith("classifier."):
             return _classifier_moved(name)
+        if match := re.fullmatch(
+            r"segmentation_head\.(\w+)\.(convolution|normalization)\.(\w+)", name
+        ):
+            part = SEGMENTER_PARTS.get(match[1])
+            place = "" if part == "logits" else f".{int(match[2] == 'normalization')}"
+            return part and f"head.{part}{place}.{match[3]}"
         match = re.fullmatch(
             r"(?:(conv_stem|layer\.(\d{1,3}))\.(\w+)|conv_1x1)\.(convolution|normalization)\.(\w+)",
             name,

@@ -16,8 +16,10 @@ from typing import Any
 from ..errors import ModelFileError, shortened
 
 STEM = re.compile(
-    r"(?P<prefix>(?:.+?\.)??)(?:mobilenet_v2\.)?"
-    r"(?:features\.0\.0|conv_stem|conv_stem\.first_conv\.convolution)\.weight"
+    r"(?P<prefix>(?:.+?\.)??)(?:"
+    r"(?:mobilenet_v2\.)?(?:features\.0\.0|conv_stem|conv_stem\.first_conv\.convolution)"
+    r"|backbone\.(?:features\.0\.0\.0|conv1\.conv)"  # of detectors
+    r")\.weight"
 )
 WRAPPERS = ("state_dict", "model_state_dict", "model", "net")
 PREFIXES = ("module.", "model.", "_orig_mod.")

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from ..errors import ModelFileError
 
 TYPES = {0: np.float32, 1: np.float16, 2: np.int32, 3: np.uint8, 4: np.int64, 9: np.int8}
+POSTPROCESS = "TFLite_Detection_PostProcess"  # a custom operator
 KERNEL_AXES = {
     "CONV_2D": (0, 3, 1, 2),
     "DEPTHWISE_CONV_2D": (3, 0, 1, 2),
@@ -21,6 +22,7 @@ KERNEL_AXES = {
 MAX_ENTRIES = 4096  # tensors, operators; the largest known network has 400
 MAX_INDICES = 16  # axes of a tensor, inputs of an operator
 MAX_NAME = 200
+MAX_CUSTOM_BYTES = 4096
 
 
 @dataclass(frozen=True)
@@ -74,7 +76,7 @@ class Op:
     """An operator.
 
     Attributes:
-        code: Its TensorFlow Lite name.
+        code: Its TensorFlow Lite name, or that of a custom operator.
         inputs: Indices into `Graph.tensors`; -1 for an optional input that is not given.
         outputs: Likewise.
         options: By their TensorFlow Lite names.
@@ -83,7 +85,7 @@ class Op:
     code: str
     inputs: tuple[int, ...]
     outputs: tuple[int, ...]
-    options: dict[str, int]
+    options: dict[str, Any]
 
     def in_torch_axes(self, kernel: NDArray[Any]) -> NDArray[Any]:
         """This operator's kernel in PyTorch's axes: OHWI -> OIHW, depthwise 1HWC -> C1HW."""
@@ -144,9 +146,10 @@ def parse(content: bytes) -> Graph:
     codes = []
     for i in range(model.OperatorCodesLength()):
         code = model.OperatorCodes(i)
-        codes.append(
-            names.get(max(code.DeprecatedBuiltinCode(), code.BuiltinCode()), "unknown operator")
-        )
+        name = names.get(max(code.DeprecatedBuiltinCode(), code.BuiltinCode()), "unknown operator")
+        if name == "CUSTOM":
+            name = (code.CustomCode() or b"")[:MAX_NAME].decode("utf-8", "replace")
+        codes.append(name)
     return Graph(
         tuple(_tensor(model, subgraph.Tensors(i)) for i in range(subgraph.TensorsLength())),
         tuple(_op(tflite, subgraph.Operators(i), codes) for i in range(subgraph.OperatorsLength())),
@@ -196,17 +199,34 @@ def _op(tflite: Any, op: Any, codes: list[str]) -> Op:
             ("FilterHeight", "FilterWidth", "FusedActivationFunction"),
         ),
         "ADD": (tflite.AddOptions, ("FusedActivationFunction",)),
+        "CONCATENATION": (tflite.ConcatenationOptions, ("Axis", "FusedActivationFunction")),
+        "RESIZE_BILINEAR": (
+            tflite.ResizeBilinearOptions,
+            ("AlignCorners", "HalfPixelCenters"),
+        ),
     }
-    options: dict[str, int] = {}
+    options: dict[str, Any] = {}
     if code in kinds:
         kind, fields = kinds[code]
         table, union = kind(), op.BuiltinOptions()
         if union is not None:
             table.Init(union.Bytes, union.Pos)
         options = {name: int(getattr(table, name)()) if union is not None else 0 for name in fields}
+    elif code == POSTPROCESS:
+        options = _flexible_options(op.CustomOptionsAsNumpy().tobytes())
     return Op(
         code,
         _whole_numbers(op.InputsLength(), op.InputsAsNumpy),
         _whole_numbers(op.OutputsLength(), op.OutputsAsNumpy),
         options,
     )
+
+
+def _flexible_options(content: bytes) -> dict[str, Any]:
+    """The numbers among a custom operator's options, which are a map in FlexBuffers' format."""
+    from flatbuffers import flexbuffers
+
+    if len(content) > MAX_CUSTOM_BYTES:
+        raise ModelFileError(f"{len(content)} bytes of options: far more than an operator has")
+    options = flexbuffers.Loads(content)
+    return {key: value for key, value in options.items() if isinstance(value, int | float)}

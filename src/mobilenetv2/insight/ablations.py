@@ -125,7 +125,7 @@ def train_variant(
         Percent of `test` right.
     """
     from ..evaluation import evaluate
-    from ..model import load
+    from ..loading import load
     from ..training import Machine, Start, fit
     from ..training.recipes import MODERN
 

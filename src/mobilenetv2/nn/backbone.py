@@ -251,7 +251,9 @@ class Backbone(nn.Module):
         preprocessing = preprocessing or Preprocessing(
             size=architecture.resolution, mean=half, std=half
         )
-        if isinstance(labels, Sequence | np.ndarray) and not isinstance(labels, str):
+        if hasattr(labels, "tolist"):  # an array or a column of texts
+            labels = labels.tolist()
+        if isinstance(labels, Sequence) and not isinstance(labels, str):
             labels = tuple(labels)
         facts = {} if provenance is None else provenance
         return Checkpoint(

@@ -123,6 +123,9 @@ class MobileNetV2(Backbone):
     def _described(self) -> tuple[Architecture, dict[str, Tensor]]:
         """The head may have been replaced, as torchvision's users do."""
         head = self.get_classifier()
+        for layer in self.classifier[:-1] if isinstance(self.classifier, nn.Sequential) else ():
+            if not isinstance(layer, nn.Dropout | nn.Identity):
+                raise UserError(f"a checkpoint holds no {layer} before the classifier's last layer")
         if isinstance(head, nn.Identity):
             return replace(self.architecture, head=Features()), self.state_dict()
         if not isinstance(head, nn.Linear) or head.in_features != self.num_features:

@@ -7,7 +7,10 @@ from collections.abc import Iterator
 from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
+from .blocks import InvertedResidual
+
 CONVOLUTION = ("stride", "padding", "dilation", "groups", "padding_mode")
+RESIDUAL = ("adds_input", "adds_expansion", "expands")
 
 
 def differences(own: nn.Module, described: nn.Module) -> Iterator[str]:
@@ -19,18 +22,28 @@ def differences(own: nn.Module, described: nn.Module) -> Iterator[str]:
     """
     modules = dict(own.named_modules())
     expected = dict(described.named_modules())
-    for name, module in expected.items():
+    named: tuple[str, ...] = ()  # what lies in one of these is not named again
+    for name in [*expected, *(name for name in modules if name not in expected)]:
+        if name.startswith(named):
+            continue
         if name not in modules:
-            yield f"{name} is missing"
-        elif reason := _difference(modules, name, module):
+            reason = "is missing"
+        elif name not in expected:
+            reason = f"is a {type(modules[name]).__name__} that the architecture lacks"
+        else:
+            reason = _difference(modules, name, expected[name])
+        if reason:
+            named += (f"{name}.",)
             yield f"{name} {reason}"
-    for name, module in modules.items():
-        if name not in expected:
-            yield f"{name} is a {type(module).__name__} that the architecture lacks"
 
 
 def _difference(modules: dict[str, nn.Module], name: str, expected: nn.Module) -> str:
     module = modules[name]
+    if isinstance(expected, InvertedResidual):
+        if not isinstance(module, InvertedResidual):
+            return f"is a {type(module).__name__}, not an inverted residual"
+        changed = [x for x in RESIDUAL if getattr(module, x) != getattr(expected, x)]
+        return f"has {changed[0]} {getattr(module, changed[0])}" if changed else ""
     if isinstance(expected, nn.Conv2d):
         if not isinstance(module, nn.Conv2d):
             return f"is a {type(module).__name__}, not a convolution"
@@ -48,9 +61,6 @@ def _difference(modules: dict[str, nn.Module], name: str, expected: nn.Module) -
         parent, _, index = name.rpartition(".")
         before = modules.get(f"{parent}.{int(index) - 1}")
         fused = isinstance(module, nn.Identity) and getattr(before, "active", False)
-        return (
-            ""
-            if fused or isinstance(module, nn.ReLU6)
-            else (f"is a {type(module).__name__}, not a ReLU6")
-        )
+        if not fused and not isinstance(module, nn.ReLU6):
+            return f"is a {type(module).__name__}, not a ReLU6"
     return ""

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from .. import boxes
 from ..checkpoint import Checkpoint
 from ..graph import layers
+from ..heads import Head, SSDHead
 from ..int8 import Int8Checkpoint, stored_tensors
 from .engine import Engine
 from .int8_reference import Int8Reference
@@ -52,8 +55,9 @@ class Comparison:
 
     Attributes:
         images: Number of images.
-        agreement_percent: Percent of the images with the same best class; None without a classifier.
-        answer_db: `signal_to_noise_db` of the last layer's output.
+        agreement_percent: Percent of the images with the same best class; of a segmenter's pixels, of
+            a detector's anchors; None without classes.
+        answer_db: `signal_to_noise_db` of the network's outputs.
         tensors: Every stored tensor, in the order of the network.
     """
 
@@ -80,23 +84,34 @@ def compare(
         advance: Called after each image, to show progress.
     """
     float_engine, int8_engine = Engine(checkpoint), Engine(quantized)
-    agreeing = 0
+    head = quantized.architecture.head
+    agreeing: list[NDArray[np.bool_]] = []
     output_powers = np.zeros(2)
     for begin in range(0, len(pixels), OUTPUT_BATCH):
         batch = pixels[begin : begin + OUTPUT_BATCH]
         expected, output = float_engine(batch), int8_engine(batch)
-        agreeing += int((expected.argmax(axis=-1) == output.argmax(axis=-1)).sum())
-        output_powers += _powers(expected, output)
+        agreeing.append(_best_classes(head, expected) == _best_classes(head, output))
+        pairs = [(expected, output)]
+        if isinstance(expected, dict):
+            pairs = [(expected[name], output[name]) for name in expected]
+        for pair in pairs:
+            output_powers += _powers(*pair)
         for _ in batch:
             advance()
-    classifies = quantized.architecture.head.task == "classification"
     evenly_spaced = np.unique(np.linspace(0, len(pixels) - 1, TENSOR_IMAGES).astype(int))
     return Comparison(
         len(pixels),
-        100 * agreeing / len(pixels) if classifies else None,
+        100 * float(np.concatenate(agreeing).mean()) if head.classes else None,
         _decibel(*output_powers),
         tuple(_tensors(Reference(checkpoint), Int8Reference(quantized), pixels[evenly_spaced])),
     )
+
+
+def _best_classes(head: Head, output: Any) -> NDArray[np.int64]:
+    """The best class of each image, pixel or anchor."""
+    scores = boxes.raw_outputs(head, output)[1] if isinstance(head, SSDHead) else output
+    classes: NDArray[np.int64] = scores.argmax(axis=-1)
+    return classes
 
 
 def _tensors(

@@ -192,10 +192,10 @@ def validate(context: RunContext, progress: Progress, epoch_row: dict[str, Any])
 
 
 def save(context: RunContext, progress: Progress) -> None:
-    """Writes the log and the state to resume from."""
+    """Writes the state to resume from, then the log."""
     if context.fabric.is_global_zero:
-        context.folder.write_log(progress.rows)
         context.folder.write_state({"progress": asdict(progress), **context.trainer.state_dict()})
+        context.folder.write_log(progress.rows)
     context.fabric.barrier()
 
 

@@ -105,7 +105,8 @@ def fit(
     Args:
         data: Labelled images: a folder, .zip or .csv, as for `read_dataset`; or shards, such as
             "train-{000000..000123}.tar", together with `val` and the recipe's `epoch_steps`.
-        out: Folder of the run; it must not contain a run yet, unless `resume`.
+        out: Folder of the run; it must not contain a run yet, unless `resume`, and not lie among
+            the images.
         recipe: How to train. None: that of the run to resume, or else "finetune" with weights and
             "modern" without.
         start: The network to start from. None: that of the run to resume, or a new one of width 1.
@@ -121,8 +122,9 @@ def fit(
     """
     folder, machine = RunFolder(out), machine or Machine()
     fabric = launch()
-    before = once(fabric, folder.read_settings if resume else folder.check_new)
-    job = _job(fabric, machine, os.fspath(data), val and os.fspath(val), recipe, start, before)
+    sources = os.fspath(data), val and os.fspath(val)
+    before = once(fabric, folder.read_settings if resume else lambda: folder.check_new(*sources))
+    job = _job(fabric, machine, *sources, recipe, start, before)
     once(fabric, folder.check_writable)
     with explained_memory_errors(job.recipe.batch):
         return _run(job, folder, before)
@@ -137,12 +139,13 @@ def _run(job: Job, folder: RunFolder, before: Settings | None) -> Trained:
         before.check_resumed(_resumable_settings(job, split))
         _warn_of_changes(job, before)
         state = folder.read_state()
+        if state is None:
+            LOG.warning("%s: no state was saved yet, so the run begins anew", folder.path)
     if before and state:
         net, settings = prepare(restore(before.architecture, before.recipe)), before
     else:
         net, settings = _begin(job, split, before)
-        if fabric.is_global_zero:
-            folder.write_settings(settings)
+        once(fabric, lambda: folder.write_settings(settings))
     trainer = Trainer(fabric, net, settings)
     progress = Progress()
     if state:
@@ -380,6 +383,7 @@ def _finish(folder: RunFolder, settings: Settings, val: Dataset, progress: Progr
     }
     provenance = checkpoint.provenance | {"validation": scores}
     replace(checkpoint, provenance=provenance).save(folder.model)
+    folder.write_log(progress.rows)
     draw_curves(progress.rows, folder.curves)
     draw_confusion(evaluation.confusion, settings.classes, folder.confusion)
     return evaluation

@@ -6,6 +6,7 @@ import csv
 import io
 import json
 import os
+import stat
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
@@ -15,9 +16,11 @@ from typing import Any, ClassVar, Literal
 import torch
 
 from ..architecture import Architecture
+from ..datasets.splits import splits_among
 from ..errors import ModelFileError, UserError
 from ..files import write_atomically
 from ..images import Preprocessing
+from ..paths import is_hidden
 from ..records import Record
 from .network import Start
 from .recipes import Recipe
@@ -147,31 +150,65 @@ class RunFolder:
         self.curves = self.path / "curves.png"
         self.confusion = self.path / "confusion.png"
 
-    def check_new(self) -> None:
-        """Makes the folder.
+    def check_new(self, *sources: str | None) -> None:
+        """Checks that a run may begin here, without making the folder.
+
+        Args:
+            sources: Where the images of the run come from.
 
         Raises:
-            UserError: It has a run already, or cannot be made.
+            UserError: It has a run or the files of one already, would be a class of a source, or
+                cannot be made.
         """
         try:
-            begun = self.recipe.exists()
-            if not begun:
-                self.last.parent.mkdir(parents=True, exist_ok=True)
-        except (OSError, ValueError) as error:  # ValueError: a NUL in the name
-            reason = getattr(error, "strerror", None) or error
-            raise UserError(f"{self.path!s:.200}: cannot be made: {reason}") from None
-        if begun:
+            if not stat.S_ISDIR(os.stat(self.path).st_mode):
+                raise UserError(f"{self.path}: cannot be made: it is a file")
+        except FileNotFoundError:
+            pass
+        except (OSError, ValueError) as error:
+            raise self._cannot_be_made(error) from None
+        if self.recipe.exists():
             raise UserError(
                 f"{self.path}: has a run already; resume it (--resume), or name another folder"
             )
+        for file in (self.model, self.log, self.last):
+            if file.exists():
+                raise UserError(f"{file}: a run would overwrite it; name another folder")
+        for source in sources:
+            if source is not None and self._would_be_read(Path(source)):
+                raise UserError(
+                    f"{self.path}: the run would become part of the images in {source}; name a "
+                    "folder outside"
+                )
+
+    def _would_be_read(self, source: Path) -> bool:
+        """Whether the run would lie in a class folder of a source, or be one."""
+        root, path = Path(os.path.realpath(source)), Path(os.path.realpath(self.path))
+        if not (source.is_dir() and path.is_relative_to(root)):
+            return False
+        parts = path.relative_to(root).parts or (self.last.parent.name,)
+        folders = {entry.name for entry in root.iterdir() if entry.is_dir()} | {parts[0]}
+        splits = splits_among(sorted(name for name in folders if not is_hidden(name)))
+        return not (any(map(is_hidden, parts)) or (splits and parts[0] not in splits))
 
     def check_writable(self) -> None:
-        """Raises UserError: No file can be made in the folder."""
+        """Raises UserError: No file can be made in the folder, or where it would be made."""
         for folder in (self.path, self.last.parent):
-            if not os.access(folder, os.W_OK | os.X_OK):
-                raise UserError(f"{folder}: cannot be written to")
+            present = next((f for f in (folder, *folder.parents) if f.exists()), folder)
+            if not os.access(present, os.W_OK | os.X_OK):
+                raise UserError(f"{present}: cannot be written to")
+
+    def _cannot_be_made(self, error: OSError | ValueError) -> UserError:
+        reason = getattr(error, "strerror", None) or error  # ValueError: a NUL in the name
+        return UserError(f"{self.path!s:.200}: cannot be made: {reason}")
 
     def write_settings(self, settings: Settings) -> None:
+        """Writes recipe.json; makes the folder first."""
+        try:
+            self.last.parent.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise self._cannot_be_made(error) from None
+        self.check_writable()
         text = json.dumps(settings.to_dict(), indent=1, ensure_ascii=False)
         # bytes of a file name that are not UTF-8 become JSON's own escapes
         write_atomically(self.recipe, f"{text}\n".encode("utf-8", "backslashreplace"))
@@ -200,14 +237,25 @@ class RunFolder:
         """The last state written; None if there is none yet.
 
         Raises:
-            ModelFileError: The file is damaged.
+            ModelFileError: The file is damaged, or it or the model file of the run is gone.
         """
+        other = (
+            "the run cannot go on: begin another one in another folder, perhaps with a "
+            "model.safetensors as its weights (--weights)"
+        )
         if not self.last.exists():
+            if self.log.exists():  # the state is written before it
+                raise ModelFileError(f"{self.last}: no such file, so {other}")
             return None
         try:
-            return dict(torch.load(self.last, map_location="cpu", weights_only=True))
+            state = dict(torch.load(self.last, map_location="cpu", weights_only=True))
+            best = state["progress"]["best"]
         except Exception as error:  # torch, pickle and zip raise nearly anything
-            raise ModelFileError(f"{self.last}: cannot be read: {error}") from None
+            reason = str(error).split("\n")[0] or "it ends too early"
+            raise ModelFileError(f"{self.last}: cannot be read: {reason}; {other}") from None
+        if best and not self.model.exists():
+            raise ModelFileError(f"{self.model}: no such file, so {other}")
+        return state
 
     def write_log(self, rows: Sequence[Mapping[str, Any]]) -> None:
         text = io.StringIO()

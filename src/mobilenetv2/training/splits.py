@@ -15,11 +15,10 @@ from ..decoding import warn_of_range
 from ..errors import ImageError, UserError
 from ..pipeline import map_in_order
 
-TREE = """expected one folder per class:
-  DATA/train/CLASS/image.jpg
-  DATA/val/CLASS/image.jpg
-or, with some images set aside for validation:
-  DATA/CLASS/image.jpg"""
+TREE = (
+    "expected one folder per class, DATA/train/CLASS/image.jpg and DATA/val/CLASS/image.jpg; or, "
+    "with some images set aside for validation, DATA/CLASS/image.jpg"
+)
 FEW = 10  # a class with fewer images than this is mentioned
 IMBALANCE = 10  # mentioned if the largest class has this many times the smallest class's images
 GROUP = 64  # images that a thread checks at a time

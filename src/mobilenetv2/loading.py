@@ -1,0 +1,48 @@
+"""`load`: a model by file or name, as what it is for."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import IO, Any
+
+from .detector import Detector
+from .formats import open_checkpoint, read_content
+from .model import Model
+from .segmenter import Segmenter
+
+BY_TASK: dict[str, type[Model]] = {"detection": Detector, "segmentation": Segmenter}
+
+
+def load(
+    name: str | os.PathLike[str] | bytes | IO[bytes],
+    threads: int | None = None,
+    isa: str | None = None,
+    *,
+    int8: bool = True,
+    weights_of: str | None = None,
+) -> Any:
+    """A model by file (any format that `formats.read` knows) or by a name of
+    `mobilenetv2.models()`: a `Detector`, a `Segmenter`, or a `Model` for everything else.
+
+    Args:
+        name: The file or name; or the content of a model file, as bytes or as an open binary file.
+        threads: As for `Model`.
+        isa: As for `Model`.
+        int8: Whether a quantised .tflite file runs in int8; False: its weights become float32.
+        weights_of: Of a PyTorch file with several sets of weights: "ema" for averages over the
+            training, "raw" for those that they are averages of, or a name in the file. Default: the
+            averages, if there are any.
+
+    Raises:
+        ModelFileError: Neither a readable model file nor a known name.
+        DownloadError: A published model could not be fetched.
+        UserError: As for `Model`.
+    """
+    if isinstance(name, str | os.PathLike):
+        file = Path(name) if isinstance(name, os.PathLike) else name
+        checkpoint = open_checkpoint(file, int8=int8, weights_of=weights_of)
+    else:
+        checkpoint = read_content(name, int8, weights_of)
+    kind = BY_TASK.get(checkpoint.architecture.head.task, Model)
+    return kind(checkpoint, threads, isa)
