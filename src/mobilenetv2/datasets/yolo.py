@@ -107,8 +107,8 @@ def _check_yaml(text: str) -> None:
     """Refuses what a description does not need and what could take long to read."""
     import yaml
 
-    starts = yaml.FlowSequenceStartToken, yaml.FlowMappingStartToken
-    starts += yaml.BlockSequenceStartToken, yaml.BlockMappingStartToken
+    flow = yaml.FlowSequenceStartToken, yaml.FlowMappingStartToken
+    starts = (*flow, yaml.BlockSequenceStartToken, yaml.BlockMappingStartToken)
     ends = yaml.FlowSequenceEndToken, yaml.FlowMappingEndToken, yaml.BlockEndToken
     depth = 0
     for token in yaml.scan(text):
