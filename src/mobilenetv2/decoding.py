@@ -182,9 +182,9 @@ def _to_rgb(image: Image, stretch: bool) -> tuple[Image, str]:
 
     if 0 in image.size:
         raise ImageError(f"an image of {image.width}x{image.height} has no pixels")
-    raw_mode = _raw_mode(image)
+    raw_mode = stored_mode(image)
     image.load()
-    turn = TURNS.get(_orientation(image))
+    turn = TURNS.get(stored_orientation(image))
     remark = _lost_colours(image) if ";16" in raw_mode else ""
     if image.mode == "F" or image.mode.startswith("I"):
         image, remark = _deep_to_rgb(image, stretch)
@@ -212,7 +212,7 @@ def _lost_colours(image: Image) -> str:
     )
 
 
-def _raw_mode(image: Image) -> str:
+def stored_mode(image: Image) -> str:
     """How the pixels stand in the file, as Pillow calls it; "" for an image that is loaded."""
     tile = getattr(image, "tile", None)
     arguments = tile[0][3] if tile else ""
@@ -220,7 +220,7 @@ def _raw_mode(image: Image) -> str:
     return first if isinstance(first, str) else ""
 
 
-def _orientation(image: Image) -> Any:
+def stored_orientation(image: Image) -> Any:
     try:
         return image.getexif().get(0x0112)
     except Exception:  # Pillow may raise anything on damaged EXIF; the pixels are still good
