@@ -173,7 +173,8 @@ def mmdetection(checkpoint: Checkpoint, counted: bool = False) -> Arrays:
         return f"{path}.conv", f"{path}.bn"
 
     classes = checkpoint.architecture.head.classes
-    return rows_of(state_dict(checkpoint, names), "cls_convs", [*range(1, classes + 1), 0])
+    orders = {"reg_convs": [1, 0, 3, 2], "cls_convs": [*range(1, classes + 1), 0]}
+    return predictors_in_order(state_dict(checkpoint, names), orders)
 
 
 def torchvision_ssdlite(checkpoint: Checkpoint, renumbered: bool = False) -> Arrays:
@@ -203,20 +204,19 @@ def torchvision_ssdlite(checkpoint: Checkpoint, renumbered: bool = False) -> Arr
     arrays = state_dict(
         checkpoint, lambda layer: (place(layer.name), place(layer.norm or layer.name))
     )
-    return rows_of(arrays, "scores", [])
+    return predictors_in_order(arrays, {"regression_head": [1, 0, 3, 2]})
 
 
-def rows_of(arrays: Arrays, scores: str, order: list[int]) -> Arrays:
-    """Predictors with the boxes as x, y, width, height, and the rows of each anchor's scores in an
+def predictors_in_order(arrays: Arrays, orders: Mapping[str, list[int]]) -> Arrays:
+    """A state dict whose predictors, by a part of their names, have the rows of an anchor in another
     order.
     """
     moved = dict(arrays)
     for name, array in arrays.items():
-        rows = {"reg": [1, 0, 3, 2], scores: order}
-        for part, order_ in rows.items():
-            if order_ and re.search(rf"{part}\w*\.(?:module_list\.)?\d\.1\.(weight|bias)$", name):
-                grouped = array.reshape(-1, len(order_), *array.shape[1:])
-                moved[name] = grouped[:, order_].reshape(array.shape)
+        for part, order in orders.items():
+            if re.search(part + r"\D*\.\d\.1\.(weight|bias)$", name):
+                grouped = array.reshape(-1, len(order), *array.shape[1:])
+                moved[name] = grouped[:, order].reshape(array.shape)
     return moved
 
 
