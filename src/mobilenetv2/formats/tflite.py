@@ -73,9 +73,10 @@ def checkpoint_from(path: Path, content: bytes, int8: bool = True) -> AnyCheckpo
             output_stride=architecture.output_stride,
             head=named.head,
             labels=_attached_labels(content, architecture.classes),
+            notes=named.notes,
         )
     if not np.issubdtype(graph.tensors[graph.inputs[0]].dtype, np.integer):
-        rules = replace(rules, notes=(assumed(rules),))
+        rules = replace(rules, notes=(*rules.notes, assumed(rules)))
     floats = assemble(path, arrays, rules)
     if not (int8 and is_quantized(graph, match.ops)):
         return floats
