@@ -112,7 +112,9 @@ class _Comparison:
                 return self._join(op, sources)
             if op.code in SCORE_ACTIVATIONS:
                 return self._activate(op, sources, self.head.score)
-            if op.code == POSTPROCESS and sources == (BOXES, PROBABILITIES):
+            if op.code == POSTPROCESS:
+                if sources != (BOXES, PROBABILITIES):
+                    return f"{POSTPROCESS} reads {shortened(sources)}, not {BOXES}, {PROBABILITIES}"
                 made.update(dict.fromkeys(op.outputs, DETECTIONS))
                 return _compare_anchors(self.graph, op, self.head, self.net)
         if op.code in (*TRANSPARENT, "ARG_MAX") or self._keeps_size(op):
