@@ -186,6 +186,42 @@ def test_another_number_of_anchors(tmp_path, layout) -> None:
         read_state_dict(tmp_path / "model.pth", arrays)
 
 
+@pytest.mark.parametrize(
+    ("names", "complaint"),
+    [
+        # SSD300 on VGG, SSDLite on MobileNetV3, Faster R-CNN and YOLO
+        (["backbone.features.0.weight", "backbone.extra.0.1.weight"], r"arrays: backbone\.extra\.0\.1"),
+        (["backbone.features.0.0.0.weight", "backbone.features.0.1.block.0.0.weight"],
+         r"its first arrays: backbone\.features\.0\.0\.0\.weight, backbone\.features\.0\.1\.block"),
+        (["backbone.0.0.weight", "rpn.head.conv.0.0.weight"], r"its first arrays: backbone\.0\.0\.weight"),
+        (["model.0.conv.weight", "model.22.dfl.conv.weight"], r"its first arrays: 0\.conv\.weight"),
+        # DeepLabv3+ with a decoder
+        (["backbone.low_level_features.0.0.weight", "classifier.project.0.weight"], "its first arrays: backbone"),
+        # mmdetection's RetinaNet, and its SSD with ordinary convolutions
+        (["backbone.conv1.conv.weight", "backbone.layer1.0.linear_conv.conv.weight", "bbox_head.retina_cls.weight"],
+         r"not an SSDLite: bbox_head\.cls_convs\.0\.1\.bias is missing"),
+        (["backbone.layer1.0.linear_conv.conv.weight", "bbox_head.cls_convs.0.0.bias"],
+         r"not an SSDLite: bbox_head\.cls_convs\.0\.1\.bias is missing"),
+    ],
+)  # fmt: skip
+def test_other_detectors_and_segmenters_are_refused(tmp_path, names, complaint) -> None:
+    arrays = {name: np.zeros((4, 3, 3, 3), np.float32) for name in names}
+    with pytest.raises(ModelFileError, match=rf"other\.safetensors: .*{complaint}"):
+        read(save_safetensors(tmp_path / "other.safetensors", arrays))
+
+
+@pytest.mark.parametrize(("shape", "missing"), [((25,), 0), ((6,), 0), ((4, 6), 0), ((24,), 2)])
+def test_heads_of_another_shape(tmp_path, shape, missing) -> None:
+    """Scores that are not those of six anchors, no class, another axis, an extra layer too few."""
+    arrays = mmdetection(detector("mmdetection"))
+    arrays["bbox_head.cls_convs.0.1.bias"] = np.zeros(shape, np.float32)
+    if missing:
+        del arrays[f"neck.extra_layers.{missing}.1.pointwise_conv.conv.weight"]
+    complaint = "would be its extra layer 2" if missing else r"cls_convs\.0\.1\.bias is \("
+    with pytest.raises(ModelFileError, match=rf"model\.pth: not an SSDLite: .*{complaint}"):
+        read_state_dict(tmp_path / "model.pth", arrays)
+
+
 # --- Hugging Face's segmenter ---
 
 
