@@ -19,6 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from .architecture import Architecture
+from .arguments import check_kind, check_path
 from .errors import ModelFileError, UserError, shortened
 from .files import checksum, in_order, read_safetensors, write_atomically
 from .graph import array_shapes
@@ -60,6 +61,7 @@ class Checkpoint:
     notes: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
+        check_kind("arrays", self.arrays, Mapping)
         check_arrays(self.arrays, array_shapes(self.architecture))
         check_description(self.architecture, self.labels, self.preprocessing, self.provenance)
 
@@ -93,7 +95,7 @@ class Checkpoint:
         Raises:
             ModelFileError: Not such a file, or damaged; the message says why.
         """
-        return cls.from_file(path, *read_safetensors(Path(path)))
+        return cls.from_file(path, *read_safetensors(Path(check_path("path", path))))
 
     @classmethod
     def from_file(
@@ -208,6 +210,7 @@ def save_model(
     """
     from safetensors.numpy import save
 
+    path = check_path("path", path)
     identity = {"format": FORMAT, "version": VERSION, "checksum": checksum(header, arrays)}
     contiguous = {name: np.ascontiguousarray(array) for name, array in arrays.items()}
     write_atomically(Path(path), in_order(save(contiguous, {**header, **identity})))
@@ -295,6 +298,8 @@ def check_description(
         raise ModelFileError(f"provenance must be a dict, not {provenance!r:.80}")
     if not isinstance(preprocessing, Preprocessing):
         raise ModelFileError(f"preprocessing must be a Preprocessing, not {preprocessing!r:.80}")
+    if architecture.head.task == "classification" and architecture.classes == 1:
+        raise ModelFileError("one class, of which a softmax is always 1: at least 2 are needed")
     if labels and len(labels) != architecture.classes:
         raise ModelFileError(f"{len(labels)} labels for {architecture.classes} classes")
     if preprocessing.channels != architecture.in_channels:

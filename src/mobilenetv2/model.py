@@ -12,6 +12,7 @@ from typing import IO, TYPE_CHECKING, Any, TypeVar, overload
 import numpy as np
 from numpy.typing import NDArray
 
+from .arguments import check_kind, check_list, check_whole
 from .errors import ImageError, UserError
 from .images import as_image
 from .pipeline import map_images
@@ -204,8 +205,9 @@ class Model:
             Each source with the result of `use`, or with its error.
         """
 
-        if isinstance(sources, str | bytes | os.PathLike):
-            raise UserError(f"a list of files is needed, not one: [{sources!r:.80}]")
+        check_list("files", sources)
+        if max_pixels is not None:
+            check_whole("max_pixels", max_pixels)
 
         def prepare(source: Source) -> NDArray[np.uint8]:
             image = as_image(open_source(source), max_pixels=max_pixels)
@@ -226,8 +228,7 @@ class Model:
 
     def _check_top(self, top: int) -> None:
         self.check_classifies()
-        if not isinstance(top, int | np.integer) or isinstance(top, bool) or top < 1:
-            raise UserError(f"top must be a whole number of at least 1, not {top!r:.80}")
+        check_whole("top", top)
 
     def _predictions(self, logits: NDArray[np.float32], top: int) -> list[Prediction]:
         """The `top` most probable classes for the logits (classes,) of one image."""
@@ -273,6 +274,9 @@ def load(
         UserError: As for `Model`.
     """
     from .formats import open_checkpoint, read_content
+
+    check_kind("int8", int8, bool)
+    check_kind("weights_of", weights_of, str, type(None))
 
     if isinstance(name, str | os.PathLike):
         file = Path(name) if isinstance(name, os.PathLike) else name

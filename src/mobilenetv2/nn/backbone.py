@@ -7,6 +7,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import groupby
+from numbers import Real
 from typing import Any
 
 import numpy as np
@@ -287,7 +288,7 @@ def check_rates(**rates: float) -> None:
         ArchitectureError: One is.
     """
     for name, value in rates.items():
-        if not 0 <= value < 1:
+        if not isinstance(value, Real) or not 0 <= value < 1:
             raise ArchitectureError(f"{name} must be at least 0 and below 1, not {value!r}")
 
 
