@@ -123,6 +123,7 @@ def description_header(
     Raises:
         ModelFileError: The provenance holds what JSON cannot, or is nested too deeply.
     """
+    check_classes(architecture)
     try:
         facts = json.dumps(provenance)
     except (TypeError, ValueError, RecursionError) as error:
@@ -136,6 +137,16 @@ def description_header(
     }
 
 
+def check_classes(architecture: Architecture) -> None:
+    """Refuses a classifier of one class.
+
+    Raises:
+        ModelFileError: It is one.
+    """
+    if architecture.head.task == "classification" and architecture.classes == 1:
+        raise ModelFileError("one class, of which a softmax is always 1: at least 2 are needed")
+
+
 def is_ours(header: Mapping[str, str]) -> bool:
     """Whether a safetensors header is that of a model of ours, a damaged one included."""
     return header.get("format") == FORMAT or bool(OUR_KEYS & header.keys())
@@ -147,8 +158,10 @@ def read_description(header: Mapping[str, str]) -> dict[str, Any]:
     Raises:
         UserError: Not JSON, JSON of another type, or a value out of range.
     """
+    architecture = Architecture.from_dict(read_json(header, "architecture"))
+    check_classes(architecture)
     return {
-        "architecture": Architecture.from_dict(read_json(header, "architecture")),
+        "architecture": architecture,
         "labels": tuple(read_json(header, "labels", list[str])),
         "preprocessing": Preprocessing.from_dict(read_json(header, "preprocessing")),
         "provenance": read_json(header, "provenance", dict[str, Any]),
@@ -298,8 +311,6 @@ def check_description(
         raise ModelFileError(f"provenance must be a dict, not {provenance!r:.80}")
     if not isinstance(preprocessing, Preprocessing):
         raise ModelFileError(f"preprocessing must be a Preprocessing, not {preprocessing!r:.80}")
-    if architecture.head.task == "classification" and architecture.classes == 1:
-        raise ModelFileError("one class, of which a softmax is always 1: at least 2 are needed")
     if labels and len(labels) != architecture.classes:
         raise ModelFileError(f"{len(labels)} labels for {architecture.classes} classes")
     if preprocessing.channels != architecture.in_channels:

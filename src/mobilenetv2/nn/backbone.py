@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from ..architecture import Architecture
-from ..checkpoint import Checkpoint
+from ..checkpoint import Checkpoint, check_classes
 from ..errors import ArchitectureError, ModelFileError, UserError, shortened
 from ..graph import array_shapes, blocks, network
 from ..images import Preprocessing
@@ -237,6 +237,7 @@ class Backbone(nn.Module):
                 provenance are of another type.
         """
         architecture, state = self._described()
+        check_classes(architecture)
         with torch.device("meta"):
             described = Backbone(self.architecture, drop_path_rate=0.0, bn_decay=PAPER_BN_DECAY)
         changed = [f"features.{text}" for text in differences(self.features, described.features)]

@@ -57,7 +57,7 @@ def checked_names(names: Iterable[str]) -> tuple[str, ...]:
         listed = tuple(dict.fromkeys(names))
         if listed and all(isinstance(name, str) for name in listed):
             return listed
-    raise UserError(f"names must be a list of names of layers, not {names!r:.80}")
+    raise UserError(f"no layer named: names must be a list of names of layers, not {names!r:.80}")
 
 
 def _warn_if_others_are_expected(preprocessing: Preprocessing) -> None:
