@@ -22,6 +22,7 @@ TRUNK = {
     "processors",
     "locks",
     "errors",
+    "arguments",
     "printable",
     "architecture",
     "heads",

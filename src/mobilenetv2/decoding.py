@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator
 from io import BytesIO, TextIOBase
 from typing import IO, TYPE_CHECKING, Any
 
+from .arguments import check_whole
 from .errors import ImageError, UserError
 from .locks import ForkSafeLock
 from .paths import obstacle
@@ -82,10 +83,14 @@ def decode(
     Raises:
         ImageError: Not an image, not a regular file, damaged, or too large; the message names the
             file.
-        UserError: MOBILENETV2_MAX_PIXELS is not a whole number above 0.
+        UserError: max_pixels or MOBILENETV2_MAX_PIXELS is not a whole number above 0.
     """
     from PIL import Image, UnidentifiedImageError
 
+    if max_pixels is None:
+        max_pixels = _limit_of_environment()
+    else:
+        check_whole("max_pixels", max_pixels)
     if isinstance(source, bytes | bytearray | memoryview):
         source = BytesIO(source)
     if not isinstance(source, str | os.PathLike) and not hasattr(source, "read"):
@@ -101,7 +106,6 @@ def decode(
             raise ImageError(f"{name}: {reason}")
     else:
         name = str(getattr(source, "name", "<stream>"))
-    max_pixels = _limit_of_environment() if max_pixels is None else max_pixels
     try:
         with _open(source, max_pixels) as image:
             if max_pixels is not None and image.width * image.height > max_pixels:

@@ -8,7 +8,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 from numpy.typing import NDArray
@@ -198,7 +198,7 @@ def infer_architecture(
         _with_last(best[0], last),
         in_channels=shapes["features.0.0.weight"][1],
         head=head,
-        output_stride=max(head.output_strides),
+        output_stride=cast(OutputStride, max(head.output_strides)),
     )
 
 

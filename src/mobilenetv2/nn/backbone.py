@@ -7,6 +7,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import groupby
+from numbers import Real
 from typing import Any
 
 import numpy as np
@@ -15,7 +16,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from ..architecture import Architecture
-from ..checkpoint import Checkpoint
+from ..checkpoint import Checkpoint, check_classes
 from ..errors import ArchitectureError, ModelFileError, UserError, shortened
 from ..graph import array_shapes, blocks, network
 from ..images import Preprocessing
@@ -236,6 +237,7 @@ class Backbone(nn.Module):
                 provenance are of another type.
         """
         architecture, state = self._described()
+        check_classes(architecture)
         with torch.device("meta"):
             described = Backbone(self.architecture, drop_path_rate=0.0, bn_decay=PAPER_BN_DECAY)
         changed = [f"features.{text}" for text in differences(self.features, described.features)]
@@ -287,7 +289,7 @@ def check_rates(**rates: float) -> None:
         ArchitectureError: One is.
     """
     for name, value in rates.items():
-        if not 0 <= value < 1:
+        if not isinstance(value, Real) or not 0 <= value < 1:
             raise ArchitectureError(f"{name} must be at least 0 and below 1, not {value!r}")
 
 

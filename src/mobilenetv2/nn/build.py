@@ -112,7 +112,7 @@ def mobilenet_v2(
         checkpoint,
         architecture or Architecture(),
         {
-            "width_mult": None if width_mult is None else float(width_mult),
+            "width_mult": None if width_mult is None else _number(width_mult),
             "inverted_residual_setting": inverted_residual_setting,
             "round_nearest": round_nearest,
             "norm_layer": norm.get("eps"),
@@ -145,6 +145,13 @@ def mobilenet_v2(
     if checkpoint:
         _fill(net, checkpoint, fresh_head)
     return net
+
+
+def _number(width_mult: float | str) -> float:
+    try:
+        return float(width_mult)
+    except (TypeError, ValueError):
+        raise ArchitectureError(f"width_mult must be a number, not {width_mult!r:.80}") from None
 
 
 def _one_of(**arguments: Any) -> Any:
@@ -229,7 +236,12 @@ def _check_as_torchvision(a: Architecture) -> None:
 
 def _norm_options(norm_layer: Callable[[int], nn.Module]) -> dict[str, float]:
     """eps and momentum of the batch norms that it makes."""
-    norm = norm_layer(8)
+    try:
+        norm = norm_layer(8)
+    except TypeError as error:
+        raise ArchitectureError(
+            f"norm_layer must make an nn.BatchNorm2d of so many channels: {error}"
+        ) from None
     if (
         type(norm) is not nn.BatchNorm2d
         or not (norm.affine and norm.track_running_stats)
