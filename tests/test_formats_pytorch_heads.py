@@ -222,6 +222,20 @@ def test_heads_of_another_shape(tmp_path, shape, missing) -> None:
         read_state_dict(tmp_path / "model.pth", arrays)
 
 
+def test_shapes_are_checked_before_rows_are_moved(tmp_path) -> None:
+    """A small file may have an array of any shape: one repeated number."""
+    arrays = mmdetection(detector("mmdetection"))
+    for name in ("bbox_head.reg_convs.1.1.bias", "bbox_head.cls_convs.1.1.bias"):
+        huge = np.broadcast_to(np.float16(0), 24 << 40)
+        with pytest.raises(
+            ModelFileError, match=r"model\.pth: .*\.1\.1\.bias is \(26388279066624,\)"
+        ):
+            read_state_dict(tmp_path / "model.pth", arrays | {name: huge})
+    huge = np.broadcast_to(np.float16(0), 24 << 40)
+    with pytest.raises(ModelFileError, match=r"model\.pth: head classes must be"):
+        read_state_dict(tmp_path / "model.pth", arrays | {"bbox_head.cls_convs.0.1.bias": huge})
+
+
 # --- Hugging Face's segmenter ---
 
 

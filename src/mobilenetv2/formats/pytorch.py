@@ -19,7 +19,7 @@ from typing import Any
 import numpy as np
 
 from ..checkpoint import Checkpoint, Shaped
-from ..errors import MissingExtraError, ModelFileError, install_hint, shortened
+from ..errors import ArchitectureError, MissingExtraError, ModelFileError, install_hint, shortened
 from ..files import open_safetensors
 from ..heads import DeepLab
 from ..images import IMAGENET_MEAN, IMAGENET_STD, Preprocessing
@@ -159,7 +159,7 @@ def _read_network(path: Path, network: StoredNetwork, labels: tuple[str, ...] = 
     arrays = network.arrays
     try:
         layout = _layout(arrays)
-    except ModelFileError as error:
+    except (ModelFileError, ArchitectureError) as error:
         raise ModelFileError(f"{path}: {error}") from None
     if layout is None:
         raise ModelFileError(
