@@ -128,6 +128,8 @@ def test_how_images_are_prepared(tmp_path, layout, preprocessing) -> None:
 @pytest.mark.parametrize("layout", ["mmdetection", "torchvision"])
 def test_the_engine_runs_it(tmp_path, layout, pixels) -> None:
     imported = read_state_dict(tmp_path / "model.pth", LAYOUTS[layout](detector(layout)))
+    imported.save(tmp_path / "ours.safetensors")
+    assert read(tmp_path / "ours.safetensors").architecture == imported.architecture
     image = pixels(1, 320, 320, 3)
     outputs = Reference(imported)(imported.preprocessing.normalize(image))
     codes, scores = Detector(imported).raw(image)
@@ -195,6 +197,8 @@ def test_another_number_of_anchors(tmp_path, layout) -> None:
          r"its first arrays: backbone\.features\.0\.0\.0\.weight, backbone\.features\.0\.1\.block"),
         (["backbone.0.0.weight", "rpn.head.conv.0.0.weight"], r"its first arrays: backbone\.0\.0\.weight"),
         (["model.0.conv.weight", "model.22.dfl.conv.weight"], r"its first arrays: 0\.conv\.weight"),
+        (["backbone.layer1.0.conv1.weight", "classifier.0.convs.0.0.weight"],
+         r"its first arrays: backbone\.layer1\.0\.conv1\.weight, classifier"),
         # DeepLabv3+ with a decoder
         (["backbone.low_level_features.0.0.weight", "classifier.project.0.weight"], "its first arrays: backbone"),
         # mmdetection's RetinaNet, and its SSD with ordinary convolutions

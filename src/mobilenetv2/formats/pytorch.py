@@ -221,7 +221,8 @@ def _layout(arrays: Arrays) -> Layout | None:
         return Layout(_from_timm(arrays), Rules("timm", "symmetric", 1e-5, TIMM))
     if any("conv_stem.first_conv." in name for name in arrays):
         return _hugging_face(arrays)
-    if any(name.startswith("backbone.layer1.0.") for name in arrays):
+    parts = {name.split(".")[0] for name in arrays}
+    if {"backbone", "bbox_head"} <= parts and any("backbone.layer1.0." in name for name in arrays):
         return mmdetection(arrays)
     if any(name.startswith("backbone.features.0.1.conv.") for name in arrays):
         return torchvision_ssdlite(arrays)

@@ -129,7 +129,7 @@ def mmdetection_labels(content: Any) -> tuple[str, ...]:
 
 def _in_block(block: int, part: str, kind: str) -> str | None:
     """The name of a convolution or batch norm of a block, whose parts are named or counted."""
-    parts = BLOCK_PARTS[block == 1 :]  # the first block has no expansion
+    parts = BLOCK_PARTS[1:] if block == 1 else BLOCK_PARTS  # the first block has no expansion
     if part not in parts and not (part.isdigit() and int(part) < len(parts)):
         return None
     place = parts.index(part) if part in parts else int(part)
