@@ -100,8 +100,7 @@ class _Wiring:
         while True:
             (output,) = op.outputs
             readers = self.readers.get(output, [])
-            ends = output in self.graph.outputs and readers and readers[0].code != POSTPROCESS
-            if not readers or ends:
+            if output in self.graph.outputs or not readers:
                 return behind
             op, *others = readers
             if others or op.code not in (*TRANSPARENT, *ACTIVATIONS, "CONCATENATION", POSTPROCESS):
@@ -119,9 +118,9 @@ def _backbone(wiring: _Wiring, kernels: Sequence[Op]) -> tuple[dict[str, Op], Se
     kinds = "".join(KERNELS[op.code] for op in kernels)
     match = BACKBONE.match(kinds)
     if match is None:
-        listed = ", ".join(wiring.kernel_name(op) for op in kernels[:4]) or "none"
+        first = ", ".join(wiring.kernel_name(op) for op in kernels[:4]) or "none"
         raise ModelFileError(
-            f"not a MobileNetV2: its kernels are not a stem, then expand, depthwise, project: {listed}"
+            f"not a MobileNetV2: its kernels are not a stem, then expand, depthwise, project: {first}"
         )
     names, at, block = ["features.0.0"], 1, 0
     while at < match.end():
