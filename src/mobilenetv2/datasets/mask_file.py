@@ -16,12 +16,12 @@ LOSSY = ("JPEG", "MPO", "JPEG2000")
 FACTORS = {"L;2": 85, "L;4": 17}  # by which Pillow scales grey of 2 and 4 bits
 
 
-def read_mask(path: Path, size: tuple[int, int], turn: int = 1) -> Mask:
+def read_mask(path: Path, size: tuple[int, int] | None = None, turn: int = 1) -> Mask:
     """The values of a palette or grey image as (height, width) of uint8, or uint16 above 8 bits.
 
     Args:
         path: The file.
-        size: Height and width that the mask must have, after it was turned.
+        size: Height and width that the mask must have, after it was turned; None: any.
         turn: The EXIF orientation to apply, 1 for none.
 
     Raises:
@@ -46,7 +46,7 @@ def read_mask(path: Path, size: tuple[int, int], turn: int = 1) -> Mask:
         raise ImageError(f"{path}: too large for this machine's memory") from None
     except Exception as error:  # Pillow's plugins may raise anything on damaged files
         raise ImageError(f"{path}: not a mask: {error or type(error).__name__}") from error
-    if values.shape != size:
+    if size and values.shape != size:
         raise ImageError(
             f"{path}: {values.shape[0]} x {values.shape[1]} (height x width), but its image is "
             f"{size[0]} x {size[1]}"

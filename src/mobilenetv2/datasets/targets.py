@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -49,11 +50,13 @@ class MaskTarget:
     Attributes:
         path: A PNG whose values are classes.
         size: Height and width of the upright image.
+        classes: The classes that occur in it, in ascending order.
         turn: The EXIF orientation to apply to the mask, 1 for none.
     """
 
     path: Path
     size: tuple[int, int]
+    classes: tuple[int, ...]
     turn: int = 1
 
     def read(self) -> NDArray[np.uint8] | NDArray[np.uint16]:
@@ -128,3 +131,8 @@ class MaskDataset:
     def stretched(self) -> MaskDataset:
         """The same images, those of more than 8 bits to be decoded with `stretch`."""
         return replace(self, samples=tuple(replace(s, stretch=True) for s in self.samples))
+
+    def summary(self) -> list[dict[str, str | int]]:
+        """The number of images that each class occurs in, one row per class."""
+        counts = Counter(value for sample in self.samples for value in sample.target.classes)
+        return [{"class": name, "images": counts[i]} for i, name in enumerate(self.classes)]

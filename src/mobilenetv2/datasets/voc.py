@@ -7,11 +7,14 @@ from collections.abc import Sequence
 from pathlib import Path
 from xml.etree.ElementTree import Element
 
+import numpy as np
+
 from ..errors import UserError, shortened
 from ..files import read_text
 from ..labels import VOC
 from ..paths import is_folder, is_hidden, is_image_name
 from .frames import Frame, frame
+from .mask_file import read_mask
 from .objects import Object, ObjectChecks
 from .splits import SPLITS, default_splits, splits_called
 from .targets import IGNORED, BoxDataset, BoxSample, MaskDataset, MaskSample, MaskTarget
@@ -112,14 +115,7 @@ def read_voc_masks(folder: Path, split: str | None) -> MaskDataset:
     names = _class_names(folder)
     samples = []
     for stem in stems:
-        target = _mask_target(masks[stem], images[stem])
-        values = set(map(int, _distinct(target)))
-        if wrong := sorted(values - {*range(len(names)), IGNORED}):
-            raise UserError(
-                f"{masks[stem]}: values {shortened([str(v) for v in wrong])}, but there are "
-                f"{len(names)} classes and {IGNORED} for pixels without one; classes.txt in "
-                f"{folder} names others"
-            )
+        target = _mask_target(masks[stem], images[stem], names)
         samples.append(MaskSample(str(images[stem]), target))
     problems = []
     if without := sorted(images.keys() - masks.keys()):
@@ -127,22 +123,18 @@ def read_voc_masks(folder: Path, split: str | None) -> MaskDataset:
     return MaskDataset(names, tuple(samples), tuple(problems))
 
 
-def _distinct(target: MaskTarget) -> list[int]:
-    import numpy as np
-
-    return list(np.unique(target.read()).tolist())
-
-
-def _mask_target(mask: Path, image: Path) -> MaskTarget:
-    from PIL import Image
-
-    try:
-        with Image.open(mask) as opened:
-            stated = opened.height, opened.width
-    except Exception:  # reading the mask says what is wrong
-        return MaskTarget(mask, (0, 0))
-    placed = frame(image, stated, str(mask)) or Frame(stated)
-    return MaskTarget(mask, placed.size, placed.turn)
+def _mask_target(path: Path, image: Path, names: Sequence[str]) -> MaskTarget:
+    """The target of one image, whose mask has been read and checked."""
+    mask = read_mask(path)
+    stated = mask.shape[0], mask.shape[1]
+    placed = frame(image, stated, str(path)) or Frame(stated)
+    values = {*np.unique(mask).tolist()} - {IGNORED}
+    if wrong := [str(value) for value in sorted(values) if value >= len(names)]:
+        raise UserError(
+            f"{path}: values {shortened(wrong)}, but there are {len(names)} classes and {IGNORED} "
+            f"for pixels without one; classes.txt in {path.parent.parent} names others"
+        )
+    return MaskTarget(path, placed.size, tuple(sorted(values)), placed.turn)
 
 
 def _class_names(folder: Path) -> tuple[str, ...]:
