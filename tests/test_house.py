@@ -35,6 +35,7 @@ TRUNK = {
     "folding",
     "cost",
     "paper",
+    "paper_tables",
     "images",
     "decoding",
     "paths",
