@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
+from .evaluate_tasks import Request, evaluate_boxes, evaluate_masks
 from .options import model_option, stretch_option, threads_option
 from .output import (
     OutputPath,
@@ -14,6 +16,7 @@ from .output import (
     notify_notes,
     progress,
     result_options,
+    save_image,
     save_rows,
     show_image_warnings,
     write_json,
@@ -23,8 +26,6 @@ from .output import (
 from .overwriting import refuse_overwritten
 
 if TYPE_CHECKING:
-    from PIL.Image import Image
-
     from ..datasets import Sample
     from ..errors import ImageError
     from ..evaluation import Evaluation
@@ -33,6 +34,10 @@ NAMED = {
     "synsets": "the classes are WordNet ids, taken as those of ImageNet's 1000 classes",
     "numbers": "the classes are numbers, taken as the model's classes, counted from 0 without a "
     "background class",
+}
+TASKS: dict[str, Callable[[Any, Request], int]] = {
+    "detection": evaluate_boxes,
+    "segmentation": evaluate_masks,
 }
 PREDICTION_COLUMNS = ("file", "class", "answer", "probability", "right")
 COLUMNS = ("class", "index", "images", "right", "percent")
@@ -49,13 +54,13 @@ COLUMNS = ("class", "index", "images", "right", "percent")
 @click.option(
     "--mistakes",
     type=OutputPath(".png", ".jpg", ".jpeg", ".webp", ".tif", ".tiff", ".bmp"),
-    help="Write the 32 mistakes with the highest probability as one image.",
+    help="Write the mistakes with the highest probability as one image; of detectors and segmenters the worst answers.",
 )
 @click.option(
     "--predictions",
     type=OutputPath(".csv", ".json"),
     metavar="FILE",
-    help="Write the answer for each image, as .csv or .json.",
+    help="Write the answer for each image, as .csv or .json; of detectors COCO results, .json.",
 )
 @click.option("--wrong-only", is_flag=True, help="Leave right answers out of --predictions.")
 @threads_option
@@ -73,12 +78,14 @@ def evaluate(
 ) -> int:
     """Measure the accuracy of a model on labelled images.
 
-    DATA is a folder or a .zip with one folder per class (above them train, val and test, if you
-    like), or a CSV list with the columns file and label, index or both. Images that cannot be
-    read are named on stderr and left out, and the exit code is 1.
+    For a classifier, DATA is a folder or a .zip with one folder per class (above them train, val and test, if you
+    like), or a CSV list with the columns file and label, index or both. For a detector it is a
+    folder in the layout of COCO, Pascal VOC or YOLO, for a segmenter one of Pascal VOC. Images that
+    cannot be read are named on stderr and left out, and the exit code is 1.
 
     top1 and top5 are percent (top5 of models with more than five classes); ece is the expected calibration error from 0 to 1; nll is the mean
-    negative log likelihood."""
+    negative log likelihood. Detectors get COCO's twelve numbers, segmenters the mean intersection
+    over union."""
     from ..datasets import read_dataset, repeated_images
     from ..evaluation import contact_sheet, how_named
     from ..evaluation import evaluate as run
@@ -87,12 +94,19 @@ def evaluate(
     if wrong_only and predictions is None:
         raise click.UsageError("--wrong-only chooses what --predictions FILE gets: give that too")
     show_image_warnings()
+    model = load(model_name)
+    task = model.checkpoint.architecture.head.task
+    if task in TASKS:
+        if wrong_only:
+            raise click.UsageError(
+                "--wrong-only is for classifiers: their answers are right or not"
+            )
+        return TASKS[task](model, Request(data, split, mistakes, predictions, stretch, format_))
     dataset = read_dataset(data, split)
     refuse_overwritten(dataset.samples)
     dataset = dataset.stretched() if stretch else dataset
     for problem in (*dataset.problems, *repeated_images(dataset)):
         notify(problem)
-    model = load(model_name)
     notify_notes(model.checkpoint)
     architecture, labels = model.checkpoint.architecture, model.checkpoint.labels
     if remark := NAMED.get(how_named(dataset, labels, architecture.classes or 0)):
@@ -111,7 +125,7 @@ def evaluate(
     if predictions:
         _save_predictions(evaluation, predictions, wrong_only)
     if mistakes:
-        _save(contact_sheet(evaluation.mistakes), mistakes)
+        save_image(contact_sheet(evaluation.mistakes), mistakes)
     skipped = len(evaluation.skipped)
     if skipped:
         notify(f"{skipped} of {len(dataset.samples)} could not be read")
@@ -165,15 +179,3 @@ def _save_predictions(evaluation: Evaluation, path: Path, wrong_only: bool) -> N
         if not (wrong_only and answer.right)
     ]
     save_rows(rows, PREDICTION_COLUMNS, path, path.suffix.lower().removeprefix("."))
-
-
-def _save(sheet: Image, path: Path) -> None:
-    import io
-
-    from PIL import Image
-
-    from ..files import write_atomically
-
-    content = io.BytesIO()
-    sheet.save(content, Image.registered_extensions()[path.suffix.lower()])
-    write_atomically(path, content.getvalue())

@@ -86,6 +86,7 @@ def read_coco(path: Path) -> BoxDataset:
         tuple(samples),
         tuple(category.id for category in categories),
         tuple(problems),
+        (str(path),),
     )
 
 

@@ -89,12 +89,14 @@ class BoxDataset:
         samples: The images, also those without objects.
         category_ids: COCO's id of each class; counted from 1 where the data has none.
         problems: What was left out or changed and why, one line each.
+        files: The files that the boxes were read from.
     """
 
     classes: tuple[str, ...]
     samples: tuple[BoxSample, ...]
     category_ids: tuple[int, ...]
     problems: tuple[str, ...] = ()
+    files: tuple[str, ...] = ()
 
     def stretched(self) -> BoxDataset:
         """The same images, those of more than 8 bits to be decoded with `stretch`."""
@@ -127,6 +129,11 @@ class MaskDataset:
     classes: tuple[str, ...]
     samples: tuple[MaskSample, ...]
     problems: tuple[str, ...] = ()
+
+    @property
+    def files(self) -> tuple[str, ...]:
+        """The files of the masks."""
+        return tuple(str(sample.target.path) for sample in self.samples)
 
     def stretched(self) -> MaskDataset:
         """The same images, those of more than 8 bits to be decoded with `stretch`."""

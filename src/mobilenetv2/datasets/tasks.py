@@ -128,7 +128,7 @@ def _of_classes(dataset: BoxDataset, classes: tuple[str, ...], path: Path) -> Bo
     if left_out:
         problems.append(f"{left_out} boxes of other classes left out")
     ids = tuple(dataset.category_ids[i] for i in chosen)
-    return BoxDataset(classes, tuple(samples), ids, tuple(problems))
+    return BoxDataset(classes, tuple(samples), ids, tuple(problems), dataset.files)
 
 
 def _selected(target: BoxTarget, indices: np.typing.NDArray[np.int64]) -> BoxTarget:

@@ -90,7 +90,8 @@ def read_voc_boxes(folder: Path, split: str | None, classes: Sequence[str] | Non
     if without := sorted(images.keys() - annotations.keys()):
         problems.append(f"{len(without)} images without annotation left out: {shortened(without)}")
     ids = tuple(range(1, len(names) + 1))
-    return BoxDataset(tuple(names), tuple(samples), ids, tuple(problems))
+    files = tuple(map(str, annotations.values()))
+    return BoxDataset(tuple(names), tuple(samples), ids, tuple(problems), files)
 
 
 def read_voc_masks(folder: Path, split: str | None) -> MaskDataset:

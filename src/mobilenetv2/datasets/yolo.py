@@ -81,7 +81,9 @@ def read_yolo(path: Path, split: str | None) -> BoxDataset:
     if unreadable:
         problems.append(f"{len(unreadable)} images that cannot be read: {shortened(unreadable)}")
     ids = tuple(range(1, len(names) + 1))
-    return BoxDataset(tuple(names), tuple(samples), ids, tuple(problems))
+    files = [str(settings)] if settings else []
+    files += [str(_labels_of(image)) for image in images]
+    return BoxDataset(tuple(names), tuple(samples), ids, tuple(problems), tuple(files))
 
 
 def _fields(path: Path) -> Mapping[str, Any]:

@@ -23,6 +23,7 @@ from .detection import (
     score_detections,
 )
 from .matching import how_named, match_classes
+from .pairs import box_sheet, mask_sheet
 from .segmentation import (
     MaskAnswer,
     MaskClassResult,
@@ -51,6 +52,7 @@ __all__ = [
     "Scores",
     "SegmentationEvaluation",
     "SegmentationScores",
+    "box_sheet",
     "confusion_of",
     "contact_sheet",
     "evaluate",
@@ -58,6 +60,7 @@ __all__ = [
     "evaluate_segmenter",
     "how_named",
     "judge",
+    "mask_sheet",
     "match_boxes",
     "match_classes",
     "match_masks",

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import io
 import os
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from contextlib import closing, redirect_stdout
+from contextlib import closing
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -13,16 +12,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..boxes import overlaps
-from ..datasets import BoxDataset, BoxSample, BoxTarget, Dataset, read_boxes
-from ..errors import (
-    ImageError,
-    MissingExtraError,
-    UserError,
-    install_hint,
-    missing_modules,
-    shortened,
-)
+from ..datasets import BoxDataset, BoxSample, Dataset, read_boxes
+from ..errors import ImageError, UserError, shortened
 from ..results import Detections
+from .coco import check_pycocotools, evaluated
 from .matching import match_classes
 
 if TYPE_CHECKING:
@@ -222,16 +215,6 @@ def match_boxes(dataset: BoxDataset, labels: tuple[str, ...]) -> dict[int, int]:
     return matched
 
 
-def check_pycocotools() -> None:
-    """Checks that pycocotools is installed.
-
-    Raises:
-        MissingExtraError: It is not.
-    """
-    if missing_modules("pycocotools"):
-        raise MissingExtraError(f"average precision needs pycocotools: {install_hint('detection')}")
-
-
 def score_detections(
     dataset: BoxDataset,
     answers: Sequence[tuple[BoxSample, Detections]],
@@ -253,7 +236,7 @@ def score_detections(
     """
     check_pycocotools()
     scored = sorted(set(matched.values()))
-    result = _run(answers, matched, scored)
+    result = evaluated(answers, matched, scored)
     precision = np.where(result.eval["precision"] < 0, np.nan, result.eval["precision"])
     precisions = np.full((*precision.shape[:2], len(dataset.classes)), np.nan)
     scores = precisions.copy()
@@ -284,94 +267,6 @@ def score_detections(
         tuple(skipped),
         tuple(label for i, label in enumerate(labels) if i not in matched),
     )
-
-
-def _run(
-    answers: Sequence[tuple[BoxSample, Detections]],
-    matched: Mapping[int, int],
-    scored: Sequence[int],
-) -> Any:
-    """pycocotools' evaluator after its work."""
-    from pycocotools.coco import COCO
-    from pycocotools.cocoeval import COCOeval
-
-    class Evaluator(COCOeval):  # type: ignore[misc]
-        def _prepare(self) -> None:
-            super()._prepare()  # looks at crowds alone
-            for objects in self._gts.values():
-                for each in objects:
-                    each["ignore"] = each["ignore"] or each["difficult"]
-
-    # of equal scores the image with the lower id comes first
-    if all(isinstance(sample.target.image_id, int) for sample, _ in answers):
-        answers = sorted(answers, key=lambda answer: answer[0].target.image_id)
-    truth, detected = COCO(), COCO()
-    images = [{"id": number} for number in range(1, len(answers) + 1)]
-    categories = [{"id": i} for i in scored]
-    objects = [
-        each
-        for number, (sample, _) in enumerate(answers, 1)
-        for each in _objects(sample.target, number, scored)
-    ]
-    boxes = [
-        each
-        for number, (_, detections) in enumerate(answers, 1)
-        for each in _detected(detections, number, matched)
-    ]
-    with redirect_stdout(io.StringIO()):
-        for coco, annotations in ((truth, objects), (detected, boxes)):
-            # an id of 0 would mean: no match
-            numbered = [{**each, "id": i} for i, each in enumerate(annotations, 1)]
-            coco.dataset = {"images": images, "categories": categories, "annotations": numbered}
-            coco.createIndex()
-        evaluator = Evaluator(truth, detected, "bbox")
-        evaluator.evaluate()
-        evaluator.accumulate()
-        evaluator.summarize()
-    return evaluator
-
-
-def _objects(target: BoxTarget, number: int, scored: Sequence[int]) -> list[dict[str, Any]]:
-    return [
-        {
-            "image_id": number,
-            "category_id": index,
-            "bbox": _sides(box),
-            "area": area,
-            "iscrowd": int(crowd),
-            "difficult": difficult,
-        }
-        for box, index, area, crowd, difficult in zip(
-            target.boxes.tolist(),
-            target.classes.tolist(),
-            target.areas.tolist(),
-            target.crowd.tolist(),
-            target.difficult.tolist(),
-        )
-        if index in scored
-    ]
-
-
-def _detected(
-    detections: Detections, number: int, matched: Mapping[int, int]
-) -> list[dict[str, Any]]:
-    boxes = [_sides(box) for box in detections.boxes.tolist()]
-    return [
-        {
-            "image_id": number,
-            "category_id": matched[index],
-            "bbox": box,
-            "area": box[2] * box[3],
-            "score": score,
-        }
-        for box, index, score in zip(boxes, detections.indices.tolist(), detections.scores.tolist())
-        if index in matched
-    ]
-
-
-def _sides(box: Sequence[float]) -> list[float]:
-    """Left, top, width, height."""
-    return [box[0], box[1], box[2] - box[0], box[3] - box[1]]
 
 
 def _answer(sample: BoxSample, detections: Detections, matched: Mapping[int, int]) -> BoxAnswer:

@@ -154,6 +154,18 @@ def match_masks(dataset: MaskDataset, labels: tuple[str, ...]) -> NDArray[np.int
     return match_classes(Dataset(dataset.classes, ()), labels, len(labels), used)
 
 
+def own_classes(indices: NDArray[np.int64], outputs: int) -> NDArray[np.int64]:
+    """The dataset's class of each of the model's; the number of classes where there is none.
+
+    Args:
+        indices: From `match_masks`.
+        outputs: The number of the model's classes.
+    """
+    own = np.full(outputs, len(indices), np.int64)
+    own[indices[indices >= 0]] = np.flatnonzero(indices >= 0)
+    return own
+
+
 def confusion_of(truth: Mask, predicted: Mask, classes: int, ignored: int = IGNORED) -> Any:
     """The confusion matrix (classes, classes + 1) int64 of one image.
 
@@ -210,8 +222,7 @@ def score_masks(
         ImageError: A mask cannot be read.
     """
     count = len(dataset.classes)
-    own = np.full(len(labels), count, np.int64)
-    own[indices[indices >= 0]] = np.flatnonzero(indices >= 0)
+    own = own_classes(indices, len(labels))
     total = np.zeros((count, count + 1), np.int64)
     rows = []
     for sample, predicted in answers:
