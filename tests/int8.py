@@ -39,7 +39,7 @@ def random_int8(
     made = {"image": Activation(float(np.float32(2 / 255)), 127)}
     for step in steps:
         made[step.name] = activation(values[step.name], step.activation)
-        if step.kind == "pool" and unsigned:
+        if step.kind == "resize" or (step.kind == "pool" and unsigned):
             made[step.name] = made[step.sources[0]]
     quantized = {}
     for step in steps:
@@ -51,6 +51,7 @@ def random_int8(
                 stored_weight, scale, np.rint(bias / unit).astype(np.int32), zero
             )
     stored = stored_tensors(floats.architecture, rounding)
+    pools = any(step.kind == "pool" for step in steps)
     return Int8Checkpoint(
         floats.architecture,
         quantized,
@@ -58,8 +59,9 @@ def random_int8(
         (127,) * floats.architecture.in_channels,
         {name: made[name] for name in stored},
         rounding,
-        "average" if unsigned and rounding == "twice" and "pool" in stored else "mean",
+        "average" if unsigned and rounding == "twice" and pools else "mean",
         preprocessing=floats.preprocessing,
+        signed=rounding == "twice" and not unsigned,
     )
 
 

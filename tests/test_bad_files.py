@@ -478,6 +478,13 @@ def test_the_same_model_gives_the_same_bytes(tmp_path) -> None:
 # --- labels ---
 
 
+def test_labels_end_at_line_feeds_only(tmp_path) -> None:
+    labels = ("a\u2028b", "c\x85d", "e\x0cf\x0bg\x1ch")
+    for end in ("\n", "\r\n"):
+        (tmp_path / "names.txt").write_bytes("".join(name + end for name in labels).encode())
+        assert read_labels(tmp_path / "names.txt", 3) == labels
+
+
 @pytest.mark.parametrize(
     ("content", "complaint"),
     [

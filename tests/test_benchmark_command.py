@@ -51,6 +51,15 @@ def measured(capsys, *arguments: str) -> dict:
     return summary
 
 
+def test_a_long_run_is_announced(model, capsys, monkeypatch) -> None:
+    monkeypatch.setattr("mobilenetv2.runtime.timing._call_ms", lambda *_: 2.0)
+    assert run(["benchmark", model, "--batch", "500", "--resolution", "32", "--runs", "99"]) == 0
+    notice = "about 100 seconds; a smaller --batch or fewer --runs take less\n"
+    assert capsys.readouterr().err == notice
+    assert run(["benchmark", model, "--batch", "5", "--resolution", "32", "--runs", "99"]) == 0
+    assert capsys.readouterr().err == ""
+
+
 def test_json_has_every_column(model, capsys) -> None:
     summary = measured(
         capsys, "--model", model, "--threads", "2", "--batch", "3", "--resolution", "64x48",

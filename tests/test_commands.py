@@ -101,6 +101,7 @@ def test_patterns_and_lists(folder, capsys, monkeypatch) -> None:
         (["convert", "cifar10", "out.onnx"], "must end in .safetensors"),
         (["convert", "cifar10", "no/such/folder/out.safetensors"], "does not exist"),
         (["inspect", "gone.tflite"], "gone.tflite"),
+        (["cost", "--head", "features", "--classes", "5"], "--head features has no classes"),
         (["cost", "gone.tflite"], "gone.tflite"),
     ],
 )
@@ -160,8 +161,10 @@ def test_convert_and_inspect(tmp_path, capsys) -> None:
     assert run(["inspect", str(out), "--format", "json"]) == 0
     (facts,) = json.loads(capsys.readouterr().out)
     assert facts["kind"] == "mobilenetv2"
-    assert facts["labels"] == "3: rose, ..., fern with, comma"
+    assert facts["labels"] == ["rose", "tulip", "fern with, comma"]
     assert facts["architecture"]["width_mult"] == 0.35
+    assert run(["inspect", str(out), "--format", "csv"]) == 0
+    assert '\nlabels,"3: rose, ..., fern with, comma"\n' in capsys.readouterr().out
     assert run(["inspect", str(out), "--arrays", "--format", "csv"]) == 0
     rows = list(csv.DictReader(io.StringIO(capsys.readouterr().out)))
     assert rows[0]["shape"] == "16x3x3x3"

@@ -214,6 +214,14 @@ def test_splits_of_a_list(
     [
         ("file,label,split\nx.png,a,later\n", "line 2: split 'later' is not train, val or test"),
         ("file,label,split\nx.png,a\n", "line 2: split '' is not train, val or test"),
+        (
+            "file,label\na,b,c\n",
+            "line 2 has more fields than the header: a name or label with a comma needs quotes",
+        ),
+        ("file;label\nx;y\n", "must be separated by commas, not by semicolons"),
+        ("file\tlabel\nx\ty\n", "must be separated by commas, not by tabs"),
+        ("File,Label\nx,y\n", "names of columns are in lower case"),
+        ("file, label\nx,y\n", "names of columns are in lower case, without spaces"),
         ("name,label\nx,y\n", "needs the columns file and label or index, not name, label"),
         ("", "needs the columns file and label or index, not none"),
         ("file,label\nx.png,a\n,b\n", "line 3 names no file"),
@@ -292,6 +300,19 @@ def test_real_sets(shared: Callable[[str], Path]) -> None:
 
 
 # --- the same image twice ---
+
+
+def test_an_image_that_a_list_names_twice_counts_once(tmp_path: Path) -> None:
+    build(tmp_path, {"x.png": 1, "y.png": 2})
+    text = "file,label\nx.png,cat\n./x.png,cat\ny.png,cat\ny.png,dog\n"
+    (tmp_path / "list.csv").write_text(text)
+    dataset = read_dataset(tmp_path / "list.csv")
+    samples = [(Path(sample.name).name, sample.target) for sample in dataset.samples]
+    assert samples == [("x.png", 0), ("y.png", 0), ("y.png", 1)]
+    assert dataset.problems == (f"1 images listed again left out: {tmp_path}/x.png",)
+    assert repeated_images(dataset) == [
+        f"images that stand in two classes: 1: {tmp_path}/y.png is cat and dog"
+    ]
 
 
 @pytest.mark.parametrize("zipped", [False, True])
@@ -498,6 +519,8 @@ OTHERS = {
     "Pascal VOC 2": ("VOC2012/JPEGImages/1.png", "VOC2012/Annotations/1.xml"),
     "Pascal VOC 3": ("VOCdevkit/VOC2012/JPEGImages/1.png", "VOCdevkit/VOC2012/Annotations/1.xml"),
     "COCO": ("annotations/instances_train2017.json", "train2017/1.png", "val2017/2.png"),
+    "COCO 2": ("images/1.png", "instances.json"),
+    "COCO 3": ("train/1.png", "train/_annotations.coco.json"),
     "YOLO": ("data.yaml", "images/train/1.png", "labels/train/1.txt"),
     "YOLO 2": ("data.yaml", "train/images/1.png", "train/labels/1.txt", "valid/images/1.png"),
     "ADE20K": ("images/training/1.png", "annotations/training/1.png"),

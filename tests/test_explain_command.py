@@ -19,10 +19,12 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from mobilenetv2.architecture import SMALL_IMAGES, V1
+from mobilenetv2.architecture import SMALL_IMAGES, V1, Architecture
 from mobilenetv2.cli import run
+from mobilenetv2.cost import network_cost
 from mobilenetv2.errors import UserError
-from mobilenetv2.heads import Classifier
+from mobilenetv2.heads import SSD, Classifier, DeepLab, SSDLite
+from mobilenetv2.insight import head as head_section
 from mobilenetv2.insight.explain import Explanation, explain
 from mobilenetv2.insight.photos import read_photos
 from mobilenetv2.insight.report import LANGUAGES, PAGE, Report, read_texts
@@ -302,6 +304,49 @@ def test_other_networks(tmp_path: Path) -> None:
         for reason in reasons:
             assert reason in text
         Report(found, "ko").html()
+
+
+@pytest.mark.parametrize(
+    ("head", "output_stride", "columns", "rows"),
+    [
+        (SSDLite(3), 32, "<th>anchors</th>", 6),
+        (SSD(3), 32, "<th>anchors</th>", 6),
+        (DeepLab(3), 16, "<th>layer</th>", 8),
+    ],
+)
+def test_the_head_of_other_tasks_has_a_section(
+    tmp_path: Path, head, output_stride, columns, rows
+) -> None:
+    x = np.random.default_rng(0).integers(0, 256, (40, 50, 3), dtype=np.uint8)
+    Image.fromarray(x).save(tmp_path / "a.png")
+    checkpoint = random_checkpoint(replace(TINY, head=head, output_stride=output_stride))
+    found = explain(checkpoint, "other", read_photos(checkpoint, tmp_path))
+    assert found.on_photos
+    drawn = found.on_photos.first_photo.drawn
+    assert drawn is not None
+    assert drawn.shape == (*TINY.resolution, 3)
+    for language in LANGUAGES:
+        report = Report(found, language)
+        assert len(report.sections()["head"][0].content.rows) == rows
+        html = report.html()
+        assert columns in html or language == "ko"
+        assert '<img class="answer"' in html
+        assert Outline(html).open == []
+    without = explain(checkpoint, "other")
+    assert [step.kind for step in Report(without).sections()["head"]] == ["table"]
+
+
+def test_the_numbers_of_a_head() -> None:
+    architecture = Architecture(head=SSDLite(80), resolution=(320, 320), padding="same")
+    checkpoint = random_checkpoint(architecture)
+    cost = network_cost(architecture)
+    values = head_section.placeholders(checkpoint, cost)
+    assert (values["anchor_count"], values["head_classes"]) == ("2,034", "80")
+    # 2.097 M of 4.286 M parameters without batch norm, 0.178 B of 0.789 B multiply-adds
+    assert (values["head_parameters"], values["head_macs"]) == ("49", "23")
+    rows = head_section.rows(checkpoint, cost)
+    assert [row[0] for row in rows] == ["20 × 20", "10 × 10", "5 × 5", "3 × 3", "2 × 2", "1 × 1"]
+    assert [row[1:4] for row in rows[:2]] == [(576, "1,200", "10–20 %"), (1280, "600", "35–42 %")]
 
 
 @pytest.mark.parametrize(

@@ -1196,6 +1196,19 @@ def test_folder_content_follows_links_once(tmp_path: Path) -> None:
     assert others == []
 
 
+def test_a_file_that_may_not_be_read_is_named_once(tmp_path: Path, monkeypatch) -> None:
+    path = tmp_path / "a.jpg"
+    path.touch()
+
+    def refusing(path: str) -> Image.Image:
+        raise PermissionError(13, "Permission denied", path)
+
+    monkeypatch.setattr(Image, "open", refusing)
+    with pytest.raises(ImageError) as raised:
+        decode(path)
+    assert str(raised.value) == f"{path}: cannot be read: Permission denied"
+
+
 def test_a_folder_that_may_not_be_searched_is_not_passed_over(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -94,6 +94,30 @@ def test_the_containers_of_evaluate(root: Path) -> None:
     assert greys == [0, 10, 10, 0, 20]
 
 
+def test_folders_that_a_pattern_may_not_search_are_named(
+    root: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    build(root, "x/a/1.png", "x/b/1.png", "x/b/.2.png")
+    (root / "x/c.txt").write_text("no folder")
+    monkeypatch.chdir(root)
+
+    def refusing(function):  # type: ignore[no-untyped-def]
+        def refuse(path):  # type: ignore[no-untyped-def]
+            if "a" in Path(path).parts:
+                raise PermissionError(13, "Permission denied", path)
+            return function(path)
+
+        return refuse
+
+    monkeypatch.setattr(os, "scandir", refusing(os.scandir))
+    monkeypatch.setattr(os, "lstat", refusing(os.lstat))
+    for pattern in ("x/*/*.png", "./x/*/1.png", "x/*/**", "x/**/*.png", f"{root}/[x]/?/1.p*"):
+        inputs = collect_images([pattern])
+        assert names(inputs, Path(root if pattern.startswith("/") else "")) == ["x/b/1.png"]
+        [problem] = inputs.problems
+        assert problem.removeprefix(f"{root}/") == "x/a: may not be searched: Permission denied"
+
+
 def test_no_argument_is_dropped(root: Path) -> None:
     (root / "empty").mkdir()
     (root / "b.zip").write_bytes(b"no archive")

@@ -13,7 +13,7 @@ from mobilenetv2.checkpoint import Checkpoint
 from mobilenetv2.errors import UserError
 from mobilenetv2.folding import unfolded
 from mobilenetv2.graph import layers
-from mobilenetv2.heads import Classifier, DeepLab, Features
+from mobilenetv2.heads import Classifier, Features
 from mobilenetv2.int8 import Activation, Int8Checkpoint, Int8Layer
 from mobilenetv2.runtime import Int8Reference, Reference
 from mobilenetv2.runtime.int8_reference import fixed_point, rescaled, stored
@@ -274,7 +274,6 @@ def test_what_cannot_run_is_refused(pixels) -> None:
     [
         ("twice", {"shortcut": "expansion"}, r"\(add\) has no int8 kernel"),
         ("nearest", {"bottleneck": "relu6"}, "limited before a sum that is rounded once"),
-        ("twice", {"head": DeepLab()}, r"\(resize\) has no int8 kernel"),
     ],
 )
 def test_networks_without_int8_arithmetic_are_refused(rounding, changes, obstacle) -> None:

@@ -263,6 +263,20 @@ def test_classify_on_a_narrow_terminal(tmp_path: Path) -> None:
     assert "".join(lines[:-2]) == str(photo)
 
 
+@pytest.mark.parametrize("columns", [40, 80, 140, 200])
+def test_tables_on_narrow_terminals(columns: int) -> None:
+    """Names and numbers are neither broken nor left out."""
+    for arguments, whole in (
+        (["models"], ["cifar10-int8", "hf-0.75-160", "torchvision-v1", "BSD-3-Clause", "92.47"]),
+        (["cost"], ["features.17.conv.0.0", "depthwise", "1280x7x7", "300,774,272", "27,587,104"]),
+        (["inspect", "cifar10"], ["724,858", "file", "preprocessing.interpolation"]),
+    ):
+        lines = on_a_terminal(*arguments, columns=columns).splitlines()
+        assert all(len(line) <= columns for line in lines)
+        words = {word for line in lines for word in line.split()}
+        assert words >= {*whole}
+
+
 def test_a_terminal_without_the_letters_gets_escapes(tmp_path: Path) -> None:
     photo = tmp_path / "고.jpg"
     photo.write_bytes(PHOTO.read_bytes())

@@ -92,10 +92,19 @@ def test_devices_take_several_outputs(folder: Path, capsys) -> None:
 
 
 @pytest.mark.parametrize(
-    ("name", "complaint"), [("", "'': an empty name"), ("-", "'-': /dev/stdout is stdout")]
+    ("arguments", "complaint"),
+    [
+        (["features", "c.jpg", "-o", "-", "--format", "csv"], "-: /dev/stdout is stdout, ./- a fi"),
+        (["features", "c.jpg", "-o", ""], "-o '': an empty argument"),
+        (["classify", "c.jpg", "--output="], "--output=: an empty argument"),
+        (["classify", ""], "error: '': an empty argument"),
+        (["evaluate", ""], "error: '': an empty argument"),
+    ],
 )
-def test_names_that_are_no_files(folder: Path, capsys, name: str, complaint: str) -> None:
+def test_names_that_are_no_files(
+    folder: Path, capsys, arguments: list[str], complaint: str
+) -> None:
     before = content(folder)
-    assert run(["features", "c.jpg", "-o", name, "--format", "csv"]) == 2
+    assert run(arguments) == 2
     assert complaint in capsys.readouterr().err
     assert content(folder) == before

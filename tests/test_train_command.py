@@ -168,6 +168,22 @@ def test_what_replaces_other_programs_options_is_right(
         RECIPES["modern"].changed({name: value if value.isalpha() else float(value)})
 
 
+def test_a_deleted_working_directory_is_named_before_torch_is_loaded(tmp_path: Path) -> None:
+    (tmp_path / "gone").mkdir()
+    program = (
+        f"import os; os.chdir({str(tmp_path / 'gone')!r}); os.rmdir(os.getcwd())\n"
+        "from mobilenetv2.cli import run; import sys\n"
+        "code = run(['train', '/nowhere', '-o', '/nowhere/run'])\n"
+        "sys.exit(code if 'torch' not in sys.modules else 99)"
+    )
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
+    assert (done.returncode, done.stdout) == (2, "")
+    assert done.stderr == (
+        "error: the working directory is gone (No such file or directory): change to another one "
+        "(cd)\n"
+    )
+
+
 def test_one_class_is_refused_in_one_line(tmp_path: Path, capsys) -> None:
     data = make_images(tmp_path / "data", {"only": 2})
     assert run(["train", str(data), "-o", str(tmp_path / "run"), *QUICK]) == 2

@@ -125,6 +125,8 @@ def decode(
     except MemoryError:
         raise ImageError(f"{name}: too large for this machine's memory") from None
     except Exception as error:  # Pillow's plugins may raise anything on damaged files
+        if isinstance(error, OSError) and error.strerror:  # of the system, not of Pillow
+            raise ImageError(f"{name}: cannot be read: {error.strerror}") from error
         raise ImageError(f"{name}: cannot be decoded: {error or type(error).__name__}") from error
     if remark:
         warn(f"{name}: {remark}")
@@ -180,9 +182,9 @@ def _to_rgb(image: Image, stretch: bool) -> tuple[Image, str]:
 
     if 0 in image.size:
         raise ImageError(f"an image of {image.width}x{image.height} has no pixels")
-    raw_mode = _raw_mode(image)
+    raw_mode = stored_mode(image)
     image.load()
-    turn = TURNS.get(_orientation(image))
+    turn = TURNS.get(stored_orientation(image))
     remark = _lost_colours(image) if ";16" in raw_mode else ""
     if image.mode == "F" or image.mode.startswith("I"):
         image, remark = _deep_to_rgb(image, stretch)
@@ -210,7 +212,7 @@ def _lost_colours(image: Image) -> str:
     )
 
 
-def _raw_mode(image: Image) -> str:
+def stored_mode(image: Image) -> str:
     """How the pixels stand in the file, as Pillow calls it; "" for an image that is loaded."""
     tile = getattr(image, "tile", None)
     arguments = tile[0][3] if tile else ""
@@ -218,7 +220,7 @@ def _raw_mode(image: Image) -> str:
     return first if isinstance(first, str) else ""
 
 
-def _orientation(image: Image) -> Any:
+def stored_orientation(image: Image) -> Any:
     try:
         return image.getexif().get(0x0112)
     except Exception:  # Pillow may raise anything on damaged EXIF; the pixels are still good

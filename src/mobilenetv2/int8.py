@@ -33,7 +33,7 @@ from .checkpoint import (
 )
 from .errors import ModelFileError, shortened
 from .files import read_safetensors
-from .graph import layers
+from .graph import Network, layers, network
 from .images import Preprocessing
 from .layer import Layer
 
@@ -51,6 +51,7 @@ class Quantization(msgspec.Struct):
     image: Annotated[list[int | float], msgspec.Meta(min_length=1)]
     activations: dict[str, tuple[float, int]]
     pooling: str | None = None
+    signed: bool = False
 
 
 @dataclass(frozen=True)
@@ -91,14 +92,16 @@ class Int8Checkpoint:
         activations: Every tensor that is stored, by the name of the layer that makes it. With
             "nearest", a projection before a shortcut has none: it is added before it is rounded,
             and the sum is stored.
-        rounding: "nearest": a sum times its factor is rounded once, halves to even, and the output
-            of the last layer stays float. "twice": the sum times the 31-bit fraction of the factor
+        rounding: "nearest": a sum times its factor is rounded once, halves to even, and logits stay
+            float. "twice": the sum times the 31-bit fraction of the factor
             is rounded, then divided by the factor's power of two and rounded again, halves away
             from zero, as TensorFlow Lite's reference kernels do; all tensors are stored, the
-            logits too.
-        pooling: Of a classifier. "mean": the average is rescaled to the scale of its own tensor;
+            logits too. A resize keeps the scale of its map, a concatenation brings its maps to one.
+        pooling: "mean": the average is rescaled to the scale of its own tensor;
             "average": it is rounded at the scale of the map, as AVERAGE_POOL_2D does, and both
             tensors have that scale.
+        signed: The codes, less 128, are what an int8 file has: halves of averages and resizes are
+            rounded away from 128 instead of up.
         labels: One per class, or ().
         preprocessing: What the weights expect of an image.
         provenance: Any facts that JSON can hold.
@@ -119,6 +122,7 @@ class Int8Checkpoint:
     preprocessing: Preprocessing = field(default_factory=Preprocessing)
     provenance: dict[str, Any] = field(default_factory=dict, repr=False)
     notes: tuple[str, ...] = ()
+    signed: bool = False
 
     def __post_init__(self) -> None:
         check_description(self.architecture, self.labels, self.preprocessing, self.provenance)
@@ -163,6 +167,10 @@ class Int8Checkpoint:
                 yield f"the scale of {name} is not positive"
             if not 0 <= activation.zero_point <= 255:
                 yield f"the zero point of {name} is not within 0..255"
+        for layer in layers(self.architecture):
+            resized = layer.kind == "resize" and layer.name in self.activations
+            if resized and self.activations[layer.name] != self.activations.get(layer.sources[0]):
+                yield f"{layer.name} has another scale than the map that it resizes"
 
     def save(self, path: str | os.PathLike[str]) -> None:
         """Writes the model as a file. The same model always gives the same bytes.
@@ -170,7 +178,7 @@ class Int8Checkpoint:
         Raises:
             ModelFileError: The file cannot be written; an older file of this name stays as it was.
         """
-        quantization = {
+        quantization: dict[str, Any] = {
             "rounding": self.rounding,
             "pooling": self.pooling,
             "image": [self.image_scale, *self.image_zero_points],
@@ -179,6 +187,8 @@ class Int8Checkpoint:
                 name: layer.zero_point for name, layer in self.layers.items() if layer.zero_point
             },
         }
+        if self.signed:
+            quantization["signed"] = True
         header = description_header(
             self.architecture, self.labels, self.preprocessing, self.provenance
         )
@@ -236,6 +246,7 @@ class Int8Checkpoint:
                 activations=activations,
                 rounding=stored.rounding,
                 pooling=pooling,
+                signed=stored.signed,
                 **description,
             )
 
@@ -246,14 +257,35 @@ QuantizedCheckpoint = Int8Checkpoint  # its name up to release 0.1
 
 def stored_tensors(architecture: Architecture, rounding: str) -> list[str]:
     """The names of the layers whose output is stored as uint8, in the order of the network."""
-    steps = layers(architecture)
-    added = {layer.sources[-1] for layer in steps if layer.kind == "add"}
-    names = [layer.name for layer in steps]
+    net = network(architecture)
+    names = [layer.name for layer in net.layers]
     if rounding == "twice":
         return names
-    if steps[-1].kind == "linear":
-        names.pop()
-    return [name for name in names if name not in added]
+    added = {layer.sources[-1] for layer in net.layers if layer.kind == "add"}
+    unstored = added | float_results(net, rounding)
+    return [name for name in names if name not in unstored]
+
+
+def float_results(net: Network, rounding: str) -> frozenset[str]:
+    """The names of the layers whose sums become float32: those with a bias of their own, such as
+    logits, where nothing but the answer is made of them. With "nearest" they may be resized on the
+    way, in float32 too.
+    """
+    readers = {
+        layer.name: [reader for reader in net.layers if layer.name in reader.sources]
+        for layer in net.layers
+    }
+
+    def ends(name: str) -> bool:
+        resizes = rounding == "nearest"
+        return all(resizes and r.kind == "resize" and ends(r.name) for r in readers[name])
+
+    results: set[str] = set()
+    for layer in net.layers:
+        resized = layer.kind == "resize" and layer.sources[0] in results
+        if (layer.bias is not None or resized) and ends(layer.name):
+            results.add(layer.name)
+    return frozenset(results)
 
 
 def keeps_pooled_scale(architecture: Architecture, activations: Mapping[str, Activation]) -> bool:

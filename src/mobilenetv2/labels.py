@@ -55,7 +55,9 @@ def read_labels(path: Path, classes: int, background: bool = True) -> tuple[str,
     Raises:
         ModelFileError: No such file, not text, or a different number of lines than of classes.
     """
-    names = tuple(line.strip() for line in read_text(path, "utf-8-sig").rstrip().splitlines())
+    text = read_text(path, "utf-8-sig").rstrip()
+    # not `splitlines`, for which lines also end at U+0085, U+2028 and a form feed
+    names = tuple(line.strip() for line in text.split("\n")) if text else ()
     if not background and len(names) > classes and names[0].lower() in BACKGROUND_NAMES:
         names = names[1:]
     if names[classes : classes + 1] == ("",):

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import glob
 import os
 import re
 import stat
@@ -174,28 +173,51 @@ def _is_folder(entry: os.DirEntry[str]) -> bool:
         return False
 
 
-def matching_paths(pattern: str) -> list[Path]:
-    """The files and folders that a pattern such as photos/**/*.jpg matches, sorted.
+def matching_paths(pattern: str) -> tuple[list[Path], dict[Path, str]]:
+    """The files and folders that a pattern such as photos/**/*.jpg matches, sorted, and the folders
+    that may not be searched for them, each with the reason.
 
     Where `**` stands, a folder is searched as by `folder_content`, and a matching folder stands for
     the images in it.
     """
     if not _is_pattern(pattern) or "\0" in pattern:
-        return []
+        return [], {}
+    # `glob.glob` leaves out what may not be searched, and follows looping links, with two of them
+    # more often than ever ends
     parts = Path(pattern).parts
-    if "**" not in parts:
-        return sorted(map(Path, glob.glob(pattern)))
-    # `glob.glob` would follow looping links, with two of them more often than ever ends
-    first = parts.index("**")
-    top = str(Path(*parts[:first]))
+    first = parts.index("**") if "**" in parts else len(parts)
+    matched = [Path()]
+    unreadable: dict[Path, str] = {}
+    for part in parts[:first]:
+        matched = [path for folder in matched for path in _children(folder, part, unreadable)]
+    if first == len(parts):
+        return sorted(matched), unreadable
     paths: list[Path] = []
-    for folder in matching_paths(top) if _is_pattern(top) else [Path(top)]:
+    for folder in filter(is_folder, matched):
         content = folder_content(folder)
+        unreadable |= {path: why for path, why in content.unreadable.items() if is_folder(path)}
         for path in (*content.images, *content.others):
             exactly, below = _matched(path.relative_to(folder).parts, parts[first:])
             if exactly or (below and is_image_name(path.name)):
                 paths.append(path)
-    return sorted(paths)
+    return sorted(paths), unreadable
+
+
+def _children(folder: Path, part: str, unreadable: dict[Path, str]) -> list[Path]:
+    """What is in a folder by the name `part`, or matches it; adds a folder that may not be searched."""
+    try:
+        if not _is_pattern(part):
+            os.lstat(folder / part)
+            return [folder / part]
+        with os.scandir(folder) as entries:
+            names = [entry.name for entry in entries]
+    except (FileNotFoundError, NotADirectoryError):
+        return []
+    except OSError as error:
+        unreadable[folder] = f"may not be searched: {error.strerror}"
+        return []
+    hidden = part.startswith(".")
+    return [folder / n for n in names if fnmatch(n, part) and (hidden or not n.startswith("."))]
 
 
 def _is_pattern(text: str) -> bool:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import io
 import os
+import re
 import sys
 from collections.abc import Sequence
 from contextlib import suppress
@@ -93,8 +94,11 @@ def run(arguments: Sequence[str] | None = None) -> int:
 
 
 def _check_words(words: Sequence[str]) -> None:
-    """Refuses arguments that no shell can give, and no file can be called."""
-    for word in words:
+    """Refuses arguments that no shell can give, that no file can be called, and empty ones."""
+    for before, word in zip(("", *words), words):
+        if not word or re.fullmatch("--[a-z-]+=", word):
+            option = f"{before} " if before.startswith("-") else ""
+            raise UserError(f"{option}{word or repr(word)}: an empty argument: a value is missing")
         try:
             if b"\0" in os.fsencode(word):
                 raise UserError(f"{word!r}: an argument with a NUL character")

@@ -8,7 +8,9 @@ from typing import Any
 import click
 
 from .options import DEFAULT_MODEL, model_argument, resolution_option, threads_option
-from .output import notify_notes, result_options, write_json, write_rows
+from .output import notify, notify_notes, result_options, write_json, write_rows
+
+LONG_SECONDS = 10  # a run of more is announced
 
 
 @click.command()
@@ -47,12 +49,15 @@ def benchmark(
 
     CSV has one row for the model or, with --profile, one row per step."""
     from ..loading import load
-    from ..runtime.timing import StepTiming, measure, measure_steps
+    from ..runtime.timing import StepTiming, expected_seconds, measure, measure_steps
 
     name = model or DEFAULT_MODEL
     loaded = load(name, isa=isa)
     notify_notes(loaded.checkpoint)
     height, width = resolution or loaded.checkpoint.preprocessing.size
+    seconds = (1 + profile) * expected_seconds(loaded.engine, height, width, batch, runs)
+    if seconds > LONG_SECONDS:
+        notify(f"about {seconds:,.0f} seconds; a smaller --batch or fewer --runs take less")
     timing = measure(loaded.engine, height, width, batch, runs)
     steps = [asdict(step) for step in measure_steps(loaded.engine, timing)] if profile else []
     summary: dict[str, Any] = {"model": name, **asdict(timing)}

@@ -125,6 +125,8 @@ def _described(given: dict[str, Any]) -> Architecture:
     described = replace(
         base, **{field: given[name] for name, field in fields.items() if name in given}
     )
+    if "classes" in given and not described.classes:
+        raise click.UsageError("--head features has no classes; leave out --classes")
     return described.with_classes(given["classes"]) if "classes" in given else described
 
 

@@ -47,7 +47,6 @@ def _properties(file: str, checkpoint: AnyCheckpoint) -> dict[str, Any]:
 
     a = checkpoint.architecture
     cost = network_cost(a)
-    labels = checkpoint.labels
     return {
         "file": file,
         "kind": recognise(Path(file)) if Path(file).exists() else "published model",
@@ -55,7 +54,7 @@ def _properties(file: str, checkpoint: AnyCheckpoint) -> dict[str, Any]:
         "parameters": cost.parameters,
         "parameters_without_batch_norm": cost.parameters_without_batch_norm,
         **_storage(checkpoint),
-        "labels": f"{len(labels)}: {labels[0]}, ..., {labels[-1]}" if labels else "none",
+        "labels": list(checkpoint.labels),
         "architecture": json.loads(a.to_json()),
         "preprocessing": json.loads(checkpoint.preprocessing.to_json()),
         "provenance": checkpoint.provenance,
@@ -95,6 +94,9 @@ def _flat(properties: dict[str, Any]) -> dict[str, Any]:
     for name, value in properties.items():
         if name == "notes":
             rows |= {f"note {i}": note for i, note in enumerate(value, 1)}
+            continue
+        if name == "labels":
+            rows[name] = f"{len(value)}: {value[0]}, ..., {value[-1]}" if value else "none"
             continue
         if not isinstance(value, dict):
             rows[name] = value

@@ -25,9 +25,12 @@ import click
 from ..printable import printable
 
 if TYPE_CHECKING:
+    from rich.console import Console
+
     from ..int8 import AnyCheckpoint
 
 PIPE_WIDTH = 1000  # of a table that does not go to a terminal: nothing is cut
+LEAST_TEXT = 20  # columns for a text of a table with several; a longer one is folded
 FORMATS = ("table", "json", "csv")
 Command = TypeVar("Command", bound=Callable[..., Any])
 # A spreadsheet computes a cell that begins so; an apostrophe in front makes it text.
@@ -50,9 +53,8 @@ class OutputPath(click.Path):
     def convert(
         self, value: Any, param: click.Parameter | None, context: click.Context | None
     ) -> Any:
-        if value in ("", "-"):
-            reason = "/dev/stdout is stdout, ./- a file of that name" if value else "an empty name"
-            self.fail(f"{value!r}: {reason}", param, context)
+        if value == "-":
+            self.fail("-: /dev/stdout is stdout, ./- a file of that name", param, context)
         path = Path(value)
         try:
             problem = self._problem(path)
@@ -295,6 +297,7 @@ def progress(total: int, activity: str) -> Iterator[Callable[[], object]]:
 
 def _write_table(rows: Iterable[Mapping[str, Any]], columns: Sequence[str], title: str) -> None:
     from rich import box
+    from rich.cells import cell_len
     from rich.console import Console
     from rich.table import Table
     from rich.text import Text
@@ -302,21 +305,65 @@ def _write_table(rows: Iterable[Mapping[str, Any]], columns: Sequence[str], titl
     all_rows = list(rows)
     table = Table(box=box.SIMPLE, title=Text(printable(title)) if title else None)
     table.title_justify = "left"
+    most = LEAST_TEXT if len(columns) > 2 else LEAST_TEXT // 2
+    fixed = []
     for name in columns:
         values = [row[name] for row in all_rows]
-        numeric = all(isinstance(value, int | float) or value in ("", None) for value in values)
+        numeric = all(_is_value(value) or value in ("", None) for value in values)
         justify: Literal["left", "right"] = "right" if numeric and values else "left"
-        table.add_column(name.replace("_", " "), justify=justify, overflow="fold")
+        # names and numbers are never folded
+        whole = numeric or name == columns[0]
+        lengths = [(value, cell_len(_cell(value))) for value in values]
+        widths = [n if whole or _is_value(value) else min(n, most) for value, n in lengths]
+        width = max([*map(len, name.split("_")), *widths])
+        table.add_column(name.replace("_", " "), justify=justify, overflow="fold", min_width=width)
+        fixed += [table.columns[-1]] if whole else []
     for row in all_rows:
         table.add_row(*(Text(_cell(row[name])) for name in columns))
     console = Console()
     if console.is_terminal:
+        unlimited = console.options.update(max_width=PIPE_WIDTH)
+        least, natural = console.measure(table, options=unlimited)
+        if least > console.width:
+            _write_blocks(console, all_rows, columns, title)
+            return
+        if natural > console.width:  # what must be narrower are headings and texts
+            for column in fixed:
+                column.width = column.min_width
         console.print(table)
         return
     console = Console(width=PIPE_WIDTH)
     with console.capture() as captured:
         console.print(table)
     sys.stdout.writelines(f"{line.rstrip()}\n" for line in captured.get().splitlines())
+
+
+def _is_value(value: Any) -> bool:
+    return isinstance(value, int | float)
+
+
+def _write_blocks(
+    console: Console, rows: Sequence[Mapping[str, Any]], columns: Sequence[str], title: str
+) -> None:
+    """Prints for each row its first value, and below it a line per other value that it has: for a
+    terminal too narrow for a table."""
+    from rich.padding import Padding
+    from rich.table import Table
+    from rich.text import Text
+
+    if title:
+        console.print(Text(printable(title)))
+    first, *others = columns
+    for row in rows:
+        console.print(Text(_cell(row[first]), style="bold", overflow="fold"))
+        block = Table.grid(padding=(0, 2, 0, 0))
+        block.add_column(overflow="fold")
+        block.add_column(overflow="fold")
+        for name in others:
+            if cell := _cell(row[name]):
+                names = [name.replace("_", " ")] if len(others) > 1 else []
+                block.add_row(*map(Text, names), Text(cell, no_wrap=_is_value(row[name])))
+        console.print(Padding(block, (0, 0, 0, 2)))
 
 
 def _cell(value: Any) -> str:

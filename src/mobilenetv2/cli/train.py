@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+import os
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -128,6 +129,12 @@ def train(data: str, output: Path, format_: str, **options: Any) -> int:
 def _check_libraries() -> None:
     from ..errors import UserError
 
+    try:
+        os.getcwd()
+    except OSError as error:  # libraries of PyTorch end the process then
+        raise UserError(
+            f"the working directory is gone ({error.strerror}): change to another one (cd)"
+        ) from None
     try:
         from ..training import check_installed
 

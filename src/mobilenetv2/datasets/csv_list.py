@@ -5,13 +5,14 @@ from __future__ import annotations
 import csv
 import re
 import unicodedata
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
 from typing import NamedTuple, TextIO
 
-from ..errors import UserError
+from ..errors import UserError, shortened
 from ..paths import is_address, located
 from .sample import Dataset, Sample
 from .splits import is_split
@@ -43,7 +44,7 @@ class CsvList:
         return sorted({line.split for line in self.lines} - {""})
 
     def dataset(self, chosen: Sequence[str], own_classes: bool = False) -> Dataset:
-        """The lines of the splits `chosen`, or all where none is chosen.
+        """The lines of the splits `chosen`, or all where none is chosen, each once.
 
         Args:
             chosen: Values of the column split.
@@ -52,9 +53,12 @@ class CsvList:
         lines = [line for line in self.lines if not chosen or line.split in chosen]
         keys = sorted({line.key for line in (lines if own_classes else self.lines)})
         index = {key: i for i, key in enumerate(keys)}
-        samples = tuple(Sample(line.file, index[line.key]) for line in lines)
+        counts = Counter((line.file, line.key) for line in lines)
+        samples = tuple(Sample(file, index[key]) for file, key in counts)
         indices = tuple(number for number, _ in keys) if self.has_indices else ()
-        return Dataset(tuple(name for _, name in keys), samples, indices)
+        again = sorted(file for (file, _), count in counts.items() if count > 1)
+        problems = (f"{len(again)} images listed again left out: {shortened(again)}",)
+        return Dataset(tuple(name for _, name in keys), samples, indices, problems if again else ())
 
 
 def read_list(path: Path) -> CsvList:
@@ -98,7 +102,7 @@ def _rows(path: Path, needed: Sequence[str] = ()) -> Iterator[tuple[int, Mapping
             if "file" not in columns or (needed and not {*needed} & {*columns}):
                 raise UserError(
                     f"{path}: needs the column{'s file and ' + ' or '.join(needed) if needed else ' file'}"
-                    f", not {', '.join(columns) or 'none'}"
+                    f", not {', '.join(columns) or 'none'}{_reason(columns)}"
                 )
             yield 0, dict.fromkeys(columns)
             for count, row in enumerate(reader, 1):
@@ -106,11 +110,27 @@ def _rows(path: Path, needed: Sequence[str] = ()) -> Iterator[tuple[int, Mapping
                     raise UserError(
                         f"{path}: more than {MOST_IMAGES} images: make several lists of it, or shards"
                     )
+                if any(row.get(None) or ()):
+                    raise UserError(
+                        f"{path}: line {reader.line_num} has more fields than the header: "
+                        "a name or label with a comma needs quotes"
+                    )
                 yield reader.line_num, row
     except OSError as error:
         raise UserError(f"{path}: cannot be read: {error.strerror}") from None
     except (UnicodeDecodeError, csv.Error) as error:
         raise UserError(f"{path}: not a CSV file in UTF-8: {error}") from None
+
+
+def _reason(columns: Sequence[str]) -> str:
+    """Why names of columns are not those that they seem to be; "" if they do not."""
+    for mark, noun in ((";", "semicolons"), ("\t", "tabs"), ("|", "vertical bars")):
+        if mark in "".join(columns):
+            return f" (fields must be separated by commas, not by {noun})"
+    names = {"file", "label", "index"}
+    if names & {name.strip().lower() for name in columns} - {*columns}:
+        return " (names of columns are in lower case, without spaces)"
+    return ""
 
 
 def _bounded(file: TextIO) -> Iterator[str]:

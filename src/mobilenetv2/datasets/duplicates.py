@@ -86,6 +86,9 @@ def repeated_images(train: Dataset, val: Dataset | None = None) -> list[str]:
         first = samples[group[0]]
         for i in group[1:]:
             pair = f"{samples[i].name} is {first.name}"
+            if samples[i].name == first.name:
+                both = (train.classes[sample.target] for sample in (first, samples[i]))
+                pair = f"{first.name} is {' and '.join(both)}"
             if samples[i].target != first.target:
                 classes.append(pair)
             if group[0] < len(train.samples) <= i and samples[i].name != first.name:

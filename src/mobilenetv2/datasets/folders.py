@@ -97,9 +97,11 @@ class Folders:
 
     def _check_layout(self, chosen: Sequence[str]) -> None:
         names = self.top_names()
-        reason = "" if chosen else other_layout(names)
+        described = [path for path in self.others if path[-1].lower().endswith(".json")]
+        files = [path[0] for path in described if len(path) == 1]
+        reason = "" if chosen else other_layout([*names, *files])
         below: dict[str, set[str]] = {top: set() for top in names}
-        for path in self.folders:
+        for path in (*self.folders, *described):
             if len(path) == 2:
                 below.setdefault(path[0], set()).add(path[1])
         for top in names:

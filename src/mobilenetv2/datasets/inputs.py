@@ -112,10 +112,13 @@ class _Collector:
         if is_folder(name):
             self._add_folder(Path(name))
         elif reason := obstacle(name):
-            matches = matching_paths(name) if patterns and reason == ABSENT else []
+            searched = patterns and reason == ABSENT
+            matches, unreadable = matching_paths(name) if searched else ([], {})
             for match in matches:
                 self.add(str(match), patterns=False)
-            if not matches:
+            for folder, why in unreadable.items():
+                self._problem(f"{folder}: {why}")
+            if not (matches or unreadable):
                 self._problem(f"{name}: {reason}")
         elif name.lower().endswith(".csv"):
             self.lists.append(name)

@@ -115,7 +115,7 @@ def assemble(path: Path, arrays: Mapping[str, Shaped], rules: Rules) -> Checkpoi
         check_shapes(arrays, order, any_float=True)
         require_memory(path, sum(4 * math.prod(shape) for shape in order.values()), "its arrays")
         labels = rules.labels or usual_labels(architecture)
-        if architecture.classes == 1:
+        if architecture.classes == 1 and architecture.head.task != "detection":
             raise ModelFileError(
                 "it has one output, of which a softmax is always 1: a regression is not read; for "
                 "the logit of two classes, give the last layer two outputs (weights 0 and w, "
@@ -158,8 +158,8 @@ def infer_architecture(
 ) -> Architecture:
     """The architecture whose arrays have these shapes.
 
-    It is the known table and width with which most layers agree. If a single layer differs, the
-    caller's comparison of all shapes names that layer.
+    It is the known table and width with which most layers agree, at the largest output stride of the
+    head. If a single layer differs, the caller's comparison of all shapes names that layer.
 
     Args:
         shapes: By torchvision's names.
@@ -194,8 +194,12 @@ def infer_architecture(
         classes = _first_side(shapes, "classifier.1.weight", "classifier.1.bias")
         classifies = any(name.startswith("classifier.") for name in shapes)
         head = Classifier(classes or 1000) if classifies else Features()
-    in_channels = shapes["features.0.0.weight"][1]
-    return replace(_with_last(best[0], last), in_channels=in_channels, head=head)
+    return replace(
+        _with_last(best[0], last),
+        in_channels=shapes["features.0.0.weight"][1],
+        head=head,
+        output_stride=max(head.output_strides),
+    )
 
 
 @cache

@@ -163,7 +163,7 @@ def _read_network(path: Path, network: StoredNetwork, labels: tuple[str, ...] = 
         raise ModelFileError(f"{path}: {error}") from None
     if layout is None:
         raise ModelFileError(
-            f"{path}: not a MobileNetV2 of torchvision, timm or Hugging Face; its first arrays: "
+            f"{path}: not a MobileNetV2 of torchvision, timm, Hugging Face or mmdetection; its first arrays: "
             f"{shortened(sorted(arrays), 3) or 'none'}"
         )
     renamed: dict[str, Shaped] = {}
@@ -223,7 +223,7 @@ def _layout(arrays: Arrays) -> Layout | None:
         return _hugging_face(arrays)
     if any(name.startswith("backbone.layer1.0.") for name in arrays):
         return mmdetection(arrays)
-    if any(name.startswith("backbone.features.0.1.") for name in arrays):
+    if any(name.startswith("backbone.features.0.1.conv.") for name in arrays):
         return torchvision_ssdlite(arrays)
     if any(re.match(r"features\.\d+\.conv\.\d\.\d\.", name) for name in arrays):
         return Layout(_classifier_moved, Rules("torchvision", "symmetric", 1e-5, TORCHVISION))

@@ -27,6 +27,7 @@ from ..folding import unfolded
 from ..graph import layers, network
 from ..images import Preprocessing
 from ..int8 import AnyCheckpoint
+from ..labels import BACKGROUND_NAMES
 from ..layer import IMAGE, Layer
 from .assemble import Rules, StoredArray, assemble, assumed, infer_architecture
 from .tflite_compare import Match, compare
@@ -72,10 +73,11 @@ def checkpoint_from(path: Path, content: bytes, int8: bool = True) -> AnyCheckpo
             preprocessing=_preprocessing(graph.tensors[graph.inputs[0]], architecture.head.task),
             output_stride=architecture.output_stride,
             head=named.head,
-            labels=_attached_labels(content, architecture.classes),
+            labels=_attached_labels(content, architecture),
+            notes=named.notes,
         )
     if not np.issubdtype(graph.tensors[graph.inputs[0]].dtype, np.integer):
-        rules = replace(rules, notes=(assumed(rules),))
+        rules = replace(rules, notes=(*rules.notes, assumed(rules)))
     floats = assemble(path, arrays, rules)
     if not (int8 and is_quantized(graph, match.ops)):
         return floats
@@ -187,15 +189,21 @@ def _preprocessing(tensor: Tensor, task: str) -> Preprocessing:
     )
 
 
-def _attached_labels(content: bytes, classes: int) -> tuple[str, ...]:
-    """The labels in the file's metadata, a zip archive appended to the model; () if there are none."""
+def _attached_labels(content: bytes, architecture: Architecture) -> tuple[str, ...]:
+    """The labels in the file's metadata, a zip archive appended to the model; () if there are none.
+
+    The background in front of a detector's labels is left out.
+    """
+    detects = architecture.head.task == "detection"
     try:
         with zipfile.ZipFile(io.BytesIO(content)) as archive:
             for entry in archive.infolist()[:MAX_LABEL_FILES]:
                 if entry.file_size < MAX_LABEL_BYTES:
                     text = read_member(archive, entry).decode("utf-8", "replace")
-                    labels = tuple(text.rstrip("\n").splitlines())
-                    if len(labels) == classes:
+                    labels = tuple(text.replace("\r\n", "\n").rstrip("\n").split("\n"))
+                    if detects and len(labels) > architecture.classes:
+                        labels = labels[labels[0].lower() in BACKGROUND_NAMES :]
+                    if len(labels) == architecture.classes:
                         return labels
             return ()
     except Exception:  # no archive, or a damaged one, which the model does not need

@@ -14,6 +14,7 @@ from ..graph import layers, network
 from ..layer import Layer
 from ..runtime.engine import Engine
 from ..runtime.reference import Reference
+from .head import drawn_answer
 from .interventions import (
     Clipping,
     Effect,
@@ -50,12 +51,15 @@ class FirstPhoto:
         maps: The output of each block, (H, W, C) float32, by layer name.
         predicted: The most probable classes, most probable first: label and probability, 0..1; ()
             where the model is not a classifier.
+        drawn: The boxes of a detector or the mask of a segmenter on the photo, (H, W, 3) uint8; None
+            for other models.
     """
 
     name: str
     pixels: NDArray[np.uint8]
     maps: dict[str, NDArray[np.float32]] = field(repr=False)
     predicted: tuple[tuple[str, float], ...]
+    drawn: NDArray[np.uint8] | None = field(default=None, repr=False)
 
 
 @dataclass(frozen=True)
@@ -178,7 +182,8 @@ def _first_photo(checkpoint: Checkpoint, photos: Photos) -> FirstPhoto:
     if checkpoint.architecture.head.task == "classification":
         predicted = _most_probable(values[net.outputs[0]].ravel(), checkpoint.labels)
     maps = {name: values[name][0] for name in names}
-    return FirstPhoto(photos.names[0], photos.pixels[0], maps, predicted)
+    drawn = drawn_answer(checkpoint, photos.pixels[0])
+    return FirstPhoto(photos.names[0], photos.pixels[0], maps, predicted, drawn)
 
 
 def _most_probable(

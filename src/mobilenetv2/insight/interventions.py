@@ -10,9 +10,11 @@ from dataclasses import dataclass, replace
 import numpy as np
 from numpy.typing import NDArray
 
+from ..boxes import raw_outputs
 from ..checkpoint import Checkpoint
 from ..folding import fold, unfolded
 from ..graph import Network, layers
+from ..heads import SSDHead
 from ..runtime.engine import Engine
 from .manifold import Moments, bottleneck_layers, directions_for
 
@@ -96,7 +98,7 @@ class Judge:
 
     Attributes:
         pixels: The photos, (N, H, W, C) uint8.
-        unchanged: Classes that the unchanged model predicts, (N,) or (N, H, W).
+        unchanged: Classes that the unchanged model predicts, as `classes` gives them.
         truth: The right classes, (N,), or None.
     """
 
@@ -112,9 +114,15 @@ class Judge:
 
 
 def classes(engine: Engine, pixels: NDArray[np.uint8]) -> NDArray[np.int64]:
-    """The most probable class of each photo (N,), or of each pixel (N, H, W)."""
+    """The most probable class of each photo (N,), of each pixel (N, H, W), or of each anchor of a
+    detector (N, anchors), where class 0 is the background.
+    """
+    head = engine.checkpoint.architecture.head
     batches = (pixels[i : i + BATCH] for i in range(0, len(pixels), BATCH))
-    return np.concatenate([engine(batch).argmax(axis=-1) for batch in batches])
+    outputs = (engine(batch) for batch in batches)
+    if isinstance(head, SSDHead):
+        outputs = (raw_outputs(head, output)[1] for output in outputs)
+    return np.concatenate([scores.argmax(axis=-1) for scores in outputs])
 
 
 def clip_bottlenecks(

@@ -21,7 +21,7 @@ from markupsafe import Markup
 from ..errors import UserError
 from ..paper import TABLE_3
 from ..printable import printable
-from . import figures, measurements
+from . import figures, head, measurements
 from .drawing import Canvas, colour_map, jpeg_url, png_url
 from .explain import Explanation, FirstPhoto, OnPhotos
 from .manifold import shortcut_blocks, source_channels
@@ -70,12 +70,13 @@ class Step:
     Attributes:
         key: Of its texts within the section.
         kind: How the template shows it.
-        content: What is shown; None for the toy, which the page's script draws.
+        content: What is shown, an image as a data URL; None for the toy, which the page's script
+            draws.
     """
 
     key: str
-    kind: Literal["drawing", "table", "maps", "toy"]
-    content: Canvas | Table | PhotoMaps | None = None
+    kind: Literal["drawing", "table", "maps", "image", "toy"]
+    content: Canvas | Table | PhotoMaps | str | None = None
 
 
 def read_texts(language: str) -> dict[str, dict[str, str]]:
@@ -166,6 +167,8 @@ class Report:
                 Step("table", "table", self._sizes_table()),
             ],
         }
+        if e.checkpoint.architecture.head.task in head.COLUMNS:
+            sections["head"] = list(self._head_steps(e.checkpoint.architecture.head.task))
         if e.on_photos:
             sections["maps"] = [Step("maps", "maps", self._photo_maps(e.on_photos.first_photo))]
         return sections
@@ -186,6 +189,7 @@ class Report:
         values = m.network_placeholders(e) | m.block_placeholders(m.example_block(e))
         values |= m.spiral_placeholders(e) | m.linear_placeholders(e)
         values |= m.cost_placeholders(e) | m.memory_placeholders(e)
+        values |= head.placeholders(e.checkpoint, e.cost)
         values |= {
             "version": version("mobilenetv2"),
             "command": command,
@@ -306,6 +310,12 @@ class Report:
             labels,
         )
         yield Step("parameters", "drawing", drawing)
+
+    def _head_steps(self, task: str) -> Iterator[Step]:
+        e = self.explanation
+        yield Step(task, "table", Table(head.COLUMNS[task], head.rows(e.checkpoint, e.cost)))
+        if e.on_photos and e.on_photos.first_photo.drawn is not None:
+            yield Step(f"{task}_answer", "image", jpeg_url(e.on_photos.first_photo.drawn))
 
     def _photo_maps(self, photo: FirstPhoto) -> PhotoMaps:
         """The photo and, of each block, the channels that vary most, most first."""

@@ -91,6 +91,9 @@ class Step:
     rounding: Rounding
     mean_factor: float
     mean_divisor: float
+    rescaling: list[int]
+    reads_floats: bool
+    halves_from: int
     in_channels: int
     in_height: int
     in_width: int

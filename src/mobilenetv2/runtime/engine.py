@@ -248,9 +248,11 @@ class Engine:
 
     def _check_stored(self, names: tuple[str, ...]) -> None:
         """Refuses tensors that an int8 network does not store, or cannot without another kernel."""
+        from ..int8 import float_results
+
         assert self._int8 is not None
-        linear = {layer.name for layer in self._described.layers if layer.kind == "linear"}
-        missing = sorted(set(names) - set(self._int8.activations) - linear)
+        results = float_results(self._described, self._int8.rounding)
+        missing = sorted(set(names) - set(self._int8.activations) - results)
         if not missing:
             apart = group(self._described, names).steps
             missing = [step.layers[0] for step in apart if step.kind == "add"]

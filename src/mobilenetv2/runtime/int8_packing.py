@@ -5,9 +5,9 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-from ..graph import layers
-from ..int8 import Activation, Int8Checkpoint
-from ..layer import Layer
+from ..graph import layers, network
+from ..int8 import Activation, Int8Checkpoint, float_results
+from ..layer import IMAGE, Layer
 from . import _native
 from .packing import (
     Array,
@@ -23,7 +23,9 @@ from .rounding import (
     ADD_BITS,
     code_limits,
     fixed_point,
+    halves_from,
     mean_fixed_point,
+    rescaling,
     sum_scale,
     tensor_scale,
     zero_points,
@@ -81,6 +83,29 @@ def shortcut_sums(described: tuple[Layer, ...], steps: Steps) -> dict[str, Layer
     }
 
 
+def finish_step(
+    step: _native.Step, layer: Layer, checkpoint: Int8Checkpoint, results: frozenset[str]
+) -> None:
+    """Puts into a step without weights what it takes to round bytes.
+
+    Args:
+        step: Of the layer.
+        layer: An average, a concatenation or a resize; others have nothing to be put in.
+        checkpoint: The model.
+        results: The layers whose results are float32.
+    """
+    if layer.kind == "pool":
+        step.rounding, step.mean_factor, step.mean_divisor = mean_rounding(checkpoint, layer)
+    elif layer.kind == "concat":
+        tables = [rescaling(checkpoint, source, layer.name) for source in layer.sources]
+        step.rescaling = np.concatenate(tables).tolist()
+    elif layer.kind == "resize":
+        step.reads_floats = layer.name in results
+        step.halves_from = halves_from(checkpoint)
+        if not step.reads_floats:
+            step.rounding = float_rounding(checkpoint, layer)
+
+
 def mean_rounding(
     checkpoint: Int8Checkpoint, layer: Layer
 ) -> tuple[_native.Rounding, float, float]:
@@ -94,8 +119,8 @@ def mean_rounding(
         return rounding, source.scale / (count * out.scale), 1.0
     rounding.mode = Mode.TWICE
     if checkpoint.pooling == "average":
-        rounding.zero = rounding.input_zero = 0
-        rounding.low, rounding.high = 0.0, 255.0
+        rounding.zero = rounding.input_zero = origin = halves_from(checkpoint)
+        rounding.low, rounding.high = -origin, 255 - origin
         return rounding, 1.0, float(count)
     fixed, power = mean_fixed_point(source, out, count)
     return rounding, fixed / 2**31 * 2.0 ** max(power, 0), 2.0 ** max(-power, 0)
@@ -137,7 +162,7 @@ def _factors(checkpoint: Int8Checkpoint, layer: Layer, added: Layer | None) -> d
 def _mode(checkpoint: Int8Checkpoint, layer: Layer, added: Layer | None) -> Mode:
     """How the layer's sums are rounded; ONCE may still turn out to be saturating."""
     once = checkpoint.rounding == "nearest"
-    if layer.kind == "linear":
+    if layer.name in float_results(network(checkpoint.architecture), checkpoint.rounding):
         return Mode.ONCE_TO_FLOAT if once else Mode.TWICE_TO_FLOAT
     if once:
         return Mode.ONCE
@@ -162,7 +187,7 @@ def _rounding(
 ) -> _native.Rounding:
     out = _output(checkpoint, layer, added)
     rounding = _native.Rounding()
-    if layer.kind == "depthwise":
+    if layer.kernel > 1 and layer.sources[0] != IMAGE:
         rounding.input_zero = zero_points(checkpoint, layer.sources[0])[0]
     rounding.mode = _mode(checkpoint, layer, added)
     if out is None:  # logits that stay floats
@@ -173,7 +198,7 @@ def _rounding(
     bounds = rounding.low + out.zero_point, rounding.high + out.zero_point
     if rounding.mode == Mode.ONCE and added is None and largest < 1 << 30 and bounds == (0, 255):
         rounding.mode = Mode.ONCE_SATURATING
-    if layer.kind == "linear":
+    if rounding.mode == Mode.TWICE_TO_FLOAT:
         rounding.float_scale = out.scale
     if added is None:
         return rounding

@@ -17,14 +17,17 @@ from ..graph import layers, network
 from ..int8 import Int8Checkpoint, stored_tensors
 from ..layer import Layer
 from .inputs import check_images, to_pixels
-from .reference import Tensor, as_answer, convolution, depthwise
+from .reference import Tensor, as_answer, convolution, depthwise, resize_corners
 from .rounding import (
     ADD_BITS,
     average_pool,
     fixed_point,
+    halves_from,
     int8_obstacle,
     mean_fixed_point,
     rescaled,
+    rescaling,
+    resize_codes,
     stored,
     sum_scale,
 )
@@ -115,9 +118,17 @@ class Int8Reference:
         return {name: values[name] for name in names}
 
     def _step(self, layer: Layer, inputs: list[Tensor]) -> Tensor:
-        """What the layer stores, uint8. With "nearest" two things are float32 instead: logits, and
-        a projection before a sum, in steps of that sum.
+        """What the layer stores, uint8. With "nearest" two things are float32 instead: logits, resized
+        or not, and a projection before a sum, in steps of that sum.
         """
+        if layer.kind == "concat":
+            sources = zip(layer.sources, inputs, strict=True)
+            rescaled_inputs = [rescaling(self.checkpoint, s, layer.name)[x] for s, x in sources]
+            return np.concatenate(rescaled_inputs, axis=3)
+        if layer.kind == "resize" and layer.name not in self._out:
+            return resize_corners(inputs[0], *layer.out_shape[1:])
+        if layer.kind == "resize":
+            return resize_codes(inputs[0], *layer.out_shape[1:], halves_from(self.checkpoint))
         if layer.kind == "add":
             return self._add(layer, inputs)
         if layer.kind == "pool":
@@ -164,7 +175,7 @@ class Int8Reference:
         count = layer.in_shape[1] * layer.in_shape[2]
         total = x.sum(axis=(1, 2), keepdims=True, dtype=np.int64)  # (N, 1, 1, C)
         if self.checkpoint.pooling == "average":
-            return average_pool(total, count)
+            return average_pool(total, count, halves_from(self.checkpoint))
         centred = total - count * source.zero_point
         if not self._twice:
             factor = np.float32(source.scale / (count * out.scale))

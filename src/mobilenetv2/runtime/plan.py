@@ -39,6 +39,7 @@ class Budget:
 
 BUDGETS = {4: Budget(160 << 10, 512 << 10, 64), 1: Budget(96 << 10, 64 << 10, 256)}  # by item bytes
 BLOCK = _native.BLOCK  # channels that blocked tensors keep together
+FLOAT_BYTES = 4
 LINE_BYTES = 64  # tensors begin on a cache line
 LIMITS = {"linear": (-math.inf, math.inf), "relu": (0.0, math.inf), "relu6": (0.0, 6.0)}
 KINDS = {
@@ -80,6 +81,7 @@ class UnplacedStep:
         output_shape: (channels, height, width).
         scratch_items: Elements of memory for this step alone, beside each thread's own.
         in_place: The output may take the place of the input.
+        item_scale: Elements of one output number: 4 of float32 among bytes.
     """
 
     step: _native.Step
@@ -89,6 +91,12 @@ class UnplacedStep:
     output_shape: Shape
     scratch_items: int = 0
     in_place: bool = False
+    item_scale: int = 1
+
+    @property
+    def output_items(self) -> int:
+        """Elements of the output."""
+        return math.prod(self.output_shape) * self.item_scale
 
 
 @dataclass
@@ -149,9 +157,10 @@ def plan(
     """
     layers = {layer.name: layer for layer in described.layers}
     unplaced = [_unplaced(step, layers, weights, threads) for step in steps.steps]
+    results = frozenset(layers)
     if int8:
-        _round_means(layers, unplaced, int8)
-    written = _add_float_outputs(layers, unplaced, steps.outputs, int8)
+        results = _finish_int8(layers, unplaced, described, int8)
+    written = _add_float_outputs(layers, unplaced, steps.outputs, int8, results)
     _place(unplaced, written, weights.item_bytes)
     names = tuple((*todo.names, todo.step.kind.name.lower()) for todo in unplaced)
     native = tuple(todo.step for todo in unplaced)
@@ -164,15 +173,26 @@ def _add_float_outputs(
     unplaced: list[UnplacedStep],
     outputs: Sequence[str],
     int8: Int8Checkpoint | None,
+    results: frozenset[str],
 ) -> dict[str, int]:
-    """Adds the steps that turn stored int8 outputs into float32.
+    """Adds the steps that turn stored int8 outputs into float32; a resize that nobody reads turns
+    them itself.
+
+    Args:
+        layers: By name.
+        unplaced: The steps, which are added to.
+        outputs: Names of the network's outputs.
+        int8: The checkpoint, of an int8 network.
+        results: The layers whose results are float32.
 
     Returns:
         The index of the caller's array that each tensor is written to, by the tensor's name.
     """
     written: dict[str, int] = {}
+    read = {name for todo in unplaced for name in todo.inputs}
     for index, name in enumerate(outputs):
-        if int8 is None or layers[name].kind == "linear":
+        resized = layers[name].kind == "resize" and name not in read
+        if int8 is None or name in results or resized:
             written[name] = index
         else:
             todo = _to_float(layers[name], int8)
@@ -198,7 +218,7 @@ def _place(unplaced: Sequence[UnplacedStep], written: Mapping[str, int], item_by
             places[todo.output] = places[todo.inputs[0]]
             dying = set()
         else:
-            places[todo.output] = arena.take(math.prod(todo.output_shape))
+            places[todo.output] = arena.take(todo.output_items)
         todo.step.inputs = [places[name] for name in todo.inputs]
         todo.step.output = places[todo.output]
         if todo.scratch_items:
@@ -210,17 +230,23 @@ def _place(unplaced: Sequence[UnplacedStep], written: Mapping[str, int], item_by
             arena.free(places[name])
 
 
-def _round_means(
-    layers: Mapping[str, Layer], unplaced: Sequence[UnplacedStep], int8: Int8Checkpoint
-) -> None:
-    from .int8_packing import mean_rounding
+def _finish_int8(
+    layers: Mapping[str, Layer],
+    unplaced: Sequence[UnplacedStep],
+    described: Network,
+    int8: Int8Checkpoint,
+) -> frozenset[str]:
+    """Puts into the steps what they need to know of an int8 network; returns the layers whose
+    results are float32.
+    """
+    from ..int8 import float_results
+    from .int8_packing import finish_step
 
+    results = float_results(described, int8.rounding)
     for todo in unplaced:
-        if todo.step.kind == _native.StepKind.MEAN:
-            step = todo.step
-            step.rounding, step.mean_factor, step.mean_divisor = mean_rounding(
-                int8, layers[todo.output]
-            )
+        finish_step(todo.step, layers[todo.output], int8, results)
+        todo.item_scale = FLOAT_BYTES if todo.output in results else 1
+    return results
 
 
 def _to_float(layer: Layer, int8: Int8Checkpoint) -> UnplacedStep:

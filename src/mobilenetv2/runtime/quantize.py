@@ -244,9 +244,16 @@ def _observe(
     """
     kinds = {layer.name: layer.activation for layer in layers(checkpoint.architecture)}
     names = stored_tensors(checkpoint.architecture, "nearest")
+    resized = {
+        layer.name: layer.sources[0]
+        for layer in layers(checkpoint.architecture)
+        if layer.kind == "resize" and layer.name in names
+    }
     reference = Reference(checkpoint)
     rng = np.random.default_rng(0)
-    samples: dict[str, list[NDArray[Any]]] = {name: [] for name in names if kinds[name] != "relu6"}
+    samples: dict[str, list[NDArray[Any]]] = {
+        name: [] for name in names if kinds[name] != "relu6" and name not in resized
+    }
     means = {name: np.zeros(1) for name in names}
     for begin in range(0, len(pixels), BATCH):
         batch = pixels[begin : begin + BATCH]
@@ -263,7 +270,10 @@ def _observe(
     activations = {
         name: best_activation(np.concatenate(samples[name])) if name in samples else RELU6
         for name in names
+        if name not in resized
     }
+    for name, source in resized.items():
+        activations[name] = activations[source]
     return activations, means
 
 

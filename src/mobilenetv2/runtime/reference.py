@@ -165,7 +165,7 @@ def resize_corners(x: Tensor, height: int, width: int) -> Tensor:
     """
     for axis, size in ((1, height), (2, width)):
         have = x.shape[axis]
-        place = np.linspace(0, have - 1, size) if size > 1 else np.zeros(1)
+        place = np.arange(size) * (have - 1) / max(size - 1, 1)
         low = np.minimum(place.astype(int), have - 1)
         share = (place - low).astype(x.dtype).reshape([-1 if i == axis else 1 for i in range(4)])
         x = (

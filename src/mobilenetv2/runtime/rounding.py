@@ -34,11 +34,9 @@ def int8_obstacle(architecture: Architecture, rounding: str) -> str | None:
     """
     net = network(architecture)
     for step in group(net).steps:
-        if step.kind in ("add", "concat", "resize"):
+        if step.kind == "add":
             return f"{step.output} ({step.kind}) has no int8 kernel"
     for layer in net.layers:
-        if layer.kind == "conv" and layer.kernel > 1 and layer.dilation > 1:
-            return f"{layer.name} (dilated {layer.kernel}x{layer.kernel}) has no int8 kernel"
         limited = layer.kind == "add" and net[layer.sources[1]].activation != "linear"
         if limited and rounding == "nearest":
             return f"{layer.sources[1]} is limited before a sum that is rounded once"
@@ -117,7 +115,47 @@ def mean_fixed_point(source: Activation, out: Activation, count: int) -> tuple[i
     return int((fixed << shift) // count), int(power) - shift
 
 
-def average_pool(total: Values, count: int) -> NDArray[np.uint8]:
-    """The average of `count` codes from their sum, halves up, as AVERAGE_POOL_2D rounds it."""
-    average: NDArray[np.uint8] = ((total + count // 2) // count).astype(np.uint8)
-    return average
+def average_pool(total: Values, count: int, origin: int = 0) -> NDArray[np.uint8]:
+    """The average of `count` codes from their sum, halves away from `origin`, as AVERAGE_POOL_2D
+    rounds it.
+    """
+    centred = total - count * origin
+    average = np.sign(centred) * ((np.abs(centred) + count // 2) // count) + origin
+    return average.astype(np.uint8)
+
+
+def halves_from(checkpoint: Int8Checkpoint) -> int:
+    """The code that halves of averages and resizes are rounded away from."""
+    return 128 if checkpoint.signed else 0
+
+
+def rescaling(checkpoint: Int8Checkpoint, source: str, out: str) -> NDArray[np.uint8]:
+    """What each code of one tensor is at the scale of another, (256,)."""
+    have, need = checkpoint.activations[source], checkpoint.activations[out]
+    centred = np.arange(256) - have.zero_point
+    factor = have.scale / need.scale
+    if checkpoint.rounding == "twice":
+        return stored(rescaled(centred, *fixed_point(factor)), need)
+    return stored(centred.astype(np.float32) * np.float32(factor), need)
+
+
+def resize_codes(
+    x: NDArray[np.uint8], height: int, width: int, origin: int = 0
+) -> NDArray[np.uint8]:
+    """Bilinear resize of codes (N, H, W, C) with the corner pixels' centres aligned, as TensorFlow
+    Lite's integer RESIZE_BILINEAR: places and shares in steps of 2**-10, the sum of 20 bits rounded
+    with halves away from `origin`.
+    """
+    values = x.astype(np.int64)
+    for axis, size in ((1, height), (2, width)):
+        have = x.shape[axis]
+        step = ((have - 1 << 10) + (size - 1) // 2) // (size - 1) if size > 1 else 0
+        place = np.minimum(np.arange(size) * step, have - 1 << 10)
+        low = place >> 10
+        share = (place & 1023).reshape([-1 if i == axis else 1 for i in range(4)])
+        values = (
+            np.take(values, low, axis) * (1024 - share)
+            + np.take(values, np.minimum(low + 1, have - 1), axis) * share
+        )
+    half = np.where(values > origin << 20, 1 << 19, (1 << 19) - 1) if origin else 1 << 19
+    return (values + half >> 20).astype(np.uint8)

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TypeVar
 
@@ -109,13 +110,9 @@ def measure(
         if value < 1:
             raise UserError(f"{name} must be at least 1, not {value}")
     macs = network_cost(engine.checkpoint.architecture, height, width).macs
-    try:
+    with _explained_memory_error(height, width, batch):
         images = _images(engine, height, width, batch)
         milliseconds = _repeat_warm(lambda: _call_ms(engine, images), runs)
-    except MemoryError:
-        raise UserError(
-            f"{batch} images of {height}x{width} do not fit in memory; lower the batch or the resolution"
-        ) from None
     p10, median, p90 = (float(value) for value in np.percentile(milliseconds, (10, 50, 90)))
     rate = _gmacs_per_second(macs * batch, median)
     floats = isinstance(engine.checkpoint, Checkpoint)
@@ -141,6 +138,21 @@ def measure(
     )
 
 
+def expected_seconds(
+    engine: Engine, height: int, width: int, batch: int, runs: int | None = None
+) -> float:
+    """About how long `measure` takes with these arguments, from a call on one image.
+
+    Raises:
+        UserError: As for `measure`.
+    """
+    network_cost(engine.checkpoint.architecture, height, width)  # refuses sizes out of range
+    with _explained_memory_error(height, width, 1):
+        image = _images(engine, height, width, 1)
+        milliseconds = min(_repeat(lambda: _call_ms(engine, image), 2, 0))
+    return 1e-3 * milliseconds * batch * (1 + (FEWEST_RUNS if runs is None else runs))
+
+
 def measure_steps(engine: Engine, timing: Timing) -> list[StepTiming]:
     """Times each step, over the same number of calls and on the same shape as `timing`."""
     images = _images(engine, timing.height, timing.width, timing.batch)
@@ -156,6 +168,16 @@ def measure_steps(engine: Engine, timing: Timing) -> list[StepTiming]:
         peak_share = rate / timing.peak_gmacs_per_second
         timings.append(StepTiming(first, last, kind, median, time_share, macs, rate, peak_share))
     return timings
+
+
+@contextmanager
+def _explained_memory_error(height: int, width: int, batch: int) -> Iterator[None]:
+    try:
+        yield
+    except MemoryError:
+        raise UserError(
+            f"{batch} images of {height}x{width} do not fit in memory; lower the batch or the resolution"
+        ) from None
 
 
 def _images(engine: Engine, height: int, width: int, batch: int) -> NDArray[np.uint8]:

@@ -30,8 +30,6 @@ class Checker {
       case StepKind::MATMUL:
         require(inputs() == 1 && same_size(), "a product keeps the size of its input");
         require(known(step_.matrix, network_.matrices()), "no such matrix");
-        require(floats() || is_to_float(network_.matrix(step_.matrix).rounding.mode) == (step_.output <= ANSWER),
-                "floats are an output, bytes are not");
         return check_matrix(network_.matrix(step_.matrix), step_.in_channels, step_.out_channels);
       case StepKind::MEAN:
         require(floats() || !is_to_float(step_.rounding.mode), "a mean over bytes gives bytes");
@@ -43,7 +41,8 @@ class Checker {
       case StepKind::CONCAT:
         return check_concat();
       case StepKind::RESIZE:
-        require(floats() && inputs() == 1, "a resize is of one float tensor");
+        require(inputs() == 1, "a resize is of one tensor");
+        require(step_.halves_from == 0 || step_.halves_from == 128, "halves are rounded away from 0 or 128");
         return require(step_.in_channels == step_.out_channels, "a resize keeps the channels");
       case StepKind::TO_FLOAT:
         require(!floats() && inputs() == 1 && same_size(), "only bytes become floats");
@@ -80,18 +79,22 @@ class Checker {
     const auto inside = [&](std::ptrdiff_t begin, std::size_t size) {
       return begin < 0 || (static_cast<std::size_t>(begin) <= top && size <= top - static_cast<std::size_t>(begin));
     };
-    const std::size_t out = step_.out_size(), scratch = scratch_items();
+    check_kinds();
+    const std::size_t out = step_.out_size() * (float_items() ? sizeof(float) : 1), scratch = scratch_items();
     require(step_.output != IMAGE && inside(step_.output, out), "the output lies outside of the workspace");
     require(scratch == 0 || inside(step_.scratch, scratch), "the scratch lies outside of the workspace");
     if (!floats() && step_.output <= ANSWER) {
-      const bool real = step_.kind == StepKind::TO_FLOAT || step_.kind == StepKind::MATMUL;
-      require(real, "bytes are not an output");
+      require(makes_floats(network_, step_) || step_.kind == StepKind::RESIZE, "bytes are not an output");
     }
+    require(!float_items() || step_.output % static_cast<std::ptrdiff_t>(sizeof(float)) == 0,
+            "floats lie between two of their places");
     for (std::size_t i = 0; i < inputs(); i++) {
       const std::ptrdiff_t input = step_.inputs[i];
       const std::size_t size = input_size(i);
       require(inside(input, size), "an input lies outside of the workspace");
-      require(floats() || input > ANSWER, "an output of floats is no input of bytes");
+      require(floats() || step_.reads_floats || input > ANSWER, "an output of floats is no input of bytes");
+      require(!step_.reads_floats || input <= ANSWER || input % static_cast<std::ptrdiff_t>(sizeof(float)) == 0,
+              "floats lie between two of their places");
       require(input != IMAGE || reads_images(), "only a convolution of padded rows reads the image");
       if (input == step_.output) {
         require(works_in_place(), "the output lies where the input does");
@@ -103,12 +106,26 @@ class Checker {
     require(scratch == 0 || apart(step_.output, out, step_.scratch, scratch), "output and scratch overlap");
   }
 
+  // Floats in the workspace of bytes.
+  bool float_items() const { return step_.output > ANSWER && makes_floats(network_, step_); }
+
+  // What makes_floats reads of the step.
+  void check_kinds() const {
+    require(!step_.reads_floats || (!floats() && step_.kind == StepKind::RESIZE), "only a resize among bytes reads floats");
+    const bool staged = step_.kind == StepKind::ROWS || step_.kind == StepKind::PLANE;
+    require(!staged || !step_.stages.empty(), "rows are made by at least one stage");
+    require(staged ? step_.matrix < 0 : step_.stages.empty(), "stages and a matrix are for steps of their own");
+    int last = step_.matrix;
+    if (staged) last = step_.stages.back().conv >= 0 ? step_.stages.back().conv : step_.stages.back().project;
+    require(last < 0 || known(last, network_.matrices()), "no such matrix");
+  }
+
   static bool apart(std::ptrdiff_t a, std::size_t a_size, std::ptrdiff_t b, std::size_t b_size) {
     if (a < 0 || b < 0) return a != b || a == IMAGE;
     return a + static_cast<std::ptrdiff_t>(a_size) <= b || b + static_cast<std::ptrdiff_t>(b_size) <= a;
   }
   std::size_t input_size(std::size_t i) const {
-    if (step_.kind != StepKind::CONCAT) return step_.in_size();
+    if (step_.kind != StepKind::CONCAT) return step_.in_size() * (step_.reads_floats ? sizeof(float) : 1);
     require(i < step_.input_channels.size(), "not one number of channels per input");
     require_sides({step_.input_channels[i]});
     return step_.in_pixels() * static_cast<std::size_t>(step_.input_channels[i]);
@@ -132,11 +149,16 @@ class Checker {
   }
 
   void check_concat() const {
-    require(floats() && same_size(), "float tensors of one size stand side by side");
+    require(same_size(), "tensors of one size stand side by side");
+    require(floats() ? step_.rescaling.empty() : step_.rescaling.size() == 256 * inputs(), "not one table per input");
     require(step_.input_channels.size() == inputs(), "not one number of channels per input");
     int channels = 0;
     for (const int each : step_.input_channels) channels += each;
     require(channels == step_.out_channels, "the inputs' channels are not the output's");
+  }
+
+  bool gives_floats(int matrix) const {
+    return !floats() && matrix >= 0 && is_to_float(network_.matrix(matrix).rounding.mode);
   }
 
   void check_matrix(const Matrix<T>& matrix, int depth, int channels) const {
@@ -152,6 +174,7 @@ class Checker {
       // a depthwise convolution reads blocks: what feeds it inside a chain fills whole blocks
       const bool feeds_blocks = i + 1 < count && step_.stages[i + 1].conv < 0 && step_.stages[i + 1].expand < 0;
       check_stage(stage, feeds_blocks ? up_to_block(stage.out_channels) : stage.out_channels);
+      require(i + 1 == count || !gives_floats(stage.conv >= 0 ? stage.conv : stage.project), "floats end a chain");
       require(i == 0 || stage.conv < 0, "a convolution of padded rows begins a chain");
       if (i > 0) require_equal(step_.stages[i - 1], stage);
     }
@@ -174,6 +197,7 @@ class Checker {
     const Stage& stage = step_.stages.front();
     require(stage.expand >= 0 && stage.project >= 0 && stage.conv < 0, "a plane is a whole inverted residual");
     check_stage(stage, stage.out_channels);
+    require(!gives_floats(stage.project), "a plane makes what it reads");
     require(stage.in_channels == step_.in_channels && stage.in_height == step_.in_height &&
                 stage.in_width == step_.in_width && stage.out_channels == step_.out_channels &&
                 stage.out_height == step_.out_height && stage.out_width == step_.out_width,
@@ -198,6 +222,7 @@ class Checker {
     require(network_.depthwise(stage.depthwise).channels == stage.wide_channels, "depthwise weights of other channels");
     if (stage.expand >= 0) {
       require(known(stage.expand, network_.matrices()), "no such matrix");
+      require(!gives_floats(stage.expand), "an expansion makes what it reads");
       check_matrix(network_.matrix(stage.expand), stage.in_channels, stage.wide_channels);
     } else {
       require(up_to_block(stage.in_channels) == stage.wide_channels, "channels that are not expanded stay as many");
@@ -220,7 +245,7 @@ class Checker {
     require(stage.expand < 0 && stage.depthwise < 0 && stage.project < 0 && !stage.shortcut,
             "a convolution of padded rows is a stage of its own");
     require(known(stage.conv, network_.matrices()), "no such matrix");
-    require(floats() || stage.dilation == 1, "a convolution over bytes is not dilated");
+    require(step_.inputs[0] != IMAGE || floats() || stage.dilation == 1, "a convolution of pixels is not dilated");
     const int depth = stage.kernel * padded_depth(stage.kernel * stage.in_channels);
     check_matrix(network_.matrix(stage.conv), depth, written);
     if (step_.inputs[0] != IMAGE) return;

@@ -21,7 +21,7 @@ void run_matmul(const Run<T>& run, const Step& step) {
   Matmul<T> job = dense_matmul(matrix, run.tensor(step.inputs[0]), step.in_channels, pixels_of(step) * run.images.count,
                                run.tensor(step.output), step.low, step.high);
   if constexpr (sizeof(T) == 1) {
-    if (step.output <= ANSWER) job.requantize.floats = run.answer(step.output);
+    if (makes_floats(run.network, step)) job.requantize.floats = run.floats(step.output);
   }
   parallel_matmul(run, matrix, job);
 }
@@ -35,16 +35,34 @@ void run_add(const Run<float>& run, const Step& step) {
   });
 }
 
-void run_concat(const Run<float>& run, const Step& step) {
-  float* const out = run.tensor(step.output);
+bool is_identity(const std::uint8_t* table) {
+  for (int code = 0; code < 256; code++) {
+    if (table[code] != code) return false;
+  }
+  return true;
+}
+
+template <class T>
+void run_concat(const Run<T>& run, const Step& step) {
+  T* const out = run.tensor(step.output);
   std::ptrdiff_t channel = 0;
   for (std::size_t i = 0; i < step.inputs.size(); i++) {
-    const float* const in = run.tensor(step.inputs[i]);
+    const T* const in = run.tensor(step.inputs[i]);
     const std::ptrdiff_t channels = step.input_channels[i];
-    for (std::ptrdiff_t p = 0; p < static_cast<std::ptrdiff_t>(pixels_of(step)) * run.images.count; p++) {
-      std::memcpy(out + p * step.out_channels + channel, in + p * channels,
-                  static_cast<std::size_t>(channels) * sizeof(float));
-    }
+    const std::uint8_t* const table = step.rescaling.empty() ? nullptr : step.rescaling.data() + 256 * i;
+    const bool copies = !table || is_identity(table);
+    run.pool->parallel(step.in_height * run.images.count, [&](int row, int) {
+      const std::ptrdiff_t begin = static_cast<std::ptrdiff_t>(row) * step.in_width, end = begin + step.in_width;
+      for (std::ptrdiff_t p = begin; p < end; p++) {
+        T* const to = out + p * step.out_channels + channel;
+        const T* const from = in + p * channels;
+        if (copies) {
+          std::memcpy(to, from, static_cast<std::size_t>(channels) * sizeof(T));
+        } else if constexpr (sizeof(T) == 1) {
+          for (std::ptrdiff_t c = 0; c < channels; c++) to[c] = table[from[c]];
+        }
+      }
+    });
     channel += channels;
   }
 }
@@ -89,42 +107,6 @@ void run_to_float(const Run<std::uint8_t>& run, const Step& step) {
   }
 }
 
-// Where output i of `size` lies among `have` inputs whose corner centres are aligned with its own.
-struct Place {
-  int low, high;
-  float share;  // of `high`
-
-  Place(int i, int size, int have) {
-    const double at = size > 1 ? static_cast<double>(i) * (have - 1) / (size - 1) : 0.0;
-    low = std::min(static_cast<int>(at), have - 1);
-    high = std::min(low + 1, have - 1);
-    share = static_cast<float>(at - low);
-  }
-};
-
-void run_resize(const Run<float>& run, const Step& step) {
-  const std::ptrdiff_t channels = step.out_channels;
-  const float* const in = run.tensor(step.inputs[0]);
-  float* const out = run.tensor(step.output);
-  run.pool->parallel(run.images.count * step.out_height, [&](int task, int) {
-    const int image = task / step.out_height;
-    const Place y(task % step.out_height, step.out_height, step.in_height);
-    const float* const plane = in + static_cast<std::ptrdiff_t>(image) * pixels_of(step) * channels;
-    const float* const upper = plane + static_cast<std::ptrdiff_t>(y.low) * step.in_width * channels;
-    const float* const lower = plane + static_cast<std::ptrdiff_t>(y.high) * step.in_width * channels;
-    float* to = out + static_cast<std::ptrdiff_t>(task) * step.out_width * channels;
-    for (int i = 0; i < step.out_width; i++) {
-      const Place x(i, step.out_width, step.in_width);
-      for (std::ptrdiff_t c = 0; c < channels; c++) {
-        const std::ptrdiff_t left = x.low * channels + c, right = x.high * channels + c;
-        const float near = upper[left] * (1 - y.share) + lower[left] * y.share;
-        const float far = upper[right] * (1 - y.share) + lower[right] * y.share;
-        *to++ = near * (1 - x.share) + far * x.share;
-      }
-    }
-  });
-}
-
 template <class T>
 void execute_step(const Run<T>& run, const Step& step) {
   switch (step.kind) {
@@ -140,11 +122,9 @@ void execute_step(const Run<T>& run, const Step& step) {
       if constexpr (sizeof(T) == sizeof(float)) return run_add(run, step);
       break;
     case StepKind::CONCAT:
-      if constexpr (sizeof(T) == sizeof(float)) return run_concat(run, step);
-      break;
+      return run_concat(run, step);
     case StepKind::RESIZE:
-      if constexpr (sizeof(T) == sizeof(float)) return run_resize(run, step);
-      break;
+      return run_resize(run, step);
     case StepKind::TO_FLOAT:
       if constexpr (sizeof(T) == 1) return run_to_float(run, step);
       break;

@@ -41,6 +41,10 @@ struct Run {
     }
     return workspace + offset * images.count;
   }
+  // Where a tensor of float32 begins, in a network of bytes too.
+  float* floats(std::ptrdiff_t offset) const {
+    return offset <= ANSWER ? answer(offset) : reinterpret_cast<float*>(workspace + offset * images.count);
+  }
   T* scratch_of(int slot) const { return scratch + scratch_size * static_cast<std::size_t>(slot); }
 };
 
@@ -55,7 +59,7 @@ std::size_t scratch_size(const Network<T>& network, const Step& step);
 template <class T>
 void execute(Run<T>& run);
 
-// The parts: rows.cpp, plane.cpp.
+// The parts: rows.cpp, plane.cpp, resize.cpp.
 template <class T>
 std::size_t rows_scratch_size(const Step& step);
 template <class T>
@@ -64,6 +68,8 @@ template <class T>
 std::size_t plane_scratch_size(const Network<T>& network, const Step& step);
 template <class T>
 void run_plane(const Run<T>& run, const Step& step);
+template <class T>
+void run_resize(const Run<T>& run, const Step& step);
 
 // A job for the whole matrix over dense pixels of `channels`; callers change what differs. `low` and `high` are for
 // floats: int8 matrices have clamps of their own.

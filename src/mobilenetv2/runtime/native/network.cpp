@@ -147,6 +147,18 @@ std::size_t Network<T>::weight_bytes() const {
   return bytes;
 }
 
+template <class T>
+bool makes_floats(const Network<T>& network, const Step& step) {
+  if (sizeof(T) == sizeof(float)) return false;
+  int last = step.matrix;
+  if (step.kind == StepKind::ROWS || step.kind == StepKind::PLANE) {
+    const Stage& stage = step.stages.back();
+    last = stage.conv >= 0 ? stage.conv : stage.project;
+  }
+  return last >= 0 ? is_to_float(network.matrix(last).rounding.mode)
+                   : step.reads_floats || step.kind == StepKind::TO_FLOAT;
+}
+
 std::size_t Plan::size(int images) const {
   std::size_t most = 0;
   for (const Step& step : steps) {
@@ -214,6 +226,8 @@ void Network<T>::give_back(Buffer<T> workspace) {
   if (workspaces_.size() < static_cast<std::size_t>(threads_ + 1)) workspaces_.push_back(std::move(workspace));
 }
 
+template bool makes_floats<float>(const Network<float>&, const Step&);
+template bool makes_floats<std::uint8_t>(const Network<std::uint8_t>&, const Step&);
 template class Network<float>;
 template class Network<std::uint8_t>;
 

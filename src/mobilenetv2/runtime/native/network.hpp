@@ -124,9 +124,12 @@ struct Step {
   int chunk = 0;               // PLANE: panels of expand at once
   int matrix = -1;             // MATMUL
   float low = 0, high = 0;
-  Rounding rounding;       // MEAN and TO_FLOAT over bytes
+  Rounding rounding;       // MEAN, TO_FLOAT and RESIZE over bytes
   double mean_factor = 1;  // MEAN over bytes: of the sum, see finished_mean
   double mean_divisor = 1;
+  std::vector<std::uint8_t> rescaling;  // CONCAT over bytes: per input, what each of the 256 codes becomes
+  bool reads_floats = false;            // RESIZE among bytes: of a float32 tensor, to one
+  int halves_from = 0;                  // RESIZE over bytes: halves are rounded away from this code
   int in_channels = 0, in_height = 0, in_width = 0, out_channels = 0, out_height = 0, out_width = 0;
   std::ptrdiff_t top = 0;          // no tensor that is alive during the step reaches beyond
   std::size_t thread_scratch = 0;  // elements that each thread needs; set by Network::plan
@@ -148,6 +151,13 @@ struct Plan {
   // The workspace: in each step the tensors, then the threads' scratch.
   std::size_t size(int images) const;
 };
+
+template <class T>
+class Network;
+
+// Whether a step of a network of bytes makes float32.
+template <class T>
+bool makes_floats(const Network<T>& network, const Step& step);
 
 struct Images {
   const std::uint8_t* pixels;  // or null

@@ -18,6 +18,13 @@ int padded_width(const Stage& stage) {
   return std::max(needed, stage.left + stage.in_width);
 }
 
+// Whether the taps of each output pixel are copied side by side, a kernel row at a time: dilated, over bytes, where a
+// segment is a multiple of four.
+template <class T>
+bool gathers(const Stage& stage) {
+  return sizeof(T) == 1 && stage.dilation > 1;
+}
+
 // Rows of input beyond a band of output rows of the same number that a stage without stride reads.
 int halo_rows(const Stage& stage) { return stage.dilation; }
 
@@ -59,7 +66,8 @@ struct Room {
   Room(const Stage& stage, bool chained) : ring(0), wide(0), incoming(0), row_pointers(0) {
     const int rows = reach(stage, stage.strip);
     if (stage.conv >= 0) {
-      ring = elements(rows, padded_width(stage), stage.in_channels);
+      const int kept = gathers<T>(stage) ? stage.kernel : rows;
+      ring = elements(kept, gathers<T>(stage) ? stage.out_width * stage.kernel : padded_width(stage), stage.in_channels);
       return;
     }
     const int kept = std::min(rows, stage.in_height);
@@ -84,8 +92,10 @@ struct Input {
 template <class T>
 class Worker {
  public:
-  Worker(const Run<T>& run, const Stage& stage, Worker* source, int image, const Input<T>& input, T*& scratch)
-      : run_(run), stage_(stage), source_(source), image_(image), input_(input) {
+  // `floats`: row 0 of the output, where a stage over bytes makes floats; else null.
+  Worker(const Run<T>& run, const Stage& stage, Worker* source, int image, const Input<T>& input, T*& scratch,
+         float* floats)
+      : run_(run), stage_(stage), source_(source), image_(image), input_(input), floats_(floats) {
     const Room<T> room(stage, source != nullptr);
     capacity_ = std::min(reach(stage, stage.strip), stage.in_height);
     ring_ = {scratch, BLOCK, static_cast<std::ptrdiff_t>(elements(capacity_, stage.in_width, BLOCK))};
@@ -132,7 +142,7 @@ class Worker {
     }
     Matmul<T> product = blocked_matmul(run_.network.matrix(stage_.project), wide_, job.out_block,
                                        count * stage_.out_width, stage_.low, stage_.high);
-    write_to(product, out);
+    write_to(product, out, y);
     if (stage_.shortcut) product.shortcut = input_.image + elements(y, stage_.in_width, stage_.in_channels);
     run_.network.kernels().matmul(product);
   }
@@ -162,7 +172,7 @@ class Worker {
         } else {
           Matmul product = dense_matmul(run_.network.matrix(stage_.expand), in, stage_.in_channels, pixels,
                                         static_cast<T*>(nullptr), stage_.wide_low, stage_.wide_high);
-          write_to(product, target);
+          write_to(product, target, from);
           run_.network.kernels().matmul(product);
         }
       }
@@ -179,14 +189,17 @@ class Worker {
     return input_.image + row(y);
   }
 
-  static void write_to(Matmul<T>& job, const Pixels<T>& out) {
+  // `y`: the output row that `out` begins with.
+  void write_to(Matmul<T>& job, const Pixels<T>& out, int y) const {
     job.out = out.data;
     job.out_pixel = out.pixel;
     job.out_block = out.block;
+    if (floats_) job.requantize.floats = floats_ + elements(y, stage_.out_width, stage_.out_channels);
   }
 
   // The k x k convolution over rows with their padding; pixels that touch in memory make one segment of a kernel row.
   void convolve(int y, int count, const Pixels<T>& out) {
+    if (gathers<T>(stage_)) return convolve_gathered(y, count, out);
     const int width = padded_width(stage_), channels = stage_.in_channels, kernel = stage_.kernel;
     const std::ptrdiff_t row_floats = static_cast<std::ptrdiff_t>(width) * channels;
     for (int i = 0; i < reach(stage_, count); i++) {
@@ -196,7 +209,7 @@ class Worker {
     const Matrix<T>& matrix = run_.network.matrix(pixels ? stage_.conv_pixels : stage_.conv);
     Matmul<T> job = dense_matmul(matrix, static_cast<const T*>(nullptr), channels, stage_.out_width,
                                  static_cast<T*>(nullptr), stage_.low, stage_.high);
-    write_to(job, out);
+    write_to(job, out, y);
     job.in_pixel = static_cast<std::ptrdiff_t>(stage_.stride) * channels;
     job.in_row = stage_.dilation * row_floats;
     job.in_segment = static_cast<std::ptrdiff_t>(stage_.dilation) * channels;
@@ -204,24 +217,74 @@ class Worker {
     job.row_count = kernel;
     job.segment_count = (touching ? 1 : kernel) * matrix.copies;
     job.depth = matrix.depth / kernel / (touching ? 1 : kernel);
-    if (matrix.copies > 1) job.in_segment = 0;  // over bytes, dilation is not planned
+    if (matrix.copies > 1) job.in_segment = 0;
     for (int row = 0; row < count; row++) {
       job.in = ring_.data + row * stage_.stride * row_floats;
-      job.out = out.data + row * stage_.out_width * out.pixel;
       run_.network.kernels().matmul(job);
+      next_row(job, out);
     }
   }
+
+  void next_row(Matmul<T>& job, const Pixels<T>& out) const {
+    job.out += stage_.out_width * out.pixel;
+    if (floats_) job.requantize.floats += stage_.out_width * stage_.out_channels;
+  }
+
+  // The dilated k x k convolution over bytes: kernel rows whose taps were copied side by side.
+  void convolve_gathered(int y, int count, const Pixels<T>& out) {
+    const int kernel = stage_.kernel;
+    const std::ptrdiff_t row_size = static_cast<std::ptrdiff_t>(stage_.out_width) * kernel * stage_.in_channels;
+    const Matrix<T>& matrix = run_.network.matrix(stage_.conv);
+    Matmul<T> job = dense_matmul(matrix, static_cast<const T*>(nullptr), kernel * stage_.in_channels, stage_.out_width,
+                                 static_cast<T*>(nullptr), stage_.low, stage_.high);
+    write_to(job, out, y);
+    job.in = ring_.data;
+    job.in_row = row_size;
+    job.row_count = kernel;
+    job.segment_count = matrix.copies;
+    job.depth = matrix.depth / kernel;
+    for (int row = 0; row < count; row++) {
+      for (int i = 0; i < kernel; i++) {
+        const int from = (y + row) * stage_.stride - stage_.top + i * stage_.dilation;
+        gathered_row(from, ring_.data + i * row_size);
+      }
+      run_.network.kernels().matmul(job);
+      next_row(job, out);
+    }
+  }
+
+  // The taps of input row y under each output pixel; those outside the image are the zero point.
+  void gathered_row(int y, T* to) const {
+    const int channels = stage_.in_channels;
+    const T outside = outside_value();
+    const bool inside = y >= 0 && y < stage_.in_height;
+    const T* const row = input_.image + elements(inside ? y : 0, stage_.in_width, channels);
+    for (int x = 0; x < stage_.out_width; x++) {
+      for (int tap = 0; tap < stage_.kernel; tap++, to += channels) {
+        const int column = x * stage_.stride - stage_.left + tap * stage_.dilation;
+        if (inside && column >= 0 && column < stage_.in_width) {
+          std::memcpy(to, row + column * channels, static_cast<std::size_t>(channels) * sizeof(T));
+        } else {
+          std::fill(to, to + channels, outside);
+        }
+      }
+    }
+  }
+
+  // What a pixel outside a tensor counts as.
+  T outside_value() const { return static_cast<T>(run_.network.matrix(stage_.conv).rounding.input_zero); }
 
   // Input row y between its paddings; what lies outside the image is the value that stands for zero.
   void padded_row(int y, T* to) const {
     const int channels = stage_.in_channels, width = padded_width(stage_);
     const bool pixels = !input_.image && run_.images.pixels;
     const bool inside = y >= 0 && y < stage_.in_height;
+    const T outside = outside_value();
     const int from = inside ? stage_.left : width, until = inside ? stage_.left + stage_.in_width : width;
     for (int x = 0; x < width; x++) {
       if (x == from) x = until;
       for (int c = 0; c < channels && x < width; c++) {
-        to[x * channels + c] = pixels ? static_cast<T>(run_.network.padding()[static_cast<std::size_t>(c)]) : T{};
+        to[x * channels + c] = pixels ? static_cast<T>(run_.network.padding()[static_cast<std::size_t>(c)]) : outside;
       }
     }
     if (!inside) return;
@@ -244,6 +307,7 @@ class Worker {
   Worker* source_;
   int image_;
   const Input<T> input_;  // nothing where there is a source
+  float* const floats_;
   Pixels<T> ring_;
   T *wide_, *incoming_;
   const T** rows_;
@@ -254,11 +318,12 @@ class Worker {
 // Runs stages[index..] on top of `source`; the last one writes to `out`.
 template <class T>
 void chain(const Run<T>& run, const Step& step, std::size_t index, Worker<T>* source, int image, const Input<T>& input,
-           T* scratch, int begin, int end, T* out) {
+           T* scratch, int begin, int end, T* out, float* floats) {
   const Stage& stage = step.stages[index];
-  Worker<T> worker(run, stage, source, image, source ? Input<T>{} : input, scratch);
-  if (index + 1 < step.stages.size()) {
-    chain(run, step, index + 1, &worker, image, input, scratch, begin, end, out);
+  const bool last = index + 1 == step.stages.size();
+  Worker<T> worker(run, stage, source, image, source ? Input<T>{} : input, scratch, last ? floats : nullptr);
+  if (!last) {
+    chain(run, step, index + 1, &worker, image, input, scratch, begin, end, out, floats);
   } else {
     worker.produce(begin, end - begin, {out, stage.out_channels, BLOCK});
   }
@@ -283,7 +348,8 @@ void run_rows(const Run<T>& run, const Step& step) {
   const auto edge = [&](int i) { return static_cast<int>(static_cast<long long>(last.out_height) * i / bands); };
   const bool from_caller = step.inputs[0] == IMAGE;
   const T* const input = from_caller ? nullptr : run.tensor(step.inputs[0]);
-  T* const output = run.tensor(step.output);
+  const bool to_floats = makes_floats(run.network, step);
+  T* const output = to_floats ? nullptr : run.tensor(step.output);
 
   // In place, a band overwrites what its neighbours still need: halo_rows above and below each edge between bands.
   const bool in_place = input == output;
@@ -311,8 +377,12 @@ void run_rows(const Run<T>& run, const Step& step) {
       rows.end = edge(band + 1);
       rows.below = kept(image, band) + in_rows(halo);
     }
-    T* const out = output + elements(image * last.out_height + edge(band), last.out_width, last.out_channels);
-    chain<T>(run, step, 0, nullptr, image, rows, run.scratch_of(slot), edge(band), edge(band + 1), out);
+    const auto place = [&](int row) {
+      return elements(image * last.out_height + row, last.out_width, last.out_channels);
+    };
+    T* const out = output ? output + place(edge(band)) : nullptr;
+    float* const floats = to_floats ? run.floats(step.output) + place(0) : nullptr;
+    chain<T>(run, step, 0, nullptr, image, rows, run.scratch_of(slot), edge(band), edge(band + 1), out, floats);
   });
 }
 
