@@ -4,7 +4,7 @@ The state-dict keys are those of torchvision.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import groupby
 from numbers import Real
@@ -238,9 +238,7 @@ class Backbone(nn.Module):
         """
         architecture, state = self._described()
         check_classes(architecture)
-        with torch.device("meta"):
-            described = Backbone(self.architecture, drop_path_rate=0.0, bn_decay=PAPER_BN_DECAY)
-        changed = [f"features.{text}" for text in differences(self.features, described.features)]
+        changed = list(self._changes())
         if changed:
             raise UserError(
                 "the network is no longer that of its architecture, which is what a checkpoint "
@@ -266,15 +264,21 @@ class Backbone(nn.Module):
             dict(facts) if isinstance(facts, Mapping) else facts,
         )
 
+    def _changes(self) -> Iterator[str]:
+        """What differs from a new network of the architecture, a sentence for each."""
+        with torch.device("meta"):
+            described = Backbone(self.architecture, drop_path_rate=0.0, bn_decay=PAPER_BN_DECAY)
+        for text in differences(self.features, described.features):
+            yield f"features.{text}"
+
     def _described(self) -> tuple[Architecture, dict[str, Tensor]]:
         """The architecture and the arrays as they are now."""
         return self.architecture, self.state_dict()
 
 
-def initialise(module: nn.Module) -> None:
+def initialise(module: nn.Module, std: float = PAPER_INIT_STD) -> None:
     """Initialises one layer as `Backbone.reset_parameters` does; leaves other modules alone."""
     if isinstance(module, nn.Conv2d | nn.Linear):
-        std = PAPER_INIT_STD
         nn.init.trunc_normal_(module.weight, std=std, a=-2 * std, b=2 * std)
         if module.bias is not None:
             nn.init.zeros_(module.bias)
