@@ -506,15 +506,16 @@ def write_keras_archive(
 
 # --- TensorFlow Lite ---
 
-FLOAT32, FLOAT16, INT32, NO_ACTIVATION, RELU6, SAME, VALID = 0, 1, 2, 0, 3, 0, 1
+FLOAT32, FLOAT16, INT32, RELU6, SAME, VALID = 0, 1, 2, 3, 0, 1
+ACTIVATIONS = {"linear": 0, "relu": 1, "relu6": RELU6}
 CODES = {
-    "ADD": 0, "AVERAGE_POOL_2D": 1, "CONV_2D": 3, "DEPTHWISE_CONV_2D": 4, "DEQUANTIZE": 6, "FULLY_CONNECTED": 9,
-    "RESHAPE": 22, "SOFTMAX": 25, "PAD": 34, "MEAN": 40, "QUANTIZE": 114,
+    "ADD": 0, "AVERAGE_POOL_2D": 1, "CONCATENATION": 2, "CONV_2D": 3, "DEPTHWISE_CONV_2D": 4, "DEQUANTIZE": 6, "FULLY_CONNECTED": 9,
+    "RESHAPE": 22, "RESIZE_BILINEAR": 23, "SOFTMAX": 25, "PAD": 34, "MEAN": 40, "QUANTIZE": 114,
 }  # fmt: skip
 
 
 class TFLiteWriter:
-    """Builds a `.tflite` classifier as a converter does: batch norms folded, ReLU6 fused, NHWC.
+    """Builds a `.tflite` classifier or segmenter as a converter does: batch norms folded, ReLU6 fused, NHWC.
 
     Args:
         checkpoint: The model. Symmetric padding becomes a PAD operator where SAME pads differently.
@@ -564,6 +565,15 @@ class TFLiteWriter:
             return self.op("ADD", sources, shape, self.schema.AddOptionsT())
         if layer.kind == "pool":
             return self._pool(layer, sources[0])
+        if layer.kind == "concat":
+            options = self.schema.ConcatenationOptionsT()
+            options.axis = 3
+            return self.op("CONCATENATION", self.joined(layer, sources), shape, options)
+        if layer.kind == "resize":
+            options = self.schema.ResizeBilinearOptionsT()
+            options.alignCorners = True
+            size = self.constant("size", np.array([height, width], np.int32))
+            return self.op("RESIZE_BILINEAR", [*sources, size], shape, options)
         weight, bias = fold(self.checkpoint, layer)
         if layer.kind == "linear" and self.dense:
             constants = [
@@ -585,7 +595,7 @@ class TFLiteWriter:
         )
         options.strideH = options.strideW = layer.stride
         options.dilationHFactor = options.dilationWFactor = layer.dilation
-        options.fusedActivationFunction = RELU6 if layer.activation == "relu6" else NO_ACTIVATION
+        options.fusedActivationFunction = ACTIVATIONS[layer.activation]
         if depthwise:
             options.depthMultiplier = 1
         explicit = self.checkpoint.architecture.padding == "symmetric" and layer.stride == 2
@@ -600,8 +610,9 @@ class TFLiteWriter:
         channels, height, width = layer.in_shape
         if self.pool == "MEAN":
             options = self.schema.ReducerOptionsT()
-            options.keepDims = not self.dense
-            shape = (1, channels) if self.dense else (1, 1, 1, channels)
+            flat = self.dense and layer.name == "pool"  # before a classifier
+            options.keepDims = not flat
+            shape = (1, channels) if flat else (1, 1, 1, channels)
             return self.op(
                 "MEAN", [source, self.constant("axes", np.array([1, 2], np.int32))], shape, options
             )
@@ -609,6 +620,10 @@ class TFLiteWriter:
         options.padding, options.strideH, options.strideW = VALID, 1, 1
         options.filterHeight, options.filterWidth = height, width
         return self.op("AVERAGE_POOL_2D", [source], (1, 1, 1, channels), options)
+
+    def joined(self, layer: Layer, sources: list[int]) -> list[int]:
+        """What a concatenation reads."""
+        return sources
 
     def pad(self, source: int, layer: Layer) -> int:
         """A PAD operator with the layer's amounts."""

@@ -195,7 +195,12 @@ def infer_architecture(
         classifies = any(name.startswith("classifier.") for name in shapes)
         head = Classifier(classes or 1000) if classifies else Features()
     in_channels = shapes["features.0.0.weight"][1]
-    return replace(_with_last(best[0], last), in_channels=in_channels, head=head)
+    return replace(
+        _with_last(best[0], last),
+        in_channels=in_channels,
+        head=head,
+        output_stride=head.output_strides[-1],
+    )
 
 
 @cache
