@@ -15,6 +15,7 @@ from mobilenetv2.int8 import (
     Int8Layer,
     stored_tensors,
 )
+from mobilenetv2.layer import Layer
 from mobilenetv2.runtime import Reference
 
 from .conftest import random_checkpoint
@@ -105,6 +106,9 @@ class Int8TFLiteWriter(TFLiteWriter):
             made[operator.outputs[0]] = made[operator.inputs[0]]
         for index, name in made.items():
             self.quantize(index, [stored[name].scale], stored[name].zero_point + self.lowest)
+        for operator in self.operators("QUANTIZE"):  # to the scale of the concatenation behind it
+            out = stored["head.concat"]
+            self.quantize(operator.outputs[0], [out.scale], out.zero_point + self.lowest)
         for operator in self.operators("SOFTMAX"):
             self.quantize(operator.outputs[0], [1 / 256], self.lowest)
         for index, tensor in enumerate(self.graph.tensors):
@@ -123,6 +127,14 @@ class Int8TFLiteWriter(TFLiteWriter):
                 self.quantize(index, np.float32(stored[step.sources[0]].scale) * scale, 0)
                 tensor.type = INT32
             buffer.data = np.frombuffer(values.tobytes(), np.uint8)
+
+    def joined(self, layer: Layer, sources: list[int]) -> list[int]:
+        """A QUANTIZE for each source, as TensorFlow Lite wants one scale."""
+        options = self.schema.QuantizeOptionsT
+        return [
+            self.op("QUANTIZE", [index], tuple(self.graph.tensors[index].shape), options())
+            for index in sources
+        ]
 
     def quantize(self, index: int, scale: Sequence[float], zero: int, axis: int = 0) -> None:
         tensor, made = self.graph.tensors[index], self.schema.QuantizationParametersT()

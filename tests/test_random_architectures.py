@@ -108,6 +108,7 @@ def test_float32(seed: int) -> None:
         for name, values in zip(outputs, answers(engine, images), strict=True):
             assert np.isfinite(values).all()
             close(values.reshape(expected[name].shape), expected[name], f"{isa} {name}")
+        check_mask(engine, images)
         for name, values in engine.outputs(images, names).items():
             close(values, expected[name], f"{isa} {name}")
 
@@ -116,6 +117,15 @@ def answers(network: Engine | Int8Reference, images: np.ndarray) -> list[np.ndar
     """The outputs, in the network's order."""
     answer = network(images)
     return list(answer.values()) if isinstance(answer, dict) else [answer]
+
+
+def check_mask(engine: Engine, images: np.ndarray) -> None:
+    """The mask of a segmenter is the best class of its scores."""
+    if engine.checkpoint.architecture.head.task == "segmentation":
+        expected = engine(images).argmax(-1).astype(np.uint8)
+        np.testing.assert_array_equal(
+            engine.mask(images), expected, err_msg=engine.isa, strict=True
+        )
 
 
 def close(found: np.ndarray, expected: np.ndarray, what: str) -> None:
@@ -140,3 +150,4 @@ def test_int8(seed: int) -> None:
         engine = Engine(checkpoint, int(rng.integers(1, 4)), isa)
         for values, own in zip(answers(engine, images), expected, strict=True):
             np.testing.assert_array_equal(values, own, err_msg=isa)
+        check_mask(engine, images)

@@ -12,10 +12,11 @@ from PIL import Image
 import mobilenetv2 as mnv2
 from mobilenetv2.architecture import Architecture
 from mobilenetv2.drawing import palette
-from mobilenetv2.errors import UserError
+from mobilenetv2.errors import NotFiniteError, UserError
 from mobilenetv2.heads import DeepLab
 from mobilenetv2.images import Preprocessing
 from mobilenetv2.results import Segmentation
+from mobilenetv2.runtime import Engine
 
 from .conftest import random_checkpoint
 
@@ -152,3 +153,43 @@ def test_drawing() -> None:
 def test_a_classifier_is_no_segmenter() -> None:
     with pytest.raises(UserError, match="it does not segment"):
         mnv2.Segmenter(random_checkpoint(width_mult=0.35))
+
+
+@pytest.mark.parametrize(
+    "name", ["deeplabv3_mnv2_pascal_quant", "deeplabv3_mnv2_dm05_pascal_quant"]
+)
+def test_integers_give_every_recorded_class_of_the_reference_kernels(shared, name) -> None:
+    model = mnv2.load(shared(f"models/{name}.tflite"), 2)
+    folder = shared("reference/segmentation")
+    bird = np.array(Image.open(folder / "inputs/bird_segmentation.bmp").convert("RGB"))
+    recorded = np.array(Image.open(folder / name / "bird_segmentation.ref.513.png"))
+    np.testing.assert_array_equal(model.masks(bird[None])[0], recorded)
+    assert model.engine.activation_bytes(513, 513) < 3_000_000
+
+
+@pytest.mark.parametrize("classes", [1, 256, 257])
+def test_the_mask_is_the_first_of_the_greatest_scores(classes) -> None:
+    checkpoint = random_checkpoint(replace(SMALL, head=DeepLab(classes)))
+    arrays = dict(checkpoint.arrays)
+    for name in ("head.logits.weight", "head.logits.bias"):
+        arrays[name] = np.repeat(arrays[name][::2], 2, axis=0)[:classes]  # pairs of equal scores
+    engine = Engine(replace(checkpoint, arrays=arrays), 2)
+    images = np.stack([photo(seed, 37, 50) for seed in range(2)])
+    mask = engine.mask(images)
+    assert mask.dtype == (np.uint8 if classes <= 256 else np.uint16)
+    np.testing.assert_array_equal(mask, engine(images).argmax(-1))
+    assert not (mask % 2).any()
+    np.testing.assert_array_equal(mask, engine.mask(images, alone=True))
+
+
+def test_no_mask_of_scores_that_are_not_finite() -> None:
+    checkpoint = random_checkpoint(SMALL)
+    huge = np.full_like(checkpoint.arrays["head.logits.weight"], 3e38)
+    engine = Engine(replace(checkpoint, arrays={**checkpoint.arrays, "head.logits.weight": huge}))
+    with pytest.raises(NotFiniteError, match=r"head\.logits"):
+        engine.mask(photo()[None])
+
+
+def test_a_classifier_gives_no_mask() -> None:
+    with pytest.raises(UserError, match="gives no mask"):
+        Engine(random_checkpoint(Architecture(width_mult=0.35)), 1).mask(photo()[None])

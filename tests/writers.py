@@ -639,7 +639,7 @@ class TFLiteWriter:
         if layer.kind == "concat":
             options = self.schema.ConcatenationOptionsT()
             options.axis = 3
-            return self.op("CONCATENATION", sources, shape, options)
+            return self.op("CONCATENATION", self.joined(layer, sources), shape, options)
         if layer.kind == "add":
             return self.op("ADD", sources, shape, self.schema.AddOptionsT())
         if layer.kind == "pool":
@@ -690,6 +690,10 @@ class TFLiteWriter:
         options.padding, options.strideH, options.strideW = VALID, 1, 1
         options.filterHeight, options.filterWidth = height, width
         return self.op("AVERAGE_POOL_2D", [source], (1, 1, 1, channels), options)
+
+    def joined(self, layer: Layer, sources: list[int]) -> list[int]:
+        """What a concatenation reads."""
+        return sources
 
     def pad(self, source: int, layer: Layer) -> int:
         """A PAD operator with the layer's amounts."""

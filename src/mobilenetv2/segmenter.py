@@ -88,10 +88,7 @@ class Segmenter(Model):
         Raises:
             UserError: As for the call of `Model`.
         """
-        logits = self.engine(images, alone)
-        kind = np.uint8 if self.checkpoint.architecture.classes <= 256 else np.uint16
-        mask: Mask = logits.argmax(-1).astype(kind)
-        return mask
+        return self.engine.mask(images, alone)
 
     def _map(
         self,

@@ -44,10 +44,12 @@ def quantized(
     steps = layers(checkpoint.architecture)
     stored = {name: _activation(graph.tensors[op.outputs[0]]) for name, op in ops.items()}
     stored["image"] = image = _image(graph, ops[steps[0].name])
-    for op in ops.values():
+    for reader, op in ops.items():
+        # a QUANTIZE may bring what is concatenated to the scale of the result
+        expected = stored[reader] if op.code == "CONCATENATION" else None
         for index in op.inputs:
             name = made.get(index, "")
-            if name and _activation(graph.tensors[index]) != stored[name]:
+            if name and _activation(graph.tensors[index]) != (expected or stored[name]):
                 raise ModelFileError(f"the output of {name} is requantised before it is read")
     weighted = {
         step.name: _layer(graph, ops[step.name], step, stored[step.sources[0]])
@@ -68,6 +70,7 @@ def quantized(
         checkpoint.preprocessing,
         checkpoint.provenance,
         checkpoint.notes,
+        any(graph.tensors[op.outputs[0]].dtype == np.int8 for op in ops.values()),
     )
 
 

@@ -74,6 +74,7 @@ class StepKind(Enum):
     ADD = ...
     CONCAT = ...
     RESIZE = ...
+    LABELS = ...
     TO_FLOAT = ...
 
 class Step:
@@ -93,7 +94,8 @@ class Step:
     mean_divisor: float
     rescaling: list[int]
     reads_floats: bool
-    halves_from: int
+    signed_codes: bool
+    label_bytes: int
     in_channels: int
     in_height: int
     in_width: int

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import warnings
 from collections import OrderedDict
 from collections.abc import Sequence
@@ -17,11 +16,11 @@ from ..checkpoint import Checkpoint
 from ..errors import NotFiniteError, UserError
 from ..graph import Network, network
 from ..locks import ForkSafeLock
-from ..processors import MOST, usable_processors
 from . import _native
+from .choices import chosen_isa, chosen_threads
 from .inputs import check_images, checked_names, to_pixels
 from .packing import Weights, pack
-from .plan import Plan, plan
+from .plan import MASK, Plan, plan
 from .steps import Steps, group
 
 if TYPE_CHECKING:
@@ -79,9 +78,9 @@ class Engine:
             )
         self.checkpoint = checkpoint
         self._arguments = checkpoint, threads, isa
-        self.threads = _threads(threads)
+        self.threads = chosen_threads(threads)
         self._int8 = None if isinstance(checkpoint, Checkpoint) else checkpoint
-        self.isa = _isa(isa, self._int8 is not None)
+        self.isa = chosen_isa(isa, self._int8 is not None)
         self._described = network(checkpoint.architecture)
         self._packed = self._pack(group(self._described))
         started = self._packed.native.threads
@@ -93,7 +92,7 @@ class Engine:
             )
             self.threads = started
         self._repacked: list[_Packed] = []
-        self._plans: OrderedDict[tuple[tuple[str, ...] | None, int, int, int], Plan] = OrderedDict()
+        self._plans: OrderedDict[tuple[Any, ...], Plan] = OrderedDict()
         self._lock = ForkSafeLock()
 
     def __reduce__(self) -> tuple[type[Engine], tuple[Any, ...]]:
@@ -165,6 +164,30 @@ class Engine:
         (values,) = self._run(images, names, 1 if alone else None).values()
         vectors: NDArray[np.float32] = values.mean((1, 2), np.float64).astype(np.float32)
         return vectors
+
+    def mask(
+        self, images: NDArray[Any], alone: bool = False
+    ) -> NDArray[np.uint8] | NDArray[np.uint16]:
+        """The best class of each pixel, of a segmenter: the first of the greatest scores of the call.
+        The scores at the image's size never exist.
+
+        Args:
+            images: As for the call.
+            alone: As for the call.
+
+        Returns:
+            (N, H, W) uint8; uint16 of more than 256 classes.
+
+        Raises:
+            UserError: As for the call, or the head is no segmenter.
+            NotFiniteError: As for the call.
+        """
+        head = self.checkpoint.architecture.head
+        if head.task != "segmentation":
+            raise UserError(f"the model's head is {head}: it gives no mask")
+        scores = self._described[self._described.outputs[0]]
+        name = scores.sources[0] if scores.kind == "resize" else scores.name
+        return self._run(images, (name,), 1 if alone else None, mask_of=scores.name)[MASK]
 
     def profile(self, images: NDArray[Any]) -> list[tuple[str, str, str, float]]:
         """Runs once and measures each step: its first layer, its last layer, its kind, milliseconds.
@@ -270,11 +293,12 @@ class Engine:
         names: tuple[str, ...] | None = None,
         threads: int | None = None,
         seconds: NDArray[np.float64] | None = None,
-    ) -> dict[str, NDArray[np.float32]]:
+        mask_of: str | None = None,
+    ) -> dict[str, NDArray[Any]]:
         """What `_computed` gives, of images that were checked, or an error where it is not finite."""
         checkpoint = self.checkpoint
         check_images(images, checkpoint.architecture.in_channels, checkpoint.preprocessing)
-        answers = self._computed(images, names, threads, seconds)
+        answers = self._computed(images, names, threads, seconds, mask_of)
         if self._int8 is None:
             for values in answers.values():
                 if not np.isfinite(values).all():
@@ -299,13 +323,15 @@ class Engine:
         names: tuple[str, ...] | None = None,
         threads: int | None = None,
         seconds: NDArray[np.float64] | None = None,
-    ) -> dict[str, NDArray[np.float32]]:
-        """The outputs (N, H, W, C) by name: those asked for, or the network's own; the time of each
-        step is added to `seconds`.
+        mask_of: str | None = None,
+    ) -> dict[str, NDArray[Any]]:
+        """The outputs (N, H, W, C) by name: those asked for, or the network's own; and with `mask_of`
+        the best class of each pixel of that map, (N, H, W). The time of each step is added to
+        `seconds`.
         """
         height, width = images.shape[1:3]
         packed = self._packed_steps(names)
-        chosen = self._plan_for(height, width, packed, names, threads)
+        chosen = self._plan_for(height, width, packed, names, threads, mask_of)
         native = packed.native
         if self._int8:
             images = to_pixels(images, self._int8.preprocessing)
@@ -315,10 +341,7 @@ class Engine:
         if not pixels:
             assert isinstance(native, _native.Network)
             run = native.run_values
-        answers = {
-            name: np.empty((len(images), height, width, channels), np.float32)
-            for name, (channels, height, width) in chosen.outputs.items()
-        }
+        answers = chosen.empty_answers(len(images))
         for begin in range(0, len(images), self._group):
             part = slice(begin, begin + self._group)
             run(
@@ -353,44 +376,27 @@ class Engine:
         packed: _Packed | None = None,
         names: tuple[str, ...] | None = None,
         threads: int | None = None,
+        mask_of: str | None = None,
     ) -> Plan:
-        """The plan for a size, outputs and a number of threads; the most recent ones are
+        """The plan for a size, outputs, a mask and a number of threads; the most recent ones are
         remembered.
         """
         packed = packed or self._packed
         threads = 1 if threads == 1 else packed.native.threads
-        key = names, height, width, threads
+        key = names, mask_of, height, width, threads
         with self._lock:
             chosen = self._plans.pop(key, None)
             if chosen is None:
-                described = self._network(height, width)
                 chosen = plan(
-                    packed.native, described, packed.steps, packed.weights, threads, self._int8
+                    packed.native,
+                    self._network(height, width),
+                    packed.steps,
+                    packed.weights,
+                    threads,
+                    self._int8,
+                    mask_of,
                 )
             self._plans[key] = chosen
             if len(self._plans) > KEPT_PLANS:
                 self._plans.popitem(last=False)
             return chosen
-
-
-def _threads(requested: int | None) -> int:
-    if requested is None:
-        return usable_processors()
-    whole = isinstance(requested, int) and not isinstance(requested, bool)
-    if not whole or not 1 <= requested <= MOST:
-        raise UserError(f"threads must be a whole number from 1 to {MOST}, not {requested!r:.80}")
-    return requested
-
-
-def _isa(requested: str | None, int8: bool) -> str:
-    known = _native.byte_kernel_names() if int8 else _native.kernel_names()
-    source = "isa"
-    if requested is None:
-        requested, source = os.environ.get("MOBILENETV2_ISA") or known[-1], "MOBILENETV2_ISA"
-    if requested not in known and requested in _native.byte_kernel_names():
-        requested = _native.float_target(requested)
-    if requested not in known:
-        raise UserError(
-            f"{source} must be one that this machine has ({', '.join(known)}), not {requested!r:.80}"
-        )
-    return requested

@@ -101,7 +101,7 @@ def finish_step(
         step.rescaling = np.concatenate(tables).tolist()
     elif layer.kind == "resize":
         step.reads_floats = layer.name in results
-        step.halves_from = halves_from(checkpoint)
+        step.signed_codes = checkpoint.signed
         if not step.reads_floats:
             step.rounding = float_rounding(checkpoint, layer)
 

@@ -131,7 +131,7 @@ class Int8Reference:
         if layer.kind == "resize" and layer.name not in self._out:
             return resize_corners(inputs[0], *layer.out_shape[1:])
         if layer.kind == "resize":
-            return resize_codes(inputs[0], *layer.out_shape[1:], halves_from(self.checkpoint))
+            return resize_codes(inputs[0], *layer.out_shape[1:], self.checkpoint.signed)
         if layer.kind == "add":
             return self._add(layer, inputs)
         if layer.kind == "pool":

@@ -8,13 +8,17 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
 
 from ..graph import Network
 from ..layer import IMAGE, Layer, Shape
 from . import _native
 from .packing import Weights
+from .placing import UnplacedStep, place
 from .steps import Stage, Step, Steps
 
 if TYPE_CHECKING:
@@ -40,7 +44,8 @@ class Budget:
 BUDGETS = {4: Budget(160 << 10, 512 << 10, 64), 1: Budget(96 << 10, 64 << 10, 256)}  # by item bytes
 BLOCK = _native.BLOCK  # channels that blocked tensors keep together
 FLOAT_BYTES = 4
-LINE_BYTES = 64  # tensors begin on a cache line
+LABELS_IN_A_BYTE = 256
+MASK = "mask"  # name of the output with the best class of each pixel
 LIMITS = {"linear": (-math.inf, math.inf), "relu": (0.0, math.inf), "relu6": (0.0, 6.0)}
 KINDS = {
     "matmul": _native.StepKind.MATMUL,
@@ -59,77 +64,29 @@ class Plan:
         native: The extension's plan.
         outputs: (channels, height, width) of each output, by name, in the order in which the
             extension writes them.
+        mask: Name of the output that is the best class of each pixel, the last one; None without.
         steps: Of each step the first layer, the last layer and the kind.
         native_steps: The steps that the plan was made of.
     """
 
     native: _native.Plan
     outputs: dict[str, Shape]
+    mask: str | None
     steps: tuple[tuple[str, str, str], ...]
     native_steps: tuple[_native.Step, ...]
 
-
-@dataclass
-class UnplacedStep:
-    """A step whose tensors have names and no places yet.
-
-    Attributes:
-        step: What the extension will run.
-        names: First layer, last layer.
-        inputs: Names of the tensors that it reads.
-        output: Name of the tensor that it makes.
-        output_shape: (channels, height, width).
-        scratch_items: Elements of memory for this step alone, beside each thread's own.
-        in_place: The output may take the place of the input.
-        item_scale: Elements of one output number: 4 of float32 among bytes.
-    """
-
-    step: _native.Step
-    names: tuple[str, str]
-    inputs: tuple[str, ...]
-    output: str
-    output_shape: Shape
-    scratch_items: int = 0
-    in_place: bool = False
-    item_scale: int = 1
-
-    @property
-    def output_items(self) -> int:
-        """Elements of the output."""
-        return math.prod(self.output_shape) * self.item_scale
-
-
-@dataclass
-class Arena:
-    """Places for tensors that live from one step to another, first fit.
-
-    Attributes:
-        line: Elements in a cache line; places are multiples of it.
-        taken: (begin, end) of the tensors that are alive, sorted.
-    """
-
-    line: int
-    taken: list[tuple[int, int]] = field(default_factory=list)
-
-    @property
-    def top(self) -> int:
-        """No tensor that is alive reaches beyond."""
-        return max((end for _, end in self.taken), default=0)
-
-    def take(self, size: int) -> int:
-        """A place for so many elements."""
-        size = -(-size // self.line) * self.line
-        begin = 0
-        for other, end in self.taken:
-            if other - begin >= size:
-                break
-            begin = end
-        self.taken = sorted([*self.taken, (begin, begin + size)])
-        return begin
-
-    def free(self, begin: int) -> None:
-        """Gives a place back."""
-        self.taken = [place for place in self.taken if place[0] != begin]
+    def empty_answers(self, images: int) -> dict[str, NDArray[Any]]:
+        """Arrays for the outputs of so many images: float32 (N, H, W, C), a mask uint8 (N, H, W), or
+        uint16 of more than 256 classes.
+        """
+        arrays: dict[str, NDArray[Any]] = {}
+        for name, (channels, height, width) in self.outputs.items():
+            if name == self.mask:
+                kind = np.uint8 if channels <= LABELS_IN_A_BYTE else np.uint16
+                arrays[name] = np.empty((images, height, width), kind)
+            else:
+                arrays[name] = np.empty((images, height, width, channels), np.float32)
+        return arrays
 
 
 def up_to_block(channels: int) -> int:
@@ -144,6 +101,7 @@ def plan(
     weights: Weights,
     threads: int,
     int8: Int8Checkpoint | None = None,
+    mask_of: str | None = None,
 ) -> Plan:
     """Plans a run.
 
@@ -154,18 +112,28 @@ def plan(
         weights: Where the weights are.
         threads: That will run it.
         int8: The checkpoint, of an int8 network.
+        mask_of: Name of the map of scores, of which the best class of each pixel is an output too.
+            It is a resize of the steps' only output, or that itself.
     """
     layers = {layer.name: layer for layer in described.layers}
     unplaced = [_unplaced(step, layers, weights, threads) for step in steps.steps]
     results = frozenset(layers)
     if int8:
         results = _finish_int8(layers, unplaced, described, int8)
-    written = _add_float_outputs(layers, unplaced, steps.outputs, int8, results)
-    _place(unplaced, written, weights.item_bytes)
-    names = tuple((*todo.names, todo.step.kind.name.lower()) for todo in unplaced)
+    names = steps.outputs
+    if mask_of is not None:
+        names = tuple(name for name in names if name in results)
+        unplaced.append(_labels(layers[mask_of], steps.outputs[0], int8, results))
+    written = _add_float_outputs(layers, unplaced, names, int8, results)
+    outputs = {name: layers[name].out_shape for name in names}
+    if mask_of is not None:
+        written[MASK] = len(names)
+        outputs[MASK] = layers[mask_of].out_shape
+    place(unplaced, written, weights.item_bytes)
+    shown = tuple((*todo.names, todo.step.kind.name.lower()) for todo in unplaced)
     native = tuple(todo.step for todo in unplaced)
-    outputs = {name: layers[name].out_shape for name in steps.outputs}
-    return Plan(network.plan(list(native), threads), outputs, names, native)
+    mask = None if mask_of is None else MASK
+    return Plan(network.plan(list(native), threads), outputs, mask, shown, native)
 
 
 def _add_float_outputs(
@@ -201,35 +169,6 @@ def _add_float_outputs(
     return written
 
 
-def _place(unplaced: Sequence[UnplacedStep], written: Mapping[str, int], item_bytes: int) -> None:
-    """Gives every tensor a place; an input that nobody reads again is free afterwards."""
-    last_use = {name: index for index, todo in enumerate(unplaced) for name in todo.inputs}
-    arena = Arena(LINE_BYTES // item_bytes)
-    places = {IMAGE: _native.IMAGE}
-    for index, todo in enumerate(unplaced):
-        dying = {
-            name
-            for name in todo.inputs
-            if last_use[name] == index and name != IMAGE and name not in written
-        }
-        if todo.output in written:
-            places[todo.output] = _native.ANSWER - written[todo.output]
-        elif todo.in_place and todo.inputs[0] in dying:
-            places[todo.output] = places[todo.inputs[0]]
-            dying = set()
-        else:
-            places[todo.output] = arena.take(todo.output_items)
-        todo.step.inputs = [places[name] for name in todo.inputs]
-        todo.step.output = places[todo.output]
-        if todo.scratch_items:
-            todo.step.scratch = arena.take(todo.scratch_items)
-        todo.step.top = arena.top
-        if todo.scratch_items:
-            arena.free(todo.step.scratch)
-        for name in dying:
-            arena.free(places[name])
-
-
 def _finish_int8(
     layers: Mapping[str, Layer],
     unplaced: Sequence[UnplacedStep],
@@ -261,6 +200,29 @@ def _to_float(layer: Layer, int8: Int8Checkpoint) -> UnplacedStep:
     step.rounding = float_rounding(int8, layer)
     names = layer.name, layer.name
     return UnplacedStep(step, names, (layer.name,), f"{layer.name} in float32", layer.out_shape)
+
+
+def _labels(
+    scores: Layer, source: str, int8: Int8Checkpoint | None, results: frozenset[str]
+) -> UnplacedStep:
+    """The step that says which class of a map is the best at each place.
+
+    Args:
+        scores: The map, which the step does not make if it is a resize.
+        source: What is resized, or the map itself.
+        int8: The checkpoint, of an int8 network.
+        results: The layers whose results are float32.
+    """
+    step = _native.Step()
+    step.kind = _native.StepKind.LABELS
+    step.in_channels, step.in_height, step.in_width = scores.in_shape
+    if scores.name == source:
+        step.in_channels, step.in_height, step.in_width = scores.out_shape
+    step.out_channels, step.out_height, step.out_width = scores.out_shape
+    step.label_bytes = 1 if step.out_channels <= LABELS_IN_A_BYTE else 2
+    if int8:
+        step.reads_floats, step.signed_codes = source in results, int8.signed
+    return UnplacedStep(step, (scores.name, scores.name), (source,), MASK, scores.out_shape)
 
 
 def _unplaced(

@@ -141,22 +141,48 @@ def rescaling(checkpoint: Int8Checkpoint, source: str, out: str) -> NDArray[np.u
 
 
 def resize_codes(
-    x: NDArray[np.uint8], height: int, width: int, origin: int = 0
+    x: NDArray[np.uint8], height: int, width: int, signed: bool = False
 ) -> NDArray[np.uint8]:
     """Bilinear resize of codes (N, H, W, C) with the corner pixels' centres aligned, as TensorFlow
-    Lite's integer RESIZE_BILINEAR: places and shares in steps of 2**-10, the sum of 20 bits rounded
-    with halves away from `origin`.
+    Lite's reference RESIZE_BILINEAR.
+
+    Args:
+        x: The map.
+        height: Rows of the result.
+        width: Its columns.
+        signed: As of int8: places and shares in steps of 2**-10, halves away from 128. Else as of
+            uint8: in float32, halves up.
     """
-    values = x.astype(np.int64)
-    for axis, size in ((1, height), (2, width)):
-        have = x.shape[axis]
-        step = ((have - 1 << 10) + (size - 1) // 2) // (size - 1) if size > 1 else 0
-        place = np.minimum(np.arange(size) * step, have - 1 << 10)
-        low = place >> 10
-        share = (place & 1023).reshape([-1 if i == axis else 1 for i in range(4)])
-        values = (
-            np.take(values, low, axis) * (1024 - share)
-            + np.take(values, np.minimum(low + 1, have - 1), axis) * share
-        )
-    half = np.where(values > origin << 20, 1 << 19, (1 << 19) - 1) if origin else 1 << 19
-    return (values + half >> 20).astype(np.uint8)
+    places = _integer_places if signed else _float_places
+    (y0, y1, y), (x0, x1, across) = places(x.shape[1], height), places(x.shape[2], width)
+    y, across = y[:, None, None], across[:, None]
+    one = 1024 if signed else np.float32(1)
+    corners = [np.take(np.take(x, i, 1), j, 2).astype(y.dtype) for j in (x0, x1) for i in (y0, y1)]
+    total = corners[0] * (one - y) * (one - across) + corners[1] * y * (one - across)
+    total = total + corners[2] * (one - y) * across + corners[3] * y * across
+    if signed:
+        total = (total + np.where(total > 128 << 20, 1 << 19, (1 << 19) - 1)) >> 20
+    else:
+        total = total + np.float32(0.5)
+    codes: NDArray[np.uint8] = total.astype(np.uint8)
+    return codes
+
+
+def _float_places(have: int, size: int) -> tuple[Values, Values, Values]:
+    """For each of `size` outputs the two inputs of `have` around it, and the share of the second."""
+    scale = np.float32(have - 1) / np.float32(max(size - 1, 1))
+    place = np.arange(size).astype(np.float32) * scale
+    low = np.floor(place).astype(np.int64)
+    return (
+        low,
+        np.minimum(np.ceil(place).astype(np.int64), have - 1),
+        place - low.astype(np.float32),
+    )
+
+
+def _integer_places(have: int, size: int) -> tuple[Values, Values, Values]:
+    """The same in steps of 2**-10."""
+    step = ((have - 1 << 10) + (size - 1) // 2) // max(size - 1, 1)
+    place = np.minimum(np.arange(size, dtype=np.int64) * step, have - 1 << 10)
+    low = place >> 10
+    return low, np.minimum(low + 1, have - 1), place & 1023

@@ -30,7 +30,7 @@ template <class N>
 using Table = nb::ndarray<const N, nb::ndim<2>, nb::c_contig, nb::device::cpu>;
 using Pixels = nb::ndarray<const std::uint8_t, nb::ndim<4>, nb::c_contig, nb::device::cpu>;
 using Values = nb::ndarray<const float, nb::ndim<4>, nb::c_contig, nb::device::cpu>;
-using Answer = nb::ndarray<float, nb::c_contig, nb::device::cpu>;
+using Answer = nb::ndarray<nb::c_contig, nb::device::cpu>;
 using Seconds = nb::ndarray<double, nb::ndim<1>, nb::c_contig, nb::device::cpu>;
 
 namespace {
@@ -49,9 +49,15 @@ void run(Network<T>& network, const Plan& plan, const mobilenetv2::Images& image
   const std::size_t count = static_cast<std::size_t>(images.count);
   if (count == 0 || image_size != plan.image_size * count) throw std::invalid_argument("images of another size");
   if (answers.size() != plan.answer_sizes.size()) throw std::invalid_argument("not one array per output");
-  std::vector<float*> places;
+  std::vector<void*> places;
   for (std::size_t i = 0; i < answers.size(); i++) {
     if (answers[i].size() != plan.answer_sizes[i] * count) throw std::invalid_argument("an output of another size");
+    const int bytes = plan.answer_bytes[i];
+    const nb::dlpack::dtype_code code = bytes == 4 ? nb::dlpack::dtype_code::Float : nb::dlpack::dtype_code::UInt;
+    const nb::dlpack::dtype type = answers[i].dtype();
+    if (type.code != static_cast<std::uint8_t>(code) || type.bits != 8 * bytes) {
+      throw std::invalid_argument("an output of another type");
+    }
     places.push_back(answers[i].data());
   }
   if (seconds && seconds->size() != plan.steps.size()) throw std::invalid_argument("not one number per step");
@@ -169,6 +175,7 @@ void bind_steps(nb::module_& module) {
       .value("ADD", StepKind::ADD)
       .value("CONCAT", StepKind::CONCAT)
       .value("RESIZE", StepKind::RESIZE)
+      .value("LABELS", StepKind::LABELS)
       .value("TO_FLOAT", StepKind::TO_FLOAT);
   nb::class_<Step>(module, "Step")
       .def(nb::init<>())
@@ -187,7 +194,8 @@ void bind_steps(nb::module_& module) {
       .def_rw("mean_divisor", &Step::mean_divisor)
       .def_rw("rescaling", &Step::rescaling)
       .def_rw("reads_floats", &Step::reads_floats)
-      .def_rw("halves_from", &Step::halves_from)
+      .def_rw("signed_codes", &Step::signed_codes)
+      .def_rw("label_bytes", &Step::label_bytes)
       .def_rw("in_channels", &Step::in_channels)
       .def_rw("in_height", &Step::in_height)
       .def_rw("in_width", &Step::in_width)

@@ -42,8 +42,11 @@ class Checker {
         return check_concat();
       case StepKind::RESIZE:
         require(inputs() == 1, "a resize is of one tensor");
-        require(step_.halves_from == 0 || step_.halves_from == 128, "halves are rounded away from 0 or 128");
         return require(step_.in_channels == step_.out_channels, "a resize keeps the channels");
+      case StepKind::LABELS:
+        require(inputs() == 1 && step_.output <= ANSWER, "labels are an output");
+        require(step_.label_bytes == 2 || (step_.label_bytes == 1 && step_.in_channels <= 256), "labels of 1 or 2 bytes");
+        return require(step_.in_channels == step_.out_channels && step_.in_channels <= 1 << 16, "too many classes");
       case StepKind::TO_FLOAT:
         require(!floats() && inputs() == 1 && same_size(), "only bytes become floats");
         return require(step_.in_channels == step_.out_channels && step_.output <= ANSWER, "floats are an output");
@@ -84,7 +87,7 @@ class Checker {
     require(step_.output != IMAGE && inside(step_.output, out), "the output lies outside of the workspace");
     require(scratch == 0 || inside(step_.scratch, scratch), "the scratch lies outside of the workspace");
     if (!floats() && step_.output <= ANSWER) {
-      require(makes_floats(network_, step_) || step_.kind == StepKind::RESIZE, "bytes are not an output");
+      require(makes_floats(network_, step_) || resizes(), "bytes are not an output");
     }
     require(!float_items() || step_.output % static_cast<std::ptrdiff_t>(sizeof(float)) == 0,
             "floats lie between two of their places");
@@ -106,12 +109,13 @@ class Checker {
     require(scratch == 0 || apart(step_.output, out, step_.scratch, scratch), "output and scratch overlap");
   }
 
+  bool resizes() const { return step_.kind == StepKind::RESIZE || step_.kind == StepKind::LABELS; }
   // Floats in the workspace of bytes.
   bool float_items() const { return step_.output > ANSWER && makes_floats(network_, step_); }
 
   // What makes_floats reads of the step.
   void check_kinds() const {
-    require(!step_.reads_floats || (!floats() && step_.kind == StepKind::RESIZE), "only a resize among bytes reads floats");
+    require(!step_.reads_floats || (!floats() && resizes()), "only a resize among bytes reads floats");
     const bool staged = step_.kind == StepKind::ROWS || step_.kind == StepKind::PLANE;
     require(!staged || !step_.stages.empty(), "rows are made by at least one stage");
     require(staged ? step_.matrix < 0 : step_.stages.empty(), "stages and a matrix are for steps of their own");

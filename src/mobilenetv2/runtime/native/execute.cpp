@@ -124,6 +124,7 @@ void execute_step(const Run<T>& run, const Step& step) {
     case StepKind::CONCAT:
       return run_concat(run, step);
     case StepKind::RESIZE:
+    case StepKind::LABELS:
       return run_resize(run, step);
     case StepKind::TO_FLOAT:
       if constexpr (sizeof(T) == 1) return run_to_float(run, step);
@@ -144,6 +145,7 @@ std::size_t lines_up_to(const Matrix<T>& matrix, const Panel& panel, int lanes) 
 template <class T>
 std::size_t scratch_size(const Network<T>& network, const Step& step) {
   if (step.kind == StepKind::ROWS) return rows_scratch_size<T>(step);
+  if (step.kind == StepKind::RESIZE || step.kind == StepKind::LABELS) return resize_scratch_size<T>(step);
   return step.kind == StepKind::PLANE ? plane_scratch_size(network, step) : 0;
 }
 

@@ -25,7 +25,7 @@ struct Run {
   const Network<T>& network;
   const Plan& plan;
   Images images;
-  float* const* answers;
+  void* const* answers;
   T* workspace;
   Pool* pool;
   T* scratch;                // of the step at hand
@@ -33,7 +33,7 @@ struct Run {
   Ahead<T>* ahead;           // one per thread
   double* seconds;           // one per step, added to; null if nobody asks
 
-  float* answer(std::ptrdiff_t offset) const { return answers[ANSWER - offset]; }
+  float* answer(std::ptrdiff_t offset) const { return static_cast<float*>(answers[ANSWER - offset]); }
   // Where a tensor of the plan begins, image 0. An answer is one only if it is of the same type.
   T* tensor(std::ptrdiff_t offset) const {
     if constexpr (sizeof(T) == sizeof(float)) {
@@ -68,6 +68,8 @@ template <class T>
 std::size_t plane_scratch_size(const Network<T>& network, const Step& step);
 template <class T>
 void run_plane(const Run<T>& run, const Step& step);
+template <class T>
+std::size_t resize_scratch_size(const Step& step);
 template <class T>
 void run_resize(const Run<T>& run, const Step& step);
 

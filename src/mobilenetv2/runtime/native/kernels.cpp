@@ -4,6 +4,7 @@
 #include "kernels.hpp"
 
 #include "int8_depthwise.hpp"
+#include "labels.hpp"
 #include "matmul.hpp"
 #include "simd.hpp"
 #if defined(MNV2_HAS_FLOATS)
@@ -88,6 +89,7 @@ const Kernels<float> float_kernels = {MNV2_TEXT(MNV2_NAMESPACE),
                                       matmul,
                                       depthwise,
                                       sum,
+                                      labels,
                                       fma_chains};
 #endif
 extern const Kernels<std::uint8_t> byte_kernels;
@@ -99,6 +101,7 @@ const Kernels<std::uint8_t> byte_kernels = {MNV2_TEXT(MNV2_NAMESPACE),
                                             matmul_bytes,
                                             depthwise,
                                             sum_bytes,
+                                            labels,
                                             dot_chains};
 
 }  // namespace MNV2_NAMESPACE

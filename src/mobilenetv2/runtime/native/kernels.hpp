@@ -111,6 +111,17 @@ struct Depthwise {
   Requantize requantize;  // of bytes
 };
 
+// labels[i] = the first channel with the greatest value, of each of `width` outputs of a resized row:
+// upper[left[i] + c] * (1 - share[i]) + upper[right[i] + c] * share[i]. With `lower`, whose terms are added to those of
+// `upper`, values are codes: halves are added, and fractions cut off.
+struct Labels {
+  const float *upper, *lower;  // per column, channels side by side
+  int channels, width;
+  const std::int32_t *left, *right;
+  const float* share;
+  std::int32_t* labels;
+};
+
 constexpr int FMA_CHAINS = 12;  // enough to hide the latency of two units, and few enough for 16 registers
 
 template <class T>
@@ -126,6 +137,7 @@ struct Kernels {
   void (*depthwise)(const Depthwise<T>&);
   // Sums over `pixels` pixels, `stride` apart, of `channels` channels.
   void (*sum)(const T* in, int pixels, std::ptrdiff_t stride, int channels, typename Types<T>::Sum* out);
+  void (*labels)(const Labels&);
   // `rounds` multiply-adds, of bytes dot products of four, in every lane of FMA_CHAINS vectors, each chain on its own;
   // returns a number that all of them went into.
   float (*fma_chains)(int rounds, float factor);

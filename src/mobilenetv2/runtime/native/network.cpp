@@ -156,7 +156,7 @@ bool makes_floats(const Network<T>& network, const Step& step) {
     last = stage.conv >= 0 ? stage.conv : stage.project;
   }
   return last >= 0 ? is_to_float(network.matrix(last).rounding.mode)
-                   : step.reads_floats || step.kind == StepKind::TO_FLOAT;
+                   : step.kind == StepKind::TO_FLOAT || (step.reads_floats && step.kind == StepKind::RESIZE);
 }
 
 std::size_t Plan::size(int images) const {
@@ -180,15 +180,21 @@ std::shared_ptr<Plan> Network<T>::plan(std::vector<Step> steps, int threads) con
     }
     if (step.output > ANSWER) continue;
     const std::size_t index = static_cast<std::size_t>(ANSWER - step.output);
-    if (index >= plan->answer_sizes.size()) plan->answer_sizes.resize(index + 1);
-    plan->answer_sizes[index] = step.out_size();
+    if (index >= plan->answer_sizes.size()) {
+      plan->answer_sizes.resize(index + 1);
+      plan->answer_bytes.resize(index + 1);
+    }
+    const bool labels = step.kind == StepKind::LABELS;
+    const std::size_t pixels = static_cast<std::size_t>(step.out_height) * static_cast<std::size_t>(step.out_width);
+    plan->answer_sizes[index] = labels ? pixels : step.out_size();
+    plan->answer_bytes[index] = labels ? step.label_bytes : static_cast<int>(sizeof(float));
   }
   plan->steps = std::move(steps);
   return plan;
 }
 
 template <class T>
-void Network<T>::run(const Plan& plan, const Images& images, float* const* answers, double* seconds) {
+void Network<T>::run(const Plan& plan, const Images& images, void* const* answers, double* seconds) {
   Buffer<T> workspace = take_workspace(plan.size(images.count));
   const FlushSubnormals flush;
   std::vector<Ahead<T>> ahead(static_cast<std::size_t>(plan.threads), Ahead<T>(*this));

@@ -111,6 +111,7 @@ enum class StepKind : std::int32_t {
   ADD,     // two tensors of one shape
   CONCAT,  // tensors of one size, channels side by side
   RESIZE,  // bilinear, corners aligned
+  LABELS,  // the best channel of each pixel of a RESIZE
   TO_FLOAT,  // float32 of stored bytes
 };
 
@@ -128,8 +129,9 @@ struct Step {
   double mean_factor = 1;  // MEAN over bytes: of the sum, see finished_mean
   double mean_divisor = 1;
   std::vector<std::uint8_t> rescaling;  // CONCAT over bytes: per input, what each of the 256 codes becomes
-  bool reads_floats = false;            // RESIZE among bytes: of a float32 tensor, to one
-  int halves_from = 0;                  // RESIZE over bytes: halves are rounded away from this code
+  bool reads_floats = false;            // RESIZE and LABELS among bytes: of a float32 tensor
+  bool signed_codes = false;            // RESIZE and LABELS over bytes: rounded as TensorFlow Lite's int8, else uint8
+  int label_bytes = 1;                  // LABELS: of each
   int in_channels = 0, in_height = 0, in_width = 0, out_channels = 0, out_height = 0, out_width = 0;
   std::ptrdiff_t top = 0;          // no tensor that is alive during the step reaches beyond
   std::size_t thread_scratch = 0;  // elements that each thread needs; set by Network::plan
@@ -147,6 +149,7 @@ struct Plan {
   int threads = 1;                        // of one, a run stays on the calling thread and others run beside it
   std::size_t image_size = 0;             // elements of one image
   std::vector<std::size_t> answer_sizes;  // elements of each output for one image
+  std::vector<int> answer_bytes;          // of each element: 4 of float32, 1 or 2 of labels
 
   // The workspace: in each step the tensors, then the threads' scratch.
   std::size_t size(int images) const;
@@ -188,7 +191,7 @@ class Network {
   // std::invalid_argument where one fails.
   std::shared_ptr<Plan> plan(std::vector<Step> steps, int threads) const;
   // `answers`: as many as the plan has. `seconds`: null, or one number per step, to which its time is added.
-  void run(const Plan& plan, const Images& images, float* const* answers, double* seconds = nullptr);
+  void run(const Plan& plan, const Images& images, void* const* answers, double* seconds = nullptr);
 
   int threads() const { return threads_; }
   std::size_t weight_bytes() const;  // of all packed weights and what belongs to them

@@ -1,114 +1,235 @@
-// Bilinear resizes with the centres of the corner pixels aligned, over floats and over bytes.
+// Bilinear resizes with the centres of the corner pixels aligned, over floats and over bytes, and the best class of every
+// resized pixel.
 
 #include <algorithm>
+#include <cmath>
+#include <cstring>
+#include <vector>
 
 #include "execute.hpp"
 
 namespace mobilenetv2 {
 namespace {
 
-// Where output i of `size` lies among `have` inputs.
+// How values between pixels are computed; rounding.py says the same in NumPy.
+enum class Arithmetic {
+  FLOATS,          // of floats: rows first, then columns
+  UNSIGNED_CODES,  // of bytes, as TensorFlow Lite's uint8: in float32, halves up
+  SIGNED_CODES,    // of bytes, as its int8: places and shares in steps of 2**-10, halves away from 128
+};
+
+constexpr int SHARE_BITS = 10, SHARE_UNIT = 1 << SHARE_BITS;
+
+// Where output i of `size` lies among `have` inputs: between `low` and `high`, of which `share` is the second's.
 struct Place {
   int low, high;
-  float share;  // of `high`
+  float share;
 
-  Place(int i, int size, int have) {
-    const double at = size > 1 ? static_cast<double>(i) * (have - 1) / (size - 1) : 0.0;
-    low = std::min(static_cast<int>(at), have - 1);
-    high = std::min(low + 1, have - 1);
-    share = static_cast<float>(at - low);
+  Place(Arithmetic arithmetic, int i, int size, int have) {
+    const int steps = std::max(size - 1, 1);
+    if (arithmetic == Arithmetic::SIGNED_CODES) {
+      const long long last = static_cast<long long>(have - 1) << SHARE_BITS;
+      const long long at = std::min(i * ((last + (size - 1) / 2) / steps), last);
+      low = static_cast<int>(at >> SHARE_BITS);
+      high = std::min(low + 1, have - 1);
+      share = static_cast<float>(at & (SHARE_UNIT - 1));
+    } else if (arithmetic == Arithmetic::UNSIGNED_CODES) {
+      const float at = static_cast<float>(i) * (static_cast<float>(have - 1) / static_cast<float>(steps));
+      low = static_cast<int>(at);
+      high = std::min(static_cast<int>(std::ceil(at)), have - 1);
+      share = at - static_cast<float>(low);
+    } else {
+      const double at = static_cast<double>(i) * (have - 1) / steps;
+      low = std::min(static_cast<int>(at), have - 1);
+      high = std::min(low + 1, have - 1);
+      share = static_cast<float>(at - low);
+    }
   }
 };
 
-// The same in steps of 2**-10, as TensorFlow Lite's integer RESIZE_BILINEAR has it.
-constexpr int PLACE_BITS = 10, PLACE_UNIT = 1 << PLACE_BITS;
+Arithmetic arithmetic_of(const Step& step, bool floats) {
+  if (floats || step.reads_floats) return Arithmetic::FLOATS;
+  return step.signed_codes ? Arithmetic::SIGNED_CODES : Arithmetic::UNSIGNED_CODES;
+}
 
-struct FixedPlace {
-  int low, high, share;
-
-  FixedPlace(int i, int size, int have) {
-    const long long last = static_cast<long long>(have - 1) << PLACE_BITS;
-    const long long step = size > 1 ? (last + (size - 1) / 2) / (size - 1) : 0;
-    const long long at = std::min(i * step, last);
-    low = static_cast<int>(at >> PLACE_BITS);
-    high = std::min(low + 1, have - 1);
-    share = static_cast<int>(at & (PLACE_UNIT - 1));
-  }
-};
-
-// The four neighbours of an output pixel, each its channels side by side.
-template <class T>
-struct Corners {
-  const T *upper_left, *upper_right, *lower_left, *lower_right;
-};
-
-// Calls pixel(corners, x, y, out) for every output pixel, rows in parallel; `out` counts pixels of all images.
-template <class P, class T, class F>
-void for_pixels(Pool& pool, int images, const Step& step, const T* in, const F& pixel) {
-  const std::ptrdiff_t channels = step.out_channels;
-  pool.parallel(images * step.out_height, [&](int task, int) {
-    const P y(task % step.out_height, step.out_height, step.in_height);
-    const T* const plane = in + static_cast<std::ptrdiff_t>(task / step.out_height) * step.in_height * step.in_width * channels;
-    const T* const upper = plane + static_cast<std::ptrdiff_t>(y.low) * step.in_width * channels;
-    const T* const lower = plane + static_cast<std::ptrdiff_t>(y.high) * step.in_width * channels;
+// The rows of one band, in turn: `upper` and `lower` hold, for each input column, the two rows around the output row
+// times their shares; over floats and signed codes, `upper` is the sum of both.
+template <class T, Arithmetic A>
+class Band {
+ public:
+  Band(const Run<T>& run, const Step& step, int slot) : step_(step), channels_(step.out_channels) {
+    float* const scratch = reinterpret_cast<float*>(run.scratch_of(slot));
+    const std::size_t row = static_cast<std::size_t>(step.in_width) * static_cast<std::size_t>(channels_);
+    upper_ = scratch;
+    lower_ = upper_ + row;
+    share_ = lower_ + row;
+    left_ = reinterpret_cast<std::int32_t*>(share_ + step.out_width);
+    right_ = left_ + step.out_width;
+    labels_ = right_ + step.out_width;
     for (int i = 0; i < step.out_width; i++) {
-      const P x(i, step.out_width, step.in_width);
-      const std::ptrdiff_t left = x.low * channels, right = x.high * channels;
-      pixel(Corners<T>{upper + left, upper + right, lower + left, lower + right}, x, y,
-            static_cast<std::ptrdiff_t>(task) * step.out_width + i);
+      const Place x(A, i, step.out_width, step.in_width);
+      left_[i] = x.low * channels_;
+      right_[i] = x.high * channels_;
+      share_[i] = x.share;
+    }
+  }
+  static std::size_t floats(const Step& step) {
+    return 2 * static_cast<std::size_t>(step.in_width) * static_cast<std::size_t>(step.out_channels) +
+           4 * static_cast<std::size_t>(step.out_width);
+  }
+
+  using Value = std::conditional_t<A == Arithmetic::FLOATS, float, std::uint8_t>;
+
+  // Brings output row y of an image to hand.
+  void enter(const Value* image, int y) {
+    const Place place(A, y, step_.out_height, step_.in_height);
+    const int count = step_.in_width * channels_;
+    const Value* const above = image + static_cast<std::ptrdiff_t>(place.low) * count;
+    const Value* const below = image + static_cast<std::ptrdiff_t>(place.high) * count;
+    const float share = place.share, rest = (A == Arithmetic::SIGNED_CODES ? SHARE_UNIT : 1) - share;
+    for (int i = 0; i < count; i++) {
+      const float first = static_cast<float>(above[i]) * rest, second = static_cast<float>(below[i]) * share;
+      if constexpr (A == Arithmetic::UNSIGNED_CODES) {
+        upper_[i] = first;
+        lower_[i] = second;
+      } else {
+        upper_[i] = first + second;
+      }
+    }
+  }
+
+  // Output i of the row at hand: a value, or a code.
+  float value(int i, int channel) const {
+    const int left = left_[i] + channel, right = right_[i] + channel;
+    const float share = share_[i];
+    if constexpr (A == Arithmetic::FLOATS) {
+      return upper_[left] * (1 - share) + upper_[right] * share;
+    } else if constexpr (A == Arithmetic::UNSIGNED_CODES) {
+      const float near = upper_[left] * (1 - share) + lower_[left] * (1 - share);
+      return std::trunc(near + upper_[right] * share + lower_[right] * share + 0.5f);
+    } else {
+      constexpr int HALF = 1 << (2 * SHARE_BITS - 1), MIDDLE = 128 << (2 * SHARE_BITS);
+      const int across = static_cast<int>(share);
+      const int sum = static_cast<int>(upper_[left]) * (SHARE_UNIT - across) + static_cast<int>(upper_[right]) * across;
+      return static_cast<float>((sum + (sum > MIDDLE ? HALF : HALF - 1)) >> (2 * SHARE_BITS));
+    }
+  }
+
+  // The best class of each pixel of the row at hand, the first of several.
+  const std::int32_t* labels(const Kernels<T>& kernels) {
+    if constexpr (A == Arithmetic::SIGNED_CODES) {
+      for (int i = 0; i < step_.out_width; i++) {
+        float best = value(i, 0);
+        labels_[i] = 0;
+        for (int c = 1; c < channels_; c++) {
+          const float other = value(i, c);
+          if (other > best) labels_[i] = c;
+          best = std::max(best, other);
+        }
+      }
+    } else {
+      kernels.labels({upper_, A == Arithmetic::UNSIGNED_CODES ? lower_ : nullptr, channels_, step_.out_width, left_,
+                      right_, share_, labels_});
+    }
+    return labels_;
+  }
+
+ private:
+  const Step& step_;
+  const int channels_;
+  float *upper_, *lower_, *share_;
+  std::int32_t *left_, *right_, *labels_;
+};
+
+// Calls row(band, row of all images) for every output row, bands in parallel.
+template <Arithmetic A, class T, class F>
+void for_rows(const Run<T>& run, const Step& step, const F& row) {
+  const typename Band<T, A>::Value* in;
+  if constexpr (A == Arithmetic::FLOATS) {
+    in = run.floats(step.inputs[0]);
+  } else {
+    in = run.tensor(step.inputs[0]);
+  }
+  const std::ptrdiff_t image_size = static_cast<std::ptrdiff_t>(step.in_size());
+  const int rows = run.images.count * step.out_height;
+  const int bands = std::min(rows, 2 * run.pool->threads());
+  run.pool->parallel(bands, [&](int task, int slot) {
+    const auto edge = [&](int i) { return static_cast<int>(static_cast<long long>(rows) * i / bands); };
+    Band<T, A> band(run, step, slot);
+    for (int y = edge(task); y < edge(task + 1); y++) {
+      band.enter(in + y / step.out_height * image_size, y % step.out_height);
+      row(band, static_cast<std::ptrdiff_t>(y) * step.out_width);
     }
   });
 }
 
-template <class T>
-void resize_floats(const Run<T>& run, const Step& step) {
-  float* const out = run.floats(step.output);
-  const float* const in = run.floats(step.inputs[0]);
-  const auto pixel = [&](const Corners<float>& at, const Place& x, const Place& y, std::ptrdiff_t index) {
-    float* const to = out + index * step.out_channels;
-    for (int c = 0; c < step.out_channels; c++) {
-      const float near = at.upper_left[c] * (1 - y.share) + at.lower_left[c] * y.share;
-      const float far = at.upper_right[c] * (1 - y.share) + at.lower_right[c] * y.share;
-      to[c] = near * (1 - x.share) + far * x.share;
-    }
-  };
-  for_pixels<Place>(*run.pool, run.images.count, step, in, pixel);
-}
-
-// To bytes or, where the output is an answer, to what they stand for.
-void resize_bytes(const Run<std::uint8_t>& run, const Step& step) {
-  const bool to_answer = step.output <= ANSWER;
-  float* const floats = to_answer ? run.answer(step.output) : nullptr;
-  std::uint8_t* const bytes = to_answer ? nullptr : run.tensor(step.output);
-  const int middle = step.halves_from << (2 * PLACE_BITS), half = 1 << (2 * PLACE_BITS - 1);
-  const auto pixel = [&](const Corners<std::uint8_t>& at, const FixedPlace& x, const FixedPlace& y,
-                         std::ptrdiff_t index) {
-    for (int c = 0; c < step.out_channels; c++) {
-      const int near = at.upper_left[c] * (PLACE_UNIT - y.share) + at.lower_left[c] * y.share;
-      const int far = at.upper_right[c] * (PLACE_UNIT - y.share) + at.lower_right[c] * y.share;
-      const int value = near * (PLACE_UNIT - x.share) + far * x.share;
-      const int code = (value + (value >= middle ? half : half - 1)) >> (2 * PLACE_BITS);
-      if (to_answer) {
-        floats[index * step.out_channels + c] =
-            static_cast<float>(code - step.rounding.input_zero) * step.rounding.float_scale;
+template <Arithmetic A, class T>
+void resize(const Run<T>& run, const Step& step) {
+  constexpr bool CODES = A != Arithmetic::FLOATS;
+  const bool to_bytes = CODES && step.output > ANSWER;
+  T* const bytes = to_bytes ? run.tensor(step.output) : nullptr;
+  float* const floats = to_bytes ? nullptr : run.floats(step.output);
+  const int channels = step.out_channels;
+  const float zero = CODES ? static_cast<float>(step.rounding.input_zero) : 0.0f;
+  const float scale = CODES ? step.rounding.float_scale : 1.0f;
+  for_rows<A>(run, step, [&](const Band<T, A>& band, std::ptrdiff_t pixel) {
+    std::ptrdiff_t out = pixel * channels;
+    for (int i = 0; i < step.out_width; i++, out += channels) {
+      if (to_bytes) {
+        for (int c = 0; c < channels; c++) bytes[out + c] = static_cast<T>(band.value(i, c));
+      } else if (CODES) {
+        for (int c = 0; c < channels; c++) floats[out + c] = (band.value(i, c) - zero) * scale;
       } else {
-        bytes[index * step.out_channels + c] = static_cast<std::uint8_t>(code);
+        for (int c = 0; c < channels; c++) floats[out + c] = band.value(i, c);
       }
     }
-  };
-  for_pixels<FixedPlace>(*run.pool, run.images.count, step, run.tensor(step.inputs[0]), pixel);
+  });
+}
+
+template <Arithmetic A, class T>
+void best_classes(const Run<T>& run, const Step& step) {
+  unsigned char* const out = static_cast<unsigned char*>(run.answers[ANSWER - step.output]);
+  for_rows<A>(run, step, [&](Band<T, A>& band, std::ptrdiff_t pixel) {
+    const std::int32_t* const labels = band.labels(run.network.kernels());
+    for (int i = 0; i < step.out_width; i++) {
+      if (step.label_bytes == 1) {
+        out[pixel + i] = static_cast<std::uint8_t>(labels[i]);
+      } else {
+        const auto label = static_cast<std::uint16_t>(labels[i]);
+        std::memcpy(out + 2 * (pixel + i), &label, 2);
+      }
+    }
+  });
+}
+
+template <Arithmetic A, class T>
+void run_in(const Run<T>& run, const Step& step) {
+  if (step.kind == StepKind::LABELS) {
+    best_classes<A>(run, step);
+  } else {
+    resize<A>(run, step);
+  }
 }
 
 }  // namespace
 
 template <class T>
-void run_resize(const Run<T>& run, const Step& step) {
-  if constexpr (sizeof(T) == 1) {
-    if (!step.reads_floats) return resize_bytes(run, step);
-  }
-  resize_floats(run, step);
+std::size_t resize_scratch_size(const Step& step) {
+  return up_to_line<T>(Band<T, Arithmetic::FLOATS>::floats(step) * sizeof(float) / sizeof(T));
 }
 
+template <class T>
+void run_resize(const Run<T>& run, const Step& step) {
+  if constexpr (sizeof(T) == 1) {
+    const Arithmetic arithmetic = arithmetic_of(step, false);
+    if (arithmetic == Arithmetic::UNSIGNED_CODES) return run_in<Arithmetic::UNSIGNED_CODES>(run, step);
+    if (arithmetic == Arithmetic::SIGNED_CODES) return run_in<Arithmetic::SIGNED_CODES>(run, step);
+  }
+  run_in<Arithmetic::FLOATS>(run, step);
+}
+
+template std::size_t resize_scratch_size<float>(const Step&);
+template std::size_t resize_scratch_size<std::uint8_t>(const Step&);
 template void run_resize<float>(const Run<float>&, const Step&);
 template void run_resize<std::uint8_t>(const Run<std::uint8_t>&, const Step&);
 

@@ -11,7 +11,9 @@
 //   Mask, mask_if, load_if     all lanes, or zeros and no access to memory
 //   splat, zero                one value in all lanes
 //   fma                        a * b + c, rounded once where the target can
-//   add, mul, lowest, highest
+//   add, sub, mul, lowest, highest
+//   whole                      without the fraction
+//   if_greater                 a > b ? x : y, per lane
 //   in_register                the value itself, not to be read from memory again
 // For bytes and 32-bit integers:
 //   Ints                       LANES integers of 32 bits

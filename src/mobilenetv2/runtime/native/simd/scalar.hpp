@@ -29,6 +29,9 @@ inline Vec splat(float value) { return value; }
 inline Vec zero() { return 0.0f; }
 inline Vec fma(Vec a, Vec b, Vec c) { return a * b + c; }
 inline Vec add(Vec a, Vec b) { return a + b; }
+inline Vec sub(Vec a, Vec b) { return a - b; }
+inline Vec whole(Vec value) { return __builtin_truncf(value); }
+inline Vec if_greater(Vec a, Vec b, Vec x, Vec y) { return a > b ? x : y; }
 inline Vec mul(Vec a, Vec b) { return a * b; }
 inline Vec lowest(Vec a, Vec b) { return a < b ? a : b; }
 inline Vec highest(Vec a, Vec b) { return a > b ? a : b; }
