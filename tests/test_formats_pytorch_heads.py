@@ -128,6 +128,8 @@ def test_how_images_are_prepared(tmp_path, layout, preprocessing) -> None:
 @pytest.mark.parametrize("layout", ["mmdetection", "torchvision"])
 def test_the_engine_runs_it(tmp_path, layout, pixels) -> None:
     imported = read_state_dict(tmp_path / "model.pth", LAYOUTS[layout](detector(layout)))
+    imported.save(tmp_path / "ours.safetensors")
+    assert read(tmp_path / "ours.safetensors").architecture == imported.architecture
     image = pixels(1, 320, 320, 3)
     outputs = Reference(imported)(imported.preprocessing.normalize(image))
     codes, scores = Detector(imported).raw(image)
@@ -195,6 +197,8 @@ def test_another_number_of_anchors(tmp_path, layout) -> None:
          r"its first arrays: backbone\.features\.0\.0\.0\.weight, backbone\.features\.0\.1\.block"),
         (["backbone.0.0.weight", "rpn.head.conv.0.0.weight"], r"its first arrays: backbone\.0\.0\.weight"),
         (["model.0.conv.weight", "model.22.dfl.conv.weight"], r"its first arrays: 0\.conv\.weight"),
+        (["backbone.layer1.0.conv1.weight", "classifier.0.convs.0.0.weight"],
+         r"its first arrays: backbone\.layer1\.0\.conv1\.weight, classifier"),
         # DeepLabv3+ with a decoder
         (["backbone.low_level_features.0.0.weight", "classifier.project.0.weight"], "its first arrays: backbone"),
         # mmdetection's RetinaNet, and its SSD with ordinary convolutions
@@ -220,6 +224,20 @@ def test_heads_of_another_shape(tmp_path, shape, missing) -> None:
     complaint = "would be its extra layer 2" if missing else r"cls_convs\.0\.1\.bias is \("
     with pytest.raises(ModelFileError, match=rf"model\.pth: not an SSDLite: .*{complaint}"):
         read_state_dict(tmp_path / "model.pth", arrays)
+
+
+def test_shapes_are_checked_before_rows_are_moved(tmp_path) -> None:
+    """A small file may have an array of any shape: one repeated number."""
+    arrays = mmdetection(detector("mmdetection"))
+    for name in ("bbox_head.reg_convs.1.1.bias", "bbox_head.cls_convs.1.1.bias"):
+        huge = np.broadcast_to(np.float16(0), 24 << 40)
+        with pytest.raises(
+            ModelFileError, match=r"model\.pth: .*\.1\.1\.bias is \(26388279066624,\)"
+        ):
+            read_state_dict(tmp_path / "model.pth", arrays | {name: huge})
+    huge = np.broadcast_to(np.float16(0), 24 << 40)
+    with pytest.raises(ModelFileError, match=r"model\.pth: head classes must be"):
+        read_state_dict(tmp_path / "model.pth", arrays | {"bbox_head.cls_convs.0.1.bias": huge})
 
 
 # --- Hugging Face's segmenter ---

@@ -18,6 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from .architecture import Architecture
+from .arguments import check_path
 from .checkpoint import (
     DESCRIPTION,
     FORMAT,
@@ -167,10 +168,10 @@ class Int8Checkpoint:
                 yield f"the scale of {name} is not positive"
             if not 0 <= activation.zero_point <= 255:
                 yield f"the zero point of {name} is not within 0..255"
-        for layer in layers(self.architecture):
-            resized = layer.kind == "resize" and layer.name in self.activations
-            if resized and self.activations[layer.name] != self.activations.get(layer.sources[0]):
-                yield f"{layer.name} has another scale than the map that it resizes"
+        for step in layers(self.architecture):
+            resized = step.kind == "resize" and step.name in self.activations
+            if resized and self.activations[step.name] != self.activations.get(step.sources[0]):
+                yield f"{step.name} has another scale than the map that it resizes"
 
     def save(self, path: str | os.PathLike[str]) -> None:
         """Writes the model as a file. The same model always gives the same bytes.
@@ -215,7 +216,7 @@ class Int8Checkpoint:
         Raises:
             ModelFileError: Not such a file, or damaged; the message says why.
         """
-        return cls.from_file(path, *read_safetensors(Path(path)))
+        return cls.from_file(path, *read_safetensors(Path(check_path("path", path))))
 
     @classmethod
     def from_file(

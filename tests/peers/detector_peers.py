@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 import numpy as np
 import torch
@@ -88,11 +89,12 @@ def torchvision_detector(
     from torchvision.models.detection.ssdlite import SSDLiteHead, _mobilenet_extractor
     from torchvision.models.mobilenetv2 import InvertedResidual
 
-    InvertedResidual.block = property(lambda self: self.conv)
     norm = partial(nn.BatchNorm2d, eps=1e-3, momentum=0.03)
     backbone = mobilenet_v2(width_mult=width, norm_layer=norm)
     backbone.features[-1].out_channels = backbone.last_channel
-    extractor = _mobilenet_extractor(backbone, 6, norm)
+    block = property(lambda self: self.conv)
+    with mock.patch.object(InvertedResidual, "block", block, create=True):
+        extractor = _mobilenet_extractor(backbone, 6, norm)
     anchors = DefaultBoxGenerator([[2, 3]] * 6, min_ratio=0.2, max_ratio=0.95)
     channels = retrieve_out_channels(extractor, (SIDE, SIDE))
     head = SSDLiteHead(channels, anchors.num_anchors_per_location(), CLASSES + 1, norm)

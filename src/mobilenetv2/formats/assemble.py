@@ -28,6 +28,7 @@ REPEATS = (  # blocks per stage; arrays do not show strides, so only known table
     (1, 3, 4, 5, 4, 4, 1),  # timm's 110d
     (1, 3, 5, 6, 5, 5, 1),  # timm's 120d
 )
+OUTPUT_STRIDES: tuple[OutputStride, ...] = (32, 16, 8)
 IN_BLOCK = re.compile(r"features\.(\d{1,3})\.conv\.")
 
 
@@ -198,7 +199,7 @@ def infer_architecture(
         _with_last(best[0], last),
         in_channels=shapes["features.0.0.weight"][1],
         head=head,
-        output_stride=max(head.output_strides),
+        output_stride=next(s for s in OUTPUT_STRIDES if s in head.output_strides),
     )
 
 

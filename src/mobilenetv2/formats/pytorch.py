@@ -19,7 +19,7 @@ from typing import Any
 import numpy as np
 
 from ..checkpoint import Checkpoint, Shaped
-from ..errors import MissingExtraError, ModelFileError, install_hint, shortened
+from ..errors import ArchitectureError, MissingExtraError, ModelFileError, install_hint, shortened
 from ..files import open_safetensors
 from ..heads import DeepLab
 from ..images import IMAGENET_MEAN, IMAGENET_STD, Preprocessing
@@ -159,7 +159,7 @@ def _read_network(path: Path, network: StoredNetwork, labels: tuple[str, ...] = 
     arrays = network.arrays
     try:
         layout = _layout(arrays)
-    except ModelFileError as error:
+    except (ModelFileError, ArchitectureError) as error:
         raise ModelFileError(f"{path}: {error}") from None
     if layout is None:
         raise ModelFileError(
@@ -221,7 +221,8 @@ def _layout(arrays: Arrays) -> Layout | None:
         return Layout(_from_timm(arrays), Rules("timm", "symmetric", 1e-5, TIMM))
     if any("conv_stem.first_conv." in name for name in arrays):
         return _hugging_face(arrays)
-    if any(name.startswith("backbone.layer1.0.") for name in arrays):
+    parts = {name.split(".")[0] for name in arrays}
+    if {"backbone", "bbox_head"} <= parts and any("backbone.layer1.0." in name for name in arrays):
         return mmdetection(arrays)
     if any(name.startswith("backbone.features.0.1.conv.") for name in arrays):
         return torchvision_ssdlite(arrays)

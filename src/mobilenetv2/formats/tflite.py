@@ -20,7 +20,7 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from ..architecture import Architecture, OutputStride, Padding
+from ..architecture import Architecture, Padding
 from ..errors import ModelFileError, UserError
 from ..files import read_member, require_memory
 from ..folding import unfolded
@@ -29,7 +29,7 @@ from ..images import Preprocessing
 from ..int8 import AnyCheckpoint
 from ..labels import BACKGROUND_NAMES
 from ..layer import IMAGE, Layer
-from .assemble import Rules, StoredArray, assemble, assumed, infer_architecture
+from .assemble import OUTPUT_STRIDES, Rules, StoredArray, assemble, assumed, infer_architecture
 from .tflite_compare import Match, compare
 from .tflite_graph import KERNEL_AXES, Graph, Op, Tensor, parse
 from .tflite_heads import NamedKernels, named_kernels
@@ -37,7 +37,6 @@ from .tflite_int8 import is_quantized, quantized
 
 MAX_LABEL_BYTES, MAX_LABEL_FILES = 1 << 20, 16
 PADDINGS: tuple[Padding, ...] = ("same", "symmetric")
-OUTPUT_STRIDES: tuple[OutputStride, ...] = (32, 16, 8)
 BN_EPSILON = 1e-3  # TF-slim and Keras
 # how TF prepares images for each task
 RESIZE: dict[str, Literal["fit", "stretch"]] = {"segmentation": "fit", "detection": "stretch"}
@@ -155,9 +154,7 @@ def _matched(
         raise ModelFileError(f"the input must be one batch of images (N, H, W, C), not {shape}")
     differences: list[tuple[int, str]] = []  # after how many tensors, and what differs
     base = replace(base, bn_epsilon=BN_EPSILON, resolution=(shape[1], shape[2]))
-    strides: list[OutputStride] = [
-        stride for stride in OUTPUT_STRIDES if stride in base.head.output_strides
-    ]
+    strides = [stride for stride in OUTPUT_STRIDES if stride in base.head.output_strides]
     for output_stride, padding in itertools.product(strides, PADDINGS):
         architecture = replace(base, padding=padding, output_stride=output_stride)
         match = Match({graph.inputs[0]: IMAGE})

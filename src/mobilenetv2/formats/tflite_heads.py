@@ -99,9 +99,10 @@ class _Wiring:
         behind: list[Op] = []
         while True:
             (output,) = op.outputs
-            (op, *others) = self.readers.get(output, [None])
-            if op is None or (output in self.graph.outputs and op.code != POSTPROCESS):
+            readers = self.readers.get(output, [])
+            if output in self.graph.outputs or not readers:
                 return behind
+            op, *others = readers
             if others or op.code not in (*TRANSPARENT, *ACTIVATIONS, "CONCATENATION", POSTPROCESS):
                 raise ModelFileError(f"not an SSD: a {op.code} behind its predictors")
             behind.append(op)
@@ -117,9 +118,9 @@ def _backbone(wiring: _Wiring, kernels: Sequence[Op]) -> tuple[dict[str, Op], Se
     kinds = "".join(KERNELS[op.code] for op in kernels)
     match = BACKBONE.match(kinds)
     if match is None:
-        names = ", ".join(wiring.kernel_name(op) for op in kernels[:4]) or "none"
+        first = ", ".join(wiring.kernel_name(op) for op in kernels[:4]) or "none"
         raise ModelFileError(
-            f"not a MobileNetV2: its kernels are not a stem, then expand, depthwise, project: {names}"
+            f"not a MobileNetV2: its kernels are not a stem, then expand, depthwise, project: {first}"
         )
     names, at, block = ["features.0.0"], 1, 0
     while at < match.end():
