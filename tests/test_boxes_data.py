@@ -403,11 +403,22 @@ def test_what_is_no_dataset_is_named(tmp_path: Path, name: str) -> None:
         read_boxes(tmp_path / name)
 
 
-def test_an_unreadable_image_keeps_its_stated_size(tmp_path: Path) -> None:
-    """It is named when it is decoded."""
-    write_coco(tmp_path)
-    (tmp_path / "images" / "a.jpg").write_bytes(b"no image")
-    assert objects_of(read_boxes(tmp_path)) == OBJECTS
+@pytest.mark.parametrize("write", [write_coco, write_voc, write_yolo])
+def test_an_unreadable_image_stays(tmp_path: Path, write: Any) -> None:
+    """It is named when it is decoded. Without a stated size its boxes are unknown."""
+    write(tmp_path)
+    (path,) = tmp_path.rglob("a.jpg")
+    path.write_bytes(b"no image")
+    dataset = read_boxes(tmp_path)
+    unknown: dict[str, Any] = {"a": []} if write is write_yolo else {}
+    assert objects_of(dataset) == OBJECTS | unknown
+    with pytest.raises(UserError, match="a.jpg: not an image"):
+        dataset.samples[0].decode()
+
+
+def test_empty_fields_of_yaml_are_no_splits(tmp_path: Path) -> None:
+    yaml = "names: [cat, dog]\ntrain: images\nval: null\ntest:\n"
+    assert objects_of(read_boxes(write_yolo(tmp_path, yaml))) == OBJECTS
 
 
 def test_the_sample_of_coco(shared: Callable[[str], Path]) -> None:

@@ -63,6 +63,13 @@ COLUMNS = ("class", "index", "images", "right", "percent")
     help="Write the answer for each image, as .csv or .json; of detectors COCO results, .json.",
 )
 @click.option("--wrong-only", is_flag=True, help="Leave right answers out of --predictions.")
+@click.option(
+    "--match",
+    "matches",
+    type=click.Path(dir_okay=False, path_type=Path),
+    metavar="FILE",
+    help="CSV list with the columns label and class: which class of DATA each of a detector's is.",
+)
 @threads_option
 @stretch_option
 @result_options
@@ -73,6 +80,7 @@ def evaluate(
     mistakes: Path | None,
     predictions: Path | None,
     wrong_only: bool,
+    matches: Path | None,
     stretch: bool,
     format_: str,
 ) -> int:
@@ -97,11 +105,19 @@ def evaluate(
     model = load(model_name)
     task = model.checkpoint.architecture.head.task
     if task in TASKS:
+        if matches and task != "detection":
+            raise click.UsageError("--match is for detectors: masks need every class by its name")
         if wrong_only:
             raise click.UsageError(
                 "--wrong-only is for classifiers: their answers are right or not"
             )
-        return TASKS[task](model, Request(data, split, mistakes, predictions, stretch, format_))
+        return TASKS[task](
+            model, Request(data, split, mistakes, predictions, matches, stretch, format_)
+        )
+    if matches:
+        raise click.UsageError(
+            "--match is for detectors; a list with the column index does the same"
+        )
     dataset = read_dataset(data, split)
     refuse_overwritten(dataset.samples)
     dataset = dataset.stretched() if stretch else dataset

@@ -43,6 +43,7 @@ class Request:
         split: Its part.
         mistakes: The file for the sheet.
         predictions: The file for the answers.
+        matches: A list of labels and classes.
         stretch: As for `images.decode`.
         format_: How to print.
     """
@@ -51,6 +52,7 @@ class Request:
     split: str | None
     mistakes: Path | None
     predictions: Path | None
+    matches: Path | None
     stretch: bool
     format_: str
 
@@ -58,7 +60,7 @@ class Request:
 def evaluate_boxes(model: Detector, request: Request) -> int:
     """Prints the average precision of a detector; the exit code."""
     from ..datasets import read_boxes
-    from ..evaluation import box_sheet, evaluate_detector
+    from ..evaluation import box_sheet, evaluate_detector, read_matches
     from ..evaluation.coco import check_pycocotools
 
     check_pycocotools()
@@ -66,8 +68,10 @@ def evaluate_boxes(model: Detector, request: Request) -> int:
         raise click.UsageError("--predictions of a detector is a COCO results file: FILE.json")
     dataset = _prepared(read_boxes(request.data, request.split), request)
     notify_notes(model.checkpoint)
+    labels = model.class_names()
+    matched = read_matches(request.matches, dataset, labels) if request.matches else None
     evaluation = _with_progress(
-        dataset.samples, lambda step: evaluate_detector(model, dataset, step)
+        dataset.samples, lambda step: evaluate_detector(model, dataset, step, matched)
     )
     _print_boxes(evaluation, str(model.checkpoint.preprocessing), request.format_)
     if request.predictions:
