@@ -43,6 +43,7 @@ class Request:
         split: Its part.
         mistakes: The file for the sheet.
         predictions: The file for the answers.
+        wrong_only: Leave right answers out of it.
         matches: A list of labels and classes.
         stretch: As for `images.decode`.
         format_: How to print.
@@ -52,6 +53,7 @@ class Request:
     split: str | None
     mistakes: Path | None
     predictions: Path | None
+    wrong_only: bool
     matches: Path | None
     stretch: bool
     format_: str
@@ -78,7 +80,7 @@ def evaluate_boxes(model: Detector, request: Request) -> int:
         _save_results(evaluation, dataset, request.predictions)
     if request.mistakes:
         save_image(box_sheet(evaluation), request.mistakes)
-    return _exit_code(evaluation.skipped, len(dataset.samples))
+    return exit_code(evaluation.skipped, len(dataset.samples))
 
 
 def evaluate_masks(model: Segmenter, request: Request) -> int:
@@ -105,7 +107,7 @@ def evaluate_masks(model: Segmenter, request: Request) -> int:
         save_rows(rows, ANSWER_COLUMNS, request.predictions, suffix)
     if request.mistakes:
         save_image(mask_sheet(evaluation, model), request.mistakes)
-    return _exit_code(evaluation.skipped, len(dataset.samples))
+    return exit_code(evaluation.skipped, len(dataset.samples))
 
 
 def _prepared(dataset: Any, request: Request) -> Any:
@@ -216,7 +218,8 @@ def _rounded(value: float) -> float | None:
     return None if math.isnan(value) else round(value, 6)
 
 
-def _exit_code(skipped: Sequence[ImageError], total: int) -> int:
+def exit_code(skipped: Sequence[ImageError], total: int) -> int:
+    """1 and a line where images could not be read, else 0."""
     if skipped:
         notify(f"{len(skipped)} of {total} could not be read")
     return 1 if skipped else 0
