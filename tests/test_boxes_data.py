@@ -242,6 +242,20 @@ def test_damaged_json_is_named(tmp_path: Path, text: bytes) -> None:
         read_boxes(tmp_path)
 
 
+def test_exports_of_other_tools(tmp_path: Path) -> None:
+    """A folder per split with its file in it, or one file of any name."""
+    for split in ("train", "valid"):
+        write_coco(tmp_path / split)
+        file = tmp_path / split / "instances.json"
+        file.rename(file.with_name("_annotations.coco.json"))
+        for path in (tmp_path / split / "images").iterdir():
+            path.rename(tmp_path / split / path.name)
+    assert objects_of(read_boxes(tmp_path)) == OBJECTS
+    assert "/train/" in read_boxes(tmp_path, "train").samples[0].name
+    (tmp_path / "valid" / "_annotations.coco.json").rename(tmp_path / "valid" / "result.json")
+    assert objects_of(read_boxes(tmp_path / "valid")) == OBJECTS
+
+
 def test_a_byte_order_mark_is_no_damage(tmp_path: Path) -> None:
     path = write_coco(tmp_path) / "instances.json"
     path.write_bytes(b"\xef\xbb\xbf" + path.read_bytes())
@@ -299,6 +313,8 @@ def test_voc_lists_difficult_objects_and_missing_files(tmp_path: Path) -> None:
     (lists / "train.txt").write_text("a\n")
     (lists / "val.txt").write_text("b\nc\n")
     (lists / "cat_val.txt").write_text("b 1\nc -1\n")
+    with pytest.raises(UserError, match="cat_val.txt: a list of one class"):
+        read_boxes(tmp_path, "cat_val")
     assert list(objects_of(read_boxes(tmp_path))) == ["b", "c"]
     train = read_boxes(tmp_path, "train")
     assert train.classes == CLASSES

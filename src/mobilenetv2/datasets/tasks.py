@@ -84,6 +84,9 @@ def _boxes(path: Path, split: str | None, classes: Sequence[str] | None) -> BoxD
         return read_coco(_chosen_file(path, files, split))
     if is_yolo(path):
         return read_yolo(path, split)
+    others = sorted(path.glob("*.json"))
+    if len(others) == 1 and split is None:
+        return read_coco(others[0])
     raise UserError(f"{path}: no boxes in the layout of {LAYOUTS}")
 
 

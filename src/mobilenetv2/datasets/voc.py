@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import unicodedata
 from collections.abc import Sequence
 from pathlib import Path
@@ -22,6 +23,7 @@ from .xml_file import read_xml
 
 IMAGES, BOXES, MASKS = "JPEGImages", "Annotations", "SegmentationClass"
 CLASS_FILES = ("classes.txt", "labels.txt", "class_names.txt")
+CLASS_LIST = re.compile(r"\s(-1|0|1)$")  # the end of a line of cat_train.txt
 LARGEST_TEXT = 1000  # characters of a name
 
 
@@ -175,10 +177,10 @@ def _stems(folder: Path, kind: str, split: str | None, known: dict[str, Path]) -
     stems: list[str] = []
     for name in splits:
         for line in read_text(lists / f"{name}.txt", "utf-8-sig").splitlines():
-            fields = line.split()
-            if len(fields) == 2 and fields[1] in ("-1", "0", "1"):  # the list of one class
+            stem = line.strip()
+            if stem not in known and CLASS_LIST.search(stem):
                 raise UserError(f"{lists / name}.txt: a list of one class, not of a split")
-            stems += [line.strip()] if fields else []
+            stems += [stem] if stem else []
     if twice := repeated(stems):
         raise UserError(f"{lists}: images listed more than once: {shortened(twice)}")
     if not stems:
