@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import zipfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -303,6 +304,15 @@ def test_wrong_xml_is_refused_by_name(tmp_path: Path, xml: str, words: str) -> N
     assert "b" in str(error.value)
 
 
+def test_years_of_voc_are_told_apart(tmp_path: Path) -> None:
+    write_voc(tmp_path / "VOCdevkit" / "VOC2007")
+    assert objects_of(read_boxes(tmp_path)) == OBJECTS
+    write_voc(tmp_path / "VOCdevkit" / "VOC2012")
+    with pytest.raises(UserError, match="give one of .*VOC2007, .*VOC2012"):
+        read_boxes(tmp_path)
+    assert objects_of(read_boxes(tmp_path / "VOCdevkit" / "VOC2012")) == OBJECTS
+
+
 def test_voc_lists_difficult_objects_and_missing_files(tmp_path: Path) -> None:
     write_voc(tmp_path / "VOCdevkit" / "VOC2007")
     root = tmp_path / "VOCdevkit" / "VOC2007"
@@ -362,6 +372,7 @@ def test_wrong_lines_of_yolo_are_refused_by_name(tmp_path: Path, line: str, word
         ("names: [cat, dog]\nval: [1, {a: b}]", "neither a path"),
         ("names: [cat, dog]\nval: nowhere", "no such folder or list"),
         ("- cat", "no fields"),
+        ("names: [cat, dog]\n" + "#" * (1 << 20), "more than 1048576 characters"),
         ("[" * 5000, "not the description"),
     ],
 )
@@ -411,12 +422,13 @@ def test_one_class_and_a_thousand(tmp_path: Path, count: int) -> None:
     assert dataset.samples[0].target.classes.tolist() == [count - 1]
 
 
-@pytest.mark.parametrize("name", ["nothing", "folder", "file.txt"])
+@pytest.mark.parametrize("name", ["nothing", "folder", "file.txt", "boxes.zip: unpack"])
 def test_what_is_no_dataset_is_named(tmp_path: Path, name: str) -> None:
     (tmp_path / "folder").mkdir()
     (tmp_path / "file.txt").write_text("cat")
+    zipfile.ZipFile(tmp_path / "boxes.zip", "w").close()
     with pytest.raises(UserError, match=name):
-        read_boxes(tmp_path / name)
+        read_boxes(tmp_path / name.split(":")[0])
 
 
 @pytest.mark.parametrize("write", [write_coco, write_voc, write_yolo])

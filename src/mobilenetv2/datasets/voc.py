@@ -33,8 +33,8 @@ def voc_folder(path: Path) -> Path | None:
     Raises:
         UserError: Several years lie below it.
     """
-    below = [path / "VOCdevkit", *path.glob("VOC*"), *path.glob("VOCdevkit/VOC*")]
-    folders = [each for each in [path, *below] if is_folder(each / IMAGES)]
+    places = [path, *sorted(path.glob("VOC*")), *sorted(path.glob("VOCdevkit/VOC*"))]
+    folders = [each for each in places if is_folder(each / IMAGES)]
     if len(folders) > 1 and folders[0] != path:
         raise UserError(f"{path}: give one of {shortened([str(each) for each in folders])}")
     return folders[0] if folders else None

@@ -18,6 +18,7 @@ from .targets import BoxDataset, BoxSample
 YAML = ("*.yaml", "*.yml")
 CLASS_FILES = ("classes.txt", "labels/classes.txt", "obj.names")
 NO_VALUES = ("null", "Null", "NULL", "~")
+MOST_YAML = 1 << 20  # characters of a .yaml file
 DEEPEST = 10  # levels of a .yaml file
 ROUNDING = 0.01  # by which parts of an image may be outside of 0..1
 
@@ -84,9 +85,7 @@ def read_yolo(path: Path, split: str | None) -> BoxDataset:
 
 def _fields(path: Path) -> Mapping[str, Any]:
     if missing_modules("yaml"):
-        raise MissingExtraError(
-            f"{path}: needs PyYAML: {install_hint('detection')}; or list the classes in classes.txt"
-        )
+        raise MissingExtraError(f"{path}: needs PyYAML: {install_hint('detection')}")
     import yaml
 
     text = read_text(path, "utf-8-sig")
@@ -108,6 +107,8 @@ def _check_yaml(text: str) -> None:
     flow = yaml.FlowSequenceStartToken, yaml.FlowMappingStartToken
     starts = (*flow, yaml.BlockSequenceStartToken, yaml.BlockMappingStartToken)
     ends = yaml.FlowSequenceEndToken, yaml.FlowMappingEndToken, yaml.BlockEndToken
+    if len(text) > MOST_YAML:
+        raise ValueError(f"more than {MOST_YAML} characters")
     depth = 0
     for token in yaml.scan(text):
         depth += isinstance(token, starts) - isinstance(token, ends)
