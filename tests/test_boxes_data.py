@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import zipfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -242,6 +243,20 @@ def test_damaged_json_is_named(tmp_path: Path, text: bytes) -> None:
         read_boxes(tmp_path)
 
 
+def test_exports_of_other_tools(tmp_path: Path) -> None:
+    """A folder per split with its file in it, or one file of any name."""
+    for split in ("train", "valid"):
+        write_coco(tmp_path / split)
+        file = tmp_path / split / "instances.json"
+        file.rename(file.with_name("_annotations.coco.json"))
+        for path in (tmp_path / split / "images").iterdir():
+            path.rename(tmp_path / split / path.name)
+    assert objects_of(read_boxes(tmp_path)) == OBJECTS
+    assert "/train/" in read_boxes(tmp_path, "train").samples[0].name
+    (tmp_path / "valid" / "_annotations.coco.json").rename(tmp_path / "valid" / "result.json")
+    assert objects_of(read_boxes(tmp_path / "valid")) == OBJECTS
+
+
 def test_a_byte_order_mark_is_no_damage(tmp_path: Path) -> None:
     path = write_coco(tmp_path) / "instances.json"
     path.write_bytes(b"\xef\xbb\xbf" + path.read_bytes())
@@ -289,6 +304,15 @@ def test_wrong_xml_is_refused_by_name(tmp_path: Path, xml: str, words: str) -> N
     assert "b" in str(error.value)
 
 
+def test_years_of_voc_are_told_apart(tmp_path: Path) -> None:
+    write_voc(tmp_path / "VOCdevkit" / "VOC2007")
+    assert objects_of(read_boxes(tmp_path)) == OBJECTS
+    write_voc(tmp_path / "VOCdevkit" / "VOC2012")
+    with pytest.raises(UserError, match="give one of .*VOC2007, .*VOC2012"):
+        read_boxes(tmp_path)
+    assert objects_of(read_boxes(tmp_path / "VOCdevkit" / "VOC2012")) == OBJECTS
+
+
 def test_voc_lists_difficult_objects_and_missing_files(tmp_path: Path) -> None:
     write_voc(tmp_path / "VOCdevkit" / "VOC2007")
     root = tmp_path / "VOCdevkit" / "VOC2007"
@@ -299,6 +323,8 @@ def test_voc_lists_difficult_objects_and_missing_files(tmp_path: Path) -> None:
     (lists / "train.txt").write_text("a\n")
     (lists / "val.txt").write_text("b\nc\n")
     (lists / "cat_val.txt").write_text("b 1\nc -1\n")
+    with pytest.raises(UserError, match="cat_val.txt: a list of one class"):
+        read_boxes(tmp_path, "cat_val")
     assert list(objects_of(read_boxes(tmp_path))) == ["b", "c"]
     train = read_boxes(tmp_path, "train")
     assert train.classes == CLASSES
@@ -346,6 +372,7 @@ def test_wrong_lines_of_yolo_are_refused_by_name(tmp_path: Path, line: str, word
         ("names: [cat, dog]\nval: [1, {a: b}]", "neither a path"),
         ("names: [cat, dog]\nval: nowhere", "no such folder or list"),
         ("- cat", "no fields"),
+        ("names: [cat, dog]\n" + "#" * (1 << 20), "more than 1048576 characters"),
         ("[" * 5000, "not the description"),
     ],
 )
@@ -395,19 +422,31 @@ def test_one_class_and_a_thousand(tmp_path: Path, count: int) -> None:
     assert dataset.samples[0].target.classes.tolist() == [count - 1]
 
 
-@pytest.mark.parametrize("name", ["nothing", "folder", "file.txt"])
+@pytest.mark.parametrize("name", ["nothing", "folder", "file.txt", "boxes.zip: unpack"])
 def test_what_is_no_dataset_is_named(tmp_path: Path, name: str) -> None:
     (tmp_path / "folder").mkdir()
     (tmp_path / "file.txt").write_text("cat")
+    zipfile.ZipFile(tmp_path / "boxes.zip", "w").close()
     with pytest.raises(UserError, match=name):
-        read_boxes(tmp_path / name)
+        read_boxes(tmp_path / name.split(":")[0])
 
 
-def test_an_unreadable_image_keeps_its_stated_size(tmp_path: Path) -> None:
-    """It is named when it is decoded."""
-    write_coco(tmp_path)
-    (tmp_path / "images" / "a.jpg").write_bytes(b"no image")
-    assert objects_of(read_boxes(tmp_path)) == OBJECTS
+@pytest.mark.parametrize("write", [write_coco, write_voc, write_yolo])
+def test_an_unreadable_image_stays(tmp_path: Path, write: Any) -> None:
+    """It is named when it is decoded. Without a stated size its boxes are unknown."""
+    write(tmp_path)
+    (path,) = tmp_path.rglob("a.jpg")
+    path.write_bytes(b"no image")
+    dataset = read_boxes(tmp_path)
+    unknown: dict[str, Any] = {"a": []} if write is write_yolo else {}
+    assert objects_of(dataset) == OBJECTS | unknown
+    with pytest.raises(UserError, match="a.jpg: not an image"):
+        dataset.samples[0].decode()
+
+
+def test_empty_fields_of_yaml_are_no_splits(tmp_path: Path) -> None:
+    yaml = "names: [cat, dog]\ntrain: images\nval: null\ntest:\n"
+    assert objects_of(read_boxes(write_yolo(tmp_path, yaml))) == OBJECTS
 
 
 def test_the_sample_of_coco(shared: Callable[[str], Path]) -> None:

@@ -175,8 +175,8 @@ def test_classes_are_matched_by_name_and_the_others_mentioned() -> None:
     answers = [(sample, detections([])) for sample in dataset.samples]
     evaluation = score_detections(dataset, answers, ("bird", "cat"), matched)
     assert evaluation.notes == (
-        "1 classes of the data are not scored, which the model lacks: traffic light",
-        "1 classes of the model do not count, which the data lacks: bird",
+        "1 classes of the data that the model lacks are not scored: traffic light",
+        "1 classes of the model that the data lacks do not count: bird",
     )
     with pytest.raises(UserError, match=r"none of the model's 1 classes \('bird'\) is one of"):
         match_boxes(dataset, ("bird",))

@@ -99,7 +99,7 @@ def test_classes_are_matched_by_name(tmp_path: Path) -> None:
     assert [result.iou for result in evaluation.classes[:2]] == [1, 0.5]
     assert np.isnan(evaluation.classes[2].iou)
     assert evaluation.classes[1].index == 3
-    assert "1 classes of the model are never right, which the data lacks: zebra" in evaluation.notes
+    assert "1 classes of the model that the data lacks are never right: zebra" in evaluation.notes
     assert evaluation.worst[0].pixel_accuracy == pytest.approx(2 / 3)
 
 

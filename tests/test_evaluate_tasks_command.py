@@ -73,7 +73,7 @@ def test_a_detector_in_all_layouts(folder: Path, capsys: Any, data: str) -> None
     assert np.mean(report["classes"][0]["precisions50"]) == pytest.approx(
         report["classes"][0]["ap50"], abs=1e-5
     )
-    assert "1 classes of the model do not count, which the data lacks: bird" in notes
+    assert "1 classes of the model that the data lacks do not count: bird" in notes
 
 
 def test_results_sheet_and_tables_of_a_detector(folder: Path, capsys: Any) -> None:
@@ -106,6 +106,30 @@ def test_a_segmenter(folder: Path, capsys: Any) -> None:
     assert "bird" in notes
 
 
+def test_a_list_says_which_class_a_label_is(folder: Path, capsys: Any) -> None:
+    Path("m.csv").write_text("label,class\ncat,dog\nbird,dog\n")
+    report, notes = evaluated(capsys, "coco", "detector", "--match", "m.csv")
+    assert [row["indices"] for row in report["classes"]] == [[], [2, 1]]
+    assert "1 classes of the data that the model lacks are not scored: cat" in notes
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("label\ncat\n", "needs the columns label and class"),
+        ("label,class\n", "no rows"),
+        ("label,class\nfox,dog\n", "line 2: the model has no class 'fox'"),
+        ("label,class\ncat\n", "line 2: the data has no class None"),
+        ("label,class\ncat,dog\ncat,cat\n", "line 3: 'cat' once more"),
+    ],
+)
+def test_lists_that_make_no_sense(folder: Path, capsys: Any, text: str, words: str) -> None:
+    Path("m.csv").write_text(text)
+    arguments = ["evaluate", "coco", "--model", "detector.safetensors", "--match", "m.csv"]
+    assert run(arguments) == 2
+    assert f"m.csv: {words}" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize("task", ["detector", "segmenter"])
 def test_images_that_cannot_be_read_are_named(folder: Path, capsys: Any, task: str) -> None:
     Path("voc/JPEGImages/b.jpg").write_bytes(b"no image")
@@ -123,6 +147,8 @@ def test_images_that_cannot_be_read_are_named(folder: Path, capsys: Any, task: s
         ("coco", "detector", ["--predictions", "p.csv"], "a COCO results file"),
         ("coco", "detector", ["--predictions", "coco/instances.json"], "give another name"),
         ("voc", "segmenter", ["--mistakes", "voc/SegmentationClass/a.png"], "give another name"),
+        ("voc", "segmenter", ["--match", "m.csv"], "--match is for detectors"),
+        ("coco", "detector", ["--match", "m.csv"], "m.csv: cannot be read: no such file"),
         ("coco", "detector", ["--split", "train"], "no split 'train'"),
     ],
 )

@@ -43,6 +43,8 @@ class Request:
         split: Its part.
         mistakes: The file for the sheet.
         predictions: The file for the answers.
+        wrong_only: Leave right answers out of it.
+        matches: A list of labels and classes.
         stretch: As for `images.decode`.
         format_: How to print.
     """
@@ -51,6 +53,8 @@ class Request:
     split: str | None
     mistakes: Path | None
     predictions: Path | None
+    wrong_only: bool
+    matches: Path | None
     stretch: bool
     format_: str
 
@@ -58,7 +62,7 @@ class Request:
 def evaluate_boxes(model: Detector, request: Request) -> int:
     """Prints the average precision of a detector; the exit code."""
     from ..datasets import read_boxes
-    from ..evaluation import box_sheet, evaluate_detector
+    from ..evaluation import box_sheet, evaluate_detector, read_matches
     from ..evaluation.coco import check_pycocotools
 
     check_pycocotools()
@@ -66,15 +70,17 @@ def evaluate_boxes(model: Detector, request: Request) -> int:
         raise click.UsageError("--predictions of a detector is a COCO results file: FILE.json")
     dataset = _prepared(read_boxes(request.data, request.split), request)
     notify_notes(model.checkpoint)
+    labels = model.class_names()
+    matched = read_matches(request.matches, dataset, labels) if request.matches else None
     evaluation = _with_progress(
-        dataset.samples, lambda step: evaluate_detector(model, dataset, step)
+        dataset.samples, lambda step: evaluate_detector(model, dataset, step, matched)
     )
     _print_boxes(evaluation, str(model.checkpoint.preprocessing), request.format_)
     if request.predictions:
         _save_results(evaluation, dataset, request.predictions)
     if request.mistakes:
         save_image(box_sheet(evaluation), request.mistakes)
-    return _exit_code(evaluation.skipped, len(dataset.samples))
+    return exit_code(evaluation.skipped, len(dataset.samples))
 
 
 def evaluate_masks(model: Segmenter, request: Request) -> int:
@@ -101,7 +107,7 @@ def evaluate_masks(model: Segmenter, request: Request) -> int:
         save_rows(rows, ANSWER_COLUMNS, request.predictions, suffix)
     if request.mistakes:
         save_image(mask_sheet(evaluation, model), request.mistakes)
-    return _exit_code(evaluation.skipped, len(dataset.samples))
+    return exit_code(evaluation.skipped, len(dataset.samples))
 
 
 def _prepared(dataset: Any, request: Request) -> Any:
@@ -212,7 +218,8 @@ def _rounded(value: float) -> float | None:
     return None if math.isnan(value) else round(value, 6)
 
 
-def _exit_code(skipped: Sequence[ImageError], total: int) -> int:
+def exit_code(skipped: Sequence[ImageError], total: int) -> int:
+    """1 and a line where images could not be read, else 0."""
     if skipped:
         notify(f"{len(skipped)} of {total} could not be read")
     return 1 if skipped else 0

@@ -6,16 +6,16 @@ import codecs
 import mmap
 import re
 import unicodedata
-from collections import Counter, defaultdict
+from collections import defaultdict
 from collections.abc import Sequence
 from pathlib import Path
 
 import msgspec
 
 from ..errors import UserError, shortened
-from ..paths import is_hidden, is_image_name, located, obstacle
+from ..paths import located, obstacle
 from .frames import frame
-from .objects import Object, ObjectChecks, unique_classes
+from .objects import Object, ObjectChecks, image_files, repeated, unique_classes
 from .splits import SPLITS
 from .targets import BoxDataset, BoxSample
 
@@ -67,19 +67,14 @@ def read_coco(path: Path) -> BoxDataset:
     index = {category.id: i for i, category in enumerate(categories)}
     objects = _objects(content, index, path)
     folder = _image_folder(path, [image.file_name for image in content.images])
-    checks, samples, unreadable = ObjectChecks(), [], []
+    checks, samples = ObjectChecks(), []
     for image in content.images:
         name = located(folder, image.file_name)
         stated = (image.height, image.width) if image.height and image.width else None
         placed = frame(Path(name), stated, str(path))
-        if placed is None:
-            unreadable.append(name)
-            continue
         target = checks.target(name, objects.get(image.id, ()), placed, image.id)
         samples.append(BoxSample(name, target))
     problems = checks.problems()
-    if unreadable:
-        problems.append(f"{len(unreadable)} images that cannot be read: {shortened(unreadable)}")
     problems += _unnamed(folder, samples)
     return BoxDataset(
         tuple(_name(category) for category in categories),
@@ -117,8 +112,7 @@ def _name(category: _Category) -> str:
 
 
 def _check_unique(values: Sequence[object], path: Path, what: str) -> None:
-    if len(set(values)) < len(values):
-        twice = [str(value) for value, count in Counter(values).items() if count > 1]
+    if twice := repeated(values):
         raise UserError(f"{path}: several {what} {shortened(twice)}")
 
 
@@ -176,11 +170,7 @@ def _image_folder(path: Path, names: Sequence[str]) -> Path:
 def _unnamed(folder: Path, samples: Sequence[BoxSample]) -> list[str]:
     """A line about images in the folder that the file does not name."""
     named = {Path(sample.name).name for sample in samples}
-    others = sorted(
-        entry.name
-        for entry in folder.iterdir()
-        if is_image_name(entry.name) and not is_hidden(entry.name) and entry.name not in named
-    )
+    others = [path.name for path in image_files(folder) if path.name not in named]
     if not others:
         return []
     return [f"{len(others)} images in {folder} without an entry left out: {shortened(others)}"]

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from ..decoding import stored_orientation
 from ..errors import UserError
 
+UNKNOWN = (0, 0)  # the size of an image that cannot be read: decoding it says what is wrong
 SIDEWAYS = (5, 6, 7, 8)  # EXIF orientations that exchange height and width
 
 
@@ -39,7 +40,7 @@ class Frame:
         return turned
 
 
-def frame(image: Path, stated: tuple[int, int] | None, where: str) -> Frame | None:
+def frame(image: Path, stated: tuple[int, int] | None, where: str) -> Frame:
     """The frame of annotations that state this (height, width), None where they state none.
 
     Annotations are those of the upright image, as people see it while they draw boxes. Only where
@@ -51,7 +52,7 @@ def frame(image: Path, stated: tuple[int, int] | None, where: str) -> Frame | No
         where: What states it, for the message.
 
     Returns:
-        None if neither is known: the image cannot be read and no size is stated.
+        Of the size `UNKNOWN` where no size is stated and the image cannot be read.
 
     Raises:
         UserError: The image has neither this size nor this size turned.
@@ -63,7 +64,7 @@ def frame(image: Path, stated: tuple[int, int] | None, where: str) -> Frame | No
             stored = opened.height, opened.width
             orientation = stored_orientation(opened)
     except Exception:  # Pillow's plugins may raise anything; decoding the image says what is wrong
-        return Frame(stated) if stated else None
+        return Frame(stated or UNKNOWN)
     upright = stored[::-1] if orientation in SIDEWAYS else stored
     if stated in (None, upright):
         return Frame(upright)

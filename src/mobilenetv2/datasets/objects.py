@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import os
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 
 from ..errors import UserError, shortened
-from .frames import Frame
+from ..paths import is_hidden, is_image_name
+from .frames import UNKNOWN, Frame
 from .targets import BoxTarget
 
 SLACK = 1.0  # pixels by which boxes may leave the image unmentioned: rounding
@@ -54,6 +58,8 @@ class ObjectChecks:
         Raises:
             UserError: A corner or an area is not finite.
         """
+        if frame.size == UNKNOWN:
+            objects = ()
         corners = np.array([each.corners for each in objects], np.float64).reshape(-1, 4)
         if not np.isfinite(corners).all() or np.abs(corners).max(initial=0) > 1e9:
             row = corners[~(np.abs(corners) <= 1e9).all(1)][0].tolist()
@@ -114,8 +120,28 @@ def unique_classes(names: Sequence[str], where: str) -> None:
     Raises:
         UserError: Two have.
     """
-    twice = sorted({name for name in names if names.count(name) > 1}) if names else []
-    if twice:
+    if twice := repeated(names):
         raise UserError(f"{where}: several classes are called {shortened(twice)}")
     if not names:
         raise UserError(f"{where}: no classes")
+    if "" in names:
+        raise UserError(f"{where}: a class without a name")
+
+
+def repeated(values: Iterable[object]) -> list[str]:
+    """The values that occur more than once, as texts."""
+    return [str(value) for value, count in Counter(values).items() if count > 1]
+
+
+def image_files(folder: Path) -> list[Path]:
+    """The images in a folder, not below it, sorted.
+
+    Raises:
+        UserError: It cannot be searched.
+    """
+    try:
+        with os.scandir(folder) as entries:
+            names = sorted(entry.name for entry in entries)
+    except OSError as error:
+        raise UserError(f"{folder}: may not be searched: {error.strerror}") from None
+    return [folder / name for name in names if is_image_name(name) and not is_hidden(name)]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import zipfile
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -75,7 +76,8 @@ def _boxes(path: Path, split: str | None, classes: Sequence[str] | None) -> BoxD
             return read_coco(path)
         if path.suffix.lower() in (".yaml", ".yml"):
             return read_yolo(path, split)
-        raise UserError(f"{path}: no boxes in the layout of {LAYOUTS}")
+        archive = "unpack it first; " if zipfile.is_zipfile(path) else ""
+        raise UserError(f"{path}: {archive}no boxes in the layout of {LAYOUTS}")
     folder = voc_folder(path)
     if folder and is_folder(folder / BOXES):
         return read_voc_boxes(folder, split, classes)
@@ -84,6 +86,9 @@ def _boxes(path: Path, split: str | None, classes: Sequence[str] | None) -> BoxD
         return read_coco(_chosen_file(path, files, split))
     if is_yolo(path):
         return read_yolo(path, split)
+    others = sorted(path.glob("*.json"))
+    if len(others) == 1 and split is None:
+        return read_coco(others[0])
     raise UserError(f"{path}: no boxes in the layout of {LAYOUTS}")
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import unicodedata
 from collections.abc import Sequence
 from pathlib import Path
@@ -12,16 +13,17 @@ import numpy as np
 from ..errors import UserError, shortened
 from ..files import read_text
 from ..labels import VOC
-from ..paths import is_folder, is_hidden, is_image_name
-from .frames import Frame, frame
+from ..paths import is_folder
+from .frames import frame
 from .mask_file import read_mask
-from .objects import Object, ObjectChecks
+from .objects import Object, ObjectChecks, image_files, repeated
 from .splits import SPLITS, default_splits, splits_called
 from .targets import IGNORED, BoxDataset, BoxSample, MaskDataset, MaskSample, MaskTarget
 from .xml_file import read_xml
 
 IMAGES, BOXES, MASKS = "JPEGImages", "Annotations", "SegmentationClass"
 CLASS_FILES = ("classes.txt", "labels.txt", "class_names.txt")
+CLASS_LIST = re.compile(r"\s(-1|0|1)$")  # the end of a line of cat_train.txt
 LARGEST_TEXT = 1000  # characters of a name
 
 
@@ -31,8 +33,8 @@ def voc_folder(path: Path) -> Path | None:
     Raises:
         UserError: Several years lie below it.
     """
-    below = [path / "VOCdevkit", *path.glob("VOC*"), *path.glob("VOCdevkit/VOC*")]
-    folders = [each for each in [path, *below] if is_folder(each / IMAGES)]
+    places = [path, *sorted(path.glob("VOC*")), *sorted(path.glob("VOCdevkit/VOC*"))]
+    folders = [each for each in places if is_folder(each / IMAGES)]
     if len(folders) > 1 and folders[0] != path:
         raise UserError(f"{path}: give one of {shortened([str(each) for each in folders])}")
     return folders[0] if folders else None
@@ -52,17 +54,17 @@ def read_voc_boxes(folder: Path, split: str | None, classes: Sequence[str] | Non
     Raises:
         UserError: A file is damaged or missing, or no image is left.
     """
-    images = _images(folder)
+    images = _images(folder / IMAGES)
     annotations = {path.stem: path for path in sorted((folder / BOXES).glob("*.xml"))}
     stems = _stems(folder, "Main", split, annotations)
     _check_present(stems, annotations, folder / BOXES, "annotations")
     parsed = {stem: read_xml(path) for stem, path in annotations.items()}
-    found_names = {
+    all_names = {
         _text(each, "name", annotations[stem])
         for stem, root in parsed.items()
         for each in root.findall("object")
     }
-    names = list(classes) if classes else sorted(found_names)
+    names = list(classes) if classes else sorted(all_names)
     if not names:
         raise UserError(f"{folder / BOXES}: no file names an object")
     index = {name: i for i, name in enumerate(names)}
@@ -80,8 +82,6 @@ def read_voc_boxes(folder: Path, split: str | None, classes: Sequence[str] | Non
             else:
                 unknown.append(name)
         placed = frame(image, _stated_size(root, path), str(path))
-        if placed is None:
-            raise UserError(f"{image}: cannot be read, and {path} does not say its size")
         samples.append(BoxSample(str(image), checks.target(stem, objects, placed, stem)))
     problems = checks.problems()
     if unknown:
@@ -108,8 +108,8 @@ def read_voc_masks(folder: Path, split: str | None) -> MaskDataset:
         UserError: A mask or image is missing, a mask is damaged, of another size than its image, or
             has values that are no classes.
     """
-    images = _images(folder)
-    masks = {path.stem: path for path in sorted((folder / MASKS).glob("*.png"))}
+    images = _images(folder / IMAGES)
+    masks = _images(folder / MASKS)
     stems = _stems(folder, "Segmentation", split, masks)
     _check_present(stems, masks, folder / MASKS, "masks")
     _check_present(stems, images, folder / IMAGES, "images")
@@ -128,7 +128,7 @@ def _mask_target(path: Path, image: Path, names: Sequence[str]) -> MaskTarget:
     """The target of one image, whose mask has been read and checked."""
     mask = read_mask(path)
     stated = mask.shape[0], mask.shape[1]
-    placed = frame(image, stated, str(path)) or Frame(stated)
+    placed = frame(image, stated, str(path))
     values = {*np.unique(mask).tolist()} - {IGNORED}
     if wrong := [str(value) for value in sorted(values) if value >= len(names)]:
         raise UserError(
@@ -150,13 +150,12 @@ def _class_names(folder: Path) -> tuple[str, ...]:
 
 
 def _images(folder: Path) -> dict[str, Path]:
-    """The images by name without suffix."""
+    """The images in a folder by name without suffix."""
     images: dict[str, Path] = {}
-    for path in sorted((folder / IMAGES).iterdir()):
-        if is_image_name(path.name) and not is_hidden(path.name):
-            if path.stem in images:
-                raise UserError(f"{images[path.stem]} and {path}: two images of one name")
-            images[path.stem] = path
+    for path in image_files(folder):
+        if path.stem in images:
+            raise UserError(f"{images[path.stem]} and {path}: two images of one name")
+        images[path.stem] = path
     return images
 
 
@@ -178,11 +177,11 @@ def _stems(folder: Path, kind: str, split: str | None, known: dict[str, Path]) -
     stems: list[str] = []
     for name in splits:
         for line in read_text(lists / f"{name}.txt", "utf-8-sig").splitlines():
-            fields = line.split()
-            if len(fields) == 2 and fields[1] in ("-1", "0", "1"):  # the list of one class
+            stem = line.strip()
+            if stem not in known and CLASS_LIST.search(stem):
                 raise UserError(f"{lists / name}.txt: a list of one class, not of a split")
-            stems += [line.strip()] if fields else []
-    if twice := sorted({stem for stem in stems if stems.count(stem) > 1}) if stems else []:
+            stems += [stem] if stem else []
+    if twice := repeated(stems):
         raise UserError(f"{lists}: images listed more than once: {shortened(twice)}")
     if not stems:
         raise UserError(f"{lists}: {shortened(splits)}.txt is empty")

@@ -17,6 +17,8 @@ from .targets import BoxDataset, BoxSample
 
 YAML = ("*.yaml", "*.yml")
 CLASS_FILES = ("classes.txt", "labels/classes.txt", "obj.names")
+NO_VALUES = ("null", "Null", "NULL", "~")
+MOST_YAML = 1 << 20  # characters of a .yaml file
 DEEPEST = 10  # levels of a .yaml file
 ROUNDING = 0.01  # by which parts of an image may be outside of 0..1
 
@@ -55,7 +57,7 @@ def read_yolo(path: Path, split: str | None) -> BoxDataset:
     names = _names(fields, settings) if settings else _listed_names(folder)
     unique_classes(names, str(settings or folder))
     images = _images(folder, fields, split)
-    checks, samples, unlabelled, unreadable = ObjectChecks(), [], [], []
+    checks, samples, unlabelled = ObjectChecks(), [], []
     for image in images:
         labels = _labels_of(image)
         objects: list[tuple[int, list[float]]] = []
@@ -64,9 +66,6 @@ def read_yolo(path: Path, split: str | None) -> BoxDataset:
         else:
             objects = list(_lines(labels, len(names)))
         placed = frame(image, None, "")
-        if placed is None:
-            unreadable.append(image.name)
-            continue
         height, width = placed.size
         boxes = [Object(_corners(values, width, height), i) for i, values in objects]
         samples.append(BoxSample(str(image), checks.target(image.name, boxes, placed, image.stem)))
@@ -78,8 +77,6 @@ def read_yolo(path: Path, split: str | None) -> BoxDataset:
         )
     if len(unlabelled) == len(images):
         raise UserError(f"{folder}: none of {len(images)} images has a file in labels/")
-    if unreadable:
-        problems.append(f"{len(unreadable)} images that cannot be read: {shortened(unreadable)}")
     ids = tuple(range(1, len(names) + 1))
     files = [str(settings)] if settings else []
     files += [str(_labels_of(image)) for image in images]
@@ -88,9 +85,7 @@ def read_yolo(path: Path, split: str | None) -> BoxDataset:
 
 def _fields(path: Path) -> Mapping[str, Any]:
     if missing_modules("yaml"):
-        raise MissingExtraError(
-            f"{path}: needs PyYAML: {install_hint('detection')}; or list the classes in classes.txt"
-        )
+        raise MissingExtraError(f"{path}: needs PyYAML: {install_hint('detection')}")
     import yaml
 
     text = read_text(path, "utf-8-sig")
@@ -112,6 +107,8 @@ def _check_yaml(text: str) -> None:
     flow = yaml.FlowSequenceStartToken, yaml.FlowMappingStartToken
     starts = (*flow, yaml.BlockSequenceStartToken, yaml.BlockMappingStartToken)
     ends = yaml.FlowSequenceEndToken, yaml.FlowMappingEndToken, yaml.BlockEndToken
+    if len(text) > MOST_YAML:
+        raise ValueError(f"more than {MOST_YAML} characters")
     depth = 0
     for token in yaml.scan(text):
         depth += isinstance(token, starts) - isinstance(token, ends)
@@ -153,7 +150,8 @@ def _images(folder: Path, fields: Mapping[str, Any], split: str | None) -> list[
     root = root if is_folder(root) else folder
     places: dict[str, list[str]] = {}
     for name in SPLITS:
-        if listed := fields.get(name):
+        listed = fields.get(name)
+        if listed and listed not in NO_VALUES:
             places[name] = [listed] if isinstance(listed, str) else _texts(listed, name, folder)
         elif not fields:
             below = [f"images/{name}", f"{name}/images"]

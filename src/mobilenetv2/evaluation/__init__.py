@@ -20,6 +20,7 @@ from .detection import (
     DetectionScores,
     evaluate_detector,
     match_boxes,
+    read_matches,
     score_detections,
 )
 from .matching import how_named, match_classes
@@ -64,6 +65,7 @@ __all__ = [
     "match_boxes",
     "match_classes",
     "match_masks",
+    "read_matches",
     "score",
     "score_confusion",
     "score_detections",

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import csv
 import os
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -14,6 +16,7 @@ from numpy.typing import NDArray
 from ..boxes import overlaps
 from ..datasets import BoxDataset, BoxSample, Dataset, read_boxes
 from ..errors import ImageError, UserError, shortened
+from ..files import read_text
 from ..results import Detections
 from .coco import check_pycocotools, evaluated
 from .matching import match_classes
@@ -148,8 +151,8 @@ class DetectionEvaluation:
         lines = [
             f"{len(names)} {what}: {shortened(names)}"
             for names, what in (
-                (lacking, "classes of the data are not scored, which the model lacks"),
-                (self.unmatched, "classes of the model do not count, which the data lacks"),
+                (lacking, "classes of the data that the model lacks are not scored"),
+                (self.unmatched, "classes of the model that the data lacks do not count"),
             )
             if names
         ]
@@ -210,8 +213,39 @@ def match_boxes(dataset: BoxDataset, labels: tuple[str, ...]) -> dict[int, int]:
     if not matched:
         raise UserError(
             f"none of the model's {len(labels)} classes ({shortened([*map(repr, labels)])}) is one of "
-            f"the data's {len(dataset.classes)} ({shortened([*map(repr, dataset.classes)])})"
+            f"the data's {len(dataset.classes)} ({shortened([*map(repr, dataset.classes)])}); "
+            "`mobilenetv2 convert --labels` names the model's"
         )
+    return matched
+
+
+def read_matches(path: Path, dataset: BoxDataset, labels: tuple[str, ...]) -> dict[int, int]:
+    """The dataset's class of each of the model's classes, from a list.
+
+    Args:
+        path: A CSV file with the columns label, of the model, and class, of the dataset, one row
+            for each label that counts.
+        dataset: Its classes are matched.
+        labels: The model's.
+
+    Raises:
+        UserError: The file is no such list, or names a label or class that there is not.
+    """
+    rows = csv.DictReader(read_text(path, "utf-8-sig").splitlines())
+    if not {"label", "class"} <= {*(rows.fieldnames or ())}:
+        raise UserError(f"{path}: needs the columns label and class")
+    matched = {}
+    for row in rows:
+        label, name = row["label"], row["class"]
+        if label not in labels:
+            raise UserError(f"{path}: line {rows.line_num}: the model has no class {label!r:.80}")
+        if name not in dataset.classes:
+            raise UserError(f"{path}: line {rows.line_num}: the data has no class {name!r:.80}")
+        if labels.index(label) in matched:
+            raise UserError(f"{path}: line {rows.line_num}: {label!r:.80} once more")
+        matched[labels.index(label)] = dataset.classes.index(name)
+    if not matched:
+        raise UserError(f"{path}: no rows")
     return matched
 
 

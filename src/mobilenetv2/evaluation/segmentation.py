@@ -103,7 +103,7 @@ class SegmentationEvaluation:
         if not self.unmatched:
             return ()
         return (
-            f"{len(self.unmatched)} classes of the model are never right, which the data lacks: "
+            f"{len(self.unmatched)} classes of the model that the data lacks are never right: "
             f"{shortened(self.unmatched)}",
         )
 
