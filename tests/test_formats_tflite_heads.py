@@ -108,6 +108,25 @@ def test_float16_detectors(tmp_path, end) -> None:
     assert (imported.arrays[weight] == checkpoint.arrays[weight].astype(np.float16)).all()
 
 
+def test_predictors_in_another_order(tmp_path) -> None:
+    """Those of the last map run first."""
+    checkpoint = DETECTORS["SSDLite"]()
+    writer = TFLiteWriter(checkpoint)
+    ordered = read(writer.save(tmp_path / "ordered.tflite"))
+    moved = [
+        named(writer, f"head.{what}.{index}{layer}")
+        for index in reversed(range(6))
+        for what in ("scores", "boxes")
+        for layer in (".0.0", ".1")
+    ]
+    first = writer.graph.operators.index(writer.operators("RESHAPE")[0])
+    before, behind = writer.graph.operators[:first], writer.graph.operators[first:]
+    writer.graph.operators = [op for op in before if op not in moved] + moved + behind
+    imported = read(writer.save(tmp_path / "model.tflite"))
+    for name, array in ordered.arrays.items():
+        np.testing.assert_array_equal(imported.arrays[name], array, err_msg=name)
+
+
 @pytest.mark.parametrize(
     ("lines", "labels"),
     [("cat\ndog\nnewt\n", ("cat", "dog", "newt")), ("???\ncat\ndog\nnewt", ("cat", "dog", "newt")),
