@@ -149,7 +149,7 @@ class _Comparison:
         if sources != (SCORES,) or SCORE_ACTIVATIONS[op.code] != score:
             return f"a {op.code} after {sources[0]} has no place in it"
         self.match.made[op.outputs[0]] = PROBABILITIES
-        return None
+        return _compare_beta(op)
 
     def _keeps_size(self, op: Op) -> bool:
         """Whether it is a resize to the size that the map has."""
@@ -171,7 +171,7 @@ class _Comparison:
             return f"a RESHAPE after {source} to {shape}, not to rows of {self.rows[source]}"
         if op.code == "ARG_MAX" and self.graph.whole_numbers(op.inputs[1]) not in ((3,), (-1,)):
             return f"an ARG_MAX after {source} over other axes than the classes"
-        return None
+        return _compare_beta(op)
 
 
 def _compare_options(
@@ -211,6 +211,12 @@ def _compare_options(
             f"{layer.name} is padded {amounts[2:6]} (top, bottom, left, right), not {layer.padding}"
         )
     return None
+
+
+def _compare_beta(op: Op) -> str | None:
+    """The difference between a SOFTMAX and one of the scores themselves, or None."""
+    beta = op.options.get("Beta", 1)
+    return None if beta == 1 else f"a {op.code} multiplies what it reads by {beta:g}"
 
 
 def _compare_pool(graph: Graph, op: Op, layer: Layer) -> str | None:
