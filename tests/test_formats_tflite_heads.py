@@ -206,6 +206,7 @@ SEGMENTERS = {
     "ASPP, stride 8": lambda: model(DeepLab(4, aspp=True), output_stride=8),
     "stride 32": lambda: model(DeepLab(3), output_stride=32),
     "not square": lambda: model(DeepLab(2), resolution=(65, 97)),
+    "one place": lambda: model(DeepLab(2), resolution=(16, 16)),
     "even": lambda: model(DeepLab(2), resolution=(64, 80)),
     "symmetric": lambda: model(DeepLab(2), resolution=(64, 80), padding="symmetric"),
     "not rounded": lambda: model(DeepLab(2), width_mult=0.5, divisor=1, min_channels=1),

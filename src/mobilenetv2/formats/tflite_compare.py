@@ -117,7 +117,7 @@ class _Comparison:
                     return f"{POSTPROCESS} reads {shortened(sources)}, not {BOXES}, {PROBABILITIES}"
                 made.update(dict.fromkeys(op.outputs, DETECTIONS))
                 return _compare_anchors(self.graph, op, self.head, self.net)
-        if op.code in (*TRANSPARENT, "ARG_MAX") or self._keeps_size(op):
+        if op.code in (*TRANSPARENT, "ARG_MAX") or self._keeps_size(op, sources):
             return self._pass_on(op, sources)
         if op.code in KERNELS:
             layer = self.by_kernel.get(id(op))
@@ -151,10 +151,17 @@ class _Comparison:
         self.match.made[op.outputs[0]] = PROBABILITIES
         return _compare_beta(op)
 
-    def _keeps_size(self, op: Op) -> bool:
-        """Whether it is a resize to the size that the map has."""
+    def _keeps_size(self, op: Op, sources: tuple[str, ...]) -> bool:
+        """Whether it is a resize to the size that the map has, and none of the network's, which may
+        do the same to a map of one place.
+        """
         before, after = (self.graph.tensors[i].shape for i in (op.inputs[0], op.outputs[0]))
-        return op.code == "RESIZE_BILINEAR" and before == after
+        same = [
+            layer.sources
+            for layer in self.net.layers
+            if layer.kind == "resize" and layer.in_shape == layer.out_shape
+        ]
+        return op.code == "RESIZE_BILINEAR" and before == after and sources not in same
 
     def _pass_on(self, op: Op, sources: tuple[str, ...]) -> str | None:
         """An operator that changes no value: its output counts as what it reads."""
