@@ -293,6 +293,15 @@ def test_hugging_face_segmenter_with_labels_and_an_image_processor(tmp_path) -> 
     assert shape == (1, 65, 65, 2)
 
 
+def test_what_is_assumed_of_a_segmenter_alone(tmp_path) -> None:
+    """Strides do not show in arrays."""
+    imported = read_state_dict(tmp_path / "model.pth", hugging_face(segmenter()))
+    assert imported.architecture.output_stride == 32
+    images, stride = imported.notes
+    assert "long side fits 224 x 224" in images
+    assert stride == "there is no config.json; the output stride is assumed to be 32"
+
+
 @pytest.mark.parametrize(
     "name",
     [

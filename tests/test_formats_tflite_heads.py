@@ -108,6 +108,25 @@ def test_float16_detectors(tmp_path, end) -> None:
     assert (imported.arrays[weight] == checkpoint.arrays[weight].astype(np.float16)).all()
 
 
+def test_predictors_in_another_order(tmp_path) -> None:
+    """Those of the last map run first."""
+    checkpoint = DETECTORS["SSDLite"]()
+    writer = TFLiteWriter(checkpoint)
+    ordered = read(writer.save(tmp_path / "ordered.tflite"))
+    moved = [
+        named(writer, f"head.{what}.{index}{layer}")
+        for index in reversed(range(6))
+        for what in ("scores", "boxes")
+        for layer in (".0.0", ".1")
+    ]
+    first = writer.graph.operators.index(writer.operators("RESHAPE")[0])
+    before, behind = writer.graph.operators[:first], writer.graph.operators[first:]
+    writer.graph.operators = [op for op in before if op not in moved] + moved + behind
+    imported = read(writer.save(tmp_path / "model.tflite"))
+    for name, array in ordered.arrays.items():
+        np.testing.assert_array_equal(imported.arrays[name], array, err_msg=name)
+
+
 @pytest.mark.parametrize(
     ("lines", "labels"),
     [("cat\ndog\nnewt\n", ("cat", "dog", "newt")), ("???\ncat\ndog\nnewt", ("cat", "dog", "newt")),
@@ -187,6 +206,7 @@ SEGMENTERS = {
     "ASPP, stride 8": lambda: model(DeepLab(4, aspp=True), output_stride=8),
     "stride 32": lambda: model(DeepLab(3), output_stride=32),
     "not square": lambda: model(DeepLab(2), resolution=(65, 97)),
+    "one place": lambda: model(DeepLab(2), resolution=(16, 16)),
     "even": lambda: model(DeepLab(2), resolution=(64, 80)),
     "symmetric": lambda: model(DeepLab(2), resolution=(64, 80), padding="symmetric"),
     "not rounded": lambda: model(DeepLab(2), width_mult=0.5, divisor=1, min_channels=1),

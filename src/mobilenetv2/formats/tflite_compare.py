@@ -117,7 +117,7 @@ class _Comparison:
                     return f"{POSTPROCESS} reads {shortened(sources)}, not {BOXES}, {PROBABILITIES}"
                 made.update(dict.fromkeys(op.outputs, DETECTIONS))
                 return _compare_anchors(self.graph, op, self.head, self.net)
-        if op.code in (*TRANSPARENT, "ARG_MAX") or self._keeps_size(op):
+        if op.code in (*TRANSPARENT, "ARG_MAX") or self._keeps_size(op, sources):
             return self._pass_on(op, sources)
         if op.code in KERNELS:
             layer = self.by_kernel.get(id(op))
@@ -149,12 +149,19 @@ class _Comparison:
         if sources != (SCORES,) or SCORE_ACTIVATIONS[op.code] != score:
             return f"a {op.code} after {sources[0]} has no place in it"
         self.match.made[op.outputs[0]] = PROBABILITIES
-        return None
+        return _compare_beta(op)
 
-    def _keeps_size(self, op: Op) -> bool:
-        """Whether it is a resize to the size that the map has."""
+    def _keeps_size(self, op: Op, sources: tuple[str, ...]) -> bool:
+        """Whether it is a resize to the size that the map has, and none of the network's, which may
+        do the same to a map of one place.
+        """
         before, after = (self.graph.tensors[i].shape for i in (op.inputs[0], op.outputs[0]))
-        return op.code == "RESIZE_BILINEAR" and before == after
+        same = [
+            layer.sources
+            for layer in self.net.layers
+            if layer.kind == "resize" and layer.in_shape == layer.out_shape
+        ]
+        return op.code == "RESIZE_BILINEAR" and before == after and sources not in same
 
     def _pass_on(self, op: Op, sources: tuple[str, ...]) -> str | None:
         """An operator that changes no value: its output counts as what it reads."""
@@ -171,7 +178,7 @@ class _Comparison:
             return f"a RESHAPE after {source} to {shape}, not to rows of {self.rows[source]}"
         if op.code == "ARG_MAX" and self.graph.whole_numbers(op.inputs[1]) not in ((3,), (-1,)):
             return f"an ARG_MAX after {source} over other axes than the classes"
-        return None
+        return _compare_beta(op)
 
 
 def _compare_options(
@@ -211,6 +218,12 @@ def _compare_options(
             f"{layer.name} is padded {amounts[2:6]} (top, bottom, left, right), not {layer.padding}"
         )
     return None
+
+
+def _compare_beta(op: Op) -> str | None:
+    """The difference between a SOFTMAX and one of the scores themselves, or None."""
+    beta = op.options.get("Beta", 1)
+    return None if beta == 1 else f"a {op.code} multiplies what it reads by {beta:g}"
 
 
 def _compare_pool(graph: Graph, op: Op, layer: Layer) -> str | None:

@@ -92,22 +92,20 @@ class _Wiring:
                 else:
                     yield reader
 
-    def way(self, op: Op) -> list[Op]:
-        """The operators behind a predictor, up to the one that makes an output of the graph, or to the
-        detection operator.
+    def chain(self, op: Op) -> list[Op]:
+        """A predictor and the operators behind it, up to the one that makes an output of the graph, or
+        an input of the detection operator.
         """
-        behind: list[Op] = []
+        chain = [op]
         while True:
-            (output,) = op.outputs
+            (output,) = chain[-1].outputs
             readers = self.readers.get(output, [])
-            if output in self.graph.outputs or not readers:
-                return behind
-            op, *others = readers
-            if others or op.code not in (*TRANSPARENT, *ACTIVATIONS, "CONCATENATION", POSTPROCESS):
-                raise ModelFileError(f"not an SSD: a {op.code} behind its predictors")
-            behind.append(op)
-            if op.code == POSTPROCESS:
-                return behind
+            codes = {reader.code for reader in readers}
+            if output in self.graph.outputs or not readers or codes == {POSTPROCESS}:
+                return chain
+            if len(readers) > 1 or not codes <= {*TRANSPARENT, *ACTIVATIONS, "CONCATENATION"}:
+                raise ModelFileError(f"not an SSD: a {readers[0].code} behind its predictors")
+            chain.append(readers[0])
 
 
 def _backbone(wiring: _Wiring, kernels: Sequence[Op]) -> tuple[dict[str, Op], Sequence[Op], int]:
@@ -192,6 +190,14 @@ def _detector(wiring: _Wiring) -> NamedKernels:
         for source in before.values()
         if source is not None and source.code == "DEPTHWISE_CONV_2D"
     }
+    place = {id(op): index for index, op in enumerate(wiring.kernels)}
+
+    def map_of(op: Op) -> int:
+        source = before[id(op)]
+        source = wiring.source(source) if source is not None and id(source) in filters else source
+        return place.get(id(source), -1)
+
+    predictors.sort(key=map_of)
     apart = {id(op) for op in predictors} | filters.keys()
     ops, tail, block = _backbone(wiring, [op for op in wiring.kernels if id(op) not in apart])
     if not tail:
@@ -223,19 +229,18 @@ def _parts(wiring: _Wiring, predictors: Sequence[Op]) -> list[str]:
     The detection operator reads boxes first. Without it boxes are what has no activation and four
     numbers in a row.
     """
+    inputs = [op.inputs[:2] for op in wiring.graph.ops if op.code == POSTPROCESS]
     ends, kinds = [], {}
     for op in predictors:
-        way = [op, *wiring.way(op)]
-        index = way[-1 - (way[-1].code == POSTPROCESS)].outputs[0]
+        chain = wiring.chain(op)
+        index = chain[-1].outputs[0]
         ends.append(index)
-        if way[-1].code == POSTPROCESS:
-            kinds[index] = ("boxes", "scores", "")[min(2, way[-1].inputs.index(index))]
-        elif ACTIVATIONS.keys() & {step.code for step in way}:
-            kinds[index] = "scores"
+        if inputs:
+            is_boxes = index == inputs[0][0]
         else:
-            kinds[index] = "" if wiring.graph.tensors[index].shape[-1] == 4 else "scores"
-    if len(kinds) == 2 and set(kinds.values()) == {"", "scores"}:
-        kinds = {index: kind or "boxes" for index, kind in kinds.items()}
+            activated = ACTIVATIONS.keys() & {step.code for step in chain}
+            is_boxes = not activated and wiring.graph.tensors[index].shape[-1] == 4
+        kinds[index] = "boxes" if is_boxes else "scores"
     if sorted(kinds.values()) != ["boxes", "scores"]:
         names = ", ".join(wiring.graph.tensors[index].name for index in list(kinds)[:3])
         raise ModelFileError(f"not an SSD: its predictors end in {names}, not in boxes and scores")
