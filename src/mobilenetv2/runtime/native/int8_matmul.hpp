@@ -129,6 +129,24 @@ MNV2_NOINLINE void finish_pixels(const Matmul<std::uint8_t>& job, const Panel& p
   }
 }
 
+// input_factor times the inputs of each of `count` pixels from `from` on.
+MNV2_NOINLINE void sum_inputs(const Matmul<std::uint8_t>& job, int from, int count, std::int32_t* sums) {
+  const Ints ones = splat_ints(0x01010101);
+  const std::uint8_t* pixel = job.in + from * job.in_pixel;
+  for (int p = 0; p < count; p++, pixel += job.in_pixel) {
+    Ints sum = splat_ints(0);
+    for (int r = 0; r < job.row_count; r++) {
+      for (int s = 0; s < job.segment_count; s++) {
+        const std::uint8_t* const in = pixel + r * job.in_row + s * job.in_segment;
+        int k = 0;
+        for (; k + 4 * LANES <= job.depth; k += 4 * LANES) sum = dot(sum, load_quads(in + k, LANES), ones);
+        if (k < job.depth) sum = dot(sum, load_quads(in + k, (job.depth - k) / 4), ones);
+      }
+    }
+    sums[p] = job.input_factor * sum_lanes(sum);
+  }
+}
+
 // The tile of ROWS pixels x VECTORS vectors at pixel `from`. AHEAD: a line of `ahead` is fetched with each step.
 template <int ROWS, int VECTORS, bool AHEAD>
 MNV2_NOINLINE void tile(const Matmul<std::uint8_t>& job, const Panel& panel, int from, const std::int8_t* ahead) {
@@ -136,6 +154,12 @@ MNV2_NOINLINE void tile(const Matmul<std::uint8_t>& job, const Panel& panel, int
   MNV2_UNROLL for (int j = 0; j < VECTORS; j++) {
     const Ints start = load_ints(job.bias + panel.channel + j * LANES);
     MNV2_UNROLL for (int i = 0; i < ROWS; i++) sum[i][j] = start;
+  }
+  if (job.input_sums) {
+    MNV2_UNROLL for (int i = 0; i < ROWS; i++) {
+      const Ints more = splat_ints(job.input_sums[from + i]);
+      MNV2_UNROLL for (int j = 0; j < VECTORS; j++) sum[i][j] = add_ints(sum[i][j], more);
+    }
   }
   const std::ptrdiff_t pixel = job.in_pixel;
   const std::int8_t* weights = job.weights + panel.weights;

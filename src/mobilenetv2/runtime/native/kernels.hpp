@@ -61,8 +61,8 @@ struct Requantize {
 // one per block; a 3x3 convolution over padded rows has three rows, of three segments if dilated. Each sum runs in the
 // order of the weights, whatever the tiles, so that results do not depend on how the work was cut.
 //
-// Weights beyond a signed byte, as old TensorFlow files have them (unsigned with a zero point), are a sum of two or
-// more matrices of signed bytes over one input: so many rows or segments that begin at the same place ("copies").
+// Weights beyond a signed byte, as old TensorFlow files have them (unsigned with a zero point), are stored less
+// `input_factor`: a pixel's inputs are summed once, and `input_factor` times that is added to all of its outputs.
 template <class T>
 struct Matmul {
   const T* in;
@@ -75,6 +75,8 @@ struct Matmul {
   int panel_count;
   const typename Types<T>::Weight* weights;
   const typename Types<T>::Sum* bias;  // whole vectors
+  int input_factor;                    // of bytes
+  const std::int32_t* input_sums;      // the kernels' own: of each pixel, times input_factor; null if that is 0
   int channels;                        // stores stop there
   const T* shortcut;                   // dense; null if none. May be `out`
   std::ptrdiff_t shortcut_pixel;
@@ -91,7 +93,7 @@ struct Matmul {
 // rows[r * stride + i * dilation], null where that row lies outside the image; at least one row of the three exists,
 // any stride and dilation of at least 1.
 // Weights of float: 9 x weight_row. Of bytes: a block is `copies` x 3 rows x BLOCK x 4, the last being a row's taps and
-// a zero.
+// a zero; weights beyond a signed byte are the sum of several copies.
 template <class T>
 struct Depthwise {
   const T* const* rows;  // their first block

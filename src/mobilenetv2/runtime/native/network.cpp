@@ -74,22 +74,21 @@ void check_rounding(const Factors& factors, const Rounding& rounding) {
 }
 
 template <class T>
-int Network<T>::add_matrix(const Weight* weights, const Sum* bias, int channels, int depth, int copies,
+int Network<T>::add_matrix(const Weight* weights, const Sum* bias, int channels, int depth, int input_factor,
                            const Factors& factors, const Rounding& rounding) {
   constexpr int TOGETHER = sizeof(T) == 1 ? 4 : 1;  // steps of the depth in a lane
   check_rounding<T>(factors, rounding);
   const int lanes = kernels_->lanes;
   const int vectors = (channels + lanes - 1) / lanes;
-  const int whole_depth = depth * copies;
   Matrix<T> matrix;
   matrix.channels = channels;
   matrix.depth = depth;
-  matrix.copies = copies;
+  matrix.input_factor = input_factor;
   matrix.rounding = rounding;
   std::vector<int> order;  // the channel of each lane
   for (int done = 0; done < vectors;) {
     const int width = next_panel(vectors - done, kernels_->panel_vectors);
-    const std::ptrdiff_t before = static_cast<std::ptrdiff_t>(done) * lanes * whole_depth;
+    const std::ptrdiff_t before = static_cast<std::ptrdiff_t>(done) * lanes * depth;
     matrix.panels.push_back({done * lanes, width, before});
     const bool interleaved = kernels_->interleaves && !is_to_float(rounding.mode) && width % 2 == 0;
     for (int i = 0; i < width * lanes; i++) {
@@ -102,14 +101,14 @@ int Network<T>::add_matrix(const Weight* weights, const Sum* bias, int channels,
   matrix.factor = in_order(factors.factor, channels, order);
   matrix.fraction = in_order(factors.fraction, channels, order);
   matrix.power = in_order(factors.power, channels, order);
-  matrix.weights = Buffer<Weight>(order.size() * static_cast<std::size_t>(whole_depth));
+  matrix.weights = Buffer<Weight>(order.size() * static_cast<std::size_t>(depth));
   Weight* to = matrix.weights.data();
   for (const Panel& panel : matrix.panels) {
     const int* const first = order.data() + panel.channel;
-    for (int k = 0; k < whole_depth; k += TOGETHER) {
+    for (int k = 0; k < depth; k += TOGETHER) {
       for (const int* c = first; c < first + panel.vectors * lanes; c++) {
         for (int i = 0; i < TOGETHER; i++) {
-          *to++ = *c < channels ? weights[static_cast<std::ptrdiff_t>(*c) * whole_depth + k + i] : Weight{};
+          *to++ = *c < channels ? weights[static_cast<std::ptrdiff_t>(*c) * depth + k + i] : Weight{};
         }
       }
     }

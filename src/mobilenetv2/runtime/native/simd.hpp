@@ -18,6 +18,7 @@
 // For bytes and 32-bit integers:
 //   Ints                       LANES integers of 32 bits
 //   load_ints, store_ints, store_some_ints, splat_ints, add_ints
+//   load_quads, sum_lanes      the first `count` lanes of four bytes each, others are 0; the sum of all lanes
 //   load_weights, splat_quad   four signed bytes per lane; four bytes in all lanes
 //   dot                        sum + the products of four bytes and four signed bytes, exactly
 //   to_floats, to_ints         to_ints rounds to the nearest even

@@ -69,6 +69,14 @@ inline __m128i some_bytes(const std::uint8_t* from, int count) {
 inline Ints load_byte_ints(const std::uint8_t* from, int count) {
   return _mm256_cvtepu8_epi32(some_bytes(from, count));
 }
+inline Ints load_quads(const std::uint8_t* from, int count) {
+  return _mm256_maskload_epi32(reinterpret_cast<const int*>(from), first(count));
+}
+inline int sum_lanes(Ints value) {
+  const __m128i half = _mm_add_epi32(_mm256_castsi256_si128(value), _mm256_extracti128_si256(value, 1));
+  const __m128i pair = _mm_add_epi32(half, _mm_shuffle_epi32(half, 0x4e));
+  return _mm_cvtsi128_si32(_mm_add_epi32(pair, _mm_shuffle_epi32(pair, 0xb1)));
+}
 inline void store_ints(std::int32_t* to, Ints value) { _mm256_storeu_si256(reinterpret_cast<__m256i*>(to), value); }
 inline void store_some_ints(std::int32_t* to, Ints value, int count) {
   _mm256_maskstore_epi32(to, first(count), value);

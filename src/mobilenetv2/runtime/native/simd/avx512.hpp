@@ -64,6 +64,8 @@ inline Ints to_ints(Vec value) { return _mm512_cvtps_epi32(value); }
 inline Ints load_byte_ints(const std::uint8_t* from, int count) {
   return _mm512_cvtepu8_epi32(_mm_maskz_loadu_epi8(first(count), from));
 }
+inline Ints load_quads(const std::uint8_t* from, int count) { return _mm512_maskz_loadu_epi32(first(count), from); }
+inline int sum_lanes(Ints value) { return _mm512_reduce_add_epi32(value); }
 inline void store_ints(std::int32_t* to, Ints value) { _mm512_storeu_si512(to, value); }
 inline void store_some_ints(std::int32_t* to, Ints value, int count) {
   _mm512_mask_storeu_epi32(to, first(count), value);

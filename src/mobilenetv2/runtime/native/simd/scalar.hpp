@@ -59,6 +59,8 @@ inline Ints dot(Ints sum, Ints bytes, Ints weights) {
 inline Vec to_floats(Ints value) { return static_cast<float>(value); }
 inline Ints to_ints(Vec value) { return static_cast<Ints>(__builtin_lrintf(value)); }
 inline Ints load_byte_ints(const std::uint8_t* from, int) { return *from; }
+inline Ints load_quads(const std::uint8_t* from, int count) { return count > 0 ? splat_quad(from) : 0; }
+inline int sum_lanes(Ints value) { return value; }
 inline void store_ints(std::int32_t* to, Ints value) { *to = value; }
 inline void store_some_ints(std::int32_t* to, Ints value, int) { *to = value; }
 inline void store_bytes(std::uint8_t* to, Ints value) { *to = static_cast<std::uint8_t>(value); }
