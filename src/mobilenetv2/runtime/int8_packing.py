@@ -251,7 +251,7 @@ def _matrix(weight: NDArray[np.int64], layer: Layer, middle: int) -> tuple[NDArr
     is beyond a signed byte, all of them are less `middle`, which is returned too; else 0.
     """
     runs = rows(filled(weight.reshape(len(weight), layer.kernel, -1), axis=2, unit=4))
-    if -128 <= runs.min() and runs.max() <= 127:
+    if runs.min() >= -128 and runs.max() <= 127:
         middle = 0
     return np.ascontiguousarray(runs - middle, np.int8), middle
 

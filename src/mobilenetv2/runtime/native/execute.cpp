@@ -192,10 +192,22 @@ void set_rounding(Job& job, const Packed& packed) {
   const Rounding& from = packed.rounding;
   job.low = from.low;
   job.high = from.high;
-  job.requantize = {from.mode,         packed.factor.data(), packed.fraction.data(), packed.power.data(),
-                    from.zero,         from.shortcut_zero,   from.shortcut_factor,   from.product_low,
-                    from.product_high, from.product,         from.shortcut,          from.total,
-                    nullptr,           from.float_scale};
+  job.requantize = {from.mode,
+                    packed.factor.data(),
+                    packed.half.data(),
+                    packed.fraction.data(),
+                    packed.power.data(),
+                    from.zero,
+                    from.shortcut_zero,
+                    from.shortcut_factor,
+                    from.product_low,
+                    from.product_high,
+                    from.product,
+                    from.shortcut,
+                    from.total,
+                    packed.near,
+                    nullptr,
+                    from.float_scale};
 }
 
 template <class T>

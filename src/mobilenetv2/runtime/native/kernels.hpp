@@ -39,18 +39,19 @@ struct Panel {
   std::ptrdiff_t weights;
 };
 
-// What makes codes or floats of a layer's int8 sums; rounding.hpp says what each mode does. `factor` belongs to the
-// modes that round once, `fraction` and `power` to the others: one number per channel of the matrix. The clamps `low`
-// and `high` of the job are codes less `zero`.
+// What makes codes or floats of a layer's int8 sums; rounding.hpp says what each mode does. One number per channel of the
+// matrix: `factor` for the modes that round once, `fraction` and `power` for the others, whose results are near
+// sum * factor + half. The clamps `low` and `high` of the job are codes less `zero`.
 struct Requantize {
   RoundingMode mode;
-  const float* factor;
+  const float *factor, *half;
   const double *fraction, *power;
   int zero;                         // zero point of the output
   int shortcut_zero;                // zero point of the shortcut
   float shortcut_factor;            // ONCE: steps of the output in a step of the shortcut
   float product_low, product_high;  // TWICE with a shortcut: clamps of the product
   Twice product, shortcut, total;   // TWICE with a shortcut
+  Near near;                        // TWICE and TWICE_NON_NEGATIVE
   float* floats;                    // ..._TO_FLOAT: where results go
   float float_scale;                // ..._TO_FLOAT: what they are multiplied by
 };
@@ -114,10 +115,11 @@ struct Depthwise {
 };
 
 // labels[i] = the first channel with the greatest value, of each of `width` outputs of a resized row:
-// upper[left[i] + c] * (1 - share[i]) + upper[right[i] + c] * share[i]. With `lower`, whose terms are added to those of
-// `upper`, values are codes: halves are added, and fractions cut off.
+// upper[left[i] + c] * (1 - share[i]) + upper[right[i] + c] * share[i]. The terms of `lower`, if it is not null, are added
+// to those of `upper`; values that are codes have a half added and their fraction cut off.
 struct Labels {
   const float *upper, *lower;  // per column, channels side by side
+  bool codes;
   int channels, width;
   const std::int32_t *left, *right;
   const float* share;

@@ -63,9 +63,10 @@ struct Matrix {
   std::vector<Panel> panels;
   Buffer<typename Types<T>::Weight> weights;
   Buffer<typename Types<T>::Sum> bias;
-  Buffer<float> factor;  // of int8, as all that follows
+  Buffer<float> factor, half;  // of int8, as all that follows
   Buffer<double> fraction, power;
   Rounding rounding;
+  Near near{};
   std::size_t begin = 0;  // lines of weights in the matrices added before
 
   std::size_t lines() const { return weights.size() * sizeof(typename Types<T>::Weight) / LINE_BYTES; }
@@ -77,9 +78,10 @@ struct DepthwiseWeights {
   int copies = 1;
   Buffer<typename Types<T>::Weight> weights;  // as Depthwise wants them
   Buffer<typename Types<T>::Sum> bias;
-  Buffer<float> factor;
+  Buffer<float> factor, half;
   Buffer<double> fraction, power;
   Rounding rounding;
+  Near near{};
 };
 
 // What makes output rows out of input rows: a k x k convolution (`conv` is set), or an inverted residual without the

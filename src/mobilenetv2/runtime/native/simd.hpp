@@ -13,7 +13,9 @@
 //   fma                        a * b + c, rounded once where the target can
 //   add, sub, mul, lowest, highest
 //   whole                      without the fraction
-//   if_greater                 a > b ? x : y, per lane
+//   if_greater                 a > b ? x : y, per lane; any_greater: whether a > b in any
+//   nearest, off_whole         the nearest whole number; the value less that
+//   larger_magnitude, with_sign  of two, without its sign; a positive value with another's sign
 //   in_register                the value itself, not to be read from memory again
 // For bytes and 32-bit integers:
 //   Ints                       LANES integers of 32 bits

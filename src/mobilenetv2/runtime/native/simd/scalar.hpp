@@ -32,6 +32,14 @@ inline Vec add(Vec a, Vec b) { return a + b; }
 inline Vec sub(Vec a, Vec b) { return a - b; }
 inline Vec whole(Vec value) { return __builtin_truncf(value); }
 inline Vec if_greater(Vec a, Vec b, Vec x, Vec y) { return a > b ? x : y; }
+inline bool any_greater(Vec a, Vec b) { return a > b; }
+inline Vec nearest(Vec value) { return __builtin_rintf(value); }
+inline Vec off_whole(Vec value) { return value - nearest(value); }
+inline Vec larger_magnitude(Vec a, Vec b) {
+  const float magnitude = __builtin_fabsf(b);
+  return a > magnitude ? a : magnitude;
+}
+inline Vec with_sign(Vec value, Vec of) { return __builtin_copysignf(value, of); }
 inline Vec mul(Vec a, Vec b) { return a * b; }
 inline Vec lowest(Vec a, Vec b) { return a < b ? a : b; }
 inline Vec highest(Vec a, Vec b) { return a > b ? a : b; }
