@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from functools import cache
 
 import numpy as np
@@ -10,9 +11,11 @@ import pytest
 from mobilenetv2 import formats
 from mobilenetv2.architecture import Architecture
 from mobilenetv2.errors import UserError
+from mobilenetv2.graph import network
 from mobilenetv2.heads import Classifier
 from mobilenetv2.int8 import Int8Checkpoint
 from mobilenetv2.runtime import Engine, Int8Reference, _native
+from mobilenetv2.runtime.steps import group
 from mobilenetv2.runtime.timing import measure
 
 from .conftest import random_checkpoint
@@ -58,6 +61,29 @@ def test_the_largest_sums(isa, weight) -> None:
     for rounding in ("nearest", "twice"):
         found = extreme(model("same", rounding, False), weight)
         np.testing.assert_array_equal(Engine(found, 1, isa)(white), Int8Reference(found)(white))
+
+
+@pytest.mark.parametrize("unsigned", [False, True])
+@pytest.mark.parametrize("isa", ISAS)
+def test_results_that_are_halves(isa, unsigned) -> None:
+    """Scales that are powers of two: a quarter of the results are halves, which float32 cannot
+    round twice.
+    """
+    model = random_int8("twice", unsigned, classes=5, resolution=(48, 48), width_mult=0.35)
+    layers = {
+        name: replace(layer, scale=np.full_like(layer.scale, 2.0**-6))
+        for name, layer in model.layers.items()
+    }
+    scales = {name: replace(out, scale=2.0**-4) for name, out in model.activations.items()}
+    halves = replace(model, layers=layers, image_scale=2.0**-4, activations=scales)
+    pixels = image(3, 2, 48, 31)
+    names = [step.output for step in group(network(model.architecture)).steps][:-1]
+    stored = Int8Reference(halves).run(pixels, names)
+    assert all(len(np.unique(values)) > 2 for values in stored.values())
+    engine = Engine(halves, 1, isa)
+    for name, values in engine.outputs(pixels, names).items():
+        codes = np.rint(values / scales[name].scale) + scales[name].zero_point
+        np.testing.assert_array_equal(codes, stored[name], err_msg=name)
 
 
 @pytest.mark.parametrize("isa", ISAS)

@@ -118,7 +118,7 @@ class ByteNetwork:
         self,
         weights: NDArray[Any],
         bias: NDArray[Any],
-        copies: int = 1,
+        input_factor: int = 0,
         factor: NDArray[Any] | None = None,
         fraction: NDArray[Any] | None = None,
         power: NDArray[Any] | None = None,

@@ -37,8 +37,9 @@ BIAS_LIMIT = 1 << 30  # leaves the other half of 32 bits to the products
 
 
 def pack_int8(network: _native.ByteNetwork, checkpoint: Int8Checkpoint, steps: Steps) -> Weights:
-    """Packs int8 weights: the input's zero point goes into the bias, and weights beyond a signed
-    byte become several matrices whose products are added.
+    """Packs int8 weights: the input's zero point goes into the bias. Of weights beyond a signed byte,
+    a matrix is stored less a number that is the factor of the sum of the inputs, and depthwise taps
+    become several whose products are added.
     """
     handles: dict[str, int] = {}
     described = layers(checkpoint.architecture)
@@ -57,16 +58,19 @@ def pack_int8(network: _native.ByteNetwork, checkpoint: Int8Checkpoint, steps: S
             for name, array in _factors(checkpoint, layer, added).items()
         }
         weight = laid_out(layer, weight, steps)
-        parts = _signed_bytes(weight)
-        packed = _taps(parts) if layer.kind == "depthwise" else _together(parts, layer)
-        add = network.add_depthwise if layer.kind == "depthwise" else network.add_matrix
-        handles[layer.name] = add(
-            packed,
-            bias.astype(np.int32),
-            len(parts),
-            rounding=_rounding(checkpoint, layer, added, _largest(weight, bias, factors)),
-            **{name: np.ascontiguousarray(array) for name, array in factors.items()},
-        )
+        rounding = _rounding(checkpoint, layer, added, _largest(weight, bias, factors))
+        factors = {name: np.ascontiguousarray(array) for name, array in factors.items()}
+        bias = bias.astype(np.int32)
+        if layer.kind == "depthwise":
+            parts = _signed_bytes(weight)
+            handles[layer.name] = network.add_depthwise(
+                _taps(parts), bias, len(parts), rounding=rounding, **factors
+            )
+        else:
+            matrix, input_factor = _matrix(weight, layer, 128 - stored.zero_point)
+            handles[layer.name] = network.add_matrix(
+                matrix, bias, input_factor, rounding=rounding, **factors
+            )
     network.set_pixel_padding([float(zero) for zero in checkpoint.image_zero_points])
     first = next(iter(handles.values()))
     return Weights(handles, first, network.panel_channels, 1)
@@ -242,13 +246,14 @@ def _signed_bytes(weight: NDArray[np.int64]) -> list[NDArray[np.int8]]:
     return parts
 
 
-def _together(parts: list[NDArray[np.int8]], layer: Layer) -> NDArray[np.int8]:
-    """Rows for a matrix: of each kernel row its pixels as one run of a multiple of 4, the parts one
-    after another.
+def _matrix(weight: NDArray[np.int64], layer: Layer, middle: int) -> tuple[NDArray[np.int8], int]:
+    """Rows for a matrix: of each kernel row its pixels as one run of a multiple of 4. Where a weight
+    is beyond a signed byte, all of them are less `middle`, which is returned too; else 0.
     """
-    runs = [filled(part.reshape(len(part), layer.kernel, -1), axis=2, unit=4) for part in parts]
-    stacked = np.stack(runs, axis=2 if layer.kernel > 1 else 1)
-    return np.ascontiguousarray(rows(stacked))
+    runs = rows(filled(weight.reshape(len(weight), layer.kernel, -1), axis=2, unit=4))
+    if runs.min() >= -128 and runs.max() <= 127:
+        middle = 0
+    return np.ascontiguousarray(runs - middle, np.int8), middle
 
 
 def _taps(parts: list[NDArray[np.int8]]) -> NDArray[np.int8]:

@@ -136,7 +136,7 @@ void execute_step(const Run<T>& run, const Step& step) {
 // Lines of weights up to the end of `panel`, counted from the matrix's first.
 template <class T>
 std::size_t lines_up_to(const Matrix<T>& matrix, const Panel& panel, int lanes) {
-  const std::ptrdiff_t size = static_cast<std::ptrdiff_t>(panel.vectors) * lanes * matrix.depth * matrix.copies;
+  const std::ptrdiff_t size = static_cast<std::ptrdiff_t>(panel.vectors) * lanes * matrix.depth;
   return static_cast<std::size_t>(panel.weights + size) * sizeof(typename Types<T>::Weight) / LINE_BYTES;
 }
 
@@ -168,7 +168,7 @@ void Ahead<T>::fetch(const Matrix<T>& matrix, Matmul<T>& job) {
   const Matrix<T>& next = all[matrix_];
   const std::size_t room = here + AHEAD_LINES - std::min(here + AHEAD_LINES, next.begin + line_);
   const std::size_t time = static_cast<std::size_t>(job.pixels / network_.kernels().tile_rows * job.panel_count) *
-                           static_cast<std::size_t>(matrix.depth * matrix.copies) / STEP;
+                           static_cast<std::size_t>(matrix.depth) / STEP;
   job.ahead = next.weights.data() + line_ * LINE_BYTES / sizeof(typename Types<T>::Weight);
   job.ahead_lines = static_cast<int>(std::min({room, time, next.lines() - line_}));
   line_ += static_cast<std::size_t>(job.ahead_lines);
@@ -192,10 +192,22 @@ void set_rounding(Job& job, const Packed& packed) {
   const Rounding& from = packed.rounding;
   job.low = from.low;
   job.high = from.high;
-  job.requantize = {from.mode,         packed.factor.data(), packed.fraction.data(), packed.power.data(),
-                    from.zero,         from.shortcut_zero,   from.shortcut_factor,   from.product_low,
-                    from.product_high, from.product,         from.shortcut,          from.total,
-                    nullptr,           from.float_scale};
+  job.requantize = {from.mode,
+                    packed.factor.data(),
+                    packed.half.data(),
+                    packed.fraction.data(),
+                    packed.power.data(),
+                    from.zero,
+                    from.shortcut_zero,
+                    from.shortcut_factor,
+                    from.product_low,
+                    from.product_high,
+                    from.product,
+                    from.shortcut,
+                    from.total,
+                    packed.near,
+                    nullptr,
+                    from.float_scale};
 }
 
 template <class T>
@@ -203,7 +215,7 @@ Matmul<T> dense_matmul(const Matrix<T>& matrix, const T* in, int channels, int p
   Matmul<T> job{};
   job.in = in;
   job.in_pixel = channels;
-  job.row_count = matrix.copies;
+  job.row_count = 1;
   job.segment_count = 1;
   job.depth = matrix.depth;
   job.pixels = pixels;
@@ -211,6 +223,7 @@ Matmul<T> dense_matmul(const Matrix<T>& matrix, const T* in, int channels, int p
   job.panel_count = static_cast<int>(matrix.panels.size());
   job.weights = matrix.weights.data();
   job.bias = matrix.bias.data();
+  job.input_factor = matrix.input_factor;
   job.channels = matrix.channels;
   job.shortcut_pixel = matrix.channels;
   job.out = out;

@@ -58,11 +58,39 @@ struct Columns {
   }
 };
 
+// Turns the sums of a block of channels into what is stored, but for clamping in the modes that leave it to the packing.
+template <RoundingMode MODE>
+inline void byte_codes(const Depthwise<std::uint8_t>& job, int block, Ints (&sum)[QUADS]) {
+  constexpr bool TWICE = MODE == RoundingMode::TWICE || MODE == RoundingMode::TWICE_NON_NEGATIVE;
+  const Requantize& to = job.requantize;
+  if constexpr (TWICE) {
+    Vec worst = zero();
+    Ints near[QUADS];
+    MNV2_UNROLL for (int q = 0; q < QUADS; q++) {
+      const NearCodes<MODE, PerQuad> codes(to, block * BLOCK + 4 * q);
+      Vec value = codes(sum[q], worst);
+      if constexpr (MODE == RoundingMode::TWICE) value = clamped(value, splat(job.low), splat(job.high));
+      near[q] = to_ints(value);
+      if constexpr (MODE == RoundingMode::TWICE) near[q] = add_ints(near[q], splat_ints(to.zero));
+    }
+    if (!near_halves(to, worst)) {
+      MNV2_UNROLL for (int q = 0; q < QUADS; q++) sum[q] = near[q];
+      return;
+    }
+  }
+  MNV2_UNROLL for (int q = 0; q < QUADS; q++) {
+    const Codes<MODE, PerQuad> codes(to, block * BLOCK + 4 * q, job.low, job.high);
+    sum[q] = codes(sum[q]);
+    if constexpr (MODE == RoundingMode::ONCE || MODE == RoundingMode::TWICE) {
+      sum[q] = add_ints(sum[q], splat_ints(to.zero));
+    }
+  }
+}
+
 // One block of channels. ONCE_SATURATING leaves clamping to the packing, here only with a zero point of 0.
 template <int STRIDE, int COPIES, RoundingMode MODE>
 MNV2_NOINLINE void byte_channels(const Depthwise<std::uint8_t>& job, int block) {
-  const Requantize& to = job.requantize;
-  const Ints outside = splat_byte(job.zero), zero = splat_ints(to.zero);
+  const Ints outside = splat_byte(job.zero);
   const bool together = job.dilation == 1;  // columns and rows touch
   const std::ptrdiff_t at = block * job.in_block;
   Ints weights[COPIES][3][QUADS];
@@ -105,12 +133,8 @@ MNV2_NOINLINE void byte_channels(const Depthwise<std::uint8_t>& job, int block) 
               sum[q] = dot(sum[q], rows[(phase * STRIDE + i) % 3][q], weights[copy][i][q]);
             }
           }
-          const Codes<MODE, PerQuad> codes(to, channel, job.low, job.high);
-          sum[q] = codes(sum[q]);
-          if constexpr (MODE != RoundingMode::ONCE_SATURATING && MODE != RoundingMode::TWICE_NON_NEGATIVE) {
-            sum[q] = add_ints(sum[q], zero);
-          }
         }
+        byte_codes<MODE>(job, block, sum);
         store_pixels(out + static_cast<std::ptrdiff_t>(y) * job.out_width * BLOCK, sum, job.out_width - x);
       }
     }

@@ -87,6 +87,41 @@ inline void finish_tile(const Matmul<std::uint8_t>& job, const Panel& panel, int
   Order::template store<ROWS>(sum, tile_out(job, panel, from));
 }
 
+// A tile's sums, rounded twice in float32, to bytes. False where that may be a step off: then nothing is stored.
+template <RoundingMode MODE, int ROWS, int VECTORS>
+inline bool finish_tile_near(const Matmul<std::uint8_t>& job, const Panel& panel, int from, Ints (&sum)[ROWS][VECTORS]) {
+  using Order = OrderOf<VECTORS>;
+  const Requantize& to = job.requantize;
+  const Vec low = splat(job.low), high = splat(job.high);
+  Vec worst = zero();
+  MNV2_UNROLL for (int j = 0; j < VECTORS; j++) {
+    const NearCodes<MODE, PerLane> codes(to, panel.channel + j * LANES);
+    MNV2_UNROLL for (int i = 0; i < ROWS; i++) {
+      Vec value = codes(sum[i][j], worst);
+      if constexpr (MODE == RoundingMode::TWICE) {
+        if (job.shortcut) {
+          const std::uint8_t* const more = job.shortcut + (from + i) * job.shortcut_pixel + panel.channel;
+          const Ints other = add_ints(Order::shortcut(more, j, job.channels - panel.channel), splat_ints(-to.shortcut_zero));
+          const Vec product = clamped(nearest(value), splat(to.product_low), splat(to.product_high));
+          value = add(mul(product, splat(to.near.product_share)), mul(to_floats(other), splat(to.near.shortcut_share)));
+          worst = larger_magnitude(worst, off_whole(value));
+        }
+      }
+      if constexpr (MODE == RoundingMode::TWICE || !Order::CLAMPS) value = clamped(value, low, high);
+      sum[i][j] = to_ints(value);
+    }
+  }
+  if (near_halves(to, worst)) return false;
+  if constexpr (MODE == RoundingMode::TWICE) {
+    const Ints offset = splat_ints(to.zero);
+    MNV2_UNROLL for (int i = 0; i < ROWS; i++) {
+      MNV2_UNROLL for (int j = 0; j < VECTORS; j++) sum[i][j] = add_ints(sum[i][j], offset);
+    }
+  }
+  Order::template store<ROWS>(sum, tile_out(job, panel, from));
+  return true;
+}
+
 // One pixel's sums, rounded twice, to bytes.
 template <int VECTORS>
 inline void finish_pixel_twice(const Matmul<std::uint8_t>& job, const Panel& panel, int pixel,
@@ -110,6 +145,15 @@ inline void finish_pixel_twice(const Matmul<std::uint8_t>& job, const Panel& pan
   Order::template store<1>(bytes, tile_out(job, panel, pixel));
 }
 
+// The same where results below 0 are stored as 0.
+template <int VECTORS>
+inline void finish_pixel_non_negative(const Matmul<std::uint8_t>& job, const Panel& panel, int pixel,
+                                      const std::int32_t* sums) {
+  Ints bytes[1][VECTORS];
+  for (int j = 0; j < VECTORS; j++) bytes[0][j] = load_ints(sums + j * LANES);
+  finish_tile<RoundingMode::TWICE_NON_NEGATIVE>(job, panel, pixel, bytes);
+}
+
 // The sums of `count` pixels from `from` on, in the modes that a tile has no room for.
 template <int VECTORS>
 MNV2_NOINLINE void finish_pixels(const Matmul<std::uint8_t>& job, const Panel& panel, int from, int count,
@@ -117,7 +161,11 @@ MNV2_NOINLINE void finish_pixels(const Matmul<std::uint8_t>& job, const Panel& p
   const Requantize& to = job.requantize;
   for (int i = 0; i < count; i++, sums += VECTORS * LANES) {
     if (!is_to_float(to.mode)) {
-      finish_pixel_twice<VECTORS>(job, panel, from + i, sums);
+      if (to.mode == RoundingMode::TWICE) {
+        finish_pixel_twice<VECTORS>(job, panel, from + i, sums);
+      } else {
+        finish_pixel_non_negative<VECTORS>(job, panel, from + i, sums);
+      }
       continue;
     }
     for (int j = 0; j < VECTORS; j++) {
@@ -129,6 +177,24 @@ MNV2_NOINLINE void finish_pixels(const Matmul<std::uint8_t>& job, const Panel& p
   }
 }
 
+// input_factor times the inputs of each of `count` pixels from `from` on.
+MNV2_NOINLINE void sum_inputs(const Matmul<std::uint8_t>& job, int from, int count, std::int32_t* sums) {
+  const Ints ones = splat_ints(0x01010101);
+  const std::uint8_t* pixel = job.in + from * job.in_pixel;
+  for (int p = 0; p < count; p++, pixel += job.in_pixel) {
+    Ints sum = splat_ints(0);
+    for (int r = 0; r < job.row_count; r++) {
+      for (int s = 0; s < job.segment_count; s++) {
+        const std::uint8_t* const in = pixel + r * job.in_row + s * job.in_segment;
+        int k = 0;
+        for (; k + 4 * LANES <= job.depth; k += 4 * LANES) sum = dot(sum, load_quads(in + k, LANES), ones);
+        if (k < job.depth) sum = dot(sum, load_quads(in + k, (job.depth - k) / 4), ones);
+      }
+    }
+    sums[p] = job.input_factor * sum_lanes(sum);
+  }
+}
+
 // The tile of ROWS pixels x VECTORS vectors at pixel `from`. AHEAD: a line of `ahead` is fetched with each step.
 template <int ROWS, int VECTORS, bool AHEAD>
 MNV2_NOINLINE void tile(const Matmul<std::uint8_t>& job, const Panel& panel, int from, const std::int8_t* ahead) {
@@ -136,6 +202,12 @@ MNV2_NOINLINE void tile(const Matmul<std::uint8_t>& job, const Panel& panel, int
   MNV2_UNROLL for (int j = 0; j < VECTORS; j++) {
     const Ints start = load_ints(job.bias + panel.channel + j * LANES);
     MNV2_UNROLL for (int i = 0; i < ROWS; i++) sum[i][j] = start;
+  }
+  if (job.input_sums) {
+    MNV2_UNROLL for (int i = 0; i < ROWS; i++) {
+      const Ints more = splat_ints(job.input_sums[from + i]);
+      MNV2_UNROLL for (int j = 0; j < VECTORS; j++) sum[i][j] = add_ints(sum[i][j], more);
+    }
   }
   const std::ptrdiff_t pixel = job.in_pixel;
   const std::int8_t* weights = job.weights + panel.weights;
@@ -165,12 +237,15 @@ MNV2_NOINLINE void tile(const Matmul<std::uint8_t>& job, const Panel& panel, int
     finish_tile<RoundingMode::ONCE_SATURATING>(job, panel, from, sum);
   } else if (mode == RoundingMode::ONCE || mode == RoundingMode::ONCE_SATURATING) {
     finish_tile<RoundingMode::ONCE>(job, panel, from, sum);
-  } else if (mode == RoundingMode::TWICE_NON_NEGATIVE) {
-    finish_tile<RoundingMode::TWICE_NON_NEGATIVE>(job, panel, from, sum);
   } else {
     alignas(64) std::int32_t sums[ROWS * VECTORS * LANES];
     MNV2_UNROLL for (int i = 0; i < ROWS; i++) {
       MNV2_UNROLL for (int j = 0; j < VECTORS; j++) store_ints(sums + (i * VECTORS + j) * LANES, sum[i][j]);
+    }
+    if (mode == RoundingMode::TWICE_NON_NEGATIVE) {
+      if (finish_tile_near<RoundingMode::TWICE_NON_NEGATIVE>(job, panel, from, sum)) return;
+    } else if (mode == RoundingMode::TWICE) {
+      if (finish_tile_near<RoundingMode::TWICE>(job, panel, from, sum)) return;
     }
     finish_pixels<VECTORS>(job, panel, from, ROWS, sums);
   }

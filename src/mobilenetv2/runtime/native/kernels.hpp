@@ -39,18 +39,19 @@ struct Panel {
   std::ptrdiff_t weights;
 };
 
-// What makes codes or floats of a layer's int8 sums; rounding.hpp says what each mode does. `factor` belongs to the
-// modes that round once, `fraction` and `power` to the others: one number per channel of the matrix. The clamps `low`
-// and `high` of the job are codes less `zero`.
+// What makes codes or floats of a layer's int8 sums; rounding.hpp says what each mode does. One number per channel of the
+// matrix: `factor` for the modes that round once, `fraction` and `power` for the others, whose results are near
+// sum * factor + half. The clamps `low` and `high` of the job are codes less `zero`.
 struct Requantize {
   RoundingMode mode;
-  const float* factor;
+  const float *factor, *half;
   const double *fraction, *power;
   int zero;                         // zero point of the output
   int shortcut_zero;                // zero point of the shortcut
   float shortcut_factor;            // ONCE: steps of the output in a step of the shortcut
   float product_low, product_high;  // TWICE with a shortcut: clamps of the product
   Twice product, shortcut, total;   // TWICE with a shortcut
+  Near near;                        // TWICE and TWICE_NON_NEGATIVE
   float* floats;                    // ..._TO_FLOAT: where results go
   float float_scale;                // ..._TO_FLOAT: what they are multiplied by
 };
@@ -61,8 +62,8 @@ struct Requantize {
 // one per block; a 3x3 convolution over padded rows has three rows, of three segments if dilated. Each sum runs in the
 // order of the weights, whatever the tiles, so that results do not depend on how the work was cut.
 //
-// Weights beyond a signed byte, as old TensorFlow files have them (unsigned with a zero point), are a sum of two or
-// more matrices of signed bytes over one input: so many rows or segments that begin at the same place ("copies").
+// Weights beyond a signed byte, as old TensorFlow files have them (unsigned with a zero point), are stored less
+// `input_factor`: a pixel's inputs are summed once, and `input_factor` times that is added to all of its outputs.
 template <class T>
 struct Matmul {
   const T* in;
@@ -75,6 +76,8 @@ struct Matmul {
   int panel_count;
   const typename Types<T>::Weight* weights;
   const typename Types<T>::Sum* bias;  // whole vectors
+  int input_factor;                    // of bytes
+  const std::int32_t* input_sums;      // the kernels' own: of each pixel, times input_factor; null if that is 0
   int channels;                        // stores stop there
   const T* shortcut;                   // dense; null if none. May be `out`
   std::ptrdiff_t shortcut_pixel;
@@ -91,7 +94,7 @@ struct Matmul {
 // rows[r * stride + i * dilation], null where that row lies outside the image; at least one row of the three exists,
 // any stride and dilation of at least 1.
 // Weights of float: 9 x weight_row. Of bytes: a block is `copies` x 3 rows x BLOCK x 4, the last being a row's taps and
-// a zero.
+// a zero; weights beyond a signed byte are the sum of several copies.
 template <class T>
 struct Depthwise {
   const T* const* rows;  // their first block
@@ -112,10 +115,11 @@ struct Depthwise {
 };
 
 // labels[i] = the first channel with the greatest value, of each of `width` outputs of a resized row:
-// upper[left[i] + c] * (1 - share[i]) + upper[right[i] + c] * share[i]. With `lower`, whose terms are added to those of
-// `upper`, values are codes: halves are added, and fractions cut off.
+// upper[left[i] + c] * (1 - share[i]) + upper[right[i] + c] * share[i]. The terms of `lower`, if it is not null, are added
+// to those of `upper`; values that are codes have a half added and their fraction cut off.
 struct Labels {
   const float *upper, *lower;  // per column, channels side by side
+  bool codes;
   int channels, width;
   const std::int32_t *left, *right;
   const float* share;

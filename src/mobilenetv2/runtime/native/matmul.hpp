@@ -80,6 +80,27 @@ inline void last_tile(const Matmul<T>& job, const Panel& panel, int from) {
   }
 }
 
+template <class T>
+inline void run_panels(const Matmul<T>& job);
+
+// A product whose inputs are summed, some pixels at a time.
+inline void run_summed(const Matmul<std::uint8_t>& job) {
+  constexpr int AT_ONCE = 336;  // whole tiles of 1, 2, 3, 4, 6, 8, 12 and 14 rows
+  std::int32_t sums[AT_ONCE];
+  Matmul<std::uint8_t> piece = job;
+  piece.input_sums = sums;
+  for (int from = 0; from < job.pixels; from += AT_ONCE) {
+    piece.pixels = job.pixels - from < AT_ONCE ? job.pixels - from : AT_ONCE;
+    sum_inputs(job, from, piece.pixels, sums);
+    run_panels(piece);
+    piece.in += AT_ONCE * job.in_pixel;
+    if (job.out) piece.out += AT_ONCE * job.out_pixel;
+    if (job.shortcut) piece.shortcut += AT_ONCE * job.shortcut_pixel;
+    if (job.requantize.floats) piece.requantize.floats += AT_ONCE * job.out_pixel;
+    piece.ahead_lines = 0;
+  }
+}
+
 // Returns how many lines of `ahead` have been fetched.
 template <int VECTORS, class T>
 inline int run_panel(const Matmul<T>& job, const Panel& panel, int fetched) {
@@ -99,6 +120,9 @@ inline int run_panel(const Matmul<T>& job, const Panel& panel, int fetched) {
 template <class T>
 inline void run_panels(const Matmul<T>& job) {
   int fetched = 0;
+  if constexpr (sizeof(T) == 1) {
+    if (job.input_factor && !job.input_sums) return run_summed(job);
+  }
   for (int i = 0; i < job.panel_count; i++) {
     const Panel& panel = job.panels[i];
     switch (panel.vectors) {

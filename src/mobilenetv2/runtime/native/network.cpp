@@ -39,7 +39,34 @@ Buffer<N> in_order(const N* numbers, int count, const std::vector<int>& order) {
 template <class Packed>
 std::size_t bytes_of(const Packed& packed) {
   return packed.weights.size() * sizeof(*packed.weights.data()) + packed.bias.size() * sizeof(*packed.bias.data()) +
-         packed.factor.size() * sizeof(float) + (packed.fraction.size() + packed.power.size()) * sizeof(double);
+         (packed.factor.size() + packed.half.size()) * sizeof(float) + (packed.fraction.size() + packed.power.size()) * sizeof(double);
+}
+
+// What the modes that round twice come to in float32, see Near and rounding.hpp: with a power of two below 1, half of it
+// is added, away from 0.
+template <class Packed>
+void set_near(Packed& packed) {
+  const Rounding& to = packed.rounding;
+  const std::size_t count = packed.fraction.size();
+  if (to.mode != RoundingMode::TWICE && to.mode != RoundingMode::TWICE_NON_NEGATIVE) return;
+  packed.factor = Buffer<float>(count);
+  packed.half = Buffer<float>(count);
+  for (std::size_t i = 0; i < count; i++) {
+    const double fraction = packed.fraction.data()[i], power = packed.power.data()[i];
+    const bool whole = to.mode == RoundingMode::TWICE_NON_NEGATIVE;
+    const double half = whole ? power - 0.5 : power < 1 ? power / 2 : 0.0;
+    packed.factor.data()[i] = static_cast<float>(whole ? fraction : fraction * power);
+    packed.half.data()[i] = fraction == 0.0 ? 0.0f : static_cast<float>(half);
+  }
+  // Results are within 256: float32 is off by less than four times half of its last place there.
+  const double total = to.total.fraction * to.total.power * ADD_UNITS;
+  const double product = to.product.fraction * to.product.power * total;
+  const double shortcut = to.shortcut.fraction * to.shortcut.power * total;
+  double margin = 0x1p-14;
+  if (to.product_high > to.product_low) {
+    margin = 0x1p-13 * std::max({1.0, product, shortcut}) + to.total.power + 3 * total / ADD_UNITS;
+  }
+  packed.near = {static_cast<float>(margin), static_cast<float>(product), static_cast<float>(shortcut)};
 }
 
 }  // namespace
@@ -74,22 +101,21 @@ void check_rounding(const Factors& factors, const Rounding& rounding) {
 }
 
 template <class T>
-int Network<T>::add_matrix(const Weight* weights, const Sum* bias, int channels, int depth, int copies,
+int Network<T>::add_matrix(const Weight* weights, const Sum* bias, int channels, int depth, int input_factor,
                            const Factors& factors, const Rounding& rounding) {
   constexpr int TOGETHER = sizeof(T) == 1 ? 4 : 1;  // steps of the depth in a lane
   check_rounding<T>(factors, rounding);
   const int lanes = kernels_->lanes;
   const int vectors = (channels + lanes - 1) / lanes;
-  const int whole_depth = depth * copies;
   Matrix<T> matrix;
   matrix.channels = channels;
   matrix.depth = depth;
-  matrix.copies = copies;
+  matrix.input_factor = input_factor;
   matrix.rounding = rounding;
   std::vector<int> order;  // the channel of each lane
   for (int done = 0; done < vectors;) {
     const int width = next_panel(vectors - done, kernels_->panel_vectors);
-    const std::ptrdiff_t before = static_cast<std::ptrdiff_t>(done) * lanes * whole_depth;
+    const std::ptrdiff_t before = static_cast<std::ptrdiff_t>(done) * lanes * depth;
     matrix.panels.push_back({done * lanes, width, before});
     const bool interleaved = kernels_->interleaves && !is_to_float(rounding.mode) && width % 2 == 0;
     for (int i = 0; i < width * lanes; i++) {
@@ -102,14 +128,15 @@ int Network<T>::add_matrix(const Weight* weights, const Sum* bias, int channels,
   matrix.factor = in_order(factors.factor, channels, order);
   matrix.fraction = in_order(factors.fraction, channels, order);
   matrix.power = in_order(factors.power, channels, order);
-  matrix.weights = Buffer<Weight>(order.size() * static_cast<std::size_t>(whole_depth));
+  set_near(matrix);
+  matrix.weights = Buffer<Weight>(order.size() * static_cast<std::size_t>(depth));
   Weight* to = matrix.weights.data();
   for (const Panel& panel : matrix.panels) {
     const int* const first = order.data() + panel.channel;
-    for (int k = 0; k < whole_depth; k += TOGETHER) {
+    for (int k = 0; k < depth; k += TOGETHER) {
       for (const int* c = first; c < first + panel.vectors * lanes; c++) {
         for (int i = 0; i < TOGETHER; i++) {
-          *to++ = *c < channels ? weights[static_cast<std::ptrdiff_t>(*c) * whole_depth + k + i] : Weight{};
+          *to++ = *c < channels ? weights[static_cast<std::ptrdiff_t>(*c) * depth + k + i] : Weight{};
         }
       }
     }
@@ -135,6 +162,7 @@ int Network<T>::add_depthwise(const Weight* weights, const Sum* bias, int channe
   packed.fraction = copied(factors.fraction, size);
   packed.power = copied(factors.power, size);
   packed.rounding = rounding;
+  set_near(packed);
   depthwises_.push_back(std::move(packed));
   return static_cast<int>(depthwises_.size()) - 1;
 }

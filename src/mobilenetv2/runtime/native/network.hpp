@@ -58,14 +58,15 @@ struct Factors {
 template <class T>
 struct Matrix {
   int channels = 0;
-  int depth = 0;   // over all rows and segments, one copy
-  int copies = 1;  // of the input that the weights stand for, see Matmul
+  int depth = 0;         // over all rows and segments
+  int input_factor = 0;  // see Matmul
   std::vector<Panel> panels;
   Buffer<typename Types<T>::Weight> weights;
   Buffer<typename Types<T>::Sum> bias;
-  Buffer<float> factor;  // of int8, as all that follows
+  Buffer<float> factor, half;  // of int8, as all that follows
   Buffer<double> fraction, power;
   Rounding rounding;
+  Near near{};
   std::size_t begin = 0;  // lines of weights in the matrices added before
 
   std::size_t lines() const { return weights.size() * sizeof(typename Types<T>::Weight) / LINE_BYTES; }
@@ -77,9 +78,10 @@ struct DepthwiseWeights {
   int copies = 1;
   Buffer<typename Types<T>::Weight> weights;  // as Depthwise wants them
   Buffer<typename Types<T>::Sum> bias;
-  Buffer<float> factor;
+  Buffer<float> factor, half;
   Buffer<double> fraction, power;
   Rounding rounding;
+  Near near{};
 };
 
 // What makes output rows out of input rows: a k x k convolution (`conv` is set), or an inverted residual without the
@@ -178,8 +180,8 @@ class Network {
   // the instruction set.
   Network(const std::string& isa, int threads);
 
-  // (channels, copies x depth) row by row, one bias per channel. Of int8, the depth of a segment is a multiple of 4.
-  int add_matrix(const Weight* weights, const Sum* bias, int channels, int depth, int copies, const Factors& factors,
+  // (channels, depth) row by row, one bias per channel. Of int8, the depth of a segment is a multiple of 4.
+  int add_matrix(const Weight* weights, const Sum* bias, int channels, int depth, int input_factor, const Factors& factors,
                  const Rounding& rounding);
   // As Depthwise wants them.
   int add_depthwise(const Weight* weights, const Sum* bias, int channels, int copies, const Factors& factors,

@@ -62,6 +62,7 @@ void run_chunk(const Run<T>& run, const Stage& stage, const Chunk<T>& chunk, int
   job.weights += chunk.begin / BLOCK * job.weight_block;
   job.bias += chunk.begin;
   if (job.requantize.factor) job.requantize.factor += chunk.begin;
+  if (job.requantize.half) job.requantize.half += chunk.begin;
   if (job.requantize.fraction) job.requantize.fraction += chunk.begin;
   if (job.requantize.power) job.requantize.power += chunk.begin;
   job.out_block = out_block;

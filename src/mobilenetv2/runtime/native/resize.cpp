@@ -66,8 +66,11 @@ class Band {
     left_ = reinterpret_cast<std::int32_t*>(share_ + step.out_width);
     right_ = left_ + step.out_width;
     labels_ = right_ + step.out_width;
+    exact_ = true;
+    for (int i = 0; i < step.out_height; i++) exact_ = exact_ && in_256ths(Place(A, i, step.out_height, step.in_height));
     for (int i = 0; i < step.out_width; i++) {
       const Place x(A, i, step.out_width, step.in_width);
+      exact_ = exact_ && in_256ths(x);
       left_[i] = x.low * channels_;
       right_[i] = x.high * channels_;
       share_[i] = x.share;
@@ -128,17 +131,26 @@ class Band {
         }
       }
     } else {
-      kernels.labels({upper_, A == Arithmetic::UNSIGNED_CODES ? lower_ : nullptr, channels_, step_.out_width, left_,
-                      right_, share_, labels_});
+      if (A == Arithmetic::UNSIGNED_CODES && exact_) {
+        const int count = step_.in_width * channels_;
+        for (int i = 0; i < count; i++) upper_[i] += lower_[i];
+      }
+      const bool codes = A == Arithmetic::UNSIGNED_CODES;
+      kernels.labels({upper_, codes && !exact_ ? lower_ : nullptr, codes, channels_, step_.out_width, left_, right_,
+                      share_, labels_});
     }
     return labels_;
   }
 
  private:
+  // Sums of bytes times two such shares are exact in float32, in any order.
+  static bool in_256ths(const Place& place) { return place.share * 256 == std::trunc(place.share * 256); }
+
   const Step& step_;
   const int channels_;
   float *upper_, *lower_, *share_;
   std::int32_t *left_, *right_, *labels_;
+  bool exact_;
 };
 
 // Calls row(band, row of all images) for every output row, bands in parallel.
@@ -172,10 +184,18 @@ void resize(const Run<T>& run, const Step& step) {
   const int channels = step.out_channels;
   const float zero = CODES ? static_cast<float>(step.rounding.input_zero) : 0.0f;
   const float scale = CODES ? step.rounding.float_scale : 1.0f;
+  const bool one_place = step.in_pixels() == 1;
   for_rows<A>(run, step, [&](const Band<T, A>& band, std::ptrdiff_t pixel) {
-    std::ptrdiff_t out = pixel * channels;
+    const std::ptrdiff_t first = pixel * channels;
+    std::ptrdiff_t out = first;
     for (int i = 0; i < step.out_width; i++, out += channels) {
-      if (to_bytes) {
+      if (one_place && i > 0) {
+        if (to_bytes) {
+          std::memcpy(bytes + out, bytes + first, static_cast<std::size_t>(channels) * sizeof(T));
+        } else {
+          std::memcpy(floats + out, floats + first, static_cast<std::size_t>(channels) * sizeof(float));
+        }
+      } else if (to_bytes) {
         for (int c = 0; c < channels; c++) bytes[out + c] = static_cast<T>(band.value(i, c));
       } else if (CODES) {
         for (int c = 0; c < channels; c++) floats[out + c] = (band.value(i, c) - zero) * scale;

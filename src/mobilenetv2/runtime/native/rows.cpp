@@ -215,9 +215,8 @@ class Worker {
     job.in_segment = static_cast<std::ptrdiff_t>(stage_.dilation) * channels;
     const bool touching = stage_.dilation == 1;
     job.row_count = kernel;
-    job.segment_count = (touching ? 1 : kernel) * matrix.copies;
+    job.segment_count = touching ? 1 : kernel;
     job.depth = matrix.depth / kernel / (touching ? 1 : kernel);
-    if (matrix.copies > 1) job.in_segment = 0;
     for (int row = 0; row < count; row++) {
       job.in = ring_.data + row * stage_.stride * row_floats;
       run_.network.kernels().matmul(job);
@@ -241,7 +240,6 @@ class Worker {
     job.in = ring_.data;
     job.in_row = row_size;
     job.row_count = kernel;
-    job.segment_count = matrix.copies;
     job.depth = matrix.depth / kernel;
     for (int row = 0; row < count; row++) {
       for (int i = 0; i < kernel; i++) {

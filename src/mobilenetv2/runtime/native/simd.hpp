@@ -13,11 +13,14 @@
 //   fma                        a * b + c, rounded once where the target can
 //   add, sub, mul, lowest, highest
 //   whole                      without the fraction
-//   if_greater                 a > b ? x : y, per lane
+//   if_greater                 a > b ? x : y, per lane; any_greater: whether a > b in any
+//   nearest, off_whole         the nearest whole number; the value less that
+//   larger_magnitude, with_sign  of two, without its sign; a positive value with another's sign
 //   in_register                the value itself, not to be read from memory again
 // For bytes and 32-bit integers:
 //   Ints                       LANES integers of 32 bits
 //   load_ints, store_ints, store_some_ints, splat_ints, add_ints
+//   load_quads, sum_lanes      the first `count` lanes of four bytes each, others are 0; the sum of all lanes
 //   load_weights, splat_quad   four signed bytes per lane; four bytes in all lanes
 //   dot                        sum + the products of four bytes and four signed bytes, exactly
 //   to_floats, to_ints         to_ints rounds to the nearest even

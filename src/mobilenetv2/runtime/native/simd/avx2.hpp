@@ -35,6 +35,13 @@ inline Vec add(Vec a, Vec b) { return _mm256_add_ps(a, b); }
 inline Vec sub(Vec a, Vec b) { return _mm256_sub_ps(a, b); }
 inline Vec whole(Vec value) { return _mm256_round_ps(value, _MM_FROUND_TO_ZERO | _MM_FROUND_NO_EXC); }
 inline Vec if_greater(Vec a, Vec b, Vec x, Vec y) { return _mm256_blendv_ps(y, x, _mm256_cmp_ps(a, b, _CMP_GT_OQ)); }
+inline bool any_greater(Vec a, Vec b) { return _mm256_movemask_ps(_mm256_cmp_ps(a, b, _CMP_GT_OQ)) != 0; }
+inline Vec nearest(Vec value) { return _mm256_round_ps(value, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC); }
+inline Vec off_whole(Vec value) { return _mm256_sub_ps(value, nearest(value)); }
+inline Vec larger_magnitude(Vec a, Vec b) {  // of a without a sign
+  return _mm256_max_ps(a, _mm256_andnot_ps(_mm256_set1_ps(-0.0f), b));
+}
+inline Vec with_sign(Vec value, Vec of) { return _mm256_or_ps(value, _mm256_and_ps(of, _mm256_set1_ps(-0.0f))); }
 inline Vec mul(Vec a, Vec b) { return _mm256_mul_ps(a, b); }
 inline Vec lowest(Vec a, Vec b) { return _mm256_min_ps(a, b); }
 inline Vec highest(Vec a, Vec b) { return _mm256_max_ps(a, b); }
@@ -68,6 +75,14 @@ inline __m128i some_bytes(const std::uint8_t* from, int count) {
 }
 inline Ints load_byte_ints(const std::uint8_t* from, int count) {
   return _mm256_cvtepu8_epi32(some_bytes(from, count));
+}
+inline Ints load_quads(const std::uint8_t* from, int count) {
+  return _mm256_maskload_epi32(reinterpret_cast<const int*>(from), first(count));
+}
+inline int sum_lanes(Ints value) {
+  const __m128i half = _mm_add_epi32(_mm256_castsi256_si128(value), _mm256_extracti128_si256(value, 1));
+  const __m128i pair = _mm_add_epi32(half, _mm_shuffle_epi32(half, 0x4e));
+  return _mm_cvtsi128_si32(_mm_add_epi32(pair, _mm_shuffle_epi32(pair, 0xb1)));
 }
 inline void store_ints(std::int32_t* to, Ints value) { _mm256_storeu_si256(reinterpret_cast<__m256i*>(to), value); }
 inline void store_some_ints(std::int32_t* to, Ints value, int count) {

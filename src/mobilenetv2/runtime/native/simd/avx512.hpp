@@ -35,6 +35,11 @@ inline Vec whole(Vec value) { return _mm512_roundscale_ps(value, _MM_FROUND_TO_Z
 inline Vec if_greater(Vec a, Vec b, Vec x, Vec y) {
   return _mm512_mask_blend_ps(_mm512_cmp_ps_mask(a, b, _CMP_GT_OQ), y, x);
 }
+inline bool any_greater(Vec a, Vec b) { return _mm512_cmp_ps_mask(a, b, _CMP_GT_OQ) != 0; }
+inline Vec nearest(Vec value) { return _mm512_roundscale_ps(value, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC); }
+inline Vec off_whole(Vec value) { return _mm512_reduce_ps(value, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC); }
+inline Vec larger_magnitude(Vec a, Vec b) { return _mm512_range_ps(a, b, 0x0b); }
+inline Vec with_sign(Vec value, Vec of) { return _mm512_or_ps(value, _mm512_and_ps(of, _mm512_set1_ps(-0.0f))); }
 inline Vec mul(Vec a, Vec b) { return _mm512_mul_ps(a, b); }
 inline Vec lowest(Vec a, Vec b) { return _mm512_min_ps(a, b); }
 inline Vec highest(Vec a, Vec b) { return _mm512_max_ps(a, b); }
@@ -64,6 +69,8 @@ inline Ints to_ints(Vec value) { return _mm512_cvtps_epi32(value); }
 inline Ints load_byte_ints(const std::uint8_t* from, int count) {
   return _mm512_cvtepu8_epi32(_mm_maskz_loadu_epi8(first(count), from));
 }
+inline Ints load_quads(const std::uint8_t* from, int count) { return _mm512_maskz_loadu_epi32(first(count), from); }
+inline int sum_lanes(Ints value) { return _mm512_reduce_add_epi32(value); }
 inline void store_ints(std::int32_t* to, Ints value) { _mm512_storeu_si512(to, value); }
 inline void store_some_ints(std::int32_t* to, Ints value, int count) {
   _mm512_mask_storeu_epi32(to, first(count), value);

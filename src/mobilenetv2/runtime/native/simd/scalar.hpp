@@ -32,6 +32,14 @@ inline Vec add(Vec a, Vec b) { return a + b; }
 inline Vec sub(Vec a, Vec b) { return a - b; }
 inline Vec whole(Vec value) { return __builtin_truncf(value); }
 inline Vec if_greater(Vec a, Vec b, Vec x, Vec y) { return a > b ? x : y; }
+inline bool any_greater(Vec a, Vec b) { return a > b; }
+inline Vec nearest(Vec value) { return __builtin_rintf(value); }
+inline Vec off_whole(Vec value) { return value - nearest(value); }
+inline Vec larger_magnitude(Vec a, Vec b) {
+  const float magnitude = __builtin_fabsf(b);
+  return a > magnitude ? a : magnitude;
+}
+inline Vec with_sign(Vec value, Vec of) { return __builtin_copysignf(value, of); }
 inline Vec mul(Vec a, Vec b) { return a * b; }
 inline Vec lowest(Vec a, Vec b) { return a < b ? a : b; }
 inline Vec highest(Vec a, Vec b) { return a > b ? a : b; }
@@ -59,6 +67,8 @@ inline Ints dot(Ints sum, Ints bytes, Ints weights) {
 inline Vec to_floats(Ints value) { return static_cast<float>(value); }
 inline Ints to_ints(Vec value) { return static_cast<Ints>(__builtin_lrintf(value)); }
 inline Ints load_byte_ints(const std::uint8_t* from, int) { return *from; }
+inline Ints load_quads(const std::uint8_t* from, int count) { return count > 0 ? splat_quad(from) : 0; }
+inline int sum_lanes(Ints value) { return value; }
 inline void store_ints(std::int32_t* to, Ints value) { *to = value; }
 inline void store_some_ints(std::int32_t* to, Ints value, int) { *to = value; }
 inline void store_bytes(std::uint8_t* to, Ints value) { *to = static_cast<std::uint8_t>(value); }
