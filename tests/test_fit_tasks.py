@@ -273,6 +273,40 @@ def test_what_a_task_cannot_do_is_refused_before_the_first_step(tmp_path: Path) 
     assert not (tmp_path / "run").exists()
 
 
+def test_freeze_is_for_classifiers(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    data = make_boxes(tmp_path / "data")
+    with pytest.raises(SystemExit) as ended:
+        main(["train", str(data), "-o", str(tmp_path / "run"), "--weights", "x", "--freeze"])
+    assert ended.value.code == 2
+    assert "--freeze is for classifiers; for detection give" in capsys.readouterr().err
+
+
+def test_other_classes_of_a_detector_are_all_that_is_new(tmp_path: Path) -> None:
+    data = make_boxes(tmp_path / "data")
+    first = run("detection", data, tmp_path / "first", RECIPE["detection"].changed({"epochs": 1}))
+    recipe = RECIPES["ssdlite-finetune"].changed({**SHORT, "epochs": 1, "freeze_norms": False})
+    same = run("detection", data, tmp_path / "same", recipe, Start(weights=first.file))
+    assert RunFolder(tmp_path / "same").read_settings().new == ()
+    one, other = (Checkpoint.load(x.file).arrays for x in (first, same))
+    assert any(not np.array_equal(one[x], other[x]) for x in one if x.startswith("features."))
+    content = json.loads((data / "instances.json").read_text())
+    content["categories"] += [{"id": 9, "name": "green"}]
+    (data / "instances.json").write_text(json.dumps(content))
+    more = run("detection", data, tmp_path / "more", recipe, Start(weights=first.file))
+    new = set(RunFolder(tmp_path / "more").read_settings().new)
+    assert new == {f"head.scores.{i}.1.{kind}" for i in range(3) for kind in ("weight", "bias")}
+    arrays = Checkpoint.load(more.file).arrays
+    kernels = [x for x in arrays if x.endswith("weight") and x not in new]
+    assert all(np.array_equal(arrays[x], one[x]) for x in kernels)
+
+
+def test_a_batch_of_one_becomes_two(tmp_path: Path) -> None:
+    data = make_masks(tmp_path / "data")
+    recipe = RECIPE["segmentation"].changed({"batch": 1, "epochs": 1})
+    trained = run("segmentation", data, tmp_path / "run", recipe)
+    assert trained.epochs == 1
+
+
 def test_data_with_boxes_and_masks_need_the_task(tmp_path: Path) -> None:
     data = make_masks(tmp_path / "data")
     (data / "Annotations").mkdir()

@@ -57,7 +57,7 @@ FIELDS = ("epochs", "batch", "lr", "weight_decay", "patience", "seed", "balance"
     help="How to train.  [default: modern, ssdlite or deeplab by the task; with --weights finetune, "
     "ssdlite-finetune or deeplab-finetune]",
 )
-@click.option("--freeze", is_flag=True, help="Train the head alone.")
+@click.option("--freeze", is_flag=True, help="Train the head of a classifier alone.")
 @click.option("--epochs", type=int, help="Passes over the images.")
 @click.option("--batch", type=int, help="Images per step.")
 @click.option("--lr", type=float, help="Highest learning rate.")
@@ -290,9 +290,13 @@ def _recipe(data: str, options: Mapping[str, Any], changes: Mapping[str, Any]) -
     from ..training.recipes import RECIPES as BY_NAME
     from ..training.tasks import task_called
 
+    task = task_called(options.get("task"), data)
+    if options["freeze"] and not task.fits_head:
+        raise click.UsageError(
+            f"--freeze is for classifiers; for {task.name} give --epochs N --set head_epochs=N"
+        )
     if options["recipe"] is not None:
         return BY_NAME[options["recipe"]].changed(changes)
-    task = task_called(options.get("task"), data)
     default = task.default_recipe(options["weights"] is not None, options["small_images"])
     return default.changed(changes) if changes else None
 

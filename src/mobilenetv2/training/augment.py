@@ -129,6 +129,11 @@ class Augmentation(Record):
             if low > high:
                 raise self.refusal(name, "two rising numbers")
 
+    def check_for_classes(self) -> None:
+        """Raises UserError: The crop is for images with boxes or masks."""
+        if self.crop in ("ssd", "zoomed"):
+            raise UserError(f"augmentation.crop={self.crop} is for images with boxes or masks")
+
     def transform(self, size: tuple[int, int], preprocessing: Preprocessing) -> Transform:
         """The function that changes one image.
 
@@ -142,8 +147,10 @@ class Augmentation(Record):
             uint8. It can be pickled.
 
         Raises:
-            UserError: The crop is "pad" and `size` is not larger than `pad`.
+            UserError: The crop is "pad" and `size` is not larger than `pad`, or one for boxes or
+                masks.
         """
+        self.check_for_classes()
         if self.crop == "pad" and min(size) <= self.pad:
             raise UserError(f"images of {size[0]}x{size[1]} cannot be padded by {self.pad}")
         return partial(_transformed, self, replace(preprocessing, size=(size[0], size[1])))

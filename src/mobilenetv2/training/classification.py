@@ -42,6 +42,7 @@ class Classification(Task):
     name = "classification"
     columns = ("val_top1", "val_balanced")
     result_columns = ("class", "images", "right", "percent")
+    fits_head = True
 
     def default_recipe(self, weights: bool, small_images: bool) -> Recipe:
         """As `Task.default_recipe`."""
@@ -55,10 +56,7 @@ class Classification(Task):
             raise UserError(
                 f"recipe {recipe.name!r} fits the head first, so it needs weights (--weights)"
             )
-        if recipe.augmentation.crop not in ("resized", "pad", "none"):
-            raise UserError(
-                f"augmentation.crop={recipe.augmentation.crop} is for images with boxes or masks"
-            )
+        recipe.augmentation.check_for_classes()
 
     def read(self, data: str, val: str | None, recipe: Recipe) -> Split:
         """As `Task.read`."""

@@ -48,12 +48,14 @@ class Task(ABC):
             network is the best, and of equal ones the loss.
         result_columns: Columns of `class_rows`.
         figure: The file of the figure that `draw` makes.
+        fits_head: Whether it has `fit_head`.
     """
 
     name: ClassVar[str]
     columns: ClassVar[tuple[str, ...]]
     result_columns: ClassVar[tuple[str, ...]]
     figure: ClassVar[str] = "confusion.png"
+    fits_head: ClassVar[bool] = False
 
     # the arguments of a run
 
