@@ -325,3 +325,22 @@ def test_images_that_cannot_be_read_are_left_out(
         trained = run("detection", data, tmp_path / "run")
     assert [Path(name).name for name in trained.broken] == ["04.png"]
     assert "1 of 12 images cannot be read and are left out" in caplog.messages
+
+
+def test_a_classifier_begins_with_the_backbone_of_a_segmenter(tmp_path: Path) -> None:
+    data = make_masks(tmp_path / "data")
+    segmenter = run("segmentation", data, tmp_path / "segmenter")
+    rng = np.random.default_rng(0)
+    for name, low in (("dark", 0), ("light", 150)):
+        (tmp_path / "images" / name).mkdir(parents=True)
+        for i in range(4):
+            pixels = rng.integers(low, low + 100, (32, 32, 3), dtype=np.uint8)
+            Image.fromarray(pixels).save(tmp_path / "images" / name / f"{i}.png")
+    recipe = RECIPES["finetune"].changed({"epochs": 0, "freeze_norms": False})
+    start = Start(weights=segmenter.file)
+    trained = fit(tmp_path / "images", tmp_path / "run", recipe, start, machine=MACHINE)
+    kept, before = Checkpoint.load(trained.file), Checkpoint.load(segmenter.file)
+    assert kept.preprocessing.size == (224, 224)
+    assert kept.preprocessing.resize == "short_side"
+    shared = [name for name in kept.arrays if name in before.arrays]
+    assert all(np.array_equal(kept.arrays[name], before.arrays[name]) for name in shared)

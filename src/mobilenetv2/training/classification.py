@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -17,7 +16,6 @@ from torch.nn import functional
 from ..architecture import Architecture
 from ..checkpoint import Checkpoint
 from ..datasets import Dataset, read_dataset, repeated_images
-from ..decoding import NarrowRangeWarning
 from ..errors import UserError
 from ..evaluation import Evaluation, evaluate, match_classes
 from ..images import Preprocessing
@@ -150,9 +148,13 @@ class Classification(Task):
             drop_path_rate=recipe.drop_path_rate,
             bn_decay=recipe.bn_decay,
         )
-        size = start.resolution or checkpoint.preprocessing.size
+        preprocessing = checkpoint.preprocessing
+        if checkpoint.architecture.head.task not in (self.name, "features"):
+            usual = Preprocessing()
+            preprocessing = replace(preprocessing, size=usual.size, resize=usual.resize)
+        size = start.resolution or preprocessing.size
         net.architecture = replace(net.architecture, resolution=size)
-        return net, replace(checkpoint.preprocessing, size=size)
+        return net, replace(preprocessing, size=size)
 
     def fit_head(
         self,
@@ -207,9 +209,7 @@ class Classification(Task):
 
     def evaluate(self, checkpoint: Checkpoint, val: Any) -> Evaluation:
         """As `Task.evaluate`."""
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", NarrowRangeWarning)  # counted before training
-            return evaluate(Model(checkpoint), _validation(val))
+        return evaluate(Model(checkpoint), _validation(val))
 
     def scores(self, evaluation: Evaluation) -> dict[str, Any]:
         """As `Task.scores`."""

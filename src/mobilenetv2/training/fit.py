@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import logging
 import os
-from collections.abc import Mapping
-from contextlib import closing
+import warnings
+from collections.abc import Iterator, Mapping
+from contextlib import closing, contextmanager
 from dataclasses import dataclass, replace
 from importlib.metadata import version
 from pathlib import Path
@@ -15,6 +16,7 @@ from lightning.fabric import Fabric
 
 from ..arguments import check_kind, check_path
 from ..checkpoint import Checkpoint
+from ..decoding import NarrowRangeWarning
 from ..errors import ImageError, UserError
 from ..nn.backbone import Backbone
 from .augment import evaluation_transform
@@ -322,7 +324,8 @@ def _run_context(
         def average() -> Checkpoint:
             return _checkpoint(trainer.average.module, settings, {})
 
-        return once(fabric, lambda: task.measured(average, split.val))
+        with quiet_about_range():
+            return once(fabric, lambda: task.measured(average, split.val))
 
     if job.in_shards:
         shards = replace(read_shards(job.data, settings.classes), stretch=recipe.stretch)
@@ -366,7 +369,8 @@ def _checkpoint(net: Backbone, settings: Settings, scores: Mapping[str, float]) 
 def _finish(job: Job, folder: RunFolder, val: Any, progress: Progress) -> Any:
     """Evaluates the model file by the CPU runtime, writes the scores into it, and draws figures."""
     checkpoint, task = Checkpoint.load(folder.model), job.task
-    evaluation = task.evaluate(checkpoint, val)
+    with quiet_about_range():
+        evaluation = task.evaluate(checkpoint, val)
     scores = {"epoch": progress.best["epoch"], **task.scores(evaluation)}
     provenance = checkpoint.provenance | {"validation": scores}
     replace(checkpoint, provenance=provenance).save(folder.model)
@@ -374,3 +378,11 @@ def _finish(job: Job, folder: RunFolder, val: Any, progress: Progress) -> Any:
     draw_curves(progress.rows, task.columns, folder.curves)
     task.draw(evaluation, checkpoint.labels, folder.path / task.figure)
     return evaluation
+
+
+@contextmanager
+def quiet_about_range() -> Iterator[None]:
+    """In the block, images that keep few grey levels are not mentioned: they were counted before."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", NarrowRangeWarning)
+        yield
