@@ -33,6 +33,7 @@ HEADS = {
     "ssd": SSD(**SMALL_HEAD),
     "ssd 3x3": SSD(**SMALL_HEAD, predictor_kernel=3, score="softmax"),
     "ssdlite": SSDLite(**SMALL_HEAD),
+    "ssdlite on block inputs": SSDLite(**SMALL_HEAD, first_map="input"),
     "deeplab": DeepLab(5),
     "aspp": DeepLab(5, aspp=True),
 }
@@ -96,7 +97,7 @@ def test_it_answers_as_the_engine_at_any_size(head: str, size: tuple[int, int]) 
     ],
     ids=["symmetric", "expansion", "v1", "small images", "no last convolution"],
 )
-@pytest.mark.parametrize("head", ["ssd 3x3", "deeplab"])
+@pytest.mark.parametrize("head", ["ssd 3x3", "ssdlite on block inputs", "deeplab"])
 def test_it_answers_as_the_engine_on_any_backbone(head: str, base: Architecture) -> None:
     assert_as_engine(net_for(with_head(head, base)), (64, 75))
 

@@ -134,14 +134,22 @@ class FeatureModules(nn.Sequential):
                     taken.append(x)
         return taken
 
-    def tapped(self, x: Tensor, block: int | None) -> tuple[Tensor | None, Tensor]:
-        """What the depthwise convolution of a block reads (None: of no block), and the last map."""
+    def tapped(self, x: Tensor, block: int | None, at_input: bool) -> tuple[Tensor | None, Tensor]:
+        """What a block's depthwise convolution reads, or the block itself; and the last map.
+
+        Args:
+            x: (N, in_channels, H, W).
+            block: Index of the block; None: none.
+            at_input: Whether it is the input of the block.
+        """
         tap: Tensor | None = None
         wide: Tensor | None = None
         for index, module in enumerate(self):
+            before = x
             if isinstance(module, InvertedResidual) and (index == block or self.is_wide):
                 filtered, wide, x = module.forward_parts(x, wide if self.is_wide else None)
-                tap = filtered if index == block else tap
+                if index == block:
+                    tap = before if at_input else filtered
             else:
                 x = module(x)
         return tap, x

@@ -6,6 +6,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from functools import lru_cache
+from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -72,7 +73,7 @@ class HeadNetwork(Backbone):
                 _place(self, place, nn.Sequential(*modules))
             elif layer.weight is not None:
                 _place(self, layer.name, Conv2d(layer, architecture.padding))
-        self._tapped = _tapped_block(described, steps)
+        self._tap = _tap(described)
         self.reset_parameters()
 
     def reset_parameters(self) -> None:
@@ -87,10 +88,13 @@ class HeadNetwork(Backbone):
         each (N, C, height, width).
         """
         described = _network(self.architecture, x.shape[2], x.shape[3])
-        inside, last = self.features.tapped(x, self._tapped)
+        block, at_input = (
+            (None, False) if self._tap is None else (self._tap.block, self._tap.at_input)
+        )
+        tap, last = self.features.tapped(x, block, at_input)
         tensors = {_last(described): last}
-        if self._tapped is not None and inside is not None:
-            tensors[_tap(described, self._tapped)] = inside
+        if self._tap is not None and tap is not None:
+            tensors[self._tap.name] = tap
         for layer in _head_layers(described):
             tensors[layer.name] = self._run(layer, [tensors[name] for name in layer.sources])
         return {name: tensors[name] for name in described.outputs}
@@ -212,24 +216,27 @@ def _last(described: Network) -> str:
     return [layer.name for layer in described.layers if layer.name.startswith("features.")][-1]
 
 
-def _tapped_block(described: Network, steps: list[Layer]) -> int | None:
-    """The block whose depthwise convolution reads a tensor that the head reads too, None if none."""
-    read = {name for layer in steps for name in layer.sources}
-    tapped = [
-        layer.block
-        for layer in described.layers
-        if layer.role == "depthwise" and layer.sources[0] in read
-    ]
-    return tapped[0] if tapped else None
+class _Tap(NamedTuple):
+    """A tensor of the backbone, beside its last map, that the head reads.
+
+    Attributes:
+        name: Of the tensor.
+        block: The block that reads it.
+        at_input: Whether it is the block's input; else its depthwise convolution reads it.
+    """
+
+    name: str
+    block: int
+    at_input: bool
 
 
-def _tap(described: Network, block: int) -> str:
-    """The name of the tensor that the depthwise convolution of a block reads."""
-    return next(
-        layer.sources[0]
-        for layer in described.layers
-        if layer.block == block and layer.role == "depthwise"
-    )
+def _tap(described: Network) -> _Tap | None:
+    """What the head reads beside the last map; None if nothing."""
+    read = {name for layer in _head_layers(described) for name in layer.sources}
+    for layer in described.layers:
+        if layer.block is not None and layer.sources[0] in read:
+            return _Tap(layer.sources[0], layer.block, layer.role != "depthwise")
+    return None
 
 
 def _place(root: nn.Module, path: str, module: nn.Module) -> None:
