@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import replace
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -13,6 +16,7 @@ from mobilenetv2.architecture import SMALL_IMAGES, V1, Architecture
 from mobilenetv2.boxes import raw_outputs
 from mobilenetv2.checkpoint import Checkpoint
 from mobilenetv2.errors import ArchitectureError, UserError
+from mobilenetv2.formats import open_checkpoint
 from mobilenetv2.graph import array_shapes, network
 from mobilenetv2.heads import SSD, Classifier, DeepLab, SSDLite
 from mobilenetv2.nn import (
@@ -100,6 +104,22 @@ def test_it_answers_as_the_engine_at_any_size(head: str, size: tuple[int, int]) 
 @pytest.mark.parametrize("head", ["ssd 3x3", "ssdlite on block inputs", "deeplab"])
 def test_it_answers_as_the_engine_on_any_backbone(head: str, base: Architecture) -> None:
     assert_as_engine(net_for(with_head(head, base)), (64, 75))
+
+
+@pytest.mark.parametrize(
+    ("name", "build"),
+    [
+        ("ssd_mobilenet_v2_oidv4_fp16.tflite", ssdlite_mobilenet_v2),
+        ("deeplabv3_mnv2_dm05_pascal_quant.tflite", deeplabv3_mobilenet_v2),
+    ],
+)
+def test_published_weights_give_what_the_engine_gives(
+    shared: Callable[[str], Path], name: str, build: Callable[..., Any]
+) -> None:
+    checkpoint = open_checkpoint(shared(f"models/{name}"), int8=False)
+    net = build(weights=checkpoint).eval()
+    assert net.architecture == checkpoint.architecture
+    assert_as_engine(net, (200, 333))
 
 
 @pytest.mark.parametrize("fused", [False, True])

@@ -202,7 +202,8 @@ def resized_window(
     shape = (last_column - column, last_row - row)
     part = np.asarray(image.resize(shape, filter_, box=(x0, y0, x1, y1)))
     part = part.reshape(*part.shape[:2], len(fill))
-    rows, columns = (slice(max(0, row), last_row), slice(max(0, column), last_column))
+    rows = slice(max(0, row), max(0, last_row))
+    columns = slice(max(0, column), max(0, last_column))
     shown = pixels[rows, columns]
     shown[:] = part[max(0, -row) :, max(0, -column) :][: shown.shape[0], : shown.shape[1]]
     return pixels
