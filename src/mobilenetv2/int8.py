@@ -167,10 +167,10 @@ class Int8Checkpoint:
                 yield f"the scale of {name} is not positive"
             if not 0 <= activation.zero_point <= 255:
                 yield f"the zero point of {name} is not within 0..255"
-        for layer in layers(self.architecture):
-            resized = layer.kind == "resize" and layer.name in self.activations
-            if resized and self.activations[layer.name] != self.activations.get(layer.sources[0]):
-                yield f"{layer.name} has another scale than the map that it resizes"
+        for step in layers(self.architecture):
+            resized = step.kind == "resize" and step.name in self.activations
+            if resized and self.activations[step.name] != self.activations.get(step.sources[0]):
+                yield f"{step.name} has another scale than the map that it resizes"
 
     def save(self, path: str | os.PathLike[str]) -> None:
         """Writes the model as a file. The same model always gives the same bytes.

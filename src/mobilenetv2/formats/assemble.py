@@ -22,6 +22,7 @@ from ..heads import Classifier, Features, Head
 from ..images import Preprocessing
 from ..labels import VOC, imagenet_labels
 
+OUTPUT_STRIDES: tuple[OutputStride, ...] = (32, 16, 8)
 PUBLISHED_WIDTHS = (1.0, 0.35, 0.5, 0.75, 1.3, 1.4, 1.1, 1.2)
 REPEATS = (  # blocks per stage; arrays do not show strides, so only known tables are read
     (1, 2, 3, 4, 3, 3, 1),  # Table 2
@@ -195,11 +196,9 @@ def infer_architecture(
         classifies = any(name.startswith("classifier.") for name in shapes)
         head = Classifier(classes or 1000) if classifies else Features()
     in_channels = shapes["features.0.0.weight"][1]
+    output_stride = next(stride for stride in OUTPUT_STRIDES if stride in head.output_strides)
     return replace(
-        _with_last(best[0], last),
-        in_channels=in_channels,
-        head=head,
-        output_stride=head.output_strides[-1],
+        _with_last(best[0], last), in_channels=in_channels, head=head, output_stride=output_stride
     )
 
 

@@ -28,7 +28,7 @@ from ..graph import layers, network
 from ..images import Preprocessing
 from ..int8 import AnyCheckpoint
 from ..layer import IMAGE, Layer
-from .assemble import Rules, StoredArray, assemble, assumed, infer_architecture
+from .assemble import OUTPUT_STRIDES, Rules, StoredArray, assemble, assumed, infer_architecture
 from .tflite_compare import Match, compare
 from .tflite_graph import KERNEL_AXES, Graph, Op, Tensor, parse
 from .tflite_heads import NamedKernels, named_kernels
@@ -36,7 +36,6 @@ from .tflite_int8 import is_quantized, quantized
 
 MAX_LABEL_BYTES, MAX_LABEL_FILES = 1 << 20, 16
 PADDINGS: tuple[Padding, ...] = ("same", "symmetric")
-OUTPUT_STRIDES: tuple[OutputStride, ...] = (32, 16, 8)
 BN_EPSILON = 1e-3  # TF-slim and Keras
 # how TF prepares images for each task
 RESIZE: dict[str, Literal["fit", "stretch"]] = {"segmentation": "fit", "detection": "stretch"}
