@@ -45,7 +45,8 @@ class Checker {
         return require(step_.in_channels == step_.out_channels, "a resize keeps the channels");
       case StepKind::LABELS:
         require(inputs() == 1 && step_.output <= ANSWER, "labels are an output");
-        require(step_.label_bytes == 2 || (step_.label_bytes == 1 && step_.in_channels <= 256), "labels of 1 or 2 bytes");
+        require(step_.label_bytes == 2 || (step_.label_bytes == 1 && step_.in_channels <= 256),
+                "labels of 1 or 2 bytes");
         return require(step_.in_channels == step_.out_channels && step_.in_channels <= 1 << 16, "too many classes");
       case StepKind::TO_FLOAT:
         require(!floats() && inputs() == 1 && same_size(), "only bytes become floats");

@@ -103,7 +103,8 @@ MNV2_NOINLINE bool finish_tile_near(const Matmul<std::uint8_t>& job, const Panel
       if constexpr (MODE == RoundingMode::TWICE) {
         if (job.shortcut) {
           const std::uint8_t* const more = job.shortcut + (from + i) * job.shortcut_pixel + panel.channel;
-          const Ints other = add_ints(Order::shortcut(more, j, job.channels - panel.channel), splat_ints(-to.shortcut_zero));
+          const Ints other =
+              add_ints(Order::shortcut(more, j, job.channels - panel.channel), splat_ints(-to.shortcut_zero));
           const Vec product = clamped(nearest(value), splat(to.product_low), splat(to.product_high));
           value = add(mul(product, splat(to.near.product_share)), mul(to_floats(other), splat(to.near.shortcut_share)));
           worst = larger_magnitude(worst, off_whole(value));

@@ -1,5 +1,5 @@
-// Bilinear resizes with the centres of the corner pixels aligned, over floats and over bytes, and the best class of every
-// resized pixel.
+// Bilinear resizes with the centres of the corner pixels aligned, over floats and over bytes, and the best class of
+// every resized pixel.
 
 #include <algorithm>
 #include <cmath>
@@ -67,7 +67,8 @@ class Band {
     right_ = left_ + step.out_width;
     labels_ = right_ + step.out_width;
     exact_ = true;
-    for (int i = 0; i < step.out_height; i++) exact_ = exact_ && in_256ths(Place(A, i, step.out_height, step.in_height));
+    for (int i = 0; i < step.out_height; i++)
+      exact_ = exact_ && in_256ths(Place(A, i, step.out_height, step.in_height));
     for (int i = 0; i < step.out_width; i++) {
       const Place x(A, i, step.out_width, step.in_width);
       exact_ = exact_ && in_256ths(x);
