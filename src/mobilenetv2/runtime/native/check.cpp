@@ -119,8 +119,8 @@ class Checker {
     require(!step_.reads_floats || (!floats() && resizes()), "only a resize among bytes reads floats");
     const bool staged = step_.kind == StepKind::ROWS || step_.kind == StepKind::PLANE;
     require(!staged || !step_.stages.empty(), "rows are made by at least one stage");
-    require(staged ? step_.matrix < 0 : step_.stages.empty(), "stages and a matrix are for steps of their own");
-    int last = step_.matrix;
+    require(staged || step_.stages.empty(), "stages are for steps of their own");
+    int last = step_.kind == StepKind::MATMUL ? step_.matrix : -1;
     if (staged) last = step_.stages.back().conv >= 0 ? step_.stages.back().conv : step_.stages.back().project;
     require(last < 0 || known(last, network_.matrices()), "no such matrix");
   }

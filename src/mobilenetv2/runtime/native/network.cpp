@@ -179,7 +179,7 @@ std::size_t Network<T>::weight_bytes() const {
 template <class T>
 bool makes_floats(const Network<T>& network, const Step& step) {
   if (sizeof(T) == sizeof(float)) return false;
-  int last = step.matrix;
+  int last = step.kind == StepKind::MATMUL ? step.matrix : -1;
   if (step.kind == StepKind::ROWS || step.kind == StepKind::PLANE) {
     const Stage& stage = step.stages.back();
     last = stage.conv >= 0 ? stage.conv : stage.project;
