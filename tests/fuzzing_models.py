@@ -33,6 +33,7 @@ from mobilenetv2.checkpoint import FORMAT, Checkpoint, save_model
 from mobilenetv2.errors import UserError
 from mobilenetv2.files import read_safetensors
 from mobilenetv2.formats import read
+from mobilenetv2.heads import DeepLab, SSDLite, ssd_anchor_sizes
 from mobilenetv2.int8 import Int8Checkpoint
 
 from .conftest import REPOSITORY, random_checkpoint
@@ -40,10 +41,13 @@ from .int8 import Int8TFLiteWriter, random_int8
 from .writers import (
     LAYOUTS,
     TFLiteWriter,
+    hugging_face,
     keras_config,
+    mmdetection,
     save_pth,
     save_safetensors,
     tensors,
+    torchvision_ssdlite,
     write_keras_archive,
     write_keras_legacy,
     write_keras_weights,
@@ -77,7 +81,22 @@ SMALL = {"width_mult": 0.1, "last_channels": 64, "classes": 3, "resolution": (64
 
 
 def small(**changes: object) -> Checkpoint:
-    return random_checkpoint(**{**SMALL, **changes})
+    settings = {**SMALL, **changes}
+    if "head" in changes:
+        del settings["classes"]
+    return random_checkpoint(**settings)
+
+
+SIX = (((0.5, 0.5),) * 6,) * 6
+
+
+def detector(anchors: Any = None, first_map: str = "expansion", **changes: object) -> Checkpoint:
+    head = SSDLite(2, (8, 8, 8, 8), anchors or ssd_anchor_sizes(), first_map=first_map)
+    return small(head=head, **changes)
+
+
+def segmenter(**changes: object) -> Checkpoint:
+    return small(head=DeepLab(3), last_channels=None, resolution=(33, 33), **changes)
 
 
 def write_tgz(path: Path) -> None:
@@ -110,6 +129,12 @@ READERS: dict[str, Callable[[Path], object]] = {
     "tflite": lambda path: TFLiteWriter(small(**SAME)).save(path),
     "half_tflite": lambda path: TFLiteWriter(small(), half=True, dense=False).save(path),
     "int8_tflite": lambda path: Int8TFLiteWriter(random_int8("twice", **SMALL)).save(path),
+    "detector_tflite": lambda path: TFLiteWriter(detector(**SAME)).save(path),
+    "segmenter_tflite": lambda path: TFLiteWriter(segmenter(**SAME)).save(path),
+    "detector_pth": lambda path: save_pth(path, {
+        "meta": {"CLASSES": ("cat", "dog")}, "state_dict": tensors(mmdetection(detector(SIX, "input")))}),
+    "detector_safetensors": lambda path: save_safetensors(path, torchvision_ssdlite(detector(SIX))),
+    "segmenter_safetensors": lambda path: save_safetensors(path, hugging_face(segmenter(**SAME))),
     "tgz": write_tgz,
 }  # fmt: skip
 
@@ -123,7 +148,8 @@ def damaged(reader: str, content: bytes, index: int) -> bytes:
     inside = {
         "ours": damaged_header, "int8": damaged_header, "pth": damaged_member, "keras": damaged_member,
         "tgz": damaged_tgz, "torchvision": damaged_safetensors, "timm": damaged_safetensors,
-        "hugging_face": damaged_safetensors, "whole_h5": damaged_config,
+        "hugging_face": damaged_safetensors, "detector_pth": damaged_member,
+        "detector_safetensors": damaged_safetensors, "segmenter_safetensors": damaged_safetensors, "whole_h5": damaged_config,
     }  # fmt: skip
     if reader in inside and rng.random() < 0.7:
         return inside[reader](content, rng)

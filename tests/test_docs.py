@@ -26,8 +26,10 @@ from PIL import Image
 from mobilenetv2.architecture import Architecture
 from mobilenetv2.cli import main, run
 from mobilenetv2.heads import DeepLab, SSDLite
+from mobilenetv2.labels import VOC
 from mobilenetv2.training import recipes
 
+from . import test_boxes_data, test_masks_data
 from .conftest import random_checkpoint
 from .writers import TFLiteWriter
 
@@ -133,9 +135,12 @@ def described(tmp_path_factory: pytest.TempPathFactory) -> Path:
         (folder / name).parent.mkdir(exist_ok=True)
         checkpoint.save(folder / f"{name}.safetensors")
     random_checkpoint(small, width_mult=0.5).save(folder / "cache" / "slim-0.5-224.safetensors")
-    other_tasks = {"detector": SSDLite(3), "segmenter": DeepLab(3)}
-    for name, head in other_tasks.items():
-        random_checkpoint(replace(small, head=head)).save(folder / f"{name}.safetensors")
+    other_tasks = (("detector", SSDLite(2), ("cat", "dog")), ("segmenter", DeepLab(21), VOC))
+    for name, head, labels in other_tasks:
+        checkpoint = random_checkpoint(replace(small, head=head))
+        replace(checkpoint, labels=labels).save(folder / f"{name}.safetensors")
+    test_boxes_data.write_coco(folder / "coco")
+    test_masks_data.write(folder / "voc")
     # with ImageNet's classes, of which ant and bee are two
     imagenet = TFLiteWriter(random_checkpoint(small, classes=1001))
     for name in ("mobilenet_v2", "tf2_mobilenet_v2_1.0_224_ptq"):

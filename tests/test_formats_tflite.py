@@ -444,6 +444,13 @@ def test_operators_that_change_values_between_layers(tmp_path, code) -> None:
     refused(tmp_path, writer, rf"a {code} after features\.2\.conv\.1\.0 has no place in it")
 
 
+@pytest.mark.parametrize("beta", [0.5, 1.5, 0.0])
+def test_a_softmax_of_multiples(tmp_path, beta) -> None:
+    writer = TFLiteWriter(small())
+    writer.operators("SOFTMAX")[0].builtinOptions.beta = beta
+    refused(tmp_path, writer, f"a SOFTMAX multiplies what it reads by {beta:g}")
+
+
 def test_a_window_smaller_than_the_map(tmp_path) -> None:
     writer = TFLiteWriter(small(), pool="AVERAGE_POOL_2D")
     writer.operators("AVERAGE_POOL_2D")[0].builtinOptions.filterHeight = 1

@@ -1304,3 +1304,15 @@ def test_every_ending_that_pillow_itself_writes_for_photos_is_known() -> None:
         ".vst",
     }
     assert known <= SUFFIXES
+
+
+def test_a_progressive_jpeg_of_very_many_scans_is_refused() -> None:
+    """Each scan passes over the whole image, however little it says."""
+    file = io.BytesIO()
+    Image.fromarray(np.zeros((64, 64, 3), np.uint8)).save(file, "JPEG", progressive=True)
+    content = file.getvalue()
+    assert decode(content).size == (64, 64)
+    last = content.rindex(b"\xff\xda")
+    many = content[:last] + 1000 * content[last:-2] + b"\xff\xd9"
+    with pytest.raises(ImageError, match="100[0-9] scans, each of which takes time"):
+        decode(many)

@@ -10,6 +10,7 @@ import tarfile
 import threading
 from collections import Counter
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from urllib.parse import urlsplit
@@ -179,6 +180,21 @@ def test_fetched_converted_and_kept(
     for array, values in imported.arrays.items():
         np.testing.assert_array_equal(again.arrays[array], values)
     assert capfd.readouterr().out == ""
+
+
+def test_a_cache_that_several_fill_at_once(mirror, tmp_path, monkeypatch) -> None:
+    original = published(mirror, tmp_path, monkeypatch, "slim-0.35-160")
+    start = threading.Barrier(4)
+
+    def fetched(_: int) -> Checkpoint:
+        start.wait()
+        return open_checkpoint("slim-0.35-160")
+
+    with ThreadPoolExecutor(4) as threads:
+        for imported in threads.map(fetched, range(4)):
+            assert difference(original, imported) < 1e-5
+    files = sorted(path.suffix for path in zoo.cache_folder().iterdir())
+    assert files == [".safetensors", ".tgz"]  # and nothing half-written
 
 
 @pytest.mark.parametrize("name", ["slim-0.35-160", "torchvision-v2"])

@@ -20,9 +20,11 @@ from typing import Any
 import numpy as np
 
 from mobilenetv2.architecture import Architecture
+from mobilenetv2.boxes import anchors as anchors_of
 from mobilenetv2.checkpoint import Checkpoint
 from mobilenetv2.folding import fold
-from mobilenetv2.graph import layers
+from mobilenetv2.graph import layers, network
+from mobilenetv2.heads import SSDHead
 from mobilenetv2.layer import Layer
 from mobilenetv2.runtime import Reference
 
@@ -173,7 +175,8 @@ def mmdetection(checkpoint: Checkpoint, counted: bool = False) -> Arrays:
         return f"{path}.conv", f"{path}.bn"
 
     classes = checkpoint.architecture.head.classes
-    return rows_of(state_dict(checkpoint, names), "cls_convs", [*range(1, classes + 1), 0])
+    orders = {"reg_convs": [1, 0, 3, 2], "cls_convs": [*range(1, classes + 1), 0]}
+    return predictors_in_order(state_dict(checkpoint, names), orders)
 
 
 def torchvision_ssdlite(checkpoint: Checkpoint, renumbered: bool = False) -> Arrays:
@@ -203,20 +206,19 @@ def torchvision_ssdlite(checkpoint: Checkpoint, renumbered: bool = False) -> Arr
     arrays = state_dict(
         checkpoint, lambda layer: (place(layer.name), place(layer.norm or layer.name))
     )
-    return rows_of(arrays, "scores", [])
+    return predictors_in_order(arrays, {"regression_head": [1, 0, 3, 2]})
 
 
-def rows_of(arrays: Arrays, scores: str, order: list[int]) -> Arrays:
-    """Predictors with the boxes as x, y, width, height, and the rows of each anchor's scores in an
+def predictors_in_order(arrays: Arrays, orders: Mapping[str, list[int]]) -> Arrays:
+    """A state dict whose predictors, by a part of their names, have the rows of an anchor in another
     order.
     """
     moved = dict(arrays)
     for name, array in arrays.items():
-        rows = {"reg": [1, 0, 3, 2], scores: order}
-        for part, order_ in rows.items():
-            if order_ and re.search(rf"{part}\w*\.(?:module_list\.)?\d\.1\.(weight|bias)$", name):
-                grouped = array.reshape(-1, len(order_), *array.shape[1:])
-                moved[name] = grouped[:, order_].reshape(array.shape)
+        for part, order in orders.items():
+            if re.search(part + r"\D*\.\d\.1\.(weight|bias)$", name):
+                grouped = array.reshape(-1, len(order), *array.shape[1:])
+                moved[name] = grouped[:, order].reshape(array.shape)
     return moved
 
 
@@ -506,30 +508,48 @@ def write_keras_archive(
 
 # --- TensorFlow Lite ---
 
-FLOAT32, FLOAT16, INT32, RELU6, SAME, VALID = 0, 1, 2, 3, 0, 1
-ACTIVATIONS = {"linear": 0, "relu": 1, "relu6": RELU6}
+FLOAT32, FLOAT16, INT32, NO_ACTIVATION, RELU, RELU6, SAME, VALID = 0, 1, 2, 0, 1, 3, 0, 1
+ACTIVATION_CODES = {"linear": NO_ACTIVATION, "relu": RELU, "relu6": RELU6}
+CUSTOM = "TFLite_Detection_PostProcess"
 CODES = {
-    "ADD": 0, "AVERAGE_POOL_2D": 1, "CONCATENATION": 2, "CONV_2D": 3, "DEPTHWISE_CONV_2D": 4, "DEQUANTIZE": 6, "FULLY_CONNECTED": 9,
-    "RESHAPE": 22, "RESIZE_BILINEAR": 23, "SOFTMAX": 25, "PAD": 34, "MEAN": 40, "QUANTIZE": 114,
+    "ADD": 0, "AVERAGE_POOL_2D": 1, "CONCATENATION": 2, "CONV_2D": 3, "DEPTHWISE_CONV_2D": 4, "DEQUANTIZE": 6,
+    "FULLY_CONNECTED": 9, "LOGISTIC": 14, "RESHAPE": 22, "RESIZE_BILINEAR": 23, "SOFTMAX": 25, CUSTOM: 32,
+    "PAD": 34, "MEAN": 40, "ARG_MAX": 56, "QUANTIZE": 114,
+}  # fmt: skip
+DETECTIONS = {  # options of the detection operator, beside the number of classes
+    "max_detections": 10, "max_classes_per_detection": 1, "detections_per_class": 100, "use_regular_nms": True,
+    "nms_score_threshold": 1e-8, "nms_iou_threshold": 0.6,
+    "y_scale": 10.0, "x_scale": 10.0, "h_scale": 5.0, "w_scale": 5.0,
 }  # fmt: skip
 
 
 class TFLiteWriter:
-    """Builds a `.tflite` classifier or segmenter as a converter does: batch norms folded, ReLU6 fused, NHWC.
+    """Builds a `.tflite` model as a converter does: batch norms folded, activations fused, NHWC.
 
     Args:
         checkpoint: The model. Symmetric padding becomes a PAD operator where SAME pads differently.
         half: Store weights as float16, each with a DEQUANTIZE after it.
         pool: "MEAN" or "AVERAGE_POOL_2D".
         dense: The classifier as FULLY_CONNECTED, not as CONV_2D.
+        end: What detectors and segmenters end in: "scores", a detector's "probabilities", or the
+            "answer" of the detection operator or ARG_MAX.
+        detections: Options of the detection operator that differ from `DETECTIONS`.
     """
 
     def __init__(
-        self, checkpoint: Checkpoint, *, half: bool = False, pool: str = "MEAN", dense: bool = True
+        self,
+        checkpoint: Checkpoint,
+        *,
+        half: bool = False,
+        pool: str = "MEAN",
+        dense: bool = True,
+        end: str = "answer",
+        detections: Mapping[str, float] | None = None,
     ) -> None:
         import ai_edge_litert.schema_py_generated as schema
 
         self.schema, self.half, self.pool, self.dense = schema, half, pool, dense
+        self.end, self.detections = end, DETECTIONS | dict(detections or {})
         self.checkpoint = checkpoint
         self.graph = schema.SubGraphT()
         self.graph.tensors, self.graph.operators, self.graph.name = [], [], "main"
@@ -546,7 +566,17 @@ class TFLiteWriter:
         self.graph.inputs = [made["image"]]
         for layer in layers(self.checkpoint.architecture):
             made[layer.name] = self._layer(layer, [made[source] for source in layer.sources])
+        task = self.checkpoint.architecture.head.task
+        if task == "detection":
+            self.graph.outputs = self._detections()
+            return
         out = made[layer.name]
+        if task == "segmentation" and self.end == "answer":
+            axis = self.constant("axis", np.array([3], np.int32))
+            options = self.schema.ArgMaxOptionsT()
+            options.outputType = INT32
+            out = self.op("ARG_MAX", [out, axis], (1, *layer.out_shape[1:]), options)
+            self.graph.tensors[out].type = INT32
         if layer.kind == "linear":
             if not self.dense:
                 shape = self.constant("shape", np.array([1, layer.out_shape[0]], np.int32))
@@ -558,22 +588,62 @@ class TFLiteWriter:
             out = self.op("SOFTMAX", [out], (1, layer.out_shape[0]), options)
         self.graph.outputs = [out]
 
+    def _detections(self) -> list[int]:
+        """What stands behind a detector's predictors; returns the graph's outputs."""
+        net, head = network(self.checkpoint.architecture), self.checkpoint.architecture.head
+        assert isinstance(head, SSDHead)
+        joined = []
+        for names, numbers in ((net.outputs[::2], 4), (net.outputs[1::2], 1 + head.classes)):
+            rows = []
+            for name in names:
+                channels, height, width = net[name].out_shape
+                shape = (1, height * width * channels // numbers, numbers)
+                sides = self.constant("shape", np.array(shape, np.int32))
+                reshaped = [self.made[name], sides]
+                rows.append(self.op("RESHAPE", reshaped, shape, self.schema.ReshapeOptionsT()))
+            options = self.schema.ConcatenationOptionsT()
+            options.axis = 1
+            count = sum(self.graph.tensors[index].shape[1] for index in rows)
+            joined.append(self.op("CONCATENATION", rows, (1, count, numbers), options))
+        boxes, scores = joined
+        if self.end == "scores":
+            return joined
+        code, options = "LOGISTIC", None
+        if head.score == "softmax":
+            code, options = "SOFTMAX", self.schema.SoftmaxOptionsT()
+            options.beta = 1.0
+        scores = self.op(code, [scores], (1, count, 1 + head.classes), options)
+        if self.end == "probabilities":
+            return [boxes, scores]
+        anchors = self.weight("anchors", anchors_of(head, net))
+        out = self.op(CUSTOM, [boxes, scores, anchors], (1, 10, 4), None)
+        operator = self.graph.operators[-1]
+        most = int(self.detections["max_detections"])
+        operator.outputs = [
+            out,
+            *(self.tensor("", shape) for shape in ((1, most), (1, most), (1,))),
+        ]
+        self.graph.tensors[out].shape = [1, most, 4]
+        content = flexbuffer({"num_classes": head.classes} | self.detections)
+        operator.customOptions = np.frombuffer(content, np.uint8)
+        return list(operator.outputs)
+
     def _layer(self, layer: Layer, sources: list[int]) -> int:
         channels, height, width = layer.out_shape
         shape = (1, height, width, channels)
-        if layer.kind == "add":
-            return self.op("ADD", sources, shape, self.schema.AddOptionsT())
-        if layer.kind == "pool":
-            return self._pool(layer, sources[0])
+        if layer.kind == "resize":
+            size = self.constant("size", np.array([height, width], np.int32))
+            options = self.schema.ResizeBilinearOptionsT()
+            options.alignCorners = True
+            return self.op("RESIZE_BILINEAR", [*sources, size], shape, options)
         if layer.kind == "concat":
             options = self.schema.ConcatenationOptionsT()
             options.axis = 3
             return self.op("CONCATENATION", self.joined(layer, sources), shape, options)
-        if layer.kind == "resize":
-            options = self.schema.ResizeBilinearOptionsT()
-            options.alignCorners = True
-            size = self.constant("size", np.array([height, width], np.int32))
-            return self.op("RESIZE_BILINEAR", [*sources, size], shape, options)
+        if layer.kind == "add":
+            return self.op("ADD", sources, shape, self.schema.AddOptionsT())
+        if layer.kind == "pool":
+            return self._pool(layer, sources[0])
         weight, bias = fold(self.checkpoint, layer)
         if layer.kind == "linear" and self.dense:
             constants = [
@@ -595,7 +665,7 @@ class TFLiteWriter:
         )
         options.strideH = options.strideW = layer.stride
         options.dilationHFactor = options.dilationWFactor = layer.dilation
-        options.fusedActivationFunction = ACTIVATIONS[layer.activation]
+        options.fusedActivationFunction = ACTIVATION_CODES[layer.activation]
         if depthwise:
             options.depthMultiplier = 1
         explicit = self.checkpoint.architecture.padding == "symmetric" and layer.stride == 2
@@ -610,7 +680,7 @@ class TFLiteWriter:
         channels, height, width = layer.in_shape
         if self.pool == "MEAN":
             options = self.schema.ReducerOptionsT()
-            flat = self.dense and layer.name == "pool"  # before a classifier
+            flat = self.dense and self.checkpoint.architecture.head.task == "classification"
             options.keepDims = not flat
             shape = (1, channels) if flat else (1, 1, 1, channels)
             return self.op(
@@ -664,16 +734,18 @@ class TFLiteWriter:
         if code not in self.codes:
             made = self.schema.OperatorCodeT()
             made.builtinCode = made.deprecatedBuiltinCode = CODES[code]
+            made.customCode = CUSTOM.encode() if code == CUSTOM else None
             made.version = 1
             self.codes[code] = len(self.model.operatorCodes)
             self.model.operatorCodes.append(made)
         operator = self.schema.OperatorT()
         operator.opcodeIndex, operator.inputs = self.codes[code], list(inputs)
         operator.outputs = [self.tensor(code, shape)]
-        operator.builtinOptions = options
-        operator.builtinOptionsType = getattr(
-            self.schema.BuiltinOptions, type(options).__name__.removesuffix("T")
-        )
+        if options is not None:
+            operator.builtinOptions = options
+            operator.builtinOptionsType = getattr(
+                self.schema.BuiltinOptions, type(options).__name__.removesuffix("T")
+            )
         self.graph.operators.append(operator)
         return int(operator.outputs[0])
 
@@ -692,6 +764,13 @@ class TFLiteWriter:
         builder.Finish(self.model.Pack(builder), b"TFL3")
         path.write_bytes(bytes(builder.Output()))
         return path
+
+
+def flexbuffer(options: Mapping[str, float]) -> bytes:
+    """Options of a custom operator."""
+    from flatbuffers import flexbuffers
+
+    return bytes(flexbuffers.Dumps(dict(options)))
 
 
 # --- comparing ---

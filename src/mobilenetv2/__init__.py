@@ -17,11 +17,15 @@ if TYPE_CHECKING:
     from .architecture import Architecture as Architecture
     from .checkpoint import Checkpoint as Checkpoint
     from .datasets import Dataset as Dataset
+    from .datasets import read_boxes as read_boxes
     from .datasets import read_dataset as read_dataset
+    from .datasets import read_masks as read_masks
     from .detector import Detector as Detector
     from .errors import UserError as UserError
     from .evaluation import Evaluation as Evaluation
     from .evaluation import evaluate as evaluate
+    from .evaluation import evaluate_detector as evaluate_detector
+    from .evaluation import evaluate_segmenter as evaluate_segmenter
     from .graph import layers as layers
     from .graph import network as network
     from .images import Preprocessing as Preprocessing
@@ -54,12 +58,16 @@ _HOMES = {
     "UserError": "errors",
     "decode": "images",
     "evaluate": "evaluation",
+    "evaluate_detector": "evaluation",
+    "evaluate_segmenter": "evaluation",
     "layers": "graph",
     "load": "loading",
     "models": "zoo",
     "network": "graph",
     "quantize": "runtime.quantize",
+    "read_boxes": "datasets",
     "read_dataset": "datasets",
+    "read_masks": "datasets",
 }
 __version__ = "0.1.0"
 __all__ = sorted(_HOMES)

@@ -19,6 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from .architecture import Architecture
+from .arguments import check_kind, check_path
 from .errors import ModelFileError, UserError, shortened
 from .files import checksum, in_order, read_safetensors, write_atomically
 from .graph import array_shapes
@@ -60,6 +61,7 @@ class Checkpoint:
     notes: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
+        check_kind("arrays", self.arrays, Mapping)
         check_arrays(self.arrays, array_shapes(self.architecture))
         check_description(self.architecture, self.labels, self.preprocessing, self.provenance)
 
@@ -93,7 +95,7 @@ class Checkpoint:
         Raises:
             ModelFileError: Not such a file, or damaged; the message says why.
         """
-        return cls.from_file(path, *read_safetensors(Path(path)))
+        return cls.from_file(path, *read_safetensors(Path(check_path("path", path))))
 
     @classmethod
     def from_file(
@@ -121,6 +123,7 @@ def description_header(
     Raises:
         ModelFileError: The provenance holds what JSON cannot, or is nested too deeply.
     """
+    check_classes(architecture)
     try:
         facts = json.dumps(provenance)
     except (TypeError, ValueError, RecursionError) as error:
@@ -134,6 +137,16 @@ def description_header(
     }
 
 
+def check_classes(architecture: Architecture) -> None:
+    """Refuses a classifier of one class.
+
+    Raises:
+        ModelFileError: It is one.
+    """
+    if architecture.head.task == "classification" and architecture.classes == 1:
+        raise ModelFileError("one class, of which a softmax is always 1: at least 2 are needed")
+
+
 def is_ours(header: Mapping[str, str]) -> bool:
     """Whether a safetensors header is that of a model of ours, a damaged one included."""
     return header.get("format") == FORMAT or bool(OUR_KEYS & header.keys())
@@ -145,8 +158,10 @@ def read_description(header: Mapping[str, str]) -> dict[str, Any]:
     Raises:
         UserError: Not JSON, JSON of another type, or a value out of range.
     """
+    architecture = Architecture.from_dict(read_json(header, "architecture"))
+    check_classes(architecture)
     return {
-        "architecture": Architecture.from_dict(read_json(header, "architecture")),
+        "architecture": architecture,
         "labels": tuple(read_json(header, "labels", list[str])),
         "preprocessing": Preprocessing.from_dict(read_json(header, "preprocessing")),
         "provenance": read_json(header, "provenance", dict[str, Any]),
@@ -208,6 +223,7 @@ def save_model(
     """
     from safetensors.numpy import save
 
+    path = check_path("path", path)
     identity = {"format": FORMAT, "version": VERSION, "checksum": checksum(header, arrays)}
     contiguous = {name: np.ascontiguousarray(array) for name, array in arrays.items()}
     write_atomically(Path(path), in_order(save(contiguous, {**header, **identity})))

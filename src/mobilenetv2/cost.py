@@ -17,6 +17,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 from .architecture import Architecture
+from .arguments import check_kind, check_list, check_whole
 from .errors import ArchitectureError, UserError
 from .graph import layers, network
 from .layer import Layer
@@ -112,7 +113,7 @@ def network_cost(
     Raises:
         UserError: An argument is out of range; the message names it.
     """
-    _check_positive("bytes_per_element", bytes_per_element)
+    check_whole("bytes_per_element", bytes_per_element)
     described = layers(architecture, height, width)
     fields = receptive_fields(described)
     return Cost(
@@ -204,7 +205,7 @@ def operator_memory(
     Raises:
         UserError: An argument is out of range; the message names it.
     """
-    _check_positive("bytes_per_element", bytes_per_element)
+    check_whole("bytes_per_element", bytes_per_element)
     net = network(architecture, height, width)
     return tuple(_steps([[layer] for layer in net.layers], net.outputs, None, bytes_per_element))
 
@@ -236,9 +237,10 @@ def bottleneck_memory(
     Raises:
         UserError: An argument is out of range, or the stem cannot be fused; the message names it.
     """
-    _check_positive("bytes_per_element", bytes_per_element)
+    check_whole("bytes_per_element", bytes_per_element)
     if splits is not None:
-        _check_positive("splits", splits)
+        check_whole("splits", splits)
+    check_kind("architecture", architecture, Architecture)
     if fuse_stem and architecture.stages[0].expansion != 1:
         raise ArchitectureError(
             "fuse_stem needs a first stage of expansion 1: only then is the stem the inner tensor"
@@ -250,12 +252,12 @@ def bottleneck_memory(
 
 def peak_memory(steps: Sequence[MemoryStep]) -> MemoryStep:
     """The step of `operator_memory` or `bottleneck_memory` that holds most; of equals, the first."""
+    check_list("steps", steps)
+    for step in steps:
+        check_kind("a step", step, MemoryStep)
+    if not steps:
+        raise UserError("steps must be those of a network, not none")
     return max(steps, key=lambda step: step.total_bytes)
-
-
-def _check_positive(name: str, value: object) -> None:
-    if isinstance(value, bool) or not isinstance(value, int) or value < 1:
-        raise UserError(f"{name} must be a whole number from 1 up, not {value!r}")
 
 
 def _parameters(layer: Layer) -> int:

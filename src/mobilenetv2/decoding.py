@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator
 from io import BytesIO, TextIOBase
 from typing import IO, TYPE_CHECKING, Any
 
+from .arguments import check_whole
 from .errors import ImageError, UserError
 from .locks import ForkSafeLock
 from .paths import obstacle
@@ -36,6 +37,8 @@ FEW_LEVELS = 64  # an image that keeps fewer grey levels than this out of more i
 STRIP_PIXELS = 1 << 20  # of an image of more than 8 bits that are converted at once
 VIDEO = (".mp4", ".mov", ".avi", ".mkv", ".webm", ".m4v", ".mpg", ".mpeg", ".wmv", ".flv", ".3gp")
 INTERPRETED = ("EPS",)  # a program, which another program would run
+START_OF_SCAN = b"\xff\xda"  # in a JPEG; entropy-coded bytes never look like it
+MAX_SCANS = 500  # of a progressive JPEG; usual ones have about ten
 
 _pillow_limit = ForkSafeLock()
 
@@ -82,12 +85,28 @@ def decode(
     Raises:
         ImageError: Not an image, not a regular file, damaged, or too large; the message names the
             file.
-        UserError: MOBILENETV2_MAX_PIXELS is not a whole number above 0.
+        UserError: max_pixels or MOBILENETV2_MAX_PIXELS is not a whole number above 0.
     """
-    from PIL import Image, UnidentifiedImageError
-
+    if max_pixels is None:
+        max_pixels = _limit_of_environment()
+    else:
+        check_whole("max_pixels", max_pixels)
     if isinstance(source, bytes | bytearray | memoryview):
         source = BytesIO(source)
+    name = _checked_name(source)
+    try:
+        with _open(source, max_pixels) as image:
+            _check_opened(image, max_pixels)
+            rgb, remark = _to_rgb(image, stretch)
+    except Exception as error:  # Pillow's plugins may raise anything on damaged files
+        raise ImageError(f"{name}: {_reason(name, error, max_pixels)}") from error
+    if remark:
+        warn(f"{name}: {remark}")
+    return rgb
+
+
+def _checked_name(source: str | os.PathLike[str] | IO[bytes]) -> str:
+    """What messages call a source, which must be a regular file's name or an open binary file."""
     if not isinstance(source, str | os.PathLike) and not hasattr(source, "read"):
         raise ImageError(
             f"an image is a file name, bytes, an open file, a PIL image or an array, not "
@@ -95,42 +114,51 @@ def decode(
         )
     if isinstance(source, TextIOBase):
         raise ImageError(f"{getattr(source, 'name', '<stream>')}: opened as text; open it as 'rb'")
-    if isinstance(source, str | os.PathLike):
-        name = f"{os.fsdecode(source):.1000}"  # content given as a name may be of any length
-        if reason := obstacle(source):
-            raise ImageError(f"{name}: {reason}")
-    else:
-        name = str(getattr(source, "name", "<stream>"))
-    max_pixels = _limit_of_environment() if max_pixels is None else max_pixels
-    try:
-        with _open(source, max_pixels) as image:
-            if max_pixels is not None and image.width * image.height > max_pixels:
-                raise Image.DecompressionBombError
-            if image.format in INTERPRETED:
-                raise ImageError("a program that draws an image: convert it to PNG first")
-            rgb, remark = _to_rgb(image, stretch)
-    except Image.DecompressionBombError:
+    if not isinstance(source, str | os.PathLike):
+        return str(getattr(source, "name", "<stream>"))
+    name = f"{os.fsdecode(source):.1000}"  # content given as a name may be of any length
+    if reason := obstacle(source):
+        raise ImageError(f"{name}: {reason}")
+    return name
+
+
+def _check_opened(image: Any, max_pixels: int | None) -> None:
+    """Refuses an image before its pixels are decoded: its size, its kind, its scans."""
+    from PIL import Image
+
+    if max_pixels is not None and image.width * image.height > max_pixels:
+        raise Image.DecompressionBombError
+    if image.format in INTERPRETED:
+        raise ImageError("a program that draws an image: convert it to PNG first")
+    if image.format == "JPEG" and image.info.get("progressive"):
+        image.fp.seek(0)
+        scans = image.fp.read().count(START_OF_SCAN)
+        if scans > MAX_SCANS:
+            raise ImageError(f"{scans} scans, each of which takes time: save it anew")
+
+
+def _reason(name: str, error: Exception, max_pixels: int | None) -> str:
+    """Why an image cannot be decoded, as a message says it."""
+    from PIL import Image, UnidentifiedImageError
+
+    if isinstance(error, Image.DecompressionBombError):
         limit = max_pixels or PILLOW_LIMIT_FACTOR * (Image.MAX_IMAGE_PIXELS or 0)
-        raise ImageError(
-            f"{name}: more than {limit} pixels; raise the limit with max_pixels (--max-pixels) or "
+        return (
+            f"more than {limit} pixels; raise the limit with max_pixels (--max-pixels) or "
             f"{MAX_PIXELS} in the environment if that is right"
-        ) from None
-    except UnidentifiedImageError:
+        )
+    if isinstance(error, UnidentifiedImageError):
         if name.lower().endswith(VIDEO):
-            raise ImageError(
-                f"{name}: a video: take images out of it first, such as one per second: "
+            return (
+                "a video: take images out of it first, such as one per second: "
                 "ffmpeg -i VIDEO -vf fps=1 image%04d.jpg"
-            ) from None
-        raise ImageError(f"{name}: not an image, or of a kind that Pillow cannot read") from None
-    except MemoryError:
-        raise ImageError(f"{name}: too large for this machine's memory") from None
-    except Exception as error:  # Pillow's plugins may raise anything on damaged files
-        if isinstance(error, OSError) and error.strerror:  # of the system, not of Pillow
-            raise ImageError(f"{name}: cannot be read: {error.strerror}") from error
-        raise ImageError(f"{name}: cannot be decoded: {error or type(error).__name__}") from error
-    if remark:
-        warn(f"{name}: {remark}")
-    return rgb
+            )
+        return "not an image, or of a kind that Pillow cannot read"
+    if isinstance(error, MemoryError):
+        return "too large for this machine's memory"
+    if isinstance(error, OSError) and error.strerror:  # of the system, not of Pillow
+        return f"cannot be read: {error.strerror}"
+    return f"cannot be decoded: {error or type(error).__name__}"
 
 
 def _limit_of_environment() -> int | None:
@@ -182,9 +210,9 @@ def _to_rgb(image: Image, stretch: bool) -> tuple[Image, str]:
 
     if 0 in image.size:
         raise ImageError(f"an image of {image.width}x{image.height} has no pixels")
-    raw_mode = _raw_mode(image)
+    raw_mode = stored_mode(image)
     image.load()
-    turn = TURNS.get(_orientation(image))
+    turn = TURNS.get(stored_orientation(image))
     remark = _lost_colours(image) if ";16" in raw_mode else ""
     if image.mode == "F" or image.mode.startswith("I"):
         image, remark = _deep_to_rgb(image, stretch)
@@ -212,7 +240,7 @@ def _lost_colours(image: Image) -> str:
     )
 
 
-def _raw_mode(image: Image) -> str:
+def stored_mode(image: Image) -> str:
     """How the pixels stand in the file, as Pillow calls it; "" for an image that is loaded."""
     tile = getattr(image, "tile", None)
     arguments = tile[0][3] if tile else ""
@@ -220,7 +248,7 @@ def _raw_mode(image: Image) -> str:
     return first if isinstance(first, str) else ""
 
 
-def _orientation(image: Image) -> Any:
+def stored_orientation(image: Image) -> Any:
     try:
         return image.getexif().get(0x0112)
     except Exception:  # Pillow may raise anything on damaged EXIF; the pixels are still good

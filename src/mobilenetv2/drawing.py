@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import colorsys
 import io
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
@@ -21,6 +22,8 @@ if TYPE_CHECKING:
 
 Mask = NDArray[np.uint8] | NDArray[np.uint16]
 OVERLAY = 0.55  # how much of the colour covers the image
+GOLDEN_RATIO = 0.618034
+COLOURS = 256
 DARK = 140  # colours below this brightness get white text
 MOST_NAMES = 12  # that are written on an image
 
@@ -35,6 +38,14 @@ def palette(count: int) -> NDArray[np.uint8]:
                 np.uint8
             )
     return colours
+
+
+def bright_colours(count: int) -> NDArray[np.uint8]:
+    """Colours (count, 3) that are seen on photographs; neighbours have unlike hues."""
+    hues = (np.arange(count) * GOLDEN_RATIO) % 1
+    colours = [colorsys.hsv_to_rgb(hue, 0.8, 0.95) for hue in hues]
+    rounded: NDArray[np.uint8] = np.rint(255 * np.array(colours).reshape(-1, 3)).astype(np.uint8)
+    return rounded
 
 
 def draw_boxes(
@@ -61,10 +72,9 @@ def draw_boxes(
 
     drawn = _copy(image, size)
     draw, scale = ImageDraw.Draw(drawn), _scale(drawn)
-    colours = palette(256).tolist()
-    # class 0 is an object here, so that black is left out
+    colours = bright_colours(COLOURS).tolist()
     marked = [
-        (box, caption, tuple(colours[index % 255 + 1]))
+        (box, caption, tuple(colours[index % COLOURS]))
         for box, caption, index in zip(boxes.tolist(), captions, indices, strict=True)
     ]
     for box, _, colour in reversed(marked):
@@ -89,7 +99,7 @@ def draw_mask(image: OneImage, mask: Mask, labels: Mapping[int, str]) -> Image:
     from PIL import Image, ImageDraw
 
     drawn = _copy(image, (mask.shape[0], mask.shape[1]))
-    colours = palette(max(256, int(mask.max()) + 1))
+    colours = bright_colours(int(mask.max()) + 1)
     covered = (mask > 0).astype(np.uint8) * np.uint8(255 * OVERLAY)
     drawn.paste(Image.fromarray(colours[mask]), mask=Image.fromarray(covered))
     draw, y = ImageDraw.Draw(drawn), 0.0
@@ -123,7 +133,7 @@ def _copy(image: OneImage, size: tuple[int, int]) -> Image:
 
 def _scale(image: Image) -> int:
     """Width of a line, so that it is seen on large images too."""
-    return max(1, round(max(image.size) / 320))
+    return max(2, round(max(image.size) / 250))
 
 
 def _label(

@@ -17,6 +17,7 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 from .architecture import Architecture, ArchitectureRecord
+from .arguments import check_kind
 from .layer import Builder, Layer, Shape
 from .records import Side
 
@@ -93,6 +94,7 @@ def blocks(architecture: Architecture) -> tuple[Block, ...]:
 
     A block that loses its stride keeps the dilation of the one before it; the blocks after it are
     dilated (DeepLab's rule, TF-slim `mobilenet_base`)."""
+    check_kind("architecture", architecture, Architecture)
     a = architecture
     resolved: list[Block] = []
     reached, dilation = a.stem_stride, 1
@@ -145,6 +147,7 @@ def network(
     Raises:
         ArchitectureError: A side is not between 1 and 65536.
     """
+    check_kind("architecture", architecture, Architecture)
     a = architecture
     image = ImageSize(
         height=a.resolution[0] if height is None else height,

@@ -40,9 +40,10 @@ def as_image(source: OneImage, *, max_pixels: int | None = None) -> Image | NDAr
 
     if isinstance(source, Image.Image):
         return source
-    if hasattr(source, "__array__"):
+    if hasattr(source, "__array__") and not isinstance(source, str | bytes):  # NumPy's texts
         import numpy as np
 
+        check_unmasked(source)
         return np.asarray(source)
     return decode(source, max_pixels=max_pixels)
 
@@ -56,6 +57,18 @@ def to_image(image: Image | NDArray[np.uint8]) -> Image:
     import numpy as np
 
     return to_rgb(_from_array(image) if isinstance(image, np.ndarray) else image)
+
+
+def check_unmasked(array: object) -> None:
+    """Refuses a masked array that hides values, which would be used all the same.
+
+    Raises:
+        ImageError: It hides some.
+    """
+    import numpy as np
+
+    if isinstance(array, np.ma.MaskedArray) and np.ma.is_masked(array):
+        raise ImageError("a masked array hides values: fill them first, with array.filled(0)")
 
 
 PerChannel = Annotated[float, Meta(ge=-1e6, le=1e6)]
@@ -215,6 +228,7 @@ class Preprocessing(Record):
         """
         import numpy as np
 
+        check_unmasked(pixels)
         pixels = np.asarray(pixels)
         if pixels.dtype != np.uint8 or pixels.shape[-1:] != (self.channels,):
             raise ImageError(

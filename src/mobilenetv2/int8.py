@@ -18,6 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from .architecture import Architecture
+from .arguments import check_path
 from .checkpoint import (
     DESCRIPTION,
     FORMAT,
@@ -215,7 +216,7 @@ class Int8Checkpoint:
         Raises:
             ModelFileError: Not such a file, or damaged; the message says why.
         """
-        return cls.from_file(path, *read_safetensors(Path(path)))
+        return cls.from_file(path, *read_safetensors(Path(check_path("path", path))))
 
     @classmethod
     def from_file(

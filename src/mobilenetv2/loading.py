@@ -6,6 +6,7 @@ import os
 from pathlib import Path
 from typing import IO, Any
 
+from .arguments import check_kind
 from .detector import Detector
 from .formats import open_checkpoint, read_content
 from .model import Model
@@ -39,6 +40,8 @@ def load(
         DownloadError: A published model could not be fetched.
         UserError: As for `Model`.
     """
+    check_kind("int8", int8, bool)
+    check_kind("weights_of", weights_of, str, type(None))
     if isinstance(name, str | os.PathLike):
         file = Path(name) if isinstance(name, os.PathLike) else name
         checkpoint = open_checkpoint(file, int8=int8, weights_of=weights_of)

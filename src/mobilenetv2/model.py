@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Generator, Iterable, Iterator
 from contextlib import closing
 from dataclasses import dataclass
@@ -11,6 +10,7 @@ from typing import TYPE_CHECKING, Any, TypeVar, overload
 import numpy as np
 from numpy.typing import NDArray
 
+from .arguments import check_list, check_whole
 from .errors import ImageError, UserError
 from .images import as_image, to_image
 from .pipeline import map_images
@@ -221,8 +221,9 @@ class Model:
         """As `map_images`; `use` gets the (height, width) of the image too, and whatever `run` gives
         for it.
         """
-        if isinstance(sources, str | bytes | os.PathLike):
-            raise UserError(f"a list of files is needed, not one: [{sources!r:.80}]")
+        check_list("files", sources)
+        if max_pixels is not None:
+            check_whole("max_pixels", max_pixels)
 
         def prepare(source: Source) -> tuple[NDArray[np.uint8], tuple[int, int]]:
             image = to_image(as_image(open_source(source), max_pixels=max_pixels))
@@ -249,8 +250,7 @@ class Model:
 
     def _check_top(self, top: int) -> None:
         self.check_classifies()
-        if not isinstance(top, int | np.integer) or isinstance(top, bool) or top < 1:
-            raise UserError(f"top must be a whole number of at least 1, not {top!r:.80}")
+        check_whole("top", top)
 
     def _predictions(self, logits: NDArray[np.float32], top: int) -> list[Prediction]:
         """The `top` most probable classes for the logits (classes,) of one image."""

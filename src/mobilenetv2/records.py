@@ -118,7 +118,7 @@ class Record:
         """
         try:
             values = json.loads(text)
-        except (ValueError, RecursionError) as error:
+        except (TypeError, ValueError, RecursionError) as error:
             raise cls.error(f"the {cls.noun} is not JSON: {error}") from None
         return cls.from_dict(values)
 

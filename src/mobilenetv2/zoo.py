@@ -17,7 +17,7 @@ from urllib.parse import urlsplit
 from .errors import DownloadError, ModelFileError
 from .files import MAX_FOREIGN_BYTES, sha256
 from .images import IMAGENET_MEAN, IMAGENET_STD, Preprocessing
-from .paper import SLIM
+from .paper_tables import SLIM
 from .paths import ABSENT, obstacle
 
 # Width, resolution, ImageNet top-1 and top-5 of TF-slim's 22 models; Keras's are the same weights.

@@ -1,4 +1,5 @@
-"""Checks importers and names against the real packages: torchvision, timm, transformers and Keras.
+"""Checks importers and names against the real packages: torchvision, timm, transformers,
+mmdetection and Keras.
 
     python tests/peers/check_peers.py [--only torchvision] [--output tests/peers/last_output.txt]
 
@@ -23,6 +24,7 @@ os.environ["HF_HUB_OFFLINE"] = "1"  # nothing is fetched
 
 import torch
 from comparing import COLUMNS, TOLERANCE, Row
+from detector_peers import check_detectors
 from image_peers import check_images
 from keras_peer import check_keras
 from names_peers import check_timm_names, check_torchvision_names
@@ -33,6 +35,7 @@ PACKAGES = (
     "torchvision",
     "timm",
     "transformers",
+    "mmdet",
     "keras",
     "h5py",
     "safetensors",
@@ -43,6 +46,7 @@ CHECKS: dict[str, Callable[[Path], Iterator[Row]]] = {
     "torchvision": check_torchvision,
     "timm": check_timm,
     "transformers": check_transformers,
+    "detectors": check_detectors,
     "keras": check_keras,
     "images": check_images,
     "torchvision names": check_torchvision_names,

@@ -153,6 +153,19 @@ UNUSUAL: dict[str, dict[str, Any]] = {
 }
 
 
+SEGMENTERS: dict[str, dict[str, Any]] = {
+    "segmenter": {},
+    "segmenter, stride 16": {"output_stride": 16, "num_labels": 21, "depth_multiplier": 0.5},
+    "segmenter, stride 8": {"output_stride": 8, "num_labels": 21, "tf_padding": False},
+    "segmenter, not rounded": {
+        "output_stride": 16,
+        "depth_multiplier": 0.5,
+        "depth_divisible_by": 1,
+        "min_depth": 1,
+    },
+}
+
+
 def check_transformers(folder: Path) -> Iterator[Row]:
     """`save_pretrained` folders of both padding rules, heads and options, with and without the
     config.
@@ -193,10 +206,9 @@ def check_transformers(folder: Path) -> Iterator[Row]:
             folder, str(dtype).removeprefix("torch."), Classifier, 95, {}, dtype
         )
         yield from compare_or_refuse(case, path, "save_pretrained")
-    case, path = pretrained(
-        folder, "ForSemanticSegmentation", MobileNetV2ForSemanticSegmentation, 96, {}
-    )
-    yield from compare_or_refuse(replace(case, run=enlarged(case.run)), path, "save_pretrained")
+    for name, options in SEGMENTERS.items():
+        case, path = pretrained(folder, name, MobileNetV2ForSemanticSegmentation, 96, options)
+        yield from compare(replace(case, run=enlarged(case.run)), path, "save_pretrained")
 
 
 def pretrained(

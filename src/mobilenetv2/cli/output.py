@@ -25,6 +25,7 @@ import click
 from ..printable import printable
 
 if TYPE_CHECKING:
+    from PIL.Image import Image
     from rich.console import Console
 
     from ..int8 import AnyCheckpoint
@@ -181,6 +182,17 @@ def save_rows(
     from ..files import write_atomically
 
     write_atomically(path, rows_content(rows, columns, format_))
+
+
+def save_image(image: Image, path: Path) -> None:
+    """Writes an image to a file, of the kind that its suffix says."""
+    from PIL import Image
+
+    from ..files import write_atomically
+
+    content = io.BytesIO()
+    image.save(content, Image.registered_extensions()[path.suffix.lower()])
+    write_atomically(path, content.getvalue())
 
 
 def rows_content(rows: Iterable[Mapping[str, Any]], columns: Sequence[str], format_: str) -> bytes:

@@ -6,6 +6,7 @@ import os
 import zipfile
 from pathlib import Path
 
+from ..arguments import check_kind, check_path
 from ..errors import UserError, shortened
 from ..paths import is_folder, obstacle
 from .csv_list import CsvList, read_list
@@ -33,7 +34,8 @@ def read_dataset(source: str | os.PathLike[str], split: str | None = None) -> Da
         UserError: The source does not exist, is of none of the three kinds, has no such split, or
             no labelled image.
     """
-    opened = _open(Path(source))
+    check_kind("split", split, str, type(None))
+    opened = _open(source)
     dataset = opened.dataset(_chosen_splits(opened, split))
     if not dataset.samples:
         problems = (f"{opened.path}: no images in class folders ({TREE})", *dataset.problems)
@@ -53,7 +55,7 @@ def read_splits(source: str | os.PathLike[str]) -> dict[str, Dataset]:
     Raises:
         UserError: The source does not exist, or is of none of the three kinds.
     """
-    opened = _open(Path(source))
+    opened = _open(source)
     names: dict[str, list[str]] = {}
     for name in splits_among(opened.top_names()):
         names.setdefault(SPLITS[name.lower()], []).append(name)
@@ -64,7 +66,8 @@ def read_splits(source: str | os.PathLike[str]) -> dict[str, Dataset]:
     }
 
 
-def _open(path: Path) -> Folders | CsvList:
+def _open(source: str | os.PathLike[str]) -> Folders | CsvList:
+    path = Path(check_path("source", source))
     if is_folder(path):
         return read_folder(path)
     if reason := obstacle(path):

@@ -6,7 +6,7 @@ from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import IO, TYPE_CHECKING
+from typing import IO, TYPE_CHECKING, Generic, TypeVar
 
 from ..decoding import decode, warn_of_range
 from .archive import Archive, InMemory
@@ -15,20 +15,23 @@ if TYPE_CHECKING:
     from PIL.Image import Image
 
 
+Target = TypeVar("Target")
+
+
 @dataclass(frozen=True, slots=True)
-class Sample:
-    """One labelled image.
+class Labelled(Generic[Target]):
+    """One image and what a model should predict for it.
 
     Attributes:
         name: What messages call it: its path, or archive.zip/path.
-        target: What a model should predict: an index into `Dataset.classes`; -1 if unknown.
+        target: What a model should predict.
         source: Its file, the archive that contains it, or its bytes; None: the file called `name`.
         member: Its name in the archive; "" for a file.
         stretch: As for `decode`.
     """
 
     name: str
-    target: int
+    target: Target
     source: Path | Archive | InMemory | None = None
     member: str = ""
     stretch: bool = False
@@ -63,6 +66,12 @@ class Sample:
         finally:
             if not isinstance(source, Path):
                 source.close()
+
+
+class Sample(Labelled[int]):
+    """One image and its class: an index into `Dataset.classes`; -1 if unknown."""
+
+    __slots__ = ()
 
 
 @dataclass(frozen=True)

@@ -11,6 +11,7 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from ..arguments import check_kind
 from ..datasets import Dataset, Sample, read_dataset
 from ..errors import ImageError, UserError
 from ..model import Model
@@ -157,6 +158,7 @@ def evaluate(
         UserError: The model is not a classifier or lacks a class of the dataset, or no image
             could be read.
     """
+    check_kind("model", model, Model)
     model.check_classifies()
     if not isinstance(dataset, Dataset):
         dataset = read_dataset(dataset)

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import islice
 from pathlib import PurePath
 from typing import TYPE_CHECKING
 
+from ..arguments import check_kind, check_list
 from ..decoding import ignore_remark
 from ..printable import printable
 from .classification import Answer
@@ -31,7 +33,10 @@ def contact_sheet(mistakes: Sequence[Answer]) -> Image:
     """
     from PIL import Image, ImageDraw, ImageFont
 
-    shown = mistakes[:MOST]
+    check_list("mistakes", mistakes)
+    shown = list(islice(mistakes, MOST))
+    for mistake in shown:
+        check_kind("a mistake", mistake, Answer)
     rows = max(1, -(-len(shown) // COLUMNS))
     sheet = Image.new("RGB", (COLUMNS * TILE, rows * (TILE + CAPTION)), "white")
     draw, font = ImageDraw.Draw(sheet), ImageFont.load_default(11)

@@ -22,13 +22,13 @@ from ..heads import Classifier, Features, Head
 from ..images import Preprocessing
 from ..labels import VOC, imagenet_labels
 
-OUTPUT_STRIDES: tuple[OutputStride, ...] = (32, 16, 8)
 PUBLISHED_WIDTHS = (1.0, 0.35, 0.5, 0.75, 1.3, 1.4, 1.1, 1.2)
 REPEATS = (  # blocks per stage; arrays do not show strides, so only known tables are read
     (1, 2, 3, 4, 3, 3, 1),  # Table 2
     (1, 3, 4, 5, 4, 4, 1),  # timm's 110d
     (1, 3, 5, 6, 5, 5, 1),  # timm's 120d
 )
+OUTPUT_STRIDES: tuple[OutputStride, ...] = (32, 16, 8)
 IN_BLOCK = re.compile(r"features\.(\d{1,3})\.conv\.")
 
 
@@ -116,7 +116,7 @@ def assemble(path: Path, arrays: Mapping[str, Shaped], rules: Rules) -> Checkpoi
         check_shapes(arrays, order, any_float=True)
         require_memory(path, sum(4 * math.prod(shape) for shape in order.values()), "its arrays")
         labels = rules.labels or usual_labels(architecture)
-        if architecture.classes == 1:
+        if architecture.classes == 1 and architecture.head.task != "detection":
             raise ModelFileError(
                 "it has one output, of which a softmax is always 1: a regression is not read; for "
                 "the logit of two classes, give the last layer two outputs (weights 0 and w, "
@@ -159,8 +159,8 @@ def infer_architecture(
 ) -> Architecture:
     """The architecture whose arrays have these shapes.
 
-    It is the known table and width with which most layers agree. If a single layer differs, the
-    caller's comparison of all shapes names that layer.
+    It is the known table and width with which most layers agree, at the largest output stride of the
+    head. If a single layer differs, the caller's comparison of all shapes names that layer.
 
     Args:
         shapes: By torchvision's names.
@@ -195,10 +195,11 @@ def infer_architecture(
         classes = _first_side(shapes, "classifier.1.weight", "classifier.1.bias")
         classifies = any(name.startswith("classifier.") for name in shapes)
         head = Classifier(classes or 1000) if classifies else Features()
-    in_channels = shapes["features.0.0.weight"][1]
-    output_stride = next(stride for stride in OUTPUT_STRIDES if stride in head.output_strides)
     return replace(
-        _with_last(best[0], last), in_channels=in_channels, head=head, output_stride=output_stride
+        _with_last(best[0], last),
+        in_channels=shapes["features.0.0.weight"][1],
+        head=head,
+        output_stride=next(s for s in OUTPUT_STRIDES if s in head.output_strides),
     )
 
 

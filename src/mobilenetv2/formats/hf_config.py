@@ -57,7 +57,11 @@ def with_config(path: Path, rules: Rules) -> Rules:
             f"{path.with_name('config.json')}: problem_type is {config['problem_type']!r}; only "
             "models whose classes exclude each other are read"
         )
-    return configured if images else replace(configured, notes=(assumed(configured),))
+    notes: tuple[str, ...] = () if images else (assumed(configured),)
+    if not config and rules.head is not None:
+        stride = configured.output_stride
+        notes += (f"there is no config.json; the output stride is assumed to be {stride}",)
+    return replace(configured, notes=notes)
 
 
 def _pair(size: Any) -> tuple[int, int]:

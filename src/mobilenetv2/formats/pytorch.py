@@ -19,7 +19,7 @@ from typing import Any
 import numpy as np
 
 from ..checkpoint import Checkpoint, Shaped
-from ..errors import MissingExtraError, ModelFileError, install_hint, shortened
+from ..errors import ArchitectureError, MissingExtraError, ModelFileError, install_hint, shortened
 from ..files import open_safetensors
 from ..heads import DeepLab
 from ..images import IMAGENET_MEAN, IMAGENET_STD, Preprocessing
@@ -159,11 +159,11 @@ def _read_network(path: Path, network: StoredNetwork, labels: tuple[str, ...] = 
     arrays = network.arrays
     try:
         layout = _layout(arrays)
-    except ModelFileError as error:
+    except (ModelFileError, ArchitectureError) as error:
         raise ModelFileError(f"{path}: {error}") from None
     if layout is None:
         raise ModelFileError(
-            f"{path}: not a MobileNetV2 of torchvision, timm or Hugging Face; its first arrays: "
+            f"{path}: not a MobileNetV2 of torchvision, timm, Hugging Face or mmdetection; its first arrays: "
             f"{shortened(sorted(arrays), 3) or 'none'}"
         )
     renamed: dict[str, Shaped] = {}
@@ -221,9 +221,10 @@ def _layout(arrays: Arrays) -> Layout | None:
         return Layout(_from_timm(arrays), Rules("timm", "symmetric", 1e-5, TIMM))
     if any("conv_stem.first_conv." in name for name in arrays):
         return _hugging_face(arrays)
-    if any(name.startswith("backbone.layer1.0.") for name in arrays):
+    parts = {name.split(".")[0] for name in arrays}
+    if {"backbone", "bbox_head"} <= parts and any("backbone.layer1.0." in name for name in arrays):
         return mmdetection(arrays)
-    if any(name.startswith("backbone.features.0.1.") for name in arrays):
+    if any(name.startswith("backbone.features.0.1.conv.") for name in arrays):
         return torchvision_ssdlite(arrays)
     if any(re.match(r"features\.\d+\.conv\.\d\.\d\.", name) for name in arrays):
         return Layout(_classifier_moved, Rules("torchvision", "symmetric", 1e-5, TORCHVISION))

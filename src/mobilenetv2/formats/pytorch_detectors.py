@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from ..checkpoint import Shaped
 from ..errors import ModelFileError
@@ -48,13 +49,14 @@ class Layout:
     Attributes:
         rename: torchvision's name of an array, or of one in our heads; None: it has that name.
         rules: What the arrays do not show.
-        reorder: Which rows an array with our name has, in the source's numbers; None: its own order.
+        rows_of: The rows of each anchor in the array of one of our names, in the source's numbers; ()
+            for its own order.
         unused: Whether the network does not use the array of this name of the source's.
     """
 
     rename: Callable[[str], str | None]
     rules: Rules
-    reorder: Callable[[str, int], Sequence[int] | None] = lambda name, rows: None
+    rows_of: Callable[[str], Sequence[int]] = lambda name: ()
     unused: Callable[[str], bool] = lambda name: False
 
     def in_order(self, name: str, array: Shaped) -> Shaped:
@@ -64,11 +66,15 @@ class Layout:
             name: Ours.
             array: As the source has it.
         """
-        rows = self.reorder(name, array.shape[0]) if array.shape else None
-        if rows is None:
+        rows = list(self.rows_of(name))
+        if not (rows and array.shape) or array.shape[0] % len(rows):
             return array
-        order = np.array(rows)
-        return StoredArray(array.shape, np.dtype(array.dtype), lambda: np.asarray(array)[order])
+
+        def read() -> NDArray[Any]:
+            anchors = np.asarray(array).reshape(-1, len(rows), *array.shape[1:])
+            return anchors[:, rows].reshape(array.shape)
+
+        return StoredArray(array.shape, np.dtype(array.dtype), read)
 
 
 def mmdetection(arrays: Arrays) -> Layout:
@@ -105,7 +111,7 @@ def mmdetection(arrays: Arrays) -> Layout:
         Preprocessing(size=SIZE, resize="stretch", mean=IMAGENET_MEAN, std=IMAGENET_STD),
         head=SSDLite.from_dict(head),
     )
-    return Layout(rename, rules, _reordering(head["classes"], background_last=True))
+    return Layout(rename, rules, _rows_of([head["classes"], *range(head["classes"])]))
 
 
 def mmdetection_labels(content: Any) -> tuple[str, ...]:
@@ -123,7 +129,7 @@ def mmdetection_labels(content: Any) -> tuple[str, ...]:
 
 def _in_block(block: int, part: str, kind: str) -> str | None:
     """The name of a convolution or batch norm of a block, whose parts are named or counted."""
-    parts = BLOCK_PARTS[block == 1 :]  # the first block has no expansion
+    parts = BLOCK_PARTS[1:] if block == 1 else BLOCK_PARTS  # the first block has no expansion
     if part not in parts and not (part.isdigit() and int(part) < len(parts)):
         return None
     place = parts.index(part) if part in parts else int(part)
@@ -162,7 +168,7 @@ def torchvision_ssdlite(arrays: Arrays) -> Layout:
         Preprocessing(size=SIZE, resize="stretch"),
         head=SSDLite.from_dict(head),
     )
-    return Layout(rename, rules, _reordering(head["classes"]))
+    return Layout(rename, rules, _rows_of([]))
 
 
 def _predictor(path: str, *array: str) -> str | None:
@@ -202,24 +208,15 @@ def _head(arrays: Arrays, scores: str) -> dict[str, Any]:
     return {"classes": shape[0] // ANCHORS - 1, "extra_channels": extra, "score": "softmax"}
 
 
-def _reordering(
-    classes: int, background_last: bool = False
-) -> Callable[[str, int], Sequence[int] | None]:
-    """Rows of the predictors: boxes from x, y, width, height to y, x, height, width, and the
-    background first.
-    """
-    orders = {"boxes": [1, 0, 3, 2]}
-    if background_last:
-        orders["scores"] = [classes, *range(classes)]
+def _rows_of(scores: Sequence[int]) -> Callable[[str], Sequence[int]]:
+    """The order of an anchor's rows in the predictors: boxes are stored as x, y, width, height."""
+    orders: dict[str, Sequence[int]] = {"boxes": (1, 0, 3, 2), "scores": scores}
 
-    def reorder(name: str, rows: int) -> Sequence[int] | None:
+    def rows_of(name: str) -> Sequence[int]:
         match = re.fullmatch(r"head\.(boxes|scores)\.\d\.1\.(?:weight|bias)", name)
-        order = orders.get(match[1]) if match else None
-        if order is None or rows % len(order):
-            return None
-        return [first + row for first in range(0, rows, len(order)) for row in order]
+        return orders[match[1]] if match else ()
 
-    return reorder
+    return rows_of
 
 
 def _anchors(scales: Sequence[float], limit: float) -> list[list[AnchorSize]]:

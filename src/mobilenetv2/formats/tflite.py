@@ -20,13 +20,14 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from ..architecture import Architecture, OutputStride, Padding
+from ..architecture import Architecture, Padding
 from ..errors import ModelFileError, UserError
 from ..files import read_member, require_memory
 from ..folding import unfolded
 from ..graph import layers, network
 from ..images import Preprocessing
 from ..int8 import AnyCheckpoint
+from ..labels import BACKGROUND_NAMES
 from ..layer import IMAGE, Layer
 from .assemble import OUTPUT_STRIDES, Rules, StoredArray, assemble, assumed, infer_architecture
 from .tflite_compare import Match, compare
@@ -71,10 +72,11 @@ def checkpoint_from(path: Path, content: bytes, int8: bool = True) -> AnyCheckpo
             preprocessing=_preprocessing(graph.tensors[graph.inputs[0]], architecture.head.task),
             output_stride=architecture.output_stride,
             head=named.head,
-            labels=_attached_labels(content, architecture.classes),
+            labels=_attached_labels(content, architecture),
+            notes=named.notes,
         )
     if not np.issubdtype(graph.tensors[graph.inputs[0]].dtype, np.integer):
-        rules = replace(rules, notes=(assumed(rules),))
+        rules = replace(rules, notes=(*rules.notes, assumed(rules)))
     floats = assemble(path, arrays, rules)
     if not (int8 and is_quantized(graph, match.ops)):
         return floats
@@ -152,9 +154,7 @@ def _matched(
         raise ModelFileError(f"the input must be one batch of images (N, H, W, C), not {shape}")
     differences: list[tuple[int, str]] = []  # after how many tensors, and what differs
     base = replace(base, bn_epsilon=BN_EPSILON, resolution=(shape[1], shape[2]))
-    strides: list[OutputStride] = [
-        stride for stride in OUTPUT_STRIDES if stride in base.head.output_strides
-    ]
+    strides = [stride for stride in OUTPUT_STRIDES if stride in base.head.output_strides]
     for output_stride, padding in itertools.product(strides, PADDINGS):
         architecture = replace(base, padding=padding, output_stride=output_stride)
         match = Match({graph.inputs[0]: IMAGE})
@@ -186,15 +186,21 @@ def _preprocessing(tensor: Tensor, task: str) -> Preprocessing:
     )
 
 
-def _attached_labels(content: bytes, classes: int) -> tuple[str, ...]:
-    """The labels in the file's metadata, a zip archive appended to the model; () if there are none."""
+def _attached_labels(content: bytes, architecture: Architecture) -> tuple[str, ...]:
+    """The labels in the file's metadata, a zip archive appended to the model; () if there are none.
+
+    The background in front of a detector's labels is left out.
+    """
+    detects = architecture.head.task == "detection"
     try:
         with zipfile.ZipFile(io.BytesIO(content)) as archive:
             for entry in archive.infolist()[:MAX_LABEL_FILES]:
                 if entry.file_size < MAX_LABEL_BYTES:
                     text = read_member(archive, entry).decode("utf-8", "replace")
                     labels = tuple(text.replace("\r\n", "\n").rstrip("\n").split("\n"))
-                    if len(labels) == classes:
+                    if detects and len(labels) > architecture.classes:
+                        labels = labels[labels[0].lower() in BACKGROUND_NAMES :]
+                    if len(labels) == architecture.classes:
                         return labels
             return ()
     except Exception:  # no archive, or a damaged one, which the model does not need

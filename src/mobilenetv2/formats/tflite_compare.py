@@ -8,10 +8,12 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from ..boxes import CODE_SCALES, anchors
+from ..errors import shortened
 from ..graph import Network
 from ..heads import SSDHead
 from ..layer import Layer, conv_padding
 from .tflite_graph import POSTPROCESS, Graph, Op
+from .tflite_heads import ACTIVATIONS as SCORE_ACTIVATIONS
 from .tflite_heads import KERNELS, TRANSPARENT, NamedKernels
 
 ACTIVATIONS = {0: "linear", 1: "relu", 3: "relu6"}
@@ -22,8 +24,9 @@ LAYER_KINDS = {
     "RESIZE_BILINEAR": "resize",
     "CONCATENATION": "concat",
 }
-BOXES, SCORES, DETECTIONS = "boxes", "scores", "detections"  # a detector's outputs, joined
-ANCHOR_TOLERANCE = 1e-3  # in parts of the image; files hold 8-bit or float anchors
+# a detector's outputs, joined, and what is made of them
+BOXES, SCORES, PROBABILITIES, DETECTIONS = "boxes", "scores", "probabilities", "detections"
+ANCHOR_TOLERANCE = 1e-3  # in parts of the image; half a step more for anchors of 8 bits
 
 
 @dataclass(frozen=True)
@@ -67,14 +70,18 @@ class _Comparison:
             self.joined = {net.outputs[::2]: BOXES, net.outputs[1::2]: SCORES}
         self.padded: dict[int, tuple[int, ...]] = {}
         flat = {layer.name for layer in net.layers if layer.kind in ("pool", "linear")}
-        if self.joined:
-            flat |= {*net.outputs, BOXES, SCORES}
+        self.rows: dict[str, int] = {}
+        if isinstance(self.head, SSDHead):
+            # numbers in a row of what an output is reshaped to
+            self.rows = {BOXES: 4, SCORES: 1 + self.head.classes}
+            self.rows |= dict.fromkeys(net.outputs[::2], 4)
+            self.rows |= dict.fromkeys(net.outputs[1::2], 1 + self.head.classes)
+            flat |= self.rows.keys()
         # after which layers an operator that changes no value may stand
         self.may_follow = {
-            "SOFTMAX": {*net.outputs, SCORES},
+            "SOFTMAX": set(net.outputs),
             "RESHAPE": flat,
             "SQUEEZE": flat,
-            "LOGISTIC": {SCORES} & set(self.joined.values()),
             "ARG_MAX": {name for name in net.outputs if net[name].kind == "resize"},
         }
 
@@ -86,7 +93,10 @@ class _Comparison:
             if difference:
                 return difference
         ends = {self.match.made.get(index) for index in self.graph.outputs}
-        if ends in (set(self.joined.values()) or set(self.net.outputs), {DETECTIONS}):
+        complete = [set(self.net.outputs)]
+        if self.joined:
+            complete = [{BOXES, SCORES}, {BOXES, PROBABILITIES}, {DETECTIONS}]
+        if ends in complete:
             return None
         return f"its output is not that of {', '.join(self.net.outputs)}"
 
@@ -97,15 +107,18 @@ class _Comparison:
             "DEPTHWISE_CONV_2D",
         ):
             return f"a PAD before {op.code} has no place in it"
-        if op.code in (*TRANSPARENT, "LOGISTIC", "ARG_MAX") or self._keeps_size(op):
+        if isinstance(self.head, SSDHead) and sources:
+            if op.code == "CONCATENATION":
+                return self._join(op, sources)
+            if op.code in SCORE_ACTIVATIONS:
+                return self._activate(op, sources, self.head.score)
+            if op.code == POSTPROCESS:
+                if sources != (BOXES, PROBABILITIES):
+                    return f"{POSTPROCESS} reads {shortened(sources)}, not {BOXES}, {PROBABILITIES}"
+                made.update(dict.fromkeys(op.outputs, DETECTIONS))
+                return _compare_anchors(self.graph, op, self.head, self.net)
+        if op.code in (*TRANSPARENT, "ARG_MAX") or self._keeps_size(op, sources):
             return self._pass_on(op, sources)
-        if op.code == "CONCATENATION" and sources in self.joined:
-            made[op.outputs[0]] = self.joined[sources]
-            return None
-        if op.code == POSTPROCESS and sources == (BOXES, SCORES):
-            made.update(dict.fromkeys(op.outputs, DETECTIONS))
-            assert isinstance(self.head, SSDHead)
-            return _compare_anchors(self.graph, op, self.head, self.net)
         if op.code in KERNELS:
             layer = self.by_kernel.get(id(op))
         else:
@@ -121,10 +134,34 @@ class _Comparison:
             self.match.ops[layer.name] = op
         return difference
 
-    def _keeps_size(self, op: Op) -> bool:
-        """Whether it is a resize to the size that the map has."""
+    def _join(self, op: Op, sources: tuple[str, ...]) -> str | None:
+        """A CONCATENATION of what a detector's predictors give, map after map."""
+        axes = len(self.graph.tensors[op.outputs[0]].shape)
+        if sources not in self.joined:
+            return f"a CONCATENATION of {shortened(sources)} is not that of all maps in order"
+        if op.options["Axis"] not in (1, 1 - axes):
+            return f"a CONCATENATION of {sources[0]} and others joins other axes than the anchors"
+        self.match.made[op.outputs[0]] = self.joined[sources]
+        return None
+
+    def _activate(self, op: Op, sources: tuple[str, ...], score: str) -> str | None:
+        """The operator that makes probabilities of a detector's scores."""
+        if sources != (SCORES,) or SCORE_ACTIVATIONS[op.code] != score:
+            return f"a {op.code} after {sources[0]} has no place in it"
+        self.match.made[op.outputs[0]] = PROBABILITIES
+        return _compare_beta(op)
+
+    def _keeps_size(self, op: Op, sources: tuple[str, ...]) -> bool:
+        """Whether it is a resize to the size that the map has, and none of the network's, which may
+        do the same to a map of one place.
+        """
         before, after = (self.graph.tensors[i].shape for i in (op.inputs[0], op.outputs[0]))
-        return op.code == "RESIZE_BILINEAR" and before == after
+        same = [
+            layer.sources
+            for layer in self.net.layers
+            if layer.kind == "resize" and layer.in_shape == layer.out_shape
+        ]
+        return op.code == "RESIZE_BILINEAR" and before == after and sources not in same
 
     def _pass_on(self, op: Op, sources: tuple[str, ...]) -> str | None:
         """An operator that changes no value: its output counts as what it reads."""
@@ -136,7 +173,12 @@ class _Comparison:
             self.padded[op.outputs[0]] = self.graph.whole_numbers(op.inputs[1])
         elif op.code in self.may_follow and source not in self.may_follow[op.code]:
             return f"a {op.code} after {source} has no place in it"
-        return None
+        shape = self.graph.tensors[op.outputs[0]].shape
+        if op.code == "RESHAPE" and source in self.rows and self.rows[source] not in shape[-1:]:
+            return f"a RESHAPE after {source} to {shape}, not to rows of {self.rows[source]}"
+        if op.code == "ARG_MAX" and self.graph.whole_numbers(op.inputs[1]) not in ((3,), (-1,)):
+            return f"an ARG_MAX after {source} over other axes than the classes"
+        return _compare_beta(op)
 
 
 def _compare_options(
@@ -178,6 +220,12 @@ def _compare_options(
     return None
 
 
+def _compare_beta(op: Op) -> str | None:
+    """The difference between a SOFTMAX and one of the scores themselves, or None."""
+    beta = op.options.get("Beta", 1)
+    return None if beta == 1 else f"a {op.code} multiplies what it reads by {beta:g}"
+
+
 def _compare_pool(graph: Graph, op: Op, layer: Layer) -> str | None:
     """The difference between an operator and global average pooling, or None."""
     if op.code == "MEAN":
@@ -202,9 +250,13 @@ def _compare_anchors(graph: Graph, op: Op, head: SSDHead, net: Network) -> str |
     scales = tuple(op.options.get(f"{side}_scale") for side in "yxhw")
     if scales != CODE_SCALES:
         return f"{POSTPROCESS} has the scales {scales}, not {CODE_SCALES}"
+    classes = op.options.get("num_classes")
+    if classes != head.classes:
+        return f"{POSTPROCESS} has {classes} classes, not {head.classes}"
     stored, own = graph.constant(op.inputs[2]), anchors(head, net)
     if stored.shape != own.shape:
         return f"it has anchors of the shape {stored.shape}, not {own.shape}"
-    if np.abs(stored - own).max() > ANCHOR_TOLERANCE:
+    step = graph.stored(op.inputs[2]).scale
+    if np.abs(stored - own).max() > ANCHOR_TOLERANCE + (step.max() / 2 if step.size else 0):
         return "its anchors are not those of TensorFlow's ssd_anchor_generator"
     return None

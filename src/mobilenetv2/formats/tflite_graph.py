@@ -198,6 +198,7 @@ def _op(tflite: Any, op: Any, codes: list[str]) -> Op:
             tflite.Pool2DOptions,
             ("FilterHeight", "FilterWidth", "FusedActivationFunction"),
         ),
+        "SOFTMAX": (tflite.SoftmaxOptions, ("Beta",)),
         "ADD": (tflite.AddOptions, ("FusedActivationFunction",)),
         "CONCATENATION": (tflite.ConcatenationOptions, ("Axis", "FusedActivationFunction")),
         "RESIZE_BILINEAR": (
@@ -211,7 +212,8 @@ def _op(tflite: Any, op: Any, codes: list[str]) -> Op:
         table, union = kind(), op.BuiltinOptions()
         if union is not None:
             table.Init(union.Bytes, union.Pos)
-        options = {name: int(getattr(table, name)()) if union is not None else 0 for name in fields}
+        options = {name: getattr(table, name)() if union is not None else 0 for name in fields}
+        options = {name: v if isinstance(v, float) else int(v) for name, v in options.items()}
     elif code == POSTPROCESS:
         options = _flexible_options(op.CustomOptionsAsNumpy().tobytes())
     return Op(

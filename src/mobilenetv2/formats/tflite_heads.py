@@ -17,6 +17,7 @@ from .tflite_graph import POSTPROCESS, Graph, Op
 KERNELS = {"CONV_2D": "C", "DEPTHWISE_CONV_2D": "D", "FULLY_CONNECTED": "F"}
 # Operators that change no value: their output counts as that of the layer before them.
 TRANSPARENT = ("QUANTIZE", "DEQUANTIZE", "RESHAPE", "SQUEEZE", "SOFTMAX", "PAD")
+ACTIVATIONS = {"LOGISTIC": "sigmoid", "SOFTMAX": "softmax"}  # of a detector's scores
 BACKBONE = re.compile(r"C(?:DC|CDC)+")
 
 
@@ -27,10 +28,12 @@ class NamedKernels:
     Attributes:
         ops: The operator of each layer that has a kernel, by the layer's name.
         head: What stands on the backbone; None: as the shapes of the kernels say.
+        notes: What was assumed, one sentence each.
     """
 
     ops: dict[str, Op]
     head: Head | None
+    notes: tuple[str, ...] = ()
 
 
 def named_kernels(graph: Graph) -> NamedKernels:
@@ -49,16 +52,29 @@ def named_kernels(graph: Graph) -> NamedKernels:
 
 
 class _Wiring:
-    """Who makes and who reads each tensor of a graph."""
+    """Who makes and who reads each tensor of a graph.
+
+    Raises:
+        ModelFileError: A tensor is read before it is made, or made twice.
+    """
 
     def __init__(self, graph: Graph) -> None:
         self.graph = graph
         self.kernels = [op for op in graph.ops if op.code in KERNELS]
-        self.maker = {output: op for op in graph.ops for output in op.outputs}
+        self.maker: dict[int, Op] = {}
         self.readers: dict[int, list[Op]] = {}
         for op in graph.ops:
             for index in op.inputs:
                 self.readers.setdefault(index, []).append(op)
+            for index in op.outputs:
+                if index in self.readers or index in self.maker:
+                    name = graph.tensors[index].name
+                    raise ModelFileError(f"its operators are not in order: {name!r} is made late")
+                self.maker[index] = op
+
+    def kernel_name(self, op: Op) -> str:
+        """The file's name of an operator's kernel."""
+        return self.graph.stored(op.inputs[1]).name
 
     def source(self, op: Op) -> Op | None:
         """The operator whose values a kernel reads; None: the image."""
@@ -76,20 +92,23 @@ class _Wiring:
                 else:
                     yield reader
 
-    def leads_to(self, op: Op) -> int:
-        """The output of the graph, or the input of its detection operator, that a predictor ends in."""
+    def chain(self, op: Op) -> list[Op]:
+        """A predictor and the operators behind it, up to the one that makes an output of the graph, or
+        an input of the detection operator.
+        """
+        chain = [op]
         while True:
-            (output,) = op.outputs
-            if output in self.graph.outputs:
-                return output
-            (op, *others) = self.readers.get(output, []) or [op]
-            if op.code == POSTPROCESS:
-                return output
-            if others or op.code not in (*TRANSPARENT, "CONCATENATION", "LOGISTIC"):
-                raise ModelFileError(f"not an SSD: a {op.code} behind its predictors")
+            (output,) = chain[-1].outputs
+            readers = self.readers.get(output, [])
+            codes = {reader.code for reader in readers}
+            if output in self.graph.outputs or not readers or codes == {POSTPROCESS}:
+                return chain
+            if len(readers) > 1 or not codes <= {*TRANSPARENT, *ACTIVATIONS, "CONCATENATION"}:
+                raise ModelFileError(f"not an SSD: a {readers[0].code} behind its predictors")
+            chain.append(readers[0])
 
 
-def _backbone(kernels: Sequence[Op]) -> tuple[dict[str, Op], Sequence[Op], int]:
+def _backbone(wiring: _Wiring, kernels: Sequence[Op]) -> tuple[dict[str, Op], Sequence[Op], int]:
     """The backbone's kernels by name, those behind it, and the number of its blocks.
 
     Blocks are recognised by the order of their operators: expand, depthwise, project.
@@ -97,8 +116,9 @@ def _backbone(kernels: Sequence[Op]) -> tuple[dict[str, Op], Sequence[Op], int]:
     kinds = "".join(KERNELS[op.code] for op in kernels)
     match = BACKBONE.match(kinds)
     if match is None:
+        first = ", ".join(wiring.kernel_name(op) for op in kernels[:4]) or "none"
         raise ModelFileError(
-            "not a MobileNetV2: its kernels are not a stem, then expand, depthwise, project"
+            f"not a MobileNetV2: its kernels are not a stem, then expand, depthwise, project: {first}"
         )
     names, at, block = ["features.0.0"], 1, 0
     while at < match.end():
@@ -113,7 +133,7 @@ def _backbone(kernels: Sequence[Op]) -> tuple[dict[str, Op], Sequence[Op], int]:
 
 
 def _classifier(wiring: _Wiring) -> NamedKernels:
-    ops, tail, block = _backbone(wiring.kernels)
+    ops, tail, block = _backbone(wiring, wiring.kernels)
     kinds = "".join(KERNELS[op.code] for op in tail)
     if "D" in kinds:
         raise ModelFileError(
@@ -130,7 +150,7 @@ def _classifier(wiring: _Wiring) -> NamedKernels:
 
 def _segmenter(wiring: _Wiring) -> NamedKernels:
     """Mobile DeepLabv3: what a kernel reads says which it is."""
-    ops, tail, _ = _backbone(wiring.kernels)
+    ops, tail, _ = _backbone(wiring, wiring.kernels)
     last = list(ops.values())[-1]
     branches = {0: "head.aspp0.0"}
     for op in tail:
@@ -143,10 +163,14 @@ def _segmenter(wiring: _Wiring) -> NamedKernels:
             name = "head.image_pooling.0"
         elif code == "CONCATENATION":
             name = "head.concat_projection.0"
-        else:
+        elif source is ops.get("head.concat_projection.0"):
             name = "head.logits"
-        if name in ops:
-            raise ModelFileError(f"not a Mobile DeepLabv3: two kernels would be {name}")
+        else:
+            name = ""
+        if not name or name in ops:
+            raise ModelFileError(
+                f"not a Mobile DeepLabv3 without a decoder: {wiring.kernel_name(op)} has no place in it"
+            )
         ops[name] = op
     if "head.logits" not in ops:
         raise ModelFileError("not a Mobile DeepLabv3: no convolution behind its head")
@@ -166,8 +190,16 @@ def _detector(wiring: _Wiring) -> NamedKernels:
         for source in before.values()
         if source is not None and source.code == "DEPTHWISE_CONV_2D"
     }
+    place = {id(op): index for index, op in enumerate(wiring.kernels)}
+
+    def map_of(op: Op) -> int:
+        source = before[id(op)]
+        source = wiring.source(source) if source is not None and id(source) in filters else source
+        return place.get(id(source), -1)
+
+    predictors.sort(key=map_of)
     apart = {id(op) for op in predictors} | filters.keys()
-    ops, tail, block = _backbone([op for op in wiring.kernels if id(op) not in apart])
+    ops, tail, block = _backbone(wiring, [op for op in wiring.kernels if id(op) not in apart])
     if not tail:
         raise ModelFileError(f"not an SSD: after {block} blocks it has no last convolution")
     ops[f"features.{block + 1}.0"] = tail[0]
@@ -175,23 +207,44 @@ def _detector(wiring: _Wiring) -> NamedKernels:
     each = 3 if lite else 2
     for index, op in enumerate(tail[1:]):
         ops[f"head.extra.{index // each}.{index % each}.0"] = op
+    parts = _parts(wiring, predictors)
     numbers: dict[str, list[int]] = {"boxes": [], "scores": []}
-    ends = list(dict.fromkeys(wiring.leads_to(op) for op in predictors))
-    ends = sorted(ends, key=lambda end: wiring.graph.tensors[end].shape[-1] != 4)
-    if len(ends) != 2:
-        raise ModelFileError(
-            f"not an SSD: its predictors end in {len(ends)} tensors, not boxes and scores"
-        )
-    for op in predictors:
-        what = ("boxes", "scores")[ends.index(wiring.leads_to(op))]
+    for op, what in zip(predictors, parts, strict=True):
         name = f"head.{what}.{len(numbers[what])}"
         numbers[what].append(wiring.graph.stored(op.inputs[1]).shape[0])
         source = before[id(op)]
         if lite and source is not None:
             ops[f"{name}.0.0"] = source
         ops[f"{name}.1" if lite else name] = op
-    head = _ssd(wiring, ops, tail[each::each], numbers, lite)
-    return NamedKernels(ops, head)
+    codes = {op.code for op in wiring.graph.ops}
+    score = next((name for code, name in ACTIVATIONS.items() if code in codes), None)
+    head = _ssd(wiring, ops, tail[each::each], numbers, score or "sigmoid", lite)
+    note = "the file's scores end without LOGISTIC or SOFTMAX; LOGISTIC (sigmoid) is assumed"
+    return NamedKernels(ops, head, () if score else (note,))
+
+
+def _parts(wiring: _Wiring, predictors: Sequence[Op]) -> list[str]:
+    """What each predictor gives, "boxes" or "scores".
+
+    The detection operator reads boxes first. Without it boxes are what has no activation and four
+    numbers in a row.
+    """
+    inputs = [op.inputs[:2] for op in wiring.graph.ops if op.code == POSTPROCESS]
+    ends, kinds = [], {}
+    for op in predictors:
+        chain = wiring.chain(op)
+        index = chain[-1].outputs[0]
+        ends.append(index)
+        if inputs:
+            is_boxes = index == inputs[0][0]
+        else:
+            activated = ACTIVATIONS.keys() & {step.code for step in chain}
+            is_boxes = not activated and wiring.graph.tensors[index].shape[-1] == 4
+        kinds[index] = "boxes" if is_boxes else "scores"
+    if sorted(kinds.values()) != ["boxes", "scores"]:
+        names = ", ".join(wiring.graph.tensors[index].name for index in list(kinds)[:3])
+        raise ModelFileError(f"not an SSD: its predictors end in {names}, not in boxes and scores")
+    return [kinds[index] for index in ends]
 
 
 def _ssd(
@@ -199,6 +252,7 @@ def _ssd(
     ops: dict[str, Op],
     extra: Sequence[Op],
     numbers: dict[str, list[int]],
+    score: str,
     lite: bool,
 ) -> SSD | SSDLite:
     """The head of these predictors, which must have the anchors of TF's generator."""
@@ -214,7 +268,7 @@ def _ssd(
         "classes": numbers["scores"][0] // anchors[0] - 1,
         "extra_channels": [wiring.graph.stored(op.inputs[1]).shape[0] for op in extra],
         "anchor_sizes": sizes,
-        "score": "softmax" if any(op.code == "SOFTMAX" for op in wiring.graph.ops) else "sigmoid",
+        "score": score,
     }
     if lite:
         return SSDLite.from_dict(options)

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from ..architecture import Architecture
+from ..arguments import check_kind
 from ..checkpoint import Checkpoint
 from ..cost import MemoryStep, bottleneck_memory, operator_memory
 from ..graph import array_shapes, layers
@@ -72,6 +73,7 @@ def measure_memory(
         width: Columns of it.
         threads: As for `Engine`.
     """
+    check_kind("checkpoint", checkpoint, Checkpoint)
     architecture = checkpoint.architecture
     names = tuple(layer.name for layer in layers(architecture, height, width))
     blocks = {layer.name: layer.block for layer in layers(architecture) if layer.block is not None}

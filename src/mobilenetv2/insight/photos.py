@@ -9,6 +9,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 from numpy.typing import NDArray
 
+from ..arguments import check_kind, check_path, check_whole
 from ..checkpoint import Checkpoint
 from ..datasets import Dataset, Sample, collect_images, read_dataset
 from ..errors import ImageError, UserError
@@ -58,7 +59,9 @@ def read_photos(
     Raises:
         UserError: There are no photos, or none of the chosen ones can be read.
     """
-    available, truth, unlabelled, problems = _find(checkpoint, os.fspath(source))
+    samples = check_whole("samples", samples)
+    check_kind("checkpoint", checkpoint, Checkpoint)
+    available, truth, unlabelled, problems = _find(checkpoint, check_path("source", source))
     skipped = list(problems)
     if not available:
         raise UserError("; ".join(skipped) or f"{source}: no images")

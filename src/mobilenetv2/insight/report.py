@@ -19,7 +19,7 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
 from ..errors import UserError
-from ..paper import TABLE_3
+from ..paper_tables import TABLE_3
 from ..printable import printable
 from . import figures, head, measurements
 from .drawing import Canvas, colour_map, jpeg_url, png_url

@@ -18,6 +18,8 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from ..arguments import check_list, check_whole
+
 Array = NDArray[np.float64]
 
 DIMENSIONS = (2, 3, 5, 15, 30)  # of Figure 1
@@ -114,24 +116,24 @@ def preserved_share(outputs: int, inputs: int) -> float:
     m coordinates are positive, each with probability 1/2.
 
     Args:
-        outputs: m.
+        outputs: m, up to 10000.
         inputs: n, the dimension of the volume.
     """
-    ways = sum(math.comb(outputs, k) for k in range(outputs - inputs + 1))
+    outputs, inputs = check_whole("outputs", outputs, 0, 10_000), check_whole("inputs", inputs, 0)
+    ways, choices = 0, 1
+    for k in range(outputs - inputs + 1):
+        ways, choices = ways + choices, choices * (outputs - k) // (k + 1)
     return float(ways / 2**outputs)
 
 
 def surviving_area(matrices: Array) -> Array:
-    """The exact share of a disc around the origin that x -> ReLU(B x) keeps two-dimensional.
+    """The exact share of a disc around the origin that x -> ReLU(B x) keeps two-dimensional, (M,).
 
     A direction survives if at least two rows are positive there. Each row is positive on half of
     all directions, so the disc is cut into 2 n sectors in each of which the same rows are positive.
 
     Args:
         matrices: B, (M, n, 2); no two rows are parallel.
-
-    Returns:
-        Shares 0..1, (M,).
     """
     angles = np.arctan2(matrices[..., 1], matrices[..., 0])  # (M, n): direction of each row
     quarter = math.pi / 2
@@ -153,6 +155,9 @@ def survival(
         matrices: How many for each n, at least 2.
         seed: Of the random numbers.
     """
+    check_list("dimensions", dimensions)
+    dimensions = [check_whole("a dimension", x, 2) for x in dimensions]
+    check_whole("matrices", matrices, 2)
     rng = np.random.default_rng(seed)
     points = spiral(POINTS + 1)[1:]  # at the origin the map has no derivative
     records = []
@@ -317,14 +322,11 @@ def is_invertible(matrix: Array, y: Array) -> bool:
 
 
 def recover(matrix: Array, y: Array) -> Array:
-    """The one x with ReLU(B x) = y, from the positive entries of y.
+    """The one x, (n,), with ReLU(B x) = y, from the positive entries of y.
 
     Args:
         matrix: B, (m, n), for which `is_invertible` is True.
         y: An output of the layer, (m,).
-
-    Returns:
-        x, (n,).
     """
     x: Array = np.linalg.lstsq(matrix[y > 0], y[y > 0], rcond=None)[0].astype(np.float64)
     return x
@@ -368,6 +370,7 @@ def invertibility(
         samples: Random layers for each.
         seed: Of the random numbers.
     """
+    check_whole("samples", samples)
     rng = np.random.default_rng(seed)
     records = []
     for expansion in expansions:

@@ -6,12 +6,24 @@ from typing import Any
 
 from ..errors import MissingExtraError, install_hint, missing_modules
 
-__all__ = ["FeatureExtractor", "FeatureInfo", "FeatureTap", "MobileNetV2", "mobilenet_v2"]
+__all__ = [
+    "DetectionNetwork",
+    "FeatureExtractor",
+    "FeatureInfo",
+    "FeatureTap",
+    "MobileNetV2",
+    "SegmentationNetwork",
+    "deeplabv3_mobilenet_v2",
+    "mobilenet_v2",
+    "ssdlite_mobilenet_v2",
+]
 
 if not missing_modules("torch"):
     from .backbone import FeatureInfo, FeatureTap
     from .build import mobilenet_v2
+    from .build_heads import deeplabv3_mobilenet_v2, ssdlite_mobilenet_v2
     from .classifier import FeatureExtractor, MobileNetV2
+    from .heads import DetectionNetwork, SegmentationNetwork
 
 else:
 

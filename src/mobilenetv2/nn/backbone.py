@@ -4,9 +4,10 @@ The state-dict keys are those of torchvision.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import groupby
+from numbers import Real
 from typing import Any
 
 import numpy as np
@@ -15,7 +16,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from ..architecture import Architecture
-from ..checkpoint import Checkpoint
+from ..checkpoint import Checkpoint, check_classes
 from ..errors import ArchitectureError, ModelFileError, UserError, shortened
 from ..graph import array_shapes, blocks, network
 from ..images import Preprocessing
@@ -236,9 +237,8 @@ class Backbone(nn.Module):
                 provenance are of another type.
         """
         architecture, state = self._described()
-        with torch.device("meta"):
-            described = Backbone(self.architecture, drop_path_rate=0.0, bn_decay=PAPER_BN_DECAY)
-        changed = [f"features.{text}" for text in differences(self.features, described.features)]
+        check_classes(architecture)
+        changed = list(self._changes())
         if changed:
             raise UserError(
                 "the network is no longer that of its architecture, which is what a checkpoint "
@@ -264,15 +264,21 @@ class Backbone(nn.Module):
             dict(facts) if isinstance(facts, Mapping) else facts,
         )
 
+    def _changes(self) -> Iterator[str]:
+        """What differs from a new network of the architecture, a sentence for each."""
+        with torch.device("meta"):
+            described = Backbone(self.architecture, drop_path_rate=0.0, bn_decay=PAPER_BN_DECAY)
+        for text in differences(self.features, described.features):
+            yield f"features.{text}"
+
     def _described(self) -> tuple[Architecture, dict[str, Tensor]]:
         """The architecture and the arrays as they are now."""
         return self.architecture, self.state_dict()
 
 
-def initialise(module: nn.Module) -> None:
+def initialise(module: nn.Module, std: float = PAPER_INIT_STD) -> None:
     """Initialises one layer as `Backbone.reset_parameters` does; leaves other modules alone."""
     if isinstance(module, nn.Conv2d | nn.Linear):
-        std = PAPER_INIT_STD
         nn.init.trunc_normal_(module.weight, std=std, a=-2 * std, b=2 * std)
         if module.bias is not None:
             nn.init.zeros_(module.bias)
@@ -287,7 +293,7 @@ def check_rates(**rates: float) -> None:
         ArchitectureError: One is.
     """
     for name, value in rates.items():
-        if not 0 <= value < 1:
+        if not isinstance(value, Real) or not 0 <= value < 1:
             raise ArchitectureError(f"{name} must be at least 0 and below 1, not {value!r}")
 
 

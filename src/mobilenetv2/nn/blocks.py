@@ -12,6 +12,8 @@ from torch.nn import functional
 
 from ..layer import Layer, conv_padding
 
+ACTIVATIONS: dict[str, type[nn.ReLU] | type[nn.ReLU6]] = {"relu": nn.ReLU, "relu6": nn.ReLU6}
+
 
 class Conv2d(nn.Conv2d):
     """A convolution that pads by the padding rule of the architecture and the size of its input."""
@@ -85,15 +87,29 @@ class InvertedResidual(nn.Module):
             x: (N, C, H, W).
             wide: The wide tensor of the previous block.
         """
+        _, inner, out = self.forward_parts(x, wide)
+        return out, inner
+
+    def forward_parts(self, x: Tensor, wide: Tensor | None) -> tuple[Tensor, Tensor, Tensor]:
+        """What the depthwise convolution reads, what it gives, and the output of the block.
+
+        Args:
+            x: (N, C, H, W).
+            wide: As for `forward_wide`; None where shortcuts do not connect expansions.
+        """
         filter_index = 1 if self.expands else 0
-        inner = x
+        filtered, inner, out = x, x, x
         for index, module in enumerate(self.conv):
-            if index == filter_index and self.adds_expansion and wide is not None:
-                x = x + wide
-            x = module(x)
             if index == filter_index:
-                inner = x  # (N, tC, H / stride, W / stride)
-        return x, inner
+                if self.adds_expansion and wide is not None:
+                    out = out + wide
+                filtered = out  # (N, tC, H, W)
+            out = module(out)
+            if index == filter_index:
+                inner = out  # (N, tC, H / stride, W / stride)
+        if self.adds_input:
+            out = x + self._drop_path(out)
+        return filtered, inner, out
 
     def _drop_path(self, x: Tensor) -> Tensor:
         """Stochastic depth: in training, drops the branch for a random share of the images."""
@@ -106,6 +122,8 @@ class InvertedResidual(nn.Module):
 class FeatureModules(nn.Sequential):
     """Stem, inverted residuals and last convolution, in order."""
 
+    is_wide = False  # whether shortcuts connect the wide tensors of consecutive blocks
+
     def maps(self, x: Tensor, indices: list[int]) -> list[Tensor]:
         """The outputs of the modules with these indices, in order; those behind are not run."""
         taken: list[Tensor] = []
@@ -116,9 +134,23 @@ class FeatureModules(nn.Sequential):
                     taken.append(x)
         return taken
 
+    def tapped(self, x: Tensor, block: int | None) -> tuple[Tensor | None, Tensor]:
+        """What the depthwise convolution of a block reads (None: of no block), and the last map."""
+        tap: Tensor | None = None
+        wide: Tensor | None = None
+        for index, module in enumerate(self):
+            if isinstance(module, InvertedResidual) and (index == block or self.is_wide):
+                filtered, wide, x = module.forward_parts(x, wide if self.is_wide else None)
+                tap = filtered if index == block else tap
+            else:
+                x = module(x)
+        return tap, x
+
 
 class WideFeatureModules(FeatureModules):
     """`FeatureModules` whose shortcuts connect the wide tensors of consecutive blocks."""
+
+    is_wide = True
 
     def forward(self, x: Tensor) -> Tensor:
         """The output of the last module."""
@@ -146,5 +178,5 @@ class WideFeatureModules(FeatureModules):
 def conv_norm(layer: Layer, padding_rule: str, bn_decay: float) -> list[nn.Module]:
     """The convolution of a layer, its batch norm and its activation."""
     norm = nn.BatchNorm2d(layer.out_shape[0], eps=layer.bn_epsilon, momentum=1 - bn_decay)
-    active: list[nn.Module] = [nn.ReLU6(inplace=True)] if layer.activation == "relu6" else []
+    active = [ACTIVATIONS[layer.activation](inplace=True)] if layer.activation != "linear" else []
     return [Conv2d(layer, padding_rule), norm, *active]

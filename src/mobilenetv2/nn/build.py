@@ -17,7 +17,7 @@ from torch import nn
 
 from ..architecture import Architecture, Stage
 from ..checkpoint import Checkpoint, FloatArray
-from ..errors import ArchitectureError
+from ..errors import ArchitectureError, shortened
 from ..graph import array_shapes, blocks
 from ..heads import Classifier, Features
 from .backbone import PAPER_BN_DECAY, Backbone
@@ -102,17 +102,13 @@ def mobilenet_v2(
     """
     if pretrained:
         weights = _one_of(weights=weights, pretrained="IMAGENET1K_V1")
-    if weights is not None and architecture is not None:
-        raise ArchitectureError(
-            "give either weights or architecture: a model file says which network it is"
-        )
-    checkpoint = None if weights is None else _checkpoint(weights, width_mult)
+    checkpoint = opened_weights(weights, width_mult, architecture)
     norm = {} if norm_layer is None else _norm_options(norm_layer)
-    base = _base(
+    base = base_architecture(
         checkpoint,
         architecture or Architecture(),
         {
-            "width_mult": None if width_mult is None else float(width_mult),
+            "width_mult": None if width_mult is None else _number(width_mult),
             "inverted_residual_setting": inverted_residual_setting,
             "round_nearest": round_nearest,
             "norm_layer": norm.get("eps"),
@@ -143,8 +139,15 @@ def mobilenet_v2(
         drop_rate = _one_of(dropout=dropout, drop_rate=drop_rate)
         net = MobileNetV2(result, drop_rate=drop_rate, global_pool=global_pool, **rates)
     if checkpoint:
-        _fill(net, checkpoint, fresh_head)
+        fill(net, checkpoint, fresh_head)
     return net
+
+
+def _number(width_mult: float | str) -> float:
+    try:
+        return float(width_mult)
+    except (TypeError, ValueError):
+        raise ArchitectureError(f"width_mult must be a number, not {width_mult!r:.80}") from None
 
 
 def _one_of(**arguments: Any) -> Any:
@@ -155,7 +158,21 @@ def _one_of(**arguments: Any) -> Any:
     return next(iter(given.values()), None)
 
 
-def _checkpoint(weights: Weights, width_mult: float | None) -> Checkpoint:
+def opened_weights(
+    weights: Weights | None, width_mult: float | None, architecture: Architecture | None
+) -> Checkpoint | None:
+    """The checkpoint that `weights` means, or None for a network from scratch.
+
+    Raises:
+        ArchitectureError: There is an architecture too, or weights of that name have another width.
+        ModelFileError: The weights cannot be read.
+    """
+    if weights is None:
+        return None
+    if architecture is not None:
+        raise ArchitectureError(
+            "give either weights or architecture: a model file says which network it is"
+        )
     if isinstance(weights, Checkpoint):
         return weights
     from ..formats import open_checkpoint  # late: not needed to build a new network
@@ -175,7 +192,7 @@ def _checkpoint(weights: Weights, width_mult: float | None) -> Checkpoint:
     return open_checkpoint(weights, width_mult, int8=False)
 
 
-def _base(
+def base_architecture(
     checkpoint: Checkpoint | None, architecture: Architecture, arguments: Mapping[str, Any]
 ) -> Architecture:
     """The architecture of the weights, with which the arguments must agree, or one that has their
@@ -194,7 +211,7 @@ def _base(
             raise ArchitectureError(f"{shown}, but weights of {noun} {theirs}")
         values |= dict.fromkeys(fields, value)
     result = replace(base, **values)
-    if arguments["inverted_residual_setting"] or arguments["round_nearest"]:
+    if arguments.get("inverted_residual_setting") or arguments.get("round_nearest"):
         _check_as_torchvision(result)
     return result
 
@@ -229,7 +246,12 @@ def _check_as_torchvision(a: Architecture) -> None:
 
 def _norm_options(norm_layer: Callable[[int], nn.Module]) -> dict[str, float]:
     """eps and momentum of the batch norms that it makes."""
-    norm = norm_layer(8)
+    try:
+        norm = norm_layer(8)
+    except TypeError as error:
+        raise ArchitectureError(
+            f"norm_layer must make an nn.BatchNorm2d of so many channels: {error}"
+        ) from None
     if (
         type(norm) is not nn.BatchNorm2d
         or not (norm.affine and norm.track_running_stats)
@@ -242,28 +264,51 @@ def _norm_options(norm_layer: Callable[[int], nn.Module]) -> dict[str, float]:
     return {"eps": norm.eps, "momentum": norm.momentum}
 
 
-def _fill(net: Backbone, checkpoint: Checkpoint, fresh_head: bool) -> None:
+def fill(net: Backbone, checkpoint: Checkpoint, fresh_head: bool) -> None:
     """Loads a checkpoint into a network that may have another head or another number of input
     channels.
     """
     a, theirs = net.architecture, checkpoint.architecture
-    needed = array_shapes(a)
-    arrays = {name: array for name, array in checkpoint.arrays.items() if name in needed}
+    arrays = dict(checkpoint.arrays)
     if a.in_channels != theirs.in_channels:
         arrays["features.0.0.weight"] = _for_channels(
             arrays["features.0.0.weight"], theirs.in_channels, a.in_channels
         )
-    if a.classes and (fresh_head or a.classes != theirs.classes):
+    shapes = array_shapes(a)
+    arrays = {name: array for name, array in arrays.items() if name in shapes}
+    new = new_arrays(a, checkpoint, fresh_head)
+    if new:
+        kept = any(not name.startswith("features.") and name not in new for name in arrays)
+        part = f"; {shortened(sorted(new), 2)} do not come from the weights" if kept else ""
         warnings.warn(
-            f"new head: {a.classes} classes, not trained; the head of the weights is not used",
+            f"new head: {a.classes} classes, not trained"
+            f"{part or '; the head of the weights is not used'}",
             stacklevel=3,
         )
-        arrays |= {
-            name: parameter.detach().numpy()
-            for name, parameter in net.named_parameters()
-            if name.startswith("classifier.")
-        }
+        arrays |= {name: x.detach().numpy() for name, x in net.state_dict().items() if name in new}
     net.load_arrays(arrays)
+
+
+def new_arrays(
+    architecture: Architecture, checkpoint: Checkpoint, fresh_head: bool = False
+) -> frozenset[str]:
+    """The arrays of a network that its weights do not bring, so that they begin untrained.
+
+    Args:
+        architecture: The network's.
+        checkpoint: The weights.
+        fresh_head: Those whose shape depends on the number of classes are new in any case.
+    """
+    shapes = array_shapes(architecture)
+    more_classes = architecture.with_classes(architecture.classes + 1)
+    of_classes = {name for name, x in array_shapes(more_classes).items() if shapes.get(name) != x}
+    new = {name for name in of_classes if fresh_head} | {
+        name
+        for name, shape in shapes.items()
+        if name not in checkpoint.arrays
+        or (checkpoint.arrays[name].shape != shape and not name.startswith("features."))
+    }
+    return frozenset(new & shapes.keys())
 
 
 def _for_channels(kernel: FloatArray, theirs: int, ours: int) -> FloatArray:

@@ -123,16 +123,17 @@ class MobileNetV2(Backbone):
     def _described(self) -> tuple[Architecture, dict[str, Tensor]]:
         """The head may have been replaced, as torchvision's users do."""
         head = self.get_classifier()
-        for layer in self.classifier[:-1] if isinstance(self.classifier, nn.Sequential) else ():
-            if not isinstance(layer, nn.Dropout | nn.Identity):
-                raise UserError(f"a checkpoint holds no {layer} before the classifier's last layer")
-        if isinstance(head, nn.Identity):
-            return replace(self.architecture, head=Features()), self.state_dict()
-        if not isinstance(head, nn.Linear) or head.in_features != self.num_features:
+        bare = isinstance(head, nn.Identity)
+        if not bare and not (isinstance(head, nn.Linear) and head.in_features == self.num_features):
             raise UserError(
                 f"a checkpoint holds one nn.Linear({self.num_features}, classes) as the "
                 f"classifier, not {head}"
             )
+        for layer in self.classifier[:-1] if isinstance(self.classifier, nn.Sequential) else ():
+            if not isinstance(layer, nn.Dropout | nn.Identity):
+                raise UserError(f"a checkpoint holds no {layer} before the classifier's last layer")
+        if not isinstance(head, nn.Linear):
+            return replace(self.architecture, head=Features()), self.state_dict()
         bias = torch.zeros(head.out_features) if head.bias is None else head.bias.detach()
         arrays = {"classifier.1.weight": head.weight.detach(), "classifier.1.bias": bias}
         return self.architecture.with_classes(head.out_features), self.state_dict() | arrays

@@ -57,10 +57,12 @@ def _difference(modules: dict[str, nn.Module], name: str, expected: nn.Module) -
         if not isinstance(module, _BatchNorm) or not module.track_running_stats:
             return f"is a {type(module).__name__}, not a batch norm with running statistics"
         return f"has eps {module.eps}, not {expected.eps}" if module.eps != expected.eps else ""
-    if isinstance(expected, nn.ReLU6):
+    if isinstance(expected, nn.ReLU | nn.ReLU6):
         parent, _, index = name.rpartition(".")
         before = modules.get(f"{parent}.{int(index) - 1}")
         fused = isinstance(module, nn.Identity) and getattr(before, "active", False)
-        if not fused and not isinstance(module, nn.ReLU6):
-            return f"is a {type(module).__name__}, not a ReLU6"
+        if not isinstance(module, type(expected)) and not (
+            fused and isinstance(expected, nn.ReLU6)
+        ):
+            return f"is a {type(module).__name__}, not a {type(expected).__name__}"
     return ""

@@ -10,11 +10,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from .. import boxes
+from ..arguments import check_kind
 from ..checkpoint import Checkpoint
+from ..errors import UserError
 from ..graph import layers
 from ..heads import Head, SSDHead
 from ..int8 import Int8Checkpoint, stored_tensors
 from .engine import Engine
+from .inputs import check_images
 from .int8_reference import Int8Reference
 from .reference import Reference
 
@@ -82,7 +85,15 @@ def compare(
         quantized: The int8 network made from it.
         pixels: (N, H, W, C) uint8.
         advance: Called after each image, to show progress.
+
+    Raises:
+        UserError: Two architectures, or pixels as an engine refuses them.
     """
+    check_kind("checkpoint", checkpoint, Checkpoint)
+    check_kind("quantized", quantized, Int8Checkpoint)
+    if checkpoint.architecture != quantized.architecture:
+        raise UserError("checkpoint and quantized must be one network, not of two architectures")
+    check_images(pixels, checkpoint.architecture.in_channels)
     float_engine, int8_engine = Engine(checkpoint), Engine(quantized)
     head = quantized.architecture.head
     agreeing: list[NDArray[np.bool_]] = []

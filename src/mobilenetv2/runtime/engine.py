@@ -11,13 +11,14 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
+from ..arguments import check_whole
 from ..checkpoint import Checkpoint
 from ..errors import NotFiniteError, UserError
 from ..graph import Network, network
 from ..locks import ForkSafeLock
 from . import _native
 from .choices import chosen_isa, chosen_threads
-from .inputs import check_images, to_pixels
+from .inputs import check_images, checked_names, to_pixels
 from .packing import Weights, pack
 from .plan import MASK, Plan, plan
 from .steps import Steps, group
@@ -135,7 +136,7 @@ class Engine:
             UserError: As for the call; an unknown name; or, in int8, a tensor that the network does
                 not store.
         """
-        names = tuple(dict.fromkeys(names))
+        names = checked_names(names)
         self._check_names(names)
         return self._run(images, names)
 
@@ -209,8 +210,9 @@ class Engine:
         images and the answer not.
 
         Raises:
-            ArchitectureError: A side is out of range.
+            UserError: A side or `batch` is out of range.
         """
+        batch = check_whole("batch", batch)
         native = self._plan_for(height, width).native
         return self._packed.weights.item_bytes * native.size(min(batch, self._group))
 

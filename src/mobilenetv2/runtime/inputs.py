@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import warnings
+from collections.abc import Iterable
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from ..errors import UserError
-from ..images import Preprocessing
+from ..images import Preprocessing, check_unmasked
 
 
 def check_images(
@@ -26,6 +27,7 @@ def check_images(
         raise UserError(
             f"images must be a NumPy array (N, H, W, {channels}), not {type(images).__name__}"
         )
+    check_unmasked(images)
     if images.ndim != 4 or images.shape[3] != channels or 0 in images.shape:
         raise UserError(
             f"images must be (N, H, W, {channels}) with N, H and W at least 1, not {images.shape}"
@@ -43,6 +45,19 @@ def check_images(
         )
     if preprocessing is not None and 0 <= low < high <= 1:
         _warn_if_others_are_expected(preprocessing)
+
+
+def checked_names(names: Iterable[str]) -> tuple[str, ...]:
+    """Names of layers, each once.
+
+    Raises:
+        UserError: Not a list of names, or an empty one.
+    """
+    if not isinstance(names, str) and isinstance(names, Iterable):
+        listed = tuple(dict.fromkeys(names))
+        if listed and all(isinstance(name, str) for name in listed):
+            return listed
+    raise UserError(f"no layer named: names must be a list of names of layers, not {names!r:.80}")
 
 
 def _warn_if_others_are_expected(preprocessing: Preprocessing) -> None:

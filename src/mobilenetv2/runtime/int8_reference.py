@@ -12,11 +12,12 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from ..arguments import check_kind
 from ..errors import UserError
 from ..graph import layers, network
 from ..int8 import Int8Checkpoint, stored_tensors
 from ..layer import Layer
-from .inputs import check_images, to_pixels
+from .inputs import check_images, checked_names, to_pixels
 from .reference import Tensor, as_answer, convolution, depthwise, resize_corners
 from .rounding import (
     ADD_BITS,
@@ -44,6 +45,7 @@ class Int8Reference:
     """
 
     def __init__(self, checkpoint: Int8Checkpoint) -> None:
+        check_kind("checkpoint", checkpoint, Int8Checkpoint)
         architecture = checkpoint.architecture
         obstacle = int8_obstacle(architecture, checkpoint.rounding)
         if obstacle:
@@ -88,6 +90,7 @@ class Int8Reference:
         """The outputs (N, H, W, C) of the named layers as they are stored; `images` as for the
         call.
         """
+        names = checked_names(names)
         stored_names = stored_tensors(self.checkpoint.architecture, self.checkpoint.rounding)
         unknown = sorted(set(names) - set(stored_names))
         if unknown:

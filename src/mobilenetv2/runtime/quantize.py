@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from ..arguments import check_kind, check_list
 from ..checkpoint import Checkpoint
 from ..datasets import Sample
 from ..errors import ImageError, UserError
@@ -65,7 +66,7 @@ def quantize(
     """
     check_quantizable(checkpoint)
     complaints: list[str] = []
-    if isinstance(images, np.ndarray):
+    if isinstance(images, np.ndarray) and images.dtype.kind not in "UO":  # else names of files
         check_images(images, checkpoint.architecture.in_channels)
         if images.dtype != np.uint8:
             raise UserError(f"an array of images must be uint8 pixels, not {images.dtype}")
@@ -85,6 +86,7 @@ def check_quantizable(checkpoint: AnyCheckpoint) -> Checkpoint:
     Raises:
         UserError: It is refused; the message says why.
     """
+    check_kind("checkpoint", checkpoint, Checkpoint, Int8Checkpoint)
     if isinstance(checkpoint, Int8Checkpoint):
         raise UserError(
             "quantised already: use it as it is, or quantise the float model it is from"
@@ -105,6 +107,7 @@ def read_images(
     Raises:
         UserError: None can be read.
     """
+    check_list("images", files)
     pixels, complaints = [], []
     for file in files:
         try:

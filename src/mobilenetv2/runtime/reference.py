@@ -12,12 +12,13 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from ..arguments import check_kind
 from ..checkpoint import Checkpoint
 from ..errors import UserError
 from ..folding import fold
 from ..graph import Network, layers, network
 from ..layer import Layer
-from .inputs import check_images
+from .inputs import check_images, checked_names
 
 Tensor = NDArray[Any]
 LIMITS = {"relu6": (0, 6), "relu": (0, None)}
@@ -32,6 +33,7 @@ class Reference:
     """
 
     def __init__(self, checkpoint: Checkpoint, dtype: Any = np.float32) -> None:
+        check_kind("checkpoint", checkpoint, Checkpoint)
         self.checkpoint = checkpoint
         self.dtype = np.dtype(dtype)
 
@@ -49,6 +51,7 @@ class Reference:
 
     def run(self, images: Tensor, names: Collection[str]) -> dict[str, Tensor]:
         """The outputs (N, H, W, C) of the named layers; `images` as for the call."""
+        names = checked_names(names)
         x = self._normalised(images)
         steps = layers(self.checkpoint.architecture, x.shape[1], x.shape[2])
         unknown = sorted(set(names) - {layer.name for layer in steps})

@@ -121,8 +121,8 @@ def average_pool(total: Values, count: int, origin: int = 0) -> NDArray[np.uint8
     """
     centred = total - count * origin
     average = np.sign(centred) * ((np.abs(centred) + count // 2) // count) + origin
-    rounded: NDArray[np.uint8] = average.astype(np.uint8)
-    return rounded
+    codes: NDArray[np.uint8] = average.astype(np.uint8)
+    return codes
 
 
 def halves_from(checkpoint: Int8Checkpoint) -> int:

@@ -14,6 +14,7 @@ from typing import Any, NamedTuple
 
 from lightning.fabric import Fabric
 
+from ..arguments import check_kind, check_path
 from ..checkpoint import Checkpoint
 from ..datasets import Dataset, read_dataset
 from ..decoding import NarrowRangeWarning
@@ -120,11 +121,15 @@ def fit(
         DivergedError: The loss is no longer finite.
         Stopped: SIGINT or SIGTERM was received, and the state was saved.
     """
+    data, out = check_path("data", data), check_path("out", out)
+    val = None if val is None else check_path("val", val)
+    check_kind("recipe", recipe, Recipe, type(None))
+    check_kind("start", start, Start, type(None))
+    check_kind("machine", machine, Machine, type(None))
     folder, machine = RunFolder(out), machine or Machine()
     fabric = launch()
-    sources = os.fspath(data), val and os.fspath(val)
-    before = once(fabric, folder.read_settings if resume else lambda: folder.check_new(*sources))
-    job = _job(fabric, machine, *sources, recipe, start, before)
+    before = once(fabric, folder.read_settings if resume else lambda: folder.check_new(data, val))
+    job = _job(fabric, machine, data, val, recipe, start, before)
     once(fabric, folder.check_writable)
     with explained_memory_errors(job.recipe.batch):
         return _run(job, folder, before)

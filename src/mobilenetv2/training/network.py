@@ -7,7 +7,7 @@ import os
 import warnings
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
-from typing import Any, ClassVar
+from typing import Annotated, Any, ClassVar
 
 import numpy as np
 import torch
@@ -20,7 +20,7 @@ from ..graph import layers
 from ..images import Preprocessing
 from ..nn import MobileNetV2, mobilenet_v2
 from ..nn.fused import fuse
-from ..records import Record, Size
+from ..records import Meta, Record, Size
 from ..runtime import Engine
 from .recipes import Recipe
 
@@ -51,7 +51,7 @@ class Start(Record):
     noun: ClassVar[str] = "start"
 
     weights: str | os.PathLike[str] | None = None
-    width: float | None = None
+    width: Annotated[float, Meta(ge=0.001, le=16)] | None = None
     resolution: Size | None = None
     small_images: bool = False
     architecture: Architecture | None = None

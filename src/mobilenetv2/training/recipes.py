@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Annotated, Any, ClassVar, Literal
 
+from ..arguments import check_kind
 from ..errors import UserError
 from ..records import Meta, Record
 from .augment import Augmentation
@@ -103,6 +104,7 @@ class Recipe(Record):
         Raises:
             UserError: There is no such field, or it cannot have the value.
         """
+        check_kind("changes", changes, Mapping)
         values = self.to_dict()
         for name, value in changes.items():
             first, _, rest = name.partition(".")

@@ -1,0 +1,120 @@
+"""Sheets of the worst answers of detectors and segmenters: truth and answer side by side."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from itertools import islice
+from pathlib import PurePath
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ..datasets import IGNORED, BoxSample, MaskSample
+from ..decoding import ignore_remark
+from ..drawing import draw_boxes, draw_mask
+from ..printable import printable
+from .detection import SHOWN_SCORE, BoxAnswer, BoxClassResult, DetectionEvaluation
+from .segmentation import MaskAnswer, SegmentationEvaluation, own_classes
+
+if TYPE_CHECKING:
+    from PIL.Image import Image
+
+    from ..segmenter import Segmenter
+
+# pairs per row; side of an image and height of its text in pixels
+COLUMNS, TILE, CAPTION = 3, 240, 18
+MOST = 15  # pairs
+Pair = tuple[str, "Image", "Image"]
+
+
+def box_sheet(evaluation: DetectionEvaluation) -> Image:
+    """The 15 worst answers of a detector as one image.
+
+    Left are the objects of the dataset, right the detections with scores from 0.5, below the name
+    of the file and the number of missed objects and of wrong detections.
+
+    Raises:
+        ImageError: One of the images can no longer be read.
+    """
+    return _sheet(
+        _box_pair(answer, evaluation.classes) for answer in islice(evaluation.worst, MOST)
+    )
+
+
+def mask_sheet(evaluation: SegmentationEvaluation, model: Segmenter) -> Image:
+    """The 15 worst answers of a segmenter as one image.
+
+    Left is the mask of the dataset, right the answer in the same colours, below the name of the
+    file and the mean intersection over union.
+
+    Args:
+        evaluation: Of the model.
+        model: Runs once more on these images.
+
+    Raises:
+        ImageError: One of the images or masks can no longer be read.
+    """
+    return _sheet(_mask_pair(answer, evaluation, model) for answer in evaluation.worst[:MOST])
+
+
+def _box_pair(answer: BoxAnswer, results: Sequence[BoxClassResult]) -> Pair:
+    sample, detections = answer.sample, answer.detections
+    image = sample.decode(warn=ignore_remark)
+    target, shown = sample.target, detections.scores >= SHOWN_SCORE
+    names = [results[index].label for index in target.classes.tolist()]
+    truth = draw_boxes(image, target.size, target.boxes, names, target.classes.tolist())
+    captions = [
+        f"{label} {score:.2f}"
+        for label, score in zip(detections.labels, detections.scores.tolist())
+        if score >= SHOWN_SCORE
+    ]
+    own = {index: i for i, result in enumerate(results) for index in result.indices}
+    # classes that the dataset lacks get the last colour
+    indices = [own.get(index, -1) for index in detections.indices[shown].tolist()]
+    drawn = draw_boxes(image, target.size, detections.boxes[shown], captions, indices)
+    return f"{_name(sample)}: {answer.missed} missed, {answer.wrong} wrong", truth, drawn
+
+
+def _mask_pair(answer: MaskAnswer, evaluation: SegmentationEvaluation, model: Segmenter) -> Pair:
+    sample = answer.sample
+    image = sample.decode(warn=ignore_remark)
+    labels = dict(enumerate(result.label for result in evaluation.classes))
+    indices = np.array([result.index for result in evaluation.classes])
+    predicted: NDArray[Any] = own_classes(indices, len(model.class_names()))[
+        model.segment(image).mask
+    ]
+    predicted = predicted.astype(np.uint8 if len(labels) < IGNORED else np.uint16)
+    pair = [
+        draw_mask(
+            image, mask, {i: labels[i] for i in np.unique(mask).tolist() if 0 < i < len(labels)}
+        )
+        for mask in (sample.target.read(), predicted)
+    ]
+    return f"{_name(sample)}: mIoU {answer.miou:.3f}", pair[0], pair[1]
+
+
+def _name(sample: BoxSample | MaskSample) -> str:
+    return PurePath(sample.name).name
+
+
+def _sheet(pairs: Iterable[Pair]) -> Image:
+    """The pairs in rows; they are made one by one."""
+    from PIL import Image, ImageDraw, ImageFont
+
+    tiles = []
+    for caption, *images in pairs:
+        tile = Image.new("RGB", (2 * TILE, TILE + CAPTION), "white")
+        for i, image in enumerate(images):
+            scale = (TILE - 4) / max(image.size)
+            width, height = (max(1, round(side * scale)) for side in image.size)
+            resized = image.resize((width, height), Image.Resampling.BICUBIC)
+            tile.paste(resized, (i * TILE + (TILE - width) // 2, (TILE - height) // 2))
+        draw = ImageDraw.Draw(tile)
+        draw.text((4, TILE), printable(caption), "black", ImageFont.load_default(12))
+        tiles.append(tile)
+    rows = max(1, -(-len(tiles) // COLUMNS))
+    sheet = Image.new("RGB", (COLUMNS * 2 * TILE, rows * (TILE + CAPTION)), "white")
+    for i, tile in enumerate(tiles):
+        sheet.paste(tile, (i % COLUMNS * tile.width, i // COLUMNS * tile.height))
+    return sheet
