@@ -22,7 +22,7 @@ from mobilenetv2.formats import read
 from mobilenetv2.graph import layers
 from mobilenetv2.images import decode
 from mobilenetv2.int8 import Int8Checkpoint, Int8Layer
-from mobilenetv2.runtime import Int8Reference
+from mobilenetv2.runtime import Engine, Int8Reference
 
 from .int8 import Int8TFLiteWriter, random_int8
 
@@ -150,6 +150,24 @@ def test_an_average_over_its_own_scale(tmp_path) -> None:
     average = replace(model, pooling="average")
     other = Int8Reference(average).run(pixels(model), ["pool"])["pool"]
     assert (pooled != other).any()
+
+
+def test_halves_of_an_int8_average(tmp_path) -> None:
+    """Of 2 x 2 places: away from the middle of the codes, not up."""
+    model = small()
+    stored = {**model.activations, "pool": model.activations["features.18.0"]}
+    model = replace(model, pooling="average", activations=stored)
+    writer = Int8TFLiteWriter(model, pool="AVERAGE_POOL_2D")
+    path = writer.save(tmp_path / "model.tflite")
+    imported = read(path)
+    pooled = Int8Reference(imported).run(pixels(model), ["pool"])["pool"]
+    expected = litert(path, pixels(model))(writer.made["pool"]).reshape(pooled.shape)
+    np.testing.assert_array_equal(pooled, expected)
+    up = Int8Reference(replace(imported, signed=False)).run(pixels(model), ["pool"])["pool"]
+    assert (pooled != up).any()
+    np.testing.assert_array_equal(
+        Engine(imported, 1)(pixels(model)), Int8Reference(imported)(pixels(model))
+    )
 
 
 def float_input(writer: Int8TFLiteWriter) -> Int8TFLiteWriter:

@@ -191,6 +191,22 @@ def test_contradictory_models_are_refused(change, complaint) -> None:
         replace(model, **change(model))
 
 
+def test_a_resize_keeps_the_scale_of_its_map() -> None:
+    model = random_int8(head="deeplabv3", width_mult=0.35, resolution=(33, 33))
+    name = "head.image_pooling.resize"
+    assert model.activations[name] == model.activations["head.image_pooling.0"]
+    with pytest.raises(ModelFileError, match=f"{name} has another scale than the map"):
+        replace(model, activations={**model.activations, name: Activation(0.5, 0)})
+
+
+@pytest.mark.parametrize("unsigned", [False, True])
+def test_a_file_says_whether_codes_were_signed(tmp_path, unsigned) -> None:
+    """TensorFlow Lite rounds averages and resizes of int8 in another way than those of uint8."""
+    model = random_int8("twice", unsigned, width_mult=0.35, resolution=(33, 33))
+    model.save(tmp_path / "int8.safetensors")
+    assert Int8Checkpoint.load(tmp_path / "int8.safetensors").signed is not unsigned
+
+
 def test_what_is_stored() -> None:
     """With one rounding, the summands of shortcuts and the logits are not stored."""
     net = small().architecture

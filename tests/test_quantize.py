@@ -276,6 +276,35 @@ def test_what_cannot_be_quantised(pixels, tmp_path) -> None:
             quantize(checkpoint, images)
 
 
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"head": "deeplabv3", "output_stride": 16},
+        {"head": "deeplabv3_aspp", "output_stride": 8},
+        {"head": "ssd"},
+        {"head": "ssdlite"},
+    ],
+    ids=str,
+)
+def test_segmenters_and_detectors(tmp_path, changes) -> None:
+    """Answers near the float ones; resizes keep their scale; a file keeps all of it."""
+    checkpoint = random_checkpoint(Architecture(width_mult=0.35, resolution=(65, 65), **changes))
+    images = photos(6, 65)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        quantized = quantize(checkpoint, images)
+    quantized.save(tmp_path / "int8.safetensors")
+    loaded = read(tmp_path / "int8.safetensors")
+    assert loaded.activations == quantized.activations
+    assert not {"head.logits", "head.resize"} & quantized.activations.keys()
+    expected, answer = Engine(checkpoint, 1)(images), Engine(loaded, 1)(images)
+    if not isinstance(expected, dict):
+        expected, answer = {"": expected}, {"": answer}
+    for name, values in expected.items():
+        assert values.std() > 0
+        assert np.corrcoef(values.ravel(), answer[name].ravel())[0, 1] > 0.97, name
+
+
 def test_activations_that_overflow_are_an_error() -> None:
     checkpoint = random_checkpoint(SMALL)
     huge = {**checkpoint.arrays, "features.1.conv.2.weight": np.full(8, 3e38, np.float32)}

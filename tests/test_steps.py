@@ -12,9 +12,11 @@ from mobilenetv2.architecture import MOBILENET_V2, SMALL_IMAGES, Architecture, S
 from mobilenetv2.graph import network
 from mobilenetv2.heads import Classifier, DeepLab, Features
 from mobilenetv2.runtime import Engine, Reference, _native
+from mobilenetv2.runtime.plan import Plan
 from mobilenetv2.runtime.steps import group
 
 from .conftest import random_checkpoint
+from .int8 import random_int8
 
 ISAS = _native.kernel_names()
 SMALL = Architecture(width_mult=0.35, head=Classifier(7), resolution=(32, 32))
@@ -162,3 +164,51 @@ def test_arrays_of_another_size_are_refused(shape) -> None:
         engine._packed.native.run_pixels(plan, images, [])
     with pytest.raises(ValueError, match="an output of another size"):
         engine._packed.native.run_pixels(plan, images, [answer[..., :6].copy()])
+
+
+LABELS, CONCAT, RESIZE = (
+    _native.StepKind.LABELS,
+    _native.StepKind.CONCAT,
+    _native.StepKind.RESIZE,
+)
+BROKEN_INT8: dict[str, tuple[_native.StepKind, Callable[[_native.Step], None], str]] = {
+    "no labels": (LABELS, lambda step: setattr(step, "label_bytes", 3), "1 or 2 bytes"),
+    "too few labels": (LABELS, lambda step: setattr(step, "in_channels", 300), "outside|bytes"),
+    "labels inside": (LABELS, lambda step: setattr(step, "output", 0), "an output|outside"),
+    "floats as bytes": (LABELS, lambda step: setattr(step, "reads_floats", False), "no input of"),
+    "bytes as floats": (
+        RESIZE,
+        lambda step: setattr(step, "reads_floats", True),
+        "outside|overlap",
+    ),
+    "no table": (CONCAT, lambda step: setattr(step, "rescaling", [0] * 256), "one table per input"),
+    "bytes as an answer": (
+        CONCAT,
+        lambda step: setattr(step, "output", _native.ANSWER),
+        "not an output",
+    ),
+}
+
+
+@pytest.mark.parametrize("name", BROKEN_INT8)
+def test_a_plan_of_a_mask_that_cannot_run_is_refused(name: str) -> None:
+    kind, damage, complaint = BROKEN_INT8[name]
+    engine, plan = planned_mask()
+    steps = list(plan.native_steps)
+    damage(first(kind, steps))
+    with pytest.raises(ValueError, match=complaint):
+        engine._packed.native.plan(steps, 1)
+
+
+def test_a_mask_of_another_type_is_refused() -> None:
+    engine, plan = planned_mask()
+    scores, mask = plan.empty_answers(1).values()
+    images = np.zeros((1, 33, 33, 3), np.uint8)
+    with pytest.raises(ValueError, match="another type"):
+        engine._packed.native.run_pixels(plan.native, images, [scores, mask.astype(np.uint16)])
+
+
+def planned_mask() -> tuple[Engine, Plan]:
+    engine = Engine(random_int8(head="deeplabv3", width_mult=0.35, resolution=(33, 33)), 1)
+    names = ("head.logits",)
+    return engine, engine._plan_for(33, 33, engine._packed_steps(names), names, 1, "head.resize")

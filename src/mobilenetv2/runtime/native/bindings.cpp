@@ -81,8 +81,9 @@ nb::class_<Network<T>> bind_network(nb::module_& module, const char* name) {
       .def(nb::init<const std::string&, int>(), nb::arg("isa"), nb::arg("threads"))
       .def(
           "add_matrix",
-          [](Network<T>& network, const Weights& weights, const Biases& bias, int input_factor, const Optional<float>& factor,
-             const Optional<double>& fraction, const Optional<double>& power, const Rounding& rounding) {
+          [](Network<T>& network, const Weights& weights, const Biases& bias, int input_factor,
+             const Optional<float>& factor, const Optional<double>& fraction, const Optional<double>& power,
+             const Rounding& rounding) {
             const int channels = static_cast<int>(weights.shape(0)), depth = static_cast<int>(weights.shape(1));
             return network.add_matrix(weights.data(), bias.data(), channels, depth, input_factor,
                                       factors(factor, fraction, power), rounding);

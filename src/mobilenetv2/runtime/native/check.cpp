@@ -45,7 +45,8 @@ class Checker {
         return require(step_.in_channels == step_.out_channels, "a resize keeps the channels");
       case StepKind::LABELS:
         require(inputs() == 1 && step_.output <= ANSWER, "labels are an output");
-        require(step_.label_bytes == 2 || (step_.label_bytes == 1 && step_.in_channels <= 256), "labels of 1 or 2 bytes");
+        require(step_.label_bytes == 2 || (step_.label_bytes == 1 && step_.in_channels <= 256),
+                "labels of 1 or 2 bytes");
         return require(step_.in_channels == step_.out_channels && step_.in_channels <= 1 << 16, "too many classes");
       case StepKind::TO_FLOAT:
         require(!floats() && inputs() == 1 && same_size(), "only bytes become floats");
@@ -118,8 +119,8 @@ class Checker {
     require(!step_.reads_floats || (!floats() && resizes()), "only a resize among bytes reads floats");
     const bool staged = step_.kind == StepKind::ROWS || step_.kind == StepKind::PLANE;
     require(!staged || !step_.stages.empty(), "rows are made by at least one stage");
-    require(staged ? step_.matrix < 0 : step_.stages.empty(), "stages and a matrix are for steps of their own");
-    int last = step_.matrix;
+    require(staged || step_.stages.empty(), "stages are for steps of their own");
+    int last = step_.kind == StepKind::MATMUL ? step_.matrix : -1;
     if (staged) last = step_.stages.back().conv >= 0 ? step_.stages.back().conv : step_.stages.back().project;
     require(last < 0 || known(last, network_.matrices()), "no such matrix");
   }

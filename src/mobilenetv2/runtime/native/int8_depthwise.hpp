@@ -58,7 +58,8 @@ struct Columns {
   }
 };
 
-// Turns the sums of a block of channels into what is stored, but for clamping in the modes that leave it to the packing.
+// Turns the sums of a block of channels into what is stored, but for clamping in the modes that leave it to the
+// packing.
 template <RoundingMode MODE>
 inline void byte_codes(const Depthwise<std::uint8_t>& job, int block, Ints (&sum)[QUADS]) {
   constexpr bool TWICE = MODE == RoundingMode::TWICE || MODE == RoundingMode::TWICE_NON_NEGATIVE;

@@ -89,7 +89,9 @@ inline void finish_tile(const Matmul<std::uint8_t>& job, const Panel& panel, int
 
 // A tile's sums, rounded twice in float32, to bytes. False where that may be a step off: then nothing is stored.
 template <RoundingMode MODE, int ROWS, int VECTORS>
-inline bool finish_tile_near(const Matmul<std::uint8_t>& job, const Panel& panel, int from, Ints (&sum)[ROWS][VECTORS]) {
+MNV2_NOINLINE bool finish_tile_near(const Matmul<std::uint8_t>& job, const Panel& panel, int from,
+                                    const std::int32_t* sums) {
+  Ints sum[ROWS][VECTORS];
   using Order = OrderOf<VECTORS>;
   const Requantize& to = job.requantize;
   const Vec low = splat(job.low), high = splat(job.high);
@@ -97,11 +99,12 @@ inline bool finish_tile_near(const Matmul<std::uint8_t>& job, const Panel& panel
   MNV2_UNROLL for (int j = 0; j < VECTORS; j++) {
     const NearCodes<MODE, PerLane> codes(to, panel.channel + j * LANES);
     MNV2_UNROLL for (int i = 0; i < ROWS; i++) {
-      Vec value = codes(sum[i][j], worst);
+      Vec value = codes(load_ints(sums + (i * VECTORS + j) * LANES), worst);
       if constexpr (MODE == RoundingMode::TWICE) {
         if (job.shortcut) {
           const std::uint8_t* const more = job.shortcut + (from + i) * job.shortcut_pixel + panel.channel;
-          const Ints other = add_ints(Order::shortcut(more, j, job.channels - panel.channel), splat_ints(-to.shortcut_zero));
+          const Ints other =
+              add_ints(Order::shortcut(more, j, job.channels - panel.channel), splat_ints(-to.shortcut_zero));
           const Vec product = clamped(nearest(value), splat(to.product_low), splat(to.product_high));
           value = add(mul(product, splat(to.near.product_share)), mul(to_floats(other), splat(to.near.shortcut_share)));
           worst = larger_magnitude(worst, off_whole(value));
@@ -243,9 +246,9 @@ MNV2_NOINLINE void tile(const Matmul<std::uint8_t>& job, const Panel& panel, int
       MNV2_UNROLL for (int j = 0; j < VECTORS; j++) store_ints(sums + (i * VECTORS + j) * LANES, sum[i][j]);
     }
     if (mode == RoundingMode::TWICE_NON_NEGATIVE) {
-      if (finish_tile_near<RoundingMode::TWICE_NON_NEGATIVE>(job, panel, from, sum)) return;
+      if (finish_tile_near<RoundingMode::TWICE_NON_NEGATIVE, ROWS, VECTORS>(job, panel, from, sums)) return;
     } else if (mode == RoundingMode::TWICE) {
-      if (finish_tile_near<RoundingMode::TWICE>(job, panel, from, sum)) return;
+      if (finish_tile_near<RoundingMode::TWICE, ROWS, VECTORS>(job, panel, from, sums)) return;
     }
     finish_pixels<VECTORS>(job, panel, from, ROWS, sums);
   }

@@ -39,9 +39,9 @@ struct Panel {
   std::ptrdiff_t weights;
 };
 
-// What makes codes or floats of a layer's int8 sums; rounding.hpp says what each mode does. One number per channel of the
-// matrix: `factor` for the modes that round once, `fraction` and `power` for the others, whose results are near
-// sum * factor + half. The clamps `low` and `high` of the job are codes less `zero`.
+// What makes codes or floats of a layer's int8 sums; rounding.hpp says what each mode does. One number per channel of
+// the matrix: `factor` for the modes that round once, `fraction` and `power` for the others, whose results are near sum
+// * factor + half. The clamps `low` and `high` of the job are codes less `zero`.
 struct Requantize {
   RoundingMode mode;
   const float *factor, *half;
@@ -114,15 +114,21 @@ struct Depthwise {
   Requantize requantize;  // of bytes
 };
 
+constexpr int MOST_POSSIBLE = 64;
+
 // labels[i] = the first channel with the greatest value, of each of `width` outputs of a resized row:
-// upper[left[i] + c] * (1 - share[i]) + upper[right[i] + c] * share[i]. The terms of `lower`, if it is not null, are added
-// to those of `upper`; values that are codes have a half added and their fraction cut off.
+// upper[left[i] + c] * (1 - share[i]) + upper[right[i] + c] * share[i]. The terms of `lower`, if it is not null, are
+// added to those of `upper`; values that are codes have a half added and their fraction cut off.
 struct Labels {
   const float *upper, *lower;  // per column, channels side by side
   bool codes;
   int channels, width;
   const std::int32_t *left, *right;
+  const std::int32_t* ends;  // of each output, the first behind it that lies between other columns
   const float* share;
+  // For the outputs between a column and the next, the channels that may be the greatest, in order: how many, and
+  // which, MOST_POSSIBLE + 1 numbers per column. Null: all may be.
+  const std::uint8_t* possible;
   std::int32_t* labels;
 };
 

@@ -39,11 +39,12 @@ Buffer<N> in_order(const N* numbers, int count, const std::vector<int>& order) {
 template <class Packed>
 std::size_t bytes_of(const Packed& packed) {
   return packed.weights.size() * sizeof(*packed.weights.data()) + packed.bias.size() * sizeof(*packed.bias.data()) +
-         (packed.factor.size() + packed.half.size()) * sizeof(float) + (packed.fraction.size() + packed.power.size()) * sizeof(double);
+         (packed.factor.size() + packed.half.size()) * sizeof(float) +
+         (packed.fraction.size() + packed.power.size()) * sizeof(double);
 }
 
-// What the modes that round twice come to in float32, see Near and rounding.hpp: with a power of two below 1, half of it
-// is added, away from 0.
+// What the modes that round twice come to in float32, see Near and rounding.hpp: with a power of two below 1, half of
+// it is added, away from 0.
 template <class Packed>
 void set_near(Packed& packed) {
   const Rounding& to = packed.rounding;
@@ -178,7 +179,7 @@ std::size_t Network<T>::weight_bytes() const {
 template <class T>
 bool makes_floats(const Network<T>& network, const Step& step) {
   if (sizeof(T) == sizeof(float)) return false;
-  int last = step.matrix;
+  int last = step.kind == StepKind::MATMUL ? step.matrix : -1;
   if (step.kind == StepKind::ROWS || step.kind == StepKind::PLANE) {
     const Stage& stage = step.stages.back();
     last = stage.conv >= 0 ? stage.conv : stage.project;

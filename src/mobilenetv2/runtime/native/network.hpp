@@ -181,8 +181,8 @@ class Network {
   Network(const std::string& isa, int threads);
 
   // (channels, depth) row by row, one bias per channel. Of int8, the depth of a segment is a multiple of 4.
-  int add_matrix(const Weight* weights, const Sum* bias, int channels, int depth, int input_factor, const Factors& factors,
-                 const Rounding& rounding);
+  int add_matrix(const Weight* weights, const Sum* bias, int channels, int depth, int input_factor,
+                 const Factors& factors, const Rounding& rounding);
   // As Depthwise wants them.
   int add_depthwise(const Weight* weights, const Sum* bias, int channels, int copies, const Factors& factors,
                     const Rounding& rounding);

@@ -1,5 +1,5 @@
-// Bilinear resizes with the centres of the corner pixels aligned, over floats and over bytes, and the best class of every
-// resized pixel.
+// Bilinear resizes with the centres of the corner pixels aligned, over floats and over bytes, and the best class of
+// every resized pixel.
 
 #include <algorithm>
 #include <cmath>
@@ -53,7 +53,7 @@ Arithmetic arithmetic_of(const Step& step, bool floats) {
 }
 
 // The rows of one band, in turn: `upper` and `lower` hold, for each input column, the two rows around the output row
-// times their shares; over floats and signed codes, `upper` is the sum of both.
+// times their shares; where float32 is exact or rows come first, `upper` is the sum of both.
 template <class T, Arithmetic A>
 class Band {
  public:
@@ -65,20 +65,30 @@ class Band {
     share_ = lower_ + row;
     left_ = reinterpret_cast<std::int32_t*>(share_ + step.out_width);
     right_ = left_ + step.out_width;
-    labels_ = right_ + step.out_width;
-    exact_ = true;
-    for (int i = 0; i < step.out_height; i++) exact_ = exact_ && in_256ths(Place(A, i, step.out_height, step.in_height));
+    ends_ = right_ + step.out_width;
+    labels_ = ends_ + step.out_width;
+    possible_ = reinterpret_cast<std::uint8_t*>(labels_ + step.out_width);
+    const bool labels = step.kind == StepKind::LABELS;
+    prunes_ = labels && channels_ <= MOST_POSSIBLE && A != Arithmetic::SIGNED_CODES;
+    bool exact = labels;
+    for (int i = 0; i < step.out_height; i++) exact = exact && in_256ths(Place(A, i, step.out_height, step.in_height));
     for (int i = 0; i < step.out_width; i++) {
       const Place x(A, i, step.out_width, step.in_width);
-      exact_ = exact_ && in_256ths(x);
+      exact = exact && in_256ths(x);
       left_[i] = x.low * channels_;
       right_[i] = x.high * channels_;
       share_[i] = x.share;
     }
+    for (int i = step.out_width - 1; i >= 0; i--) {
+      const bool same = i + 1 < step.out_width && left_[i] == left_[i + 1] && right_[i] == right_[i + 1];
+      ends_[i] = same ? ends_[i + 1] : i + 1;
+    }
+    together_ = A != Arithmetic::UNSIGNED_CODES || exact;
   }
   static std::size_t floats(const Step& step) {
     return 2 * static_cast<std::size_t>(step.in_width) * static_cast<std::size_t>(step.out_channels) +
-           4 * static_cast<std::size_t>(step.out_width);
+           5 * static_cast<std::size_t>(step.out_width) +
+           (static_cast<std::size_t>(step.in_width) * (MOST_POSSIBLE + 1) + sizeof(float) - 1) / sizeof(float);
   }
 
   using Value = std::conditional_t<A == Arithmetic::FLOATS, float, std::uint8_t>;
@@ -90,13 +100,25 @@ class Band {
     const Value* const above = image + static_cast<std::ptrdiff_t>(place.low) * count;
     const Value* const below = image + static_cast<std::ptrdiff_t>(place.high) * count;
     const float share = place.share, rest = (A == Arithmetic::SIGNED_CODES ? SHARE_UNIT : 1) - share;
-    for (int i = 0; i < count; i++) {
+    const auto blend = [&](int i) {
       const float first = static_cast<float>(above[i]) * rest, second = static_cast<float>(below[i]) * share;
-      if constexpr (A == Arithmetic::UNSIGNED_CODES) {
-        upper_[i] = first;
-        lower_[i] = second;
-      } else {
-        upper_[i] = first + second;
+      upper_[i] = together_ ? first + second : first;
+      lower_[i] = second;
+    };
+    if (!prunes_) {
+      for (int i = 0; i < count; i++) blend(i);
+      return;
+    }
+    if (image != image_ || place.low != row_) {
+      image_ = image;
+      row_ = place.low;
+      find_possible(above, image + static_cast<std::ptrdiff_t>(std::min(place.low + 1, step_.in_height - 1)) * count);
+    }
+    for (int x = 0; x < step_.in_width; x++) {
+      const std::uint8_t* const possible = possible_ + x * (MOST_POSSIBLE + 1);
+      for (int i = 1; possible[0] > 1 && i <= possible[0]; i++) {
+        blend(x * channels_ + possible[i]);
+        blend(std::min(x + 1, step_.in_width - 1) * channels_ + possible[i]);
       }
     }
   }
@@ -131,26 +153,54 @@ class Band {
         }
       }
     } else {
-      if (A == Arithmetic::UNSIGNED_CODES && exact_) {
-        const int count = step_.in_width * channels_;
-        for (int i = 0; i < count; i++) upper_[i] += lower_[i];
-      }
       const bool codes = A == Arithmetic::UNSIGNED_CODES;
-      kernels.labels({upper_, codes && !exact_ ? lower_ : nullptr, codes, channels_, step_.out_width, left_, right_,
-                      share_, labels_});
+      const std::uint8_t* const possible = prunes_ ? possible_ : nullptr;
+      kernels.labels({upper_, together_ ? nullptr : lower_, codes, channels_, step_.out_width, left_, right_, ends_,
+                      share_, possible, labels_});
     }
     return labels_;
   }
 
  private:
+  // For each column, the classes that may be the best between it and the next, and between two rows: those that
+  // somewhere reach what the class with the highest lowest corner never falls below. Rounding may lift a value by a
+  // millionth of the largest one, and a code by a half.
+  void find_possible(const Value* upper, const Value* lower) {
+    for (int x = 0; x < step_.in_width; x++) {
+      const int left = x * channels_, right = std::min(x + 1, step_.in_width - 1) * channels_;
+      int surest = 0;
+      float surely = 0, largest = 0, highest[MOST_POSSIBLE];
+      for (int c = 0; c < channels_; c++) {
+        const float corners[] = {static_cast<float>(upper[left + c]), static_cast<float>(upper[right + c]),
+                                 static_cast<float>(lower[left + c]), static_cast<float>(lower[right + c])};
+        const float least = std::min(std::min(corners[0], corners[1]), std::min(corners[2], corners[3]));
+        highest[c] = std::max(std::max(corners[0], corners[1]), std::max(corners[2], corners[3]));
+        if (c == 0 || least > surely) surest = c;
+        surely = c == 0 ? least : std::max(surely, least);
+        largest = std::max(largest, std::max(highest[c], -least));
+      }
+      const float limit = surely - 1e-6f * largest;
+      const float first_limit = limit - (A == Arithmetic::FLOATS ? 0.0f : 1.0f);  // of those that win a tie
+      std::uint8_t* const possible = possible_ + x * (MOST_POSSIBLE + 1);
+      possible[0] = 0;
+      for (int c = 0; c < channels_; c++) {
+        if (!(highest[c] < (c < surest ? first_limit : limit))) possible[++possible[0]] = static_cast<std::uint8_t>(c);
+      }
+    }
+  }
+
   // Sums of bytes times two such shares are exact in float32, in any order.
   static bool in_256ths(const Place& place) { return place.share * 256 == std::trunc(place.share * 256); }
 
   const Step& step_;
   const int channels_;
   float *upper_, *lower_, *share_;
-  std::int32_t *left_, *right_, *labels_;
-  bool exact_;
+  std::int32_t *left_, *right_, *ends_, *labels_;
+  bool together_;  // `upper_` is the sum of both rows
+  bool prunes_;    // only classes that may be the best are computed
+  std::uint8_t* possible_;
+  const Value* image_ = nullptr;  // whose rows from `row_` on the possible classes are for
+  int row_ = -1;
 };
 
 // Calls row(band, row of all images) for every output row, bands in parallel.

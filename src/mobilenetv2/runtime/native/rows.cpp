@@ -43,8 +43,12 @@ struct Pixels {
 template <class T>
 void to_blocks(const T* in, int count, int channels, const Pixels<T>& out) {
   for (int p = 0; p < count; p++, in += channels) {
-    for (int c = 0; c < up_to_block(channels); c++) {
-      out.data[p * out.pixel + c / BLOCK * out.block + c % BLOCK] = c < channels ? in[c] : T{};
+    T* to = out.data + p * out.pixel;
+    int c = 0;
+    for (; c + BLOCK <= channels; c += BLOCK, to += out.block) std::memcpy(to, in + c, BLOCK * sizeof(T));
+    if (c < channels) {
+      std::memset(to, 0, BLOCK * sizeof(T));
+      std::memcpy(to, in + c, static_cast<std::size_t>(channels - c) * sizeof(T));
     }
   }
 }
@@ -52,8 +56,14 @@ void to_blocks(const T* in, int count, int channels, const Pixels<T>& out) {
 template <class T>
 void from_blocks(const T* in, std::ptrdiff_t block, int count, int channels, const Pixels<T>& out) {
   for (int p = 0; p < count; p++) {
-    for (int c = 0; c < channels; c++) {
-      out.data[p * out.pixel + c / BLOCK * out.block + c % BLOCK] = in[c / BLOCK * block + p * BLOCK + c % BLOCK];
+    const T* from = in + p * BLOCK;
+    T* to = out.data + p * out.pixel;
+    for (int c = 0; c < channels; c += BLOCK, from += block, to += out.block) {
+      if (channels - c >= BLOCK) {
+        std::memcpy(to, from, BLOCK * sizeof(T));
+      } else {
+        std::memcpy(to, from, static_cast<std::size_t>(channels - c) * sizeof(T));
+      }
     }
   }
 }
@@ -67,7 +77,8 @@ struct Room {
     const int rows = reach(stage, stage.strip);
     if (stage.conv >= 0) {
       const int kept = gathers<T>(stage) ? stage.kernel : rows;
-      ring = elements(kept, gathers<T>(stage) ? stage.out_width * stage.kernel : padded_width(stage), stage.in_channels);
+      ring =
+          elements(kept, gathers<T>(stage) ? stage.out_width * stage.kernel : padded_width(stage), stage.in_channels);
       return;
     }
     const int kept = std::min(rows, stage.in_height);
@@ -243,8 +254,7 @@ class Worker {
     job.depth = matrix.depth / kernel;
     for (int row = 0; row < count; row++) {
       for (int i = 0; i < kernel; i++) {
-        const int from = (y + row) * stage_.stride - stage_.top + i * stage_.dilation;
-        gathered_row(from, ring_.data + i * row_size);
+        gathered_row((y + row) * stage_.stride - stage_.top + i * stage_.dilation, ring_.data + i * row_size);
       }
       run_.network.kernels().matmul(job);
       next_row(job, out);
@@ -375,9 +385,7 @@ void run_rows(const Run<T>& run, const Step& step) {
       rows.end = edge(band + 1);
       rows.below = kept(image, band) + in_rows(halo);
     }
-    const auto place = [&](int row) {
-      return elements(image * last.out_height + row, last.out_width, last.out_channels);
-    };
+    const auto place = [&](int y) { return elements(image * last.out_height + y, last.out_width, last.out_channels); };
     T* const out = output ? output + place(edge(band)) : nullptr;
     float* const floats = to_floats ? run.floats(step.output) + place(0) : nullptr;
     chain<T>(run, step, 0, nullptr, image, rows, run.scratch_of(slot), edge(band), edge(band + 1), out, floats);
