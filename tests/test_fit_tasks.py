@@ -315,6 +315,15 @@ def test_data_with_boxes_and_masks_need_the_task(tmp_path: Path) -> None:
     assert task_called("segmentation", str(data)).name == "segmentation"
 
 
+def test_a_list_of_classes_beside_class_folders_is_no_detection(tmp_path: Path) -> None:
+    for name in ("train/ant", "train/bee", "val/ant", "val/bee"):
+        (tmp_path / name).mkdir(parents=True)
+    (tmp_path / "train.json").write_text('{"ant": 0, "bee": 1}')
+    assert task_called(None, str(tmp_path)).name == "classification"
+    (tmp_path / "train.json").write_text('{"images": [], "annotations": [], "categories": []}')
+    assert task_called(None, str(tmp_path)).name == "detection"
+
+
 def test_images_that_cannot_be_read_are_left_out(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:

@@ -18,6 +18,8 @@ from .targets import BoxDataset, BoxSample, BoxTarget, MaskDataset
 from .voc import BOXES, MASKS, read_voc_boxes, read_voc_masks, voc_folder
 from .yolo import is_yolo, read_yolo
 
+COCO_KEYS = (b"info", b"licenses", b"images", b"annotations", b"categories")
+COCO_BEGIN = 4096  # bytes of a file in which its first key stands
 LAYOUTS = (
     "COCO (instances.json beside images/), Pascal VOC (JPEGImages/ and Annotations/) or YOLO "
     "(images/, labels/ and data.yaml or classes.txt)"
@@ -76,7 +78,18 @@ def is_boxes(path: Path) -> bool:
         return path.suffix.lower() in (".json", ".yaml", ".yml")
     folder = voc_folder(path)
     of_voc = folder is not None and is_folder(folder / BOXES)
-    return of_voc or bool(coco_files(path)) or is_yolo(path)
+    of_coco = any(_has_coco_keys(file) for files in coco_files(path).values() for file in files)
+    return of_voc or of_coco or is_yolo(path)
+
+
+def _has_coco_keys(file: Path) -> bool:
+    """Whether a .json file begins as COCO's do: it may as well list the classes of folders."""
+    try:
+        with file.open("rb") as opened:
+            begin = opened.read(COCO_BEGIN)
+    except OSError:
+        return False
+    return any(b'"%s"' % key in begin for key in COCO_KEYS)
 
 
 def is_masks(path: Path) -> bool:
