@@ -45,10 +45,11 @@ from mobilenetv2.processors import usable_processors
 from mobilenetv2.training.augment import Augmentation
 from mobilenetv2.training.data import Images, default_workers, loader, read_split
 from mobilenetv2.training.machine import automatic_precision, keep_freed_memory
-from mobilenetv2.training.network import Start, prepare
+from mobilenetv2.training.network import prepare
 from mobilenetv2.training.processes import default_processes, environment
 from mobilenetv2.training.recipes import MODERN
 from mobilenetv2.training.run_folder import Settings
+from mobilenetv2.training.start import Start
 from mobilenetv2.training.trainer import Trainer
 
 OURS = "mobilenetv2 train"

@@ -323,7 +323,10 @@ def test_it_goes_to_json_and_back() -> None:
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"crop": "half"}, "crop must be one of 'resized', 'pad', 'none', not 'half'"),
+        (
+            {"crop": "half"},
+            "crop must be one of 'resized', 'pad', 'none', 'ssd', 'zoomed', not 'half'",
+        ),
         ({"policy": "auto"}, "policy must be one of 'none', 'trivial', 'rand', not 'auto'"),
         ({"scale": (0, 1)}, "scale must be two rising numbers above 0 and up to 1"),
         ({"scale": (0.5, 0.2)}, "scale must be two rising numbers"),

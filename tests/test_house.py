@@ -51,7 +51,7 @@ MAY_IMPORT = {
     "runtime": TRUNK,
     "formats": TRUNK,
     "nn": TRUNK | {"formats"},  # for weights by file or name
-    "training": TRUNK | {"runtime", "formats", "nn", "pipeline", "model", "evaluation"},
+    "training": TRUNK | MODELS | {"runtime", "formats", "nn", "pipeline", "evaluation"},
     "pipeline": TRUNK,
     "model": TRUNK | {"runtime", "formats", "pipeline"},
     "detector": TRUNK | {"model"},

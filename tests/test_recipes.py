@@ -116,7 +116,10 @@ def test_changes_that_are_refused(changes: dict[str, object], message: str) -> N
 @pytest.mark.parametrize(
     ("make", "message"),
     [
-        (lambda: Start(width="wide"), "start width must be a number or None, not 'wide'"),
+        (
+            lambda: Start(width="wide"),
+            "start width must be a number from 0.001 to 16 or None, not 'wide'",
+        ),
         (lambda: Start(resolution=(0, 8)), "start resolution must be .height, width"),
         (lambda: Start(weights="a", small_images=True), "small_images is for new networks"),
         (lambda: Start(weights="a", architecture=Architecture()), "give one of"),

@@ -21,9 +21,12 @@ if TYPE_CHECKING:
     from ..architecture import Architecture
     from ..training import Trained
 
-RECIPES = ("paper", "modern", "finetune")
+RECIPES = (
+    *("paper", "modern", "finetune", "ssdlite", "ssdlite-finetune", "deeplab"),
+    "deeplab-finetune",
+)
+TASKS = ("classification", "detection", "segmentation")
 FIELDS = ("epochs", "batch", "lr", "weight_decay", "patience", "seed", "balance", "stretch")
-COLUMNS = ("class", "images", "right", "percent")
 
 
 @click.command()
@@ -36,9 +39,12 @@ COLUMNS = ("class", "images", "right", "percent")
     help="Folder of the run.",
 )
 @click.option("--val", metavar="DATA", help="Images to validate with.")
+@click.option("--task", type=click.Choice(TASKS), help="What to train.  [default: by the data]")
 @click.option("--weights", help="Start from a model file or a name from `models`.")
 @click.option("--width", type=float, help="Width multiplier of a new network.")
-@resolution_option("the weights', or 224, or 32 with --small-images")
+@resolution_option(
+    "the weights'; or 224, or 32 with --small-images; or 300 for boxes, 513 for masks"
+)
 @click.option("--small-images", is_flag=True, help="A new network for images around 32x32.")
 @click.option(
     "--architecture",
@@ -48,9 +54,10 @@ COLUMNS = ("class", "images", "right", "percent")
 @click.option(
     "--recipe",
     type=click.Choice(RECIPES),
-    help="How to train.  [default: finetune with --weights, else modern]",
+    help="How to train.  [default: modern, ssdlite or deeplab by the task; with --weights finetune, "
+    "ssdlite-finetune or deeplab-finetune]",
 )
-@click.option("--freeze", is_flag=True, help="Train the head alone.")
+@click.option("--freeze", is_flag=True, help="Train the head of a classifier alone.")
 @click.option("--epochs", type=int, help="Passes over the images.")
 @click.option("--batch", type=int, help="Images per step.")
 @click.option("--lr", type=float, help="Highest learning rate.")
@@ -86,10 +93,11 @@ COLUMNS = ("class", "images", "right", "percent")
 @click.option("--resume", is_flag=True, help="Continue the run in the folder.")
 @format_option
 def train(data: str, output: Path, format_: str, **options: Any) -> int:
-    """Train or fine-tune a classifier on labelled images.
+    """Train or fine-tune a classifier, a detector or a segmenter.
 
     DATA is a folder or a .zip with one folder per class (optionally in folders train and val), or
-    a CSV list as for `evaluate`. The folder of the run gets model.safetensors, the best network so
+    a CSV list as for `evaluate`. Or it is images with boxes, in the layout of COCO, Pascal VOC or
+    YOLO, or with masks in that of Pascal VOC. The folder of the run gets model.safetensors, the best network so
     far, and everything that --resume needs.
 
     Images that cannot be read are named on stderr and left out, and the exit code is 1. It is also
@@ -157,9 +165,10 @@ def _fit(
     return fit(
         data,
         output,
-        None if resume else _recipe(options, changes),
+        None if resume else _recipe(data, options, changes),
         None if resume else Start(**_start(options)),
         val=options["val"],
+        task=options["task"],
         machine=Machine(options["workers"], options["precision"]),
         resume=resume,
     )
@@ -203,9 +212,8 @@ def _processes(
 ) -> int:
     """The number of processes: as requested, as in the run to resume, or as many as are useful."""
     from ..training.processes import default_processes, is_one_of_several, is_other_process
-    from ..training.recipes import default_recipe
     from ..training.run_folder import RunFolder
-    from ..training.splits import read_split
+    from ..training.tasks import task_called
 
     if is_one_of_several():
         if options["processes"] is not None and not is_other_process():
@@ -219,12 +227,13 @@ def _processes(
         return int(RunFolder(output).read_settings().processes)
     if options["weights"] is not None:  # one process fits the head
         return 1
-    recipe = _recipe(options, changes) or default_recipe(False, options["small_images"])
+    task = task_called(options.get("task"), data)
+    recipe = _recipe(data, options, changes)
+    recipe = recipe or task.default_recipe(False, options["small_images"])
     if data.lower().endswith(".tar"):
         images = recipe.epoch_steps * recipe.batch
     else:
-        split = read_split(data, options["val"], val_share=recipe.val_share, seed=recipe.seed)
-        images = len(split.train.samples)
+        images = len(task.read(data, options["val"], recipe).train.samples)
     return int(default_processes(images, recipe.batch))
 
 
@@ -276,14 +285,19 @@ def _change(changes: dict[str, Any], name: str, value: Any, option: str) -> None
         )
 
 
-def _recipe(options: Mapping[str, Any], changes: Mapping[str, Any]) -> Any:
+def _recipe(data: str, options: Mapping[str, Any], changes: Mapping[str, Any]) -> Any:
     """The requested recipe, or None if none of its options is given."""
     from ..training.recipes import RECIPES as BY_NAME
-    from ..training.recipes import default_recipe
+    from ..training.tasks import task_called
 
+    task = task_called(options.get("task"), data)
+    if options["freeze"] and not task.fits_head:
+        raise click.UsageError(
+            f"--freeze is for classifiers; for {task.name} give --epochs N --set head_epochs=N"
+        )
     if options["recipe"] is not None:
         return BY_NAME[options["recipe"]].changed(changes)
-    default = default_recipe(options["weights"] is not None, options["small_images"])
+    default = task.default_recipe(options["weights"] is not None, options["small_images"])
     return default.changed(changes) if changes else None
 
 
@@ -312,32 +326,18 @@ def _logged(level: int) -> Iterator[logging.Logger]:
 
 
 def _write(trained: Trained, format_: str) -> None:
-    evaluation = trained.evaluation
     summary = {
         "file": str(trained.file),
         "epochs": trained.epochs,
         "best_epoch": trained.best_epoch,
         "broken": len(trained.broken),
-        "images": evaluation.images,
-        "top1": round(evaluation.scores.top1, 4),
-        **({"top5": round(evaluation.scores.top5, 4)} if len(evaluation.labels) > 5 else {}),
-        "balanced": round(trained.balanced, 4),
-        "ece": round(evaluation.scores.ece, 6),
-        "nll": round(evaluation.scores.nll, 6),
+        **trained.summary(),
     }
-    classes = [
-        {
-            "class": c.label,
-            "images": c.images,
-            "right": c.right,
-            "percent": round(100 * c.right / c.images, 4) if c.images else None,
-        }
-        for c in evaluation.classes
-    ]
+    classes = trained.class_rows()
     if format_ == "json":
         write_json([{**summary, "classes": classes}])
         return
     if format_ == "table":
         rows = [{"property": name, "value": value} for name, value in summary.items()]
         write_rows(rows, ("property", "value"), format_)
-    write_rows(classes, COLUMNS, format_)
+    write_rows(classes, trained.task.result_columns, format_)

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from ..errors import UserError
+
 SPLITS = {
     "train": "train",
     "training": "train",
@@ -12,6 +14,10 @@ SPLITS = {
     "validation": "val",
     "test": "test",
 }
+
+
+class NoSplitError(UserError):
+    """A source has no split of that name."""
 
 
 def is_split(name: str) -> bool:

@@ -13,7 +13,7 @@ import numpy as np
 from ..errors import UserError, shortened
 from ..paths import is_folder, obstacle
 from .coco import coco_files, read_coco
-from .splits import default_splits, splits_called
+from .splits import NoSplitError, default_splits, splits_called
 from .targets import BoxDataset, BoxSample, BoxTarget, MaskDataset
 from .voc import BOXES, MASKS, read_voc_boxes, read_voc_masks, voc_folder
 from .yolo import is_yolo, read_yolo
@@ -66,13 +66,32 @@ def read_masks(source: str | os.PathLike[str], split: str | None = None) -> Mask
     return read_voc_masks(folder, split)
 
 
+def is_boxes(path: Path) -> bool:
+    """Whether a source looks like one of images with boxes; it is not read.
+
+    Raises:
+        UserError: Several years of Pascal VOC lie below it.
+    """
+    if not is_folder(path):
+        return path.suffix.lower() in (".json", ".yaml", ".yml")
+    folder = voc_folder(path)
+    of_voc = folder is not None and is_folder(folder / BOXES)
+    return of_voc or bool(coco_files(path)) or is_yolo(path)
+
+
+def is_masks(path: Path) -> bool:
+    """The same for images with masks."""
+    folder = voc_folder(path) if is_folder(path) else None
+    return folder is not None and is_folder(folder / MASKS)
+
+
 def _boxes(path: Path, split: str | None, classes: Sequence[str] | None) -> BoxDataset:
     if not is_folder(path):
         if reason := obstacle(path):
             raise UserError(f"{path}: {reason}")
         if path.suffix.lower() == ".json":
             if split is not None:
-                raise UserError(f"{path}: is one split; leave out the split, or give its folder")
+                raise NoSplitError(f"{path}: is one split; leave out the split, or give its folder")
             return read_coco(path)
         if path.suffix.lower() in (".yaml", ".yml"):
             return read_yolo(path, split)
@@ -98,7 +117,7 @@ def _chosen_file(folder: Path, files: dict[str, list[Path]], split: str | None) 
         chosen = splits_called(split, names)
         if not chosen:
             listed = shortened(names) or "none"
-            raise UserError(f"{folder}: no split {split!r:.80}; its splits are {listed}")
+            raise NoSplitError(f"{folder}: no split {split!r:.80}; its splits are {listed}")
     else:
         chosen = default_splits(names) if len(names) > 1 else names
     paths = [path for name in chosen for path in files[name]] if chosen else files[""]

@@ -17,7 +17,7 @@ from ..paths import is_folder
 from .frames import frame
 from .mask_file import read_mask
 from .objects import Object, ObjectChecks, image_files, repeated
-from .splits import SPLITS, default_splits, splits_called
+from .splits import SPLITS, NoSplitError, default_splits, splits_called
 from .targets import IGNORED, BoxDataset, BoxSample, MaskDataset, MaskSample, MaskTarget
 from .xml_file import read_xml
 
@@ -169,7 +169,7 @@ def _stems(folder: Path, kind: str, split: str | None, known: dict[str, Path]) -
         splits = splits_called(split, names)
         if not splits:
             listed = shortened(names) or "none"
-            raise UserError(f"{folder}: no list {split}.txt in {lists}; its lists are {listed}")
+            raise NoSplitError(f"{folder}: no list {split}.txt in {lists}; its lists are {listed}")
     if not splits:
         if not known:
             raise UserError(f"{folder}: no annotations in {BOXES} or {MASKS}")

@@ -12,7 +12,7 @@ from ..files import read_text
 from ..paths import folder_content, is_folder, located, obstacle
 from .frames import frame
 from .objects import Object, ObjectChecks, unique_classes
-from .splits import SPLITS, default_splits
+from .splits import SPLITS, NoSplitError, default_splits
 from .targets import BoxDataset, BoxSample
 
 YAML = ("*.yaml", "*.yml")
@@ -162,7 +162,7 @@ def _images(folder: Path, fields: Mapping[str, Any], split: str | None) -> list[
     chosen = [name for name in places if kind and SPLITS[name] == kind]
     if split and not chosen:
         listed = shortened(list(places)) or "none"
-        raise UserError(f"{folder}: no split {split!r:.80}; its splits are {listed}")
+        raise NoSplitError(f"{folder}: no split {split!r:.80}; its splits are {listed}")
     chosen = chosen or default_splits(list(places))
     sources = [each for name in chosen for each in places[name]] or ["images"]
     images = sorted({image for source in sources for image in _source(root, folder, source)})

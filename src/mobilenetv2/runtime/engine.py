@@ -165,9 +165,7 @@ class Engine:
         vectors: NDArray[np.float32] = values.mean((1, 2), np.float64).astype(np.float32)
         return vectors
 
-    def mask(
-        self, images: NDArray[Any], alone: bool = False
-    ) -> NDArray[np.uint8] | NDArray[np.uint16]:
+    def mask(self, images: NDArray[Any], alone: bool = False) -> NDArray[Any]:
         """The best class of each pixel, of a segmenter: the first of the greatest scores of the call.
         The scores at the image's size never exist.
 

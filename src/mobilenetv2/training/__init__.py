@@ -19,8 +19,8 @@ def check_installed() -> None:
 if not _missing:
     from .fit import Trained, fit
     from .machine import Machine
-    from .network import Start
     from .recipes import RECIPES, Recipe
+    from .start import Start
 else:
 
     def __getattr__(name: str) -> Any:

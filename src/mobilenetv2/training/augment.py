@@ -74,9 +74,15 @@ class Augmentation(Record):
         crop: "resized": a random part of the image, scaled to the size, as in TF-slim and the
             Inception paper; "pad": prepared as for evaluation, then shifted by up to `pad` pixels
             with mirrored edges, as is usual for 32x32 pixels; "none": prepared as for evaluation.
+            For boxes: "ssd" or "none"; for masks: "zoomed" or "none". "ssd": a part that covers
+            one object or more by a random share, TensorFlow's `ssd_random_crop`; "zoomed": the
+            image as large as the size holds, times `zoom`, and a part of the size of that.
         scale: Lowest and highest share of the image's area that "resized" takes.
         ratio: Lowest and highest width over height of that part, relative to the size.
         pad: Largest shift of "pad", in pixels.
+        expand: With boxes, half of the images are put on a larger ground, its sides up to this
+            many times theirs.
+        zoom: Lowest and highest factor of "zoomed".
         flip: Mirror half of the images left to right.
         colour: TF-slim's fast mode: change brightness by up to 32 of 255, scale colour by 0.5
             to 1.5.
@@ -99,10 +105,12 @@ class Augmentation(Record):
 
     noun: ClassVar[str] = "augmentation"
 
-    crop: Literal["resized", "pad", "none"] = "resized"
+    crop: Literal["resized", "pad", "none", "ssd", "zoomed"] = "resized"
     scale: Shares = (0.05, 1.0)
     ratio: Ratios = (3 / 4, 4 / 3)
     pad: Annotated[int, Meta(ge=0, le=1024)] = 4
+    expand: Annotated[float, Meta(ge=1, le=8)] = 1.0
+    zoom: Ratios = (0.5, 2.0)
     flip: bool = True
     colour: bool = False
     policy: Literal["none", "trivial", "rand"] = "none"
@@ -116,10 +124,15 @@ class Augmentation(Record):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        for name in ("scale", "ratio", "erase_scale", "erase_ratio"):
+        for name in ("scale", "ratio", "zoom", "erase_scale", "erase_ratio"):
             low, high = getattr(self, name)
             if low > high:
                 raise self.refusal(name, "two rising numbers")
+
+    def check_for_classes(self) -> None:
+        """Raises UserError: The crop is for images with boxes or masks."""
+        if self.crop in ("ssd", "zoomed"):
+            raise UserError(f"augmentation.crop={self.crop} is for images with boxes or masks")
 
     def transform(self, size: tuple[int, int], preprocessing: Preprocessing) -> Transform:
         """The function that changes one image.
@@ -134,8 +147,10 @@ class Augmentation(Record):
             uint8. It can be pickled.
 
         Raises:
-            UserError: The crop is "pad" and `size` is not larger than `pad`.
+            UserError: The crop is "pad" and `size` is not larger than `pad`, or one for boxes or
+                masks.
         """
+        self.check_for_classes()
         if self.crop == "pad" and min(size) <= self.pad:
             raise UserError(f"images of {size[0]}x{size[1]} cannot be padded by {self.pad}")
         return partial(_transformed, self, replace(preprocessing, size=(size[0], size[1])))

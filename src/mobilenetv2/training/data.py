@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from contextlib import closing
+from typing import Any
 
 import numpy as np
 import torch
@@ -16,7 +17,6 @@ from ..datasets import Sample
 from ..decoding import ignore_remark
 from ..errors import ImageError, UserError
 from ..pipeline import map_in_order
-from .augment import Transform
 from .shards import ShardImages, Shards, read_shards, shard_loader
 from .splits import Split, check_images, check_split, read_split, without
 from .workers import Batch, batch_loader, default_workers, stacked
@@ -37,8 +37,8 @@ __all__ = [
 ]
 
 
-class Images(torch.utils.data.Dataset[tuple[Tensor, int]]):
-    """Decoded and transformed images of a dataset.
+class Images(torch.utils.data.Dataset[tuple[Tensor, Any]]):
+    """Decoded and transformed images of a dataset, with their class indices.
 
     The random numbers of an image depend only on the seed, the epoch and its index in `samples`.
 
@@ -53,8 +53,8 @@ class Images(torch.utils.data.Dataset[tuple[Tensor, int]]):
 
     def __init__(
         self,
-        samples: Sequence[Sample],
-        transform: Transform,
+        samples: Sequence[Any],
+        transform: Any,
         seed: int = 0,
         remember_bytes: int = 0,
     ) -> None:
@@ -68,8 +68,8 @@ class Images(torch.utils.data.Dataset[tuple[Tensor, int]]):
         """Changes the random numbers from now on, but not in workers that are already running."""
         self.epoch = epoch
 
-    def __getitem__(self, i: int) -> tuple[Tensor, int]:
-        """(C, H, W) uint8 and the class index.
+    def __getitem__(self, i: int) -> tuple[Tensor, Any]:
+        """(C, H, W) uint8 and the class index, or another target.
 
         Raises:
             ImageError: The image cannot be decoded.
@@ -77,7 +77,10 @@ class Images(torch.utils.data.Dataset[tuple[Tensor, int]]):
         pixels = self._decoded[i] if i < len(self._decoded) else None
         sample = self.samples[i]
         image = sample.decode(warn=ignore_remark) if pixels is None else Image.fromarray(pixels)
-        rng = np.random.default_rng((i + 1, self.epoch, self.seed))
+        return self.item(image, sample, np.random.default_rng((i + 1, self.epoch, self.seed)))
+
+    def item(self, image: Image.Image, sample: Any, rng: np.random.Generator) -> tuple[Tensor, Any]:
+        """Pixels and target of one decoded image."""
         return torch.from_numpy(self.transform(image, rng)).permute(2, 0, 1), sample.target
 
 

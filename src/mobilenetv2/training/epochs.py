@@ -75,6 +75,7 @@ class RunContext(NamedTuple):
         train: Images to train with.
         val: Images to validate with.
         keep_best: Saves the model file; called with the scores whenever they are the best so far.
+        measure: The scores of the moving average that the runtime gives.
     """
 
     fabric: Fabric
@@ -85,6 +86,7 @@ class RunContext(NamedTuple):
     train: Images | ShardImages
     val: Images
     keep_best: Callable[[dict[str, float]], None]
+    measure: Callable[[], dict[str, float]]
 
 
 def run_epochs(context: RunContext, progress: Progress) -> None:
@@ -143,12 +145,14 @@ def _train(
     steps = len(epoch_batches)
     started = logged = ready = time.perf_counter()
     waited, lr = 0.0, recipe.lr
-    for pixels, labels in islice(epoch_batches, progress.step, None):
+    for pixels, targets in islice(epoch_batches, progress.step, None):
         waited += time.perf_counter() - ready
         step = progress.step
         lr = learning_rate(recipe, epoch * steps + step, steps)
         seed = np.random.SeedSequence([recipe.seed, epoch, step, fabric.global_rank])
-        loss = trainer.step(pixels, labels, lr, int(seed.generate_state(1)[0]))
+        loss = trainer.step(
+            pixels, targets, lr, int(seed.generate_state(1)[0]), epoch < recipe.head_epochs
+        )
         if not math.isfinite(loss):
             where = f"at step {step + 1} of {steps} in epoch {epoch + 1}"
             raise DivergedError(_diverged_message(context, where, lr))
@@ -179,16 +183,17 @@ def validate(context: RunContext, progress: Progress, epoch_row: dict[str, Any])
     if not math.isfinite(result.loss):
         where = f"in validation after epoch {progress.epoch}"
         raise DivergedError(_diverged_message(context, where, epoch_row["lr"] or 0.0))
-    scores = {"val_loss": result.loss, "val_top1": result.top1, "val_balanced": result.balanced}
+    scores = {"val_loss": result.loss, **result.scores, **context.measure()}
     progress.rows.append({"epoch": progress.epoch, **epoch_row, **scores})
     best = progress.best
     progress.since_best += 1
-    if not best or (result.top1, -result.loss) > (best["val_top1"], -best["val_loss"]):
+    task = context.trainer.task
+    if not best or task.rank(scores) > task.rank(best):
         progress.best = {"epoch": progress.epoch, **scores}
         progress.since_best = 0
         context.keep_best(progress.best)
     context.events.write(scores, progress.epoch)
-    LOG.info("%s", _log_line(progress.rows[-1], context.trainer.recipe.epochs))
+    LOG.info("%s", _log_line(context, progress.rows[-1]))
 
 
 def save(context: RunContext, progress: Progress) -> None:
@@ -199,11 +204,11 @@ def save(context: RunContext, progress: Progress) -> None:
     context.fabric.barrier()
 
 
-def _log_line(row: dict[str, Any], epochs: int) -> str:
+def _log_line(context: RunContext, row: dict[str, Any]) -> str:
     trained = "head alone" if row["lr"] == "" else f"loss {row['train_loss']:.4f}"
     return (
-        f"epoch {row['epoch']}/{epochs}  {trained}  validation: loss {row['val_loss']:.4f}, "
-        f"top1 {row['val_top1']:.2f} %, balanced {row['val_balanced']:.2f} %"
+        f"epoch {row['epoch']}/{context.trainer.recipe.epochs}  {trained}  validation: loss "
+        f"{row['val_loss']:.4f}, {context.trainer.task.line(row)}"
         + (f"  {row['seconds']:.0f} s" if row["seconds"] != "" else "")
     )
 

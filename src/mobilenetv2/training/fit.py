@@ -6,8 +6,8 @@ import logging
 import os
 import warnings
 from collections.abc import Iterator, Mapping
-from contextlib import closing
-from dataclasses import asdict, dataclass, replace
+from contextlib import closing, contextmanager
+from dataclasses import dataclass, replace
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -16,13 +16,11 @@ from lightning.fabric import Fabric
 
 from ..arguments import check_kind, check_path
 from ..checkpoint import Checkpoint
-from ..datasets import Dataset, read_dataset
 from ..decoding import NarrowRangeWarning
 from ..errors import ImageError, UserError
-from ..evaluation import Evaluation, evaluate, match_classes
-from ..model import Model
-from ..nn import MobileNetV2
+from ..nn.backbone import Backbone
 from .augment import evaluation_transform
+from .classification import balanced
 from .data import (
     Images,
     ShardImages,
@@ -30,21 +28,22 @@ from .data import (
     check_split,
     loader,
     read_shards,
-    read_split,
     without,
 )
 from .epochs import Progress, RunContext, run_epochs
 from .events import Events
 from .machine import Machine, automatic_precision, explained_memory_errors, launch, once
-from .network import Start, build, fit_head, last_map, prepare, restore
-from .recipes import Recipe, default_recipe
-from .report import draw_confusion, draw_curves
+from .network import build, last_map, prepare
+from .recipes import Recipe
+from .report import draw_curves
 from .run_folder import RunFolder, Settings, is_same_file
-from .trainer import Trainer, balanced
+from .start import Start
+from .task import Task
+from .tasks import task_called, task_of
+from .trainer import Trainer
 from .workers import explained_worker_errors
 
 LOG = logging.getLogger(__name__)
-MAX_LISTED = 50  # with more classes, only the totals are logged
 FEATURE_BATCH = 64
 CACHE_BYTES = 1 << 28  # of decoded images
 
@@ -58,20 +57,31 @@ class Trained:
         epochs: Number of epochs trained.
         best_epoch: The epoch after which the network was the best; 0: before the first epoch, with
             the fitted head alone.
-        evaluation: Evaluation of the file on the images held out, by the CPU runtime.
+        evaluation: Evaluation of the file on the images held out, by the CPU runtime: an
+            `Evaluation`, `DetectionEvaluation` or `SegmentationEvaluation`.
         broken: The errors of images that were left out, by name.
+        task: What was trained.
     """
 
     file: Path
     epochs: int
     best_epoch: int
-    evaluation: Evaluation
+    evaluation: Any
     broken: Mapping[str, ImageError]
+    task: Task
 
     @property
     def balanced(self) -> float:
-        """Balanced accuracy in percent: the mean recall of the classes."""
+        """Balanced accuracy of a classifier in percent: the mean recall of the classes."""
         return balanced(self.evaluation.confusion)
+
+    def summary(self) -> dict[str, Any]:
+        """The scores of the evaluation by name."""
+        return self.task.summary(self.evaluation)
+
+    def class_rows(self) -> list[dict[str, Any]]:
+        """The scores of each class."""
+        return self.task.class_rows(self.evaluation)
 
 
 class Job(NamedTuple):
@@ -83,6 +93,7 @@ class Job(NamedTuple):
     val: str | None
     recipe: Recipe
     start: Start
+    task: Task
 
     @property
     def in_shards(self) -> bool:
@@ -96,22 +107,27 @@ def fit(
     start: Start | None = None,
     *,
     val: str | os.PathLike[str] | None = None,
+    task: str | None = None,
     machine: Machine | None = None,
     resume: bool = False,
 ) -> Trained:
-    """Trains or fine-tunes a classifier.
+    """Trains or fine-tunes a classifier, a detector or a segmenter.
 
     Progress is logged to the logger "mobilenetv2". Processes started by `torchrun` share the work.
 
     Args:
         data: Labelled images: a folder, .zip or .csv, as for `read_dataset`; or shards, such as
-            "train-{000000..000123}.tar", together with `val` and the recipe's `epoch_steps`.
+            "train-{000000..000123}.tar", together with `val` and the recipe's `epoch_steps`. Or
+            images with boxes, as for `read_boxes`, or with masks, as for `read_masks`.
         out: Folder of the run; it must not contain a run yet, unless `resume`, and not lie among
             the images.
         recipe: How to train. None: that of the run to resume, or else "finetune" with weights and
-            "modern" without.
+            "modern" without; for detectors "ssdlite-finetune" and "ssdlite", for segmenters
+            "deeplab-finetune" and "deeplab".
         start: The network to start from. None: that of the run to resume, or a new one of width 1.
         val: Images to validate with. None: those of `data`, or a share of them.
+        task: "classification", "detection" or "segmentation". None: that of the run to resume, or
+            what `data` are for.
         machine: How to run.
         resume: Continue the run in `out`. The weights become the same as without the break.
 
@@ -129,7 +145,8 @@ def fit(
     folder, machine = RunFolder(out), machine or Machine()
     fabric = launch()
     before = once(fabric, folder.read_settings if resume else lambda: folder.check_new(data, val))
-    job = _job(fabric, machine, data, val, recipe, start, before)
+    chosen = _task(task, data, before)
+    job = _job(fabric, machine, data, val, recipe, start, chosen, before)
     once(fabric, folder.check_writable)
     with explained_memory_errors(job.recipe.batch):
         return _run(job, folder, before)
@@ -147,7 +164,7 @@ def _run(job: Job, folder: RunFolder, before: Settings | None) -> Trained:
         if state is None:
             LOG.warning("%s: no state was saved yet, so the run begins anew", folder.path)
     if before and state:
-        net, settings = prepare(restore(before.architecture, before.recipe)), before
+        net, settings = prepare(job.task.new(before.architecture, before.recipe)), before
     else:
         net, settings = _begin(job, split, before)
         once(fabric, lambda: folder.write_settings(settings))
@@ -159,8 +176,18 @@ def _run(job: Job, folder: RunFolder, before: Settings | None) -> Trained:
     context = _run_context(job, folder, trainer, settings, split)
     with closing(context.events), explained_worker_errors():
         run_epochs(context, progress)
-    evaluation = once(fabric, lambda: _finish(folder, settings, split.val, progress))
-    return Trained(folder.model, progress.epoch, int(progress.best["epoch"]), evaluation, broken)
+    evaluation = once(fabric, lambda: _finish(job, folder, split.val, progress))
+    best_epoch = int(progress.best["epoch"])
+    return Trained(folder.model, progress.epoch, best_epoch, evaluation, broken, job.task)
+
+
+def _task(name: str | None, data: str, before: Settings | None) -> Task:
+    if before is None:
+        return task_called(name, data)
+    task = task_of(before.architecture)
+    if name not in (None, task.name):
+        raise UserError(f"the run to resume had task {task.name!r}, not {name!r:.80}")
+    return task
 
 
 def _job(
@@ -170,18 +197,16 @@ def _job(
     val: str | None,
     recipe: Recipe | None,
     start: Start | None,
+    task: Task,
     before: Settings | None,
 ) -> Job:
     """The arguments of `fit`; those not given are taken from the run to resume, or are defaults."""
     start = start or (before.start if before else Start())
     if before:
         recipe, val = recipe or before.recipe, val or before.val
-    recipe = recipe or default_recipe(start.weights is not None, start.small_images)
-    if recipe.head_first and start.weights is None:
-        raise UserError(
-            f"recipe {recipe.name!r} fits the head first, so it needs weights (--weights)"
-        )
-    return Job(fabric, machine, data, val, recipe, start)
+    recipe = recipe or task.default_recipe(start.weights is not None, start.small_images)
+    task.check(recipe, start)
+    return Job(fabric, machine, data, val, recipe, start, task)
 
 
 def _resumable_settings(job: Job, split: Split) -> dict[str, Any]:
@@ -211,17 +236,15 @@ def _warn_of_changes(job: Job, before: Settings) -> None:
 
 
 def _images(job: Job) -> tuple[Split, dict[str, ImageError]]:
-    """The images that can be read, and the errors of the others. Logs a table of the classes."""
-    if job.in_shards:
-        split = _split_of_shards(job)
-    else:
-        split = read_split(job.data, job.val, val_share=job.recipe.val_share, seed=job.recipe.seed)
+    """The images that can be read, and the errors of the others. Logs how many there are."""
+    read = job.task.read_shards if job.in_shards else job.task.read
+    split = read(job.data, job.val, job.recipe)
     if job.recipe.stretch:
         split = replace(split, train=split.train.stretched(), val=split.val.stretched())
     images = len(split.train.samples) + len(split.val.samples)
 
     def check() -> tuple[tuple[str, ...], dict[str, ImageError]]:
-        checked, broken = check_split(split, job.machine.worker_count)
+        checked, broken = check_split(split, job.machine.worker_count, job.task.repeated)
         return checked.problems, broken
 
     problems, broken = once(job.fabric, check)
@@ -235,57 +258,20 @@ def _images(job: Job) -> tuple[Split, dict[str, ImageError]]:
         if not part.samples and not (part is split.train and job.in_shards):
             first = next(iter(broken.values()))
             raise UserError(f"no image to {purpose} with can be read: {first}")
-    used = {sample.target for sample in (split.val if job.in_shards else split.train).samples}
-    if len(used) < 2:
-        raise UserError(f"{job.data}: images of one class only; a classifier needs two")
-    match_classes(_validation(split.val), split.val.classes, len(split.val.classes), used)
-    for line in _table(split):
+    job.task.check_classes(split, job.data, job.in_shards)
+    for line in job.task.table(split):
         LOG.info("%s", line)
     return split, broken
 
 
-def _split_of_shards(job: Job) -> Split:
-    """A split without images to train with: shards are not read in advance. Their classes are those
-    of the images to validate with.
-    """
-    recipe = job.recipe
-    if job.val is None or not recipe.epoch_steps:
-        raise UserError(
-            f"{job.data}: shards need images to validate with, which also name the classes "
-            "(--val), and the number of steps per epoch (--set epoch_steps=1000)"
-        )
-    if recipe.head_first or recipe.balance:
-        raise UserError(
-            f"{job.data}: shards are not read in advance: use --set head_first=false, and no "
-            "--balance"
-        )
-    val = read_dataset(job.val)
-    return Split(Dataset(val.classes, (), val.indices), val, val.problems)
-
-
-def _table(split: Split) -> Iterator[str]:
-    """The lines of a table: numbers of images per class, and their sums."""
-    rows = split.rows()
-    total = {
-        "class": f"{len(rows)} classes",
-        "train": len(split.train.samples),
-        "val": len(split.val.samples),
-    }
-    shown = [*(rows if len(rows) <= MAX_LISTED else ()), total]
-    width = max(len(str(row["class"])) for row in shown)
-    yield f"{'class':{width}}  {'train':>9}  {'val':>9}"
-    for row in shown:
-        yield f"{row['class']:{width}}  {row['train']:9,}  {row['val']:9,}"
-
-
-def _begin(job: Job, split: Split, before: Settings | None) -> tuple[MobileNetV2, Settings]:
+def _begin(job: Job, split: Split, before: Settings | None) -> tuple[Backbone, Settings]:
     """The network before the first epoch, and the settings of the run."""
     classes = split.train.classes
     samples = split.train.samples or split.val.samples
-    net, preprocessing, weights = build(job.start, classes, samples, job.recipe)
+    net, preprocessing, weights, new = build(job.task, job.start, classes, samples, job.recipe)
     if last_map(net.architecture) == (1, 1):
         LOG.warning(
-            "images of %dx%d give a map of 1x1 before pooling, which is hardly enough: use a larger "
+            "images of %dx%d give a last map of 1x1, which is hardly enough: use a larger "
             "resolution (--resolution), or a new network for small images (--small-images)",
             *preprocessing.size,
         )
@@ -304,6 +290,7 @@ def _begin(job: Job, split: Split, before: Settings | None) -> tuple[MobileNetV2
         preprocessing=preprocessing,
         weights=weights,
         processes=job.fabric.world_size,
+        new=new,
         **settled,
     )
     if job.recipe.head_first:
@@ -311,52 +298,56 @@ def _begin(job: Job, split: Split, before: Settings | None) -> tuple[MobileNetV2
     return net, settings
 
 
-def _fit_head(job: Job, net: MobileNetV2, settings: Settings, train: Dataset) -> None:
+def _fit_head(job: Job, net: Backbone, settings: Settings, train: Any) -> None:
     LOG.info("fitting the head to the features of %d images", len(train.samples))
-    images = Images(train.samples, evaluation_transform(settings.preprocessing))
-    batches = loader(
-        images,
-        FEATURE_BATCH,
-        epoch=0,
-        seed=0,
-        train=False,
-        workers=job.machine.worker_count,
-    )
-    fit_head(net, settings.preprocessing, batches, job.recipe.head_l2, job.recipe.balance)
+
+    def batches() -> Any:
+        images = Images(train.samples, evaluation_transform(settings.preprocessing))
+        workers = job.machine.worker_count
+        return loader(images, FEATURE_BATCH, epoch=0, seed=0, train=False, workers=workers)
+
+    job.task.fit_head(net, settings.preprocessing, job.recipe, batches)
 
 
 def _run_context(
     job: Job, folder: RunFolder, trainer: Trainer, settings: Settings, split: Split
 ) -> RunContext:
     preprocessing, recipe = settings.preprocessing, settings.recipe
-    augmented = recipe.augmentation.transform(preprocessing.size, preprocessing)
+    task, fabric = job.task, job.fabric
+    described = recipe, settings.architecture, preprocessing
 
     def keep_best(best: Mapping[str, float]) -> None:
-        if job.fabric.is_global_zero:
+        if fabric.is_global_zero:
             _checkpoint(trainer.average.module, settings, best).save(folder.model)
 
-    rank, world = job.fabric.global_rank, job.fabric.world_size
+    def measure() -> dict[str, float]:
+        def average() -> Checkpoint:
+            return _checkpoint(trainer.average.module, settings, {})
+
+        with quiet_about_range():
+            return once(fabric, lambda: task.measured(average, split.val))
+
+    if job.in_shards:
+        shards = replace(read_shards(job.data, settings.classes), stretch=recipe.stretch)
+        augmented = recipe.augmentation.transform(preprocessing.size, preprocessing)
+        rank, world = fabric.global_rank, fabric.world_size
+        train: Any = ShardImages(shards, augmented, recipe.seed, rank, world)
+    else:
+        train = task.images(split.train.samples, *described, train=True, remember_bytes=CACHE_BYTES)
     return RunContext(
-        job.fabric,
+        fabric,
         trainer,
         folder,
-        Events(folder.path if job.fabric.is_global_zero else None),
+        Events(folder.path if fabric.is_global_zero else None),
         job.machine,
-        ShardImages(
-            replace(read_shards(job.data, settings.classes), stretch=recipe.stretch),
-            augmented,
-            recipe.seed,
-            rank,
-            world,
-        )
-        if job.in_shards
-        else Images(split.train.samples, augmented, recipe.seed, CACHE_BYTES),
-        Images(split.val.samples, evaluation_transform(preprocessing)),
+        train,
+        task.images(split.val.samples, *described, train=False),
         keep_best,
+        measure,
     )
 
 
-def _checkpoint(net: MobileNetV2, settings: Settings, scores: Mapping[str, float]) -> Checkpoint:
+def _checkpoint(net: Backbone, settings: Settings, scores: Mapping[str, float]) -> Checkpoint:
     provenance = {
         "source": f"mobilenetv2 train {settings.version}",
         "trained_on": {
@@ -375,28 +366,23 @@ def _checkpoint(net: MobileNetV2, settings: Settings, scores: Mapping[str, float
     )
 
 
-def _finish(folder: RunFolder, settings: Settings, val: Dataset, progress: Progress) -> Evaluation:
+def _finish(job: Job, folder: RunFolder, val: Any, progress: Progress) -> Any:
     """Evaluates the model file by the CPU runtime, writes the scores into it, and draws figures."""
-    checkpoint = Checkpoint.load(folder.model)
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", NarrowRangeWarning)  # counted before training
-        evaluation = evaluate(Model(checkpoint), _validation(val))
-    scores = {
-        "epoch": progress.best["epoch"],
-        **asdict(evaluation.scores),
-        "balanced": balanced(evaluation.confusion),
-    }
+    checkpoint, task = Checkpoint.load(folder.model), job.task
+    with quiet_about_range():
+        evaluation = task.evaluate(checkpoint, val)
+    scores = {"epoch": progress.best["epoch"], **task.scores(evaluation)}
     provenance = checkpoint.provenance | {"validation": scores}
     replace(checkpoint, provenance=provenance).save(folder.model)
     folder.write_log(progress.rows)
-    draw_curves(progress.rows, folder.curves)
-    draw_confusion(evaluation.confusion, settings.classes, folder.confusion)
+    draw_curves(progress.rows, task.columns, folder.curves)
+    task.draw(evaluation, checkpoint.labels, folder.path / task.figure)
     return evaluation
 
 
-def _validation(val: Dataset) -> Dataset:
-    """The images held out, labelled by the classes of the trained model. The class indices of a list
-    are kept only if they are those of the model.
-    """
-    same = val.indices == tuple(range(len(val.classes)))
-    return val if same else replace(val, indices=())
+@contextmanager
+def quiet_about_range() -> Iterator[None]:
+    """In the block, images that keep few grey levels are not mentioned: they were counted before."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", NarrowRangeWarning)
+        yield

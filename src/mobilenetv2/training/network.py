@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import logging
-import os
 import warnings
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, replace
-from typing import Annotated, Any, ClassVar
+from dataclasses import replace
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -18,11 +17,14 @@ from ..datasets import Sample
 from ..errors import ImageError, UserError
 from ..graph import layers
 from ..images import Preprocessing
-from ..nn import MobileNetV2, mobilenet_v2
+from ..nn import MobileNetV2
+from ..nn.backbone import Backbone
+from ..nn.build import new_arrays
 from ..nn.fused import fuse
-from ..records import Meta, Record, Size
 from ..runtime import Engine
 from .recipes import Recipe
+from .start import Start
+from .task import Task
 
 LOG = logging.getLogger(__name__)
 
@@ -30,49 +32,32 @@ SIZE_SAMPLES = 100  # images whose size is read to decide whether all are small
 LBFGS_STEPS = 200
 
 
-@dataclass(frozen=True)
-class Start(Record):
-    """The network to start from.
+class Built(NamedTuple):
+    """A network before training.
 
     Attributes:
-        weights: A model file of any kind, or a name from `mobilenetv2.models()`; None: from scratch.
-        width: Width multiplier. None: that of the weights, or 1.
-        resolution: (height, width) of the pixels. None: that of the weights, or 224, or 32 with
-            `small_images`.
-        small_images: A new network with the strides for 32 x 32 images,
-            `architecture.SMALL_IMAGES`.
-        architecture: Everything about a new network except its classes; not together with weights
-            or `small_images`.
-
-    Raises:
-        UserError: A value is out of range, or two contradict each other.
+        net: The network.
+        preprocessing: That of its images.
+        weights: The provenance of its weights; {} without.
+        new: The arrays that the weights did not bring; () without weights.
     """
 
-    noun: ClassVar[str] = "start"
-
-    weights: str | os.PathLike[str] | None = None
-    width: Annotated[float, Meta(ge=0.001, le=16)] | None = None
-    resolution: Size | None = None
-    small_images: bool = False
-    architecture: Architecture | None = None
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        if self.weights is not None and self.small_images:
-            raise UserError("small_images is for new networks: weights bring their own strides")
-        if self.architecture is not None and (self.weights is not None or self.small_images):
-            raise UserError("give one of weights, small_images and architecture")
+    net: Backbone
+    preprocessing: Preprocessing
+    weights: dict[str, Any]
+    new: tuple[str, ...]
 
 
 def build(
-    start: Start, classes: tuple[str, ...], samples: Sequence[Sample], recipe: Recipe
-) -> tuple[MobileNetV2, Preprocessing, dict[str, Any]]:
-    """The network before training, its preprocessing, and the provenance of its weights.
+    task: Task, start: Start, classes: tuple[str, ...], samples: Sequence[Any], recipe: Recipe
+) -> Built:
+    """The network before training.
 
     Args:
+        task: What it is trained for.
         start: What to start from.
         classes: Names of the classes.
-        samples: Images of the training data; if all are small, a new network gets them uncropped.
+        samples: Images of the training data; if all are small, a new classifier gets them uncropped.
         recipe: Its seed initialises a new network or head.
 
     Raises:
@@ -80,9 +65,8 @@ def build(
     """
     torch.manual_seed(recipe.seed)
     if start.weights is None:
-        architecture, preprocessing = _from_scratch(start, samples)
-        described = architecture.with_classes(len(classes))
-        return restore(described, recipe), preprocessing, {}
+        architecture, preprocessing = task.from_scratch(start, len(classes), samples)
+        return Built(task.new(architecture, recipe), preprocessing, {}, ())
     from ..formats import open_checkpoint
 
     checkpoint = open_checkpoint(start.weights, start.width, int8=False)
@@ -90,36 +74,17 @@ def build(
         LOG.info("%s: %s", start.weights, note)
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message="new head")
-        net = mobilenet_v2(
-            weights=checkpoint,
-            width_mult=start.width,
-            num_classes=len(classes),
-            fresh_head=checkpoint.labels != classes,
-            dropout=recipe.drop_rate,
-            drop_path_rate=recipe.drop_path_rate,
-            bn_decay=recipe.bn_decay,
-        )
+        net, preprocessing = task.from_weights(checkpoint, start, classes, recipe)
     if not recipe.freeze_norms and _folded(net):
         raise UserError(
             f"{start.weights}: batch norms were folded into the kernels, and normalising by batches "
             "would undo them: --set freeze_norms=true"
         )
-    size = start.resolution or checkpoint.preprocessing.size
-    net.architecture = replace(net.architecture, resolution=size)
-    return net, replace(checkpoint.preprocessing, size=size), dict(checkpoint.provenance)
+    new = new_arrays(net.architecture, checkpoint, checkpoint.labels != classes)
+    return Built(net, preprocessing, dict(checkpoint.provenance), tuple(sorted(new)))
 
 
-def restore(architecture: Architecture, recipe: Recipe) -> MobileNetV2:
-    """A new network of this architecture with the recipe's rates."""
-    return MobileNetV2(
-        architecture,
-        drop_rate=recipe.drop_rate,
-        drop_path_rate=recipe.drop_path_rate,
-        bn_decay=recipe.bn_decay,
-    )
-
-
-def prepare(net: MobileNetV2) -> MobileNetV2:
+def prepare(net: Backbone) -> Backbone:
     """The same network with fused operators and channels-last memory. Call it once, before
     optimiser and moving average are made.
     """
@@ -128,9 +93,9 @@ def prepare(net: MobileNetV2) -> MobileNetV2:
 
 
 def last_map(architecture: Architecture) -> tuple[int, int]:
-    """(height, width) of the map before pooling."""
-    pool = next(layer for layer in layers(architecture) if layer.kind == "pool")
-    return pool.in_shape[1:]
+    """(height, width) of the backbone's last map."""
+    backbone = [x for x in layers(architecture) if x.name.startswith("features.")]
+    return backbone[-1].out_shape[1:]
 
 
 def fit_head(
@@ -187,7 +152,10 @@ def _features(engine: Engine, batches: Iterable[tuple[Tensor, Tensor]]) -> tuple
     return torch.from_numpy(np.concatenate(features)), torch.cat(labels)
 
 
-def _from_scratch(start: Start, samples: Sequence[Sample]) -> tuple[Architecture, Preprocessing]:
+def plain_architecture(
+    start: Start, samples: Sequence[Sample]
+) -> tuple[Architecture, Preprocessing]:
+    """A new classifier's description, its classes aside, and the preprocessing of its images."""
     base = start.architecture or (SMALL_IMAGES if start.small_images else Architecture())
     size = start.resolution or base.resolution
     architecture = replace(base, width_mult=start.width or base.width_mult, resolution=size)
@@ -196,7 +164,24 @@ def _from_scratch(start: Start, samples: Sequence[Sample]) -> tuple[Architecture
     return architecture, Preprocessing(size=size, crop_fraction=crop_fraction, mean=half, std=half)
 
 
-def _folded(net: MobileNetV2) -> bool:
+def published_architecture(start: Start, size: tuple[int, int]) -> Architecture:
+    """A new network's description as TensorFlow's detectors and segmenters have it, the head aside.
+
+    Args:
+        start: Gives width, resolution, or all but the classes.
+        size: The resolution where neither says one.
+    """
+    base = start.architecture or Architecture(padding="same", bn_epsilon=1e-3, resolution=size)
+    if start.architecture is not None and base.head.task in ("classification", "features"):
+        base = replace(base, resolution=size)
+    return replace(
+        base,
+        width_mult=start.width or base.width_mult,
+        resolution=start.resolution or base.resolution,
+    )
+
+
+def _folded(net: Backbone) -> bool:
     """Whether the weights have no batch norm statistics, like those from TensorFlow Lite."""
     means = [m.running_mean for m in net.modules() if isinstance(m, nn.BatchNorm2d)]
     return not any(mean.any() for mean in means)

@@ -4,45 +4,60 @@ from __future__ import annotations
 
 import math
 from collections import defaultdict
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from ..graph import layers
-from ..nn import MobileNetV2
+from ..nn.backbone import Backbone
 from .recipes import PAPER_EPOCHS, Recipe
 
+POLY_POWER = 0.9  # research/deeplab/train.py
 
-def parameter_groups(net: MobileNetV2, recipe: Recipe) -> list[dict[str, Any]]:
+
+def parameter_groups(
+    net: Backbone, recipe: Recipe, new: Collection[str] = ()
+) -> list[dict[str, Any]]:
     """All parameters, grouped by their factor of the learning rate and their weight decay.
+
+    Args:
+        net: Whose parameters.
+        recipe: Decays; where it has `head_epochs`, new parameters are groups of their own.
+        new: The names of arrays that the weights did not bring.
 
     Returns:
         Groups with `params`, their `names`, `weight_decay`, and `scale`, the factor of the
-        learning rate: `layer_decay` to the power of the number of blocks after the parameter.
+        learning rate: `layer_decay` to the power of the number of blocks after the parameter; and
+        `new`, True, in groups of new parameters.
     """
     decayed = {x.weight for x in layers(net.architecture) if x.kind in ("conv", "linear")}
-    groups: defaultdict[tuple[float, float], list[tuple[str, nn.Parameter]]] = defaultdict(list)
+    alone = frozenset(new if recipe.head_epochs else ())
+    groups: defaultdict[tuple[float, float, bool], list[tuple[str, nn.Parameter]]]
+    groups = defaultdict(list)
     for name, parameter in net.named_parameters():
         parts = name.split(".")
         blocks_after = len(net.features) - int(parts[1]) if parts[0] == "features" else 0
         decay = recipe.weight_decay if name in decayed else 0.0
-        groups[recipe.layer_decay**blocks_after, decay].append((name, parameter))
+        groups[recipe.layer_decay**blocks_after, decay, name in alone].append((name, parameter))
     return [
         {
             "params": [parameter for _, parameter in members],
             "names": [name for name, _ in members],
             "weight_decay": decay,
             "scale": scale,
+            **({"new": True} if is_new else {}),
         }
-        for (scale, decay), members in groups.items()
+        for (scale, decay, is_new), members in groups.items()
     ]
 
 
-def make_optimizer(net: MobileNetV2, recipe: Recipe) -> torch.optim.Optimizer:
+def make_optimizer(
+    net: Backbone, recipe: Recipe, new: Collection[str] = ()
+) -> torch.optim.Optimizer:
     """The recipe's optimiser over `parameter_groups`."""
-    groups = parameter_groups(net, recipe)
+    groups = parameter_groups(net, recipe, new)
     if recipe.optimizer == "sgd":
         return torch.optim.SGD(
             groups, lr=recipe.lr, momentum=recipe.momentum, nesterov=recipe.momentum > 0
@@ -106,4 +121,7 @@ def learning_rate(recipe: Recipe, step: int, epoch_steps: int) -> float:
     if recipe.schedule == "exponential":
         decays = PAPER_EPOCHS * (step // epoch_steps) / recipe.epochs
         return recipe.lr * recipe.decay**decays
+    done = (step - warmup) / (total - warmup)
+    if recipe.schedule == "poly":
+        return recipe.lr * float((1 - done) ** POLY_POWER)
     return recipe.lr * 0.5 * (1 + math.cos(math.pi * (step - warmup) / (total - warmup)))

@@ -26,8 +26,9 @@ class Recipe(Record):
         optimizer: "rmsprop" (TF-slim's: epsilon 1 inside the root, decay 0.9), "sgd" (Nesterov) or
             "adamw".
         lr: Highest learning rate.
-        schedule: "cosine": down to 0 at the last step; or "exponential": multiplied by `decay` 300
-            times over the run, which is once per epoch in 300 epochs.
+        schedule: "cosine": down to 0 at the last step; "poly": the same as (1 - share done)^0.9, as
+            in DeepLab; or "exponential": multiplied by `decay` 300 times over the run, which is
+            once per epoch in 300 epochs.
         decay: Factor of the exponential schedule.
         epochs: Passes over the training images; 0 trains the head alone (`head_first`).
         batch: Images per step, over all processes.
@@ -42,11 +43,13 @@ class Recipe(Record):
             at most (1 + n) / (10 + n) at step n, as in TensorFlow.
         bn_decay: Share that the running statistics of batch norm keep at each step; less at first
             in the same way, if training starts from scratch.
-        freeze_norms: Normalise by the running statistics, which do not change, in training too.
-        drop_rate: Share of the pooled features dropped.
+        freeze_norms: Normalise by the running statistics, which do not change, in training too;
+            not in layers that the weights did not bring.
+        drop_rate: Share of the inputs dropped of a classifier's last layer, or a segmenter's.
         drop_path_rate: Stochastic depth of the last block.
         head_first: Fit the head to the features of the frozen backbone before the first epoch.
         head_l2: L2 penalty on the head's weights in that fit.
+        head_epochs: Epochs in which only the arrays learn that the weights did not bring.
         layer_decay: Learning rate of each block over that of the next block.
         patience: Stop after this many epochs without a better result; 0: never.
         balance: Draw images so that every class is shown equally often.
@@ -64,7 +67,7 @@ class Recipe(Record):
     name: str
     optimizer: Literal["rmsprop", "sgd", "adamw"]
     lr: Annotated[float, Meta(ge=1e-12, le=1e3)]
-    schedule: Literal["exponential", "cosine"]
+    schedule: Literal["exponential", "cosine", "poly"]
     decay: Annotated[float, Meta(ge=1e-6, le=1)] = 0.98
     epochs: Count
     batch: Annotated[int, Meta(ge=1, le=10**6)]
@@ -81,6 +84,7 @@ class Recipe(Record):
     drop_path_rate: Rate = 0.0
     head_first: bool = False
     head_l2: Annotated[float, Meta(ge=0, le=1e6)] = 0.01
+    head_epochs: Count = 0
     layer_decay: Annotated[float, Meta(ge=1e-3, le=1)] = 1.0
     patience: Count = 0
     balance: bool = False
@@ -155,11 +159,69 @@ FINETUNE = Recipe(
     layer_decay=0.8,
     augmentation=Augmentation(scale=(0.35, 1.0)),
 )
-RECIPES = {recipe.name: recipe for recipe in (PAPER, MODERN, FINETUNE)}
-
-
-def default_recipe(weights: bool, small_images: bool) -> Recipe:
-    """The recipe that is used if none is given."""
-    if weights:
-        return FINETUNE
-    return MODERN.changed({"augmentation.crop": "pad"}) if small_images else MODERN
+# ssdlite_mobilenet_v2_coco.config: 200,000 steps of 24 are 40 epochs of COCO
+SSDLITE = Recipe(
+    name="ssdlite",
+    optimizer="rmsprop",
+    lr=0.004,
+    schedule="exponential",
+    decay=1.0,
+    epochs=40,
+    batch=24,
+    label_smoothing=0.0,
+    clip_norm=0.0,
+    bn_decay=0.9997,
+    drop_rate=0.0,
+    augmentation=Augmentation(crop="ssd"),
+)
+SSDLITE_FINETUNE = Recipe(
+    name="ssdlite-finetune",
+    optimizer="sgd",
+    lr=0.01,
+    schedule="cosine",
+    epochs=30,
+    batch=16,
+    warmup_epochs=1.0,
+    label_smoothing=0.0,
+    clip_norm=10.0,
+    ema_decay=0.99,
+    bn_decay=0.97,
+    freeze_norms=True,
+    drop_rate=0.0,
+    head_epochs=2,
+    layer_decay=0.9,
+    augmentation=Augmentation(crop="ssd", expand=2.0, colour=True),
+)
+# research/deeplab/train.py: 30,000 steps of 16 are 45 epochs of VOC's train_aug
+DEEPLAB = Recipe(
+    name="deeplab",
+    optimizer="sgd",
+    lr=0.007,
+    schedule="poly",
+    epochs=45,
+    batch=16,
+    label_smoothing=0.0,
+    clip_norm=0.0,
+    ema_decay=0.999,
+    bn_decay=0.997,
+    drop_rate=0.1,
+    augmentation=Augmentation(crop="zoomed"),
+)
+DEEPLAB_FINETUNE = DEEPLAB.changed(
+    {
+        "name": "deeplab-finetune",
+        "lr": 0.001,
+        "epochs": 10,
+        "batch": 8,
+        "clip_norm": 10.0,
+        "ema_decay": 0.99,
+        "bn_decay": 0.97,
+        "freeze_norms": True,
+        "head_epochs": 1,
+        "layer_decay": 0.9,
+    }
+)
+RECIPES = {
+    recipe.name: recipe
+    for recipe in (PAPER, MODERN, FINETUNE, SSDLITE, SSDLITE_FINETUNE, DEEPLAB, DEEPLAB_FINETUNE)
+}

@@ -17,17 +17,19 @@ from ..printable import printable
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
+    from ..evaluation.detection import Curves
+
 MAX_NAMED = 50  # with more classes than this, their names do not fit
 MAX_NUMBERED = 20  # likewise the numbers of images
 MAX_NAME_LENGTH = 24
 
 
-def draw_curves(rows: Sequence[Mapping[str, Any]], path: Path) -> None:
-    """Draws loss, accuracy and learning rate over the epochs of a log."""
+def draw_curves(rows: Sequence[Mapping[str, Any]], columns: Sequence[str], path: Path) -> None:
+    """Draws loss, the scores in these columns, and learning rate over the epochs of a log."""
     figure = _figure(11, 3.4)
     panels = (
-        ("loss, nats", ("train_loss", "val_loss")),
-        ("validation, %", ("val_top1", "val_balanced")),
+        ("loss", ("train_loss", "val_loss")),
+        ("validation", tuple(columns)),
         ("learning rate", ("lr",)),
     )
     epochs = [row["epoch"] for row in rows]
@@ -69,6 +71,25 @@ def draw_confusion(confusion: NDArray[np.int64], labels: Sequence[str], path: Pa
             colour = "white" if shares[row, column] > 50 else "black"
             if number:
                 axes.text(column, row, str(number), ha="center", va="center", color=colour)
+    _save(figure, path)
+
+
+def draw_precision(curves: Curves, path: Path) -> None:
+    """Draws a detector's precision over its recall, the mean over the classes, for each overlap."""
+    figure = _figure(6, 5)
+    axes = figure.subplots()
+    scored = ~np.isnan(curves.precisions).all((0, 1))
+    for place, overlap in enumerate(curves.overlaps):
+        if scored.any():
+            mean = np.nanmean(curves.precisions[place][:, scored], 1)
+            axes.plot(curves.recalls, mean, label=f"{overlap:.2f}")
+    axes.set_xlabel("recall")
+    axes.set_ylabel("precision")
+    axes.set_xlim(0, 1)
+    axes.set_ylim(0, 1.02)
+    axes.grid(alpha=0.3)
+    if scored.any():
+        axes.legend(title="overlap")
     _save(figure, path)
 
 

@@ -22,8 +22,8 @@ from ..files import write_atomically
 from ..images import Preprocessing
 from ..paths import is_hidden
 from ..records import Record
-from .network import Start
 from .recipes import Recipe
+from .start import Start
 
 
 @dataclass(frozen=True)
@@ -43,6 +43,7 @@ class Settings(Record):
         preprocessing: The preprocessing that the network expects.
         weights: Provenance of the weights it started from.
         processes: Number of processes, on all machines together.
+        new: The arrays that the weights did not bring; () without weights.
     """
 
     noun: ClassVar[str] = "run record"
@@ -59,6 +60,7 @@ class Settings(Record):
     preprocessing: Preprocessing
     weights: Mapping[str, Any]
     processes: int = 1
+    new: tuple[str, ...] = ()
 
     @classmethod
     def from_dict(cls, values: Any) -> Settings:

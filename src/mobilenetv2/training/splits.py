@@ -7,10 +7,11 @@ from collections import Counter, defaultdict
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
-from ..datasets import SPLITS, Dataset, Sample, read_splits, repeated_images
+from ..datasets import SPLITS, Dataset, read_splits, repeated_images
 from ..decoding import warn_of_range
 from ..errors import ImageError, UserError
 from ..pipeline import map_in_order
@@ -29,13 +30,14 @@ class Split:
     """Images to train with and others to validate with.
 
     Attributes:
-        train: Images to learn from; at least two classes have images.
+        train: Images to learn from: a `Dataset`, `BoxDataset` or `MaskDataset`; of the former at
+            least two classes have images.
         val: Images to validate with; the same classes in the same order, some possibly empty.
         problems: Warnings about the data, one line each.
     """
 
-    train: Dataset
-    val: Dataset
+    train: Any
+    val: Any
     problems: tuple[str, ...]
 
     def rows(self) -> list[dict[str, str | int]]:
@@ -175,12 +177,15 @@ def _warnings(train: Dataset) -> Iterator[str]:
         yield f"read as a class, not as a part of the data: {_joined(parts)}; {TREE}"
 
 
-def check_split(split: Split, workers: int) -> tuple[Split, dict[str, ImageError]]:
+def check_split(
+    split: Split, workers: int, repeated: Callable[[Split], Sequence[str]] | None = None
+) -> tuple[Split, dict[str, ImageError]]:
     """Looks at every image once, before training.
 
     Args:
         split: From `read_split`.
         workers: Threads that decode; one at least.
+        repeated: Warnings about images that are there twice; None: `repeated_images`.
 
     Returns:
         The split without the images that cannot be decoded, its problems extended by images that
@@ -190,14 +195,15 @@ def check_split(split: Split, workers: int) -> tuple[Split, dict[str, ImageError
     remarks: list[str] = []
     broken = check_images((*split.train.samples, *split.val.samples), workers, remarks.append)
     train, val = without(split.train, broken), without(split.val, broken)
-    problems = [*split.problems, *repeated_images(train, val)]
+    twice = repeated(Split(train, val, ())) if repeated else repeated_images(train, val)
+    problems = [*split.problems, *twice]
     if remarks:
         problems.append(f"{len(remarks)} images keep few grey levels: {min(remarks)}")
     return Split(train, val, tuple(problems)), broken
 
 
 def check_images(
-    samples: Sequence[Sample], workers: int, warn: Callable[[str], object] = warn_of_range
+    samples: Sequence[Any], workers: int, warn: Callable[[str], object] = warn_of_range
 ) -> dict[str, ImageError]:
     """Decodes every image once and returns the errors by the name of the sample.
 
@@ -207,7 +213,7 @@ def check_images(
         warn: As for `images.decode`.
     """
 
-    def errors(group: Sequence[Sample]) -> dict[str, ImageError]:
+    def errors(group: Sequence[Any]) -> dict[str, ImageError]:
         broken = {}
         for sample in group:
             try:
@@ -221,7 +227,7 @@ def check_images(
     return {name: error for broken in checked for name, error in broken.items()}
 
 
-def without(dataset: Dataset, broken: Collection[str]) -> Dataset:
+def without(dataset: Any, broken: Collection[str]) -> Any:
     """The dataset without the images of these names."""
     return replace(dataset, samples=tuple(s for s in dataset.samples if s.name not in broken))
 

@@ -3,53 +3,21 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass
 from typing import Any
 
-import numpy as np
 import torch
 from lightning.fabric import Fabric
-from numpy.typing import NDArray
 from torch import Tensor, nn
-from torch.nn import functional
 from torch.optim.swa_utils import AveragedModel
 
-from ..nn import MobileNetV2
+from ..nn.backbone import Backbone
 from .machine import autocast
 from .optim import make_optimizer
 from .run_folder import Settings
+from .task import Validation
+from .tasks import task_of
 
 Batches = Iterable[tuple[Tensor, Tensor]]
-
-
-@dataclass(frozen=True)
-class Validation:
-    """The result of a validation.
-
-    Attributes:
-        loss: Mean loss in nats.
-        confusion: Numbers of images, (classes, classes) int64: rows are true classes, columns
-            predicted ones.
-    """
-
-    loss: float
-    confusion: NDArray[np.int64]
-
-    @property
-    def top1(self) -> float:
-        """Accuracy in percent."""
-        return 100 * float(np.trace(self.confusion) / self.confusion.sum())
-
-    @property
-    def balanced(self) -> float:
-        """Balanced accuracy in percent."""
-        return balanced(self.confusion)
-
-
-def balanced(confusion: NDArray[np.int64]) -> float:
-    """Balanced accuracy in percent: the mean recall of the classes that have images."""
-    images = confusion.sum(1)
-    return 100 * float((confusion.diagonal()[images > 0] / images[images > 0]).mean())
 
 
 class Trainer:
@@ -62,14 +30,21 @@ class Trainer:
             statistics of batch norm mean little and are forgotten faster.
     """
 
-    def __init__(self, fabric: Fabric, net: MobileNetV2, settings: Settings) -> None:
+    def __init__(self, fabric: Fabric, net: Backbone, settings: Settings) -> None:
         self.fabric, self.net, self.recipe = fabric, net, settings.recipe
+        self.task = task_of(net.architecture)
         self.precision = settings.precision
         self.classes = net.architecture.classes
         self.from_scratch = settings.start.weights is None
-        self.wrapped, self.optimizer = fabric.setup(net, make_optimizer(net, settings.recipe))
+        self.wrapped, self.optimizer = fabric.setup(
+            net, make_optimizer(net, settings.recipe, settings.new)
+        )
         self.average = AveragedModel(net, multi_avg_fn=self._averaged, use_buffers=True)
-        self.norms = [m for m in net.modules() if isinstance(m, nn.BatchNorm2d)]
+        norms = {name: m for name, m in net.named_modules() if isinstance(m, nn.BatchNorm2d)}
+        self.norms = list(norms.values())
+        new = {m for name, m in norms.items() if f"{name}.weight" in settings.new}
+        self._young_norms = set(self.norms) if self.from_scratch else new
+        self._frozen_norms = set(self.norms) - new if self.recipe.freeze_norms else set()
         self._own_statistics = False  # of batch norm, since they were last shared
         scale, offset = settings.preprocessing.scale_offset()
         self._scale, self._offset = (
@@ -77,34 +52,40 @@ class Trainer:
             for values in (scale, offset)
         )
 
-    def step(self, pixels: Tensor, labels: Tensor, lr: float, seed: int) -> float:
+    def step(
+        self, pixels: Tensor, targets: Tensor, lr: float, seed: int, new_alone: bool = False
+    ) -> float:
         """Takes one step; leaves the weights unchanged if the loss or its gradient is not finite.
 
         Args:
             pixels: (N, C, H, W) uint8.
-            labels: Class indices, (N,) int64.
+            targets: Class indices, (N,) int64, or other targets of the task.
             lr: Learning rate.
             seed: Seed of dropout and of mixed images.
+            new_alone: Change only what the weights did not bring, where there is any.
 
         Returns:
-            The mean loss over all processes in nats, or NaN.
+            The mean loss over all processes, or NaN.
         """
         torch.manual_seed(seed)
         generator = torch.Generator().manual_seed(seed)
         self.wrapped.train()
-        self._own_statistics = not self.recipe.freeze_norms
-        if self.recipe.freeze_norms:
-            for norm in self.norms:
-                norm.eval()
-        self._set_rates(lr)
-        x, target = self.recipe.augmentation.mix(
-            self._normalised(pixels), labels.to(self.fabric.device), self.classes, generator
+        self._own_statistics = len(self._frozen_norms) < len(self.norms)
+        for norm in self._frozen_norms:
+            norm.eval()
+        self._set_rates(lr, new_alone)
+        x, target = self.task.mixed(
+            self._normalised(pixels),
+            targets.to(self.fabric.device),
+            self.recipe,
+            self.classes,
+            generator,
         )
         with autocast(self.fabric.device, self.precision):
-            logits = self.wrapped(x)  # (N, classes)
-        loss = functional.cross_entropy(
-            logits.float(), target, label_smoothing=self.recipe.label_smoothing
-        )
+            output = self.wrapped(x)
+        loss, count = self.task.loss(output, target, self.recipe, self.net.architecture)
+        if count is not None:
+            loss = loss / self.fabric.all_reduce(count.float()).clamp(min=1)
         self.optimizer.zero_grad()
         self.fabric.backward(loss)
         norm = self.fabric.clip_gradients(
@@ -125,17 +106,18 @@ class Trainer:
         """Validates the moving average; each process gets a share of the images."""
         self._share_statistics()
         net = self.average.module.eval()
-        confusion = torch.zeros(self.classes**2, dtype=torch.int64, device=self.fabric.device)
-        loss = torch.zeros((), dtype=torch.float64, device=self.fabric.device)
-        for pixels, labels in batches:
-            labels = labels.to(self.fabric.device)
-            logits = net(self._normalised(pixels))  # (N, classes)
-            loss += functional.cross_entropy(logits, labels, reduction="sum")
-            pairs = labels * self.classes + logits.argmax(1)
-            confusion += torch.bincount(pairs, minlength=self.classes**2)
-        confusion, loss = self.fabric.all_reduce((confusion, loss), reduce_op="sum")
-        counts = confusion.view(self.classes, self.classes).cpu().numpy()
-        return Validation(float(loss) / int(counts.sum()), counts)
+        sums: tuple[Tensor, ...] = ()
+        for pixels, targets in batches:
+            parts = self.task.sums(
+                net(self._normalised(pixels)),
+                targets.to(self.fabric.device),
+                self.recipe,
+                self.net.architecture,
+            )
+            sums = tuple(map(torch.add, sums, parts)) if sums else parts
+        sums = sums or self.task.zeros(self.classes, self.fabric.device)
+        sums = self.fabric.all_reduce(sums, reduce_op="sum")
+        return self.task.validation(sums, self.classes)
 
     def state_dict(self) -> dict[str, Any]:
         """Tensors and plain numbers."""
@@ -151,14 +133,16 @@ class Trainer:
         self.optimizer.load_state_dict(state["optimizer"])
         self.average.load_state_dict(state["average"])
 
-    def _set_rates(self, lr: float) -> None:
-        for group in self.optimizer.param_groups:
-            group["lr"] = lr * group["scale"]
+    def _set_rates(self, lr: float, new_alone: bool) -> None:
+        groups = self.optimizer.param_groups
+        new_alone = new_alone and any(group.get("new") for group in groups)
+        for group in groups:
+            still = new_alone and not group.get("new")
+            group["lr"] = 0.0 if still else lr * group["scale"]
         decay = self.recipe.bn_decay
-        if self.from_scratch:
-            decay = warmed_up(decay, int(self.average.n_averaged))
+        young = warmed_up(decay, int(self.average.n_averaged))
         for norm in self.norms:
-            norm.momentum = 1 - decay
+            norm.momentum = 1 - (young if norm in self._young_norms else decay)
 
     def _averaged(self, averages: list[Tensor], values: list[Tensor], count: Tensor) -> None:
         kept = warmed_up(self.recipe.ema_decay, int(count))
