@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-from ..graph import layers, network
+from ..graph import network as described_network
 from ..int8 import Activation, Int8Checkpoint, float_results
 from ..layer import IMAGE, Layer
 from . import _native
@@ -42,10 +42,11 @@ def pack_int8(network: _native.ByteNetwork, checkpoint: Int8Checkpoint, steps: S
     become several whose products are added.
     """
     handles: dict[str, int] = {}
-    described = layers(checkpoint.architecture)
-    sums = shortcut_sums(described, steps)
-    for layer in weighted_layers(described, steps):
+    net = described_network(checkpoint.architecture)
+    sums, results = shortcut_sums(net.layers, steps), float_results(net, checkpoint.rounding)
+    for layer in weighted_layers(net.layers, steps):
         stored, added = checkpoint.layers[layer.name], sums.get(layer.name)
+        mode = _mode(checkpoint, layer, added, layer.name in results)
         weight = stored.weight.astype(np.int64) - stored.zero_point
         weight = weight.reshape(*weight.shape[:2], layer.kernel, layer.kernel)
         zeros = np.array(zero_points(checkpoint, layer.sources[0])).reshape(-1, 1, 1)
@@ -55,10 +56,10 @@ def pack_int8(network: _native.ByteNetwork, checkpoint: Int8Checkpoint, steps: S
         bias = filled_channels(layer, bias, steps)
         factors = {
             name: filled_channels(layer, array, steps)
-            for name, array in _factors(checkpoint, layer, added).items()
+            for name, array in _factors(checkpoint, layer, added, mode).items()
         }
         weight = laid_out(layer, weight, steps)
-        rounding = _rounding(checkpoint, layer, added, _largest(weight, bias, factors))
+        rounding = _rounding(checkpoint, layer, added, mode, _largest(weight, bias, factors))
         factors = {name: np.ascontiguousarray(array) for name, array in factors.items()}
         bias = bias.astype(np.int32)
         if layer.kind == "depthwise":
@@ -139,13 +140,16 @@ def float_rounding(checkpoint: Int8Checkpoint, layer: Layer) -> _native.Rounding
     return rounding
 
 
-def _factors(checkpoint: Int8Checkpoint, layer: Layer, added: Layer | None) -> dict[str, Array]:
+def _factors(
+    checkpoint: Int8Checkpoint, layer: Layer, added: Layer | None, mode: Mode
+) -> dict[str, Array]:
     """What turns a sum of each output channel into steps of the output.
 
     Args:
         checkpoint: The model.
         layer: Whose sums they are.
         added: The sum with a shortcut that the layer's result goes into.
+        mode: How they are rounded.
     """
     out = _output(checkpoint, layer, added)
     with within_float32(layer):
@@ -157,16 +161,16 @@ def _factors(checkpoint: Int8Checkpoint, layer: Layer, added: Layer | None) -> d
         fixed, power = fixed_point(factor)
     left = np.maximum(power, 0)
     fraction, rest = fixed / 2**31 * 2.0**left, 2.0 ** (power - left)
-    if _mode(checkpoint, layer, added) == Mode.TWICE_NON_NEGATIVE:
+    if mode == Mode.TWICE_NON_NEGATIVE:
         # one factor and what is added before rounding down, see native/rounding.hpp
         return {"fraction": fraction * rest, "power": np.where(rest < 1, (1 + rest) / 2, 0.5)}
     return {"fraction": fraction, "power": rest}
 
 
-def _mode(checkpoint: Int8Checkpoint, layer: Layer, added: Layer | None) -> Mode:
+def _mode(checkpoint: Int8Checkpoint, layer: Layer, added: Layer | None, to_float: bool) -> Mode:
     """How the layer's sums are rounded; ONCE may still turn out to be saturating."""
     once = checkpoint.rounding == "nearest"
-    if layer.name in float_results(network(checkpoint.architecture), checkpoint.rounding):
+    if to_float:
         return Mode.ONCE_TO_FLOAT if once else Mode.TWICE_TO_FLOAT
     if once:
         return Mode.ONCE
@@ -187,13 +191,13 @@ def _largest(weight: Array, bias: Array, factors: dict[str, Array]) -> float:
 
 
 def _rounding(
-    checkpoint: Int8Checkpoint, layer: Layer, added: Layer | None, largest: float
+    checkpoint: Int8Checkpoint, layer: Layer, added: Layer | None, mode: Mode, largest: float
 ) -> _native.Rounding:
     out = _output(checkpoint, layer, added)
     rounding = _native.Rounding()
     if layer.kernel > 1 and layer.sources[0] != IMAGE:
         rounding.input_zero = zero_points(checkpoint, layer.sources[0])[0]
-    rounding.mode = _mode(checkpoint, layer, added)
+    rounding.mode = mode
     if out is None:  # logits that stay floats
         rounding.low, rounding.high = -np.inf, np.inf
         return rounding
