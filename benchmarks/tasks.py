@@ -9,7 +9,8 @@ Every file runs
   - in ours: in float32; in int8, quantised here with the images; and a quantised file also in its own
     integers.
 
-A segmenter's answer is the class of every pixel, everywhere; a detector's are the raw boxes and scores.
+A segmenter's answer is the class of every pixel, but in ONNX Runtime the scores, which is less work; a
+detector's are the raw boxes and scores. `mobilenetv2 evaluate` says how good the answers are.
 In every round each runtime waits until no thread of the process spins, is called once untimed and
 then `--calls` times; the median is its time in that round. A ratio is the other's time over ours in
 the same round: above 1 we are faster. Ours gets uint8 pixels, the others what is fastest for them.
@@ -116,10 +117,11 @@ def check(name: str, ours: Any, theirs: Any, lowest: float) -> None:
     Args:
         name: Of the runtime.
         ours: A mask, or box codes and scores.
-        theirs: The same.
+        theirs: The same, or scores (N, classes, H, W) of a mask.
         lowest: Share of the pixels of a mask that must be equal.
     """
     if isinstance(ours, np.ndarray):
+        theirs = theirs.argmax(1) if theirs.ndim > ours.ndim else theirs
         share = float((ours == theirs).mean())
         if share < lowest:
             raise SystemExit(f"{name}: {100 * share:.1f} % of the pixels have our class")
@@ -171,7 +173,7 @@ def onnx_call(file: Path, threads: int, pixels: NDArray[np.uint8], checkpoint: C
     def call() -> Any:
         outputs = session.run(None, given)
         if not isinstance(head, SSDHead):
-            return outputs[0].argmax(1)
+            return outputs[0]
         maps = (np.moveaxis(values, 1, -1) for values in outputs)
         return raw_outputs(head, dict(zip(names, maps, strict=True)))
 

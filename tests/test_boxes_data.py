@@ -13,6 +13,7 @@ import pytest
 from PIL import Image
 
 from mobilenetv2.datasets import BoxDataset, read_boxes
+from mobilenetv2.datasets.frames import Frame
 from mobilenetv2.errors import UserError
 
 CLASSES = ("cat", "dog")
@@ -172,6 +173,8 @@ def test_boxes_in_the_stored_frame_are_turned_as_the_image_is(
     bright = np.asarray(sample.decode())[..., 0] > 128
     assert bright[top:bottom, left:right].all()
     assert bright.sum() == 20 * 32
+    frame = Frame(sample.target.size, sample.target.turn)
+    assert frame.stored(sample.target.boxes)[0] == pytest.approx([8, 4, 40, 24])
 
 
 def test_boxes_are_ordered_clipped_and_left_out_with_a_note(tmp_path: Path) -> None:
@@ -219,6 +222,7 @@ def changed(part: str, row: int, **values: Any) -> dict[str, Any]:
         (changed("annotations", 1, area=-1), "a.jpg: an object with the area -1"),
         (changed("images", 1, id=0), "several images with the id 0"),
         (changed("images", 1, file_name="a.jpg"), "several entries of the image a.jpg"),
+        (changed("images", 1, file_name="./a.jpg"), "several entries of the image a.jpg"),
         (changed("categories", 1, id=7), "several categories with the id 7"),
         (changed("categories", 1, name="dog"), "several classes are called dog"),
         (changed("images", 1, file_name="z.jpg"), "1 of 3 images are not in .*images: z.jpg"),
@@ -292,7 +296,10 @@ BOMB = '<!DOCTYPE a [<!ENTITY b "bbbb"><!ENTITY c "&b;&b;&b;">]><annotation>&c;<
             f"<a><object><name>cat</name>{BOX.format('one')}</object></a>",
             "xmin 'one' is not a number",
         ),
-        (f"<a><object><name>cat</name>{BOX.format('nan')}</object></a>", r"corners \[nan"),
+        (
+            f"<a><object><name>cat</name>{BOX.format('nan')}</object></a>",
+            "xmin 'nan' is not a number",
+        ),
         (voc_xml([], "<height>50</height><width>80</width>"), "but it is 40 x 80"),
     ],
 )
@@ -302,6 +309,35 @@ def test_wrong_xml_is_refused_by_name(tmp_path: Path, xml: str, words: str) -> N
     with pytest.raises(UserError, match=words) as error:
         read_boxes(tmp_path)
     assert "b" in str(error.value)
+
+
+def test_odd_sizes_and_second_annotations_of_voc_are_refused(tmp_path: Path) -> None:
+    write_voc(tmp_path)
+    path = tmp_path / "Annotations" / "b.xml"
+    text = path.read_text()
+    for size in ("inf", "nan"):
+        path.write_text(text.replace("<width>80<", f"<width>{size}<"))
+        with pytest.raises(UserError, match=rf"b\.xml: width '{size}' is not a number"):
+            read_boxes(tmp_path)
+    path.write_text(text)
+    again = (tmp_path / "Annotations" / "a.xml").read_text()
+    (tmp_path / "Annotations" / "z.xml").write_text(
+        again.replace("<annotation>", "<annotation><filename>a.jpg</filename>", 1)
+    )
+    with pytest.raises(UserError, match=r"several files annotate .*a\.jpg"):
+        read_boxes(tmp_path)
+
+
+def test_images_of_yolo_with_one_name_have_ids_of_their_own(tmp_path: Path) -> None:
+    write_yolo(tmp_path)
+    save_image(tmp_path / "images" / "more" / "a.jpg")
+    ids = [sample.target.image_id for sample in read_boxes(tmp_path).samples]
+    assert len({*ids}) == len(ids) == 4
+
+
+def test_a_text_is_no_list_of_classes(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="a list of classes is needed, not one"):
+        read_boxes(write_voc(tmp_path), classes="cat")
 
 
 def test_years_of_voc_are_told_apart(tmp_path: Path) -> None:
@@ -347,6 +383,7 @@ def test_voc_lists_difficult_objects_and_missing_files(tmp_path: Path) -> None:
         ("-1 .5 .5 .1 .1", "line 1: class -1"),
         ("0.5 .5 .5 .1 .1", "line 1: class 0.5"),
         ("nan .5 .5 .1 .1", "line 1: class nan"),
+        ("inf .5 .5 .1 .1", "line 1: class inf"),
         ("0 .5 .5 .1", "line 1: 4 numbers; a class and 4 are needed"),
         ("0 .5 .5 .1 .1 .9", "line 1: 6 numbers"),
         ("0 nan .5 .1 .1", "line 1: numbers outside of 0..1"),

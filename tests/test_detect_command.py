@@ -177,3 +177,30 @@ def test_quantize_compares_anchors(folder, capsys) -> None:
 def test_inspect_names_the_head(folder, capsys) -> None:
     assert run(["inspect", "detector.safetensors"]) == 0
     assert "SSDLite(classes=3, extra_channels=(512, 256, 256, 128)" in capsys.readouterr().out
+
+
+def test_drawings_never_take_the_place_of_another_file(folder, capsys) -> None:
+    """Not of another image, of the model, of the printed results, nor of one another."""
+    Path("more").mkdir()
+    for name in ("a.png", "a-2.jpg"):
+        shutil.copy("photos/a.png", f"more/{name}")
+    segment = ["segment", "--model", "segmenter.safetensors", "photos", "more"]
+    assert run([*segment, "--masks", "more"]) == 2
+    assert "more/a.png is one of the images" in capsys.readouterr().err
+    assert run([*segment, "--masks", "out"]) == 0
+    assert len(list(Path("out").iterdir())) == 4
+    detect = ["detect", "photos/a.png", "--draw", "drawn"]
+    arguments = ["--model", "detector.safetensors", "-o", "drawn/a.detected.png"]
+    Path("drawn").mkdir()
+    capsys.readouterr()
+    assert run([*detect, *arguments]) == 2
+    assert "--output is drawn/a.detected.png, which --draw would write" in capsys.readouterr().err
+    shutil.copy("detector.safetensors", "drawn/a.detected.png")
+    assert run([*detect, "--model", "drawn/a.detected.png"]) == 2
+    assert Path("drawn/a.detected.png").read_bytes() == Path("detector.safetensors").read_bytes()
+
+
+def test_a_wrong_selection_prints_nothing_but_the_error(folder, capsys) -> None:
+    arguments = ["detect", "photos", "--model", "detector.safetensors", "--format", "csv"]
+    assert run([*arguments, "--limit", "1000000"]) == 2
+    assert capsys.readouterr().out == ""

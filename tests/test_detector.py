@@ -227,3 +227,15 @@ def test_drawing_leaves_the_image_alone_and_wants_its_size() -> None:
     assert (drawn[30:50, 20:45] == 255).all()  # inside
     with pytest.raises(UserError, match="the image is 60 x 60 .* the answer is for 60 x 80"):
         result.draw(image[:, :60])
+
+
+def test_classes_of_one_label_are_all_looked_for() -> None:
+    plain = detector()
+    model = mnv2.Detector(replace(plain.checkpoint, labels=("a", "b", "b")), 1)
+    found = model.detect(photo(), threshold=0, limit=10_000, classes=["b"])
+    assert set(found.indices) == {1, 2}
+
+
+def test_one_array_is_no_list_of_images() -> None:
+    with pytest.raises(UserError, match=r"an array of the shape \(70, 50, 3\): \[image\]"):
+        detector().detect_files(photo())

@@ -136,6 +136,9 @@ def test_shares_and_data() -> None:
         "shares": {"sand": 0.625, "sky": 0.25, "sea": 0.125},
     }
     assert len(repr(result)) < 80
+    alike = Segmentation(result.mask, ("sky", "sea", "sky"))
+    assert alike.shares() == {"sky": 0.875, "sea": 0.125}
+    assert alike.class_shares() == [(2, 0.625), (0, 0.25), (1, 0.125)]
 
 
 def test_drawing() -> None:

@@ -144,8 +144,8 @@ class Architecture(ArchitectureRecord):
         super().__post_init__()
         if self.output_stride not in self.head.output_strides:
             raise ArchitectureError(
-                f"{self.head} has atrous rates for output_stride 8 and 16 only, not "
-                f"{self.output_stride}"
+                f"{self.head} goes with output_stride "
+                f"{' and '.join(map(str, self.head.output_strides))} only, not {self.output_stride}"
             )
         stride = self.stem_stride * math.prod(stage.stride for stage in self.stages)
         if stride > MAX_DILATION * self.output_stride:

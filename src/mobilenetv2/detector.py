@@ -106,7 +106,8 @@ class Detector(Model):
         """The objects in many images, or the error of each that cannot be read.
 
         The images are read one by one while the work goes on, so that they may be the frames of a
-        video.
+        video. A few groups of four per thread are read ahead: results come that much later, and each
+        frame must be an array of its own.
 
         Args:
             files: Whatever `detect` takes for one image, in the order of the results.
@@ -117,9 +118,7 @@ class Detector(Model):
         Raises:
             UserError: As for `detect`.
         """
-        chosen = self._selection(selection)
-        with closing(self._map(files, chosen, open_source, max_pixels)) as results:
-            yield from results
+        return self._map(files, self._selection(selection), open_source, max_pixels)
 
     def raw(self, images: NDArray[np.uint8]) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
         """Pixels (N, H, W, 3) uint8 RGB -> box codes (N, n, 4) and scores (N, n, 1 + classes) before
@@ -138,7 +137,7 @@ class Detector(Model):
         indices = []
         for name in selection.classes:
             if name in labels:
-                indices.append(labels.index(str(name)))
+                indices += [index for index, label in enumerate(labels) if label == name]
             elif isinstance(name, int) and 0 <= name < len(labels):
                 indices.append(name)
             else:

@@ -97,6 +97,20 @@ def read_text(path: Path, encoding: str = "utf-8") -> str:
         raise ModelFileError(f"{path}: not a text file in UTF-8") from None
 
 
+def read_lines(path: Path) -> list[str]:
+    """The lines of a small UTF-8 text file, without spaces around them and without empty ones at the
+    end.
+
+    A line ends at a line feed only; Python's `splitlines` also cuts at U+0085, U+2028 and a form
+    feed, which names may have.
+
+    Raises:
+        ModelFileError: As for `read_text`.
+    """
+    text = read_text(path, "utf-8-sig").rstrip()
+    return [line.strip() for line in text.split("\n")] if text else []
+
+
 def sha256(path: Path) -> str:
     """The SHA-256 of a file, in hexadecimal digits.
 

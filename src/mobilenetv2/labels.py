@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from .errors import ModelFileError
-from .files import read_text
+from .files import read_lines
 
 BACKGROUND = "background"  # class 0 of TensorFlow's weights, before the 1000
 BACKGROUND_NAMES = (BACKGROUND, "__background__", "???")  # in label files of detectors
@@ -55,9 +55,7 @@ def read_labels(path: Path, classes: int, background: bool = True) -> tuple[str,
     Raises:
         ModelFileError: No such file, not text, or a different number of lines than of classes.
     """
-    text = read_text(path, "utf-8-sig").rstrip()
-    # not `splitlines`, for which lines also end at U+0085, U+2028 and a form feed
-    names = tuple(line.strip() for line in text.split("\n")) if text else ()
+    names = tuple(read_lines(path))
     if not background and len(names) > classes and names[0].lower() in BACKGROUND_NAMES:
         names = names[1:]
     if names[classes : classes + 1] == ("",):

@@ -222,6 +222,10 @@ class Model:
         for it.
         """
         check_list("files", sources)
+        if isinstance(sources, np.ndarray) and sources.ndim not in (1, 4):
+            raise UserError(
+                f"a list of images is needed, not an array of the shape {sources.shape}: [image]"
+            )
         if max_pixels is not None:
             check_whole("max_pixels", max_pixels)
 
@@ -244,8 +248,11 @@ class Model:
             UserError: The model's head is another one.
         """
         if self.checkpoint.architecture.head.task != "classification":
+            head = self.checkpoint.architecture.head
+            others = {"detection": "; `mobilenetv2 detect` runs it"}
+            others["segmentation"] = "; `mobilenetv2 segment` runs it"
             raise UserError(
-                f"the model's head is {self.checkpoint.architecture.head}: it does not classify"
+                f"the model's head is {head}: it does not classify{others.get(head.task, '')}"
             )
 
     def _check_top(self, top: int) -> None:

@@ -109,11 +109,18 @@ class Segmentation:
     mask: NDArray[np.uint8] | NDArray[np.uint16] = field(repr=False)
     labels: tuple[str, ...]
 
-    def shares(self) -> dict[str, float]:
-        """The share of the pixels of each class that occurs, largest first."""
+    def class_shares(self) -> list[tuple[int, float]]:
+        """Each class that occurs and its share of the pixels, largest first."""
         counts = np.bincount(self.mask.ravel(), minlength=len(self.labels))
-        order = np.argsort(-counts, kind="stable")
-        return {self.labels[i]: float(counts[i]) / self.mask.size for i in order if counts[i]}
+        order = np.argsort(-counts, kind="stable").tolist()
+        return [(i, float(counts[i]) / self.mask.size) for i in order if counts[i]]
+
+    def shares(self) -> dict[str, float]:
+        """The share of the pixels of each label that occurs, that of equal labels together."""
+        shares: dict[str, float] = {}
+        for i, share in self.class_shares():
+            shares[self.labels[i]] = shares.get(self.labels[i], 0.0) + share
+        return shares
 
     def to_dict(self) -> dict[str, Any]:
         """As a dictionary fit for JSON: the size, and the share of each class."""
@@ -131,9 +138,7 @@ class Segmentation:
             ImageError: It cannot be decoded.
             UserError: It has another size than the mask.
         """
-        counts = np.bincount(self.mask.ravel(), minlength=len(self.labels))
-        largest_first = np.argsort(-counts, kind="stable").tolist()
-        shown = {i: self.labels[i] for i in largest_first if i > 0 and counts[i]}
+        shown = {i: self.labels[i] for i, _ in self.class_shares() if i > 0}
         return draw_mask(image, self.mask, shown)
 
     def save(self, path: str | os.PathLike[str]) -> None:

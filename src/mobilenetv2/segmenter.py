@@ -72,15 +72,15 @@ class Segmenter(Model):
         """The masks of many images, or the error of each that cannot be read.
 
         The images are read one by one while the work goes on, so that they may be the frames of a
-        video.
+        video. A few groups of four per thread are read ahead: results come that much later, and each
+        frame must be an array of its own.
 
         Args:
             files: Whatever `segment` takes for one image, in the order of the results.
             open_source: As for `Model.map_images`.
             max_pixels: As for `images.decode`.
         """
-        with closing(self._map(files, open_source, max_pixels)) as results:
-            yield from results
+        return self._map(files, open_source, max_pixels)
 
     def masks(self, images: NDArray[np.uint8], alone: bool = False) -> Mask:
         """Pixels (N, H, W, 3) uint8 RGB -> the class of each pixel, (N, H, W).

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import io
+import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from itertools import count
 from pathlib import Path, PurePath
 from typing import TYPE_CHECKING, TypeVar
 
 import click
 
 from .output import notify, progress, show_image_warnings
-from .overwriting import refuse_overwritten
+from .overwriting import refuse_overwritten, refuse_written
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -86,6 +88,7 @@ class Pictures:
     """PNG files in a folder, one for each image of a batch, named after the images.
 
     Args:
+        option: That names the folder, for messages.
         folder: Made where it does not exist; None: no files.
         suffix: Between the name of the image, without its own suffix, and ".png".
         batch: Where the images come from.
@@ -94,7 +97,7 @@ class Pictures:
         UserError: A file would take the place of one of the images.
     """
 
-    def __init__(self, folder: Path | None, suffix: str, batch: Batch) -> None:
+    def __init__(self, option: str, folder: Path | None, suffix: str, batch: Batch) -> None:
         from ..errors import UserError
 
         self._folder, self._batch = folder, batch
@@ -102,14 +105,18 @@ class Pictures:
         self._paths: dict[str, Path] = {}
         if folder is None:
             return
-        taken: dict[str, int] = {}
+        taken: set[str] = set()
+        images = {os.path.realpath(sample.name) for sample in batch.samples}
         for sample in batch.samples:
             stem = PurePath(sample.name).stem
-            taken[stem] = number = taken.get(stem, 0) + 1
-            path = folder / (stem + (f"-{number}" if number > 1 else "") + ending)
-            if path.exists() and Path(sample.name).exists() and path.samefile(sample.name):
+            numbered = (stem if n == 1 else f"{stem}-{n}" for n in count(1))
+            name = next(name for name in numbered if name not in taken)
+            taken.add(name)
+            path = folder / (name + ending)
+            if os.path.realpath(path) in images:
                 raise UserError(f"{path} is one of the images: give another folder")
             self._paths[sample.name] = path
+        refuse_written(option, self._paths.values())
         folder.mkdir(parents=True, exist_ok=True)
 
     def save(self, sample: Sample, save: Callable[[Path], None]) -> None:

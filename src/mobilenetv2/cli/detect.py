@@ -81,7 +81,7 @@ def detect(
     batch = Batch(paths, "detect in", stretch=stretch, max_pixels=max_pixels)
     model = task_model(model_name, "detection")
     selection["classes"] = selection["classes"] or None
-    pictures = Pictures(draw, "detected", batch)
+    pictures = Pictures("--draw", draw, "detected", batch)
     results = model.detect_files(batch.samples, batch.decode, **selection)
 
     def answers() -> Iterator[tuple[Sample, Detections]]:

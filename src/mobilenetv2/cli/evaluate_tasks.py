@@ -27,6 +27,8 @@ if TYPE_CHECKING:
     from ..detector import Detector
     from ..errors import ImageError
     from ..evaluation import DetectionEvaluation, SegmentationEvaluation
+    from ..evaluation.detection import BoxAnswer
+    from ..results import Detections
     from ..segmenter import Segmenter
 
 BOX_COLUMNS = ("class", "indices", "boxes", "ap", "ap50")
@@ -75,11 +77,11 @@ def evaluate_boxes(model: Detector, request: Request) -> int:
     evaluation = _with_progress(
         dataset.samples, lambda step: evaluate_detector(model, dataset, step, matched)
     )
-    _print_boxes(evaluation, str(model.checkpoint.preprocessing), request.format_)
     if request.predictions:
         _save_results(evaluation, dataset, request.predictions)
     if request.mistakes:
         save_image(box_sheet(evaluation), request.mistakes)
+    _print_boxes(evaluation, str(model.checkpoint.preprocessing), request.format_)
     return exit_code(evaluation.skipped, len(dataset.samples))
 
 
@@ -93,7 +95,6 @@ def evaluate_masks(model: Segmenter, request: Request) -> int:
     evaluation = _with_progress(
         dataset.samples, lambda step: evaluate_segmenter(model, dataset, step)
     )
-    _print_masks(evaluation, str(model.checkpoint.preprocessing), request.format_)
     if request.predictions:
         rows = [
             {
@@ -107,6 +108,7 @@ def evaluate_masks(model: Segmenter, request: Request) -> int:
         save_rows(rows, ANSWER_COLUMNS, request.predictions, suffix)
     if request.mistakes:
         save_image(mask_sheet(evaluation, model), request.mistakes)
+    _print_masks(evaluation, str(model.checkpoint.preprocessing), request.format_)
     return exit_code(evaluation.skipped, len(dataset.samples))
 
 
@@ -208,9 +210,20 @@ def _save_results(evaluation: DetectionEvaluation, dataset: BoxDataset, path: Pa
     rows = [
         row
         for answer in evaluation.answers
-        for row in answer.detections.to_coco(answer.sample.target.image_id, ids)
+        for row in _as_annotated(answer).to_coco(answer.sample.target.image_id, ids)
     ]
     write_atomically(path, json_text(rows).encode())
+
+
+def _as_annotated(answer: BoxAnswer) -> Detections:
+    """The detections in the frame of the data's own annotations, for which a results file is made."""
+    from dataclasses import replace
+
+    from ..datasets.frames import Frame
+
+    target = answer.sample.target
+    boxes = Frame(target.size, target.turn).stored(answer.detections.boxes)
+    return replace(answer.detections, boxes=boxes)
 
 
 def _rounded(value: float) -> float | None:

@@ -61,6 +61,26 @@ def refuse_overwritten(samples: Iterable[Sample], lists: Iterable[str] = ()) -> 
         _refuse_same(outputs, getattr(sample.source, "path", sample.name), "among the images")
 
 
+def refuse_written(option: str, paths: Iterable[Path]) -> None:
+    """Refuses files that an option's folder gets where they are another output, or another parameter.
+
+    Raises:
+        click.UsageError: One of them is.
+    """
+    context = click.get_current_context()
+    written = {os.path.realpath(path) for path in paths}
+    others = dict(_outputs(context))
+    for parameter in context.command.params:
+        value = context.params.get(parameter.name or "")
+        if isinstance(value, str | Path) and not isinstance(parameter.type, click.Choice):
+            others[_shown(parameter)] = Path(value)
+    for name, path in others.items():
+        if name != option and os.path.realpath(path) in written:
+            raise click.UsageError(
+                f"{name} is {path}, which {option} would write: give another name"
+            )
+
+
 def _outputs(context: click.Context) -> list[tuple[str, Path]]:
     """The regular files that a command writes, with the names of their parameters."""
     return [

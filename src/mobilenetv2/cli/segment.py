@@ -57,7 +57,8 @@ def segment(
     are named on stderr, the others go on, and the exit code is 1."""
     batch = Batch(paths, "segment", stretch=stretch, max_pixels=max_pixels)
     model = task_model(model_name, "segmentation")
-    mask_files, pictures = Pictures(masks, "", batch), Pictures(draw, "segmented", batch)
+    mask_files = Pictures("--masks", masks, "", batch)
+    pictures = Pictures("--draw", draw, "segmented", batch)
     results = model.segment_files(batch.samples, batch.decode)
 
     def answers() -> Iterator[tuple[Sample, Segmentation]]:
@@ -72,9 +73,9 @@ def segment(
         )
     else:
         rows = (
-            {"file": Path(s.name), "index": d.labels.index(label), "label": label, "share": share}
+            {"file": Path(s.name), "index": i, "label": d.labels[i], "share": round(share, 6)}
             for s, d in answers()
-            for label, share in d.to_dict()["shares"].items()
+            for i, share in d.class_shares()
         )
         write_rows(rows, COLUMNS, format_)
     return batch.exit_code()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import codecs
 import mmap
+import posixpath
 import re
 import unicodedata
 from collections import defaultdict
@@ -61,7 +62,8 @@ def read_coco(path: Path) -> BoxDataset:
     unique_classes([_name(category) for category in categories], str(path))
     _check_unique([category.id for category in categories], path, "categories with the id")
     _check_unique([image.id for image in content.images], path, "images with the id")
-    _check_unique([image.file_name for image in content.images], path, "entries of the image")
+    named = [posixpath.normpath(image.file_name) for image in content.images]
+    _check_unique(named, path, "entries of the image")
     if not content.images:
         raise UserError(f"{path}: no images")
     index = {category.id: i for i, category in enumerate(categories)}

@@ -39,6 +39,12 @@ class Frame:
             turned[:, [1, 3]] = height - turned[:, [3, 1]]
         return turned
 
+    def stored(self, corners: NDArray[np.float32]) -> NDArray[np.float32]:
+        """Corners (n, 4) in the upright image as corners of annotations; undoes `upright`."""
+        back = Frame(self.size[::-1], {6: 8, 8: 6}.get(self.turn, self.turn))
+        turned: NDArray[np.float32] = back.upright(corners.astype(np.float64)).astype(np.float32)
+        return corners if self.turn == 1 else turned
+
 
 def frame(image: Path, stated: tuple[int, int] | None, where: str) -> Frame:
     """The frame of annotations that state this (height, width), None where they state none.

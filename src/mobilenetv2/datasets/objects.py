@@ -90,6 +90,7 @@ class ObjectChecks:
             areas.astype(np.float32)[kept],
             frame.size,
             image_id,
+            frame.turn,
         )
 
     def problems(self) -> list[str]:

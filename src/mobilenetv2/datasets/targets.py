@@ -28,6 +28,7 @@ class BoxTarget:
         areas: (n,) float32: of the objects themselves where the data says it, else of the boxes.
         size: Height and width of the upright image.
         image_id: The data's id of the image; its name without suffix where there are no ids.
+        turn: The EXIF orientation that was applied to the annotations, 1 for none.
     """
 
     boxes: NDArray[np.float32]
@@ -37,6 +38,7 @@ class BoxTarget:
     areas: NDArray[np.float32]
     size: tuple[int, int]
     image_id: int | str
+    turn: int = 1
 
     def __len__(self) -> int:
         """The number of objects."""

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import numpy as np
 
+from ..arguments import check_list
 from ..errors import UserError, shortened
 from ..paths import is_folder, obstacle
 from .coco import coco_files, read_coco
@@ -42,6 +43,8 @@ def read_boxes(
         UserError: The source has none of these layouts, no such split, or no images; images or
             annotations are missing, damaged, or contradict each other.
     """
+    if classes is not None:
+        check_list("classes", classes)
     if classes is not None and (not classes or len({*classes}) < len(classes)):
         raise UserError("classes needs names, none of them twice")
     path = Path(source)

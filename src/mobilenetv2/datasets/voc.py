@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 import unicodedata
 from collections.abc import Sequence
@@ -11,7 +12,7 @@ from xml.etree.ElementTree import Element
 import numpy as np
 
 from ..errors import UserError, shortened
-from ..files import read_text
+from ..files import read_lines
 from ..labels import VOC
 from ..paths import is_folder
 from .frames import frame
@@ -83,6 +84,8 @@ def read_voc_boxes(folder: Path, split: str | None, classes: Sequence[str] | Non
                 unknown.append(name)
         placed = frame(image, _stated_size(root, path), str(path))
         samples.append(BoxSample(str(image), checks.target(stem, objects, placed, stem)))
+    if twice := repeated([sample.name for sample in samples]):
+        raise UserError(f"{folder / BOXES}: several files annotate {shortened(twice)}")
     problems = checks.problems()
     if unknown:
         listed = shortened(sorted(set(unknown)))
@@ -114,6 +117,8 @@ def read_voc_masks(folder: Path, split: str | None) -> MaskDataset:
     _check_present(stems, masks, folder / MASKS, "masks")
     _check_present(stems, images, folder / IMAGES, "images")
     names = _class_names(folder)
+    if len(names) > IGNORED:
+        raise UserError(f"{folder}: {len(names)} classes, but {IGNORED} stands for no class")
     samples = []
     for stem in stems:
         target = _mask_target(masks[stem], images[stem], names)
@@ -142,7 +147,7 @@ def _class_names(folder: Path) -> tuple[str, ...]:
     for name in CLASS_FILES:
         path = folder / name
         if path.exists():
-            names = [line.strip() for line in read_text(path, "utf-8-sig").rstrip().splitlines()]
+            names = read_lines(path)
             if not all(names) or len({*names}) < len(names):
                 raise UserError(f"{path}: a class without a name, or two of one name")
             return tuple(names)
@@ -176,8 +181,7 @@ def _stems(folder: Path, kind: str, split: str | None, known: dict[str, Path]) -
         return list(known)
     stems: list[str] = []
     for name in splits:
-        for line in read_text(lists / f"{name}.txt", "utf-8-sig").splitlines():
-            stem = line.strip()
+        for stem in read_lines(lists / f"{name}.txt"):
             if stem not in known and CLASS_LIST.search(stem):
                 raise UserError(f"{lists / name}.txt: a list of one class, not of a split")
             stems += [stem] if stem else []
@@ -220,9 +224,12 @@ def _stated_size(root: Element, path: Path) -> tuple[int, int] | None:
 def _number(parent: Element, tag: str, path: Path) -> float:
     text = _text(parent, tag, path)
     try:
-        return float(text)
+        number = float(text)
     except ValueError:
-        raise UserError(f"{path}: {tag} {text!r:.80} is not a number") from None
+        number = math.nan
+    if not math.isfinite(number):
+        raise UserError(f"{path}: {tag} {text!r:.80} is not a number")
+    return number
 
 
 def _text(parent: Element, tag: str, path: Path, default: str | None = None) -> str:

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import unicodedata
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from ..errors import MissingExtraError, UserError, install_hint, missing_modules, shortened
-from ..files import read_text
+from ..files import read_lines, read_text
 from ..paths import folder_content, is_folder, located, obstacle
 from .frames import frame
 from .objects import Object, ObjectChecks, unique_classes
@@ -57,6 +58,7 @@ def read_yolo(path: Path, split: str | None) -> BoxDataset:
     names = _names(fields, settings) if settings else _listed_names(folder)
     unique_classes(names, str(settings or folder))
     images = _images(folder, fields, split)
+    stems = Counter(image.stem for image in images)
     checks, samples, unlabelled = ObjectChecks(), [], []
     for image in images:
         labels = _labels_of(image)
@@ -68,7 +70,8 @@ def read_yolo(path: Path, split: str | None) -> BoxDataset:
         placed = frame(image, None, "")
         height, width = placed.size
         boxes = [Object(_corners(values, width, height), i) for i, values in objects]
-        samples.append(BoxSample(str(image), checks.target(image.name, boxes, placed, image.stem)))
+        image_id = image.stem if stems[image.stem] == 1 else str(image.with_suffix(""))
+        samples.append(BoxSample(str(image), checks.target(image.name, boxes, placed, image_id)))
     problems = checks.problems()
     if unlabelled:
         problems.append(
@@ -138,8 +141,7 @@ def _names(fields: Mapping[str, Any], path: Path) -> list[str]:
 def _listed_names(folder: Path) -> list[str]:
     for name in CLASS_FILES:
         if (folder / name).exists():
-            text = read_text(folder / name, "utf-8-sig")
-            return [line.strip() for line in text.rstrip().splitlines()]
+            return read_lines(folder / name)
     raise UserError(f"{folder}: no data.yaml or classes.txt, which name the classes")
 
 
@@ -185,8 +187,7 @@ def _source(root: Path, folder: Path, name: str) -> list[Path]:
         if is_folder(path):
             return folder_content(path).images
         if path.suffix == ".txt" and not obstacle(path):
-            lines = [line.strip() for line in read_text(path, "utf-8-sig").splitlines()]
-            images = [Path(located(path.parent, line)) for line in lines if line]
+            images = [Path(located(path.parent, line)) for line in read_lines(path) if line]
             if missing := [str(image) for image in images if obstacle(image)]:
                 raise UserError(f"{path}: {len(missing)} images are missing: {shortened(missing)}")
             return images
@@ -209,7 +210,7 @@ def _lines(path: Path, classes: int) -> Iterator[tuple[int, list[float]]]:
     Raises:
         UserError: A line that is none, a class or a number out of range.
     """
-    for number, line in enumerate(read_text(path, "utf-8-sig").splitlines(), 1):
+    for number, line in enumerate(read_lines(path), 1):
         fields = line.split()
         if not fields:
             continue
@@ -220,7 +221,7 @@ def _lines(path: Path, classes: int) -> Iterator[tuple[int, list[float]]]:
             raise UserError(f"{where}: {line!r:.80} is not a class and numbers") from None
         if len(values) < 4 or len(values) % 2:
             raise UserError(f"{where}: {len(fields)} numbers; a class and 4 are needed")
-        if not (index >= 0 and index == int(index) and index < classes):
+        if not (index.is_integer() and 0 <= index < classes):
             raise UserError(
                 f"{where}: class {fields[0]:.80}, but there are {classes} classes, 0 to {classes - 1}"
             )

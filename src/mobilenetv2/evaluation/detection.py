@@ -235,14 +235,18 @@ def read_matches(path: Path, dataset: BoxDataset, labels: tuple[str, ...]) -> di
     if not {"label", "class"} <= {*(rows.fieldnames or ())}:
         raise UserError(f"{path}: needs the columns label and class")
     matched = {}
-    for row in rows:
+    try:
+        listed = [(rows.line_num, row) for row in rows]
+    except csv.Error as error:
+        raise UserError(f"{path}: {error}") from None
+    for line, row in listed:
         label, name = row["label"], row["class"]
         if label not in labels:
-            raise UserError(f"{path}: line {rows.line_num}: the model has no class {label!r:.80}")
+            raise UserError(f"{path}: line {line}: the model has no class {label!r:.80}")
         if name not in dataset.classes:
-            raise UserError(f"{path}: line {rows.line_num}: the data has no class {name!r:.80}")
+            raise UserError(f"{path}: line {line}: the data has no class {name!r:.80}")
         if labels.index(label) in matched:
-            raise UserError(f"{path}: line {rows.line_num}: {label!r:.80} once more")
+            raise UserError(f"{path}: line {line}: {label!r:.80} once more")
         matched[labels.index(label)] = dataset.classes.index(name)
     if not matched:
         raise UserError(f"{path}: no rows")
