@@ -79,6 +79,7 @@ def test_more_than_256_classes(tmp_path: Path) -> None:
     (tmp_path / "classes.txt").write_text("".join(f"class{i}\n" for i in range(1000)))
     dataset = read_masks(tmp_path)
     assert dataset.classes[999] == "class999"
+    assert any("so that class255 never counts" in problem for problem in dataset.problems)
     assert (dataset.samples[0].target.read() == values).all()
 
 

@@ -117,13 +117,13 @@ def read_voc_masks(folder: Path, split: str | None) -> MaskDataset:
     _check_present(stems, masks, folder / MASKS, "masks")
     _check_present(stems, images, folder / IMAGES, "images")
     names = _class_names(folder)
-    if len(names) > IGNORED:
-        raise UserError(f"{folder}: {len(names)} classes, but {IGNORED} stands for no class")
     samples = []
     for stem in stems:
         target = _mask_target(masks[stem], images[stem], names)
         samples.append(MaskSample(str(images[stem]), target))
     problems = []
+    if len(names) > IGNORED:
+        problems.append(f"pixels of {IGNORED} have no class, so that {names[IGNORED]} never counts")
     if without := sorted(images.keys() - masks.keys()):
         problems.append(f"{len(without)} images without mask left out: {shortened(without)}")
     return MaskDataset(names, tuple(samples), tuple(problems))
