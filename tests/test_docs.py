@@ -45,7 +45,7 @@ NOT_RUN = {  # why a command of a page does not run here
     "mobilenetv2 convert ssd_mobilenet_v2.tflite detector.safetensors --labels labels.txt": (
         "tests/test_formats_tflite.py reads the real file"
     ),
-    "mobilenetv2 convert --float deeplabv3_mnv2_pascal_quant.tflite segmenter.safetensors": (
+    "mobilenetv2 convert deeplabv3_mnv2_pascal_quant.tflite segmenter.safetensors": (
         "as above"
     ),
     "python benchmarks/latency.py": "needs other runtimes and an idle machine",
