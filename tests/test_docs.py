@@ -45,15 +45,15 @@ NOT_RUN = {  # why a command of a page does not run here
     "mobilenetv2 convert ssd_mobilenet_v2.tflite detector.safetensors --labels labels.txt": (
         "tests/test_formats_tflite.py reads the real file"
     ),
-    "mobilenetv2 convert deeplabv3_mnv2_pascal_quant.tflite segmenter.safetensors": (
-        "as above"
-    ),
+    "mobilenetv2 convert deeplabv3_mnv2_pascal_quant.tflite segmenter.safetensors": ("as above"),
     "python benchmarks/latency.py": "needs other runtimes and an idle machine",
     "python benchmarks/latency.py --precision int8": "as above",
     "python benchmarks/plot.py benchmarks/results/latency-DATE-CPU.json docs/images/latency.png": (
         "draws the results of the above; tests/test_benchmarks.py draws some"
     ),
     "python benchmarks/startup.py": "as above",
+    "python benchmarks/tasks.py ssd_mobilenet_v2_oidv4_fp16.tflite deeplabv3_mnv2_pascal_quant.tflite"
+    " deeplabv3_mnv2_dm05_pascal_quant.tflite --images JPEGImages --samples 32": "as above",
     "python benchmarks/folder.py --images photos/ --model tf2_mobilenet_v2_1.0_224_ptq.tflite": (
         "as above"
     ),
