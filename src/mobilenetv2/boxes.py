@@ -147,31 +147,6 @@ def match(boxes: Floats, anchors: Floats, threshold: float = 0.5) -> NDArray[np.
     return matched.astype(np.int64)
 
 
-def suppress(boxes: Floats, scores: Floats, threshold: float, limit: int) -> NDArray[np.int64]:
-    """Non-maximum suppression: the boxes that overlap no better one by more than `threshold`.
-
-    Args:
-        boxes: (n, 4).
-        scores: (n,); of equal ones the first is better.
-        threshold: Intersection over union.
-        limit: Boxes that are kept at most.
-
-    Returns:
-        Indices of the kept boxes, best first.
-    """
-    waiting = np.argsort(-scores, kind="stable")
-    boxes, areas = boxes.astype(np.float64), _areas(boxes)
-    kept: list[int] = []
-    while len(waiting) and len(kept) < limit:
-        best, waiting = waiting[0], waiting[1:]
-        kept.append(int(best))
-        low = np.maximum(boxes[waiting, :2], boxes[best, :2])
-        high = np.minimum(boxes[waiting, 2:], boxes[best, 2:])
-        common = np.maximum(high - low, 0).prod(1)
-        waiting = waiting[common <= threshold * (areas[waiting] + areas[best] - common)]
-    return np.array(kept, np.int64)
-
-
 def best_boxes(
     boxes: Floats,
     scores: Floats,
@@ -187,7 +162,8 @@ def best_boxes(
         boxes: (n, 4), each clipped to the image; those without area are left out.
         scores: (n, classes).
         threshold: Scores must be above it.
-        iou_threshold: As for `suppress`.
+        iou_threshold: A box goes that overlaps a better one of its class by more (intersection over
+            union).
         limit: Boxes per class, and per image.
         classes: The classes to look for; None: all.
 
