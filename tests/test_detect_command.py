@@ -204,3 +204,24 @@ def test_a_wrong_selection_prints_nothing_but_the_error(folder, capsys) -> None:
     arguments = ["detect", "photos", "--model", "detector.safetensors", "--format", "csv"]
     assert run([*arguments, "--limit", "1000000"]) == 2
     assert capsys.readouterr().out == ""
+
+
+def test_coco_results_have_the_numbers_of_the_annotation_file(folder, capsys) -> None:
+    content = {
+        "images": [{"id": 7, "file_name": "some/a.png"}],
+        "categories": [{"id": 30, "name": "Z"}, {"id": 20, "name": "x"}],
+    }
+    Path("ids.json").write_text(json.dumps(content))
+    arguments = ["detect", "photos", "--model", "detector.safetensors", "--coco", "ids.json"]
+    assert run(arguments) == 1  # one image is not in the file
+    captured = capsys.readouterr()
+    rows = json.loads(captured.out)
+    model = mnv2.load("detector.safetensors")
+    expected = model.detect("photos/a.png").to_coco(7, {0: 20, 2: 30})
+    assert rows == expected
+    assert {row["category_id"] for row in rows} == {20, 30}
+    assert "classes that ids.json lacks are left out: y" in captured.err
+    assert "ids.json has no image photos/b/a.jpg: left out" in captured.err
+    Path("ids.json").write_text("{")
+    assert run(arguments) == 2
+    assert "ids.json: damaged" in capsys.readouterr().err

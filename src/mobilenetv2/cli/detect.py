@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from pathlib import Path
+from pathlib import Path, PurePath
 from typing import TYPE_CHECKING, Any
 
 import click
 
 from .batch import Batch, Pictures
 from .options import stretch_option, task_model, task_model_option, threads_option
-from .output import result_options, write_json, write_rows
+from .output import notify, result_options, write_json, write_rows
 
 if TYPE_CHECKING:
     from ..datasets import Sample
@@ -58,6 +58,12 @@ COLUMNS = ("file", "label", "index", "score", "x0", "y0", "x1", "y1")
     help="Write each image with its boxes drawn, as FOLDER/NAME.detected.png.",
 )
 @click.option(
+    "--coco",
+    type=click.Path(dir_okay=False, path_type=Path),
+    metavar="ANNOTATIONS",
+    help="Print COCO results instead, with the numbers that this file has for images and classes.",
+)
+@click.option(
     "--max-pixels",
     type=click.IntRange(min=1),
     help="Refuse larger images.  [default: about 179 million]",
@@ -69,6 +75,7 @@ def detect(
     paths: Sequence[str],
     model_name: str,
     draw: Path | None,
+    coco: Path | None,
     max_pixels: int | None,
     stretch: bool,
     format_: str,
@@ -89,12 +96,48 @@ def detect(
             pictures.write(sample, detections.draw)
             yield sample, detections
 
+    if coco is not None:
+        return _print_coco(coco, model.class_names(), answers(), batch)
     if format_ == "json":
         write_json({"file": Path(s.name), **d.to_dict()} for s, d in answers())
     else:
         rows = (row for sample, d in answers() for row in _rows(sample, d, format_ == "table"))
         write_rows(rows, COLUMNS, format_)
     return batch.exit_code()
+
+
+def _print_coco(
+    path: Path,
+    labels: tuple[str, ...],
+    answers: Iterator[tuple[Sample, Detections]],
+    batch: Batch,
+) -> int:
+    """Prints a COCO results file; images and classes that the annotation file lacks are named."""
+    from ..datasets import BoxDataset
+    from ..datasets.coco import read_coco_ids
+    from ..errors import shortened
+    from ..evaluation import match_boxes
+
+    ids = read_coco_ids(path)
+    numbers = tuple(ids.categories.values())
+    matched = match_boxes(BoxDataset(tuple(ids.categories), (), numbers, (), ()), labels)
+    if lacking := [label for index, label in enumerate(labels) if index not in matched]:
+        notify(f"note: classes that {path} lacks are left out: {shortened(lacking)}")
+    categories = {index: numbers[place] for index, place in matched.items()}
+    unknown: list[str] = []
+
+    def rows() -> Iterator[dict[str, Any]]:
+        for sample, detections in answers:
+            name = PurePath(sample.name).name
+            if name in ids.images:
+                yield from detections.to_coco(ids.images[name], categories)
+            else:
+                unknown.append(sample.name)
+
+    write_json(rows())
+    if unknown:
+        notify(f"{path} has no image {shortened(unknown)}: left out")
+    return batch.exit_code() or int(bool(unknown))
 
 
 def _rows(sample: Sample, detections: Detections, empty: bool) -> Iterator[dict[str, Any]]:

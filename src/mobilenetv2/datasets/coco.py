@@ -9,7 +9,9 @@ import re
 import unicodedata
 from collections import defaultdict
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
+from typing import TypeVar
 
 import msgspec
 
@@ -49,6 +51,44 @@ class _File(msgspec.Struct):
     categories: list[_Category]
 
 
+class _Listing(msgspec.Struct):
+    images: list[_Image]
+    categories: list[_Category]
+
+
+Content = TypeVar("Content", bound=msgspec.Struct)
+
+
+@dataclass(frozen=True)
+class CocoIds:
+    """The numbers that a COCO file has for its images and classes.
+
+    Attributes:
+        images: By file name without folders.
+        categories: By name, in ascending order of the numbers.
+    """
+
+    images: dict[str, int | str]
+    categories: dict[str, int]
+
+
+def read_coco_ids(path: Path) -> CocoIds:
+    """The numbers in a COCO file, which may lack annotations; its images need not be there.
+
+    Raises:
+        UserError: The file is damaged, or two images or classes have one name.
+    """
+    content = _parsed(path, _Listing)
+    categories = sorted(content.categories, key=lambda category: category.id)
+    unique_classes([_name(category) for category in categories], str(path))
+    names = [posixpath.basename(image.file_name) for image in content.images]
+    _check_unique(names, path, "entries of the image")
+    return CocoIds(
+        dict(zip(names, [image.id for image in content.images], strict=True)),
+        {_name(category): category.id for category in categories},
+    )
+
+
 def read_coco(path: Path) -> BoxDataset:
     """The boxes in one COCO file, with the images beside it.
 
@@ -57,7 +97,7 @@ def read_coco(path: Path) -> BoxDataset:
     Raises:
         UserError: The file is damaged or contradicts itself, or images are missing.
     """
-    content = _parsed(path)
+    content = _parsed(path, _File)
     categories = sorted(content.categories, key=lambda category: category.id)
     unique_classes([_name(category) for category in categories], str(path))
     _check_unique([category.id for category in categories], path, "categories with the id")
@@ -87,7 +127,7 @@ def read_coco(path: Path) -> BoxDataset:
     )
 
 
-def _parsed(path: Path) -> _File:
+def _parsed(path: Path, kind: type[Content]) -> Content:
     if reason := obstacle(path):
         raise UserError(f"{path}: {reason}")
     try:
@@ -98,7 +138,7 @@ def _parsed(path: Path) -> _File:
         ):
             mark = bytes(view[:3]) == codecs.BOM_UTF8
             with view[3 * mark :] as text:
-                return msgspec.json.decode(text, type=_File)
+                return msgspec.json.decode(text, type=kind)
     except msgspec.ValidationError as error:
         raise UserError(f"{path}: not a COCO file of boxes: {error}") from None
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
