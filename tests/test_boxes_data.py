@@ -12,7 +12,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from mobilenetv2.datasets import BoxDataset, read_boxes
+import mobilenetv2 as mnv2
+from mobilenetv2.datasets import BoxDataset, read_boxes, read_masks
 from mobilenetv2.datasets.frames import Frame
 from mobilenetv2.errors import UserError
 
@@ -494,3 +495,28 @@ def test_the_sample_of_coco(shared: Callable[[str], Path]) -> None:
     assert dataset.problems == ()
     empty = [sample.target.image_id for sample in dataset.samples if not len(sample.target)]
     assert empty == [250, 508]
+
+
+@pytest.mark.parametrize("read", [read_boxes, read_masks])
+@pytest.mark.parametrize("source", [None, 1, b"data", ["data"]])
+def test_what_is_no_name_of_data(read: Any, source: Any) -> None:
+    with pytest.raises(UserError, match="source must be a file name, not"):
+        read(source)
+
+
+def test_difficult_objects_are_marked_by_0_or_1(tmp_path: Path) -> None:
+    write_voc(tmp_path)
+    path = tmp_path / "Annotations" / "a.xml"
+    text = path.read_text()
+    for flag, difficult in (("1", True), ("true", True), ("0", False)):
+        path.write_text(text.replace("<bndbox>", f"<difficult>{flag}</difficult><bndbox>", 1))
+        assert read_boxes(tmp_path).samples[0].target.difficult.tolist() == [difficult, False]
+    path.write_text(text.replace("<bndbox>", "<difficult>perhaps</difficult><bndbox>", 1))
+    with pytest.raises(UserError, match=r"a\.xml: difficult 'perhaps' is neither 0 nor 1"):
+        read_boxes(tmp_path)
+
+
+def test_what_is_no_model_is_not_evaluated(tmp_path: Path) -> None:
+    for evaluate in (mnv2.evaluate_detector, mnv2.evaluate_segmenter):
+        with pytest.raises(UserError, match="model must be of type"):
+            evaluate(None, tmp_path)

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import numpy as np
 
-from ..arguments import check_list
+from ..arguments import check_list, check_path
 from ..errors import UserError, shortened
 from ..paths import is_folder, obstacle
 from .coco import coco_files, read_coco
@@ -47,7 +47,7 @@ def read_boxes(
         check_list("classes", classes)
     if classes is not None and (not classes or len({*classes}) < len(classes)):
         raise UserError("classes needs names, none of them twice")
-    path = Path(source)
+    path = Path(check_path("source", source))
     dataset = _boxes(path, split, classes)
     return dataset if classes is None else _of_classes(dataset, tuple(classes), path)
 
@@ -62,7 +62,7 @@ def read_masks(source: str | os.PathLike[str], split: str | None = None) -> Mask
     Raises:
         UserError: As for `read_boxes`, or a mask has values that are no classes.
     """
-    path = Path(source)
+    path = Path(check_path("source", source))
     folder = voc_folder(path) if is_folder(path) else None
     if folder is None or not is_folder(folder / MASKS):
         reason = "" if is_folder(path) else obstacle(path)

@@ -204,7 +204,10 @@ def _object(each: Element, class_index: int, path: Path) -> Object:
     if box is None:
         raise UserError(f"{path}: an object without bndbox: only upright boxes are read")
     left, top, right, bottom = (_number(box, tag, path) for tag in ("xmin", "ymin", "xmax", "ymax"))
-    difficult = _text(each, "difficult", path, "0") == "1"
+    flag = _text(each, "difficult", path, "0").lower()
+    if flag not in ("0", "1", "false", "true"):
+        raise UserError(f"{path}: difficult {flag!r:.80} is neither 0 nor 1")
+    difficult = flag in ("1", "true")
     first = min(left, right) - 1, min(top, bottom) - 1
     last = max(left, right), max(top, bottom)
     corners = (*first, *last)

@@ -8,21 +8,20 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from ..arguments import check_kind
 from ..boxes import overlaps
 from ..datasets import BoxDataset, BoxSample, Dataset, read_boxes
+from ..detector import Detector
 from ..errors import ImageError, UserError, shortened
 from ..files import read_text
 from ..results import Detections
 from .coco import check_pycocotools, evaluated
 from .matching import match_classes
-
-if TYPE_CHECKING:
-    from ..detector import Detector
 
 LOWEST_SCORE = 0.001  # of the detections that count: the precision at high recall needs many
 SHOWN_SCORE, SHOWN_IOU = 0.5, 0.5  # for the errors of one image
@@ -177,11 +176,17 @@ def evaluate_detector(
         MissingExtraError: pycocotools is not installed.
         UserError: The model has no class of the dataset, or no image could be read.
     """
+    check_kind("model", model, Detector)
     check_pycocotools()
     if not isinstance(dataset, BoxDataset):
         dataset = read_boxes(dataset)
     labels = model.class_names()
     matched = match_boxes(dataset, labels) if matched is None else matched
+    for index, place in matched.items():
+        if index not in range(len(labels)) or place not in range(len(dataset.classes)):
+            raise UserError(
+                f"matched has the classes {index!r:.40} and {place!r:.40}: out of range"
+            )
     answers: list[tuple[BoxSample, Detections]] = []
     skipped: list[ImageError] = []
     results: Any = model.detect_files(dataset.samples, BoxSample.decode, threshold=LOWEST_SCORE)

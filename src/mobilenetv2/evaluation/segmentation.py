@@ -6,17 +6,16 @@ import os
 from collections.abc import Callable, Iterable
 from contextlib import closing
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from ..arguments import check_kind
 from ..datasets import IGNORED, Dataset, MaskDataset, MaskSample, read_masks
 from ..errors import ImageError, UserError, shortened
+from ..segmenter import Segmenter
 from .matching import match_classes
-
-if TYPE_CHECKING:
-    from ..segmenter import Segmenter
 
 Mask = NDArray[Any]
 
@@ -123,6 +122,7 @@ def evaluate_segmenter(
     Raises:
         UserError: The model lacks a class that occurs, or no image could be read.
     """
+    check_kind("model", model, Segmenter)
     if not isinstance(dataset, MaskDataset):
         dataset = read_masks(dataset)
     labels = model.class_names()
