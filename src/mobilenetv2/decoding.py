@@ -249,6 +249,7 @@ def stored_mode(image: Image) -> str:
 
 
 def stored_orientation(image: Image) -> Any:
+    """The EXIF orientation of an opened image, 1 to 8; anything else, or None, means none."""
     try:
         return image.getexif().get(0x0112)
     except Exception:  # Pillow may raise anything on damaged EXIF; the pixels are still good

@@ -11,7 +11,12 @@ import click
 
 from ..printable import printable
 from .batch import Batch
-from .options import model_option, stretch_option, threads_option
+from .options import (
+    max_pixels_option,
+    model_option,
+    stretch_option,
+    threads_option,
+)
 from .output import (
     notify,
     notify_notes,
@@ -40,11 +45,7 @@ COLUMNS = ("file", "rank", "index", "label", "probability")
     show_default=True,
     help="Count classes as the model does, or as its dataset does: without a background class.",
 )
-@click.option(
-    "--max-pixels",
-    type=click.IntRange(min=1),
-    help="Refuse larger images.  [default: about 179 million]",
-)
+@max_pixels_option
 @threads_option
 @stretch_option
 @result_options

@@ -9,7 +9,13 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from .batch import Batch, Pictures
-from .options import stretch_option, task_model, task_model_option, threads_option
+from .options import (
+    max_pixels_option,
+    stretch_option,
+    task_model,
+    task_model_option,
+    threads_option,
+)
 from .output import notify, result_options, write_json, write_rows
 
 if TYPE_CHECKING:
@@ -63,11 +69,7 @@ COLUMNS = ("file", "label", "index", "score", "x0", "y0", "x1", "y1")
     metavar="ANNOTATIONS",
     help="Print COCO results instead, with the numbers that this file has for images and classes.",
 )
-@click.option(
-    "--max-pixels",
-    type=click.IntRange(min=1),
-    help="Refuse larger images.  [default: about 179 million]",
-)
+@max_pixels_option
 @threads_option
 @stretch_option
 @result_options

@@ -11,7 +11,12 @@ import click
 
 from ..printable import printable
 from .batch import Batch
-from .options import model_option, stretch_option, threads_option
+from .options import (
+    max_pixels_option,
+    model_option,
+    stretch_option,
+    threads_option,
+)
 from .output import (
     OutputPath,
     notify_notes,
@@ -53,11 +58,7 @@ class _FeaturesPath(OutputPath):
     help="What to write.  [default: by the suffix of --output]",
 )
 @model_option
-@click.option(
-    "--max-pixels",
-    type=click.IntRange(min=1),
-    help="Refuse larger images.  [default: about 179 million]",
-)
+@max_pixels_option
 @threads_option
 @stretch_option
 def features(

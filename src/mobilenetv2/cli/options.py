@@ -103,6 +103,12 @@ threads_option = click.option(
     help="Threads of the network.  [default: MOBILENETV2_THREADS, else the processors this process may use]",
 )
 
+max_pixels_option = click.option(
+    "--max-pixels",
+    type=click.IntRange(min=1),
+    help="Refuse larger images.  [default: about 179 million]",
+)
+
 stretch_option = click.option(
     "--stretch",
     is_flag=True,

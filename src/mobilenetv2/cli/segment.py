@@ -9,7 +9,13 @@ from typing import TYPE_CHECKING
 import click
 
 from .batch import Batch, Pictures
-from .options import stretch_option, task_model, task_model_option, threads_option
+from .options import (
+    max_pixels_option,
+    stretch_option,
+    task_model,
+    task_model_option,
+    threads_option,
+)
 from .output import result_options, write_json, write_rows
 
 if TYPE_CHECKING:
@@ -34,11 +40,7 @@ COLUMNS = ("file", "index", "label", "share")
     metavar="FOLDER",
     help="Write each image with its classes as colours over it, as FOLDER/NAME.segmented.png.",
 )
-@click.option(
-    "--max-pixels",
-    type=click.IntRange(min=1),
-    help="Refuse larger images.  [default: about 179 million]",
-)
+@max_pixels_option
 @threads_option
 @stretch_option
 @result_options
