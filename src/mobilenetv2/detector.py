@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
-from contextlib import closing
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar, TypeVar, overload
 
@@ -14,7 +13,7 @@ from . import boxes
 from .errors import ImageError, UserError
 from .graph import network
 from .heads import SSDHead
-from .model import Model, raised
+from .model import Model, one_or_all
 from .records import Meta, Record
 from .results import Detections
 
@@ -89,11 +88,10 @@ class Detector(Model):
             UserError: A field of `selection` is unknown or out of range.
         """
         chosen = self._selection(selection)
-        if isinstance(image, list | tuple) or (isinstance(image, np.ndarray) and image.ndim == 4):
-            with closing(self._map(image, chosen)) as results:
-                return [raised(result) for _, result in results]
-        with closing(self._map([image], chosen)) as results:
-            return raised(next(results)[1])
+        answer: Detections | list[Detections] = one_or_all(
+            image, lambda images: self._map(images, chosen)
+        )
+        return answer
 
     def detect_files(
         self,

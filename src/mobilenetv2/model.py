@@ -268,6 +268,21 @@ class Model:
         return [Prediction(names[i], int(i), float(probabilities[i])) for i in order]
 
 
+def one_or_all(
+    image: Any, run: Callable[[Any], Generator[tuple[Any, Result | ImageError], None, None]]
+) -> Any:
+    """The answer for one image, or the list of answers for a list, a tuple or an array (N, H, W, C).
+
+    Args:
+        image: One of these.
+        run: Gives each image of a list with its answer or error; the first error is raised.
+    """
+    many = isinstance(image, list | tuple) or (isinstance(image, np.ndarray) and image.ndim == 4)
+    with closing(run(image if many else [image])) as results:
+        answers = [raised(result) for _, result in results]
+    return answers if many else answers[0]
+
+
 def raised(result: Result | ImageError) -> Result:
     """The result, unless it is an error, which is raised."""
     if isinstance(result, ImageError):

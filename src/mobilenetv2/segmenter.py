@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Generator, Iterable, Iterator
-from contextlib import closing
 from typing import TYPE_CHECKING, Any, TypeVar, overload
 
 import numpy as np
 from numpy.typing import NDArray
 
 from .errors import ImageError, UserError
-from .model import Model, raised
+from .model import Model, one_or_all
 from .results import Segmentation
 
 if TYPE_CHECKING:
@@ -56,11 +55,8 @@ class Segmenter(Model):
         Raises:
             ImageError: The image cannot be decoded.
         """
-        if isinstance(image, list | tuple) or (isinstance(image, np.ndarray) and image.ndim == 4):
-            with closing(self._map(image)) as results:
-                return [raised(result) for _, result in results]
-        with closing(self._map([image])) as results:
-            return raised(next(results)[1])
+        answer: Segmentation | list[Segmentation] = one_or_all(image, self._map)
+        return answer
 
     def segment_files(
         self,
