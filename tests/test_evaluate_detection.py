@@ -19,6 +19,7 @@ from mobilenetv2.evaluation import (
     DetectionEvaluation,
     evaluate_detector,
     match_boxes,
+    read_matches,
     score_detections,
 )
 from mobilenetv2.results import Detections
@@ -186,3 +187,14 @@ def test_several_classes_of_the_model_may_be_one_of_the_data() -> None:
     evaluation = evaluated(TARGET, [FOUND, ([50, 50, 90, 90], 0.7, 1)], {0: 0, 1: 0})
     assert evaluation.scores.ap == pytest.approx(1)
     assert evaluation.classes[0].indices == (0, 1)
+
+
+def test_a_list_of_matches_may_have_odd_names(tmp_path: Path) -> None:
+    """Names with a line separator of Unicode or a quoted comma are whole."""
+    path = tmp_path / "match.csv"
+    path.write_text('label,class\na\u2028b,"x, y"\nc,z\n', encoding="utf-8")
+    dataset = BoxDataset(("z", "x, y"), (), (1, 2), (), ())
+    assert read_matches(path, dataset, ("c", "a\u2028b")) == {1: 1, 0: 0}
+    path.write_text("label,class\n" + "a" * 200_000 + ",z\n")
+    with pytest.raises(UserError, match=r"match\.csv: field larger than field limit"):
+        read_matches(path, dataset, ("c",))

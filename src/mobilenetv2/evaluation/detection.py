@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import io
 import os
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import closing
@@ -236,7 +237,7 @@ def read_matches(path: Path, dataset: BoxDataset, labels: tuple[str, ...]) -> di
     Raises:
         UserError: The file is no such list, or names a label or class that there is not.
     """
-    rows = csv.DictReader(read_text(path, "utf-8-sig").splitlines())
+    rows = csv.DictReader(io.StringIO(read_text(path, "utf-8-sig")))
     if not {"label", "class"} <= {*(rows.fieldnames or ())}:
         raise UserError(f"{path}: needs the columns label and class")
     matched = {}
