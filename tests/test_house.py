@@ -58,9 +58,14 @@ MAY_IMPORT = {
     "segmenter": TRUNK | {"model"},
     "loading": TRUNK | {"formats", "model", "detector", "segmenter"},
     "evaluation": TRUNK | MODELS,
+    "writers": TRUNK,
+    "verification": TRUNK | {"runtime", "writers"},
+    "exporting": TRUNK | MODELS | {"runtime", "writers", "verification"},
     "insight": TRUNK | MODELS | {"runtime", "evaluation", "training"},
-    "cli": TRUNK | MODELS | {"runtime", "formats", "nn", "evaluation", "training", "insight"},
-    "__init__": TRUNK | MODELS | {"evaluation", "nn", "runtime", "training"},
+    "cli": TRUNK
+    | MODELS
+    | {"runtime", "formats", "nn", "evaluation", "training", "insight", "writers", "exporting"},
+    "__init__": TRUNK | MODELS | {"evaluation", "nn", "runtime", "training", "exporting"},
     "__main__": {"cli"},
 }
 TORCH_IS_AT_HOME = ("nn/", "training/", "insight/", "formats/pytorch.py")

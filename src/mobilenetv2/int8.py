@@ -53,6 +53,7 @@ class Quantization(msgspec.Struct):
     activations: dict[str, tuple[float, int]]
     pooling: str | None = None
     signed: bool = False
+    unstored: dict[str, tuple[float, int]] = {}
 
 
 @dataclass(frozen=True)
@@ -103,6 +104,8 @@ class Int8Checkpoint:
             tensors have that scale.
         signed: The codes, less 128, are what an int8 file has: halves of averages and resizes are
             rounded away from 128 instead of up.
+        unstored: With "nearest", how other runtimes may store the tensors that have no entry in
+            `activations`; not used here. All of these tensors, or none.
         labels: One per class, or ().
         preprocessing: What the weights expect of an image.
         provenance: Any facts that JSON can hold.
@@ -124,6 +127,7 @@ class Int8Checkpoint:
     provenance: dict[str, Any] = field(default_factory=dict, repr=False)
     notes: tuple[str, ...] = ()
     signed: bool = False
+    unstored: Mapping[str, Activation] = field(default_factory=dict, repr=False)
 
     def __post_init__(self) -> None:
         check_description(self.architecture, self.labels, self.preprocessing, self.provenance)
@@ -161,16 +165,21 @@ class Int8Checkpoint:
         for name in stored:
             if name not in self.activations:
                 yield f"no scale for the output of {name}"
-        for name, activation in self.activations.items():
+        others = set(stored_tensors(self.architecture, "twice")) - set(stored)
+        if self.unstored and self.unstored.keys() != others:
+            yield f"unstored must be of {shortened(sorted(others)) or 'nothing'}"
+        for name in self.activations:
             if name not in stored:
                 yield f"a scale for {name}, which is not stored"
+        for name, activation in {**self.unstored, **self.activations}.items():
             if not (np.isfinite(activation.scale) and activation.scale > 0):
                 yield f"the scale of {name} is not positive"
             if not 0 <= activation.zero_point <= 255:
                 yield f"the zero point of {name} is not within 0..255"
         for step in layers(self.architecture):
-            resized = step.kind == "resize" and step.name in self.activations
-            if resized and self.activations[step.name] != self.activations.get(step.sources[0]):
+            known = {**self.unstored, **self.activations}
+            resized = step.kind == "resize" and step.name in known
+            if resized and known[step.name] != known.get(step.sources[0]):
                 yield f"{step.name} has another scale than the map that it resizes"
 
     def save(self, path: str | os.PathLike[str]) -> None:
@@ -190,6 +199,10 @@ class Int8Checkpoint:
         }
         if self.signed:
             quantization["signed"] = True
+        if self.unstored:
+            quantization["unstored"] = {
+                n: [a.scale, a.zero_point] for n, a in self.unstored.items()
+            }
         header = description_header(
             self.architecture, self.labels, self.preprocessing, self.provenance
         )
@@ -248,6 +261,7 @@ class Int8Checkpoint:
                 rounding=stored.rounding,
                 pooling=pooling,
                 signed=stored.signed,
+                unstored={name: Activation(*pair) for name, pair in stored.unstored.items()},
                 **description,
             )
 

@@ -183,12 +183,14 @@ def to_int8(
         step = image_scale if source == "image" else activations[source].scale
         mean = means[source].reshape(layer.groups, -1)
         int8_layers[layer.name] = quantized_layer(weight, bias, step, mean)
+    stored = stored_tensors(checkpoint.architecture, "nearest")
     return Int8Checkpoint(
         architecture=checkpoint.architecture,
         layers=int8_layers,
         image_scale=image_scale,
         image_zero_points=image_zeros,
-        activations=activations,
+        activations={name: activations[name] for name in stored},
+        unstored={name: of for name, of in activations.items() if name not in stored},
         labels=checkpoint.labels,
         preprocessing=checkpoint.preprocessing,
         provenance={**checkpoint.provenance, "calibration_images": len(pixels)},
@@ -242,21 +244,22 @@ def _image_scales(
 def _observe(
     checkpoint: Checkpoint, pixels: NDArray[np.uint8], advance: Callable[[], object]
 ) -> tuple[dict[str, Activation], dict[str, NDArray[np.float64]]]:
-    """How each tensor is stored, outputs of ReLU6 as 0..6 and the others by their values on the
-    images, and the mean of each of its channels.
+    """How each tensor is stored by a runtime that stores all, outputs of ReLU6 as 0..6 and the
+    others by their values on the images; and the mean of each channel of those that are not resized.
     """
     kinds = {layer.name: layer.activation for layer in layers(checkpoint.architecture)}
-    names = stored_tensors(checkpoint.architecture, "nearest")
     resized = {
         layer.name: layer.sources[0]
         for layer in layers(checkpoint.architecture)
-        if layer.kind == "resize" and layer.name in names
+        if layer.kind == "resize"
     }
+    stored = stored_tensors(checkpoint.architecture, "nearest")
+    every = stored_tensors(checkpoint.architecture, "twice")
+    names = [name for name in every if name not in resized]
     reference = Reference(checkpoint)
-    rng = np.random.default_rng(0)
-    samples: dict[str, list[NDArray[Any]]] = {
-        name: [] for name in names if kinds[name] != "relu6" and name not in resized
-    }
+    # two: tensors that our runtime does not store have no influence on those that it stores
+    generators = {True: np.random.default_rng(0), False: np.random.default_rng(1)}
+    samples: dict[str, list[NDArray[Any]]] = {name: [] for name in names if kinds[name] != "relu6"}
     means = {name: np.zeros(1) for name in names}
     for begin in range(0, len(pixels), BATCH):
         batch = pixels[begin : begin + BATCH]
@@ -266,6 +269,7 @@ def _observe(
                 raise UserError(f"the output of {name} overflows on the calibration images")
             means[name] = means[name] + mean
             if name in samples:
+                rng = generators[name in stored]
                 places = rng.integers(0, values.size, len(batch) * SAMPLES)
                 samples[name] += [values.ravel()[places], np.array([values.min(), values.max()])]
         for _ in batch:
@@ -273,7 +277,6 @@ def _observe(
     activations = {
         name: best_activation(np.concatenate(samples[name])) if name in samples else RELU6
         for name in names
-        if name not in resized
     }
     for name, source in resized.items():
         activations[name] = activations[source]

@@ -1,0 +1,75 @@
+"""Other people's formats, written from a checkpoint: a loop over `network()` for each, without a
+tracer, PyTorch or TensorFlow.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from importlib import import_module
+from pathlib import Path
+from typing import Any
+
+from ..errors import MissingExtraError, install_hint, missing_modules
+from ..int8 import AnyCheckpoint
+from .options import WriteOptions, WriterError
+
+__all__ = ["FORMATS", "Format", "WriteOptions", "WriterError", "format_of", "writer"]
+
+
+@dataclass(frozen=True)
+class Format:
+    """A format that files are written in.
+
+    Attributes:
+        name: As `--to` takes it.
+        suffix: Ending of its files; "" stands for a folder.
+        module: The module of this package that writes it, with a function `write(checkpoint, path,
+            options)`; it gives every file and folder that it made. Of the same name is the module of
+            `verification` that runs it.
+        needs: Modules that writing needs.
+        runs_with: The package on PyPI that checks a written file, and its module.
+    """
+
+    name: str
+    suffix: str
+    module: str
+    needs: tuple[str, ...] = ()
+    runs_with: tuple[str, str] = ("", "")
+
+
+FORMATS = {
+    each.name: each
+    for each in (
+        Format("onnx", ".onnx", "onnx", ("onnx",), ("onnxruntime", "onnxruntime")),
+        Format("tflite", ".tflite", "tflite", (), ("ai-edge-litert", "ai_edge_litert")),
+        Format("openvino", ".xml", "openvino", ("onnx", "openvino"), ("openvino", "openvino")),
+        Format("coreml", ".mlpackage", "coreml", ("coremltools",), ("coremltools", "coremltools")),
+        Format("ncnn", ".param", "ncnn", (), ("ncnn", "ncnn")),
+        Format("torchvision", ".pth", "torchvision", ("torch",), ("torch", "torch")),
+        Format("timm", ".safetensors", "timm"),
+        Format("keras", ".h5", "keras", ("h5py",), ("h5py", "h5py")),
+        Format("transformers.js", "", "transformers_js", ("onnx",), ("onnxruntime", "onnxruntime")),
+    )
+}
+
+
+def format_of(path: Path) -> Format | None:
+    """The format that a file's ending stands for; None: our own, or an unknown one."""
+    named = [each for each in FORMATS.values() if each.suffix == path.suffix.lower()]
+    return named[0] if path.suffix and named and named[0].name != "timm" else None
+
+
+def writer(target: Format) -> Callable[[AnyCheckpoint, Path, WriteOptions], tuple[Path, ...]]:
+    """The function that writes a format.
+
+    Raises:
+        MissingExtraError: A module that it needs is not installed.
+    """
+    if missing := missing_modules(*target.needs):
+        raise MissingExtraError(
+            f"writing {target.name} needs {' and '.join(missing)}; {install_hint('export')}"
+        )
+    module: Any = import_module(f".{target.module}", __name__)
+    write: Callable[[AnyCheckpoint, Path, WriteOptions], tuple[Path, ...]] = module.write
+    return write

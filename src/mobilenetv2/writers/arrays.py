@@ -1,0 +1,43 @@
+"""The arrays of a checkpoint as other formats hold them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ..checkpoint import Checkpoint
+from ..folding import fold
+from ..int8 import Activation, Int8Checkpoint, stored_tensors
+from ..layer import Layer
+from .options import WriterError
+
+
+def folded(checkpoint: Checkpoint, layer: Layer) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+    """Kernel and bias of a layer, with its batch norm folded in, float32."""
+    weight, bias = fold(checkpoint, layer)
+    return weight.astype(np.float32), bias.astype(np.float32)
+
+
+def image_zero_points(checkpoint: Int8Checkpoint) -> tuple[int, ...]:
+    """The zero points of the image's channels; one where all are equal."""
+    zeros = checkpoint.image_zero_points
+    return zeros[:1] if len(set(zeros)) == 1 else zeros
+
+
+def activations(checkpoint: Int8Checkpoint) -> Mapping[str, Activation]:
+    """How each tensor is stored by a runtime that stores all of them, by the name of its layer.
+
+    Raises:
+        WriterError: The checkpoint does not say it of a tensor that our runtime does not store.
+    """
+    known = {**checkpoint.unstored, **checkpoint.activations}
+    names = stored_tensors(checkpoint.architecture, "twice")
+    if missing := [name for name in names if name not in known]:
+        raise WriterError(
+            f"the int8 model does not say which range {missing[0]} has, which other runtimes store "
+            "and ours does not: quantise the float model again, with `mobilenetv2 quantize` or "
+            "`mobilenetv2 convert --int8 --calibrate DIR`"
+        )
+    return {name: known[name] for name in names}

@@ -1,0 +1,116 @@
+"""What a written file is to be like, and how it describes itself."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Annotated, Any, ClassVar, Literal
+
+from .. import boxes
+from ..errors import UserError
+from ..graph import network
+from ..heads import SSDHead
+from ..int8 import AnyCheckpoint, Int8Checkpoint
+from ..records import Meta, Record
+
+
+@dataclass(frozen=True, kw_only=True)
+class WriteOptions(Record):
+    """What a file of another format is to be like. A writer refuses what its format cannot hold.
+
+    Attributes:
+        input: "float32": normalised as the preprocessing says, by whoever runs the file; "uint8":
+            pixels, which the file normalises itself.
+        results: "raw": what the network gives: a classifier's "logits", a feature extractor's
+            "features", a segmenter's "scores" at the size of the pixels, a detector's "codes" of
+            boxes and "scores" (probabilities, without the background), one row per anchor. "final":
+            what a user wants: "probabilities", a "mask", or "boxes", "scores" and "classes" after
+            non-maximum suppression.
+        layout: Order of the axes of the image and of maps; None: the format's own.
+        batch: Images per call; None: any number.
+        dynamic_size: Whether images of any height and width are taken.
+        float16: Whether weights are stored as float16.
+        opset: Version of ONNX's operators; None: the oldest that the file needs, 17 at least.
+        task_metadata: With the metadata that MediaPipe's tasks read, and the input and results that
+            they need.
+        score_threshold: Of the detections in "final" results.
+        iou_threshold: Of their non-maximum suppression.
+        max_detections: The most of them, per class and per image.
+    """
+
+    noun: ClassVar[str] = "file"
+
+    input: Literal["float32", "uint8"] = "float32"
+    results: Literal["raw", "final"] = "raw"
+    layout: Literal["nchw", "nhwc"] | None = None
+    batch: Annotated[int, Meta(ge=1, le=1 << 16)] | None = 1
+    dynamic_size: bool = False
+    float16: bool = False
+    opset: Annotated[int, Meta(ge=1, le=99)] | None = None
+    task_metadata: bool = False
+    score_threshold: Annotated[float, Meta(ge=0, le=1)] = 0.3
+    iou_threshold: Annotated[float, Meta(ge=0, le=1)] = 0.6
+    max_detections: Annotated[int, Meta(ge=1, le=1 << 16)] = 100
+
+
+class WriterError(UserError):
+    """A file that cannot be written as it is asked for; the message names the reason and the fix."""
+
+
+def refuse(options: WriteOptions, target: str, **reasons: str) -> None:
+    """Refuses options that a format cannot hold.
+
+    Args:
+        options: Those given.
+        target: Name of the format, for messages.
+        reasons: By the name of an option that must have its default value: why.
+
+    Raises:
+        WriterError: One of them has another value.
+    """
+    for name, reason in reasons.items():
+        if getattr(options, name) != getattr(WriteOptions(), name):
+            raise WriterError(f"{target}: {name} {getattr(options, name)!r}: {reason}")
+
+
+def result_names(checkpoint: AnyCheckpoint, options: WriteOptions) -> tuple[str, ...]:
+    """The names of a file's outputs, in order."""
+    task = checkpoint.architecture.head.task
+    raw = {
+        "classification": ("logits",),
+        "features": ("features",),
+        "segmentation": ("scores",),
+        "detection": ("codes", "scores"),
+    }
+    final = {
+        "classification": ("probabilities",),
+        "features": ("features",),
+        "segmentation": ("mask",),
+        "detection": ("boxes", "scores", "classes"),
+    }
+    return (raw if options.results == "raw" else final)[task]
+
+
+def description(checkpoint: AnyCheckpoint, options: WriteOptions) -> dict[str, Any]:
+    """What a reader needs to know of a file, as JSON: the entry "mobilenetv2" of its metadata.
+
+    Returns:
+        task, labels, preprocessing (fields of `Preprocessing`), input ("float32" or "uint8"), size
+        (height, width), results, provenance; of detectors also anchors (n, 4) as centre y, x,
+        height, width in parts of the pixels, and the four scales of the codes.
+    """
+    architecture = checkpoint.architecture
+    facts: dict[str, Any] = {
+        "task": architecture.head.task,
+        "labels": list(checkpoint.labels),
+        "preprocessing": checkpoint.preprocessing.to_dict(),
+        "input": options.input,
+        "size": list(architecture.resolution),
+        "results": list(result_names(checkpoint, options)),
+        "numbers": "int8" if isinstance(checkpoint, Int8Checkpoint) else "float32",
+        "provenance": checkpoint.provenance,
+    }
+    head = architecture.head
+    if isinstance(head, SSDHead) and options.results == "raw":
+        facts["anchors"] = boxes.anchors(head, network(architecture)).tolist()
+        facts["code_scales"] = list(boxes.CODE_SCALES)
+    return facts
