@@ -69,7 +69,7 @@ class Int8Layers:
         else:
             kind, axis = ("Add", {}) if layer.kind == "add" else ("Concat", {"axis": 1})
             inputs = [self._real(each) for each in layer.sources]
-            self._store(layer, graph.node(kind, inputs, f"{name}.real", **axis))
+            self._store(layer, graph.node(kind, inputs, f"{name}.sum", **axis))
 
     def _store(self, layer: Layer, sums: str) -> None:
         """Stores a layer's result, unless it is an answer that stays float32."""
