@@ -11,7 +11,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from onnx_files import write_onnx, write_qdq
 from peer_arrays import folded
 from peers import PEERS, Recipe
 from tflite_file import write_tflite
@@ -21,6 +20,7 @@ from mobilenetv2.checkpoint import Checkpoint
 from mobilenetv2.graph import array_shapes, layers
 from mobilenetv2.images import Preprocessing
 from mobilenetv2.int8 import AnyCheckpoint, Int8Checkpoint
+from mobilenetv2.writers import WriteOptions, onnx
 
 
 def random_checkpoint(width_mult: float = 1.0, resolution: int = 224, seed: int = 0) -> Checkpoint:
@@ -81,6 +81,12 @@ def recipe(checkpoint: AnyCheckpoint) -> Recipe:
     )
     short_side = round(p.size[0] / p.crop_fraction)
     return Recipe(short_side, p.size[0], p.interpolation, p.mean, p.std, labels)
+
+
+def write_onnx(checkpoint: AnyCheckpoint, path: Path, batch: int | None = 1) -> None:
+    """Writes ONNX: of normalised images in float32, of pixels in int8."""
+    takes = "uint8" if isinstance(checkpoint, Int8Checkpoint) else "float32"
+    onnx.write(checkpoint, path, WriteOptions(batch=batch, input=takes))
 
 
 def write_ncnn(checkpoint: Checkpoint, path: Path, batch: int | None = 1) -> None:
@@ -155,6 +161,6 @@ WRITERS: dict[str, Callable[[Checkpoint, Path, int | None], None]] = {
     ".pt": write_torch,
 }
 INT8_WRITERS: dict[str, Callable[[Int8Checkpoint, Path, int | None], None]] = {
-    ".onnx": write_qdq,
+    ".onnx": write_onnx,
     ".tflite": write_tflite,
 }
