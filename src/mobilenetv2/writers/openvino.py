@@ -34,7 +34,7 @@ def write(checkpoint: AnyCheckpoint, path: Path, options: WriteOptions) -> tuple
     import openvino
 
     refuse(options, "openvino", opset="OpenVINO has operators of its own")
-    graph = path.with_suffix(".onnx")
+    graph = path.with_name(f"{path.name}.onnx")
     onnx.write(checkpoint, graph, options)
     model = openvino.convert_model(graph)
     for name, value in model_info(checkpoint, options).items():
