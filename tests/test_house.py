@@ -60,7 +60,7 @@ MAY_IMPORT = {
     "evaluation": TRUNK | MODELS,
     "writers": TRUNK,
     "verification": TRUNK | {"runtime", "writers"},
-    "exporting": TRUNK | MODELS | {"runtime", "writers", "verification"},
+    "exporting": TRUNK | MODELS | {"writers", "verification"},
     "insight": TRUNK | MODELS | {"runtime", "evaluation", "training"},
     "cli": TRUNK
     | MODELS
