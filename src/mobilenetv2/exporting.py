@@ -91,8 +91,8 @@ def export(
         checkpoint = at_size(checkpoint, size)
     target, format_ = Path(check_path("path", path)), chosen_format(path, to)
     chosen = chosen_options(checkpoint, options)
-    write = writer(format_)
     check_target(target, format_)
+    write = writer(format_)
     try:
         folder = Path(tempfile.mkdtemp(prefix=f".{target.name[:40]}.", dir=target.parent))
     except OSError as error:
