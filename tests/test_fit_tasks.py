@@ -264,8 +264,6 @@ def test_what_a_task_cannot_do_is_refused_before_the_first_step(tmp_path: Path) 
         fit(tmp_path / "none", tmp_path / "run", recipe, machine=MACHINE)
     with pytest.raises(UserError, match="a task is classification, detection"):
         fit(boxes, tmp_path / "run", task="boxes", machine=MACHINE)
-    with pytest.raises(UserError, match="shards hold images with classes, which is not detection"):
-        fit("a.tar", tmp_path / "run", task="detection", machine=MACHINE)
     content = json.loads((boxes / "instances.json").read_text()) | {"annotations": []}
     (boxes / "instances.json").write_text(json.dumps(content))
     with pytest.raises(UserError, match="no image to train with has a box"):

@@ -17,7 +17,7 @@ from ..datasets import Sample
 from ..decoding import ignore_remark
 from ..errors import ImageError, UserError
 from ..pipeline import map_in_order
-from .shards import ShardImages, Shards, read_shards, shard_loader
+from .shards import ShardImages, Shards, class_item, read_shards, shard_loader
 from .splits import Split, check_images, check_split, read_split, without
 from .workers import Batch, batch_loader, default_workers, stacked
 
@@ -81,7 +81,7 @@ class Images(torch.utils.data.Dataset[tuple[Tensor, Any]]):
 
     def item(self, image: Image.Image, sample: Any, rng: np.random.Generator) -> tuple[Tensor, Any]:
         """Pixels and target of one decoded image."""
-        return torch.from_numpy(self.transform(image, rng)).permute(2, 0, 1), sample.target
+        return class_item(self.transform, image, sample, rng)
 
 
 def _decoded(samples: Sequence[Sample], max_bytes: int) -> list[NDArray[np.uint8] | None]:

@@ -17,6 +17,7 @@ from ..architecture import Architecture
 from ..boxes import anchors
 from ..checkpoint import Checkpoint
 from ..datasets import BoxDataset, BoxSample, read_boxes
+from ..datasets.shard_sample import BoxTargets
 from ..detector import Detector
 from ..errors import UserError
 from ..evaluation.detection import DetectionEvaluation, check_pycocotools, evaluate_detector
@@ -32,6 +33,7 @@ from .network import published_architecture
 from .parts import read_parts
 from .recipes import RECIPES, Recipe
 from .report import draw_precision
+from .shards import ShardTarget
 from .splits import Split
 from .ssd import anchor_targets, ssd_loss
 from .start import Start
@@ -104,12 +106,21 @@ class Detection(Task):
             raise UserError(f"{data}: no image to train with has a box")
         return split
 
+    def read_all(self, val: str) -> BoxDataset:
+        """As `Task.read_all`."""
+        return read_boxes(val)
+
+    def shard_target(self) -> ShardTarget:
+        """As `Task.shard_target`."""
+        return BoxTargets()
+
     def table(self, split: Split) -> Iterator[str]:
         """As `Task.table`."""
         yield from super().table(split)
         for purpose, part in (("train", split.train), ("validate", split.val)):
             boxes = sum(len(sample.target) for sample in part.samples)
-            yield f"{boxes:,} boxes of {len(part.classes)} classes to {purpose} with"
+            if part.samples:
+                yield f"{boxes:,} boxes of {len(part.classes)} classes to {purpose} with"
 
     def images(
         self,

@@ -17,6 +17,7 @@ from torch.nn import functional
 from ..architecture import Architecture
 from ..checkpoint import Checkpoint
 from ..datasets import IGNORED, MaskDataset, read_masks
+from ..datasets.shard_sample import mask_target
 from ..errors import UserError
 from ..evaluation.segmentation import SegmentationEvaluation, evaluate_segmenter
 from ..heads import DeepLab
@@ -30,6 +31,7 @@ from .network import published_architecture
 from .parts import read_parts
 from .recipes import RECIPES, Recipe
 from .report import draw_confusion
+from .shards import ShardTarget
 from .splits import Split
 from .start import Start
 from .task import Scores, Task, Validation
@@ -69,6 +71,14 @@ class Segmentation(Task):
     def read(self, data: str, val: str | None, recipe: Recipe) -> Split:
         """As `Task.read`."""
         return read_parts(_read, data, val, recipe.val_share, recipe.seed)
+
+    def read_all(self, val: str) -> MaskDataset:
+        """As `Task.read_all`."""
+        return read_masks(val)
+
+    def shard_target(self) -> ShardTarget:
+        """As `Task.shard_target`."""
+        return mask_target
 
     def images(
         self,
