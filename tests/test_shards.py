@@ -26,7 +26,13 @@ from mobilenetv2.datasets import read_boxes, read_masks  # noqa: E402
 from mobilenetv2.datasets.shard_sample import ShardSample, mask_target  # noqa: E402
 from mobilenetv2.images import Preprocessing  # noqa: E402
 from mobilenetv2.training import Start, fit  # noqa: E402
-from mobilenetv2.training.data import ShardImages, read_shards, shard_loader  # noqa: E402
+from mobilenetv2.training.data import (  # noqa: E402
+    ShardImages,
+    Split,
+    check_split,
+    read_shards,
+    shard_loader,
+)
 from mobilenetv2.training.epochs import Stopped  # noqa: E402
 from mobilenetv2.training.tasks import TASKS, task_called  # noqa: E402
 from mobilenetv2.training.trainer import Trainer  # noqa: E402
@@ -362,3 +368,17 @@ def test_a_batch_of_one_becomes_two(tmp_path: Path) -> None:
     start = Start(architecture=ARCHITECTURES["segmentation"])
     pattern = shards("segmentation", data)
     assert fit(pattern, tmp_path / "run", recipe, start, val=data, machine=MACHINE).epochs == 1
+
+
+@pytest.mark.parametrize("task", FORMS)
+def test_the_same_image_to_train_and_to_validate_with_is_named(task: str, tmp_path: Path) -> None:
+    dataset = all_of(task, MAKE[task](tmp_path / "data"))
+    parts = [replace(dataset, samples=dataset.samples[i::2]) for i in (0, 1)]
+    assert TASKS[task].repeated(Split(*parts, ())) == []
+    first, last = dataset.samples[0].name, dataset.samples[-1].name
+    Path(last).write_bytes(Path(first).read_bytes())
+    split, _ = check_split(Split(*parts, ()), 1, TASKS[task].repeated)
+    what = "images to validate with that are also trained with: 1"
+    assert split.problems == (f"{what}: {last} is {first}",)
+    twice = replace(dataset, samples=(dataset.samples[0], dataset.samples[-1]))
+    assert TASKS[task].repeated(Split(twice, parts[0], ())) == []

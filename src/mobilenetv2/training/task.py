@@ -13,6 +13,7 @@ from torch import Tensor
 
 from ..architecture import Architecture
 from ..checkpoint import Checkpoint
+from ..datasets import shared_images
 from ..errors import UserError
 from ..images import Preprocessing
 from ..nn.backbone import Backbone
@@ -111,7 +112,7 @@ class Task(ABC):
 
     def repeated(self, split: Split) -> list[str]:
         """Warnings about images that are there twice."""
-        return []
+        return shared_images(split.train.samples, split.val.samples)
 
     def check_classes(self, split: Split, data: str, in_shards: bool) -> None:
         """Raises UserError: The images that can be read are not enough."""
