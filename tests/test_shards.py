@@ -22,7 +22,7 @@ torch = pytest.importorskip("torch")
 pytest.importorskip("webdataset")
 
 from mobilenetv2 import Checkpoint, UserError  # noqa: E402
-from mobilenetv2.datasets import read_boxes, read_masks  # noqa: E402
+from mobilenetv2.datasets import BoxDataset, read_boxes, read_masks  # noqa: E402
 from mobilenetv2.datasets.shard_sample import ShardSample, mask_target  # noqa: E402
 from mobilenetv2.images import Preprocessing  # noqa: E402
 from mobilenetv2.training import Start, fit  # noqa: E402
@@ -49,6 +49,7 @@ from .test_fit_tasks import (  # noqa: E402
 pytestmark = pytest.mark.filterwarnings("ignore:This process .* is multi-threaded")
 COUNT = 12  # images of `MAKE`
 NAMES = ("blue", "red")
+NAMED = BoxDataset(NAMES, (), (1, 2), (), ("a.json",))
 SMALL = Preprocessing(size=(32, 32), resize="stretch", mean=(0.5,) * 3, std=(0.5,) * 3)
 
 
@@ -83,6 +84,14 @@ def as_annotations(target: Any) -> tuple[str, bytes]:
     return "json", b"\xef\xbb\xbf" + json.dumps({"annotations": annotations}).encode()
 
 
+def as_coco(target: Any) -> tuple[str, bytes]:
+    """As in COCO's file, where `make_boxes` counts the classes from 1."""
+    content = json.loads(as_annotations(target)[1])
+    for each in content["annotations"]:
+        each["category_id"] = each.pop("category") + 1
+    return "json", json.dumps(content).encode()
+
+
 def as_voc(target: Any) -> tuple[str, bytes]:
     objects = "".join(
         f"<object><name>{NAMES[i]}</name><bndbox><xmin>{x + 1}</xmin><ymin>{y + 1}</ymin>"
@@ -97,7 +106,7 @@ def as_mask(target: Any) -> tuple[str, bytes]:
 
 
 FORMS: dict[str, list[Callable[[Any], tuple[str, bytes]]]] = {
-    "detection": [as_boxes, as_annotations, as_voc],
+    "detection": [as_boxes, as_annotations, as_coco, as_voc],
     "segmentation": [as_mask, lambda target: ("seg.png", as_mask(target)[1])],
 }
 CASES = [(task, form) for task, forms in FORMS.items() for form in forms]
@@ -124,10 +133,10 @@ def shards(task: str, data: Path, form: Callable[[Any], tuple[str, bytes]] | Non
     return str(data.parent / "train-{0..2}.tar")
 
 
-def stream(task: str, pattern: str, classes: tuple[str, ...], **options: Any) -> Any:
-    """Images without random changes."""
+def stream(task: str, pattern: str, val: Any, **options: Any) -> Any:
+    """Images without random changes; `val` names the classes."""
     made = TASKS[task].images((), RECIPE[task], ARCHITECTURE[task], SMALL, train=False)
-    source = replace(read_shards(pattern, classes), target=TASKS[task].shard_target())
+    source = replace(read_shards(pattern, val.classes), target=TASKS[task].shard_target(val))
     return ShardImages(source, made.transform, item=made.item, **options)
 
 
@@ -152,7 +161,7 @@ def test_pixels_and_targets_are_those_of_folders(task: str, form: Any, tmp_path:
     dataset = all_of(task, data)
     own = TASKS[task].images(dataset.samples, RECIPE[task], ARCHITECTURE[task], SMALL, train=False)
     expected = contents([(x[None], y[None]) for x, y in map(own.__getitem__, range(COUNT))])
-    images = stream(task, shards(task, data, form), dataset.classes)
+    images = stream(task, shards(task, data, form), dataset)
     batches = list(shard_loader(images, 4, epoch=0, steps=3, workers=0))
     assert contents(batches) == expected
     assert len(expected) == COUNT
@@ -165,13 +174,13 @@ def test_pixels_and_targets_are_those_of_folders(task: str, form: Any, tmp_path:
 @pytest.mark.parametrize("task", FORMS)
 def test_workers_and_processes_share_the_images(task: str, tmp_path: Path) -> None:
     data = MAKE[task](tmp_path / "data")
-    classes, pattern = all_of(task, data).classes, shards(task, data)
-    whole = contents(shard_loader(stream(task, pattern, classes), 4, epoch=0, steps=3, workers=0))
-    both = shard_loader(stream(task, pattern, classes), 4, epoch=0, steps=3, workers=2)
+    val, pattern = all_of(task, data), shards(task, data)
+    whole = contents(shard_loader(stream(task, pattern, val), 4, epoch=0, steps=3, workers=0))
+    both = shard_loader(stream(task, pattern, val), 4, epoch=0, steps=3, workers=2)
     assert contents(both) == whole
     parts = [
         contents(shard_loader(images, 2, epoch=0, steps=2, workers=1))
-        for images in (stream(task, pattern, classes, rank=rank, world=3) for rank in range(3))
+        for images in (stream(task, pattern, val, rank=rank, world=3) for rank in range(3))
     ]
     assert parts[0] + parts[1] + parts[2] == whole
 
@@ -245,8 +254,13 @@ WRONG = [
     ("detection", [("json", {"boxes": [BOX], "labels": [True]})], r"1\.json: not boxes: .*bool"),
     (
         "detection",
-        [("json", {"annotations": [{"bbox": BOX, "category_id": 1}]})],
-        r"1\.json: not boxes: .*missing required field `category`",
+        [("json", {"annotations": [{"bbox": BOX}]})],
+        r"1\.json: an annotation without category",
+    ),
+    (
+        "detection",
+        [("json", {"annotations": [{"bbox": BOX, "category_id": 0}]})],
+        r"1\.json: the category_id 0 is none of the COCO file to validate with \(1, 2\)",
     ),
     (
         "detection",
@@ -286,11 +300,18 @@ def test_what_is_wrong_beside_an_image_is_named(
     task: str, files: list[tuple[str, Any]], message: str, tmp_path: Path
 ) -> None:
     with pytest.raises(UserError, match=message):
-        next(iter(stream(task, one(tmp_path, *files), NAMES)))
+        next(iter(stream(task, one(tmp_path, *files), NAMED)))
+
+
+def test_ids_of_categories_need_a_coco_file(tmp_path: Path) -> None:
+    pattern = one(tmp_path, ("json", {"annotations": [{"bbox": BOX, "category_id": 1}]}))
+    voc = replace(NAMED, files=("a.xml",))
+    with pytest.raises(UserError, match=r"category_id 1 .*there is no such file: give category"):
+        next(iter(stream("detection", pattern, voc)))
 
 
 def test_an_error_in_a_worker_is_the_same(tmp_path: Path) -> None:
-    images = stream("segmentation", one(tmp_path, ("mask.png", png(mode="L", value=2))), NAMES)
+    images = stream("segmentation", one(tmp_path, ("mask.png", png(mode="L", value=2))), NAMED)
     with pytest.raises(UserError, match=r"1\.mask\.png: values 2"):
         list(shard_loader(images, 2, epoch=0, steps=1, workers=1))
 
@@ -299,7 +320,7 @@ def test_boxes_that_are_changed_are_mentioned_once(tmp_path: Path) -> None:
     boxes = [[40, 24, 8, 4], [50, 30, 90, 40], [70, 0, 80, 10], [5, 5, 5, 9]]
     content = json.dumps({"boxes": boxes, "labels": [0, "red", 1, 0]}).encode()
     files = {f"{i}.{kind}": x for i in (1, 2) for kind, x in (("json", content), ("png", png()))}
-    images = stream("detection", tar(tmp_path / "x.tar", files), NAMES)
+    images = stream("detection", tar(tmp_path / "x.tar", files), NAMED)
     seen = []
     images.item = lambda image, sample, rng: seen.append(sample.target) or (torch.zeros(1), 0)
     with pytest.warns(UserWarning, match="boxes") as caught:
@@ -320,7 +341,7 @@ def test_a_crowd_is_no_object_to_learn(tmp_path: Path) -> None:
     ):
         (tmp_path / kind).mkdir()
         pattern = one(tmp_path / kind, ("json", content))
-        ((_, target),) = zip(range(1), (t for _, t in stream("detection", pattern, NAMES)))
+        ((_, target),) = zip(range(1), (t for _, t in stream("detection", pattern, NAMED)))
         assert not (target[:, 0] > 0).any()
 
 
@@ -347,7 +368,7 @@ def test_a_broken_image_is_left_out_and_named(task: str, tmp_path: Path) -> None
     kind, content = FORMS[task][0](sample.target)
     files = {"1.png": Path(sample.name).read_bytes(), f"1.{kind}": content}
     files |= {"2.png": b"no", f"2.{kind}": content}
-    images = stream(task, tar(tmp_path / "x.tar", files), all_of(task, data).classes)
+    images = stream(task, tar(tmp_path / "x.tar", files), all_of(task, data))
     with pytest.warns(UserWarning, match=r"left out: .*x\.tar/2\.png: not an image"):
         (batch,) = shard_loader(images, 2, epoch=0, steps=1, workers=0)
     assert len(contents([batch])) == 1

@@ -14,7 +14,7 @@ from typing import IO, Any
 
 import msgspec
 
-from ..errors import UserError
+from ..errors import UserError, shortened
 from ..paths import is_image_name
 from .frames import Frame, frame
 from .mask_file import Mask, read_mask
@@ -28,7 +28,8 @@ Corners = tuple[float, float, float, float]
 
 class _Annotation(msgspec.Struct, gc=False):
     bbox: Corners
-    category: int | str
+    category: int | str | None = None
+    category_id: int | None = None
     iscrowd: int | bool = 0
     area: float | None = None
 
@@ -120,8 +121,12 @@ class BoxTargets:
     """Reads the boxes of images in .json or .xml.
 
     What it changes or leaves out is mentioned for the first image of each kind of change.
+
+    Attributes:
+        category_ids: COCO's id of each class; (): there are none.
     """
 
+    category_ids: tuple[int, ...] = ()
     _mentioned: set[str] = field(default_factory=set)
 
     def __call__(
@@ -149,7 +154,10 @@ class BoxTargets:
         def index(value: int | str) -> int:
             return class_index(value, classes, f"{where}: the class")
 
-        objects, stated = (_objects if kind == "json" else parse_voc)(content, where, index)
+        if kind == "json":
+            objects, stated = _objects(content, where, index, self.category_ids)
+        else:
+            objects, stated = parse_voc(content, where, index)
         checks = ObjectChecks()
         placed = _frame(sample, stated, size, where)
         target = checks.target(where, objects, placed, sample.name)
@@ -220,7 +228,10 @@ def _frame(
 
 
 def _objects(
-    content: bytes, where: str, index: Callable[[int | str], int]
+    content: bytes,
+    where: str,
+    index: Callable[[int | str], int],
+    category_ids: tuple[int, ...],
 ) -> tuple[list[Object], tuple[int, int] | None]:
     """The objects in .json, and the height and width that it states."""
     try:
@@ -231,7 +242,13 @@ def _objects(
         raise UserError(f"{where}: needs either boxes and labels, or annotations")
     size = (stated.height, stated.width) if stated.height and stated.width else None
     if stated.annotations is not None:
-        return [_coco_object(each, index) for each in stated.annotations], size
+        objects = []
+        for each in stated.annotations:
+            left, top, width, height = each.bbox
+            corners = (left, top, left + width, top + height)
+            number = _category(each, where, index, category_ids)
+            objects.append(Object(corners, number, bool(each.iscrowd), area=each.area))
+        return objects, size
     boxes, labels = stated.boxes or [], stated.labels or []
     crowds = [False] * len(boxes) if stated.iscrowd is None else stated.iscrowd
     if not len(boxes) == len(labels) == len(crowds):
@@ -244,7 +261,21 @@ def _objects(
     ], size
 
 
-def _coco_object(each: _Annotation, index: Callable[[int | str], int]) -> Object:
-    left, top, width, height = each.bbox
-    corners = (left, top, left + width, top + height)
-    return Object(corners, index(each.category), bool(each.iscrowd), area=each.area)
+def _category(
+    each: _Annotation,
+    where: str,
+    index: Callable[[int | str], int],
+    category_ids: tuple[int, ...],
+) -> int:
+    """The class of an annotation: its category, or else its category_id."""
+    if each.category is not None:
+        return index(each.category)
+    if each.category_id is None:
+        raise UserError(f"{where}: an annotation without category (a class's name or index)")
+    if each.category_id not in category_ids:
+        ids = shortened([str(value) for value in category_ids])
+        raise UserError(
+            f"{where}: the category_id {each.category_id} is none of the COCO file to validate "
+            f"with ({ids or 'there is no such file: give category, a name or an index'})"
+        )
+    return category_ids.index(each.category_id)

@@ -66,7 +66,7 @@ class Classification(Task):
         """As `Task.read_all`."""
         return read_dataset(val)
 
-    def shard_target(self) -> ShardTarget:
+    def shard_target(self, val: Any) -> ShardTarget:
         """As `Task.shard_target`."""
         return class_target
 

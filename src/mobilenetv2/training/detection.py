@@ -110,9 +110,10 @@ class Detection(Task):
         """As `Task.read_all`."""
         return read_boxes(val)
 
-    def shard_target(self) -> ShardTarget:
+    def shard_target(self, val: Any) -> ShardTarget:
         """As `Task.shard_target`."""
-        return BoxTargets()
+        of_coco = all(file.lower().endswith(".json") for file in val.files)
+        return BoxTargets(val.category_ids if of_coco else ())
 
     def table(self, split: Split) -> Iterator[str]:
         """As `Task.table`."""

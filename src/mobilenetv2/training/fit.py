@@ -330,7 +330,7 @@ def _run_context(
     if job.in_shards:
         images = task.images((), *described, train=True)
         shards = read_shards(job.data, settings.classes)
-        shards = replace(shards, stretch=recipe.stretch, target=task.shard_target())
+        shards = replace(shards, stretch=recipe.stretch, target=task.shard_target(split.val))
         rank, world = fabric.global_rank, fabric.world_size
         train: Any = ShardImages(shards, images.transform, recipe.seed, rank, world, images.item)
     else:

@@ -76,7 +76,7 @@ class Segmentation(Task):
         """As `Task.read_all`."""
         return read_masks(val)
 
-    def shard_target(self) -> ShardTarget:
+    def shard_target(self, val: Any) -> ShardTarget:
         """As `Task.shard_target`."""
         return mask_target
 

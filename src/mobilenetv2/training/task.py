@@ -86,8 +86,8 @@ class Task(ABC):
         """
 
     @abstractmethod
-    def shard_target(self) -> ShardTarget:
-        """What reads the target of an image in shards."""
+    def shard_target(self, val: Any) -> ShardTarget:
+        """What reads the target of an image in shards; `val` are the images to validate with."""
 
     def read_shards(self, data: str, val: str | None, recipe: Recipe) -> Split:
         """A split without images to train with: shards are not read in advance. Their classes are
