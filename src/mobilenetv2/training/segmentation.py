@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor
 from torch.nn import functional
@@ -26,7 +27,7 @@ from ..nn.backbone import Backbone
 from ..nn.build_heads import DEEPLAB_OUTPUT_STRIDE, SEGMENTATION_SIZE, deeplabv3_mobilenet_v2
 from ..nn.heads import SegmentationNetwork
 from ..segmenter import Segmenter
-from .data import Images
+from .data import Images, rarest_classes
 from .network import published_architecture
 from .parts import read_parts
 from .recipes import RECIPES, Recipe
@@ -49,6 +50,10 @@ class MaskImages(Images):
         mask = mask if mask.dtype == np.uint8 else mask.astype(np.int32)
         return torch.from_numpy(pixels).permute(2, 0, 1), torch.from_numpy(mask)
 
+    def labels(self) -> NDArray[np.int64]:
+        """As `Images.labels`: the rarest class in each image."""
+        return rarest_classes([{*sample.target.classes} for sample in self.samples])
+
 
 class Segmentation(Task):
     """A class for each pixel."""
@@ -65,8 +70,7 @@ class Segmentation(Task):
         """As `Task.check`."""
         if start.small_images:
             raise UserError("small_images (--small-images) is for classifiers")
-        fields = {"head_first": False, "balance": False}
-        refuse_fields(recipe, fields, ("zoomed", "none"), self.name)
+        refuse_fields(recipe, {"head_first": False}, ("zoomed", "none"), self.name)
 
     def read(self, data: str, val: str | None, recipe: Recipe) -> Split:
         """As `Task.read`."""
