@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import io
 import json
+import pickle
 import signal
 import tarfile
 from collections import Counter
@@ -162,6 +163,7 @@ def test_pixels_and_targets_are_those_of_folders(task: str, form: Any, tmp_path:
     own = TASKS[task].images(dataset.samples, RECIPE[task], ARCHITECTURE[task], SMALL, train=False)
     expected = contents([(x[None], y[None]) for x, y in map(own.__getitem__, range(COUNT))])
     images = stream(task, shards(task, data, form), dataset)
+    images = pickle.loads(pickle.dumps(images))  # as for workers that are not forked
     batches = list(shard_loader(images, 4, epoch=0, steps=3, workers=0))
     assert contents(batches) == expected
     assert len(expected) == COUNT
@@ -359,6 +361,9 @@ def test_a_mask_of_the_stored_image_is_turned() -> None:
     image = png(exif=exif(6))  # stored 48 x 64, upright 64 x 48
     sample = ShardSample("x.tar/1", {"png": image, "mask.png": file.getvalue()})
     assert (mask_target(sample, NAMES, (64, 48)).read() == np.rot90(values, -1)).all()
+    sample = replace(sample, files=sample.files | {"png": b"no"})
+    with pytest.raises(UserError, match=r"1\.mask\.png: the size of x\.tar/1\.png cannot be read"):
+        mask_target(sample, NAMES, (64, 48))
 
 
 @pytest.mark.parametrize("task", FORMS)
