@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from pathlib import Path
 
 from ..checkpoint import Checkpoint
@@ -34,13 +35,13 @@ def write(checkpoint: AnyCheckpoint, path: Path, options: WriteOptions) -> tuple
     Raises:
         WriterError: Options that ONNX or this model does not go with.
     """
-    return write_named(checkpoint, path, options, "image")
+    return write_named(checkpoint, path, options, {})
 
 
 def write_named(
-    checkpoint: AnyCheckpoint, path: Path, options: WriteOptions, input_name: str
+    checkpoint: AnyCheckpoint, path: Path, options: WriteOptions, names: Mapping[str, str]
 ) -> tuple[Path, ...]:
-    """As `write`, with another name for the image."""
+    """As `write`, with other names for the image and for results."""
     opset = chosen_opset(options.opset)
     refuse(options, "onnx", task_metadata="MediaPipe's tasks read .tflite files: use --to tflite")
     architecture = checkpoint.architecture
@@ -48,8 +49,9 @@ def write_named(
         raise WriterError("onnx: dynamic_size: a detector's anchors are those of one size")
     if options.float16 and not isinstance(checkpoint, Checkpoint):
         raise WriterError("onnx: float16: the weights of an int8 model are int8")
-    graph = Graph(options.float16, options.dynamic_size and architecture.padding == "same")
-    image = image_input(graph, checkpoint, options, input_name)
+    same_padding = options.dynamic_size and architecture.padding == "same"
+    graph = Graph(options.float16, same_padding, names)
+    image = image_input(graph, checkpoint, options)
     if isinstance(checkpoint, Checkpoint):
         if options.input == "uint8":
             image = normalised(graph, checkpoint, image)

@@ -25,15 +25,17 @@ class Graph:
         float16: Whether `weights` stores float16.
         same_padding: The convolutions of stride 2 pad by TensorFlow's rule at sizes that are not
             known beforehand.
+        names: Other names of the image and of results.
     """
 
-    def __init__(self, float16: bool = False, same_padding: bool = False) -> None:
+    def __init__(self, float16: bool, same_padding: bool, names: Mapping[str, str]) -> None:
         self.nodes: list[Any] = []
         self.constants: dict[str, Any] = {}
         self.inputs: list[Any] = []
         self.outputs: list[Any] = []
         self._float16 = float16
         self._same_padding = same_padding
+        self._names = names
         self._bytes = 0
 
     def node(self, kind: str, inputs: Sequence[str], output: str, **attributes: Any) -> str:
@@ -114,16 +116,19 @@ class Graph:
         parts = [self.whole(d) if isinstance(d, int) else d for d in dimensions]
         return self.node("Concat", parts, name, axis=0)
 
-    def input(self, name: str, type_: Any, shape: Sequence[Dimension]) -> None:
-        """Declares the image."""
+    def input(self, name: str, type_: Any, shape: Sequence[Dimension]) -> str:
+        """Declares the image and returns its tensor."""
         from onnx import helper
 
+        name = self._names.get(name, name)
         self.inputs.append(helper.make_tensor_value_info(name, _element(type_), shape))
+        return name
 
     def output(self, tensor: str, name: str, type_: Any, shape: Sequence[Dimension]) -> None:
         """Declares a tensor a result, which gives it a new name."""
         from onnx import helper
 
+        name = self._names.get(name, name)
         for node in self.nodes:
             for names in (node.input, node.output):
                 names[:] = [name if each == tensor else each for each in names]

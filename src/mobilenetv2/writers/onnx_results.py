@@ -19,7 +19,7 @@ TO_NCHW, TO_NHWC = [0, 3, 1, 2], [0, 2, 3, 1]
 LAST = 1 << 30  # end of a slice, beyond any
 
 
-def image_input(graph: Graph, checkpoint: AnyCheckpoint, options: WriteOptions, name: str) -> str:
+def image_input(graph: Graph, checkpoint: AnyCheckpoint, options: WriteOptions) -> str:
     """Declares the image and returns its tensor as (N, C, H, W)."""
     architecture = checkpoint.architecture
     sides: list[Dimension] = list(architecture.resolution)
@@ -27,10 +27,10 @@ def image_input(graph: Graph, checkpoint: AnyCheckpoint, options: WriteOptions, 
         sides = ["height", "width"]
     batch: Dimension = "N" if options.batch is None else options.batch
     if options.layout == "nhwc":
-        graph.input(name, options.input, [batch, *sides, architecture.in_channels])
+        shape = [batch, *sides, architecture.in_channels]
+        name = graph.input("image", options.input, shape)
         return graph.node("Transpose", [name], f"{name}.nchw", perm=TO_NCHW)
-    graph.input(name, options.input, [batch, architecture.in_channels, *sides])
-    return name
+    return graph.input("image", options.input, [batch, architecture.in_channels, *sides])
 
 
 def normalised(graph: Graph, checkpoint: AnyCheckpoint, pixels: str) -> str:
@@ -169,7 +169,9 @@ def _decoded(graph: Graph, codes: str, anchors: Any) -> str:
 def _with_area(graph: Graph, corners: str, scores: str) -> str:
     """The scores (N, n, classes), 0 of boxes without area, which suppression would keep."""
     low, high = (_slice(graph, corners, at, at + 2, f"area.{at}") for at in (0, 2))
-    wider = graph.node("Cast", [graph.node("Greater", [high, low], "area.sides")], "area.0or1", to=1)
+    wider = graph.node(
+        "Cast", [graph.node("Greater", [high, low], "area.sides")], "area.0or1", to=1
+    )
     columns, rows = (_slice(graph, wider, at, at + 1, f"area.side.{at}") for at in (0, 1))
     has_area = graph.node("Mul", [columns, rows], "area.both")
     return graph.node("Mul", [scores, has_area], "scores.with_area")
@@ -198,8 +200,8 @@ def _best(
             corners,
             by_class,
             graph.whole(options.max_detections),
-            graph.constant("threshold.iou", np.float32([options.iou_threshold])),
-            graph.constant("threshold.score", np.float32([options.score_threshold])),
+            graph.constant("threshold.iou", np.array([options.iou_threshold], np.float32)),
+            graph.constant("threshold.score", np.array([options.score_threshold], np.float32)),
         ],
         "kept",
     )
