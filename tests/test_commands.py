@@ -98,7 +98,7 @@ def test_patterns_and_lists(folder, capsys, monkeypatch) -> None:
         (["classify", str(PHOTO), "--model", str(PHOTO)], "cat.jpg: not a model file"),
         (["classify"], "PATH"),
         (["nonsense"], "nonsense"),
-        (["convert", "cifar10", "out.onnx"], "must end in .safetensors"),
+        (["convert", "cifar10", "out.bin"], "no format is known by its ending"),
         (["convert", "cifar10", "no/such/folder/out.safetensors"], "does not exist"),
         (["inspect", "gone.tflite"], "gone.tflite"),
         (["cost", "--head", "features", "--classes", "5"], "--head features has no classes"),

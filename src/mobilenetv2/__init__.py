@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from .evaluation import evaluate as evaluate
     from .evaluation import evaluate_detector as evaluate_detector
     from .evaluation import evaluate_segmenter as evaluate_segmenter
+    from .exporting import export as export
     from .graph import layers as layers
     from .graph import network as network
     from .images import Preprocessing as Preprocessing
@@ -60,6 +61,7 @@ _HOMES = {
     "evaluate": "evaluation",
     "evaluate_detector": "evaluation",
     "evaluate_segmenter": "evaluation",
+    "export": "exporting",
     "layers": "graph",
     "load": "loading",
     "models": "zoo",

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -22,7 +22,12 @@ from .output import (
 from .overwriting import refuse_overwritten
 
 if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
+    from ..checkpoint import Checkpoint
     from ..datasets import Sample
+    from ..int8 import AnyCheckpoint, Int8Checkpoint
 
 WORST = 5
 COLUMNS = ("layer", "kind", "low", "high", "signal_to_noise_db", "added_percent")
@@ -73,34 +78,17 @@ def quantize(
     The images show how large its activations become; neither training nor labels are needed. The
     two models are then compared on the same images. Images that cannot be read are named on stderr
     and skipped, and the exit code is 1."""
-    from ..datasets import collect_images
-    from ..errors import UserError
     from ..formats import open_checkpoint
     from ..runtime.compare import compare
-    from ..runtime.quantize import check_quantizable, doubts, read_images, to_int8
 
     show_image_warnings()
     original = open_checkpoint(model)
     notify_notes(original)
-    try:
-        checkpoint = check_quantizable(original)
-    except UserError as error:
-        raise type(error)(f"{model}: {error}") from None
-    inputs = collect_images(sources)
-    inputs = inputs.stretched() if stretch else inputs
-    for line in (*inputs.problems, *inputs.left_out):
-        notify(line)
-    refuse_overwritten(inputs.samples, inputs.lists)
-    images = _evenly_spaced(inputs.samples, samples)
+    checkpoint = quantizable(model, original)
+    images, problems = calibration_images(sources, samples, stretch)
     with progress(3 * len(images), "quantising") as advance:
-        pixels, skipped = read_images(checkpoint.preprocessing, images, advance)
-        for message in skipped:
-            notify(message)
-        skipped = [*inputs.problems, *skipped]
-        warned = doubts(checkpoint, pixels)
-        for warning in warned:
-            notify(f"warning: {warning}")
-        quantized = to_int8(checkpoint, pixels, advance)
+        quantized, pixels, warned, unread = quantized_by(checkpoint, images, advance)
+        skipped = [*problems, *unread]
         quantized.save(target)
         comparison = compare(checkpoint, quantized, pixels, advance)
     properties: dict[str, Any] = {
@@ -123,10 +111,54 @@ def quantize(
     return 1 if skipped else 0
 
 
-def _evenly_spaced(images: Sequence[Sample], count: int) -> list[Sample]:
-    """At most `count` of the images; with one folder per class, each class has its share."""
-    count = min(count, len(images))
-    return [images[i * len(images) // count] for i in range(count)]
+def quantizable(name: str, checkpoint: AnyCheckpoint) -> Checkpoint:
+    """The model of a name, if it can be quantised.
+
+    Raises:
+        UserError: It cannot; the message says why.
+    """
+    from ..errors import UserError
+    from ..runtime.quantize import check_quantizable
+
+    try:
+        return check_quantizable(checkpoint)
+    except UserError as error:
+        raise type(error)(f"{name}: {error}") from None
+
+
+def calibration_images(
+    sources: Sequence[str], samples: int, stretch: bool = False
+) -> tuple[list[Sample], list[str]]:
+    """At most `samples` of the images of some arguments, evenly spaced, and what is wrong with the
+    arguments; what is left out is named on stderr.
+    """
+    from ..datasets import collect_images
+
+    inputs = collect_images(sources)
+    inputs = inputs.stretched() if stretch else inputs
+    for line in (*inputs.problems, *inputs.left_out):
+        notify(line)
+    refuse_overwritten(inputs.samples, inputs.lists)
+    images = inputs.samples
+    count = min(samples, len(images))
+    return [images[i * len(images) // count] for i in range(count)], list(inputs.problems)
+
+
+def quantized_by(
+    checkpoint: Checkpoint, images: Sequence[Sample], advance: Callable[[], object]
+) -> tuple[Int8Checkpoint, NDArray[np.uint8], list[str], list[str]]:
+    """The model in int8, the pixels it was quantised by, doubts about these, and the images that
+    cannot be read; doubts and images are named on stderr.
+    """
+    from ..runtime.quantize import doubts, read_images, to_int8
+
+    pixels, skipped = read_images(checkpoint.preprocessing, images, advance)
+    for message in skipped:
+        notify(message)
+    warned = doubts(checkpoint, pixels)
+    for warning in warned:
+        notify(f"warning: {warning}")
+    return to_int8(checkpoint, pixels, advance), pixels, warned, skipped
 
 
 def _write_report(path: Path, report: dict[str, Any]) -> None:

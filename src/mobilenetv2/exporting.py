@@ -1,0 +1,246 @@
+"""A model as a file of another format, run by that format's own runtime before it gets its name."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import tempfile
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
+from importlib import import_module
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from .arguments import check_path
+from .errors import ModelFileError, missing_modules
+from .images import Preprocessing
+from .int8 import AnyCheckpoint, Int8Checkpoint
+from .model import Model
+from .verification.compare import Difference, differences, expected_results
+from .writers import FORMATS, Format, WriteOptions, WriterError, format_of, writer
+
+PHOTO = Path(__file__).parent / "verification" / "photo.jpg"  # a cat
+ODD_SIZE = (97, 131)  # of pixels that a file of any size is checked with too
+
+
+@dataclass(frozen=True)
+class Exported:
+    """A written file, and how it was checked.
+
+    Attributes:
+        files: What was written: files and folders.
+        format: Name of the format.
+        options: What the file is like.
+        runtime: What it was checked with, such as "onnxruntime 1.32.0"; "" where it was not.
+        unchecked: Why it was not checked, with the fix; "" where it was.
+        images: On how many images.
+        differences: Each result beside that of our runtime.
+    """
+
+    files: tuple[Path, ...]
+    format: str
+    options: WriteOptions
+    runtime: str
+    unchecked: str
+    images: int
+    differences: tuple[Difference, ...]
+
+
+class MismatchError(ModelFileError):
+    """A written file whose own runtime gives other results than ours; it was not kept."""
+
+
+def export(
+    model: AnyCheckpoint | Model,
+    path: str | os.PathLike[str],
+    to: str | None = None,
+    *,
+    size: tuple[int, int] | None = None,
+    verify: bool = True,
+    images: Iterable[Any] | NDArray[np.uint8] | None = None,
+    **options: Any,
+) -> Exported:
+    """Writes a model as a file of another format, and runs it to see that it gives our results.
+
+    The file is written in a temporary folder beside `path`, read back by the format's own runtime
+    where that is installed, compared, and only then renamed.
+
+    Args:
+        model: A model or a checkpoint, float32 or int8; `quantize` makes int8 ones.
+        path: The file to write; a folder for some formats.
+        to: Name of the format, a key of `writers.FORMATS`; None: by the ending of `path`.
+        size: (height, width) of the images; None: the model's own.
+        verify: Whether the file is run.
+        images: What it is run on: images as `load(...).classify` takes them, or pixels (N, H, W, C)
+            uint8; None: one photo.
+        **options: Fields of `writers.WriteOptions`. An int8 file takes "uint8" input where none is
+            given.
+
+    Raises:
+        WriterError: The format cannot hold the model or the options; nothing was written.
+        MissingExtraError: A library that the writer needs is not installed.
+        MismatchError: The results differ; nothing is left under the name.
+        ModelFileError: The file cannot be written.
+    """
+    checkpoint = model.checkpoint if isinstance(model, Model) else model
+    if size is not None:
+        checkpoint = at_size(checkpoint, size)
+    target, format_ = Path(check_path("path", path)), chosen_format(path, to)
+    chosen = chosen_options(checkpoint, format_, options)
+    check_target(target, format_)
+    write = writer(format_)
+    try:
+        folder = Path(tempfile.mkdtemp(prefix=f".{target.name[:40]}.", dir=target.parent))
+    except OSError as error:
+        raise ModelFileError(f"{target}: cannot be written: {error.strerror}") from None
+    try:
+        written = write(checkpoint, folder / target.name, chosen)
+        runtime, unchecked, count = "", "not asked for", 0
+        compared: tuple[Difference, ...] = ()
+        if verify:
+            runtime, unchecked = _runtime(format_)
+            if not unchecked:
+                pixels = verification_pixels(checkpoint.preprocessing, images)
+                count = len(pixels)
+                compared = _compared(checkpoint, chosen, format_, written, pixels)
+                _refuse_mismatch(target, runtime, compared)
+        files = tuple(_moved(path, target.parent) for path in written)
+    except OSError as error:
+        raise ModelFileError(f"{target}: cannot be written: {error.strerror or error}") from None
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+    return Exported(files, format_.name, chosen, runtime, unchecked, count, compared)
+
+
+def chosen_format(path: str | os.PathLike[str], to: str | None) -> Format:
+    """The format of a name, or else of the ending of a path.
+
+    Raises:
+        WriterError: Neither is known.
+    """
+    if to is not None:
+        if to not in FORMATS:
+            raise WriterError(f"no format {to!r:.80}; there are {', '.join(FORMATS)}")
+        return FORMATS[to]
+    format_ = format_of(Path(path))
+    if format_ is None:
+        endings = ", ".join(each.suffix for each in FORMATS.values() if each.suffix)
+        raise WriterError(f"{path}: no format is known by its ending; endings are {endings}")
+    return format_
+
+
+def chosen_options(
+    checkpoint: AnyCheckpoint, format_: Format, values: dict[str, Any]
+) -> WriteOptions:
+    """The options of a file, with what the model and the format decide.
+
+    Raises:
+        UserError: An option is unknown or out of range.
+    """
+    given = {name: value for name, value in values.items() if value is not None or name == "batch"}
+    if isinstance(checkpoint, Int8Checkpoint):
+        given.setdefault("input", format_.int8_input)
+    if given.get("task_metadata") and checkpoint.architecture.head.task != "segmentation":
+        given.setdefault("results", "final")
+    return WriteOptions.from_dict(given)
+
+
+def at_size(checkpoint: AnyCheckpoint, size: tuple[int, int]) -> AnyCheckpoint:
+    """The same model for images of another (height, width)."""
+    return replace(
+        checkpoint,
+        architecture=replace(checkpoint.architecture, resolution=size),
+        preprocessing=replace(checkpoint.preprocessing, size=size),
+    )
+
+
+def check_target(target: Path, format_: Format) -> None:
+    """Refuses a target that is there and is not what the format writes.
+
+    Raises:
+        WriterError: It would be overwritten.
+    """
+    folder = format_.suffix in ("", ".mlpackage")
+    if format_.suffix and target.suffix.lower() != format_.suffix:
+        raise WriterError(f"{target}: must end in {format_.suffix} for {format_.name}")
+    if not folder and target.is_dir():
+        raise WriterError(f"{target}: is a folder")
+    if folder and target.exists() and not target.is_dir():
+        raise WriterError(f"{target}: {format_.name} is a folder, and a file has this name")
+    marks = ("Manifest.json", "config.json")  # of the formats that are folders
+    is_ours = any((target / mark).is_file() for mark in marks)
+    if folder and target.is_dir() and any(target.iterdir()) and not is_ours:
+        raise WriterError(f"{target}: a folder with other files: give a new name")
+    if not target.parent.is_dir():
+        raise WriterError(f"{target}: the folder {target.parent} does not exist")
+
+
+def verification_pixels(
+    preprocessing: Preprocessing, images: Iterable[Any] | NDArray[np.uint8] | None
+) -> NDArray[np.uint8]:
+    """Pixels (N, H, W, C) to run a file on."""
+    if isinstance(images, np.ndarray) and images.ndim == 4:
+        return images
+    chosen: Sequence[Any] = [PHOTO] if images is None else list(images)
+    return np.stack([preprocessing(image) for image in chosen])
+
+
+def _runtime(format_: Format) -> tuple[str, str]:
+    """The name and version of what runs a format's files; or "", and how to get it."""
+    package, module = format_.runs_with
+    if not package:
+        return "the files read back", ""
+    if missing_modules(module):
+        return "", f"`pip install {package}` and the next conversion checks the file"
+    return f"{package} {version(package)}", ""
+
+
+def _compared(
+    checkpoint: AnyCheckpoint,
+    options: WriteOptions,
+    format_: Format,
+    written: tuple[Path, ...],
+    pixels: NDArray[np.uint8],
+) -> tuple[Difference, ...]:
+    run = import_module(f".verification.{format_.module}", __package__).run
+    rows: list[Difference] = []
+    batches = [pixels]
+    if options.dynamic_size:
+        batches.append(_resized(checkpoint.preprocessing, ODD_SIZE, pixels))
+    for batch in batches:
+        expected = expected_results(checkpoint, options, batch)
+        results = run(written[0], batch, checkpoint, options)
+        rows += differences(checkpoint, options, expected, results)
+    return tuple(rows)
+
+
+def _resized(
+    preprocessing: Preprocessing, size: tuple[int, int], pixels: NDArray[np.uint8]
+) -> NDArray[np.uint8]:
+    other = replace(preprocessing, size=size, resize="stretch")
+    return np.stack([other(image if image.shape[2] != 1 else image[:, :, 0]) for image in pixels])
+
+
+def _refuse_mismatch(target: Path, runtime: str, compared: tuple[Difference, ...]) -> None:
+    for each in compared:
+        if not each.passed:
+            noise = each.signal_to_noise_db
+            far = f"up to {each.largest:.3g}" if noise is None else f"{noise:.1f} dB"
+            raise MismatchError(
+                f"{target}: not written: {runtime} gives other {each.result} than ours ({far}); "
+                "please report the model, and see --no-verify"
+            )
+
+
+def _moved(path: Path, folder: Path) -> Path:
+    """Renames a written file or folder over that of its name in `folder`."""
+    target = folder / path.name
+    if path.is_dir() and target.is_dir():
+        old = Path(tempfile.mkdtemp(prefix=".old.", dir=path.parent)) / target.name
+        os.replace(target, old)
+    os.replace(path, target)
+    return target
