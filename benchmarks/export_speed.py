@@ -98,7 +98,6 @@ def onnx_files(
             (torch.from_numpy(given),),
             str(folder / "torch.onnx"),
             input_names=["image"],
-            opset_version=17,
             dynamo=not missing_modules("onnxscript"),
         )
 
