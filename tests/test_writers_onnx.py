@@ -35,6 +35,7 @@ from mobilenetv2.writers import WriteOptions, WriterError
 
 from .conftest import random_checkpoint
 from .int8 import random_int8
+from .test_random_architectures import random_architecture, random_images
 
 onnx = pytest.importorskip("onnx")
 onnxruntime = pytest.importorskip("onnxruntime")
@@ -153,6 +154,18 @@ def test_other_architectures(tmp_path, pixels, changes) -> None:
     images = pixels(2, 48, 64, checkpoint.architecture.in_channels)
     for batch in (1, None):
         check_same(results(checkpoint, images, tmp_path, batch=batch), expected(checkpoint, images))
+
+
+@pytest.mark.parametrize("seed", range(16))
+def test_random_architectures(tmp_path, seed) -> None:
+    rng = np.random.default_rng(seed)
+    architecture = random_architecture(rng)
+    images = random_images(rng, architecture)
+    checkpoint = random_checkpoint(replace(architecture, resolution=images.shape[1:3]), seed)
+    options = {"batch": (1, None, 2)[seed % 3], "layout": ("nchw", "nhwc")[seed % 2]}
+    values = results(checkpoint, images, tmp_path, **options)
+    for name, array in expected(checkpoint, images).items():
+        np.testing.assert_allclose(values[name], array, atol=1e-4 * max(1, np.abs(array).max()))
 
 
 @pytest.mark.parametrize("layout", ["nchw", "nhwc"])

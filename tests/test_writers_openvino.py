@@ -109,7 +109,7 @@ def test_int8_files(tmp_path, pixels, head) -> None:
 
 
 def test_what_the_file_says_of_itself(tmp_path) -> None:
-    checkpoint = replace(small("classifier"), labels=("a cat", *"bcdefghij"))
+    checkpoint = replace(small("classifier"), labels=("a <cat>\n", *"bcdefghi", ""))
     checkpoint = replace(
         checkpoint, preprocessing=Preprocessing(size=(48, 65), mean=IMAGENET_MEAN, std=IMAGENET_STD)
     )
@@ -126,17 +126,23 @@ def test_what_the_file_says_of_itself(tmp_path) -> None:
         for name in ("labels", "mean_values", "scale_values", "model_type", "resize_type")
     }
     assert said == {
-        "labels": "a_cat b c d e f g h i j",
+        "labels": "a_<cat>_ b c d e f g h i _",
         "mean_values": "123.675 116.28 103.53",
         "scale_values": "58.395 57.12 57.375",
         "model_type": "Classification",
         "resize_type": "crop",
     }
     text = model.get_rt_info(["model_info", "mobilenetv2"]).astype(str)
-    assert json.loads(text)["labels"][0] == "a cat"
+    assert json.loads(text)["labels"][0] == "a <cat>\n"
 
 
 def test_operators_of_onnx_are_not_chosen(tmp_path) -> None:
     with pytest.raises(WriterError, match="operators of its own"):
         write(small("classifier"), tmp_path / "model.xml", WriteOptions(opset=17))
+    assert not list(tmp_path.iterdir())
+
+
+def test_names_that_openvino_does_not_read(tmp_path) -> None:
+    with pytest.raises(WriterError, match="MODEL.XML: OpenVINO reads files that end in .xml"):
+        write(small("classifier"), tmp_path / "MODEL.XML", WriteOptions())
     assert not list(tmp_path.iterdir())

@@ -11,7 +11,7 @@ import numpy as np
 
 from ..int8 import AnyCheckpoint
 from . import onnx
-from .options import WriteOptions, description, refuse
+from .options import WriteOptions, WriterError, description, refuse
 
 # names of Model API's wrappers; its SSD takes other outputs than ours
 MODEL_TYPES = {"classification": "Classification", "segmentation": "Segmentation"}
@@ -30,11 +30,13 @@ def write(checkpoint: AnyCheckpoint, path: Path, options: WriteOptions) -> tuple
         Both.
 
     Raises:
-        WriterError: As for ONNX.
+        WriterError: As for ONNX, or OpenVINO would not read a file of this name.
     """
     import openvino
 
     refuse(options, "openvino", opset="OpenVINO has operators of its own")
+    if path.suffix != ".xml":
+        raise WriterError(f"{path.name}: OpenVINO reads files that end in .xml, in small letters")
     graph = path.with_name(f"{path.name}.onnx")
     onnx.write(checkpoint, graph, options)
     # not `convert_model`, which reports its use to a server
