@@ -263,7 +263,7 @@ def test_boxes_without_area_are_left_out(tmp_path, pixels) -> None:
     assert len(values["boxes"][0]) == 4 * has_area.sum()
 
 
-@pytest.mark.parametrize("opset", [13, 21])
+@pytest.mark.parametrize("opset", [11, 13, 21])
 @pytest.mark.parametrize("head", ["classifier", "deeplab", "ssd"])
 def test_older_and_newer_operators(tmp_path, pixels, head, opset) -> None:
     checkpoint = small(HEADS[head])
@@ -273,7 +273,11 @@ def test_older_and_newer_operators(tmp_path, pixels, head, opset) -> None:
     assert onnx.load(tmp_path / "model.onnx").opset_import[0].version == opset
     results(checkpoint, images, tmp_path, opset=opset, results="final")
     quantized = to_int8(checkpoint, images)
-    results(quantized, images, tmp_path, opset=opset, input="uint8")
+    if opset < 13:
+        with pytest.raises(WriterError, match="opset 11: the graph is written with 13 to"):
+            results(quantized, images, tmp_path, opset=opset)
+    else:
+        results(quantized, images, tmp_path, opset=opset, input="uint8")
 
 
 def test_weights_in_half_the_bytes(tmp_path, pixels) -> None:
@@ -404,6 +408,14 @@ def test_what_the_file_says_of_itself(tmp_path) -> None:
     assert said["results"] == ["logits"]
 
 
+@pytest.mark.parametrize("head", ["deeplab", "ssd"])
+def test_images_of_another_size_are_refused_by_the_runtime(tmp_path, head) -> None:
+    (path,) = write(small(HEADS[head]), tmp_path / "model.onnx", WriteOptions())
+    session = onnxruntime.InferenceSession(path)
+    with pytest.raises(Exception, match="Got: 96 Expected: 64"):
+        session.run(None, {"image": np.zeros((1, 3, 64, 96), np.float32)})
+
+
 def test_the_same_model_gives_the_same_bytes(tmp_path) -> None:
     checkpoint = small(Classifier(2))
     first, second = (
@@ -416,7 +428,7 @@ def test_the_same_model_gives_the_same_bytes(tmp_path) -> None:
     ("head", "options", "message"),
     [
         ("ssd", {"dynamic_size": True}, "anchors are those of one size"),
-        ("classifier", {"opset": 12}, "opset 12: the graph is written with 13 to"),
+        ("classifier", {"opset": 10}, "opset 10: the graph is written with 11 to"),
         ("classifier", {"opset": 99}, "the newest that the installed onnx knows"),
         ("classifier", {"task_metadata": True}, "use --to tflite"),
     ],

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from ..checkpoint import Checkpoint
-from ..int8 import AnyCheckpoint
+from ..int8 import AnyCheckpoint, Int8Checkpoint
 from .onnx_float import float_outputs
 from .onnx_graph import Graph, chosen_opset
 from .onnx_int8 import Int8Layers
@@ -42,7 +42,7 @@ def write_named(
     checkpoint: AnyCheckpoint, path: Path, options: WriteOptions, names: Mapping[str, str]
 ) -> tuple[Path, ...]:
     """As `write`, with other names for the image and for results."""
-    opset = chosen_opset(options.opset)
+    opset = chosen_opset(options.opset, isinstance(checkpoint, Int8Checkpoint))
     refuse(options, "onnx", task_metadata="MediaPipe's tasks read .tflite files: use --to tflite")
     architecture = checkpoint.architecture
     if options.dynamic_size and architecture.head.task == "detection":
@@ -50,7 +50,7 @@ def write_named(
     if options.float16 and not isinstance(checkpoint, Checkpoint):
         raise WriterError("onnx: float16: the weights of an int8 model are int8")
     same_padding = options.dynamic_size and architecture.padding == "same"
-    graph = Graph(options.float16, same_padding, names)
+    graph = Graph(opset, options.float16, same_padding, names)
     image = image_input(graph, checkpoint, options)
     if isinstance(checkpoint, Checkpoint):
         if options.input == "uint8":
@@ -61,7 +61,7 @@ def write_named(
             image = pixels_again(graph, checkpoint, image)
         outputs = Int8Layers(graph, checkpoint, image, options).outputs()
     add_results(graph, checkpoint, options, outputs)
-    graph.save(path, opset, about(checkpoint, options), metadata(checkpoint, options))
+    graph.save(path, about(checkpoint, options), metadata(checkpoint, options))
     return (path,)
 
 

@@ -59,9 +59,12 @@ class Maps:
         if self._dynamic:
             sides = (self._graph.sides(self._image, 2, 4),)
         shape = self._graph.shape(f"{output}.shape", batch, layer.out_shape[0], *sides)
+        unused = ["", ""]
+        if self._graph.opset < 13:
+            unused = [self._graph.constant("resize.unused", np.zeros(0, np.float32))] * 2
         return self._graph.node(
             "Resize",
-            [value, "", "", shape],
+            [value, *unused, shape],
             output,
             mode="linear",
             coordinate_transformation_mode="align_corners",

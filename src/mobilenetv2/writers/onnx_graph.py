@@ -11,7 +11,8 @@ import numpy as np
 from ..layer import Layer
 from .options import WriterError
 
-OLDEST_OPSET = 13  # of QuantizeLinear per channel; Clip, Resize and NonMaxSuppression are older
+OLDEST_OPSET = 11  # of Clip with limits as inputs, Resize to a size, ScatterND
+OLDEST_INT8_OPSET = 13  # of DequantizeLinear per channel
 DEFAULT_OPSET = 17
 LARGEST_BYTES = (1 << 31) - (1 << 20)  # of a protobuf message
 
@@ -22,13 +23,17 @@ class Graph:
     """Nodes, constants and results of a graph.
 
     Args:
+        opset: Version of the operators.
         float16: Whether `weights` stores float16.
         same_padding: The convolutions of stride 2 pad by TensorFlow's rule at sizes that are not
             known beforehand.
         names: Other names of the image and of results.
     """
 
-    def __init__(self, float16: bool, same_padding: bool, names: Mapping[str, str]) -> None:
+    def __init__(
+        self, opset: int, float16: bool, same_padding: bool, names: Mapping[str, str]
+    ) -> None:
+        self.opset = opset
         self.nodes: list[Any] = []
         self.constants: dict[str, Any] = {}
         self.inputs: list[Any] = []
@@ -134,12 +139,11 @@ class Graph:
                 names[:] = [name if each == tensor else each for each in names]
         self.outputs.append(helper.make_tensor_value_info(name, _element(type_), shape))
 
-    def save(self, path: Path, opset: int, about: str, metadata: Mapping[str, str]) -> None:
+    def save(self, path: Path, about: str, metadata: Mapping[str, str]) -> None:
         """Writes the file.
 
         Args:
             path: The file.
-            opset: Version of the operators.
             about: A text for people.
             metadata: Texts for programs.
         """
@@ -150,7 +154,7 @@ class Graph:
         graph = helper.make_graph(
             self.nodes, "mobilenetv2", self.inputs, self.outputs, list(self.constants.values())
         )
-        operators = helper.make_opsetid("", opset)
+        operators = helper.make_opsetid("", self.opset)
         model = helper.make_model(
             graph,
             opset_imports=[operators],
@@ -164,7 +168,7 @@ class Graph:
         save(model, path)
 
 
-def chosen_opset(opset: int | None) -> int:
+def chosen_opset(opset: int | None, int8: bool) -> int:
     """The version of the operators that a file has.
 
     Raises:
@@ -172,10 +176,10 @@ def chosen_opset(opset: int | None) -> int:
     """
     from onnx import defs
 
-    newest = defs.onnx_opset_version()
-    if opset is not None and not OLDEST_OPSET <= opset <= newest:
+    oldest, newest = OLDEST_INT8_OPSET if int8 else OLDEST_OPSET, defs.onnx_opset_version()
+    if opset is not None and not oldest <= opset <= newest:
         raise WriterError(
-            f"onnx: opset {opset}: the graph is written with {OLDEST_OPSET} to {newest}, which is "
+            f"onnx: opset {opset}: the graph is written with {oldest} to {newest}, which is "
             "the newest that the installed onnx knows"
         )
     return DEFAULT_OPSET if opset is None else opset

@@ -223,7 +223,7 @@ def _best(
     image = graph.node(
         "Slice", [rows, graph.whole(0), graph.whole(1), graph.whole(1)], "top.images"
     )
-    column = graph.node("Unsqueeze", [row, graph.whole(1)], "top.anchor_column")
+    column = graph.node("Reshape", [row, graph.whole(-1, 1)], "top.anchor_column")
     index = graph.node("Concat", [image, column], "top.boxes", axis=1)
     best = graph.node("GatherND", [corners, index], "top.corners")
     score = graph.node("GatherND", ["top.scores", rows], "top.values")
@@ -231,5 +231,5 @@ def _best(
     graph.output(score, "scores", np.float32, ["detections"])
     graph.output(of_class, "classes", np.int64, ["detections"])
     if options.batch != 1:
-        images = graph.node("Squeeze", [image, graph.whole(1)], "top.image_list")
+        images = graph.node("Reshape", [image, graph.whole(-1)], "top.image_list")
         graph.output(images, "images", np.int64, ["detections"])
