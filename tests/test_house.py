@@ -57,6 +57,7 @@ MAY_IMPORT = {
     "detector": TRUNK | {"model"},
     "segmenter": TRUNK | {"model"},
     "loading": TRUNK | {"formats", "model", "detector", "segmenter"},
+    "batch": TRUNK | MODELS,
     "evaluation": TRUNK | MODELS,
     "writers": TRUNK,
     "verification": TRUNK | {"runtime", "writers"},
@@ -65,7 +66,7 @@ MAY_IMPORT = {
     "cli": TRUNK
     | MODELS
     | {"runtime", "formats", "nn", "evaluation", "training", "insight", "writers", "exporting"},
-    "__init__": TRUNK | MODELS | {"evaluation", "nn", "runtime", "training", "exporting"},
+    "__init__": TRUNK | MODELS | {"batch", "evaluation", "nn", "runtime", "training", "exporting"},
     "__main__": {"cli"},
 }
 TORCH_IS_AT_HOME = ("nn/", "training/", "insight/", "formats/pytorch.py")
