@@ -56,7 +56,7 @@ def write(checkpoint: AnyCheckpoint, path: Path, options: WriteOptions) -> tuple
     file = path / "onnx" / file_name(checkpoint)
     onnx.write_named(checkpoint, file, replace(options, batch=None), NAMES)
     for name, settings in texts.items():
-        text = json.dumps(settings, ensure_ascii=False, indent=2)
+        text = json.dumps(settings, indent=2)
         (path / name).write_text(text + "\n", encoding="utf-8")
     return (path,)
 
