@@ -44,6 +44,7 @@ TRUNK = {
     "checkpoint",
     "datasets",
     "int8",
+    "description",
     "zoo",
 }
 MODELS = {"model", "detector", "segmenter", "loading"}
@@ -58,7 +59,7 @@ MAY_IMPORT = {
     "segmenter": TRUNK | {"model"},
     "loading": TRUNK | {"formats", "model", "detector", "segmenter"},
     "evaluation": TRUNK | MODELS,
-    "writers": TRUNK,
+    "writers": TRUNK | {"runtime"},
     "verification": TRUNK | {"runtime", "writers"},
     "exporting": TRUNK | MODELS | {"writers", "verification"},
     "insight": TRUNK | MODELS | {"runtime", "evaluation", "training"},
