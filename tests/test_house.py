@@ -44,6 +44,7 @@ TRUNK = {
     "checkpoint",
     "datasets",
     "int8",
+    "description",
     "zoo",
 }
 MODELS = {"model", "detector", "segmenter", "loading"}
@@ -59,7 +60,7 @@ MAY_IMPORT = {
     "loading": TRUNK | {"formats", "model", "detector", "segmenter"},
     "batch": TRUNK | MODELS,
     "evaluation": TRUNK | MODELS,
-    "writers": TRUNK,
+    "writers": TRUNK | {"runtime"},
     "verification": TRUNK | {"runtime", "writers"},
     "exporting": TRUNK | MODELS | {"writers", "verification"},
     "insight": TRUNK | MODELS | {"runtime", "evaluation", "training"},
