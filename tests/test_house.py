@@ -205,7 +205,7 @@ def test_the_extension_names_instruction_sets() -> None:
         "mobilenetv2.runtime._native", reason="the extension is built by pip install"
     )
     found = native.instruction_sets()
-    order = ["avx2", "avxvnni", "avx512", "avx512vnni", "avx512bf16", "neon", "dotprod"]
+    order = ["avx2", "avxvnni", "avx512", "avx512vnni", "avx512bf16", "neon", "dotprod", "i8mm"]
     assert found == [name for name in order if name in found]
     flags = Path("/proc/cpuinfo").read_text() if Path("/proc/cpuinfo").exists() else ""
     for name, flag in (

@@ -16,8 +16,9 @@
 #include <cpuid.h>
 #include <immintrin.h>
 #elif defined(__aarch64__) && defined(__linux__)
-#include <asm/hwcap.h>
 #include <sys/auxv.h>
+#elif defined(__aarch64__) && defined(__APPLE__)
+#include <sys/sysctl.h>
 #endif
 
 namespace mobilenetv2 {
@@ -51,13 +52,41 @@ std::vector<const char*> instruction_sets() {
 
 #elif defined(__aarch64__)
 
+namespace {
+
+#if defined(__linux__)
+
+// The kernel's own numbers of its capabilities: older headers do not name them.
+constexpr unsigned long DOT_PRODUCT = 1ul << 20;   // of AT_HWCAP
+constexpr unsigned long INT8_PRODUCT = 1ul << 13;  // of AT_HWCAP2
+
+bool has_dot_product() { return (getauxval(AT_HWCAP) & DOT_PRODUCT) != 0; }
+bool has_int8_product() { return (getauxval(AT_HWCAP2) & INT8_PRODUCT) != 0; }
+
+#elif defined(__APPLE__)
+
+bool has_feature(const char* name) {
+  int value = 0;
+  std::size_t size = sizeof(value);
+  return sysctlbyname(name, &value, &size, nullptr, 0) == 0 && value != 0;
+}
+bool has_dot_product() { return has_feature("hw.optional.arm.FEAT_DotProd"); }
+bool has_int8_product() { return has_feature("hw.optional.arm.FEAT_I8MM"); }
+
+#else
+
+bool has_dot_product() { return false; }
+bool has_int8_product() { return false; }
+
+#endif
+
+}  // namespace
+
 std::vector<const char*> instruction_sets() {
   std::vector<const char*> found{"neon"};
-#if defined(__linux__)
-  if (getauxval(AT_HWCAP) & HWCAP_ASIMDDP) found.push_back("dotprod");
-#elif defined(__APPLE__)
-  found.push_back("dotprod");  // every Apple processor that runs macOS on Arm has it
-#endif
+  const bool dot_product = has_dot_product();
+  if (dot_product) found.push_back("dotprod");
+  if (dot_product && has_int8_product()) found.push_back("i8mm");
   return found;
 }
 

@@ -5,8 +5,8 @@
 
 namespace mobilenetv2 {
 
-// Names, widest last: on x86-64 out of "avx2", "avxvnni", "avx512", "avx512vnni", "avx512bf16"; on 64-bit Arm "neon"
-// and "dotprod". Empty where none applies; "scalar" is always possible and not listed.
+// Names, widest last: on x86-64 out of "avx2", "avxvnni", "avx512", "avx512vnni", "avx512bf16"; on 64-bit Arm "neon",
+// "dotprod" and "i8mm". Empty where none applies; "scalar" is always possible and not listed.
 std::vector<const char*> instruction_sets();
 
 // Whether it is one of them, or "scalar".

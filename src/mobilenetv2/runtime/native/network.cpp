@@ -47,6 +47,13 @@ std::size_t bytes_of(const Packed& packed) {
          (packed.fraction.size() + packed.power.size()) * sizeof(double);
 }
 
+// What a bias is where inputs are taken less `offset`: modulo 2**32, as sums.
+template <class N>
+void add_offset(N& bias, int offset, N sum_of_weights) {
+  using Bits = std::uint32_t;
+  bias = static_cast<N>(static_cast<Bits>(bias) + static_cast<Bits>(offset) * static_cast<Bits>(sum_of_weights));
+}
+
 // What the modes that round twice come to in float32, see Near and rounding.hpp: with a power of two below 1, half of
 // it is added, away from 0.
 template <class Packed>
@@ -173,6 +180,15 @@ int Network<T>::add_matrix(const Weight* weights, const Sum* bias, int channels,
       }
     }
   }
+  if (kernels_->input_offset) {
+    for (std::size_t i = 0; i < order.size(); i++) {
+      const int channel = order[i];
+      if (channel >= channels) continue;
+      Sum sum = 0;
+      for (int k = 0; k < depth; k++) sum += weights[static_cast<std::ptrdiff_t>(channel) * depth + k];
+      add_offset(matrix.bias.data()[i], kernels_->input_offset, sum);
+    }
+  }
   if (!matrices_.empty()) matrix.begin = matrices_.back().begin + matrices_.back().lines();
   matrices_.push_back(std::move(matrix));
   return static_cast<int>(matrices_.size()) - 1;
@@ -195,6 +211,16 @@ int Network<T>::add_depthwise(const Weight* weights, const Sum* bias, int channe
   packed.fraction = copied(factors.fraction, size);
   packed.power = copied(factors.power, size);
   packed.rounding = rounding;
+  if (kernels_->input_offset) {
+    for (int channel = 0; channel < channels; channel++) {
+      Sum sum = 0;
+      for (int row = 0; row < 3 * copies; row++) {
+        const std::ptrdiff_t from = (channel / BLOCK * 3 * copies + row) * BLOCK + channel % BLOCK;
+        for (int i = 0; i < 3; i++) sum += weights[4 * from + i];
+      }
+      add_offset(packed.bias.data()[channel], kernels_->input_offset, sum);
+    }
+  }
   set_near(packed);
   depthwises_.push_back(std::move(packed));
   return static_cast<int>(depthwises_.size()) - 1;
