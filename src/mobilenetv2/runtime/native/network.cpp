@@ -256,10 +256,10 @@ std::size_t Plan::size(int images) const {
 }
 
 template <class T>
-std::shared_ptr<Plan> Network<T>::plan(std::vector<Step> steps, int threads, Problem& problem) const {
+std::unique_ptr<Plan> Network<T>::plan(std::vector<Step> steps, int threads, Problem& problem) const {
   problem = check_steps(*this, steps, threads);
   if (problem.what) return nullptr;
-  auto plan = std::make_shared<Plan>();
+  auto plan = std::make_unique<Plan>();
   plan->threads = threads;
   for (Step& step : steps) {
     step.thread_scratch = scratch_size(*this, step);

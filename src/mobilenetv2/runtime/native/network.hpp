@@ -209,7 +209,7 @@ class Network {
 
   // `threads`: 1 or threads(). Checks every precondition of the executor and the kernels; null, and what is wrong,
   // where one fails.
-  std::shared_ptr<Plan> plan(std::vector<Step> steps, int threads, Problem& problem) const;
+  std::unique_ptr<Plan> plan(std::vector<Step> steps, int threads, Problem& problem) const;
   // `answers`: as many as the plan has. `seconds`: null, or one number per step, to which its time is added.
   // `workspace`: of as many elements as the plan says, or null: then one is kept from call to call.
   void run(const Plan& plan, const Images& images, void* const* answers, double* seconds = nullptr,

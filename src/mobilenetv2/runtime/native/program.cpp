@@ -53,6 +53,8 @@ template <class T>
 Outcome read_into(const unsigned char* data, const ProgramHeader& header, int threads, const char* isa,
                   mnv2_program& program, std::unique_ptr<Network<T>>& network) {
   const std::vector<const char*> names = kernel_names<T>();
+  if (names.empty())
+    return {MNV2_BAD_ARGUMENT, "the processor lacks the instruction sets that the library is built for"};
   const Kernels<T>* const kernels = find_kernels<T>(isa ? isa : names.back());
   if (!kernels) return {MNV2_BAD_ARGUMENT, "no such instruction set"};
   network = std::make_unique<Network<T>>(*kernels, threads);

@@ -20,7 +20,7 @@ struct mnv2_program {
   // One of them, as its numbers are.
   std::unique_ptr<mobilenetv2::Network<float>> floats;
   std::unique_ptr<mobilenetv2::Network<std::uint8_t>> bytes;
-  std::shared_ptr<mobilenetv2::Plan> plan;
+  std::unique_ptr<mobilenetv2::Plan> plan;
   mobilenetv2::Buffer<unsigned char> workspace;
   std::vector<Output> outputs;
   std::vector<void*> answers;     // where the outputs lie

@@ -12,55 +12,17 @@
 namespace mobilenetv2 {
 namespace {
 
-Rounding rounding_of(const RoundingRecord& record) {
-  Rounding rounding;
-  rounding.mode = static_cast<RoundingMode>(record.mode);
-  rounding.zero = record.zero;
-  rounding.input_zero = record.input_zero;
-  rounding.shortcut_zero = record.shortcut_zero;
-  rounding.low = record.low;
-  rounding.high = record.high;
-  rounding.shortcut_factor = record.shortcut_factor;
-  rounding.product_low = record.product_low;
-  rounding.product_high = record.product_high;
-  rounding.float_scale = record.float_scale;
-  rounding.product = {record.product_fraction, record.product_power};
-  rounding.shortcut = {record.shortcut_fraction, record.shortcut_power};
-  rounding.total = {record.total_fraction, record.total_power};
-  return rounding;
-}
-
-// The greatest sum of a channel that any bytes can give.
-double largest_sum(const std::int8_t* weights, std::size_t count, std::size_t stride, std::size_t run, double bias,
-                   double depth_factor) {
-  std::int64_t sum = 0;
-  for (std::size_t i = 0; i < count; i++) {
-    for (std::size_t k = 0; k < run; k++)
-      sum += weights[i * stride + k] < 0 ? -weights[i * stride + k] : weights[i * stride + k];
-  }
-  return std::fabs(bias) + 255.0 * (static_cast<double>(sum) + depth_factor);
-}
-
-// Whether a channel's sum fits 32 bits, and its result those modes that do not limit it.
-bool sum_fits(RoundingMode mode, const Factors& factors, std::size_t channel, double sum) {
-  if (sum > MOST_SUM) return false;
-  if (mode == RoundingMode::ONCE_SATURATING) return sum * std::fabs(factors.factor[channel]) <= MOST_SUM;
-  if (mode != RoundingMode::TWICE_NON_NEGATIVE) return true;
-  return sum * std::fabs(factors.fraction[channel]) + std::fabs(factors.power[channel]) <= MOST_SUM;
-}
-
 // Reads one file into a program.
 template <class T>
-class Reader {
+class Reader : ProgramView {
  public:
-  Reader(const unsigned char* data, const ProgramHeader& header, mnv2_program& program, Network<T>& network,
-         int threads)
-      : data_(data), header_(header), program_(program), network_(network), threads_(threads) {}
+  Reader(const unsigned char* data, const ProgramHeader& header, mnv2_program& program, Network<T>& network)
+      : ProgramView{data, header}, program_(program), network_(network), threads_(network.threads()) {}
 
   Outcome read() {
     MNV2_PASS(read_outputs());
     MNV2_PASS(read_padding());
-    MNV2_PASS(read_layers());
+    MNV2_PASS(read_layers(*this, network_));
     std::vector<Step> steps;
     MNV2_PASS(read_steps(steps));
     MNV2_PASS(check_images_and_answers(steps));
@@ -73,21 +35,6 @@ class Reader {
 
  private:
   static constexpr bool floats() { return sizeof(T) == sizeof(float); }
-
-  std::size_t size(ProgramSection section) const { return static_cast<std::size_t>(header_.sections[section].size); }
-  const unsigned char* begin(ProgramSection section) const {
-    return data_ + static_cast<std::size_t>(header_.sections[section].begin);
-  }
-  template <class Record>
-  std::size_t count(ProgramSection section) const {
-    return size(section) / sizeof(Record);
-  }
-  template <class Record>
-  Record at(ProgramSection section, std::size_t index) const {
-    Record record;
-    std::memcpy(&record, begin(section) + index * sizeof(Record), sizeof(Record));
-    return record;
-  }
 
   Outcome read_outputs() {
     const std::size_t outputs = count<OutputRecord>(OUTPUTS);
@@ -108,83 +55,13 @@ class Reader {
   }
 
   Outcome read_padding() {
-    MNV2_REQUIRE(count<float>(PADDING) == static_cast<std::size_t>(header_.channels), "not one padding per channel");
+    MNV2_REQUIRE(count<float>(PADDING) == static_cast<std::size_t>(header.channels), "not one padding per channel");
     std::vector<float> padding;
     for (std::size_t i = 0; i < count<float>(PADDING); i++) {
       padding.push_back(at<float>(PADDING, i));
       MNV2_REQUIRE(floats() || (padding[i] >= 0 && padding[i] <= 255), "a padding is no byte");
     }
     network_.set_pixel_padding(std::move(padding));
-    return {};
-  }
-
-  Outcome read_layers() {
-    std::uint64_t begin = 0;
-    for (std::size_t i = 0; i < count<LayerRecord>(LAYERS); i++) {
-      Outcome outcome = read_layer(at<LayerRecord>(LAYERS, i), begin);
-      if (outcome.status) {
-        outcome.part = "layer";
-        outcome.number = static_cast<int>(i);
-        return outcome;
-      }
-    }
-    return {};
-  }
-
-  // The next array of weights of `count` numbers, and moves `begin` behind it; null where the file ends before.
-  template <class N>
-  const N* array(std::uint64_t& begin, std::uint64_t count) const {
-    const std::uint64_t bytes = count * sizeof(N);
-    if (begin > size(WEIGHTS) || bytes > size(WEIGHTS) - begin) return nullptr;
-    const unsigned char* const from = this->begin(WEIGHTS) + static_cast<std::size_t>(begin);
-    begin = aligned(begin + bytes);
-    return reinterpret_cast<const N*>(from);
-  }
-
-  Outcome read_layer(const LayerRecord& record, std::uint64_t& begin) {
-    using Weight = typename Types<T>::Weight;
-    using Sum = typename Types<T>::Sum;
-    MNV2_REQUIRE(record.begin == begin, "its weights do not follow those before");
-    MNV2_REQUIRE(within(record.depthwise, 0, 1), "an unknown kind of layer");
-    MNV2_REQUIRE(within(record.channels, 1, MOST_CHANNELS), "its channels are out of range");
-    const bool depthwise = record.depthwise == 1;
-    MNV2_REQUIRE(within(record.depth, 1, depthwise ? (floats() ? 1 : MOST_COPIES) : 1 << 24),
-                 "its depth is out of range");
-    MNV2_REQUIRE(depthwise ? record.channels % BLOCK == 0 : floats() || record.depth % 4 == 0, "its weights are cut");
-    MNV2_REQUIRE(within(record.input_factor, floats() || depthwise ? 0 : -512, floats() || depthwise ? 0 : 512),
-                 "its factor of the inputs is out of range");
-    MNV2_REQUIRE(within(record.factors, 0, 2), "its factors are of an unknown kind");
-    MNV2_REQUIRE(within(record.rounding.mode, 0, static_cast<int>(RoundingMode::TWICE_TO_FLOAT)),
-                 "an unknown rounding");
-    const std::uint64_t channels = static_cast<std::uint64_t>(record.channels);
-    const std::uint64_t depth = static_cast<std::uint64_t>(record.depth);
-    const Weight* const weights = array<Weight>(begin, channels * (!depthwise ? depth : floats() ? 9 : 12 * depth));
-    const Sum* const bias = array<Sum>(begin, channels);
-    Factors factors{};
-    if (record.factors == 1) factors.factor = array<float>(begin, channels);
-    if (record.factors == 2) factors.fraction = array<double>(begin, channels);
-    if (record.factors == 2) factors.power = array<double>(begin, channels);
-    MNV2_REQUIRE(weights && bias && (record.factors != 1 || factors.factor) &&
-                     (record.factors != 2 || (factors.fraction && factors.power)),
-                 "the file ends within its weights");
-    const Rounding rounding = rounding_of(record.rounding);
-    Problem problem;
-    if (depthwise) {
-      network_.add_depthwise(weights, bias, record.channels, record.depth, factors, rounding, problem);
-    } else {
-      network_.add_matrix(weights, bias, record.channels, record.depth, record.input_factor, factors, rounding,
-                          problem);
-    }
-    if (problem.what) return {problem.what == NO_MEMORY ? MNV2_NO_MEMORY : MNV2_BAD_FILE, problem.what};
-    if constexpr (!floats()) {
-      for (std::size_t c = 0; c < channels; c++) {
-        const std::size_t block = c / BLOCK * 12 * BLOCK * depth + c % BLOCK * 4;
-        const double extra = depth * std::fabs(record.input_factor);
-        const double sum = depthwise ? largest_sum(weights + block, 3 * depth, 4 * BLOCK, 4, bias[c], 0)
-                                     : largest_sum(weights + c * depth, 1, 0, depth, bias[c], extra);
-        MNV2_REQUIRE(sum_fits(rounding.mode, factors, c, sum), "a sum of it does not fit 32 bits");
-      }
-    }
     return {};
   }
 
@@ -209,7 +86,7 @@ class Reader {
       MNV2_REQUIRE(within(channels, 1, MOST_CHANNELS), "its channels are out of range");
     }
     for (const std::int32_t side : {record.in_height, record.in_width, record.out_height, record.out_width}) {
-      MNV2_REQUIRE(within(side, 1, MOST_SIDE) && side * header_.batch <= MOST_ROWS, "a size of it is out of range");
+      MNV2_REQUIRE(within(side, 1, MOST_SIDE) && side * header.batch <= MOST_ROWS, "a size of it is out of range");
     }
     MNV2_REQUIRE(within(record.scratch, 0, most) && within(record.top, 0, most), "a place is out of range");
     MNV2_REQUIRE(record.scratch % line == 0 && record.top % line == 0, "a place is not aligned");
@@ -244,7 +121,7 @@ class Reader {
   }
 
   std::uint64_t bytes(std::uint64_t items, std::uint64_t each) const {
-    return items * each * static_cast<std::uint64_t>(header_.batch) * sizeof(float);
+    return items * each * static_cast<std::uint64_t>(header.batch) * sizeof(float);
   }
 
   // A place that a step reads or writes.
@@ -322,8 +199,7 @@ class Reader {
                  "a stage is too large");
     const auto pixels = static_cast<std::uint64_t>(stage.in_height) * static_cast<std::uint64_t>(stage.in_width);
     const auto outputs = static_cast<std::uint64_t>(stage.out_height) * static_cast<std::uint64_t>(stage.out_width);
-    MNV2_REQUIRE(std::max(pixels, outputs) * static_cast<std::uint64_t>(header_.batch) <= MOST_BYTES,
-                 "it is too large");
+    MNV2_REQUIRE(std::max(pixels, outputs) * static_cast<std::uint64_t>(header.batch) <= MOST_BYTES, "it is too large");
     return {};
   }
 
@@ -376,9 +252,9 @@ class Reader {
         const std::ptrdiff_t input = step.inputs[i];
         if (input == IMAGE) {
           reads_image = true;
-          MNV2_REQUIRE(step.in_channels == header_.channels && step.in_height == header_.height &&
-                           step.in_width == header_.width,
-                       "the image is of another size");
+          MNV2_REQUIRE(
+              step.in_channels == header.channels && step.in_height == header.height && step.in_width == header.width,
+              "the image is of another size");
         } else if (input <= ANSWER) {
           const std::size_t index = static_cast<std::size_t>(ANSWER - input);
           const std::size_t size = step.kind == StepKind::CONCAT
@@ -405,7 +281,7 @@ class Reader {
 
   Outcome take_memory() {
     std::uint64_t most = 0;
-    const auto batch = static_cast<std::uint64_t>(header_.batch);
+    const auto batch = static_cast<std::uint64_t>(header.batch);
     for (const Step& step : program_.plan->steps) {
       const std::uint64_t places = static_cast<std::uint64_t>(step.top) * batch;
       most = std::max(most, places + std::uint64_t{step.thread_scratch} * static_cast<std::uint64_t>(threads_));
@@ -437,8 +313,6 @@ class Reader {
     return {};
   }
 
-  const unsigned char* const data_;
-  const ProgramHeader& header_;
   mnv2_program& program_;
   Network<T>& network_;
   const int threads_;
@@ -449,7 +323,7 @@ class Reader {
 template <class T>
 Outcome read_network(const unsigned char* data, const ProgramHeader& header, mnv2_program& program,
                      Network<T>& network) {
-  return Reader<T>(data, header, program, network, network.threads()).read();
+  return Reader<T>(data, header, program, network).read();
 }
 
 template Outcome read_network<float>(const unsigned char*, const ProgramHeader&, mnv2_program&, Network<float>&);

@@ -4,7 +4,7 @@
 #include <cstdlib>
 #include <new>
 
-#define MNV2_WEAK __attribute__((weak, visibility("hidden")))
+#define MNV2_WEAK __attribute__((weak))
 
 MNV2_WEAK void* operator new(std::size_t size) {
   void* const memory = std::malloc(size ? size : 1);
@@ -22,3 +22,9 @@ MNV2_WEAK void operator delete[](void* memory) noexcept { std::free(memory); }
 MNV2_WEAK void operator delete[](void* memory, std::size_t) noexcept { std::free(memory); }
 
 const std::nothrow_t std::nothrow{};
+
+namespace std {
+MNV2_WEAK void __throw_bad_alloc() { std::abort(); }
+MNV2_WEAK void __throw_bad_array_new_length() { std::abort(); }
+MNV2_WEAK void __throw_length_error(const char*) { std::abort(); }
+}  // namespace std
