@@ -101,7 +101,7 @@ def test_a_classifier_names_its_classes(tmp_path: Path, pixels: Any) -> None:
         for operation in read_program(path).functions["main"].operations
         if operation.op_type == "classify"
     )
-    named = [str(label.val) for label in classify.classes]
+    named = [str(label) for label in classify.classes.val]
     assert named == ["crane (0)", "ant", "bee", "crane (3)", "wasp", "fly", "moth"]
     assert (loaded.author, loaded.license) == ("me", "MIT")
     facts = json.loads(loaded.user_defined_metadata["mobilenetv2"])
