@@ -52,12 +52,13 @@ def raw_results(checkpoint: Checkpoint, pixels: np.ndarray) -> dict[str, Any]:
     return {names[head.task]: answer}
 
 
-def as_float16(checkpoint: Checkpoint) -> Checkpoint:
-    """The checkpoint with folded kernels as float16 holds them."""
+def as_float16(checkpoint: Checkpoint, *, biases: bool = False) -> Checkpoint:
+    """The checkpoint with folded kernels as float16 holds them, and with `biases` those too."""
     arrays: dict[str, Any] = {}
     for layer in layers(checkpoint.architecture):
         if layer.weight:
             kernel, bias = fold(checkpoint, layer)
+            bias = bias.astype(np.float16 if biases else np.float32)
             arrays |= unfolded(layer, kernel.astype(np.float32).astype(np.float16), bias)
     return replace(checkpoint, arrays=arrays)
 
@@ -118,7 +119,7 @@ def test_kernels_as_float16(head: str, tmp_path: Path, pixels: Any) -> None:
 def test_float16_that_does_not_hold_a_kernel_is_refused(tmp_path: Path) -> None:
     checkpoint = model(Classifier(7))
     arrays = {**checkpoint.arrays, "classifier.1.weight": np.full((7, 1280), 7e4, np.float32)}
-    with pytest.raises(WriterError, match=r"float16 does not hold the weights classifier\.1"):
+    with pytest.raises(WriterError, match=r"float16 does not hold the weights of classifier\.1"):
         ncnn.write(replace(checkpoint, arrays=arrays), tmp_path / "m", WriteOptions(float16=True))
 
 

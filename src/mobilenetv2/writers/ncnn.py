@@ -14,7 +14,7 @@ from ..graph import network
 from ..heads import SSDHead
 from ..int8 import AnyCheckpoint
 from ..layer import IMAGE, Layer
-from .arrays import folded
+from .arrays import check_float16, folded
 from .beside import write_beside
 from .options import WriteOptions, WriterError, refuse, result_names
 
@@ -122,7 +122,7 @@ class Graph:
         self._nodes.append(Node(kind, name, tuple(sources), settings))
         return name
 
-    def weights(self, name: str, kernel: NDArray[np.float32], bias: NDArray[np.float32]) -> None:
+    def weights(self, layer: Layer, kernel: NDArray[np.float32], bias: NDArray[np.float32]) -> None:
         """Adds the kernel and bias of the layer that was added last.
 
         Raises:
@@ -131,8 +131,7 @@ class Graph:
         if not self._float16:
             self.arrays += [np.array([FLOAT32_WEIGHTS], np.int32), kernel, bias]
             return
-        if np.abs(kernel).max() > np.finfo(np.float16).max:
-            raise WriterError(f"ncnn: float16 does not hold the weights {name}: leave it out")
+        check_float16("ncnn", layer, kernel)
         # ncnn reads whole words of four bytes
         half = np.zeros(kernel.size + kernel.size % 2, np.float16)
         half[: kernel.size] = kernel.ravel()
@@ -192,7 +191,7 @@ def add_layer(graph: Graph, checkpoint: Checkpoint, layer: Layer, sources: list[
         if layer.kind == "depthwise":
             kind, settings = "ConvolutionDepthWise", f"{settings} 7={layer.groups}"
         graph.node(kind, name, sources, settings + ACTIVATIONS[layer.activation])
-    graph.weights(name, kernel, bias)
+    graph.weights(layer, kernel, bias)
     return name
 
 
