@@ -38,9 +38,6 @@ def write(checkpoint: AnyCheckpoint, path: Path, options: WriteOptions) -> tuple
         WriterError: Options, a task or a preprocessing that a pipeline does not go with.
     """
     by_the_pipeline = "the pipeline does this"
-    if isinstance(checkpoint, Int8Checkpoint):
-        # these take pixels where nothing else is said
-        options = replace(options, input="float32")
     refuse(
         options,
         "transformers.js",
