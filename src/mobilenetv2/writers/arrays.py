@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 
 from ..checkpoint import Checkpoint
 from ..folding import fold
-from ..int8 import Activation, Int8Checkpoint, stored_tensors
+from ..int8 import Activation, Int8Checkpoint, Int8Layer, stored_tensors
 from ..layer import Layer
 from .options import WriterError
 
@@ -37,6 +37,13 @@ def image_zero_points(checkpoint: Int8Checkpoint) -> tuple[int, ...]:
     """The zero points of the image's channels; one where all are equal."""
     zeros = checkpoint.image_zero_points
     return zeros[:1] if len(set(zeros)) == 1 else zeros
+
+
+def bias_of_pixels(layer: Int8Layer, zeros: tuple[int, ...]) -> NDArray[np.int32]:
+    """The bias of the first layer where it reads pixels as if their zero points were 0."""
+    sums = (layer.weight.astype(np.int64) - layer.zero_point).sum((2, 3))  # (out, channels)
+    bias: NDArray[np.int32] = (layer.bias - sums @ np.array(zeros)).astype(np.int32)
+    return bias
 
 
 def activations(checkpoint: Int8Checkpoint) -> Mapping[str, Activation]:

@@ -11,9 +11,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..graph import network
-from ..int8 import Activation, Int8Checkpoint, Int8Layer, float_results
+from ..int8 import Activation, Int8Checkpoint, float_results
 from ..layer import IMAGE, Layer
-from .arrays import activations
+from .arrays import activations, bias_of_pixels
 from .onnx_float import Maps
 from .onnx_graph import Dimension, Graph
 from .options import WriteOptions
@@ -191,13 +191,6 @@ class Int8Layers:
         rows = graph.sides(tall, 2, 3) if self._dynamic else layer.in_shape[1] + top + bottom
         beside = strip("left", rows, before[1]), strip("right", rows, right)
         return graph.node("Concat", [*beside[0], tall, *beside[1]], "image.padded", axis=3)
-
-
-def bias_of_pixels(layer: Int8Layer, zeros: tuple[int, ...]) -> NDArray[np.int32]:
-    """The bias of the first layer where it reads pixels as if their zero points were 0."""
-    sums = (layer.weight.astype(np.int64) - layer.zero_point).sum((2, 3))  # (out, channels)
-    bias: NDArray[np.int32] = (layer.bias - sums @ np.array(zeros)).astype(np.int32)
-    return bias
 
 
 def clip_limits(layer: Layer, stored: Activation) -> tuple[int, ...]:
