@@ -58,8 +58,8 @@ MAY_IMPORT = {
     "segmenter": TRUNK | {"model"},
     "loading": TRUNK | {"formats", "model", "detector", "segmenter"},
     "evaluation": TRUNK | MODELS,
-    "writers": TRUNK,
-    "verification": TRUNK | {"runtime", "writers"},
+    "writers": TRUNK | {"formats"},  # for the names that other libraries have
+    "verification": TRUNK | {"formats", "runtime", "writers"},
     "exporting": TRUNK | MODELS | {"runtime", "writers", "verification"},
     "insight": TRUNK | MODELS | {"runtime", "evaluation", "training"},
     "cli": TRUNK
@@ -68,7 +68,7 @@ MAY_IMPORT = {
     "__init__": TRUNK | MODELS | {"evaluation", "nn", "runtime", "training", "exporting"},
     "__main__": {"cli"},
 }
-TORCH_IS_AT_HOME = ("nn/", "training/", "insight/", "formats/pytorch.py")
+TORCH_IS_AT_HOME = ("nn/", "training/", "insight/", "formats/pytorch.py", "writers/torchvision.py")
 
 
 def module_name(path: Path) -> str:
