@@ -60,8 +60,9 @@ MAY_IMPORT = {
     "loading": TRUNK | {"formats", "model", "detector", "segmenter"},
     "batch": TRUNK | MODELS,
     "evaluation": TRUNK | MODELS,
-    "writers": TRUNK | {"runtime"},
-    "verification": TRUNK | {"runtime", "writers"},
+    # formats for the names that other libraries have
+    "writers": TRUNK | {"formats", "runtime"},
+    "verification": TRUNK | {"formats", "runtime", "writers"},
     "exporting": TRUNK | MODELS | {"writers", "verification"},
     "insight": TRUNK | MODELS | {"runtime", "evaluation", "training"},
     "cli": TRUNK
@@ -70,7 +71,7 @@ MAY_IMPORT = {
     "__init__": TRUNK | MODELS | {"batch", "evaluation", "nn", "runtime", "training", "exporting"},
     "__main__": {"cli"},
 }
-TORCH_IS_AT_HOME = ("nn/", "training/", "insight/", "formats/pytorch.py")
+TORCH_IS_AT_HOME = ("nn/", "training/", "insight/", "formats/pytorch.py", "writers/torchvision.py")
 
 
 def module_name(path: Path) -> str:

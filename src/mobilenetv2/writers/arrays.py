@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from ..checkpoint import Checkpoint
 from ..folding import fold
 from ..int8 import Activation, Int8Checkpoint, Int8Layer, stored_tensors
-from ..layer import Layer
+from ..layer import BATCH_NORM_ARRAYS, Layer
 from .options import WriterError
 
 
@@ -18,6 +18,29 @@ def folded(checkpoint: Checkpoint, layer: Layer) -> tuple[NDArray[np.float32], N
     """Kernel and bias of a layer, with its batch norm folded in, float32."""
     weight, bias = fold(checkpoint, layer)
     return weight.astype(np.float32), bias.astype(np.float32)
+
+
+def norm_arrays(
+    checkpoint: Checkpoint, layer: Layer, epsilon: float
+) -> dict[str, NDArray[np.float32]]:
+    """The batch norm of a layer for a library with another epsilon: the same function.
+
+    Args:
+        checkpoint: The model.
+        layer: One of its layers that has a batch norm.
+        epsilon: The library's.
+
+    Returns:
+        weight, bias, running_mean and running_var, (out,) each.
+    """
+    arrays = {name: checkpoint.arrays[f"{layer.norm}.{name}"] for name in BATCH_NORM_ARRAYS}
+    if layer.bn_epsilon == epsilon:
+        return dict(arrays)
+    needed = arrays["running_var"].astype(np.float64) + layer.bn_epsilon
+    variance = np.maximum(needed - epsilon, 0)
+    weight = arrays["weight"] * np.sqrt((variance + epsilon) / needed)
+    changed = {"weight": weight, "running_var": variance}
+    return {**arrays, **{name: array.astype(np.float32) for name, array in changed.items()}}
 
 
 def check_float16(target: str, layer: Layer, *weights: NDArray[np.float32]) -> None:
