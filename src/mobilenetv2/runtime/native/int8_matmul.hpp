@@ -257,8 +257,8 @@ MNV2_NOINLINE void tile(const Matmul<std::uint8_t>& job, const Panel& panel, int
         Ints w[VECTORS];
         MNV2_UNROLL for (int j = 0; j < VECTORS; j++) w[j] = load_weights(weights + 4 * j * LANES);
         MNV2_UNROLL for (int i = 0; i < ROWS; i++) {
-          const Ints value = splat_quad(in + i * pixel);
-          MNV2_UNROLL for (int j = 0; j < VECTORS; j++) sums[i][j] = dot(sums[i][j], value, w[j]);
+          const InputSteps input = load_input_step(in + i * pixel);
+          MNV2_UNROLL for (int j = 0; j < VECTORS; j++) sums[i][j] = dot_step<0>(sums[i][j], input, w[j]);
         }
       }
     }

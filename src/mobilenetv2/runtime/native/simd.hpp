@@ -26,10 +26,11 @@
 //   add_quads                  sum + the four bytes of each lane
 //   INPUT_OFFSET               0, or 128: inputs are bytes less this, signed. A bias is more by as many times the sum
 //                              of its weights
-//   load_weights, splat_quad   four signed bytes per lane; four inputs in all lanes
+//   load_weights               four signed bytes per lane
 //   Sums, to_sums, from_sums   what a sum of products is kept in, of Ints and as Ints
 //   dot                        sum + the products of four inputs and four signed bytes, exactly
 //   INPUT_STEPS, InputSteps, load_input_steps, dot_step<STEP>  as STEPS, of quads of inputs
+//   load_input_step            the first of them alone
 //   to_floats, to_ints         to_ints rounds to the nearest even
 //   load_byte_ints             one byte per lane
 //   store_bytes, store_some_bytes  of values within 0..255; STORE_CLAMPS: of any values, clamped

@@ -18,7 +18,7 @@ using Vec = float32x4_t;
 constexpr int LANES = 4;
 constexpr int PANEL_VECTORS = 4;
 // Of 32 registers, one per row holds STEPS inputs.
-constexpr int tile_rows(int vectors) { return vectors >= 3 ? 6 : vectors == 2 ? 8 : 12; }
+constexpr int tile_rows(int vectors) { return vectors == 4 ? 5 : vectors == 3 ? 6 : vectors == 2 ? 8 : 12; }
 
 inline Vec load(const float* from) { return vld1q_f32(from); }
 inline Vec load_some(const float* from, int count) {
@@ -94,13 +94,17 @@ inline Ints as_inputs(Ints bytes) { return bytes; }
 constexpr int INPUT_OFFSET = 128;
 inline Ints as_inputs(Ints bytes) { return veorq_s32(bytes, vdupq_n_s32(static_cast<int>(0x80808080u))); }
 #endif
-inline Ints splat_quad(const std::uint8_t* from) {
-  std::int32_t quad;
-  __builtin_memcpy(&quad, from, 4);
-  return as_inputs(vdupq_n_s32(quad));
-}
 constexpr int INPUT_STEPS = 4;
 using InputSteps = Ints;
+// Only the first quad of these counts: no instruction is spent on the others.
+inline InputSteps load_input_step(const std::uint8_t* from) {
+  struct Quad {
+    std::uint8_t bytes[4];
+  };
+  int32x4_t quad;
+  asm("ldr %s0, %1" : "=w"(quad) : "m"(*reinterpret_cast<const Quad*>(from)));
+  return as_inputs(quad);
+}
 inline InputSteps load_input_steps(const std::uint8_t* from) { return as_inputs(vreinterpretq_s32_u8(vld1q_u8(from))); }
 
 #if defined(__ARM_FEATURE_DOTPROD)
@@ -124,7 +128,7 @@ inline Sums dot_step(Sums sum, InputSteps inputs, Ints weights) {
 }
 #endif
 #else
-constexpr int byte_tile_rows(int vectors) { return vectors == 4 ? 3 : vectors == 3 ? 4 : vectors == 2 ? 6 : 8; }
+constexpr int byte_tile_rows(int vectors) { return vectors == 4 ? 2 : vectors == 3 ? 3 : vectors == 2 ? 4 : 8; }
 // Of the products of four bytes, the first two and the last two are summed apart: a product fits 16 bits, two do not.
 struct Sums {
   int32x4_t low, high;  // of lanes 0 and 1, of 2 and 3

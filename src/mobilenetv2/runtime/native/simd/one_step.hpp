@@ -21,6 +21,7 @@ inline Ints from_sums(Sums sums) { return sums; }
 inline Ints add_quads(Ints sum, Ints bytes) { return dot(sum, bytes, splat_ints(0x01010101)); }
 constexpr int INPUT_STEPS = 1;
 using InputSteps = Ints;
+inline InputSteps load_input_step(const std::uint8_t* from) { return splat_quad(from); }
 inline InputSteps load_input_steps(const std::uint8_t* from) { return splat_quad(from); }
 template <int>
 inline Sums dot_step(Sums sum, InputSteps inputs, Ints weights) {
