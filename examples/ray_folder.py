@@ -9,6 +9,7 @@ which is which.
 from __future__ import annotations
 
 import argparse
+import math
 import sys
 from pathlib import Path
 
@@ -27,15 +28,21 @@ def check_room(workers: int, each: float) -> None:
     available = ray.cluster_resources().get("CPU", 0)
     needed = workers * each + READING + WRITING
     if needed > available:
-        most = (available - READING - WRITING) / workers
+        most = math.floor(100 * (available - READING - WRITING) / workers + 1e-9) / 100
         sys.exit(
             f"{workers} workers with {each:g} processors each leave none of {available:g} for reading and "
-            f"writing, and Ray would wait for ever: fewer --workers, or --cpus {int(100 * most) / 100:g}"
+            f"writing, and Ray would wait for ever: fewer --workers, or --cpus {most:g}"
         )
 
 
 def classify_folder(
-    folder: Path, output: Path, model: str, workers: int, cpus: float, classifier: type = Classifier
+    folder: Path,
+    output: Path,
+    model: str,
+    workers: int,
+    cpus: float,
+    batch: int = 64,
+    classifier: type = Classifier,
 ) -> None:
     """Writes the rows of all images below a folder.
 
@@ -45,6 +52,7 @@ def classify_folder(
         model: A file or a name.
         workers: Actors, each with a model of its own.
         cpus: Processors that each keeps.
+        batch: Images that a worker gets at once.
         classifier: What each makes of its batches.
     """
     check_room(workers, cpus)
@@ -56,7 +64,7 @@ def classify_folder(
         fn_constructor_args=(model,),
         fn_constructor_kwargs={"threads": 1},
         compute=ray.data.ActorPoolStrategy(size=workers),
-        batch_size=64,
+        batch_size=batch,
         num_cpus=cpus,
     )
     rows.write_parquet(str(output), ray_remote_args={"num_cpus": WRITING})

@@ -135,7 +135,7 @@ def test_ray_says_what_would_hang_and_a_killed_worker_loses_nothing(
                 os.kill(os.getpid(), signal.SIGKILL)
             return rows
 
-    ray_example.classify_folder(folder, tmp_path / "rows", str(model), 1, 0.8, Killed)
+    ray_example.classify_folder(folder, tmp_path / "rows", str(model), 1, 0.8, 4, Killed)
     assert marker.exists()
     check(tmp_path / "rows", expected)
 
