@@ -41,7 +41,9 @@ def with_all_stored(
     # the files of the peers hold scales as float32
     rounded = {name: replace(a, scale=float(np.float32(a.scale))) for name, a in stored.items()}
     image_scale = float(np.float32(quantized.image_scale))
-    return replace(quantized, rounding="twice", image_scale=image_scale, activations=rounded)
+    return replace(
+        quantized, rounding="twice", image_scale=image_scale, activations=rounded, unstored={}
+    )
 
 
 def activations(checkpoint: Int8Checkpoint) -> Mapping[str, Activation]:

@@ -126,7 +126,9 @@ def described(tmp_path_factory: pytest.TempPathFactory) -> Path:
     (folder / "labels.csv").write_text("file,label\n" + "".join(rows))
     for i in range(124):
         with tarfile.open(folder / f"train-{i:03}.tar", "w") as shard:
-            for name, content in (("0.jpg", jpeg(150 * (i % 2), i)), ("0.cls", b"%d" % (i % 2))):
+            boxes = b'{"boxes": [[8, 8, 30, 20]], "labels": ["dog"]}'
+            image = jpeg(150 * (i % 2), i)
+            for name, content in (("0.jpg", image), ("0.cls", b"%d" % (i % 2)), ("0.json", boxes)):
                 entry = tarfile.TarInfo(name)
                 entry.size = len(content)
                 shard.addfile(entry, io.BytesIO(content))

@@ -92,6 +92,8 @@ def own_imports(path: Path) -> set[str]:
         if isinstance(node, ast.ImportFrom) and node.level:
             base = [*package[: len(package) - node.level + 1], *filter(None, [node.module])]
             for alias in node.names:
+                if not base and alias.name == "__version__":
+                    continue
                 module = ".".join([*base, alias.name])
                 imported.add(module if module in MODULES else ".".join(base))
     return imported

@@ -22,8 +22,18 @@ def task_of(architecture: Architecture) -> Task:
     return TASKS.get(architecture.head.task, TASKS[Classification.name])
 
 
-def task_called(name: str | None, data: str) -> Task:
+def in_shards(data: str) -> bool:
+    """Whether these images to train with are shards."""
+    return data.lower().endswith(".tar")
+
+
+def task_called(name: str | None, data: str, val: str | None = None) -> Task:
     """The task of that name; None: the one that the data are for.
+
+    Args:
+        name: Name of a task.
+        data: The images to train with.
+        val: The images to validate with, which decide where the others are in shards.
 
     Raises:
         UserError: There is no such task, or the data may be for two.
@@ -32,6 +42,8 @@ def task_called(name: str | None, data: str) -> Task:
         if name not in TASKS:
             raise UserError(f"a task is {', '.join(TASKS)}, not {name!r:.80}")
         return TASKS[name]
+    if val is not None and in_shards(data):
+        data = val
     path = Path(data)
     boxes, masks = is_boxes(path), is_masks(path)
     if boxes and masks:
