@@ -1,5 +1,6 @@
 // A model file in the browser, or under Node: loaded, and run on images.
 
+import { bytesAt, bytesOf } from "./files.js";
 import { toImage } from "./images.js";
 import { Program } from "./program.js";
 import { toPixels } from "./resize.js";
@@ -85,20 +86,5 @@ export class Model {
 async function contentOf(source) {
   if (source instanceof Uint8Array) return source;
   if (source instanceof ArrayBuffer) return new Uint8Array(source);
-  const response = source instanceof Response ? source : await fetched(source);
-  return response instanceof Uint8Array ? response : new Uint8Array(await response.arrayBuffer());
-}
-
-/** A file by its address; under Node also one on disk. */
-export async function fetched(address) {
-  const url = typeof address === "string" && typeof location === "undefined" && !/^[a-z]+:/i.test(address)
-    ? new URL(address, `file://${globalThis.process.cwd()}/`)
-    : new URL(address, globalThis.location?.href);
-  if (url.protocol === "file:" && typeof globalThis.process !== "undefined") {
-    const { readFile } = await import("node:fs/promises");
-    return new Uint8Array(await readFile(url));
-  }
-  const response = await fetch(url);
-  if (!response.ok) throw new Error(`${url}: ${response.status} ${response.statusText}`);
-  return response;
+  return typeof Response !== "undefined" && source instanceof Response ? bytesOf(source) : bytesAt(source);
 }
