@@ -44,6 +44,7 @@ TRUNK = {
     "checkpoint",
     "datasets",
     "int8",
+    "description",
     "zoo",
 }
 MODELS = {"model", "detector", "segmenter", "loading"}
@@ -57,15 +58,16 @@ MAY_IMPORT = {
     "detector": TRUNK | {"model"},
     "segmenter": TRUNK | {"model"},
     "loading": TRUNK | {"formats", "model", "detector", "segmenter"},
+    "batch": TRUNK | MODELS,
     "evaluation": TRUNK | MODELS,
-    "writers": TRUNK,
+    "writers": TRUNK | {"runtime"},
     "verification": TRUNK | {"runtime", "writers"},
     "exporting": TRUNK | MODELS | {"writers", "verification"},
     "insight": TRUNK | MODELS | {"runtime", "evaluation", "training"},
     "cli": TRUNK
     | MODELS
     | {"runtime", "formats", "nn", "evaluation", "training", "insight", "writers", "exporting"},
-    "__init__": TRUNK | MODELS | {"evaluation", "nn", "runtime", "training", "exporting"},
+    "__init__": TRUNK | MODELS | {"batch", "evaluation", "nn", "runtime", "training", "exporting"},
     "__main__": {"cli"},
 }
 TORCH_IS_AT_HOME = ("nn/", "training/", "insight/", "formats/pytorch.py")
@@ -203,7 +205,7 @@ def test_the_extension_names_instruction_sets() -> None:
         "mobilenetv2.runtime._native", reason="the extension is built by pip install"
     )
     found = native.instruction_sets()
-    order = ["avx2", "avxvnni", "avx512", "avx512vnni", "avx512bf16", "neon", "dotprod"]
+    order = ["avx2", "avxvnni", "avx512", "avx512vnni", "avx512bf16", "neon", "dotprod", "i8mm"]
     assert found == [name for name in order if name in found]
     flags = Path("/proc/cpuinfo").read_text() if Path("/proc/cpuinfo").exists() else ""
     for name, flag in (

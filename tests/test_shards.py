@@ -383,7 +383,8 @@ def test_a_broken_image_is_left_out_and_named(task: str, tmp_path: Path) -> None
 def test_shards_need_val_and_steps(task: str, tmp_path: Path) -> None:
     data = MAKE[task](tmp_path / "data")
     start, recipe = Start(architecture=ARCHITECTURES[task]), RECIPE[task]
-    for val, changed in ((data, recipe), (None, recipe.changed({"epoch_steps": 4}))):
+    steps = recipe.changed({"epoch_steps": 4})
+    for val, changed in ((data, recipe), (None, steps), ("b.tar", steps)):
         with pytest.raises(UserError, match=r"a\.tar: shards need .*--val.*epoch_steps"):
             fit("a.tar", tmp_path / "run", changed, start, val=val, task=task, machine=MACHINE)
 

@@ -214,7 +214,8 @@ def _processes(
     """The number of processes: as requested, as in the run to resume, or as many as are useful."""
     from ..training.processes import default_processes, is_one_of_several, is_other_process
     from ..training.run_folder import RunFolder
-    from ..training.tasks import in_shards, task_called
+    from ..training.shards import in_shards
+    from ..training.tasks import task_called
 
     if is_one_of_several():
         if options["processes"] is not None and not is_other_process():

@@ -37,9 +37,10 @@ from .network import build, last_map, prepare
 from .recipes import Recipe
 from .report import draw_curves
 from .run_folder import RunFolder, Settings, is_same_file
+from .shards import in_shards
 from .start import Start
 from .task import Task
-from .tasks import in_shards, task_called, task_of
+from .tasks import task_called, task_of
 from .trainer import Trainer
 from .workers import explained_worker_errors
 

@@ -52,6 +52,11 @@ class Shards:
     target: ShardTarget = class_target
 
 
+def in_shards(data: str) -> bool:
+    """Whether images are shards."""
+    return data.lower().endswith(".tar")
+
+
 def read_shards(pattern: str, classes: Sequence[str] | None = None) -> Shards:
     """The tar files of a pattern such as train-{000000..000123}.tar.
 

@@ -18,11 +18,11 @@ from ..errors import UserError
 from ..images import Preprocessing
 from ..nn.backbone import Backbone
 from .recipes import Recipe
+from .shards import ShardTarget, in_shards
 from .splits import Split
 
 if TYPE_CHECKING:
     from .data import Images
-    from .shards import ShardTarget
     from .start import Start
 
 Scores = dict[str, float]
@@ -96,10 +96,10 @@ class Task(ABC):
         Raises:
             UserError: As for `read`, or a setting needs images that are read in advance.
         """
-        if val is None or not recipe.epoch_steps:
+        if val is None or in_shards(val) or not recipe.epoch_steps:
             raise UserError(
                 f"{data}: shards need images to validate with, which also name the classes "
-                "(--val), and the number of steps per epoch (--set epoch_steps=1000)"
+                "(--val, no shards), and the number of steps per epoch (--set epoch_steps=1000)"
             )
         if recipe.head_first or recipe.balance:
             raise UserError(

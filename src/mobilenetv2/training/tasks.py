@@ -10,6 +10,7 @@ from ..errors import UserError
 from .classification import Classification
 from .detection import Detection
 from .segmentation import Segmentation
+from .shards import in_shards
 from .task import Task
 
 TASKS: dict[str, Task] = {
@@ -20,11 +21,6 @@ TASKS: dict[str, Task] = {
 def task_of(architecture: Architecture) -> Task:
     """The task of a network's head; one without a head becomes a classifier."""
     return TASKS.get(architecture.head.task, TASKS[Classification.name])
-
-
-def in_shards(data: str) -> bool:
-    """Whether these images to train with are shards."""
-    return data.lower().endswith(".tar")
 
 
 def task_called(name: str | None, data: str, val: str | None = None) -> Task:

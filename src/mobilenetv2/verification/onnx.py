@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from ..int8 import AnyCheckpoint
 from ..writers.options import WriteOptions
 
+AT_ONCE = 4  # images, of files that take any number
 Results = dict[str, Any]
 Call = Callable[[NDArray[Any]], Mapping[str, NDArray[Any]]]
 
@@ -51,12 +52,13 @@ def results_of(
         images = checkpoint.preprocessing.normalize(pixels)
     if options.layout != "nhwc":
         images = np.ascontiguousarray(images.transpose(0, 3, 1, 2))
-    size = options.batch or len(images)
+    size = options.batch or min(len(images), AT_ONCE)
     parts = []
     for begin in range(0, len(images), size):
         group = images[begin : begin + size]
         # a file for more images than are left runs the last of them again
-        full = np.concatenate([group, *[group[-1:]] * (size - len(group))])
+        missing = 0 if options.batch is None else size - len(group)
+        full = np.concatenate([group, *[group[-1:]] * missing])
         parts.append(_by_image(call(full), len(group), options))
     return {name: _joined([part[name] for part in parts]) for name in parts[0]}
 

@@ -20,6 +20,7 @@ def run(
 ) -> dict[str, Any]:
     """A folder's results on pixels (N, H, W, C)."""
     file = path / "onnx" / file_name(checkpoint)
-    results = onnx.run(file, pixels, checkpoint, replace(options, batch=None))
+    of_file = replace(options, batch=None, input="float32")
+    results = onnx.run(file, pixels, checkpoint, of_file)
     # a segmenter's scores are called logits there
     return dict(zip(result_names(checkpoint, options), results.values(), strict=True))

@@ -51,6 +51,7 @@ FORMATS = {
         Format("torchvision", ".pth", "torchvision", ("torch",), ("torch", "torch")),
         Format("timm", ".safetensors", "timm"),
         Format("keras", ".h5", "keras", ("h5py",), ("h5py", "h5py")),
+        Format("program", ".mnv2", "program"),
         Format(
             "transformers.js",
             "",

@@ -20,6 +20,19 @@ def folded(checkpoint: Checkpoint, layer: Layer) -> tuple[NDArray[np.float32], N
     return weight.astype(np.float32), bias.astype(np.float32)
 
 
+def check_float16(target: str, layer: Layer, *weights: NDArray[np.float32]) -> None:
+    """Refuses weights of a layer that float16 does not hold.
+
+    Raises:
+        WriterError: The message names the format and the layer.
+    """
+    largest = max((float(np.abs(array).max()) for array in weights), default=0.0)
+    if largest > float(np.finfo(np.float16).max):
+        raise WriterError(
+            f"{target}: float16 does not hold the weights of {layer.name}: leave it out"
+        )
+
+
 def image_zero_points(checkpoint: Int8Checkpoint) -> tuple[int, ...]:
     """The zero points of the image's channels; one where all are equal."""
     zeros = checkpoint.image_zero_points

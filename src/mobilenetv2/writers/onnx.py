@@ -55,11 +55,11 @@ def write_named(
     if isinstance(checkpoint, Checkpoint):
         if options.input == "uint8":
             image = normalised(graph, checkpoint, image)
-        outputs = float_outputs(graph, checkpoint, image, options.dynamic_size)
+        outputs = float_outputs(graph, checkpoint, image, options)
     else:
         if options.input == "float32":
             image = pixels_again(graph, checkpoint, image)
-        outputs = Int8Layers(graph, checkpoint, image, options.dynamic_size).outputs()
+        outputs = Int8Layers(graph, checkpoint, image, options).outputs()
     add_results(graph, checkpoint, options, outputs)
     graph.save(path, opset, about(checkpoint, options), metadata(checkpoint, options))
     return (path,)
@@ -68,8 +68,9 @@ def write_named(
 def about(checkpoint: AnyCheckpoint, options: WriteOptions) -> str:
     """What the file is and takes, for people."""
     takes = {"float32": "float32, normalised", "uint8": "uint8 pixels, normalised by the file"}
+    colours = "grey" if checkpoint.architecture.in_channels == 1 else "RGB"
     return (
-        f"MobileNetV2 for {checkpoint.architecture.head.task}. Images: RGB, "
+        f"MobileNetV2 for {checkpoint.architecture.head.task}. Images: {colours}, "
         f"{checkpoint.preprocessing}. The file takes {takes[options.input]}. The entry mobilenetv2 of "
         "its metadata says all of it as JSON."
     )

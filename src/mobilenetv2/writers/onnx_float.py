@@ -9,6 +9,7 @@ from ..graph import network
 from ..layer import IMAGE, Layer
 from .arrays import folded
 from .onnx_graph import Dimension, Graph
+from .options import WriteOptions
 
 
 class Maps:
@@ -17,13 +18,14 @@ class Maps:
     Args:
         graph: Where nodes are added.
         image: The tensor of the image, (N, C, H, W).
-        dynamic_size: Whether sizes are not known.
+        options: Those of the file.
     """
 
-    def __init__(self, graph: Graph, image: str, dynamic_size: bool) -> None:
+    def __init__(self, graph: Graph, image: str, options: WriteOptions) -> None:
         self._graph = graph
         self._image = image
-        self._dynamic = dynamic_size
+        self._batch = options.batch
+        self._dynamic = options.dynamic_size
         self._pooled: dict[str, str] = {}  # from tensors of one place to the map that they are of
 
     def note(self, layer: Layer, source: str) -> None:
@@ -52,11 +54,11 @@ class Maps:
 
     def resize(self, layer: Layer, value: str, output: str) -> str:
         """Adds the resize of a map to the size of the image, with corners aligned."""
-        first = self._graph.sides(value, 0, 2)
+        batch = self._graph.sides(value, 0, 1) if self._batch is None else self._batch
         sides: tuple[Dimension, ...] = layer.out_shape[1:]
         if self._dynamic:
             sides = (self._graph.sides(self._image, 2, 4),)
-        shape = self._graph.shape(f"{output}.shape", first, *sides)
+        shape = self._graph.shape(f"{output}.shape", batch, layer.out_shape[0], *sides)
         return self._graph.node(
             "Resize",
             [value, "", "", shape],
@@ -67,7 +69,7 @@ class Maps:
 
 
 def float_outputs(
-    graph: Graph, checkpoint: Checkpoint, image: str, dynamic_size: bool
+    graph: Graph, checkpoint: Checkpoint, image: str, options: WriteOptions
 ) -> list[str]:
     """Adds all layers.
 
@@ -75,14 +77,14 @@ def float_outputs(
         graph: Where to.
         checkpoint: The model.
         image: The tensor of normalised images, (N, C, H, W).
-        dynamic_size: Whether their size is not known.
+        options: Those of the file.
 
     Returns:
         The tensors of the network's outputs.
     """
     net = network(checkpoint.architecture)
     tensors = {IMAGE: image}
-    maps = Maps(graph, image, dynamic_size)
+    maps = Maps(graph, image, options)
     low, high = (graph.constant(f"limit.{x}", np.float32(x)) for x in (0, 6))
     for layer in net.layers:
         inputs = [tensors[source] for source in layer.sources]

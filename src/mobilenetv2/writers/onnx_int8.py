@@ -16,6 +16,7 @@ from ..layer import IMAGE, Layer
 from .arrays import activations
 from .onnx_float import Maps
 from .onnx_graph import Dimension, Graph
+from .options import WriteOptions
 
 
 class Int8Layers:
@@ -25,15 +26,16 @@ class Int8Layers:
         graph: Where to.
         checkpoint: The model.
         image: The tensor of pixels, (N, C, H, W) uint8.
-        dynamic_size: Whether their size is not known.
+        options: Those of the file.
     """
 
     def __init__(
-        self, graph: Graph, checkpoint: Int8Checkpoint, image: str, dynamic_size: bool
+        self, graph: Graph, checkpoint: Int8Checkpoint, image: str, options: WriteOptions
     ) -> None:
         self._graph = graph
         self._checkpoint = checkpoint
-        self._dynamic = dynamic_size
+        self._batch = options.batch
+        self._dynamic = options.dynamic_size
         self._net = network(checkpoint.architecture)
         self._stored = dict(activations(checkpoint))
         zero, *others = dict.fromkeys(checkpoint.image_zero_points)
@@ -45,7 +47,7 @@ class Int8Layers:
         )
         self._codes = {IMAGE: image}
         self._reals: dict[str, str] = {}
-        self._maps = Maps(graph, image, dynamic_size)
+        self._maps = Maps(graph, image, options)
 
     def outputs(self) -> list[str]:
         """Adds all layers and returns the tensors of the network's outputs, float32."""
@@ -175,18 +177,18 @@ class Int8Layers:
         zero = graph.constant(
             "image.zeros", np.array(self._image_zeros, np.uint8).reshape(1, -1, 1, 1)
         )
-        first = graph.sides(image, 0, 1)
+        batch = graph.sides(image, 0, 1) if self._batch is None else self._batch
 
         def strip(name: str, rows: Dimension, columns: Dimension) -> list[str]:
             if rows == 0 or columns == 0:
                 return []
-            shape = graph.shape(f"image.{name}.shape", first, 1, rows, columns)
+            shape = graph.shape(f"image.{name}.shape", batch, 1, rows, columns)
             return [graph.node("Expand", [zero, shape], f"image.{name}")]
 
         above = strip("top", before[0], sides[1])
         below = strip("bottom", bottom, sides[1])
         tall = graph.node("Concat", [*above, image, *below], "image.tall", axis=2)
-        rows = graph.sides(tall, 2, 3)
+        rows = graph.sides(tall, 2, 3) if self._dynamic else layer.in_shape[1] + top + bottom
         beside = strip("left", rows, before[1]), strip("right", rows, right)
         return graph.node("Concat", [*beside[0], tall, *beside[1]], "image.padded", axis=3)
 

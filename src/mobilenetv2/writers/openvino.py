@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -34,9 +35,10 @@ def write(checkpoint: AnyCheckpoint, path: Path, options: WriteOptions) -> tuple
     import openvino
 
     refuse(options, "openvino", opset="OpenVINO has operators of its own")
-    graph = path.with_suffix(".onnx")
+    graph = path.with_name(f"{path.name}.onnx")
     onnx.write(checkpoint, graph, options)
-    model = openvino.convert_model(graph)
+    # not `convert_model`, which reports its use to a server
+    model = openvino.Core().read_model(graph)
     for name, value in model_info(checkpoint, options).items():
         model.set_rt_info(value, ["model_info", name])
     openvino.save_model(model, path, compress_to_fp16=options.float16)
@@ -58,8 +60,10 @@ def model_info(checkpoint: AnyCheckpoint, options: WriteOptions) -> dict[str, st
         "reverse_input_channels": "False",
     }
     if checkpoint.labels:
-        # divided by spaces there
-        facts["labels"] = " ".join(label.replace(" ", "_") for label in checkpoint.labels)
+        # divided by spaces there, in XML
+        facts["labels"] = " ".join(
+            re.sub(r"[\s\0-\x1f]+", "_", x) or "_" for x in checkpoint.labels
+        )
     if kind := MODEL_TYPES.get(checkpoint.architecture.head.task):
         facts["model_type"] = kind
     return facts

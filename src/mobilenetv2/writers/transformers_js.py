@@ -23,8 +23,8 @@ NAMES = {"image": "pixel_values", "scores": "logits"}
 def write(checkpoint: AnyCheckpoint, path: Path, options: WriteOptions) -> tuple[Path, ...]:
     """Writes a folder that a pipeline "image-classification" or "image-segmentation" reads.
 
-    The pipeline normalises images, makes probabilities or a mask, and passes any number of images at
-    once, so that the file takes any.
+    The pipeline normalises images, of an int8 model too, makes probabilities or a mask, and passes
+    any number of images at once, so that the file takes any.
 
     Args:
         checkpoint: The model: a classifier, or a segmenter of images that are stretched.
@@ -38,6 +38,9 @@ def write(checkpoint: AnyCheckpoint, path: Path, options: WriteOptions) -> tuple
         WriterError: Options, a task or a preprocessing that a pipeline does not go with.
     """
     by_the_pipeline = "the pipeline does this"
+    if isinstance(checkpoint, Int8Checkpoint):
+        # these take pixels where nothing else is said
+        options = replace(options, input="float32")
     refuse(
         options,
         "transformers.js",
@@ -53,7 +56,7 @@ def write(checkpoint: AnyCheckpoint, path: Path, options: WriteOptions) -> tuple
     file = path / "onnx" / file_name(checkpoint)
     onnx.write_named(checkpoint, file, replace(options, batch=None), NAMES)
     for name, settings in texts.items():
-        text = json.dumps(settings, ensure_ascii=False, indent=2)
+        text = json.dumps(settings, indent=2)
         (path / name).write_text(text + "\n", encoding="utf-8")
     return (path,)
 

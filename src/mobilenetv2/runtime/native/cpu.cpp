@@ -1,5 +1,13 @@
 #include "cpu.hpp"
 
+#include <cstring>
+
+#if defined(__unix__) || defined(__APPLE__)
+#include <time.h>
+#else
+#include <chrono>
+#endif
+
 #if defined(__linux__)
 #include <sched.h>
 #endif
@@ -8,8 +16,9 @@
 #include <cpuid.h>
 #include <immintrin.h>
 #elif defined(__aarch64__) && defined(__linux__)
-#include <asm/hwcap.h>
 #include <sys/auxv.h>
+#elif defined(__aarch64__) && defined(__APPLE__)
+#include <sys/sysctl.h>
 #endif
 
 namespace mobilenetv2 {
@@ -26,10 +35,10 @@ bool has_avxvnni() {
 
 }  // namespace
 
-std::vector<std::string> instruction_sets() {
+std::vector<const char*> instruction_sets() {
   // __builtin_cpu_supports also asks whether the operating system saves the wide registers.
   __builtin_cpu_init();
-  std::vector<std::string> found;
+  std::vector<const char*> found;
   const bool avx2 = __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma");
   if (avx2) found.push_back("avx2");
   if (avx2 && has_avxvnni()) found.push_back("avxvnni");
@@ -43,21 +52,57 @@ std::vector<std::string> instruction_sets() {
 
 #elif defined(__aarch64__)
 
-std::vector<std::string> instruction_sets() {
-  std::vector<std::string> found{"neon"};
+namespace {
+
 #if defined(__linux__)
-  if (getauxval(AT_HWCAP) & HWCAP_ASIMDDP) found.push_back("dotprod");
+
+// The kernel's own numbers of its capabilities: older headers do not name them.
+constexpr unsigned long DOT_PRODUCT = 1ul << 20;   // of AT_HWCAP
+constexpr unsigned long INT8_PRODUCT = 1ul << 13;  // of AT_HWCAP2
+
+bool has_dot_product() { return (getauxval(AT_HWCAP) & DOT_PRODUCT) != 0; }
+bool has_int8_product() { return (getauxval(AT_HWCAP2) & INT8_PRODUCT) != 0; }
+
 #elif defined(__APPLE__)
-  found.push_back("dotprod");  // every Apple processor that runs macOS on Arm has it
+
+bool has_feature(const char* name) {
+  int value = 0;
+  std::size_t size = sizeof(value);
+  return sysctlbyname(name, &value, &size, nullptr, 0) == 0 && value != 0;
+}
+bool has_dot_product() { return has_feature("hw.optional.arm.FEAT_DotProd"); }
+bool has_int8_product() { return has_feature("hw.optional.arm.FEAT_I8MM"); }
+
+#else
+
+bool has_dot_product() { return false; }
+bool has_int8_product() { return false; }
+
 #endif
+
+}  // namespace
+
+std::vector<const char*> instruction_sets() {
+  std::vector<const char*> found{"neon"};
+  const bool dot_product = has_dot_product();
+  if (dot_product) found.push_back("dotprod");
+  if (dot_product && has_int8_product()) found.push_back("i8mm");
   return found;
 }
 
 #else
 
-std::vector<std::string> instruction_sets() { return {}; }
+std::vector<const char*> instruction_sets() { return {}; }
 
 #endif
+
+bool runs_here(const char* isa) {
+  if (std::strcmp(isa, "scalar") == 0) return true;
+  for (const char* const name : instruction_sets()) {
+    if (std::strcmp(name, isa) == 0) return true;
+  }
+  return false;
+}
 
 #if defined(__x86_64__)
 
@@ -82,6 +127,22 @@ void pause() {}
 
 FlushSubnormals::FlushSubnormals() : before_(0) {}
 FlushSubnormals::~FlushSubnormals() { (void)before_; }
+
+#endif
+
+#if defined(__unix__) || defined(__APPLE__)
+
+double seconds_now() {
+  timespec now{};
+  clock_gettime(CLOCK_MONOTONIC, &now);
+  return static_cast<double>(now.tv_sec) + 1e-9 * static_cast<double>(now.tv_nsec);
+}
+
+#else
+
+double seconds_now() {
+  return std::chrono::duration<double>(std::chrono::steady_clock::now().time_since_epoch()).count();
+}
 
 #endif
 

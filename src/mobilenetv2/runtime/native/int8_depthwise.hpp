@@ -128,12 +128,13 @@ MNV2_NOINLINE void byte_channels(const Depthwise<std::uint8_t>& job, int block) 
         Ints sum[QUADS];
         MNV2_UNROLL for (int q = 0; q < QUADS; q++) {
           const int channel = block * BLOCK + 4 * q;
-          sum[q] = load_quad(static_cast<const void*>(job.bias + channel));
+          Sums sums = to_sums(load_quad(static_cast<const void*>(job.bias + channel)));
           MNV2_UNROLL for (int copy = 0; copy < COPIES; copy++) {
             MNV2_UNROLL for (int i = 0; i < 3; i++) {
-              sum[q] = dot(sum[q], rows[(phase * STRIDE + i) % 3][q], weights[copy][i][q]);
+              sums = dot(sums, rows[(phase * STRIDE + i) % 3][q], weights[copy][i][q]);
             }
           }
+          sum[q] = from_sums(sums);
         }
         byte_codes<MODE>(job, block, sum);
         store_pixels(out + static_cast<std::ptrdiff_t>(y) * job.out_width * BLOCK, sum, job.out_width - x);
@@ -180,7 +181,7 @@ void plain_byte_channels(const Depthwise<std::uint8_t>& job, int block) {
           for (int j = 0; j < 3; j++) {
             const int column = x * job.stride - job.left + j * job.dilation;
             const bool inside = row && column >= 0 && column < job.in_width;
-            const int value = inside ? row[block * job.in_block + column * BLOCK + c] : job.zero;
+            const int value = (inside ? row[block * job.in_block + column * BLOCK + c] : job.zero) - INPUT_OFFSET;
             for (int copy = 0; copy < job.copies; copy++) {
               sum += value * job.weights[block * job.weight_block + (3 * copy + i) * ROW_WEIGHTS + 4 * c + j];
             }

@@ -20,8 +20,8 @@ struct InOrder {
   template <int ROWS>
   static void store(const Ints (&bytes)[ROWS][VECTORS], const TileOut& to) {
     MNV2_UNROLL for (int j = 0; j < VECTORS; j++) {
-      const int channel = j * LANES;
-      std::uint8_t* out = to.out + channel / BLOCK * to.block + channel % BLOCK;
+      const int channel = j * LANES, at = to.first + channel;
+      std::uint8_t* out = to.out + at / BLOCK * to.block + at % BLOCK - to.first;
       MNV2_UNROLL for (int i = 0; i < ROWS; i++, out += to.pixel) {
         if (to.channels - channel >= LANES) {
           store_bytes(out, bytes[i][j]);
@@ -48,7 +48,7 @@ using OrderOf = typename OrderChoice<VECTORS, has_interleaved(VECTORS)>::Type;
 inline TileOut tile_out(const Matmul<std::uint8_t>& job, const Panel& panel, int from) {
   const int at = panel.channel - job.out_channel;
   return {job.out + from * job.out_pixel + at / BLOCK * job.out_block + at % BLOCK, job.out_pixel, job.out_block,
-          job.channels - panel.channel};
+          at % BLOCK, job.channels - panel.channel};
 }
 
 // A tile's sums, rounded in a mode that is cheap enough to be inlined, to bytes.
@@ -182,7 +182,6 @@ MNV2_NOINLINE void finish_pixels(const Matmul<std::uint8_t>& job, const Panel& p
 
 // input_factor times the inputs of each of `count` pixels from `from` on.
 MNV2_NOINLINE void sum_inputs(const Matmul<std::uint8_t>& job, int from, int count, std::int32_t* sums) {
-  const Ints ones = splat_ints(0x01010101);
   const std::uint8_t* pixel = job.in + from * job.in_pixel;
   for (int p = 0; p < count; p++, pixel += job.in_pixel) {
     Ints sum = splat_ints(0);
@@ -190,11 +189,23 @@ MNV2_NOINLINE void sum_inputs(const Matmul<std::uint8_t>& job, int from, int cou
       for (int s = 0; s < job.segment_count; s++) {
         const std::uint8_t* const in = pixel + r * job.in_row + s * job.in_segment;
         int k = 0;
-        for (; k + 4 * LANES <= job.depth; k += 4 * LANES) sum = dot(sum, load_quads(in + k, LANES), ones);
-        if (k < job.depth) sum = dot(sum, load_quads(in + k, (job.depth - k) / 4), ones);
+        for (; k + 4 * LANES <= job.depth; k += 4 * LANES) sum = add_quads(sum, load_quads(in + k, LANES));
+        if (k < job.depth) sum = add_quads(sum, load_quads(in + k, (job.depth - k) / 4));
       }
     }
     sums[p] = job.input_factor * sum_lanes(sum);
+  }
+}
+
+// Adds the products of quads STEP to INPUT_STEPS - 1 of the depth.
+template <int STEP, int ROWS, int VECTORS>
+inline void add_input_steps(const InputSteps (&inputs)[ROWS], const std::int8_t* weights, Sums (&sums)[ROWS][VECTORS]) {
+  if constexpr (STEP < INPUT_STEPS) {
+    MNV2_UNROLL for (int j = 0; j < VECTORS; j++) {
+      const Ints w = load_weights(weights + 4 * (STEP * VECTORS + j) * LANES);
+      MNV2_UNROLL for (int i = 0; i < ROWS; i++) sums[i][j] = dot_step<STEP>(sums[i][j], inputs[i], w);
+    }
+    add_input_steps<STEP + 1>(inputs, weights, sums);
   }
 }
 
@@ -212,6 +223,10 @@ MNV2_NOINLINE void tile(const Matmul<std::uint8_t>& job, const Panel& panel, int
       MNV2_UNROLL for (int j = 0; j < VECTORS; j++) sum[i][j] = add_ints(sum[i][j], more);
     }
   }
+  Sums sums[ROWS][VECTORS];
+  MNV2_UNROLL for (int i = 0; i < ROWS; i++) {
+    MNV2_UNROLL for (int j = 0; j < VECTORS; j++) sums[i][j] = to_sums(sum[i][j]);
+  }
   const std::ptrdiff_t pixel = job.in_pixel;
   const std::int8_t* weights = job.weights + panel.weights;
   const std::uint8_t* const tile_in = job.in + from * pixel;
@@ -221,6 +236,19 @@ MNV2_NOINLINE void tile(const Matmul<std::uint8_t>& job, const Panel& panel, int
     for (int s = 0; s < job.segment_count; s++, segment += job.in_segment) {
       const std::uint8_t* in = segment;
       const std::int8_t* const end = weights + segment_weights;
+      if constexpr (INPUT_STEPS > 1) {
+        constexpr int STEP_WEIGHTS = 4 * INPUT_STEPS * VECTORS * LANES;
+        const std::int8_t* const whole =
+            weights + static_cast<std::ptrdiff_t>(job.depth / (4 * INPUT_STEPS)) * STEP_WEIGHTS;
+        for (; weights != whole; weights += STEP_WEIGHTS, in += 4 * INPUT_STEPS) {
+          if constexpr (AHEAD) {
+            MNV2_UNROLL for (int k = 0; k < INPUT_STEPS; k++, ahead += 64) prefetch(ahead);
+          }
+          InputSteps inputs[ROWS];
+          MNV2_UNROLL for (int i = 0; i < ROWS; i++) inputs[i] = load_input_steps(in + i * pixel);
+          add_input_steps<0>(inputs, weights, sums);
+        }
+      }
       for (; weights != end; weights += 4 * VECTORS * LANES, in += 4) {
         if constexpr (AHEAD) {
           prefetch(ahead);
@@ -230,10 +258,13 @@ MNV2_NOINLINE void tile(const Matmul<std::uint8_t>& job, const Panel& panel, int
         MNV2_UNROLL for (int j = 0; j < VECTORS; j++) w[j] = load_weights(weights + 4 * j * LANES);
         MNV2_UNROLL for (int i = 0; i < ROWS; i++) {
           const Ints value = splat_quad(in + i * pixel);
-          MNV2_UNROLL for (int j = 0; j < VECTORS; j++) sum[i][j] = dot(sum[i][j], value, w[j]);
+          MNV2_UNROLL for (int j = 0; j < VECTORS; j++) sums[i][j] = dot(sums[i][j], value, w[j]);
         }
       }
     }
+  }
+  MNV2_UNROLL for (int i = 0; i < ROWS; i++) {
+    MNV2_UNROLL for (int j = 0; j < VECTORS; j++) sum[i][j] = from_sums(sums[i][j]);
   }
   const RoundingMode mode = job.requantize.mode;
   if (OrderOf<VECTORS>::CLAMPS && mode == RoundingMode::ONCE_SATURATING) {
@@ -241,16 +272,16 @@ MNV2_NOINLINE void tile(const Matmul<std::uint8_t>& job, const Panel& panel, int
   } else if (mode == RoundingMode::ONCE || mode == RoundingMode::ONCE_SATURATING) {
     finish_tile<RoundingMode::ONCE>(job, panel, from, sum);
   } else {
-    alignas(64) std::int32_t sums[ROWS * VECTORS * LANES];
+    alignas(64) std::int32_t kept[ROWS * VECTORS * LANES];
     MNV2_UNROLL for (int i = 0; i < ROWS; i++) {
-      MNV2_UNROLL for (int j = 0; j < VECTORS; j++) store_ints(sums + (i * VECTORS + j) * LANES, sum[i][j]);
+      MNV2_UNROLL for (int j = 0; j < VECTORS; j++) store_ints(kept + (i * VECTORS + j) * LANES, sum[i][j]);
     }
     if (mode == RoundingMode::TWICE_NON_NEGATIVE) {
-      if (finish_tile_near<RoundingMode::TWICE_NON_NEGATIVE, ROWS, VECTORS>(job, panel, from, sums)) return;
+      if (finish_tile_near<RoundingMode::TWICE_NON_NEGATIVE, ROWS, VECTORS>(job, panel, from, kept)) return;
     } else if (mode == RoundingMode::TWICE) {
-      if (finish_tile_near<RoundingMode::TWICE, ROWS, VECTORS>(job, panel, from, sums)) return;
+      if (finish_tile_near<RoundingMode::TWICE, ROWS, VECTORS>(job, panel, from, kept)) return;
     }
-    finish_pixels<VECTORS>(job, panel, from, ROWS, sums);
+    finish_pixels<VECTORS>(job, panel, from, ROWS, kept);
   }
 }
 

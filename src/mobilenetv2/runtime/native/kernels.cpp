@@ -30,19 +30,21 @@ void sum_bytes(const std::uint8_t* in, int pixels, std::ptrdiff_t stride, int ch
 }
 
 float dot_chains(int rounds, float factor) {
-  Ints sum[FMA_CHAINS], weights[FMA_CHAINS];
+  Sums sum[FMA_CHAINS];
+  Ints weights[FMA_CHAINS];
   Ints bytes = splat_ints(static_cast<int>(factor * 4) * 0x01010101);
   MNV2_UNROLL for (int i = 0; i < FMA_CHAINS; i++) {
-    sum[i] = splat_ints(i);
+    sum[i] = to_sums(splat_ints(i));
     weights[i] = in_register(splat_ints(i * 0x01010101));
   }
   for (int round = 0; round < rounds; round++) {
     bytes = in_register(bytes);  // else the compiler knows what all rounds come to
     MNV2_UNROLL for (int i = 0; i < FMA_CHAINS; i++) sum[i] = dot(sum[i], bytes, weights[i]);
   }
-  MNV2_UNROLL for (int i = 1; i < FMA_CHAINS; i++) sum[0] = add_ints(sum[0], sum[i]);
+  Ints all = splat_ints(0);
+  MNV2_UNROLL for (int i = 0; i < FMA_CHAINS; i++) all = add_ints(all, from_sums(sum[i]));
   float lanes[LANES];
-  store(lanes, to_floats(sum[0]));
+  store(lanes, to_floats(all));
   return lanes[0];
 }
 
@@ -86,6 +88,7 @@ const Kernels<float> float_kernels = {MNV2_TEXT(MNV2_NAMESPACE),
                                       PANEL_VECTORS,
                                       tile_rows(PANEL_VECTORS),
                                       false,
+                                      0,
                                       matmul,
                                       depthwise,
                                       sum,
@@ -96,8 +99,9 @@ extern const Kernels<std::uint8_t> byte_kernels;
 const Kernels<std::uint8_t> byte_kernels = {MNV2_TEXT(MNV2_NAMESPACE),
                                             LANES,
                                             PANEL_VECTORS,
-                                            tile_rows(PANEL_VECTORS),
+                                            byte_tile_rows(PANEL_VECTORS),
                                             has_interleaved(2),
+                                            INPUT_OFFSET,
                                             matmul_bytes,
                                             depthwise,
                                             sum_bytes,

@@ -143,6 +143,8 @@ struct Kernels {
   // Whether panels of two and four vectors whose results become bytes have their channels interleaved in the order that
   // the pack instructions undo, see store_order.hpp.
   bool interleaves;
+  // What inputs are taken less where bytes are multiplied; a bias is then more by as many times the sum of its weights.
+  int input_offset;
   void (*matmul)(const Matmul<T>&);
   void (*depthwise)(const Depthwise<T>&);
   // Sums over `pixels` pixels, `stride` apart, of `channels` channels.

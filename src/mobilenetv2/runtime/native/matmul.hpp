@@ -10,6 +10,18 @@ namespace mobilenetv2 {
 namespace MNV2_NAMESPACE {
 namespace {
 
+// Adds the products of steps STEP to STEPS - 1 of the depth.
+template <int STEP, int ROWS, int VECTORS>
+inline void add_steps(const Steps (&values)[ROWS], const float* weights, Vec (&sum)[ROWS][VECTORS]) {
+  if constexpr (STEP < STEPS) {
+    MNV2_UNROLL for (int j = 0; j < VECTORS; j++) {
+      const Vec w = load(weights + (STEP * VECTORS + j) * LANES);
+      MNV2_UNROLL for (int i = 0; i < ROWS; i++) sum[i][j] = fma_step<STEP>(values[i], w, sum[i][j]);
+    }
+    add_steps<STEP + 1>(values, weights, sum);
+  }
+}
+
 // The tile of ROWS pixels x VECTORS vectors at pixel `from`. Out of line, and one tile a call: with a loop around it,
 // GCC runs out of registers and keeps weights or sums on the stack.
 // AHEAD: a line of `ahead` is fetched with each step of the depth.
@@ -27,6 +39,17 @@ MNV2_NOINLINE void tile(const Matmul<float>& job, const Panel& panel, int from, 
     for (int s = 0; s < job.segment_count; s++) {
       const float* in = tile_in + r * job.in_row + s * job.in_segment;
       const float* const end = weights + static_cast<std::ptrdiff_t>(job.depth) * (VECTORS * LANES);
+      if constexpr (STEPS > 1) {
+        const float* const whole = weights + static_cast<std::ptrdiff_t>(job.depth / STEPS) * (STEPS * VECTORS * LANES);
+        for (; weights != whole; weights += STEPS * VECTORS * LANES, in += STEPS) {
+          if constexpr (AHEAD) {
+            MNV2_UNROLL for (int k = 0; k < STEPS; k++, ahead += BLOCK) prefetch(ahead);
+          }
+          Steps values[ROWS];
+          MNV2_UNROLL for (int i = 0; i < ROWS; i++) values[i] = load_steps(in + i * pixel);
+          add_steps<0>(values, weights, sum);
+        }
+      }
       for (; weights != end; weights += VECTORS * LANES, in++) {
         if constexpr (AHEAD) {
           prefetch(ahead);
@@ -104,7 +127,7 @@ inline void run_summed(const Matmul<std::uint8_t>& job) {
 // Returns how many lines of `ahead` have been fetched.
 template <int VECTORS, class T>
 inline int run_panel(const Matmul<T>& job, const Panel& panel, int fetched) {
-  constexpr int ROWS = tile_rows(VECTORS);
+  constexpr int ROWS = sizeof(T) == 1 ? byte_tile_rows(VECTORS) : tile_rows(VECTORS);
   constexpr int LINE = 64 / sizeof(T);
   constexpr int STEP = sizeof(T) == 1 ? 4 : 1;  // of the depth, each of which fetches a line
   const int lines = job.row_count * job.segment_count * job.depth / STEP;

@@ -5,7 +5,7 @@
 // A vocabulary gives, for floats:
 //   Vec, LANES                 a vector of LANES floats
 //   PANEL_VECTORS              the widest panel of output vectors of a register tile
-//   tile_rows(vectors)         the pixels that go with so many output vectors
+//   tile_rows(vectors), byte_tile_rows(vectors)  the pixels that go with so many output vectors
 //   load, store                LANES floats
 //   load_some, store_some      the first `count` lanes; others read as zero and are left alone in memory
 //   Mask, mask_if, load_if     all lanes, or zeros and no access to memory
@@ -14,6 +14,8 @@
 //   add, sub, mul, lowest, highest
 //   whole                      without the fraction
 //   if_greater                 a > b ? x : y, per lane; any_greater: whether a > b in any
+//   STEPS, Steps, load_steps   neighbours in the depth of a pixel, which a tile multiplies one after another
+//   fma_step<STEP>             one of them, in all lanes, * b + c
 //   nearest, off_whole         the nearest whole number; the value less that
 //   larger_magnitude, with_sign  of two, without its sign; a positive value with another's sign
 //   in_register                the value itself, not to be read from memory again
@@ -21,8 +23,13 @@
 //   Ints                       LANES integers of 32 bits
 //   load_ints, store_ints, store_some_ints, splat_ints, add_ints
 //   load_quads, sum_lanes      the first `count` lanes of four bytes each, others are 0; the sum of all lanes
-//   load_weights, splat_quad   four signed bytes per lane; four bytes in all lanes
-//   dot                        sum + the products of four bytes and four signed bytes, exactly
+//   add_quads                  sum + the four bytes of each lane
+//   INPUT_OFFSET               0, or 128: inputs are bytes less this, signed. A bias is more by as many times the sum
+//                              of its weights
+//   load_weights, splat_quad   four signed bytes per lane; four inputs in all lanes
+//   Sums, to_sums, from_sums   what a sum of products is kept in, of Ints and as Ints
+//   dot                        sum + the products of four inputs and four signed bytes, exactly
+//   INPUT_STEPS, InputSteps, load_input_steps, dot_step<STEP>  as STEPS, of quads of inputs
 //   to_floats, to_ints         to_ints rounds to the nearest even
 //   load_byte_ints             one byte per lane
 //   store_bytes, store_some_bytes  of values within 0..255; STORE_CLAMPS: of any values, clamped
@@ -31,9 +38,10 @@
 //   Wide, load_wide, splat_wide, to_wide, add, mul
 //   to_ints, truncate          of whole numbers; without the fraction
 //   down, half_away            to the whole number below; to the nearest, halves away from zero
+// one_step.hpp has those of steps, offsets and sums for targets without them.
 // And where MNV2_PIXEL_VECTORS is defined, vectors of PIXELS pixels of one block of channels, QUADS quads of channels:
 //   load_quad                  four floats, bytes or doubles, repeated
-//   splat_byte, PixelMask, pixel_mask, load_pixels, even_pixels, odd_pixels
+//   splat_byte, PixelMask, pixel_mask, load_pixels, even_pixels, odd_pixels  of inputs
 //   interleave                 three rows and a zero per channel, so that one dot product is three taps
 //   store_pixels               packs the four quads of PIXELS pixels, clamped to what a byte holds
 #pragma once

@@ -12,6 +12,7 @@ namespace {
 struct TileOut {
   std::uint8_t* out;
   std::ptrdiff_t pixel, block;
+  int first;     // of the tile's channels in their block
   int channels;  // in use
 };
 

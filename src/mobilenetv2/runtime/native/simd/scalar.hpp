@@ -102,3 +102,5 @@ constexpr bool has_interleaved(int) { return false; }
 }  // namespace
 }  // namespace MNV2_NAMESPACE
 }  // namespace mobilenetv2
+
+#include "one_step.hpp"
