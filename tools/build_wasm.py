@@ -28,7 +28,7 @@ FLAGS = (
     "-Wall", "-Wextra", "-DMNV2_NO_THREADS", "-DMNV2_NO_FILES",
 )  # fmt: skip
 EXPORTED = (
-    "malloc", "free", "mnv2_open", "mnv2_input", "mnv2_run", "mnv2_output", "mnv2_info", "mnv2_close", "mnv2_error",
+    "malloc", "free", "mnv2_exact_products", "mnv2_open", "mnv2_input", "mnv2_run", "mnv2_output", "mnv2_info", "mnv2_close", "mnv2_error",
 )  # fmt: skip
 
 
@@ -37,7 +37,7 @@ def sources() -> list[Path]:
     text = (ROOT / "CMakeLists.txt").read_text(encoding="utf-8")
     (listed,) = re.findall(r"add_library\(mobilenetv2_runtime STATIC([^)]*)\)", text)
     names = re.findall(r"\$\{native\}/(\w+\.cpp)", listed)
-    left_out = {"pool.cpp", "fork_safe_mutex.cpp", "peak.cpp"}  # of threads, and of measuring
+    left_out = {"peak.cpp"}
     return [NATIVE / name for name in names if name not in left_out]
 
 
@@ -64,14 +64,21 @@ def build(name: str, vocabulary: str, flags: str, target: Path) -> None:
             f"#pragma once\n#define MNV2_FLOAT_TARGETS(X) X({name}, {name})\n"
             f"#define MNV2_BYTE_TARGETS(X) X({name}, {name})\n#define MNV2_TRAINING_TARGETS(X)\n"
         )
-        common = [*COMPILER, *PLATFORM, *FLAGS, *flags.split(), f"-I{folder}", f"-I{ROOT / 'include'}"]
+        common = [
+            *COMPILER,
+            *PLATFORM,
+            *FLAGS,
+            *flags.split(),
+            f"-I{folder}",
+            f"-I{ROOT / 'include'}",
+        ]
         objects = []
-        for source in [*sources(), NATIVE / "kernels.cpp"]:
-            kernels = source.name == "kernels.cpp"
+        of_target = [NATIVE / "kernels.cpp", NATIVE / "exact_products.cpp"]
+        for source in [*sources(), *of_target]:
             define = [f"-DMNV2_NAMESPACE={name}", f'-DMNV2_VOCABULARY="simd/{vocabulary}.hpp"']
             define.append("-DMNV2_HAS_FLOATS")
             made = Path(folder, f"{source.stem}.o")
-            options = ["-O3", *define] if kernels else ["-Os"]
+            options = ["-O3", *define] if source in of_target else ["-Os"]
             subprocess.run([*common, *options, "-c", str(source), "-o", str(made)], check=True)
             objects.append(str(made))
         exported = [f"-Wl,--export={function}" for function in EXPORTED]

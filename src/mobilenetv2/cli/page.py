@@ -33,4 +33,6 @@ def page(models: tuple[str, ...], target: Path, title: str) -> None:
     for checkpoint in checkpoints:
         notify_notes(checkpoint)
     write_page(checkpoints, target, title)
-    notify(f"{target}: written; python -m http.server -d {target} serves it on http://localhost:8000")
+    notify(
+        f"{target}: written; python -m http.server -d {target} serves it on http://localhost:8000"
+    )

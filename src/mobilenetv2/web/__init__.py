@@ -74,7 +74,8 @@ def _write_site(models: Sequence[AnyCheckpoint], site: Path, title: str) -> None
     entries = []
     for index, model in enumerate(models):
         file = f"model-{index}.mnv2"
-        write_program(model, site / file)
+        segments = model.architecture.head.task == "segmentation"
+        write_program(model, site / file, mask=segments)
         entries.append({"name": _name(model), "file": file})
     listed = {"title": title, "models": entries}
     (site / LIST).write_text(json.dumps(listed, ensure_ascii=False), encoding="utf-8")

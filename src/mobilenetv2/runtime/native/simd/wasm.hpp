@@ -219,3 +219,5 @@ inline void store_pixels(std::uint8_t* to, const Ints (&quads)[QUADS], int) {
 }  // namespace
 }  // namespace MNV2_NAMESPACE
 }  // namespace mobilenetv2
+
+#include "one_step.hpp"

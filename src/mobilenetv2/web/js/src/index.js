@@ -4,7 +4,7 @@ import { bytesAt, bytesOf } from "./files.js";
 import { toImage } from "./images.js";
 import { Program } from "./program.js";
 import { toPixels } from "./resize.js";
-import { classes, detections, segmentation } from "./results.js";
+import { classes, detections, rows, segmentation } from "./results.js";
 
 /**
  * Loads a model file that `mobilenetv2 convert MODEL model.mnv2` wrote.
@@ -57,7 +57,7 @@ export class Model {
   async detect(image, { threshold = 0.5, iouThreshold = 0.6, limit = 100 } = {}) {
     this.#mustBe("detection");
     const read = await toImage(image);
-    const [codes, scores] = this.#results(read);
+    const [codes, scores] = rows(this.info, this.#results(read));
     return detections(this.info, codes, scores, read, { threshold, iouThreshold, limit });
   }
 
@@ -66,6 +66,7 @@ export class Model {
     this.#mustBe("segmentation");
     const read = await toImage(image);
     const [mask] = this.#results(read);
+    if (mask instanceof Float32Array) throw new Error("the file gives scores: write it with --results final");
     return segmentation(this.info, mask, read);
   }
 

@@ -3,6 +3,7 @@
 import { bytesAt } from "./files.js";
 
 const INPUT_BYTES = 24, OUTPUT_BYTES = 24; // of mnv2_input_info and mnv2_output_info
+const INT8_AT = 24; // in the file's header: 1 of an int8 model
 const TYPES = [Float32Array, Uint8Array, Uint16Array];
 // (module (func (result v128) ... i32x4.relaxed_dot_i8x16_i7x16_add_s))
 const USES_RELAXED = new Uint8Array([
@@ -30,11 +31,14 @@ async function started(module) {
   return instance.exports;
 }
 
-/** The runtime, with relaxed SIMD where it is there and its dot product takes eight bits; and which of the two it is. */
-async function runtime(folder, relaxed) {
+/**
+ * The runtime, and which of the two it is: with relaxed SIMD where it is there and, of an int8 model, where its dot
+ * product takes eight bits.
+ */
+async function runtime(folder, relaxed, int8) {
   if (relaxed && WebAssembly.validate(USES_RELAXED)) {
     const exports = await started(await compiled(folder, "relaxed"));
-    if (exports.mnv2_exact_products()) return { exports, instructions: "relaxed" };
+    if (!int8 || exports.mnv2_exact_products()) return { exports, instructions: "relaxed" };
   }
   try {
     return { exports: await started(await compiled(folder, "simd128")), instructions: "simd128" };
@@ -64,7 +68,8 @@ export class Program {
   /** @param {Uint8Array} content Of the file. */
   static async open(content, { wasm = new URL("../dist/", import.meta.url), relaxed = true } = {}) {
     const base = new URL(wasm, globalThis.location?.href ?? import.meta.url);
-    const { exports, instructions } = await runtime(base, relaxed);
+    const int8 = content[INT8_AT] === 1;
+    const { exports, instructions } = await runtime(base, relaxed, int8);
     const data = exports.malloc(content.length);
     if (!data) throw new Error("not enough memory for the model");
     new Uint8Array(exports.memory.buffer).set(content, data);

@@ -16,6 +16,42 @@ export function classes(description, logits, top) {
 const name = (description, index) => description.labels[index] ?? String(index);
 
 /**
+ * A detector's maps as one row per anchor: codes (n, 4), and probabilities (n, classes) without the background.
+ *
+ * @param {object} description Of the model.
+ * @param {Float32Array[]} maps Codes and scores of each map, in the network's order.
+ */
+export function rows(description, maps) {
+  const count = description.anchors.length;
+  const codes = joined(maps.filter((_, i) => i % 2 === 0)), scores = joined(maps.filter((_, i) => i % 2 === 1));
+  const all = scores.length / count;
+  const probabilities = new Float32Array(count * (all - 1));
+  for (let n = 0; n < count; n++) {
+    const row = scores.subarray(n * all, (n + 1) * all);
+    const values = description.score === "softmax" ? softmax(row) : row.map((value) => 1 / (1 + Math.exp(-value)));
+    probabilities.set(values.subarray(1), n * (all - 1));
+  }
+  return [codes, probabilities];
+}
+
+function joined(arrays) {
+  const out = new Float32Array(arrays.reduce((sum, array) => sum + array.length, 0));
+  let at = 0;
+  for (const array of arrays) {
+    out.set(array, at);
+    at += array.length;
+  }
+  return out;
+}
+
+function softmax(values) {
+  const greatest = values.reduce((a, b) => Math.max(a, b), -Infinity);
+  const powers = values.map((value) => Math.exp(value - greatest));
+  const sum = powers.reduce((a, b) => a + b, 0);
+  return powers.map((value) => value / sum);
+}
+
+/**
  * The objects in an image, best first: suppression within each class, then the best of all.
  *
  * @param {object} description Of the model.
