@@ -25,6 +25,7 @@ from .inspect import inspect
 from .models import models
 from .options import Commands, instead
 from .output import notify, show_warnings_as_lines, use_utf8
+from .page import page
 from .quantize import quantize
 from .segment import segment
 from .train import train
@@ -44,7 +45,7 @@ def main() -> None:
 
 
 for command in (
-    benchmark, classify, convert, cost, detect, evaluate, explain, features, inspect, models, quantize,
+    benchmark, classify, convert, cost, detect, evaluate, explain, features, inspect, models, page, quantize,
     segment, train,
 ):  # fmt: skip
     main.add_command(command)

@@ -26,6 +26,7 @@ from ..description import describe
 from ..errors import ModelFileError, UserError
 from ..files import write_atomically
 from ..graph import network
+from ..heads import SSDHead
 from ..int8 import AnyCheckpoint, Int8Checkpoint
 from . import _native
 from .choices import chosen_isa
@@ -195,6 +196,8 @@ def program_bytes(
     if max(height, width) > MOST_SIDE:
         raise UserError(f"a program takes pixels up to {MOST_SIDE} x {MOST_SIDE}")
     recorder, chosen = _recorded(checkpoint, mask)
+    if isinstance(head, SSDHead):
+        facts = {"score": head.score, **(facts or {})}
     described = {
         **describe(checkpoint, "uint8", tuple(chosen.outputs), raw=not mask),
         **(facts or {}),

@@ -42,8 +42,8 @@ class Processors {
 
  private:
   static constexpr int MOST = 1024;
-  bool usable_[MOST] = {};
-  int count_ = 0;
+  [[maybe_unused]] bool usable_[MOST] = {};
+  [[maybe_unused]] int count_ = 0;
 };
 
 }  // namespace mobilenetv2
