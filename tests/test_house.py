@@ -64,10 +64,11 @@ MAY_IMPORT = {
     "writers": TRUNK | {"formats", "runtime"},
     "verification": TRUNK | {"formats", "runtime", "writers"},
     "exporting": TRUNK | MODELS | {"writers", "verification"},
+    "web": TRUNK | {"runtime"},
     "insight": TRUNK | MODELS | {"runtime", "evaluation", "training"},
     "cli": TRUNK
     | MODELS
-    | {"runtime", "formats", "nn", "evaluation", "training", "insight", "writers", "exporting"},
+    | {"runtime", "formats", "nn", "evaluation", "training", "insight", "writers", "exporting", "web"},
     "__init__": TRUNK | MODELS | {"batch", "evaluation", "nn", "runtime", "training", "exporting"},
     "__main__": {"cli"},
 }
