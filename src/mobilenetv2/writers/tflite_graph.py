@@ -97,7 +97,7 @@ class Graph:
         # the first is that of all tensors without constant values
         self._buffers: list[bytes] = [b""]
         self._versions: dict[str, int] = {}
-        self._constants: dict[str, int] = {}
+        self._constants: dict[tuple[str, tuple[int, ...], bytes], int] = {}
         self.inputs: list[int] = []
         self.outputs: dict[str, int] = {}
 
@@ -117,17 +117,18 @@ class Graph:
     def constant(
         self, name: str, values: NDArray[Any], quantization: Quantization | None = None
     ) -> int:
-        """Adds a tensor with values; one of this name stays as it is."""
-        if name not in self._constants:
-            content = np.ascontiguousarray(values).tobytes()
+        """Adds a tensor with values; the same ones of the same name are there once."""
+        content = np.ascontiguousarray(values).tobytes()
+        key = name, values.shape, content
+        if key not in self._constants:
             if sum(map(len, self._buffers)) + len(content) > LARGEST_BYTES:
                 raise WriterError("tflite: files hold 2 GB at most, and the weights are more")
             self._buffers.append(content)
             at = len(self._buffers) - 1
             entry = _Tensor(name, values.shape, values.dtype, quantization, at, False)
             self._tensors.append(entry)
-            self._constants[name] = len(self._tensors) - 1
-        return self._constants[name]
+            self._constants[key] = len(self._tensors) - 1
+        return self._constants[key]
 
     def constant_result(self, name: str, shape: Sequence[int]) -> int:
         """Adds a tensor that the graph computes of constants alone."""

@@ -27,10 +27,7 @@ def add_results(
         _Detections(graph, checkpoint, options).add(outputs)
         return
     (name,), (result,) = result_names(checkpoint, options), outputs
-    if name == "mask":
-        result = _mask(graph, result, head.classes)
-    else:
-        result = real(graph, result)
+    result = _mask(graph, result, head.classes) if name == "mask" else real(graph, result)
     if name == "probabilities":
         out = graph.tensor(name, graph.shape(result))
         result = graph.operator("SOFTMAX", [result], out, Beta=1.0)
@@ -70,6 +67,7 @@ class _Detections:
         self._graph, self._head, self._options = graph, head, options
         self._anchors = boxes.anchors(head, network(checkpoint.architecture)).astype(np.float32)
         self._batch = options.batch or 1
+        self._count = 0  # operators that were added
 
     def add(self, outputs: list[int]) -> None:
         """Adds what makes the results of the network's outputs, and declares them."""
@@ -88,8 +86,9 @@ class _Detections:
         self._best(*self._clipped(codes, scores))
 
     def _new(self, code: str, inputs: list[int], shape: tuple[int, ...], **options: Any) -> int:
-        """Adds an operator and its output, which is named after what it reads."""
-        name = f"{self._graph.name(inputs[0])}.{code.lower()}"
+        """Adds an operator and its output."""
+        self._count += 1
+        name = f"detections.{self._count}.{code.lower()}"
         return self._graph.operator(code, inputs, self._graph.tensor(name, shape), **options)
 
     def _per_anchor(self, maps: list[int], numbers: int, name: str) -> int:
@@ -113,7 +112,7 @@ class _Detections:
     def _with(self, code: str, tensor: int, values: Any) -> int:
         """An operator of a tensor and a constant, per anchor or one for all."""
         values = np.asarray(values, np.float32)
-        name = f"{self._graph.name(tensor)}.{code.lower()}.constant"
+        name = f"detections.{self._count + 1}.constant"
         return self._new(
             code, [tensor, self._graph.constant(name, values)], self._graph.shape(tensor)
         )
