@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -10,7 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from mobilenetv2 import boxes
+from mobilenetv2 import boxes, formats
 from mobilenetv2.architecture import Architecture
 from mobilenetv2.checkpoint import Checkpoint
 from mobilenetv2.folding import fold, unfolded
@@ -20,7 +21,7 @@ from mobilenetv2.images import IMAGENET_MEAN, IMAGENET_STD, Preprocessing
 from mobilenetv2.runtime import Engine
 from mobilenetv2.writers import WriteOptions, WriterError, ncnn
 
-from .conftest import random_checkpoint
+from .conftest import REPOSITORY, random_checkpoint
 from .int8 import random_int8
 
 HEADS: dict[str, Head] = {
@@ -181,3 +182,20 @@ def test_int8_is_refused(tmp_path: Path) -> None:
     int8 = random_int8(width_mult=0.35, resolution=(32, 32))
     with pytest.raises(WriterError, match="write the float model"):
         ncnn.write(int8, tmp_path / "m.param", WriteOptions())
+
+
+def test_ncnn_warns_of_no_layer(tmp_path: Path, pixels: Any, capfd: Any) -> None:
+    written(model(HEADS["aspp"]), tmp_path / "model.param", pixels(1, 64, 64, 3))
+    assert capfd.readouterr().err == ""
+
+
+@pytest.mark.parametrize(
+    "name", ["ssd_mobilenet_v2_oidv4_fp16", "deeplabv3_mnv2_dm05_pascal_quant"]
+)
+def test_published_weights_give_the_engines_answers(
+    name: str, tmp_path: Path, shared: Callable[[str], Path]
+) -> None:
+    checkpoint = formats.read(shared(f"models/{name}.tflite"), int8=False)
+    images = checkpoint.preprocessing(REPOSITORY / "examples" / "cat.jpg")[None]
+    results = written(checkpoint, tmp_path / "model.param", images, input="uint8")
+    assert_close(results, raw_results(checkpoint, images))

@@ -187,3 +187,13 @@ def test_other_weights_than_the_models_are_named(tmp_path: Path, pixels: Any) ->
     path = tmp_path / "model.safetensors"
     with pytest.raises(WriterError, match=r"weights of features\.0\.0 are others"):
         weights.run(path, pixels(1, 64, 64, 3), small(), WriteOptions())
+
+
+@pytest.mark.parametrize("target", WRITERS)
+def test_float16_that_does_not_hold_a_kernel_is_refused(target: str, tmp_path: Path) -> None:
+    checkpoint = small()
+    arrays = {**checkpoint.arrays, "classifier.1.weight": np.full((7, 1280), 7e4, np.float32)}
+    with pytest.raises(WriterError, match=rf"{target}: float16 does not hold the weights"):
+        WRITERS[target][0].write(
+            replace(checkpoint, arrays=arrays), tmp_path / "m", WriteOptions(float16=True)
+        )

@@ -43,17 +43,15 @@ def norm_arrays(
     return {**arrays, **{name: array.astype(np.float32) for name, array in changed.items()}}
 
 
-def check_float16(target: str, layer: Layer, *weights: NDArray[np.float32]) -> None:
-    """Refuses weights of a layer that float16 does not hold.
+def check_float16(target: str, name: str, *weights: NDArray[np.float32]) -> None:
+    """Refuses weights that float16 does not hold.
 
     Raises:
-        WriterError: The message names the format and the layer.
+        WriterError: The message names the format and the weights.
     """
     largest = max((float(np.abs(array).max()) for array in weights), default=0.0)
     if largest > float(np.finfo(np.float16).max):
-        raise WriterError(
-            f"{target}: float16 does not hold the weights of {layer.name}: leave it out"
-        )
+        raise WriterError(f"{target}: float16 does not hold the weights of {name}: leave it out")
 
 
 def image_zero_points(checkpoint: Int8Checkpoint) -> tuple[int, ...]:

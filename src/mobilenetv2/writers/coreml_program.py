@@ -40,7 +40,7 @@ def build(checkpoint: Checkpoint, options: WriteOptions) -> Any:
             sources = [values[name] for name in layer.sources]
             weights = folded(checkpoint, layer) if layer.weight else ()
             if options.float16:
-                check_float16("coreml", layer, *weights)
+                check_float16("coreml", layer.name, *weights)
             values[layer.name] = add_layer(Builder, layer, sources, *weights)
         results = _results(Builder, checkpoint, options, [values[name] for name in net.outputs])
         for value, name in zip(results, result_names(checkpoint, options), strict=True):

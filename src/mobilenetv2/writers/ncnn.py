@@ -50,8 +50,10 @@ def write(checkpoint: AnyCheckpoint, path: Path, options: WriteOptions) -> tuple
         scale, offset = (values.ravel() for values in checkpoint.preprocessing.scale_offset())
         names[IMAGE] = graph.node("Scale", "image.normalised", [IMAGE], f"0={scale.size} 1=1")
         graph.arrays += [scale.astype(np.float32), offset.astype(np.float32)]
+    pools = {layer.name for layer in net.layers if layer.kind == "pool"}
     for layer in net.layers:
-        names[layer.name] = add_layer(graph, checkpoint, layer, [names[n] for n in layer.sources])
+        sources, pooled = [names[name] for name in layer.sources], layer.sources[0] in pools
+        names[layer.name] = add_layer(graph, checkpoint, layer, sources, pooled)
     add_results(graph, checkpoint, options, [names[name] for name in net.outputs])
     path.write_text(graph.text(), encoding="ascii")
     weights = path.with_suffix(".bin")
@@ -131,7 +133,7 @@ class Graph:
         if not self._float16:
             self.arrays += [np.array([FLOAT32_WEIGHTS], np.int32), kernel, bias]
             return
-        check_float16("ncnn", layer, kernel)
+        check_float16("ncnn", layer.name, kernel)
         # ncnn reads whole words of four bytes
         half = np.zeros(kernel.size + kernel.size % 2, np.float16)
         half[: kernel.size] = kernel.ravel()
@@ -166,8 +168,18 @@ class Graph:
         return "\n".join([FIRST_LINE, f"{len(lines)} {blobs}", *lines]) + "\n"
 
 
-def add_layer(graph: Graph, checkpoint: Checkpoint, layer: Layer, sources: list[str]) -> str:
-    """Adds a layer of the network; returns the name of its result."""
+def add_layer(
+    graph: Graph, checkpoint: Checkpoint, layer: Layer, sources: list[str], pooled: bool
+) -> str:
+    """Adds a layer of the network; returns the name of its result.
+
+    Args:
+        graph: Where to.
+        checkpoint: The model.
+        layer: The layer.
+        sources: Names of the tensors that it reads.
+        pooled: Whether it reads the result of a global pooling, which has no rows and columns in ncnn.
+    """
     name = layer.name
     if layer.kind == "add":
         return graph.node("BinaryOp", name, sources, "0=0")
@@ -178,7 +190,7 @@ def add_layer(graph: Graph, checkpoint: Checkpoint, layer: Layer, sources: list[
     if layer.kind == "resize":
         return _resize(graph, layer, sources)
     kernel, bias = folded(checkpoint, layer)
-    if layer.kind == "linear":
+    if layer.kind == "linear" or pooled:
         settings = f"0={bias.size} 1=1 2={kernel.size}{ACTIVATIONS[layer.activation]}"
         graph.node("InnerProduct", name, sources, settings)
     else:
@@ -203,9 +215,11 @@ def _resize(graph: Graph, layer: Layer, sources: list[str]) -> str:
     nearest, bilinear = 1, 2
     if 1 in (rows, columns):
         rows, columns = (height if rows == 1 else rows), (width if columns == 1 else columns)
-        repeated = f"{layer.name}.repeated"
-        settings = f"0={nearest} 3={rows} 4={columns}"
-        sources = [graph.node("Interp", repeated, sources, settings)]
+        whole = (rows, columns) == (height, width)
+        name = layer.name if whole else f"{layer.name}.repeated"
+        sources = [graph.node("Interp", name, sources, f"0={nearest} 3={rows} 4={columns}")]
+        if whole:
+            return name
     return graph.node("Interp", layer.name, sources, f"0={bilinear} 3={height} 4={width} 6=1")
 
 

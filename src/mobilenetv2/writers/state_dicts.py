@@ -32,29 +32,21 @@ FIXED = {  # what no library has another value of
 }
 
 
-def state_dict(
-    checkpoint: Checkpoint, names: Naming, epsilon: float | None = None, float16: bool = False
-) -> Arrays:
+def state_dict(checkpoint: Checkpoint, names: Naming, epsilon: float | None = None) -> Arrays:
     """All arrays under other names, each batch norm with its counter of batches.
 
     Args:
         checkpoint: The model.
         names: Those of the library.
-        epsilon: Of the library's batch norms, for which those of the model are recomputed.
-        float16: Whether kernels are float16.
-
-    Raises:
-        WriterError: float16 does not hold a kernel.
+        epsilon: Of the library's batch norms, for which those of the model are recomputed; None:
+            they stay as they are.
     """
     arrays: Arrays = {}
     for layer in layers(checkpoint.architecture):
         if layer.weight is None:
             continue
         path, norm = names(layer)
-        kernel = checkpoint.arrays[layer.weight]
-        if float16:
-            check_float16("state dict", layer, kernel)
-        arrays[f"{path}.weight"] = kernel.astype(np.float16) if float16 else kernel
+        arrays[f"{path}.weight"] = checkpoint.arrays[layer.weight]
         if layer.bias:
             arrays[f"{path}.bias"] = checkpoint.arrays[layer.bias]
         if layer.norm:
@@ -91,6 +83,18 @@ def timm_names(architecture: Architecture) -> Naming:
         return renamed(layer.name, layer.block), renamed(str(layer.norm), layer.block)
 
     return names
+
+
+def with_float16_kernels(arrays: Arrays, target: str) -> Arrays:
+    """A state dict with its kernels as float16.
+
+    Raises:
+        WriterError: float16 does not hold one of them.
+    """
+    kernels = {name: array for name, array in arrays.items() if array.ndim > 1}
+    for name, kernel in kernels.items():
+        check_float16(target, name, kernel)
+    return arrays | {name: kernel.astype(np.float16) for name, kernel in kernels.items()}
 
 
 def check(checkpoint: AnyCheckpoint, options: WriteOptions, target: str, **fixed: Any) -> None:

@@ -13,7 +13,7 @@ from ..architecture import MOBILENET_V2, Architecture
 from ..checkpoint import Checkpoint
 from ..int8 import AnyCheckpoint
 from .options import WriteOptions, WriterError, description
-from .state_dicts import EPSILON, check, state_dict, timm_names
+from .state_dicts import EPSILON, check, state_dict, timm_names, with_float16_kernels
 
 DEEPER = {"110d": (1.1, (1, 3, 4, 5, 4, 4, 1)), "120d": (1.2, (1, 3, 5, 6, 5, 5, 1))}
 WIDTHS = {"035": 0.35, "050": 0.5, "075": 0.75, "100": 1.0, "140": 1.4}
@@ -43,7 +43,9 @@ def write(checkpoint: AnyCheckpoint, path: Path, options: WriteOptions) -> tuple
     config = configuration(checkpoint, model_name(architecture), options)
     from safetensors.numpy import save_file
 
-    arrays = state_dict(checkpoint, timm_names(architecture), EPSILON, options.float16)
+    arrays = state_dict(checkpoint, timm_names(architecture), EPSILON)
+    if options.float16:
+        arrays = with_float16_kernels(arrays, "timm")
     contiguous = {name: np.ascontiguousarray(array) for name, array in arrays.items()}
     # NumPy makes arrays without axes one-dimensional there
     contiguous = {name: array.reshape(arrays[name].shape) for name, array in contiguous.items()}

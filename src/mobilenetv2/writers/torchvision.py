@@ -10,7 +10,7 @@ from ..checkpoint import Checkpoint
 from ..int8 import AnyCheckpoint
 from .beside import write_beside
 from .options import WriteOptions, WriterError
-from .state_dicts import EPSILON, check, state_dict, torchvision_names
+from .state_dicts import EPSILON, check, state_dict, torchvision_names, with_float16_kernels
 
 
 def write(checkpoint: AnyCheckpoint, path: Path, options: WriteOptions) -> tuple[Path, ...]:
@@ -39,7 +39,9 @@ def write(checkpoint: AnyCheckpoint, path: Path, options: WriteOptions) -> tuple
         raise WriterError("torchvision: it rounds fractions of channels in another way")
     import torch
 
-    arrays = state_dict(checkpoint, torchvision_names, EPSILON, options.float16)
+    arrays = state_dict(checkpoint, torchvision_names, EPSILON)
+    if options.float16:
+        arrays = with_float16_kernels(arrays, "torchvision")
     tensors = {name: torch.from_numpy(np.array(array)) for name, array in arrays.items()}
     torch.save(tensors, path)
     return (path, *write_beside(checkpoint, path, options))
