@@ -8,11 +8,11 @@ import platform
 import re
 import shutil
 import subprocess
-from pathlib import Path
 
 import pytest
 
 from .conftest import REPOSITORY
+from .disassembly import Function, disassembled, inner_loops
 
 RUNTIME = REPOSITORY / "src" / "mobilenetv2" / "runtime" / "native"
 # by kind of target in targets.def: the source, and what its namespace has behind the target's name
@@ -65,7 +65,6 @@ pytestmark = pytest.mark.skipif(
     or shutil.which("objdump") is None,
     reason="needs an x86-64 machine, g++ and objdump",
 )
-Function = dict[int, str]  # instructions by address
 
 
 def flags(kind: str, name: str) -> list[str]:
@@ -95,37 +94,10 @@ def flags(kind: str, name: str) -> list[str]:
 def functions(request, tmp_path_factory) -> dict[str, Function]:
     """Of the target that the test names, by name: `tile<6, 4>` as `tileILi6ELi4EE...`."""
     kind, name = request.param.split()
-    return disassembled(kind, name, tmp_path_factory.mktemp("kernels") / f"{name}.o")
-
-
-def disassembled(kind: str, name: str, binary: Path) -> dict[str, Function]:
-    source, _ = SOURCES[kind]
-    subprocess.run(["g++", *flags(kind, name), "-w", "-c", source, "-o", binary], check=True)
-    command = ["objdump", "-d", "--no-show-raw-insn", binary]
-    listing = subprocess.run(command, check=True, capture_output=True, text=True).stdout
-    found: dict[str, Function] = {}
-    for line in listing.splitlines():
-        if head := re.fullmatch(r"[0-9a-f]+ <(.*)>:", line):
-            found[head[1].partition("_GLOBAL__N_1")[2].lstrip("0123456789")] = {}
-        elif body := re.fullmatch(r" *([0-9a-f]+):\t(.*)", line):
-            found[list(found)[-1]][int(body[1], 16)] = body[2]
-    return found
-
-
-def inner_loops(function: Function) -> list[list[str]]:
-    """Instructions from the target of a backward jump to the jump, where no other such loop lies
-    within.
-    """
-    loops = []
-    for address, instruction in function.items():
-        jump = re.match(r"j\w+ +([0-9a-f]+) ", instruction)
-        if jump and int(jump[1], 16) <= address:
-            loops.append((int(jump[1], 16), address))
-    return [
-        [instruction for at, instruction in function.items() if begin <= at <= end]
-        for begin, end in loops
-        if not any(begin <= b and e <= end and (b, e) != (begin, end) for b, e in loops)
-    ]
+    binary = tmp_path_factory.mktemp("kernels") / f"{name}.o"
+    command = ["g++", *flags(kind, name), "-w", "-c", SOURCES[kind][0], "-o", binary]
+    subprocess.run(command, check=True)
+    return disassembled("objdump", binary)
 
 
 @pytest.mark.parametrize(
