@@ -58,7 +58,7 @@ void damage(Bytes& file, std::mt19937_64& random) {
         put(file, at, numbers[random() % std::size(numbers)]);
         break;
       case 1:
-        put(file, at, static_cast<std::int64_t>(numbers[random() % std::size(numbers)]) << random() % 32);
+        put(file, at, numbers[random() % std::size(numbers)] * (std::int64_t{1} << random() % 32));
         break;
       case 2:
         put(file, at, floats[random() % std::size(floats)]);
@@ -67,7 +67,7 @@ void damage(Bytes& file, std::mt19937_64& random) {
         put(file, at / 8 * 8, static_cast<double>(floats[random() % std::size(floats)]));
         break;
       case 4:
-        put(file, at, get<std::int32_t>(file, at) + static_cast<std::int32_t>(random() % 33) - 16);
+        put(file, at, get<std::uint32_t>(file, at) + static_cast<std::uint32_t>(random() % 33) - 16);
         break;
       case 5:
         put(file, at, get<std::int64_t>(file, random() % file.size() / 8 * 8));

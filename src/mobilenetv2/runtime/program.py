@@ -23,7 +23,7 @@ from numpy.typing import NDArray
 from ..arguments import check_path, check_whole
 from ..checkpoint import Checkpoint
 from ..description import describe
-from ..errors import ModelFileError, UserError
+from ..errors import ModelFileError, NotFiniteError, UserError
 from ..files import write_atomically
 from ..graph import network
 from ..heads import SSDHead
@@ -190,7 +190,9 @@ def program_bytes(
         raise UserError(f"the model's head is {head}: it gives no mask")
     if size is not None:
         checkpoint = replace(
-            checkpoint, architecture=replace(checkpoint.architecture, resolution=size)
+            checkpoint,
+            architecture=replace(checkpoint.architecture, resolution=size),
+            preprocessing=replace(checkpoint.preprocessing, size=size),
         )
     height, width = checkpoint.architecture.resolution
     if max(height, width) > MOST_SIDE:
@@ -278,10 +280,11 @@ def _sections(recorder: _Recorder, chosen: Plan) -> dict[str, bytes]:
 
 
 def _name(name: str) -> bytes:
-    encoded = name.encode()
-    if len(encoded) >= NAME_BYTES:
-        raise UserError(f"output {name}: names in programs have {NAME_BYTES - 1} bytes at most")
-    return encoded
+    if len(name) >= NAME_BYTES or not name.isascii():
+        raise UserError(
+            f"output {name}: names in programs are ASCII, {NAME_BYTES - 1} letters at most"
+        )
+    return name.encode()
 
 
 class _Renumbered:
@@ -455,9 +458,9 @@ class Program:
         int8 = len(content) > 24 and content[24] == 1
         try:
             self._native = _native.Program(content, threads, chosen_isa(isa, int8))
+            self.description: dict[str, Any] = json.loads(self._native.info)
         except ValueError as error:
             raise ModelFileError(f"the program: {error}") from None
-        self.description: dict[str, Any] = json.loads(self._native.info)
 
     @property
     def batch(self) -> int:
@@ -477,11 +480,14 @@ class Program:
 
         Raises:
             UserError: Pixels of another size.
+            NotFiniteError: An image has an answer that is not finite.
         """
         pixels = np.ascontiguousarray(pixels)
         if pixels.dtype != np.uint8 or pixels.shape[1:] != self._native.shape[1:]:
+            height, width, channels = self._native.shape[1:]
             raise UserError(
-                f"pixels must be uint8 (N, {self._native.shape[1:]}), not {pixels.shape}"
+                f"pixels must be uint8 (N, {height}, {width}, {channels}), not {pixels.dtype} "
+                f"{pixels.shape}"
             )
         answers = {
             name: np.empty((len(pixels), *shape), TYPES[kind])
@@ -489,5 +495,8 @@ class Program:
         }
         for begin in range(0, len(pixels), self.batch):
             part = slice(begin, begin + self.batch)
-            self._native.run(pixels[part], [values[part] for values in answers.values()])
+            try:
+                self._native.run(pixels[part], [values[part] for values in answers.values()])
+            except ValueError as error:
+                raise NotFiniteError(f"the program: {error}") from None
         return answers

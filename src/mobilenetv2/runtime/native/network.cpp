@@ -112,7 +112,6 @@ const char* check_rounding(const Rounding& rounding) {
 template <class T>
 const char* check_factors(const Factors& factors, const Rounding& rounding, int channels) {
   if (sizeof(T) == sizeof(float)) return nullptr;
-  if (const char* const what = check_rounding(rounding)) return what;
   const bool once = is_once(rounding.mode);
   const bool fits = once ? factors.factor && !factors.fraction && !factors.power
                          : !factors.factor && factors.fraction && factors.power;
@@ -131,7 +130,7 @@ const char* check_factors(const Factors& factors, const Rounding& rounding, int 
       return OUT_OF_RANGE;
     }
   }
-  return nullptr;
+  return check_rounding(rounding);
 }
 
 template <class T>

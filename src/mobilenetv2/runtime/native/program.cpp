@@ -39,10 +39,25 @@ Outcome check_header(const unsigned char* data, std::size_t size, const ProgramH
                    within(header.channels, 1, MOST_CHANNELS),
                "the size of its images is out of range");
   MNV2_REQUIRE(within(header.threads, 1, MOST_THREADS), "its number of threads is out of range");
+  for (const std::uint32_t number : header.reserved)
+    MNV2_REQUIRE(number == 0, "it says what this version does not know");
+  // Of each section; what follows the last record, and the last array, is nothing.
+  constexpr std::uint64_t UNITS[SECTION_COUNT] = {sizeof(OutputRecord),
+                                                  sizeof(float),
+                                                  sizeof(LayerRecord),
+                                                  sizeof(StepRecord),
+                                                  sizeof(StageRecord),
+                                                  sizeof(std::int64_t),
+                                                  256,
+                                                  PROGRAM_ALIGNMENT,
+                                                  1,
+                                                  1};
+  const std::uint64_t* unit = UNITS;
   std::uint64_t end = sizeof(ProgramHeader);
   for (const SectionRecord& section : header.sections) {
     MNV2_REQUIRE(section.begin == aligned(end) && section.begin <= size && section.size <= size - section.begin,
                  "a section lies outside of it");
+    MNV2_REQUIRE(section.size % *unit++ == 0, "a section ends within a record");
     end = section.begin + section.size;
   }
   MNV2_REQUIRE(end == size, "something lies behind its last section");

@@ -42,6 +42,8 @@ class Reader : ProgramView {
     for (std::size_t i = 0; i < outputs; i++) {
       const OutputRecord record = at<OutputRecord>(OUTPUTS, i);
       MNV2_REQUIRE(record.name[sizeof(record.name) - 1] == 0, "the name of an output has no end");
+      for (const char* c = record.name; *c; c++)
+        MNV2_REQUIRE(*c > ' ' && *c <= '~', "the name of an output is not ASCII");
       MNV2_REQUIRE(within(record.type, MNV2_FLOAT32, MNV2_UINT16), "an output is of an unknown type");
       MNV2_REQUIRE(within(record.channels, 1, MOST_CHANNELS) && within(record.height, 1, MOST_SIDE) &&
                        within(record.width, 1, MOST_SIDE),
