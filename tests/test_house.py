@@ -68,7 +68,17 @@ MAY_IMPORT = {
     "insight": TRUNK | MODELS | {"runtime", "evaluation", "training"},
     "cli": TRUNK
     | MODELS
-    | {"runtime", "formats", "nn", "evaluation", "training", "insight", "writers", "exporting", "web"},
+    | {
+        "runtime",
+        "formats",
+        "nn",
+        "evaluation",
+        "training",
+        "insight",
+        "writers",
+        "exporting",
+        "web",
+    },
     "__init__": TRUNK | MODELS | {"batch", "evaluation", "nn", "runtime", "training", "exporting"},
     "__main__": {"cli"},
 }

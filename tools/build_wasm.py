@@ -18,7 +18,7 @@ from pathlib import Path
 
 ROOT = Path(__file__).parents[1]
 NATIVE = ROOT / "src" / "mobilenetv2" / "runtime" / "native"
-TARGET_FOLDER = ROOT / "src" / "mobilenetv2" / "web" / "js" / "dist"
+TARGET_FOLDER = ROOT / "src" / "mobilenetv2" / "web" / "js" / "wasm"
 RECORD = TARGET_FOLDER / "sources.json"
 LINE = re.compile(r"MNV2_TARGET\(wasm, (\w+), (\w+), (\w+), ([^)]*)\)")
 COMPILER = (sys.executable, "-m", "ziglang", "c++")

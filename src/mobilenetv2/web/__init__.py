@@ -69,7 +69,7 @@ def _check_target(target: Path) -> None:
 
 def _write_site(models: Sequence[AnyCheckpoint], site: Path, title: str) -> None:
     shutil.copytree(HERE / "page", site)
-    for part in ("src", "dist"):
+    for part in ("src", "wasm"):
         shutil.copytree(HERE / "js" / part, site / PACKAGE / part)
     entries = []
     for index, model in enumerate(models):

@@ -36,7 +36,7 @@ function translate() {
 async function choose(entry) {
   at("status").textContent = words().loading;
   const before = model;
-  loading = loadInWorker(entry.file, { wasm: "mobilenetv2/dist/" });
+  loading = loadInWorker(entry.file, { wasm: "mobilenetv2/wasm/" });
   try {
     model = await loading;
   } catch (error) {

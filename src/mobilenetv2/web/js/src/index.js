@@ -65,8 +65,8 @@ export class Model {
   async segment(image) {
     this.#mustBe("segmentation");
     const read = await toImage(image);
-    const [mask] = this.#results(read);
-    if (mask instanceof Float32Array) throw new Error("the file gives scores: write it with --results final");
+    const { mask } = this.run(toPixels(this.info.preprocessing, read));
+    if (mask === undefined) throw new Error("the file gives scores: write it with --results final");
     return segmentation(this.info, mask, read);
   }
 

@@ -66,7 +66,7 @@ export class Program {
   }
 
   /** @param {Uint8Array} content Of the file. */
-  static async open(content, { wasm = new URL("../dist/", import.meta.url), relaxed = true } = {}) {
+  static async open(content, { wasm = new URL("../wasm/", import.meta.url), relaxed = true } = {}) {
     const base = new URL(wasm, globalThis.location?.href ?? import.meta.url);
     const int8 = content[INT8_AT] === 1;
     const { exports, instructions } = await runtime(base, relaxed, int8);
