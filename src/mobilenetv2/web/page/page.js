@@ -15,6 +15,13 @@ const shown = []; // photos with their cards, to be answered again by another mo
 
 const words = () => TEXTS[language];
 
+/** Shows a line of TEXTS, and what went wrong. */
+function say(key, error) {
+  at("status").dataset.text = key;
+  at("status").textContent = words()[key] + (error ? `: ${error.message}` : "");
+  at("status").className = error ? "error" : "";
+}
+
 function translate() {
   document.documentElement.lang = language;
   const { other } = words();
@@ -26,28 +33,25 @@ function translate() {
   }
   at("camera").textContent = stream ? words().stop : words().camera;
   if (model) {
-    const { provenance, size, labels, width } = model.info;
-    at("facts").textContent = words().facts({
-      width: width ?? provenance?.width ?? "?", size: size.join(" × "), classes: labels.length, instructions: model.instructions,
-    });
+    const { size, labels } = model.info;
+    const facts = { size: size.join(" × "), classes: labels.length, instructions: model.instructions };
+    at("facts").textContent = words().facts(facts);
   }
 }
 
 async function choose(entry) {
-  at("status").textContent = words().loading;
+  say("loading");
   const before = model;
   loading = loadInWorker(entry.file, { wasm: "mobilenetv2/wasm/" });
   try {
     model = await loading;
   } catch (error) {
-    at("status").textContent = `${words().failed}: ${error.message}`;
-    at("status").className = "error";
+    say("failed", error);
     return;
   }
   before?.close();
   at("threshold-choice").hidden = model.task !== "detection";
-  at("status").textContent = words().ready;
-  at("status").className = "";
+  say("ready");
   translate();
   for (const photo of shown) await answer(photo);
 }
@@ -64,16 +68,16 @@ async function ask(image) {
 const hue = (index) => (index * 0.618034 * 360) % 360;
 
 function drawObjects(context, objects, scale) {
-  const line = Math.max(2, Math.round(context.canvas.width / 200));
-  context.lineWidth = line;
-  context.font = `${Math.max(12, line * 6)}px system-ui, sans-serif`;
+  const letters = Math.max(14, Math.round(context.canvas.width / 24));
+  context.lineWidth = Math.max(2, Math.round(letters / 6));
+  context.font = `${letters}px system-ui, sans-serif`;
   context.textBaseline = "top";
   for (const { box, label, score, index } of [...objects].reverse()) {
     const [left, top, right, bottom] = box.map((value) => value * scale);
     context.strokeStyle = context.fillStyle = `hsl(${hue(index)} 80% 45%)`;
     context.strokeRect(left, top, right - left, bottom - top);
     const text = `${label} ${score.toFixed(2)}`;
-    const width = context.measureText(text).width + 8, height = Math.max(12, line * 6) + 6;
+    const width = context.measureText(text).width + 8, height = letters + 6;
     const x = Math.max(0, Math.min(left, context.canvas.width - width)), y = Math.max(0, top - height);
     context.fillRect(x, y, width, height);
     context.fillStyle = "white";
@@ -172,7 +176,7 @@ async function startCamera() {
   try {
     stream = await navigator.mediaDevices.getUserMedia({ video: { facingMode: "environment" } });
   } catch (error) {
-    at("status").textContent = `${words().no_camera}: ${error.message}`;
+    say("no_camera", error);
     return;
   }
   const video = at("video");
