@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import json
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -32,6 +33,9 @@ def main() -> None:
     cases = []
     for name in names:
         checkpoint = mnv2.load(name).checkpoint
+        if not checkpoint.labels:
+            labels = tuple(f"class {i}" for i in range(checkpoint.architecture.classes))
+            checkpoint = replace(checkpoint, labels=labels)
         pixels = checkpoint.preprocessing(PHOTO)
         variants: dict[str, Any] = {"uint8": (checkpoint, "uint8")}
         if not isinstance(checkpoint, Int8Checkpoint):
@@ -47,18 +51,19 @@ def case(folder: Path, name: str, checkpoint: Any, takes: str, pixels: Any) -> d
     """Writes one file and its image; returns what MediaPipe is to answer."""
     task = checkpoint.architecture.head.task
     results = "raw" if task == "segmentation" else "final"
-    options = WriteOptions(input=takes, results=results, task_metadata=True)
+    options = WriteOptions(
+        input=takes, results=results, task_metadata=True, score_threshold=0.1, max_detections=20
+    )
     write(checkpoint, folder / f"{name}.tflite", options)
     Image.fromarray(pixels).save(folder / f"{name}.png")
     ours = expected_results(checkpoint, options, pixels[None])
     kept = {key: np.asarray(values[0]) for key, values in ours.items()}
     if task == "segmentation":
         np.save(folder / f"{name}.npy", kept.pop("scores").argmax(-1).astype(np.uint8))
-    labels = checkpoint.labels or tuple(map(str, range(checkpoint.architecture.classes)))
     return {
         "name": name,
         "task": task,
-        "labels": labels,
+        "labels": checkpoint.labels,
         "int8": isinstance(checkpoint, Int8Checkpoint),
         **{key: values.tolist() for key, values in kept.items()},
     }
