@@ -13,14 +13,13 @@ from typing import Any
 import numpy as np
 from peer_arrays import folded
 from peers import PEERS, Recipe
-from tflite_file import write_tflite
 
 from mobilenetv2.architecture import Architecture
 from mobilenetv2.checkpoint import Checkpoint
 from mobilenetv2.graph import array_shapes, layers
 from mobilenetv2.images import Preprocessing
 from mobilenetv2.int8 import AnyCheckpoint, Int8Checkpoint
-from mobilenetv2.writers import WriteOptions, ncnn, onnx
+from mobilenetv2.writers import WriteOptions, ncnn, onnx, tflite
 
 
 def random_checkpoint(width_mult: float = 1.0, resolution: int = 224, seed: int = 0) -> Checkpoint:
@@ -87,6 +86,12 @@ def write_onnx(checkpoint: AnyCheckpoint, path: Path, batch: int | None = 1) -> 
     """Writes ONNX: of normalised images in float32, of pixels in int8."""
     takes = "uint8" if isinstance(checkpoint, Int8Checkpoint) else "float32"
     onnx.write(checkpoint, path, WriteOptions(batch=batch, input=takes))
+
+
+def write_tflite(checkpoint: AnyCheckpoint, path: Path, batch: int | None = 1) -> None:
+    """Writes LiteRT: of normalised images in float32, of pixels in int8."""
+    takes = "uint8" if isinstance(checkpoint, Int8Checkpoint) else "float32"
+    tflite.write(checkpoint, path, WriteOptions(batch=batch, input=takes))
 
 
 def write_ncnn(checkpoint: Checkpoint, path: Path, batch: int | None = 1) -> None:

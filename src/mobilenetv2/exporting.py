@@ -141,11 +141,16 @@ def chosen_options(
     Raises:
         UserError: An option is unknown or out of range.
     """
+    preprocessing = checkpoint.preprocessing
     given = {name: value for name, value in values.items() if value is not None or name == "batch"}
     if isinstance(checkpoint, Int8Checkpoint):
         given.setdefault("input", format_.int8_input)
     if given.get("task_metadata") and checkpoint.architecture.head.task != "segmentation":
         given.setdefault("results", "final")
+    if given.get("task_metadata"):
+        # MediaPipe normalises all channels alike
+        per_channel = len({*zip(preprocessing.mean, preprocessing.std, strict=True)}) > 1
+        given.setdefault("input", "uint8" if per_channel else "float32")
     return WriteOptions.from_dict(given)
 
 

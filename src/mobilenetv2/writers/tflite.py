@@ -16,6 +16,7 @@ from .options import WriteOptions, WriterError, description, refuse
 from .tflite_graph import Graph
 from .tflite_int8 import Int8Layers, image_codes, scaled
 from .tflite_layers import Layers
+from .tflite_metadata import NAME, attach_labels, check_task, task_metadata
 from .tflite_results import add_results
 
 
@@ -44,13 +45,21 @@ def write(checkpoint: AnyCheckpoint, path: Path, options: WriteOptions) -> tuple
     else:
         layers = Layers(graph, checkpoint, _image(graph, checkpoint, options), options)
     add_results(graph, checkpoint, options, layers.outputs())
-    graph.save(path, _about(checkpoint, options), _metadata(checkpoint, options))
+    about = _about(checkpoint, options)
+    metadata = {"mobilenetv2": json.dumps(description(checkpoint, options)).encode()}
+    if options.task_metadata:
+        metadata[NAME] = task_metadata(checkpoint, options, about)
+    graph.save(path, about, metadata)
+    if options.task_metadata and checkpoint.labels:
+        attach_labels(path, checkpoint.labels)
     return (path,)
 
 
 def _check(checkpoint: AnyCheckpoint, options: WriteOptions) -> None:
     refuse(options, "tflite", opset="it is a version of ONNX's operators")
     task = checkpoint.architecture.head.task
+    if options.task_metadata:
+        check_task(checkpoint, options)
     if options.layout == "nchw":
         raise WriterError("tflite: layout 'nchw': LiteRT's operators read NHWC; leave it out")
     if options.float16 and isinstance(checkpoint, Int8Checkpoint):
@@ -90,8 +99,3 @@ def _about(checkpoint: AnyCheckpoint, options: WriteOptions) -> str:
         f"{checkpoint.preprocessing}. The file takes {takes[options.input]}. The buffer mobilenetv2 of "
         "its metadata says all of it as JSON."
     )
-
-
-def _metadata(checkpoint: AnyCheckpoint, options: WriteOptions) -> dict[str, bytes]:
-    text = json.dumps(description(checkpoint, options))
-    return {"mobilenetv2": text.encode(), "min_runtime_version": b"2.3.0".ljust(16, b"\0")}

@@ -191,8 +191,8 @@ class Graph:
     def cast(self, source: int, name: str, type_: Any) -> int:
         """Adds the values of a tensor as another type."""
         out = self.tensor(name, self.shape(source), type_)
-        types = {"InDataType": type_number(self.type(source)), "OutDataType": type_number(type_)}
-        return self.operator("CAST", [source], out, **types)
+        given, made = type_number(self.type(source)), type_number(type_)
+        return self.operator("CAST", [source], out, InDataType=given, OutDataType=made)
 
     def output(self, name: str, tensor: int) -> None:
         """Declares a tensor a result, which gives it the result's name."""

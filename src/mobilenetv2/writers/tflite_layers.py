@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 
@@ -116,6 +117,7 @@ class Layers:
         if explicit:
             source = self._padded(layer, source)
         depthwise = layer.kind == "depthwise"
+        multiplier: dict[str, Any] = {"DepthMultiplier": 1} if depthwise else {}
         out = self.tensor(layer.name, (self.batch, height, width, channels))
         return self.graph.operator(
             "DEPTHWISE_CONV_2D" if depthwise else "CONV_2D",
@@ -127,7 +129,7 @@ class Layers:
             DilationWFactor=layer.dilation,
             Padding=VALID if explicit or is_padded else SAME,
             FusedActivationFunction=ACTIVATIONS[layer.activation],
-            **({"DepthMultiplier": 1} if depthwise else {}),
+            **multiplier,
         )
 
     def _pads(self, layer: Layer) -> bool:
