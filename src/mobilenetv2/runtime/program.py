@@ -26,6 +26,7 @@ from ..description import describe
 from ..errors import ModelFileError, NotFiniteError, UserError
 from ..files import write_atomically
 from ..graph import network
+from ..heads import SSDHead
 from ..int8 import AnyCheckpoint, Int8Checkpoint
 from . import _native
 from .choices import chosen_isa
@@ -206,6 +207,8 @@ def program_bytes(
             for name, kind, shape in _outputs(chosen)
         ],
     }
+    if isinstance(head, SSDHead):
+        described["score"] = head.score
     sections = _sections(recorder, chosen)
     sections["labels"] = b"".join(f"{label}\0".encode() for label in checkpoint.labels)
     sections["description"] = json.dumps(
