@@ -443,7 +443,8 @@ def _file(numbers: bytes, sections: Sequence[bytes]) -> bytes:
 
 
 class Program:
-    """A program that is run as the C interface runs it, in this process.
+    """A program that is run as the C interface runs it, in this process, by one Python thread at a
+    time.
 
     Args:
         content: Of the file.
