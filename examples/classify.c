@@ -38,8 +38,9 @@ int main(int argc, char** argv) {
   if (mnv2_run(program, pixels, 1) || mnv2_output(program, 0, &output)) return fprintf(stderr, "%s\n", mnv2_error()), 1;
 
   const float* logits = output.data;
-  double sum = 0;
-  for (int i = 0; i < output.channels; i++) sum += exp(logits[i]);
+  double sum = 0, most = logits[0];
+  for (int i = 1; i < output.channels; i++) most = fmax(most, logits[i]);
+  for (int i = 0; i < output.channels; i++) sum += exp(logits[i] - most);
   for (int rank = 0, last = -1; rank < 5 && rank < output.channels; rank++) {
     int best = -1; /* the greatest of those behind the last one, in order */
     for (int i = 0; i < output.channels; i++) {
@@ -47,7 +48,7 @@ int main(int argc, char** argv) {
       if (left && (best < 0 || logits[i] > logits[best])) best = i;
     }
     const char* label = mnv2_label(program, best);
-    printf("%6.2f %%  %s\n", 100 * exp(logits[best]) / sum, label ? label : "");
+    printf("%6.2f %%  %s\n", 100 * exp(logits[best] - most) / sum, label ? label : "");
     last = best;
   }
   free(pixels);

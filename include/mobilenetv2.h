@@ -42,7 +42,7 @@ typedef struct {
   const char* name;
   mnv2_type type;              /* classes of pixels are MNV2_UINT8, of more than 256 classes MNV2_UINT16 */
   int height, width, channels; /* of one image; logits are 1 x 1 x classes, classes of pixels have one channel */
-  const void* data;            /* (images, height, width, channels) of the last run; of the program, until it is closed */
+  const void* data; /* (images, height, width, channels) of the last run; of the program, until it is closed */
 } mnv2_output_info;
 
 /* Reads a program from memory, which may be freed afterwards. `threads`: how many run it, the calling one included; 0

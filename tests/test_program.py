@@ -171,6 +171,7 @@ def test_detectors_have_what_boxes_are_made_of() -> None:
     expected = boxes.anchors(head, network(checkpoint.architecture))
     np.testing.assert_array_equal(described["anchors"], expected)
     assert described["code_scales"] == list(boxes.CODE_SCALES)
+    assert described["score"] == head.score
 
 
 def test_arguments_are_checked(tmp_path: Path) -> None:

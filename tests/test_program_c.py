@@ -116,7 +116,7 @@ def test_the_example_names_what_is_on_the_photo(here: Build, tmp_path: Path) -> 
     ("arguments", "message"),
     [
         (["none.mnv2", "a"], "none.mnv2: cannot be read"),
-        (["empty.mnv2", "a"], "empty.mnv2: it is empty"),
+        (["empty.mnv2", "a"], "empty.mnv2: cannot be read, or is empty"),
         (["half.mnv2", "a"], "half.mnv2: it is not whole"),
         (["model.mnv2", "empty.mnv2"], "empty.mnv2: not 32 x 32 pixels"),
         ([], "classify model.mnv2 image.ppm"),

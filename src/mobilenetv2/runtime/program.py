@@ -209,6 +209,8 @@ def program_bytes(
             for name, kind, shape in _outputs(chosen)
         ],
     }
+    if isinstance(head, SSDHead):
+        described["score"] = head.score
     sections = _sections(recorder, chosen)
     sections["labels"] = b"".join(f"{label}\0".encode() for label in checkpoint.labels)
     sections["description"] = json.dumps(
@@ -443,7 +445,8 @@ def _file(numbers: bytes, sections: Sequence[bytes]) -> bytes:
 
 
 class Program:
-    """A program that is run as the C interface runs it, in this process.
+    """A program that is run as the C interface runs it, in this process, by one Python thread at a
+    time.
 
     Args:
         content: Of the file.

@@ -2,12 +2,14 @@
 
 #include <cstdarg>
 #include <cstdio>
+#include <cstdlib>
 #include <cstring>
 #include <new>
 
 #include "program.hpp"
 
 #if !defined(MNV2_NO_FILES) && (defined(__unix__) || defined(__APPLE__))
+#define MNV2_MAPS_FILES
 #include <fcntl.h>
 #include <sys/mman.h>
 #include <sys/stat.h>
@@ -38,6 +40,51 @@ mnv2_status failed(const Outcome& outcome) {
   if (!outcome.part) return failed(outcome.status, "%s", outcome.what);
   return failed(outcome.status, "%s %d: %s", outcome.part, outcome.number, outcome.what);
 }
+
+#if !defined(MNV2_NO_FILES)
+
+// The content of a file while it lives: mapped where systems do that. Null where it cannot be read, or is empty.
+struct WholeFile {
+  void* data = nullptr;
+  std::size_t size = 0;
+
+#if defined(MNV2_MAPS_FILES)
+  explicit WholeFile(const char* path) {
+    const int file = open(path, O_RDONLY | O_CLOEXEC);
+    struct stat facts{};
+    if (file >= 0 && fstat(file, &facts) == 0 && S_ISREG(facts.st_mode) && facts.st_size > 0) {
+      size = static_cast<std::size_t>(facts.st_size);
+      void* const mapped = mmap(nullptr, size, PROT_READ, MAP_PRIVATE, file, 0);
+      if (mapped != MAP_FAILED) data = mapped;
+    }
+    if (file >= 0) close(file);
+  }
+  ~WholeFile() {
+    if (data) munmap(data, size);
+  }
+#else
+  explicit WholeFile(const char* path) {
+    std::FILE* const file = std::fopen(path, "rb");
+    if (!file) return;
+    const long end = std::fseek(file, 0, SEEK_END) == 0 ? std::ftell(file) : -1;
+    if (end > 0 && std::fseek(file, 0, SEEK_SET) == 0) {
+      size = static_cast<std::size_t>(end);
+      data = std::malloc(size);
+      if (data && std::fread(data, 1, size, file) != size) {
+        std::free(data);
+        data = nullptr;
+      }
+    }
+    std::fclose(file);
+  }
+  ~WholeFile() { std::free(data); }
+#endif
+
+  WholeFile(const WholeFile&) = delete;
+  WholeFile& operator=(const WholeFile&) = delete;
+};
+
+#endif
 
 // Calls a function that gives a status; where exceptions are built, only that of memory can come.
 template <class F>
@@ -91,22 +138,16 @@ mnv2_status mnv2_open(const void* data, size_t size, int threads, mnv2_program**
   return mobilenetv2::open_program(data, size, threads, nullptr, program);
 }
 
-#if !defined(MNV2_NO_FILES) && (defined(__unix__) || defined(__APPLE__))
+// Without files, on a board, MNV2_NO_FILES leaves it out.
+#if !defined(MNV2_NO_FILES)
 
 mnv2_status mnv2_open_file(const char* path, int threads, mnv2_program** program) {
   if (!program) return failed(MNV2_BAD_ARGUMENT, "program is null");
   *program = nullptr;
   if (!path) return failed(MNV2_BAD_ARGUMENT, "path is null");
-  const int file = open(path, O_RDONLY | O_CLOEXEC);
-  struct stat facts{};
-  const bool readable = file >= 0 && fstat(file, &facts) == 0 && S_ISREG(facts.st_mode);
-  const std::size_t size = readable ? static_cast<std::size_t>(facts.st_size) : 0;
-  void* const data = size > 0 ? mmap(nullptr, size, PROT_READ, MAP_PRIVATE, file, 0) : MAP_FAILED;
-  if (file >= 0) close(file);
-  if (!readable || (size > 0 && data == MAP_FAILED)) return failed(MNV2_CANNOT_READ, "%s: cannot be read", path);
-  if (size == 0) return failed(MNV2_BAD_FILE, "%s: it is empty", path);
-  const mnv2_status status = mnv2_open(data, size, threads, program);
-  munmap(data, size);
+  const WholeFile file(path);
+  if (!file.data) return failed(MNV2_CANNOT_READ, "%s: cannot be read, or is empty", path);
+  const mnv2_status status = mnv2_open(file.data, file.size, threads, program);
   if (status) {
     char what[sizeof(error)];
     std::memcpy(what, error, sizeof(error));

@@ -12,20 +12,26 @@
 namespace mobilenetv2 {
 namespace {
 
-// CRC-32 as zlib's, four bits at a time.
+// CRC-32 as zlib's, four bytes at a time.
 std::uint32_t checksum(const unsigned char* data, std::size_t size) {
-  std::uint32_t table[16];
-  for (std::uint32_t i = 0; i < 16; i++) {
+  std::uint32_t tables[4][256];  // of a byte, and of one before 1 to 3 others
+  for (std::uint32_t i = 0; i < 256; i++) {
     std::uint32_t value = i;
-    for (int bit = 0; bit < 4; bit++) value = value >> 1 ^ (value & 1 ? 0xEDB88320u : 0);
-    table[i] = value;
+    for (int bit = 0; bit < 8; bit++) value = value >> 1 ^ (value & 1 ? 0xEDB88320u : 0);
+    tables[0][i] = value;
+  }
+  for (int k = 1; k < 4; k++) {
+    for (int i = 0; i < 256; i++) tables[k][i] = tables[k - 1][i] >> 8 ^ tables[0][tables[k - 1][i] & 255];
   }
   std::uint32_t sum = ~std::uint32_t{0};
-  for (std::size_t i = 0; i < size; i++) {
-    sum ^= data[i];
-    sum = sum >> 4 ^ table[sum & 15];
-    sum = sum >> 4 ^ table[sum & 15];
+  std::size_t i = 0;
+  for (; i + 4 <= size; i += 4) {
+    std::uint32_t word;
+    std::memcpy(&word, data + i, 4);
+    sum ^= word;
+    sum = tables[3][sum & 255] ^ tables[2][sum >> 8 & 255] ^ tables[1][sum >> 16 & 255] ^ tables[0][sum >> 24];
   }
+  for (; i < size; i++) sum = sum >> 8 ^ tables[0][(sum ^ data[i]) & 255];
   return ~sum;
 }
 
