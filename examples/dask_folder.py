@@ -49,16 +49,21 @@ def classify_folder(folder: Path, output: Path, model: str) -> None:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawTextHelpFormatter
+    )
     parser.add_argument("folder", type=Path)
     parser.add_argument("output", type=Path)
     parser.add_argument("--model", default="cifar10", help="a file on every machine, or a name")
     parser.add_argument("--workers", type=int, default=2)
     options = parser.parse_args()
     # processes, not threads: in one process, tasks would wait for each other's Python
-    with LocalCluster(
-        n_workers=options.workers, threads_per_worker=1, dashboard_address=None
-    ) as cluster, Client(cluster):
+    with (
+        LocalCluster(
+            n_workers=options.workers, threads_per_worker=1, dashboard_address=None
+        ) as cluster,
+        Client(cluster),
+    ):
         classify_folder(options.folder, options.output, options.model)
 
 

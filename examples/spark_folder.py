@@ -56,7 +56,9 @@ def classify_folder(spark: SparkSession, folder: Path, output: Path, model: str)
 def empty_files(spark: SparkSession, folder: Path) -> DataFrame:
     """The images without content in a folder of this machine, which Spark's reader leaves out."""
     paths = [sample.name for sample in collect_images([str(folder)]).samples]
-    empty = [(f"file:{path}", b"") for path in map(os.path.abspath, paths) if not os.path.getsize(path)]
+    empty = [
+        (f"file:{path}", b"") for path in map(os.path.abspath, paths) if not os.path.getsize(path)
+    ]
     return spark.createDataFrame(empty, "path string, content binary")
 
 
@@ -72,7 +74,9 @@ def session(workers: int) -> SparkSession:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawTextHelpFormatter
+    )
     parser.add_argument("folder", type=Path)
     parser.add_argument("output", type=Path)
     parser.add_argument("--model", default="cifar10")

@@ -10,7 +10,6 @@ import signal
 import subprocess
 import sys
 import tarfile
-from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -95,7 +94,9 @@ def check(output: Path, expected: Rows, key: str = "path") -> None:
 
 def test_ray(folder: Path, model: Path, expected: Rows, tmp_path: Path) -> None:
     pytest.importorskip("ray.data", reason="Ray is not installed: pip install '.[ray]'")
-    done = python(EXAMPLES / "ray_folder.py", folder, tmp_path / "rows", "--model", model, "--workers", 1)
+    done = python(
+        EXAMPLES / "ray_folder.py", folder, tmp_path / "rows", "--model", model, "--workers", 1
+    )
     assert done.returncode == 0, done.stderr
     check(tmp_path / "rows", expected)
 
@@ -108,7 +109,9 @@ def ray_example(monkeypatch: pytest.MonkeyPatch) -> Any:
     monkeypatch.syspath_prepend(str(EXAMPLES))
     import ray_folder
 
-    ray.init(num_cpus=2, object_store_memory=100 << 20, include_dashboard=False, log_to_driver=False)
+    ray.init(
+        num_cpus=2, object_store_memory=100 << 20, include_dashboard=False, log_to_driver=False
+    )
     yield ray_folder
     ray.shutdown()
 
@@ -117,7 +120,9 @@ def ray_example(monkeypatch: pytest.MonkeyPatch) -> Any:
 def test_ray_says_what_would_hang_and_a_killed_worker_loses_nothing(
     ray_example: Any, folder: Path, model: Path, expected: Rows, tmp_path: Path
 ) -> None:
-    with pytest.raises(SystemExit, match=r"Ray would wait for ever: fewer --workers, or --cpus 0\.9$"):
+    with pytest.raises(
+        SystemExit, match=r"Ray would wait for ever: fewer --workers, or --cpus 0\.9$"
+    ):
         ray_example.classify_folder(folder, tmp_path / "rows", str(model), 2, 0.95)
 
     marker = tmp_path / "killed"
@@ -174,5 +179,8 @@ def test_webdataset(folder: Path, model: Path, expected: Rows, tmp_path: Path) -
     for _ in range(2):  # the second leaves out what is there
         done = python(EXAMPLES / "webdataset_shards.py", *shards, "-o", output, "--model", model)
         assert done.returncode == 0, done.stderr
-        assert sorted(path.name for path in output.iterdir()) == ["train-0.parquet", "train-1.parquet"]
+        assert sorted(path.name for path in output.iterdir()) == [
+            "train-0.parquet",
+            "train-1.parquet",
+        ]
     check(output, {keys[path]: row for path, row in expected.items()}, "key")

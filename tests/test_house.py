@@ -58,6 +58,7 @@ MAY_IMPORT = {
     "segmenter": TRUNK | {"model"},
     "loading": TRUNK | {"formats", "model", "detector", "segmenter"},
     "batch": TRUNK | MODELS,
+    "serving": TRUNK | MODELS | {"batch"},
     "evaluation": TRUNK | MODELS,
     "writers": TRUNK,
     "verification": TRUNK | {"runtime", "writers"},
@@ -65,7 +66,17 @@ MAY_IMPORT = {
     "insight": TRUNK | MODELS | {"runtime", "evaluation", "training"},
     "cli": TRUNK
     | MODELS
-    | {"runtime", "formats", "nn", "evaluation", "training", "insight", "writers", "exporting"},
+    | {
+        "runtime",
+        "formats",
+        "nn",
+        "evaluation",
+        "training",
+        "insight",
+        "writers",
+        "exporting",
+        "serving",
+    },
     "__init__": TRUNK | MODELS | {"batch", "evaluation", "nn", "runtime", "training", "exporting"},
     "__main__": {"cli"},
 }

@@ -27,6 +27,7 @@ from .options import Commands, instead
 from .output import notify, show_warnings_as_lines, use_utf8
 from .quantize import quantize
 from .segment import segment
+from .serve import serve
 from .train import train
 
 FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO)  # what stdout was redirected to
@@ -45,7 +46,7 @@ def main() -> None:
 
 for command in (
     benchmark, classify, convert, cost, detect, evaluate, explain, features, inspect, models, quantize,
-    segment, train,
+    segment, serve, train,
 ):  # fmt: skip
     main.add_command(command)
 
