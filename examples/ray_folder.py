@@ -57,8 +57,12 @@ def classify_folder(
     """
     check_room(workers, cpus)
     paths = [sample.name for sample in collect_images([str(folder)]).samples]
+    if not paths:
+        sys.exit(f"{folder}: no images")
     # the names travel, and a worker reads its files itself: one that cannot be read is a row too
-    rows = ray.data.from_items([{"path": path} for path in paths]).repartition(4 * workers)
+    rows = ray.data.from_items(
+        [{"path": path} for path in paths], override_num_blocks=min(len(paths), 4 * workers)
+    )
     rows = rows.map_batches(
         classifier,
         fn_constructor_args=(model,),

@@ -95,7 +95,7 @@ def check(output: Path, expected: Rows, key: str = "path") -> None:
 def test_ray(folder: Path, model: Path, expected: Rows, tmp_path: Path) -> None:
     pytest.importorskip("ray.data", reason="Ray is not installed: pip install '.[ray]'")
     done = python(
-        EXAMPLES / "ray_folder.py", folder, tmp_path / "rows", "--model", model, "--workers", 1
+        EXAMPLES / "ray_folder.py", folder, tmp_path / "rows", "--model", model, "--workers", 2
     )
     assert done.returncode == 0, done.stderr
     check(tmp_path / "rows", expected)

@@ -35,7 +35,7 @@ NAME_COLUMN = "path"
 ERROR = "error"
 
 
-class _NamedBytes(io.BytesIO):
+class NamedBytes(io.BytesIO):
     """The content of an image file, with the name that messages call it."""
 
     def __init__(self, content: bytes, name: str) -> None:
@@ -56,7 +56,7 @@ class _Row:
         if value is None:
             raise ImageError(f"{self.name}: no image: the value is missing")
         if isinstance(value, bytes | bytearray | memoryview):
-            return _NamedBytes(bytes(value), self.name)
+            return NamedBytes(bytes(value), self.name)
         return value
 
 

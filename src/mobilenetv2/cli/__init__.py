@@ -28,6 +28,7 @@ from .output import notify, show_warnings_as_lines, use_utf8
 from .page import page
 from .quantize import quantize
 from .segment import segment
+from .serve import serve
 from .train import train
 
 FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO)  # what stdout was redirected to
@@ -46,7 +47,7 @@ def main() -> None:
 
 for command in (
     benchmark, classify, convert, cost, detect, evaluate, explain, features, inspect, models, page, quantize,
-    segment, train,
+    segment, serve, train,
 ):  # fmt: skip
     main.add_command(command)
 
