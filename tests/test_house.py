@@ -79,6 +79,7 @@ MAY_IMPORT = {
         "writers",
         "exporting",
         "web",
+        "serving",
     },
     "__init__": TRUNK | MODELS | {"batch", "evaluation", "nn", "runtime", "training", "exporting"},
     "__main__": {"cli"},
