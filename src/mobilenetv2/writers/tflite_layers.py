@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from ..checkpoint import Checkpoint
 from ..graph import network
@@ -60,12 +61,20 @@ class Layers:
         """The tensors of a layer's kernel and bias."""
         assert isinstance(self.checkpoint, Checkpoint)
         weight, bias = folded(self.checkpoint, layer)
-        axes, _ = KERNEL_AXES[layer.kind]
+        axes, _, weight = self.in_axes(layer, weight)
         name = f"{layer.name}.weight"
         return [
             self._weights(name, weight.transpose(axes)),
             self.graph.constant(f"{layer.name}.bias", bias),
         ]
+
+    def in_axes(self, layer: Layer, weight: NDArray[Any]) -> tuple[tuple[int, ...], int, Any]:
+        """How the axes of a kernel are ordered, which of them is the outputs', and the kernel with as
+        many axes.
+        """
+        if layer.kind != "linear" or self.is_flat():
+            return *KERNEL_AXES[layer.kind], weight
+        return *KERNEL_AXES["conv"], weight[:, :, None, None]
 
     def concatenated(self, layer: Layer, sources: list[int]) -> list[int]:
         """What a concatenation reads."""
@@ -105,10 +114,24 @@ class Layers:
         """Whether the linear layer is a FULLY_CONNECTED."""
         return True
 
+    def average(self, layer: Layer, source: int) -> int:
+        """Adds an average over the whole map that keeps the map's scale."""
+        channels, height, width = layer.in_shape
+        out = self.tensor(layer.name, (self.batch, 1, 1, channels))
+        size: dict[str, Any] = {"FilterHeight": height, "FilterWidth": width}
+        return self.graph.operator(
+            "AVERAGE_POOL_2D", [source], out, Padding=VALID, StrideH=1, StrideW=1, **size
+        )
+
     def linear(self, layer: Layer, source: int) -> int:
-        """Adds a classifier's last layer."""
-        out = self.tensor(layer.name, (self.batch, layer.out_shape[0]))
-        return self.graph.operator("FULLY_CONNECTED", [source, *self.arrays(layer)], out)
+        """Adds a classifier's last layer: a FULLY_CONNECTED, or a 1x1 convolution."""
+        shape = (self.batch, layer.out_shape[0])
+        if self.is_flat():
+            out = self.tensor(layer.name, shape)
+            return self.graph.operator("FULLY_CONNECTED", [source, *self.arrays(layer)], out)
+        out = self.convolution(layer, source)
+        flat = self.tensor(f"{layer.name}.flat", shape, like=layer.name)
+        return self.graph.operator("RESHAPE", [out, self.graph.whole(-1, shape[1])], flat)
 
     def convolution(self, layer: Layer, source: int, is_padded: bool = False) -> int:
         """Adds a convolution; `is_padded`: its input has its border already."""
