@@ -9,10 +9,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..checkpoint import Checkpoint
+from ..folding import fold
 from ..graph import network
 from ..int8 import AnyCheckpoint
 from ..layer import IMAGE, Layer, conv_padding
-from .arrays import folded
 from .options import WriteOptions, WriterError
 from .tflite_graph import ACTIVATIONS, SAME, VALID, Graph
 
@@ -60,13 +60,29 @@ class Layers:
     def arrays(self, layer: Layer) -> list[int]:
         """The tensors of a layer's kernel and bias."""
         assert isinstance(self.checkpoint, Checkpoint)
-        weight, bias = folded(self.checkpoint, layer)
+        # not yet float32: float16 is rounded once
+        weight, bias = fold(self.checkpoint, layer)
         axes, _, weight = self.in_axes(layer, weight)
         name = f"{layer.name}.weight"
         return [
-            self._weights(name, weight.transpose(axes)),
-            self.graph.constant(f"{layer.name}.bias", bias),
+            self.weights(name, weight.transpose(axes)),
+            self.bias(f"{layer.name}.bias", bias),
         ]
+
+    def weights(self, name: str, values: NDArray[Any]) -> int:
+        """A kernel as float32, or as float16 with a DEQUANTIZE behind it."""
+        if not self.options.float16:
+            return self.graph.constant(name, values.astype(np.float32))
+        if np.abs(values).max() > np.finfo(np.float16).max:
+            raise WriterError(f"tflite: float16 does not hold the weights {name}: leave it out")
+        half = self.graph.constant(f"{name}.float16", values.astype(np.float16))
+        return self.graph.operator(
+            "DEQUANTIZE", [half], self.graph.constant_result(name, values.shape)
+        )
+
+    def bias(self, name: str, values: NDArray[Any]) -> int:
+        """A bias; in files of others it is float16 where weights are."""
+        return self.graph.constant(name, values.astype(np.float32))
 
     def in_axes(self, layer: Layer, weight: NDArray[Any]) -> tuple[tuple[int, ...], int, Any]:
         """How the axes of a kernel are ordered, which of them is the outputs', and the kernel with as
@@ -169,16 +185,5 @@ class Layers:
         channels, height, width = layer.in_shape
         shape = (self.batch, height + top + bottom, width + left + right, channels)
         out = self.tensor(f"{layer.name}.padded", shape, like=layer.sources[0])
-        name = "pads." + "_".join(map(str, layer.padding))
-        return self.graph.operator("PAD", [source, self.graph.constant(name, amounts)], out)
-
-    def _weights(self, name: str, values: np.ndarray) -> int:
-        """A kernel as float32, or as float16 with a DEQUANTIZE behind it."""
-        if not self.options.float16:
-            return self.graph.constant(name, values)
-        if np.abs(values).max() > np.finfo(np.float16).max:
-            raise WriterError(f"tflite: float16 does not hold the weights {name}: leave it out")
-        half = self.graph.constant(f"{name}.float16", values.astype(np.float16))
-        return self.graph.operator(
-            "DEQUANTIZE", [half], self.graph.constant_result(name, values.shape)
-        )
+        pads = self.graph.constant(f"{layer.name}.pads", amounts)
+        return self.graph.operator("PAD", [source, pads], out)
