@@ -2,12 +2,16 @@
 
     pip install '.[benchmark,train]'
     python benchmarks/export_speed.py
+    python benchmarks/export_speed.py --published tf2_mobilenet_v2_1.0_224_ptq.tflite
 
 The same network, width 1.0 at 224 pixels with random weights, on one thread. PyTorch's exporter is the
 newer one where onnxscript is installed. In every round each file
 is called once untimed and then `--calls` times; the median is its time in that round. A ratio is the
 other file's time over ours in the same round: above 1 ours is faster. Before anything is timed, the
 results must be the same within 1e-3.
+
+With `--published` our int8 file of the float weights of an int8 LiteRT file is timed against the file
+itself, in LiteRT, on a photo for which both must have the same best class.
 """
 
 from __future__ import annotations
@@ -19,17 +23,21 @@ import time
 import warnings
 from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 from measure import markdown, ratio, settle, turn
 from numpy.typing import NDArray
-from peer_files import random_checkpoint, write_onnx
-from peers import load_onnxruntime, nchw
+from peer_files import random_checkpoint, write_onnx, write_tflite
+from peers import load_litert, load_onnxruntime, nchw
 
+import mobilenetv2 as mnv2
 from mobilenetv2 import nn
 from mobilenetv2.checkpoint import Checkpoint
 from mobilenetv2.errors import missing_modules
+from mobilenetv2.exporting import PHOTO
+from mobilenetv2.runtime.quantize import to_int8
 
 TOLERANCE = 1e-3  # of logits
 Call = Callable[[], NDArray[np.float32]]
@@ -42,6 +50,7 @@ def main() -> int:
     )
     parser.add_argument("--rounds", type=int, default=15, help="default: 15")
     parser.add_argument("--calls", type=int, default=10, help="per round; default: 10")
+    parser.add_argument("--published", type=Path, help="an int8 classifier for LiteRT")
     options = parser.parse_args()
     checkpoint = random_checkpoint()
     # PyTorch's own padding; of the other its older exporter knows nothing
@@ -57,12 +66,24 @@ def main() -> int:
             if difference > TOLERANCE:
                 raise SystemExit(f"{exporter}: differs by {difference:g}")
             times = timed(calls, options.rounds, options.calls)
-        ours, theirs = times["ours"], times[exporter]
-        middle = (f"{1e3 * np.median(values):.2f}" for values in (ours, theirs))
-        rows.append([runtime, exporter, *middle, str(ratio(theirs, ours))])
+        rows.append([runtime, exporter, *cells(times)])
+    if options.published:
+        with tempfile.TemporaryDirectory() as folder:
+            calls = litert_files(options.published, Path(folder))
+            if calls["ours"]().argmax() != calls["published"]().argmax():
+                raise SystemExit(f"{options.published}: has another best class than our file")
+            times = timed(calls, options.rounds, options.calls)
+        rows.append(["LiteRT, int8", options.published.stem, *cells(times)])
     columns = ["runtime", "other exporter", "ours, ms", "other, ms", "ratio"]
     print(markdown(columns, rows))
     return 0
+
+
+def cells(times: dict[str, list[float]]) -> list[str]:
+    """The medians of our file and of the other, in milliseconds, and their ratio."""
+    ours, theirs = times.values()
+    middle = [f"{1e3 * np.median(values):.2f}" for values in (ours, theirs)]
+    return [*middle, str(ratio(theirs, ours))]
 
 
 def timed(calls: dict[str, Call], rounds: int, count: int) -> dict[str, list[float]]:
@@ -106,6 +127,16 @@ def onnx_files(
         return lambda: run(given)
 
     return call("ours.onnx"), call("torch.onnx")
+
+
+def litert_files(published: Path, folder: Path) -> dict[str, Call]:
+    """Our int8 file of a published file's float weights, and the file, in LiteRT."""
+    checkpoint = mnv2.load(published, int8=False).checkpoint
+    assert isinstance(checkpoint, Checkpoint)
+    pixels = checkpoint.preprocessing(PHOTO)[None]
+    write_tflite(to_int8(checkpoint, pixels), folder / "ours.tflite")
+    files = {"ours": folder / "ours.tflite", "published": published}
+    return {name: partial(load_litert(path, 1), pixels) for name, path in files.items()}
 
 
 # runtime, the other exporter, both files

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 
-from mobilenetv2.checkpoint import Checkpoint
-from mobilenetv2.folding import fold, unfolded
+from mobilenetv2.folding import fold
 from mobilenetv2.graph import layers
 from mobilenetv2.int8 import (
     Activation,
@@ -15,11 +15,19 @@ from mobilenetv2.int8 import (
     Int8Layer,
     stored_tensors,
 )
-from mobilenetv2.layer import Layer
 from mobilenetv2.runtime import Reference
+from mobilenetv2.writers import WriteOptions
+from mobilenetv2.writers.tflite_graph import Graph
+from mobilenetv2.writers.tflite_int8 import (
+    Int8Layers,
+    image_activation,
+    quantization_of,
+    stored_type,
+)
+from mobilenetv2.writers.tflite_layers import Layers
 
 from .conftest import random_checkpoint
-from .writers import INT32, TFLiteWriter
+from .writers import Converted, TFLiteWriter
 
 UINT8, INT8 = 3, 9  # TensorFlow Lite's numbers
 
@@ -86,55 +94,29 @@ def as_uint8(weight: np.ndarray) -> tuple[np.ndarray, int, np.ndarray]:
     return np.full(len(weight), scale), zero, stored
 
 
+class Int8Converted(Converted, Int8Layers):
+    """As `Converted`, of an int8 model."""
+
+
 class Int8TFLiteWriter(TFLiteWriter):
     """The graph of `TFLiteWriter` for an int8 model: its tensors are int8, or uint8 if its weights
     are.
     """
 
-    def __init__(self, model: Int8Checkpoint, **options: object) -> None:
-        steps = {step.name: step for step in layers(model.architecture)}
-        arrays: dict[str, np.ndarray] = {}  # the stored weights as floats
-        for name, layer in model.layers.items():
-            arrays |= unfolded(steps[name], layer.weight, np.zeros(len(layer.bias)))
-        super().__init__(Checkpoint(model.architecture, arrays), **options)
+    def __init__(self, model: Int8Checkpoint, **options: Any) -> None:
         unsigned = model.layers["features.0.0"].weight.dtype == np.uint8
         self.kind, self.lowest = (UINT8, 0) if unsigned else (INT8, -128)
-        stored = {"image": Activation(model.image_scale, model.image_zero_points[0])}
-        stored |= model.activations
-        made = {index: name for name, index in self.made.items()}
-        for operator in self.operators("PAD") + self.operators("RESHAPE"):
-            made[operator.outputs[0]] = made[operator.inputs[0]]
-        for index, name in made.items():
-            self.quantize(index, [stored[name].scale], stored[name].zero_point + self.lowest)
-        for operator in self.operators("QUANTIZE"):  # to the scale of the concatenation behind it
-            out = stored["head.concat"]
-            self.quantize(operator.outputs[0], [out.scale], out.zero_point + self.lowest)
+        super().__init__(model, **options)
         for operator in self.operators("SOFTMAX"):
             self.quantize(operator.outputs[0], [1 / 256], self.lowest)
-        for index, tensor in enumerate(self.graph.tensors):
-            name, _, what = tensor.name.decode().rpartition("/")
-            if name not in model.layers:
-                continue
-            layer, step = model.layers[name], steps[name]
-            scale = layer.scale[:1] if unsigned else layer.scale
-            buffer = self.model.buffers[tensor.buffer]
-            if what == "w":
-                floats = np.frombuffer(buffer.data.tobytes(), np.float32)
-                values = np.rint(floats).astype(layer.weight.dtype)
-                self.quantize(index, scale, layer.zero_point, 3 if step.kind == "depthwise" else 0)
-            else:
-                values = layer.bias
-                self.quantize(index, np.float32(stored[step.sources[0]].scale) * scale, 0)
-                tensor.type = INT32
-            buffer.data = np.frombuffer(values.tobytes(), np.uint8)
 
-    def joined(self, layer: Layer, sources: list[int]) -> list[int]:
-        """A QUANTIZE for each source, as TensorFlow Lite wants one scale."""
-        options = self.schema.QuantizeOptionsT
-        return [
-            self.op("QUANTIZE", [index], tuple(self.graph.tensors[index].shape), options())
-            for index in sources
-        ]
+    def _layers(self, graph: Graph, options: WriteOptions, **choices: Any) -> Layers:
+        model = self.checkpoint
+        assert isinstance(model, Int8Checkpoint)
+        shape, type_ = (1, *model.architecture.resolution, 3), stored_type(model)
+        quantization = quantization_of(image_activation(model), type_)
+        graph.inputs = [graph.tensor("image", shape, type_, quantization)]
+        return Int8Converted(graph, model, graph.inputs[0], options, **choices)
 
     def quantize(self, index: int, scale: Sequence[float], zero: int, axis: int = 0) -> None:
         tensor, made = self.graph.tensors[index], self.schema.QuantizationParametersT()

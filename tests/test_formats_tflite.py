@@ -139,16 +139,18 @@ def test_axes_of_kernels(tmp_path) -> None:
     """Kernels with a single 1 at a known position of TensorFlow Lite's documented axes."""
     writer = TFLiteWriter(small())
     for name, position in {
-        "features.0.0/w": (5, 2, 1, 0),  # out, row, column, in
-        "features.1.conv.0.0/w": (0, 0, 2, 5),  # 1, row, column, channel
-        "features.1.conv.1/w": (3, 0, 0, 5),
+        "features.0.0.weight": (5, 2, 1, 0),  # out, row, column, in
+        "features.1.conv.0.0.weight": (0, 0, 2, 5),  # 1, row, column, channel
+        "features.1.conv.1.weight": (3, 0, 0, 5),
     }.items():
         tensor = next(tensor for tensor in writer.graph.tensors if tensor.name == name.encode())
         values = np.zeros(tensor.shape, np.float32)
         values[position] = 1
         writer.model.buffers[tensor.buffer].data = np.frombuffer(values.tobytes(), np.uint8)
         bias = next(
-            tensor for tensor in writer.graph.tensors if tensor.name == name[:-1].encode() + b"b"
+            tensor
+            for tensor in writer.graph.tensors
+            if tensor.name == name.replace("weight", "bias").encode()
         )
         writer.model.buffers[bias.buffer].data = np.zeros(4 * bias.shape[0], np.uint8)
     imported = read(writer.save(tmp_path / "model.tflite"))
@@ -473,7 +475,7 @@ def test_two_outputs(tmp_path) -> None:
     writer = TFLiteWriter(small())
     writer.graph.outputs.append(writer.operators("MEAN")[0].outputs[0])
     refused(
-        tmp_path, writer, "its outputs are SOFTMAX, MEAN: it is neither a classifier nor an SSD"
+        tmp_path, writer, "its outputs are SOFTMAX, pool: it is neither a classifier nor an SSD"
     )
 
 

@@ -166,7 +166,7 @@ def quantize(writer: TFLiteWriter, kind: type[np.generic]) -> None:
             low, high = min(0, values.min()), max(0, values.max())
             scale, stored = (high - low) / 255, kind
             zero = round(ends.min - low / scale)
-            if name.endswith("/b"):
+            if name.endswith(".bias"):
                 scale, zero, stored, tensor.type = scale / 1000, 0, np.int32, 2
             limits = np.iinfo(stored)
             counted = np.clip(np.rint(values / scale) + zero, limits.min, limits.max)

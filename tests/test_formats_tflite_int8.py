@@ -206,9 +206,9 @@ def test_int8_weights_of_one_scale_and_a_zero_point(tmp_path) -> None:
     """They become uint8: what they stand for is the same."""
     writer = Int8TFLiteWriter(small())
     name = "features.2.conv.1.0"
-    made = constant(writer, f"{name}/w").quantization
+    made = constant(writer, f"{name}.weight").quantization
     made.scale, made.zeroPoint = [0.01], [3]
-    bias = constant(writer, f"{name}/b").quantization
+    bias = constant(writer, f"{name}.bias").quantization
     bias.scale = [0.01 * small().activations["features.2.conv.0.0"].scale]
     bias.zeroPoint = [0]
     path = writer.save(tmp_path / "model.tflite")
@@ -225,19 +225,19 @@ def refused(tmp_path: Path, writer: Int8TFLiteWriter, complaint: str) -> None:
 
 
 def fewer_scales(writer: Int8TFLiteWriter) -> None:
-    constant(writer, "features.3.conv.2/w").quantization.scale.pop()
+    constant(writer, "features.3.conv.2.weight").quantization.scale.pop()
 
 
 def another_bias_scale(writer: Int8TFLiteWriter) -> None:
-    constant(writer, "features.0.0/b").quantization.scale[5] *= 1.01
+    constant(writer, "features.0.0.bias").quantization.scale[5] *= 1.01
 
 
 def another_zero_point(writer: Int8TFLiteWriter) -> None:
-    constant(writer, "features.0.0/w").quantization.zeroPoint[3] = 1
+    constant(writer, "features.0.0.weight").quantization.zeroPoint[3] = 1
 
 
 def another_axis(writer: Int8TFLiteWriter) -> None:
-    kernel = constant(writer, "features.3.conv.2/w").quantization  # (8, 1, 1, 48)
+    kernel = constant(writer, "features.3.conv.2.weight").quantization  # (8, 1, 1, 48)
     kernel.quantizedDimension = 3
     kernel.scale, kernel.zeroPoint = kernel.scale * 6, kernel.zeroPoint * 6
 
@@ -259,7 +259,7 @@ def two_scales(writer: Int8TFLiteWriter) -> None:
         (another_zero_point, r"the weights of features\.0\.0 have several zero points"),
         (another_axis, r"the weights of features\.3\.conv\.2 are not int8 or uint8 with one"),
         (requantised, r"the output of features\.2\.conv\.0\.0 is requantised"),
-        (two_scales, "the tensor 'ADD' is not int8 or uint8 with one scale"),
+        (two_scales, "the tensor 'features.3.add' is not int8 or uint8 with one scale"),
     ],
 )
 def test_other_quantisations_are_refused(tmp_path, change, complaint) -> None:

@@ -15,6 +15,7 @@ import tflite
 import mobilenetv2 as mnv2
 from mobilenetv2.architecture import Architecture, Stage
 from mobilenetv2.checkpoint import Checkpoint
+from mobilenetv2.errors import ModelFileError
 from mobilenetv2.formats.tflite import read_tflite
 from mobilenetv2.formats.tflite_graph import parse
 from mobilenetv2.heads import SSD, Classifier, DeepLab, Features, Head, SSDLite, ssd_anchor_sizes
@@ -22,7 +23,7 @@ from mobilenetv2.images import IMAGENET_MEAN, IMAGENET_STD, Preprocessing
 from mobilenetv2.int8 import AnyCheckpoint
 from mobilenetv2.runtime import Engine
 from mobilenetv2.verification.compare import expected_results
-from mobilenetv2.writers import WriteOptions, WriterError
+from mobilenetv2.writers import WriteOptions, WriterError, tflite_results
 from mobilenetv2.writers.tflite import write
 
 from .conftest import random_checkpoint
@@ -71,12 +72,13 @@ def check_same(values: dict[str, Any], ours: dict[str, Any], atol: float = 1e-4)
         np.testing.assert_allclose(values[name], array, atol=atol)
 
 
-def readable(head: str, **changes: Any) -> Checkpoint:
+def readable(head: Head, **changes: Any) -> Checkpoint:
     """A network that the importer knows."""
-    changes |= {"output_stride": 16} if HEADS[head].task == "segmentation" else {}
-    return random_checkpoint(
-        Architecture(width_mult=0.35, resolution=(64, 64), head=HEADS[head], **changes)
+    stride = 16 if head.task == "segmentation" else 32
+    architecture = Architecture(
+        width_mult=0.35, resolution=(64, 64), head=head, output_stride=stride, **changes
     )
+    return random_checkpoint(architecture)
 
 
 def model_of(path: Path) -> Any:
@@ -230,7 +232,7 @@ def test_boxes_without_area_are_left_out(tmp_path, pixels) -> None:
 
 
 def test_float16_weights(tmp_path, pixels) -> None:
-    checkpoint, images = readable("classifier"), pixels(2, 64, 64, 3)
+    checkpoint, images = readable(HEADS["classifier"]), pixels(2, 64, 64, 3)
     theirs, ours = results(checkpoint, images, tmp_path, float16=True)
     half = (tmp_path / "model.tflite").stat().st_size
     assert 1e-6 < np.abs(theirs["logits"] - ours["logits"]).max() < 0.02
@@ -246,13 +248,42 @@ def test_float16_weights(tmp_path, pixels) -> None:
 @pytest.mark.parametrize("padding", ["same", "symmetric"])
 @pytest.mark.parametrize("head", ["classifier", "deeplab", "aspp"])
 def test_files_are_read_back(tmp_path, pixels, head, padding) -> None:
-    checkpoint = readable(head, padding=padding)
+    checkpoint = readable(HEADS[head], padding=padding)
     images = pixels(1, 64, 64, 3)
     for kind in ("raw", "final"):
         (path,) = write(checkpoint, tmp_path / "model.tflite", WriteOptions(results=kind))
         back = read_tflite(path)
         assert back.architecture.padding == padding
         np.testing.assert_allclose(Engine(back)(images), Engine(checkpoint)(images), atol=1e-4)
+
+
+@pytest.mark.parametrize("score", ["sigmoid", "softmax"])
+@pytest.mark.parametrize("kind", [SSD, SSDLite])
+def test_detectors_are_read_back(tmp_path, pixels, kind, score) -> None:
+    head = kind(4, EXTRA, ssd_anchor_sizes(4), score=score)
+    checkpoint = readable(head, padding="same")
+    (path,) = write(checkpoint, tmp_path / "model.tflite", WriteOptions())
+    back, images = read_tflite(path), pixels(1, 64, 64, 3)
+    assert back.architecture.head == head
+    outputs, ours = Engine(back)(images), Engine(checkpoint)(images)
+    for name in ours:
+        np.testing.assert_allclose(outputs[name], ours[name], atol=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("begin", "fewer", "reason"), [(0, 0, "has no place"), (1, 1, "leaves out more")]
+)
+def test_another_part_of_the_scores_is_refused(tmp_path, monkeypatch, begin, fewer, reason) -> None:
+    part = tflite_results._Detections._part
+
+    def other(self: Any, tensor: int, _: int, count: int) -> int:
+        return part(self, tensor, begin, count - fewer)
+
+    monkeypatch.setattr(tflite_results._Detections, "_part", other)
+    head = SSD(4, EXTRA, ssd_anchor_sizes(4))
+    (path,) = write(readable(head), tmp_path / "model.tflite", WriteOptions())
+    with pytest.raises(ModelFileError, match=f"SLICE after scores {reason}"):
+        read_tflite(path)
 
 
 @pytest.mark.parametrize(
@@ -288,7 +319,7 @@ def test_a_file_describes_itself(tmp_path) -> None:
 @pytest.mark.parametrize("head", ["classifier", "deeplab", "ssd"])
 def test_metadata_for_mediapipe(tmp_path, pixels, head) -> None:
     labels = tuple(f"label {index}" for index in range(HEADS[head].classes))
-    checkpoint = replace(readable(head), labels=labels)
+    checkpoint = replace(readable(HEADS[head]), labels=labels)
     kind = "raw" if head == "deeplab" else "final"
     theirs, ours = results(
         checkpoint, pixels(1, 64, 64, 3), tmp_path, task_metadata=True, results=kind

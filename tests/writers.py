@@ -11,6 +11,7 @@ from __future__ import annotations
 import io
 import json
 import re
+import tempfile
 import zipfile
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
@@ -22,14 +23,17 @@ import numpy as np
 from mobilenetv2.architecture import Architecture
 from mobilenetv2.boxes import anchors as anchors_of
 from mobilenetv2.checkpoint import Checkpoint
-from mobilenetv2.folding import fold
 from mobilenetv2.formats.keras import NORM_ARRAYS
 from mobilenetv2.graph import layers, network
 from mobilenetv2.heads import SSDHead
+from mobilenetv2.int8 import AnyCheckpoint
 from mobilenetv2.layer import Layer
 from mobilenetv2.runtime import Reference
+from mobilenetv2.writers import WriteOptions
 from mobilenetv2.writers.keras import in_keras_axes, layer_names
 from mobilenetv2.writers.state_dicts import state_dict, timm_names, torchvision_names
+from mobilenetv2.writers.tflite_graph import Graph
+from mobilenetv2.writers.tflite_layers import Layers
 
 Arrays = dict[str, np.ndarray]
 NORM = ("weight", "bias", "running_mean", "running_var")
@@ -470,14 +474,38 @@ DETECTIONS = {  # options of the detection operator, beside the number of classe
 }  # fmt: skip
 
 
-class TFLiteWriter:
-    """Builds a `.tflite` model as a converter does: batch norms folded, activations fused, NHWC.
+class Converted(Layers):
+    """The layers of the library's writer, with choices that TensorFlow's converter has.
 
     Args:
-        checkpoint: The model. Symmetric padding becomes a PAD operator where SAME pads differently.
-        half: Store weights as float16, each with a DEQUANTIZE after it.
         pool: "MEAN" or "AVERAGE_POOL_2D".
         dense: The classifier as FULLY_CONNECTED, not as CONV_2D.
+    """
+
+    def __init__(self, *arguments: Any, pool: str, dense: bool) -> None:
+        self._pool, self._dense = pool, dense
+        super().__init__(*arguments)
+
+    def pool(self, layer: Layer, source: int) -> int:
+        if self._pool == "AVERAGE_POOL_2D":
+            return self.average(layer, source)
+        return Layers.pool(self, layer, source)
+
+    def is_flat(self) -> bool:
+        return self._dense
+
+    def bias(self, name: str, values: np.ndarray) -> int:
+        return self.weights(name, values)
+
+
+class TFLiteWriter:
+    """A `.tflite` model as a converter makes it, whose operators and tensors a test may change.
+
+    Args:
+        checkpoint: The model.
+        half: Store weights as float16, each with a DEQUANTIZE after it.
+        pool: As for `Converted`.
+        dense: As for `Converted`.
         end: What detectors and segmenters end in: "scores", a detector's "probabilities", or the
             "answer" of the detection operator or ARG_MAX.
         detections: Options of the detection operator that differ from `DETECTIONS`.
@@ -485,7 +513,7 @@ class TFLiteWriter:
 
     def __init__(
         self,
-        checkpoint: Checkpoint,
+        checkpoint: AnyCheckpoint,
         *,
         half: bool = False,
         pool: str = "MEAN",
@@ -495,44 +523,55 @@ class TFLiteWriter:
     ) -> None:
         import ai_edge_litert.schema_py_generated as schema
 
-        self.schema, self.half, self.pool, self.dense = schema, half, pool, dense
-        self.end, self.detections = end, DETECTIONS | dict(detections or {})
+        self.schema, self.dense, self.end = schema, dense, end
+        self.detections = DETECTIONS | dict(detections or {})
         self.checkpoint = checkpoint
-        self.graph = schema.SubGraphT()
-        self.graph.tensors, self.graph.operators, self.graph.name = [], [], "main"
-        self.model = schema.ModelT()
-        self.model.version, self.model.description, self.model.subgraphs = 3, "test", [self.graph]
-        self.model.buffers, self.model.operatorCodes = [schema.BufferT()], []
-        self.codes: dict[str, int] = {}
-        self._build()
+        graph = Graph()
+        layers = self._layers(graph, WriteOptions(float16=half), pool=pool, dense=dense)
+        for output in layers.outputs():
+            graph.output(graph.name(output), output)
+        self.made = layers.made
+        with tempfile.TemporaryDirectory() as folder:
+            graph.save(Path(folder, "x.tflite"), "test", {})
+            content = Path(folder, "x.tflite").read_bytes()
+        self.model = schema.ModelT.InitFromObj(schema.Model.GetRootAs(content))
+        (self.graph,) = self.model.subgraphs
+        self.model.signatureDefs = None  # tests change the outputs
+        for each in (self.graph, *self.graph.operators):
+            each.inputs, each.outputs = list(each.inputs), list(each.outputs)
+        for tensor in self.graph.tensors:
+            tensor.shape, given = list(tensor.shape), tensor.quantization
+            if given is not None:
+                given.scale, given.zeroPoint = given.scale.tolist(), given.zeroPoint.tolist()
+        numbers = {number: code for code, number in CODES.items()}
+        codes = [numbers[code.builtinCode] for code in self.model.operatorCodes]
+        self.codes = {code: index for index, code in enumerate(codes)}
+        self._end()
 
-    def _build(self) -> None:
-        self.made = made = {
-            "image": self.tensor("image", (1, *self.checkpoint.architecture.resolution, 3))
-        }
-        self.graph.inputs = [made["image"]]
-        for layer in layers(self.checkpoint.architecture):
-            made[layer.name] = self._layer(layer, [made[source] for source in layer.sources])
+    def _layers(self, graph: Graph, options: WriteOptions, **choices: Any) -> Layers:
+        """The image and the network's layers, not yet added."""
+        image = graph.tensor("image", (1, *self.checkpoint.architecture.resolution, 3))
+        graph.inputs = [image]
+        return Converted(graph, self.checkpoint, image, options, **choices)
+
+    def _end(self) -> None:
+        """Adds what stands behind the network's outputs."""
         task = self.checkpoint.architecture.head.task
         if task == "detection":
             self.graph.outputs = self._detections()
             return
-        out = made[layer.name]
+        (out,) = self.graph.outputs
+        shape = self.graph.tensors[out].shape
         if task == "segmentation" and self.end == "answer":
             axis = self.constant("axis", np.array([3], np.int32))
             options = self.schema.ArgMaxOptionsT()
             options.outputType = INT32
-            out = self.op("ARG_MAX", [out, axis], (1, *layer.out_shape[1:]), options)
+            out = self.op("ARG_MAX", [out, axis], tuple(shape[:3]), options)
             self.graph.tensors[out].type = INT32
-        if layer.kind == "linear":
-            if not self.dense:
-                shape = self.constant("shape", np.array([1, layer.out_shape[0]], np.int32))
-                out = self.op(
-                    "RESHAPE", [out, shape], (1, layer.out_shape[0]), self.schema.ReshapeOptionsT()
-                )
+        if task == "classification":
             options = self.schema.SoftmaxOptionsT()
             options.beta = 1.0
-            out = self.op("SOFTMAX", [out], (1, layer.out_shape[0]), options)
+            out = self.op("SOFTMAX", [out], tuple(shape), options)
         self.graph.outputs = [out]
 
     def _detections(self) -> list[int]:
@@ -562,7 +601,7 @@ class TFLiteWriter:
         scores = self.op(code, [scores], (1, count, 1 + head.classes), options)
         if self.end == "probabilities":
             return [boxes, scores]
-        anchors = self.weight("anchors", anchors_of(head, net))
+        anchors = self.constant("anchors", anchors_of(head, net).astype(np.float32))
         out = self.op(CUSTOM, [boxes, scores, anchors], (1, 10, 4), None)
         operator = self.graph.operators[-1]
         most = int(self.detections["max_detections"])
@@ -574,92 +613,6 @@ class TFLiteWriter:
         content = flexbuffer({"num_classes": head.classes} | self.detections)
         operator.customOptions = np.frombuffer(content, np.uint8)
         return list(operator.outputs)
-
-    def _layer(self, layer: Layer, sources: list[int]) -> int:
-        channels, height, width = layer.out_shape
-        shape = (1, height, width, channels)
-        if layer.kind == "resize":
-            size = self.constant("size", np.array([height, width], np.int32))
-            options = self.schema.ResizeBilinearOptionsT()
-            options.alignCorners = True
-            return self.op("RESIZE_BILINEAR", [*sources, size], shape, options)
-        if layer.kind == "concat":
-            options = self.schema.ConcatenationOptionsT()
-            options.axis = 3
-            return self.op("CONCATENATION", self.joined(layer, sources), shape, options)
-        if layer.kind == "add":
-            return self.op("ADD", sources, shape, self.schema.AddOptionsT())
-        if layer.kind == "pool":
-            return self._pool(layer, sources[0])
-        weight, bias = fold(self.checkpoint, layer)
-        if layer.kind == "linear" and self.dense:
-            constants = [
-                self.weight(f"{layer.name}/w", weight),
-                self.weight(f"{layer.name}/b", bias),
-            ]
-            return self.op(
-                "FULLY_CONNECTED",
-                sources + constants,
-                (1, channels),
-                self.schema.FullyConnectedOptionsT(),
-            )
-        weight = weight.reshape(*weight.shape[:2], layer.kernel, layer.kernel)
-        depthwise = layer.kind == "depthwise"
-        weight = weight.transpose(1, 2, 3, 0) if depthwise else weight.transpose(0, 2, 3, 1)
-        constants = [self.weight(f"{layer.name}/w", weight), self.weight(f"{layer.name}/b", bias)]
-        options = (
-            self.schema.DepthwiseConv2DOptionsT() if depthwise else self.schema.Conv2DOptionsT()
-        )
-        options.strideH = options.strideW = layer.stride
-        options.dilationHFactor = options.dilationWFactor = layer.dilation
-        options.fusedActivationFunction = ACTIVATION_CODES[layer.activation]
-        if depthwise:
-            options.depthMultiplier = 1
-        explicit = self.checkpoint.architecture.padding == "symmetric" and layer.stride == 2
-        options.padding = VALID if explicit else SAME
-        if explicit:
-            sources = [self.pad(sources[0], layer)]
-        return self.op(
-            "DEPTHWISE_CONV_2D" if depthwise else "CONV_2D", sources + constants, shape, options
-        )
-
-    def _pool(self, layer: Layer, source: int) -> int:
-        channels, height, width = layer.in_shape
-        if self.pool == "MEAN":
-            options = self.schema.ReducerOptionsT()
-            flat = self.dense and self.checkpoint.architecture.head.task == "classification"
-            options.keepDims = not flat
-            shape = (1, channels) if flat else (1, 1, 1, channels)
-            return self.op(
-                "MEAN", [source, self.constant("axes", np.array([1, 2], np.int32))], shape, options
-            )
-        options = self.schema.Pool2DOptionsT()
-        options.padding, options.strideH, options.strideW = VALID, 1, 1
-        options.filterHeight, options.filterWidth = height, width
-        return self.op("AVERAGE_POOL_2D", [source], (1, 1, 1, channels), options)
-
-    def joined(self, layer: Layer, sources: list[int]) -> list[int]:
-        """What a concatenation reads."""
-        return sources
-
-    def pad(self, source: int, layer: Layer) -> int:
-        """A PAD operator with the layer's amounts."""
-        top, bottom, left, right = layer.padding
-        amounts = self.constant(
-            "pads", np.array([[0, 0], [top, bottom], [left, right], [0, 0]], np.int32)
-        )
-        channels, height, width = layer.in_shape
-        return self.op(
-            "PAD", [source, amounts], (1, height + top + bottom, width + left + right, channels),
-            self.schema.PadOptionsT(),
-        )  # fmt: skip
-
-    def weight(self, name: str, values: np.ndarray) -> int:
-        """A float32 constant, or a float16 one with a DEQUANTIZE after it."""
-        if not self.half:
-            return self.constant(name, values.astype(np.float32))
-        stored = self.constant(f"{name}/half", values.astype(np.float16))
-        return self.op("DEQUANTIZE", [stored], values.shape, self.schema.DequantizeOptionsT())
 
     def constant(self, name: str, values: np.ndarray) -> int:
         buffer = self.schema.BufferT()

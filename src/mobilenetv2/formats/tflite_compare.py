@@ -114,6 +114,8 @@ class _Comparison:
                 return self._join(op, sources)
             if op.code in SCORE_ACTIVATIONS:
                 return self._activate(op, sources, self.head.score)
+            if op.code == "SLICE":
+                return self._without_background(op, sources)
             if op.code == POSTPROCESS:
                 if sources != (BOXES, PROBABILITIES):
                     return f"{POSTPROCESS} reads {shortened(sources)}, not {BOXES}, {PROBABILITIES}"
@@ -144,6 +146,18 @@ class _Comparison:
         if op.options["Axis"] not in (1, 1 - axes):
             return f"a CONCATENATION of {sources[0]} and others joins other axes than the anchors"
         self.match.made[op.outputs[0]] = self.joined[sources]
+        return None
+
+    def _without_background(self, op: Op, sources: tuple[str, ...]) -> str | None:
+        """A SLICE that leaves out the background, the first score of an anchor."""
+        assert isinstance(self.head, SSDHead)
+        begin = self.graph.whole_numbers(op.inputs[1])
+        left = self.graph.tensors[op.outputs[0]].shape[-1:]
+        if sources not in ((SCORES,), (PROBABILITIES,)) or begin != (0, 0, 1):
+            return f"a SLICE after {sources[0]} has no place in it"
+        if left != (self.head.classes,):
+            return f"a SLICE after {sources[0]} leaves out more than the background"
+        self.match.made[op.outputs[0]] = sources[0]
         return None
 
     def _activate(self, op: Op, sources: tuple[str, ...], score: str) -> str | None:

@@ -103,7 +103,12 @@ class _Wiring:
             codes = {reader.code for reader in readers}
             if output in self.graph.outputs or not readers or codes == {POSTPROCESS}:
                 return chain
-            if len(readers) > 1 or not codes <= {*TRANSPARENT, *ACTIVATIONS, "CONCATENATION"}:
+            if len(readers) > 1 or not codes <= {
+                *TRANSPARENT,
+                *ACTIVATIONS,
+                "CONCATENATION",
+                "SLICE",
+            }:
                 raise ModelFileError(f"not an SSD: a {readers[0].code} behind its predictors")
             chain.append(readers[0])
 

@@ -16,8 +16,8 @@ from ..int8 import Activation, Int8Checkpoint, Int8Layer
 from ..layer import IMAGE, Layer
 from .arrays import activations, bias_of_pixels
 from .options import WriteOptions, WriterError
-from .tflite_graph import VALID, Graph, Quantization
-from .tflite_layers import KERNEL_AXES, Layers
+from .tflite_graph import Graph, Quantization
+from .tflite_layers import Layers
 
 
 class Int8Layers(Layers):
@@ -58,13 +58,10 @@ class Int8Layers(Layers):
         bias = quantized.bias
         if layer.sources[0] == IMAGE and self._pads_by_channel():
             bias = bias_of_pixels(quantized, self._int8.image_zero_points)
-        kind = "conv" if layer.kind == "linear" and not self.is_flat() else layer.kind
-        axes, axis = KERNEL_AXES[kind]
         weight, zero = self._shifted(quantized)
-        if kind == "conv":
-            weight = weight.reshape(*weight.shape[:2], layer.kernel, layer.kernel)
+        axes, axis, weight = self.in_axes(layer, weight)
         scale = quantized.scale
-        if self._type == np.uint8 or (kind == "linear" and one_scale(quantized)):
+        if self._type == np.uint8 or (weight.ndim == 2 and one_scale(quantized)):
             scale = scale[:1]
         unit = np.float64(self._stored[layer.sources[0]].scale) * scale
         zeros = np.zeros(len(scale), np.int64)
@@ -100,20 +97,8 @@ class Int8Layers(Layers):
 
     def pool(self, layer: Layer, source: int) -> int:
         """As `Layers.pool`, with the average that the model has."""
-        if self._int8.pooling != "average":
-            return super().pool(layer, source)
-        channels, height, width = layer.in_shape
-        out = self.tensor(layer.name, (self.batch, 1, 1, channels))
-        return self.graph.operator(
-            "AVERAGE_POOL_2D",
-            [source],
-            out,
-            Padding=VALID,
-            StrideH=1,
-            StrideW=1,
-            FilterHeight=height,
-            FilterWidth=width,
-        )
+        is_average = self._int8.pooling == "average"
+        return self.average(layer, source) if is_average else super().pool(layer, source)
 
     def is_flat(self) -> bool:
         """As `Layers.is_flat`: a FULLY_CONNECTED has one scale in runtimes from before 2024."""
@@ -122,15 +107,6 @@ class Int8Layers(Layers):
             for layer in self.net.layers
             if layer.kind == "linear"
         )
-
-    def linear(self, layer: Layer, source: int) -> int:
-        """As `Layers.linear`; a 1x1 convolution where it has a scale per class."""
-        if self.is_flat():
-            return super().linear(layer, source)
-        out = self.convolution(layer, source)
-        flat = self.tensor(f"{layer.name}.flat", (self.batch, layer.out_shape[0]), like=layer.name)
-        shape = self.graph.whole(-1, layer.out_shape[0])
-        return self.graph.operator("RESHAPE", [out, shape], flat)
 
     def convolution(self, layer: Layer, source: int, is_padded: bool = False) -> int:
         """As `Layers.convolution`; the first one may read a border with a value per channel."""

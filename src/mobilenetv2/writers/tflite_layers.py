@@ -6,12 +6,13 @@ from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from ..checkpoint import Checkpoint
+from ..folding import fold
 from ..graph import network
 from ..int8 import AnyCheckpoint
 from ..layer import IMAGE, Layer, conv_padding
-from .arrays import folded
 from .options import WriteOptions, WriterError
 from .tflite_graph import ACTIVATIONS, SAME, VALID, Graph
 
@@ -59,13 +60,37 @@ class Layers:
     def arrays(self, layer: Layer) -> list[int]:
         """The tensors of a layer's kernel and bias."""
         assert isinstance(self.checkpoint, Checkpoint)
-        weight, bias = folded(self.checkpoint, layer)
-        axes, _ = KERNEL_AXES[layer.kind]
+        # not yet float32: float16 is rounded once
+        weight, bias = fold(self.checkpoint, layer)
+        axes, _, weight = self.in_axes(layer, weight)
         name = f"{layer.name}.weight"
         return [
-            self._weights(name, weight.transpose(axes)),
-            self.graph.constant(f"{layer.name}.bias", bias),
+            self.weights(name, weight.transpose(axes)),
+            self.bias(f"{layer.name}.bias", bias),
         ]
+
+    def weights(self, name: str, values: NDArray[Any]) -> int:
+        """A kernel as float32, or as float16 with a DEQUANTIZE behind it."""
+        if not self.options.float16:
+            return self.graph.constant(name, values.astype(np.float32))
+        if np.abs(values).max() > np.finfo(np.float16).max:
+            raise WriterError(f"tflite: float16 does not hold the weights {name}: leave it out")
+        half = self.graph.constant(f"{name}.float16", values.astype(np.float16))
+        return self.graph.operator(
+            "DEQUANTIZE", [half], self.graph.constant_result(name, values.shape)
+        )
+
+    def bias(self, name: str, values: NDArray[Any]) -> int:
+        """A bias; in files of others it is float16 where weights are."""
+        return self.graph.constant(name, values.astype(np.float32))
+
+    def in_axes(self, layer: Layer, weight: NDArray[Any]) -> tuple[tuple[int, ...], int, Any]:
+        """How the axes of a kernel are ordered, which of them is the outputs', and the kernel with as
+        many axes.
+        """
+        if layer.kind != "linear" or self.is_flat():
+            return *KERNEL_AXES[layer.kind], weight
+        return *KERNEL_AXES["conv"], weight[:, :, None, None]
 
     def concatenated(self, layer: Layer, sources: list[int]) -> list[int]:
         """What a concatenation reads."""
@@ -105,10 +130,24 @@ class Layers:
         """Whether the linear layer is a FULLY_CONNECTED."""
         return True
 
+    def average(self, layer: Layer, source: int) -> int:
+        """Adds an average over the whole map that keeps the map's scale."""
+        channels, height, width = layer.in_shape
+        out = self.tensor(layer.name, (self.batch, 1, 1, channels))
+        size: dict[str, Any] = {"FilterHeight": height, "FilterWidth": width}
+        return self.graph.operator(
+            "AVERAGE_POOL_2D", [source], out, Padding=VALID, StrideH=1, StrideW=1, **size
+        )
+
     def linear(self, layer: Layer, source: int) -> int:
-        """Adds a classifier's last layer."""
-        out = self.tensor(layer.name, (self.batch, layer.out_shape[0]))
-        return self.graph.operator("FULLY_CONNECTED", [source, *self.arrays(layer)], out)
+        """Adds a classifier's last layer: a FULLY_CONNECTED, or a 1x1 convolution."""
+        shape = (self.batch, layer.out_shape[0])
+        if self.is_flat():
+            out = self.tensor(layer.name, shape)
+            return self.graph.operator("FULLY_CONNECTED", [source, *self.arrays(layer)], out)
+        out = self.convolution(layer, source)
+        flat = self.tensor(f"{layer.name}.flat", shape, like=layer.name)
+        return self.graph.operator("RESHAPE", [out, self.graph.whole(-1, shape[1])], flat)
 
     def convolution(self, layer: Layer, source: int, is_padded: bool = False) -> int:
         """Adds a convolution; `is_padded`: its input has its border already."""
@@ -146,16 +185,5 @@ class Layers:
         channels, height, width = layer.in_shape
         shape = (self.batch, height + top + bottom, width + left + right, channels)
         out = self.tensor(f"{layer.name}.padded", shape, like=layer.sources[0])
-        name = "pads." + "_".join(map(str, layer.padding))
-        return self.graph.operator("PAD", [source, self.graph.constant(name, amounts)], out)
-
-    def _weights(self, name: str, values: np.ndarray) -> int:
-        """A kernel as float32, or as float16 with a DEQUANTIZE behind it."""
-        if not self.options.float16:
-            return self.graph.constant(name, values)
-        if np.abs(values).max() > np.finfo(np.float16).max:
-            raise WriterError(f"tflite: float16 does not hold the weights {name}: leave it out")
-        half = self.graph.constant(f"{name}.float16", values.astype(np.float16))
-        return self.graph.operator(
-            "DEQUANTIZE", [half], self.graph.constant_result(name, values.shape)
-        )
+        pads = self.graph.constant(f"{layer.name}.pads", amounts)
+        return self.graph.operator("PAD", [source, pads], out)
