@@ -116,7 +116,7 @@ def _check(checkpoint: AnyCheckpoint, options: WriteOptions) -> None:
     if not isinstance(checkpoint, Checkpoint):
         raise WriterError(
             "coreml: it computes in floating point between int8 tensors, which gives other answers "
-            "than this int8 model: write the float model"
+            "than this int8 model: write the float model (--float)"
         )
     refuse(
         options,
