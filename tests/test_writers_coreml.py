@@ -80,7 +80,7 @@ def image_type(path: Path) -> Any:
 def test_a_classifier_names_its_classes(tmp_path: Path, pixels: Any) -> None:
     checkpoint, images = shallow("classifier"), pixels(1, 32, 32, 3)
     labels = ("crane", "ant", "bee", "crane", "wasp", "fly", "moth")
-    checkpoint = replace(checkpoint, labels=labels, provenance={"licence": "MIT", "source": "me"})
+    checkpoint = replace(checkpoint, labels=labels, provenance={"licence": "MIT", "author": "me"})
     path = tmp_path / "m.mlpackage"
     results = written(checkpoint, path, images, input="uint8", results="final")
     powers = np.exp(raw_results(checkpoint, images)["logits"])
@@ -130,9 +130,13 @@ def test_a_batch(tmp_path: Path, pixels: Any) -> None:
     assert_close(results, raw_results(checkpoint, images))
 
 
-def test_nothing_is_printed(tmp_path: Path, capfd: Any) -> None:
-    coreml.write(shallow("classifier"), tmp_path / "m.mlpackage", WriteOptions())
+def test_nothing_is_printed_and_others_may_read_the_package(tmp_path: Path, capfd: Any) -> None:
+    path = tmp_path / "m.mlpackage"
+    coreml.write(shallow("classifier"), path, WriteOptions())
     assert capfd.readouterr() == ("", "")
+    rights = path.stat().st_mode & 0o777
+    for file in path.rglob("*"):
+        assert file.stat().st_mode & 0o777 == rights & (0o777 if file.is_dir() else 0o666)
 
 
 @pytest.mark.parametrize(

@@ -75,6 +75,7 @@ def write(checkpoint: AnyCheckpoint, path: Path, options: WriteOptions) -> tuple
         )
         _describe(model, checkpoint, options)
         model.save(str(path))
+        share(path)
         # coremltools keeps its own copy until the program ends
         shutil.rmtree(model.package_path, ignore_errors=True)
     return (path,)
@@ -94,6 +95,13 @@ def quiet() -> Iterator[None]:
             yield
     finally:
         logger.setLevel(level)
+
+
+def share(folder: Path) -> None:
+    """Gives everything in a folder the folder's own rights; coremltools takes them from others."""
+    rights = folder.stat().st_mode & 0o777
+    for path in folder.rglob("*"):
+        path.chmod(rights if path.is_dir() else rights & 0o666)
 
 
 def unique_labels(checkpoint: AnyCheckpoint) -> list[str]:
@@ -153,7 +161,7 @@ def _describe(model: Any, checkpoint: Checkpoint, options: WriteOptions) -> None
         f"{takes[options.input]}."
     )
     model.input_description["image"] = p.in_words()
-    for key, name in (("author", "source"), ("license", "licence")):
+    for name, theirs in (("author", "author"), ("licence", "license")):
         if text := checkpoint.provenance.get(name):
-            setattr(model, key, str(text))
+            setattr(model, theirs, str(text))
     model.user_defined_metadata[DESCRIPTION] = json.dumps(description(checkpoint, options))
