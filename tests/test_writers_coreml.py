@@ -14,6 +14,7 @@ from mobilenetv2.architecture import MOBILENET_V2, Stage
 from mobilenetv2.checkpoint import Checkpoint
 from mobilenetv2.heads import Classifier
 from mobilenetv2.images import Preprocessing
+from mobilenetv2.runtime import Engine
 from mobilenetv2.writers import WriteOptions, WriterError, coreml
 
 from .conftest import random_checkpoint
@@ -109,12 +110,15 @@ def test_a_classifier_names_its_classes(tmp_path: Path, pixels: Any) -> None:
     assert Preprocessing.from_dict(facts["preprocessing"]) == checkpoint.preprocessing
 
 
-def test_a_segmenters_mask(tmp_path: Path, pixels: Any) -> None:
-    checkpoint, images = shallow("deeplab"), pixels(1, 32, 32, 3)
-    results = written(checkpoint, tmp_path / "m.mlpackage", images, results="final")
-    scores = raw_results(checkpoint, images)["scores"]
-    chosen = np.take_along_axis(scores, results["mask"][..., None].astype(int), 3)[..., 0]
-    assert results["mask"].shape == (1, 32, 32)
+@pytest.mark.parametrize("classes", [5, 300])
+def test_a_segmenters_mask(classes: int, tmp_path: Path, pixels: Any) -> None:
+    checkpoint, images = shallow("deeplab"), pixels(3, 32, 32, 3)
+    checkpoint = random_checkpoint(checkpoint.architecture, classes=classes)
+    results = written(checkpoint, tmp_path / "m.mlpackage", images, results="final", batch=2)
+    mask, scores = results["mask"], raw_results(checkpoint, images)["scores"]
+    assert mask.shape == (3, 32, 32)
+    assert mask.dtype == Engine(checkpoint).mask(images).dtype
+    chosen = np.take_along_axis(scores, mask[..., None].astype(int), 3)[..., 0]
     assert np.abs(chosen - scores.max(3)).max() < 1e-4
 
 

@@ -143,12 +143,13 @@ def _check(checkpoint: AnyCheckpoint, options: WriteOptions) -> None:
         raise WriterError(
             f"coreml: input uint8: an image has 1 or 3 channels, not {architecture.in_channels}"
         )
-    if options.results == "final" and architecture.head.task == "detection":
+    task = architecture.head.task
+    if options.results == "final" and task == "detection":
         raise WriterError(
             "coreml: final results of detection are not written: write raw ones (--results raw) and "
             "decode the boxes in the program"
         )
-    if options.results == "final" and options.batch != 1 and architecture.classes:
+    if options.results == "final" and task == "classification" and options.batch != 1:
         raise WriterError("coreml: final results of several images: a package names one class")
 
 
