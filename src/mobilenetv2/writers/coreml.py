@@ -98,7 +98,7 @@ def quiet() -> Iterator[None]:
 
 
 def share(folder: Path) -> None:
-    """Gives everything in a folder the folder's own rights; coremltools takes them from others."""
+    """Gives everything in a folder the folder's own rights; coremltools lets only the owner read."""
     rights = folder.stat().st_mode & 0o777
     for path in folder.rglob("*"):
         path.chmod(rights if path.is_dir() else rights & 0o666)
@@ -110,6 +110,8 @@ def unique_labels(checkpoint: AnyCheckpoint) -> list[str]:
     ImageNet has two cranes and two maillots.
     """
     labels = checkpoint.labels or [f"class {i}" for i in range(checkpoint.architecture.classes)]
+    # of a name of a folder that is not UTF-8
+    labels = [label.encode("utf-8", "replace").decode() for label in labels]
     taken = Counter(labels)
     unique = [
         label if taken[label] == 1 else f"{label} ({index})" for index, label in enumerate(labels)
