@@ -14,6 +14,7 @@ from mobilenetv2.architecture import MOBILENET_V2, Stage
 from mobilenetv2.checkpoint import Checkpoint
 from mobilenetv2.heads import Classifier
 from mobilenetv2.images import Preprocessing
+from mobilenetv2.runtime import Engine
 from mobilenetv2.writers import WriteOptions, WriterError, coreml
 
 from .conftest import random_checkpoint
@@ -79,8 +80,8 @@ def image_type(path: Path) -> Any:
 
 def test_a_classifier_names_its_classes(tmp_path: Path, pixels: Any) -> None:
     checkpoint, images = shallow("classifier"), pixels(1, 32, 32, 3)
-    labels = ("crane", "ant", "bee", "crane", "wasp", "fly", "moth")
-    checkpoint = replace(checkpoint, labels=labels, provenance={"licence": "MIT", "source": "me"})
+    labels = ("crane", "ant", "bee", "crane", "w\udce4sp", "fly", "moth")
+    checkpoint = replace(checkpoint, labels=labels, provenance={"licence": "MIT", "author": "me"})
     path = tmp_path / "m.mlpackage"
     results = written(checkpoint, path, images, input="uint8", results="final")
     powers = np.exp(raw_results(checkpoint, images)["logits"])
@@ -102,19 +103,22 @@ def test_a_classifier_names_its_classes(tmp_path: Path, pixels: Any) -> None:
         if operation.op_type == "classify"
     )
     named = [str(label) for label in classify.classes.val]
-    assert named == ["crane (0)", "ant", "bee", "crane (3)", "wasp", "fly", "moth"]
+    assert named == ["crane (0)", "ant", "bee", "crane (3)", "w?sp", "fly", "moth"]
     assert (loaded.author, loaded.license) == ("me", "MIT")
     facts = json.loads(loaded.user_defined_metadata["mobilenetv2"])
     assert facts["labels"] == list(labels)
     assert Preprocessing.from_dict(facts["preprocessing"]) == checkpoint.preprocessing
 
 
-def test_a_segmenters_mask(tmp_path: Path, pixels: Any) -> None:
-    checkpoint, images = shallow("deeplab"), pixels(1, 32, 32, 3)
-    results = written(checkpoint, tmp_path / "m.mlpackage", images, results="final")
-    scores = raw_results(checkpoint, images)["scores"]
-    chosen = np.take_along_axis(scores, results["mask"][..., None].astype(int), 3)[..., 0]
-    assert results["mask"].shape == (1, 32, 32)
+@pytest.mark.parametrize("classes", [5, 300])
+def test_a_segmenters_mask(classes: int, tmp_path: Path, pixels: Any) -> None:
+    checkpoint, images = shallow("deeplab"), pixels(3, 32, 32, 3)
+    checkpoint = random_checkpoint(checkpoint.architecture, classes=classes)
+    results = written(checkpoint, tmp_path / "m.mlpackage", images, results="final", batch=2)
+    mask, scores = results["mask"], raw_results(checkpoint, images)["scores"]
+    assert mask.shape == (3, 32, 32)
+    assert mask.dtype == Engine(checkpoint).mask(images).dtype
+    chosen = np.take_along_axis(scores, mask[..., None].astype(int), 3)[..., 0]
     assert np.abs(chosen - scores.max(3)).max() < 1e-4
 
 
@@ -130,9 +134,13 @@ def test_a_batch(tmp_path: Path, pixels: Any) -> None:
     assert_close(results, raw_results(checkpoint, images))
 
 
-def test_nothing_is_printed(tmp_path: Path, capfd: Any) -> None:
-    coreml.write(shallow("classifier"), tmp_path / "m.mlpackage", WriteOptions())
+def test_nothing_is_printed_and_others_may_read_the_package(tmp_path: Path, capfd: Any) -> None:
+    path = tmp_path / "m.mlpackage"
+    coreml.write(shallow("classifier"), path, WriteOptions())
     assert capfd.readouterr() == ("", "")
+    rights = path.stat().st_mode & 0o777
+    for file in path.rglob("*"):
+        assert file.stat().st_mode & 0o777 == rights & (0o777 if file.is_dir() else 0o666)
 
 
 @pytest.mark.parametrize(

@@ -197,3 +197,8 @@ def test_float16_that_does_not_hold_a_kernel_is_refused(target: str, tmp_path: P
         WRITERS[target][0].write(
             replace(checkpoint, arrays=arrays), tmp_path / "m", WriteOptions(float16=True)
         )
+
+
+def test_timms_file_may_be_read_by_whoever_reads_others(tmp_path: Path) -> None:
+    path, config = timm.write(small(), tmp_path / "m.safetensors", WriteOptions())
+    assert path.stat().st_mode == config.stat().st_mode

@@ -50,7 +50,8 @@ def run(
         values = np.concatenate([part[name] for part in parts])[: len(images)]
         results[name] = values.transpose(0, 2, 3, 1) if values.ndim == 4 else values
     if "mask" in results:
-        results["mask"] = results["mask"].astype(np.uint8)
+        small = checkpoint.architecture.classes <= 256
+        results["mask"] = results["mask"].astype(np.uint8 if small else np.uint16)
     return results
 
 

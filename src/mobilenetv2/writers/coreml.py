@@ -75,6 +75,7 @@ def write(checkpoint: AnyCheckpoint, path: Path, options: WriteOptions) -> tuple
         )
         _describe(model, checkpoint, options)
         model.save(str(path))
+        share(path)
         # coremltools keeps its own copy until the program ends
         shutil.rmtree(model.package_path, ignore_errors=True)
     return (path,)
@@ -96,12 +97,21 @@ def quiet() -> Iterator[None]:
         logger.setLevel(level)
 
 
+def share(folder: Path) -> None:
+    """Gives everything in a folder the folder's own rights; coremltools lets only the owner read."""
+    rights = folder.stat().st_mode & 0o777
+    for path in folder.rglob("*"):
+        path.chmod(rights if path.is_dir() else rights & 0o666)
+
+
 def unique_labels(checkpoint: AnyCheckpoint) -> list[str]:
     """The labels as the keys of a dictionary: one that several classes have gets its number.
 
     ImageNet has two cranes and two maillots.
     """
     labels = checkpoint.labels or [f"class {i}" for i in range(checkpoint.architecture.classes)]
+    # of a name of a folder that is not UTF-8
+    labels = [label.encode("utf-8", "replace").decode() for label in labels]
     taken = Counter(labels)
     unique = [
         label if taken[label] == 1 else f"{label} ({index})" for index, label in enumerate(labels)
@@ -116,7 +126,7 @@ def _check(checkpoint: AnyCheckpoint, options: WriteOptions) -> None:
     if not isinstance(checkpoint, Checkpoint):
         raise WriterError(
             "coreml: it computes in floating point between int8 tensors, which gives other answers "
-            "than this int8 model: write the float model"
+            "than this int8 model: write the float model (--float)"
         )
     refuse(
         options,
@@ -135,12 +145,13 @@ def _check(checkpoint: AnyCheckpoint, options: WriteOptions) -> None:
         raise WriterError(
             f"coreml: input uint8: an image has 1 or 3 channels, not {architecture.in_channels}"
         )
-    if options.results == "final" and architecture.head.task == "detection":
+    task = architecture.head.task
+    if options.results == "final" and task == "detection":
         raise WriterError(
             "coreml: final results of detection are not written: write raw ones (--results raw) and "
             "decode the boxes in the program"
         )
-    if options.results == "final" and options.batch != 1 and architecture.classes:
+    if options.results == "final" and task == "classification" and options.batch != 1:
         raise WriterError("coreml: final results of several images: a package names one class")
 
 
@@ -153,7 +164,7 @@ def _describe(model: Any, checkpoint: Checkpoint, options: WriteOptions) -> None
         f"{takes[options.input]}."
     )
     model.input_description["image"] = p.in_words()
-    for key, name in (("author", "source"), ("license", "licence")):
+    for name, theirs in (("author", "author"), ("licence", "license")):
         if text := checkpoint.provenance.get(name):
-            setattr(model, key, str(text))
+            setattr(model, theirs, str(text))
     model.user_defined_metadata[DESCRIPTION] = json.dumps(description(checkpoint, options))

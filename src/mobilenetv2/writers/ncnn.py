@@ -66,7 +66,7 @@ def _check(checkpoint: AnyCheckpoint, options: WriteOptions) -> None:
     if not isinstance(checkpoint, Checkpoint):
         raise WriterError(
             "ncnn: its int8 has one scale per tensor, no zero point and float32 between layers, "
-            "which are other answers than this int8 model's: write the float model"
+            "which are other answers than this int8 model's: write the float model (--float)"
         )
     refuse(
         options,

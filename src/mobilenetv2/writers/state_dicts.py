@@ -110,9 +110,7 @@ def check(checkpoint: AnyCheckpoint, options: WriteOptions, target: str, **fixed
         WriterError: The message names the reason.
     """
     if not isinstance(checkpoint, Checkpoint):
-        raise WriterError(
-            f"{target}: its weights are floats: write the float model, not an int8 one"
-        )
+        raise WriterError(f"{target}: its weights are floats: write the float model (--float)")
     library = f"{target} normalises before the network and gives logits: a file has weights alone"
     refuse(
         options,

@@ -11,6 +11,7 @@ import numpy as np
 
 from ..architecture import MOBILENET_V2, Architecture
 from ..checkpoint import Checkpoint
+from ..files import in_order
 from ..int8 import AnyCheckpoint
 from .options import WriteOptions, WriterError, description
 from .state_dicts import EPSILON, check, state_dict, timm_names, with_float16_kernels
@@ -41,15 +42,16 @@ def write(checkpoint: AnyCheckpoint, path: Path, options: WriteOptions) -> tuple
     check(checkpoint, options, "timm", in_channels=3)
     assert isinstance(checkpoint, Checkpoint)
     config = configuration(checkpoint, model_name(architecture), options)
-    from safetensors.numpy import save_file
+    from safetensors.numpy import save
 
     arrays = state_dict(checkpoint, timm_names(architecture), EPSILON)
     if options.float16:
         arrays = with_float16_kernels(arrays, "timm")
-    contiguous = {name: np.ascontiguousarray(array) for name, array in arrays.items()}
     # NumPy makes arrays without axes one-dimensional there
-    contiguous = {name: array.reshape(arrays[name].shape) for name, array in contiguous.items()}
-    save_file(contiguous, path, {"format": "pt"})
+    contiguous = {
+        name: np.ascontiguousarray(array).reshape(array.shape) for name, array in arrays.items()
+    }
+    path.write_bytes(in_order(save(contiguous, {"format": "pt"})))
     facts = path.with_suffix(".json")
     text = json.dumps(config, indent=1, ensure_ascii=False) + "\n"
     facts.write_text(text, encoding="utf-8", errors="surrogateescape")
