@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import replace
 
 import numpy as np
@@ -10,7 +9,7 @@ from numpy.typing import NDArray
 
 from mobilenetv2.checkpoint import Checkpoint
 from mobilenetv2.folding import fold
-from mobilenetv2.int8 import Activation, Int8Checkpoint, stored_tensors
+from mobilenetv2.int8 import Int8Checkpoint, stored_tensors
 from mobilenetv2.layer import Layer
 from mobilenetv2.runtime import Reference
 from mobilenetv2.runtime.quantize import best_activation
@@ -41,19 +40,6 @@ def with_all_stored(
     # the files of the peers hold scales as float32
     rounded = {name: replace(a, scale=float(np.float32(a.scale))) for name, a in stored.items()}
     image_scale = float(np.float32(quantized.image_scale))
-    return replace(quantized, rounding="twice", image_scale=image_scale, activations=rounded)
-
-
-def activations(checkpoint: Int8Checkpoint) -> Mapping[str, Activation]:
-    """How each tensor is stored, by name; "image" is the network's input.
-
-    Raises:
-        SystemExit: Peers cannot run the model: a tensor is not stored, or the channels of the image
-            have different zero points.
-    """
-    if checkpoint.rounding != "twice":
-        raise SystemExit("peers need a model whose sums are all rounded, as TensorFlow Lite's are")
-    zeros = set(checkpoint.image_zero_points)
-    if len(zeros) > 1:
-        raise SystemExit(f"peers have one zero point per tensor, not {sorted(zeros)} for the image")
-    return {"image": Activation(checkpoint.image_scale, *zeros), **checkpoint.activations}
+    return replace(
+        quantized, rounding="twice", image_scale=image_scale, activations=rounded, unstored={}
+    )

@@ -11,16 +11,15 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from onnx_files import write_onnx, write_qdq
 from peer_arrays import folded
 from peers import PEERS, Recipe
-from tflite_file import write_tflite
 
 from mobilenetv2.architecture import Architecture
 from mobilenetv2.checkpoint import Checkpoint
 from mobilenetv2.graph import array_shapes, layers
 from mobilenetv2.images import Preprocessing
 from mobilenetv2.int8 import AnyCheckpoint, Int8Checkpoint
+from mobilenetv2.writers import WriteOptions, ncnn, onnx, tflite
 
 
 def random_checkpoint(width_mult: float = 1.0, resolution: int = 224, seed: int = 0) -> Checkpoint:
@@ -83,49 +82,21 @@ def recipe(checkpoint: AnyCheckpoint) -> Recipe:
     return Recipe(short_side, p.size[0], p.interpolation, p.mean, p.std, labels)
 
 
+def write_onnx(checkpoint: AnyCheckpoint, path: Path, batch: int | None = 1) -> None:
+    """Writes ONNX: of normalised images in float32, of pixels in int8."""
+    takes = "uint8" if isinstance(checkpoint, Int8Checkpoint) else "float32"
+    onnx.write(checkpoint, path, WriteOptions(batch=batch, input=takes))
+
+
+def write_tflite(checkpoint: AnyCheckpoint, path: Path, batch: int | None = 1) -> None:
+    """Writes LiteRT: of normalised images in float32, of pixels in int8."""
+    takes = "uint8" if isinstance(checkpoint, Int8Checkpoint) else "float32"
+    tflite.write(checkpoint, path, WriteOptions(batch=batch, input=takes))
+
+
 def write_ncnn(checkpoint: Checkpoint, path: Path, batch: int | None = 1) -> None:
-    """Writes ncnn: a `.param` file of layers and a `.bin` file of float32 weights, with ReLU6 fused."""
-    network = layers(checkpoint.architecture)
-    reads = [source for layer in network for source in layer.sources]
-    lines, blobs, arrays = ["Input image 0 1 image"], 1, []
-    copies_read: dict[str, int] = {}
-
-    def next_copy(source: str) -> str:
-        """The tensor itself, or, where several layers read it, its next copy."""
-        if reads.count(source) == 1:
-            return source
-        copies_read[source] = copies_read.get(source, -1) + 1
-        return f"{source}/{copies_read[source]}"
-
-    for layer in network:
-        inputs = " ".join(next_copy(source) for source in layer.sources)
-        output = "logits" if layer is network[-1] else layer.name
-        if layer.weight:
-            weight, bias = folded(checkpoint, layer)
-            arrays += [np.zeros(1, np.int32), weight, bias]  # 0: the weights are float32
-        if layer.kind == "add":
-            kind, settings = "BinaryOp", "0=0"
-        elif layer.kind == "pool":
-            kind, settings = "Pooling", "0=1 4=1"  # average, global
-        elif layer.kind == "linear":
-            kind, settings = "InnerProduct", f"0={len(bias)} 1=1 2={weight.size}"
-        else:
-            kind = "ConvolutionDepthWise" if layer.kind == "depthwise" else "Convolution"
-            top, bottom, left, right = layer.padding
-            settings = (
-                f"0={len(bias)} 1={layer.kernel} 2={layer.dilation} 3={layer.stride} 4={left} 14={top} "
-                f"15={right} 16={bottom} 5=1 6={weight.size}"
-            )
-            settings += f" 7={layer.groups}" if layer.kind == "depthwise" else ""
-            settings += " 9=3 -23310=2,0.0,6.0" if layer.activation == "relu6" else ""
-        lines.append(f"{kind} {layer.name} {len(layer.sources)} 1 {inputs} {output} {settings}")
-        blobs += 1
-        if (copies := reads.count(layer.name)) > 1:
-            names = " ".join(f"{layer.name}/{i}" for i in range(copies))
-            lines.append(f"Split {layer.name}/split 1 {copies} {layer.name} {names}")
-            blobs += copies
-    path.write_text("\n".join(["7767517", f"{len(lines)} {blobs}", *lines]) + "\n")
-    path.with_suffix(".bin").write_bytes(b"".join(array.tobytes() for array in arrays))
+    """Writes ncnn's two files."""
+    ncnn.write(checkpoint, path, WriteOptions())
 
 
 def write_torch(checkpoint: Checkpoint, path: Path, batch: int | None = 1) -> None:
@@ -155,6 +126,6 @@ WRITERS: dict[str, Callable[[Checkpoint, Path, int | None], None]] = {
     ".pt": write_torch,
 }
 INT8_WRITERS: dict[str, Callable[[Int8Checkpoint, Path, int | None], None]] = {
-    ".onnx": write_qdq,
+    ".onnx": write_onnx,
     ".tflite": write_tflite,
 }

@@ -161,11 +161,6 @@ def prepare_torch(inputs: Array) -> Any:
     return torch.from_numpy(nchw(inputs)).to(memory_format=torch.channels_last)
 
 
-def less_128(pixels: Array) -> Array:
-    """uint8 pixels less 128, as int8."""
-    return (pixels ^ np.uint8(128)).view(np.int8)
-
-
 NCHW = {"float32": nchw, "int8": nchw}
 PEERS = {
     "onnxruntime": Peer("ONNX Runtime", "onnxruntime", ".onnx", load_onnxruntime, NCHW),
@@ -175,7 +170,7 @@ PEERS = {
         "ai-edge-litert",
         ".tflite",
         load_litert,
-        {"float32": np.ascontiguousarray, "int8": less_128},
+        {"float32": np.ascontiguousarray, "int8": np.ascontiguousarray},
     ),
     "ncnn": Peer("ncnn", "ncnn", ".param", load_ncnn, {"float32": prepare_ncnn}),
     "torch": Peer("PyTorch eager", "torch", ".pt", load_torch, {"float32": prepare_torch}),

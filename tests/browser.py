@@ -67,15 +67,18 @@ class Page:
                 assert "error" not in answer, answer
                 return dict(answer["result"])
 
-    def open(self, path: Path, width: int, height: int = 800, scheme: str = "light") -> None:
-        """Loads a file in a window of that size."""
+    def open(
+        self, address: Path | str, width: int, height: int = 800, scheme: str = "light"
+    ) -> None:
+        """Loads a file or an address in a window of that size."""
         self.call(
             "Emulation.setDeviceMetricsOverride",
             width=width, height=height, deviceScaleFactor=1, mobile=width < 600,
         )  # fmt: skip
         features = [{"name": "prefers-color-scheme", "value": scheme}]
         self.call("Emulation.setEmulatedMedia", features=features)
-        self.call("Page.navigate", url=path.absolute().as_uri())
+        url = address if isinstance(address, str) else address.absolute().as_uri()
+        self.call("Page.navigate", url=url)
         while self._read().get("method") != "Page.loadEventFired":
             pass
 
@@ -122,14 +125,14 @@ class Page:
 
 
 @contextmanager
-def opened(browser: str, profile: Path) -> Iterator[Page]:
+def opened(browser: str, profile: Path, *flags: str) -> Iterator[Page]:
     """A browser with one page, its profile in a folder; ended afterwards."""
     read_commands, commands = os.pipe()
     answers, write_answers = os.pipe()
 
     process = subprocess.Popen(
         [sys.executable, "-c", AS_THREE_AND_FOUR, str(read_commands), str(write_answers),
-         browser, *FLAGS, f"--user-data-dir={profile}", "about:blank"],
+         browser, *FLAGS, *flags, f"--user-data-dir={profile}", "about:blank"],
         pass_fds=(read_commands, write_answers), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
     )  # fmt: skip
     os.close(read_commands)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import sys
 from argparse import Namespace
-from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -13,7 +12,7 @@ from compare_builds import main as compare_builds
 from folder import best_classes, disagreements
 from latency import OURS_FLOAT32, Case, cases, correlation_loss, random_pixels, table
 from measure import RESULTS, markdown, process, ratio, turn
-from peer_arrays import activations, with_all_stored
+from peer_arrays import with_all_stored
 from peer_files import random_checkpoint, recipe, write
 from peers import PEERS, Recipe
 from startup import goals
@@ -96,16 +95,6 @@ def test_tensorflow_lites_reference_kernels_run_our_int8_file(tmp_path, quantize
     # its MEAN rounds otherwise than our average pool
     tolerance = 1.01 * quantized.activations["classifier.1"].scale
     np.testing.assert_allclose(logits, Int8Reference(quantized)(images), atol=tolerance)
-
-
-def test_a_model_with_tensors_that_are_not_stored_is_refused(checkpoint, pixels) -> None:
-    with pytest.raises(SystemExit, match="all rounded"):
-        activations(to_int8(checkpoint, pixels(1, 96, 96, 3)))
-
-
-def test_several_zero_points_of_the_image_are_refused(quantized) -> None:
-    with pytest.raises(SystemExit, match="one zero point"):
-        activations(replace(quantized, image_zero_points=(127, 128, 128)))
 
 
 def test_an_open_batch_in_onnx(tmp_path, checkpoint, pixels) -> None:

@@ -65,6 +65,24 @@ NOT_RUN = {  # why a command of a page does not run here
     " -o cifar10.safetensors": "118 minutes; see tests/test_bundled_recipe.py",
     "torchrun --nnodes 2 --nproc_per_node 2 --rdzv-backend c10d --rdzv-endpoint HOST:29500"
     " -m mobilenetv2 train photos/ -o run": "needs two machines; see tests/test_processes.py",
+    "mobilenetv2 serve mine.safetensors --port 8000": "runs until it is ended; see test_serving.py",
+    **dict.fromkeys(
+        (f"pip install '.[{extra}]'" for extra in ("ray", "spark", "dask", "serve")),
+        "installs what the tests of the examples and of the service need",
+    ),
+    "python examples/ray_folder.py photos/ rows/ --model mine.safetensors --workers 2 --cpus 0.8": (
+        "needs Ray; see test_examples.py"
+    ),
+    "python examples/spark_folder.py photos/ rows/ --model mine.safetensors": "as above, Spark",
+    "python examples/dask_folder.py photos/ rows/ --model mine.safetensors --workers 2": "as above",
+    "python examples/webdataset_shards.py train-000.tar train-001.tar -o rows/"
+    " --model mine.safetensors": "as above, webdataset and pyarrow",
+    "curl --data-binary @examples/cat.jpg 'http://127.0.0.1:8000/predict?top=1'": (
+        "needs a service; see test_serving.py"
+    ),
+    "curl -F image=@examples/cat.jpg -F image=@rose.jpg -F top=2 http://127.0.0.1:8000/predict": (
+        "as above"
+    ),
     "mobilenetv2 train photos/ -o four --processes 4": "four processes; see tests/test_processes.py",
 }
 SHORTER = {  # what a page does at length
@@ -126,7 +144,9 @@ def described(tmp_path_factory: pytest.TempPathFactory) -> Path:
     (folder / "labels.csv").write_text("file,label\n" + "".join(rows))
     for i in range(124):
         with tarfile.open(folder / f"train-{i:03}.tar", "w") as shard:
-            for name, content in (("0.jpg", jpeg(150 * (i % 2), i)), ("0.cls", b"%d" % (i % 2))):
+            boxes = b'{"boxes": [[8, 8, 30, 20]], "labels": ["dog"]}'
+            image = jpeg(150 * (i % 2), i)
+            for name, content in (("0.jpg", image), ("0.cls", b"%d" % (i % 2)), ("0.json", boxes)):
                 entry = tarfile.TarInfo(name)
                 entry.size = len(content)
                 shard.addfile(entry, io.BytesIO(content))

@@ -183,6 +183,16 @@ def rounding_of(mode: MODES, **changes: float) -> _native.Rounding:
             ("fraction", "power"),
             "zero point 0",
         ),
+        (rounding_of(MODES.ONCE, low=np.nan), ("factor",), "limits of a result are no bytes"),
+        (rounding_of(MODES.ONCE, high=256.0), ("factor",), "limits of a result are no bytes"),
+        (rounding_of(MODES.ONCE, zero=1), ("factor",), "limits of a result are no bytes"),
+        (rounding_of(MODES.ONCE, input_zero=256), ("factor",), "a zero point is no byte"),
+        (rounding_of(MODES.ONCE, shortcut_factor=np.inf), ("factor",), "a factor is out of range"),
+        (
+            rounding_of(MODES.TWICE, product_low=np.nan),
+            ("fraction", "power"),
+            "limits of a product",
+        ),
     ],
 )
 def test_contradictory_roundings_are_refused(rounding, factors, complaint) -> None:
@@ -193,6 +203,14 @@ def test_contradictory_roundings_are_refused(rounding, factors, complaint) -> No
         network.add_matrix(
             np.ones((4, 8), np.int8), np.zeros(4, np.int32), rounding=rounding, **given
         )
+
+
+@pytest.mark.parametrize("factor", [np.nan, np.inf, 1e30])
+def test_factors_that_are_no_numbers_are_refused(factor: float) -> None:
+    network = _native.ByteNetwork("scalar", 1)
+    factors = np.array([1, 1, factor, 1], np.float32)
+    with pytest.raises(ValueError, match="a factor is out of range"):
+        network.add_matrix(np.ones((4, 8), np.int8), np.zeros(4, np.int32), factor=factors)
 
 
 def test_what_cannot_run_is_refused() -> None:

@@ -3,22 +3,29 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 from PIL import Image
 
-from mobilenetv2 import load
+from mobilenetv2 import Segmenter, load
+from mobilenetv2.architecture import Architecture
 from mobilenetv2.datasets import MaskDataset, MaskSample, MaskTarget, read_masks
 from mobilenetv2.errors import UserError
 from mobilenetv2.evaluation import (
     confusion_of,
     evaluate_segmenter,
+    mask_sheet,
     match_masks,
     score_confusion,
     score_masks,
 )
+from mobilenetv2.heads import DeepLab
+from mobilenetv2.labels import VOC
+
+from .conftest import random_checkpoint
 
 MODELS = ("deeplabv3_mnv2_pascal_quant", "deeplabv3_mnv2_dm05_pascal_quant")
 
@@ -125,3 +132,22 @@ def test_masks_that_do_not_fit_are_refused(
     answers = [(dataset.samples[0], np.array(answer, np.uint8))]
     with pytest.raises(UserError, match=words):
         score_masks(dataset, answers, dataset.classes, np.array([0, 1]))
+
+
+def test_pixels_without_a_class_look_like_no_class_on_the_sheet(tmp_path: Path) -> None:
+    """Stripes of black and white; every class has a colour, on a grey image too."""
+    for part in ("JPEGImages", "SegmentationClass"):
+        (tmp_path / part).mkdir()
+    mask = np.full((60, 60), 255, np.uint8)
+    mask[:, :30] = 14
+    Image.new("RGB", (60, 60), (90, 90, 90)).save(tmp_path / "JPEGImages" / "a.png")
+    Image.fromarray(mask).save(tmp_path / "SegmentationClass" / "a.png")
+    architecture = Architecture(width_mult=0.35, resolution=(32, 32), head=DeepLab(21))
+    model = Segmenter(replace(random_checkpoint(architecture), labels=VOC))
+    sheet = np.asarray(mask_sheet(evaluate_segmenter(model, read_masks(tmp_path)), model))
+    truth = sheet[10:230, 10:230].astype(int)
+    motorbike, ignored = truth[120:, :90], truth[120:, 130:]  # below the names
+    assert np.ptp(motorbike, axis=2).min() > 50
+    assert np.ptp(ignored, axis=2).max() <= 2
+    assert ignored.min() < 60
+    assert ignored.max() > 160

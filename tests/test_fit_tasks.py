@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import json
 import logging
+from collections import Counter
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -21,10 +22,13 @@ from mobilenetv2.cli import main
 from mobilenetv2.datasets import read_boxes, read_masks
 from mobilenetv2.evaluation import evaluate_detector, evaluate_segmenter
 from mobilenetv2.heads import Classifier, DeepLab, SSDLite, ssd_anchor_sizes
+from mobilenetv2.images import Preprocessing
 from mobilenetv2.nn import mobilenet_v2
 from mobilenetv2.training import RECIPES, Machine, Start, fit
+from mobilenetv2.training.data import loader, rarest_classes
 from mobilenetv2.training.epochs import Stopped
 from mobilenetv2.training.run_folder import RunFolder
+from mobilenetv2.training.tasks import TASKS as TASKS_BY_NAME
 from mobilenetv2.training.tasks import task_called
 
 MACHINE = Machine(workers=0, precision="32")
@@ -249,7 +253,12 @@ def test_the_command_knows_the_task_by_the_data(
 def test_what_a_task_cannot_do_is_refused_before_the_first_step(tmp_path: Path) -> None:
     boxes, masks = make_boxes(tmp_path / "boxes"), make_masks(tmp_path / "masks")
     cases: list[tuple[str, Path, dict[str, Any], str]] = [
-        ("detection", boxes, {"balance": True}, r"'ssdlite' is not for detection: .* balance=True"),
+        (
+            "detection",
+            boxes,
+            {"drop_rate": 0.1},
+            r"'ssdlite' is not for detection: .* drop_rate=0.1",
+        ),
         ("detection", boxes, {"augmentation.mixup": 0.2}, r"augmentation\.mixup=0\.2"),
         ("detection", boxes, {"augmentation.crop": "pad"}, r"augmentation\.crop=pad"),
         ("segmentation", masks, {"augmentation.crop": "ssd"}, r"augmentation\.crop=ssd"),
@@ -264,8 +273,6 @@ def test_what_a_task_cannot_do_is_refused_before_the_first_step(tmp_path: Path) 
         fit(tmp_path / "none", tmp_path / "run", recipe, machine=MACHINE)
     with pytest.raises(UserError, match="a task is classification, detection"):
         fit(boxes, tmp_path / "run", task="boxes", machine=MACHINE)
-    with pytest.raises(UserError, match="shards hold images with classes, which is not detection"):
-        fit("a.tar", tmp_path / "run", task="detection", machine=MACHINE)
     content = json.loads((boxes / "instances.json").read_text()) | {"annotations": []}
     (boxes / "instances.json").write_text(json.dumps(content))
     with pytest.raises(UserError, match="no image to train with has a box"):
@@ -353,3 +360,39 @@ def test_a_classifier_begins_with_the_backbone_of_a_segmenter(tmp_path: Path) ->
     assert kept.preprocessing.resize == "short_side"
     shared = [name for name in kept.arrays if name in before.arrays]
     assert all(np.array_equal(kept.arrays[name], before.arrays[name]) for name in shared)
+
+
+def test_the_rarest_class_of_an_image() -> None:
+    assert rarest_classes([{0}, {0, 1}, set(), {0, 2}, {0}, {2}]).tolist() == [0, 1, 3, 2, 0, 2]
+    assert rarest_classes([set(), set()]).tolist() == [0, 0]
+
+
+@pytest.mark.parametrize(
+    ("task", "chosen", "labels"),
+    [
+        ("detection", (0, 3, 4, 6, 7, 10, 5), [2, 2, 1, 2, 1, 0, 0]),
+        ("segmentation", (0, 1, 2, 4, 6), [1, 2, 1, 1, 1]),
+    ],
+)
+def test_balance_shows_images_of_rare_classes_as_often_as_others(
+    task: str, chosen: tuple[int, ...], labels: list[int], tmp_path: Path
+) -> None:
+    data = MAKE[task](tmp_path / "data")
+    dataset = read_boxes(data) if task == "detection" else read_masks(data, "train")
+    samples = [dataset.samples[i] for i in chosen]
+    architecture = replace(
+        ARCHITECTURES[task], head=ARCHITECTURES[task].head.with_classes(len(dataset.classes))
+    )
+    images = TASKS_BY_NAME[task].images(
+        samples, RECIPE[task], architecture, Preprocessing(size=(32, 32)), train=False
+    )
+    assert images.labels().tolist() == labels
+    batches = loader(images, 4, epoch=0, seed=0, train=True, workers=0, balance=True).dataset
+    shown = Counter(labels[i] for batch in batches.batches for i in batch)
+    assert shown.keys() == {*labels}
+    assert max(shown.values()) <= min(shown.values()) + 1
+    assert sum(shown.values()) == len(labels)
+    trained = run(
+        task, data, tmp_path / "run", RECIPE[task].changed({"balance": True, "epochs": 1})
+    )
+    assert trained.epochs == 1

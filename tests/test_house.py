@@ -44,6 +44,7 @@ TRUNK = {
     "checkpoint",
     "datasets",
     "int8",
+    "description",
     "zoo",
 }
 MODELS = {"model", "detector", "segmenter", "loading"}
@@ -57,18 +58,33 @@ MAY_IMPORT = {
     "detector": TRUNK | {"model"},
     "segmenter": TRUNK | {"model"},
     "loading": TRUNK | {"formats", "model", "detector", "segmenter"},
+    "batch": TRUNK | MODELS,
+    "serving": TRUNK | MODELS | {"batch"},
     "evaluation": TRUNK | MODELS,
-    "writers": TRUNK,
-    "verification": TRUNK | {"runtime", "writers"},
+    # formats for the names that other libraries have
+    "writers": TRUNK | {"formats", "runtime"},
+    "verification": TRUNK | {"formats", "runtime", "writers"},
     "exporting": TRUNK | MODELS | {"writers", "verification"},
+    "web": TRUNK | {"runtime"},
     "insight": TRUNK | MODELS | {"runtime", "evaluation", "training"},
     "cli": TRUNK
     | MODELS
-    | {"runtime", "formats", "nn", "evaluation", "training", "insight", "writers", "exporting"},
-    "__init__": TRUNK | MODELS | {"evaluation", "nn", "runtime", "training", "exporting"},
+    | {
+        "runtime",
+        "formats",
+        "nn",
+        "evaluation",
+        "training",
+        "insight",
+        "writers",
+        "exporting",
+        "web",
+        "serving",
+    },
+    "__init__": TRUNK | MODELS | {"batch", "evaluation", "nn", "runtime", "training", "exporting"},
     "__main__": {"cli"},
 }
-TORCH_IS_AT_HOME = ("nn/", "training/", "insight/", "formats/pytorch.py")
+TORCH_IS_AT_HOME = ("nn/", "training/", "insight/", "formats/pytorch.py", "writers/torchvision.py")
 
 
 def module_name(path: Path) -> str:
@@ -92,6 +108,8 @@ def own_imports(path: Path) -> set[str]:
         if isinstance(node, ast.ImportFrom) and node.level:
             base = [*package[: len(package) - node.level + 1], *filter(None, [node.module])]
             for alias in node.names:
+                if not base and alias.name == "__version__":
+                    continue
                 module = ".".join([*base, alias.name])
                 imported.add(module if module in MODULES else ".".join(base))
     return imported

@@ -147,6 +147,15 @@ def test_a_plan_that_kernels_cannot_run_is_refused(name: str) -> None:
         engine._packed.native.plan(steps, 1)
 
 
+def test_rows_in_place_read_as_many_above_as_below() -> None:
+    engine = Engine(random_checkpoint(SMALL), 1)
+    steps = list(engine._plan_for(64, 64).native_steps)
+    step = next(step for step in steps if step.inputs == [step.output])
+    with_stage(step, top=0)
+    with pytest.raises(ValueError, match="as many rows lie above as below"):
+        engine._packed.native.plan(steps, 1)
+
+
 def test_more_threads_than_the_network_has_are_refused() -> None:
     engine = Engine(random_checkpoint(SMALL), 1)
     with pytest.raises(ValueError, match="neither one thread nor all of them"):

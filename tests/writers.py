@@ -23,13 +23,15 @@ from mobilenetv2.architecture import Architecture
 from mobilenetv2.boxes import anchors as anchors_of
 from mobilenetv2.checkpoint import Checkpoint
 from mobilenetv2.folding import fold
+from mobilenetv2.formats.keras import NORM_ARRAYS
 from mobilenetv2.graph import layers, network
 from mobilenetv2.heads import SSDHead
 from mobilenetv2.layer import Layer
 from mobilenetv2.runtime import Reference
+from mobilenetv2.writers.keras import in_keras_axes, layer_names
+from mobilenetv2.writers.state_dicts import state_dict, timm_names, torchvision_names
 
 Arrays = dict[str, np.ndarray]
-Naming = Callable[[Layer], tuple[str, str]]  # the names of a layer's kernel and of its batch norm
 NORM = ("weight", "bias", "running_mean", "running_var")
 CLASSIFIER = "classifier"
 
@@ -42,48 +44,12 @@ def weighted(checkpoint: Checkpoint) -> Iterator[Layer]:
 # --- PyTorch: dictionaries ---
 
 
-def state_dict(checkpoint: Checkpoint, names: Naming) -> Arrays:
-    """All arrays under other names, each batch norm with its counter of batches."""
-    arrays: Arrays = {}
-    for layer in weighted(checkpoint):
-        kernel, norm = names(layer)
-        arrays[f"{kernel}.weight"] = checkpoint.arrays[layer.weight]
-        if layer.bias:
-            arrays[f"{kernel}.bias"] = checkpoint.arrays[layer.bias]
-        if layer.norm:
-            arrays |= {f"{norm}.{name}": checkpoint.arrays[f"{layer.norm}.{name}"] for name in NORM}
-            arrays[f"{norm}.num_batches_tracked"] = np.array(7, np.int64)
-    return arrays
-
-
 def torchvision(checkpoint: Checkpoint) -> Arrays:
-    return state_dict(checkpoint, lambda layer: (layer.name, str(layer.norm)))
+    return state_dict(checkpoint, torchvision_names)
 
 
 def timm(checkpoint: Checkpoint) -> Arrays:
-    repeats = [stage.repeats for stage in checkpoint.architecture.stages]
-    where = [
-        f"blocks.{stage}.{index}" for stage, count in enumerate(repeats) for index in range(count)
-    ]
-    first = {"depthwise": ("conv_dw", "bn1"), "project": ("conv_pw", "bn2")}
-    others = {
-        "expand": ("conv_pw", "bn1"),
-        "depthwise": ("conv_dw", "bn2"),
-        "project": ("conv_pwl", "bn3"),
-    }
-    ends = {
-        "stem": ("conv_stem", "bn1"),
-        "last": ("conv_head", "bn2"),
-        CLASSIFIER: ("classifier", ""),
-    }
-
-    def names(layer: Layer) -> tuple[str, str]:
-        if layer.block is None:
-            return ends[layer.role]
-        kernel, norm = (first if layer.block == 1 else others)[layer.role]
-        return f"{where[layer.block - 1]}.{kernel}", f"{where[layer.block - 1]}.{norm}"
-
-    return state_dict(checkpoint, names)
+    return state_dict(checkpoint, timm_names(checkpoint.architecture))
 
 
 HUGGING_FACE_HEAD = {
@@ -278,26 +244,16 @@ def hugging_face_config(architecture: Architecture, **changes: object) -> dict[s
 
 # --- Keras ---
 
-KERAS_NORM = {
-    "gamma": "weight",
-    "beta": "bias",
-    "moving_mean": "running_mean",
-    "moving_variance": "running_var",
-}
-
 
 def keras_names(layer: Layer, style: str = "today") -> tuple[str, str]:
     """The names of a layer and of its batch norm: as "today", in the "published" weights, or in
     Keras "2.2.0".
     """
-    if layer.role == CLASSIFIER:
-        return ("predictions" if style == "today" else "Logits"), ""
-    if layer.block is None:
-        return ("Conv1", "bn_Conv1") if layer.role == "stem" else ("Conv_1", "Conv_1_bn")
+    if layer.role == CLASSIFIER and style != "today":
+        return "Logits", ""
+    if layer.block is None or style == "today":
+        return layer_names(layer)
     number = layer.block - 1
-    if style == "today":
-        path = f"block_{number}_{layer.role}" if number else f"expanded_conv_{layer.role}"
-        return path, f"{path}_BN"
     if style == "published":
         return (
             f"mobl{number}_conv_{number}_{layer.role}",
@@ -305,15 +261,6 @@ def keras_names(layer: Layer, style: str = "today") -> tuple[str, str]:
         )
     norm = layer.role if layer.role == "depthwise" or number == 0 else f"bn_{layer.role}"
     return f"mobl{number}_conv_{layer.role}", f"bn{number}_conv_{norm}"
-
-
-def keras_axes(layer: Layer, kernel: np.ndarray) -> np.ndarray:
-    """(out, in, h, w) -> (h, w, in, out); depthwise (c, 1, h, w) -> (h, w, c, 1); dense (out, in)
-    -> (in, out).
-    """
-    if layer.role == CLASSIFIER:
-        return kernel.T
-    return np.moveaxis(kernel, (0, 1), (2, 3) if layer.kind == "depthwise" else (3, 2))
 
 
 def keras_layers(
@@ -324,7 +271,7 @@ def keras_layers(
     for layer in weighted(checkpoint):
         name, norm = keras_names(layer, style)
         kernel = kernel_of_depthwise if layer.kind == "depthwise" else "kernel"
-        arrays = {kernel: keras_axes(layer, checkpoint.arrays[layer.weight])}
+        arrays = {kernel: in_keras_axes(layer, checkpoint.arrays[layer.weight])}
         if layer.bias:
             arrays["bias"] = checkpoint.arrays[layer.bias]
         if layer.kind == "depthwise" and layer.stride == 2:
@@ -335,7 +282,7 @@ def keras_layers(
                 norm,
                 {
                     theirs: checkpoint.arrays[f"{layer.norm}.{ours}"]
-                    for theirs, ours in KERAS_NORM.items()
+                    for theirs, ours in NORM_ARRAYS.items()
                 },
             )
         if layer.activation != "linear":
@@ -478,7 +425,7 @@ def write_keras_weights(
         add("input_layer", "input_layer")
         for layer in weighted(checkpoint):
             kernel, norm = keras_names(layer)
-            weight = keras_axes(layer, checkpoint.arrays[layer.weight])
+            weight = in_keras_axes(layer, checkpoint.arrays[layer.weight])
             if layer.role == CLASSIFIER:
                 add("dense", kernel, weight, checkpoint.arrays[layer.bias], inside="")
                 continue

@@ -12,6 +12,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from . import batch as batch
     from . import nn as nn
     from . import training as training
     from .architecture import Architecture as Architecture
@@ -73,7 +74,7 @@ _HOMES = {
 }
 __version__ = "0.1.0"
 __all__ = sorted(_HOMES)
-_MODULES = ("nn", "training")
+_MODULES = ("batch", "nn", "training")
 
 
 def __getattr__(name: str) -> Any:

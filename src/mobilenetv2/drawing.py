@@ -84,13 +84,16 @@ def draw_boxes(
     return drawn
 
 
-def draw_mask(image: OneImage, mask: Mask, labels: Mapping[int, str]) -> Image:
+def draw_mask(
+    image: OneImage, mask: Mask, labels: Mapping[int, str], ignored: int | None = None
+) -> Image:
     """A copy of an image with the classes of a mask as colours over it, and their names.
 
     Args:
         image: As for `Model.classify`.
         mask: (H, W) classes, at the size of the upright image; class 0 is left out.
         labels: The names of the classes to name.
+        ignored: The value of pixels without a class, which get stripes of black and white.
 
     Raises:
         ImageError: The image cannot be decoded.
@@ -101,7 +104,11 @@ def draw_mask(image: OneImage, mask: Mask, labels: Mapping[int, str]) -> Image:
     drawn = _copy(image, (mask.shape[0], mask.shape[1]))
     colours = bright_colours(int(mask.max()) + 1)
     covered = (mask > 0).astype(np.uint8) * np.uint8(255 * OVERLAY)
-    drawn.paste(Image.fromarray(colours[mask]), mask=Image.fromarray(covered))
+    painted = colours[mask]
+    if ignored is not None:
+        rows, columns = np.nonzero(mask == ignored)
+        painted[rows, columns] = 255 * ((rows + columns) // _scale(drawn) % 2)[:, None]
+    drawn.paste(Image.fromarray(painted), mask=Image.fromarray(covered))
     draw, y = ImageDraw.Draw(drawn), 0.0
     for index, label in list(labels.items())[:MOST_NAMES]:
         y = _label(draw, printable(label), (0, y), tuple(colours[index].tolist()), drawn.size)

@@ -90,9 +90,9 @@ def export(
     if size is not None:
         checkpoint = at_size(checkpoint, size)
     target, format_ = Path(check_path("path", path)), chosen_format(path, to)
-    chosen = chosen_options(checkpoint, options)
-    write = writer(format_)
+    chosen = chosen_options(checkpoint, format_, options)
     check_target(target, format_)
+    write = writer(format_)
     try:
         folder = Path(tempfile.mkdtemp(prefix=f".{target.name[:40]}.", dir=target.parent))
     except OSError as error:
@@ -133,17 +133,24 @@ def chosen_format(path: str | os.PathLike[str], to: str | None) -> Format:
     return format_
 
 
-def chosen_options(checkpoint: AnyCheckpoint, values: dict[str, Any]) -> WriteOptions:
-    """The options of a file, with what the model itself decides.
+def chosen_options(
+    checkpoint: AnyCheckpoint, format_: Format, values: dict[str, Any]
+) -> WriteOptions:
+    """The options of a file, with what the model and the format decide.
 
     Raises:
         UserError: An option is unknown or out of range.
     """
+    preprocessing = checkpoint.preprocessing
     given = {name: value for name, value in values.items() if value is not None or name == "batch"}
     if isinstance(checkpoint, Int8Checkpoint):
-        given.setdefault("input", "uint8")
+        given.setdefault("input", format_.int8_input)
     if given.get("task_metadata") and checkpoint.architecture.head.task != "segmentation":
         given.setdefault("results", "final")
+    if given.get("task_metadata"):
+        # MediaPipe normalises all channels alike
+        per_channel = len({*zip(preprocessing.mean, preprocessing.std, strict=True)}) > 1
+        given.setdefault("input", "uint8" if per_channel else "float32")
     return WriteOptions.from_dict(given)
 
 

@@ -23,6 +23,10 @@ from comparing import (
     fact,
 )
 
+from mobilenetv2.formats import read
+from mobilenetv2.writers import WriteOptions
+from mobilenetv2.writers import keras as writer
+
 os.environ["KERAS_BACKEND"] = "torch"
 
 
@@ -84,6 +88,8 @@ def check_keras(folder: Path) -> Iterator[Row]:
         paths = save_three(model, folder, f"keras_{alpha}")
         for format_, path in paths.items():
             yield from compare(case, path, format_, (size,))
+        for ending in (".h5", ".weights.h5"):
+            yield keras_loads_what_we_write(case, paths[".keras"], ending, alpha, size)
         for format_ in (".keras", ".h5"):
             yield fact(case, paths[format_], format_, "size", lambda c: c.preprocessing.size, size)
     yield from controls(case, paths[".weights.h5"], ".weights.h5")
@@ -91,6 +97,20 @@ def check_keras(folder: Path) -> Iterator[Row]:
     yield from another_head(folder, keras)
     yield from trained(folder, keras)
     yield from old_files(folder)
+
+
+def keras_loads_what_we_write(
+    case: Case, path: Path, ending: str, alpha: float, size: tuple[int, int]
+) -> Row:
+    """The file that `writers.keras` writes, as the weights of `keras.applications.MobileNetV2`."""
+    what, written = "Keras loads it", path.with_name(f"written{ending}")
+    options = {"alpha": alpha, "input_shape": (*size, 3), "classifier_activation": None}
+    try:
+        writer.write(read(path, int8=False), written, WriteOptions())
+        model = build(weights=str(written), **options)
+    except Exception as error:
+        return case.broken(f"our {ending}", what, error)
+    return case.same(f"our {ending}", what, runner(model), size)
 
 
 def build(**options: Any) -> Any:

@@ -10,6 +10,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from comparing import (
     ODD,
@@ -26,8 +27,11 @@ from comparing import (
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
+from mobilenetv2.checkpoint import Checkpoint
 from mobilenetv2.formats import read
 from mobilenetv2.nn import mobilenet_v2
+from mobilenetv2.writers import WriteOptions, torchvision
+from mobilenetv2.writers import timm as timm_writer
 
 
 def randomised(model: nn.Module, seed: int) -> nn.Module:
@@ -81,6 +85,7 @@ def check_torchvision(folder: Path) -> Iterator[Row]:
         yield from compare(case, paths[".pth"], ".pth")
         yield from compare(case, paths[".safetensors"], ".safetensors", (ODD,))
         yield torchvision_loads_ours(case, paths[".pth"], theirs(width_mult=width))
+        yield torchvision_loads_what_we_write(case, paths[".pth"], theirs(width_mult=width))
         yield from modules_load_theirs(case, model, width)
     yield from controls(case, paths[".pth"], ".pth")
     few = randomised(theirs(num_classes=7), 90)
@@ -99,6 +104,30 @@ def torchvision_loads_ours(case: Case, path: Path, fresh: nn.Module) -> Row:
     except Exception as error:
         return case.broken("our .safetensors", what, error)
     return case.same("our .safetensors", what, runner(fresh.eval()), ODD)
+
+
+def torchvision_loads_what_we_write(case: Case, path: Path, fresh: nn.Module) -> Row:
+    """The file that `writers.torchvision` writes goes into torchvision's model with strict=True, with
+    another epsilon of ours than torchvision's.
+    """
+    what, written = "torchvision loads it", path.with_name("written.pth")
+    try:
+        torchvision.write(other_epsilon(read(path, int8=False)), written, WriteOptions())
+        fresh.load_state_dict(torch.load(written, weights_only=True), strict=True)
+    except Exception as error:
+        return case.broken("our .pth", what, error)
+    return case.same("our .pth", what, runner(fresh.eval()), ODD)
+
+
+def other_epsilon(checkpoint: Checkpoint) -> Checkpoint:
+    """The same network with an epsilon of 1e-3, and variances that make up for it."""
+    missing = np.float32(1e-3 - checkpoint.architecture.bn_epsilon)
+    arrays = {
+        name: array - missing if name.endswith("running_var") else array
+        for name, array in checkpoint.arrays.items()
+    }
+    architecture = replace(checkpoint.architecture, bn_epsilon=1e-3)
+    return replace(checkpoint, architecture=architecture, arrays=arrays)
 
 
 def modules_load_theirs(case: Case, model: nn.Module, width: float) -> Iterator[Row]:
@@ -130,6 +159,7 @@ def check_timm(folder: Path) -> Iterator[Row]:
         paths = save_both(model, folder, name)
         yield from compare(case, paths[".pth"], ".pth", (SQUARE,))
         yield from compare(case, paths[".safetensors"], ".safetensors", (ODD,))
+        yield timm_loads_what_we_write(case, paths[".pth"], folder / f"{name}_written")
     yield from controls(case, paths[".pth"], ".pth")
     bare = randomised(timm.create_model("mobilenetv2_100", num_classes=0), 90)
     case = Case("timm", "mobilenetv2_100, no head", runner(bare.forward_features))
@@ -137,6 +167,23 @@ def check_timm(folder: Path) -> Iterator[Row]:
     grey = randomised(timm.create_model("mobilenetv2_050", in_chans=1), 91)
     case = Case("timm", "mobilenetv2_050, 1 channel", runner(grey), channels=1)
     yield from compare_or_refuse(case, save_both(grey, folder, "grey")[".pth"], ".pth")
+
+
+def timm_loads_what_we_write(case: Case, path: Path, folder: Path) -> Row:
+    """The files that `writers.timm` writes are a folder that timm reads, configuration included."""
+    import timm
+
+    what = "timm loads it"
+    folder.mkdir()
+    try:
+        _, config = timm_writer.write(
+            other_epsilon(read(path, int8=False)), folder / "model.safetensors", WriteOptions()
+        )
+        config.rename(folder / "config.json")
+        model = timm.create_model(f"local-dir:{folder}", pretrained=True)
+    except Exception as error:
+        return case.broken("our .safetensors", what, error)
+    return case.same("our .safetensors", what, runner(model.eval()), ODD)
 
 
 # transformers

@@ -25,8 +25,10 @@ from .inspect import inspect
 from .models import models
 from .options import Commands, instead
 from .output import notify, show_warnings_as_lines, use_utf8
+from .page import page
 from .quantize import quantize
 from .segment import segment
+from .serve import serve
 from .train import train
 
 FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO)  # what stdout was redirected to
@@ -44,8 +46,8 @@ def main() -> None:
 
 
 for command in (
-    benchmark, classify, convert, cost, detect, evaluate, explain, features, inspect, models, quantize,
-    segment, train,
+    benchmark, classify, convert, cost, detect, evaluate, explain, features, inspect, models, page, quantize,
+    segment, serve, train,
 ):  # fmt: skip
     main.add_command(command)
 

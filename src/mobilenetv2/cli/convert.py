@@ -31,6 +31,7 @@ TARGETS = (
     "torchvision",
     "timm",
     "keras",
+    "program",
     "transformers.js",
 )  # ours, and the keys of writers.FORMATS, which need not be loaded for --help
 

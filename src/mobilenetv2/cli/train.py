@@ -97,8 +97,9 @@ def train(data: str, output: Path, format_: str, **options: Any) -> int:
 
     DATA is a folder or a .zip with one folder per class (optionally in folders train and val), or
     a CSV list as for `evaluate`. Or it is images with boxes, in the layout of COCO, Pascal VOC or
-    YOLO, or with masks in that of Pascal VOC. The folder of the run gets model.safetensors, the best network so
-    far, and everything that --resume needs.
+    YOLO, or with masks in that of Pascal VOC. With --val and --set epoch_steps=N, any of these may
+    be in WebDataset's tar files, such as 'train-{000..123}.tar'. The folder of the run gets
+    model.safetensors, the best network so far, and everything that --resume needs.
 
     Images that cannot be read are named on stderr and left out, and the exit code is 1. It is also
     1 if the loss is no longer finite. At SIGINT and SIGTERM the step is finished and the state is
@@ -213,6 +214,7 @@ def _processes(
     """The number of processes: as requested, as in the run to resume, or as many as are useful."""
     from ..training.processes import default_processes, is_one_of_several, is_other_process
     from ..training.run_folder import RunFolder
+    from ..training.shards import in_shards
     from ..training.tasks import task_called
 
     if is_one_of_several():
@@ -227,10 +229,10 @@ def _processes(
         return int(RunFolder(output).read_settings().processes)
     if options["weights"] is not None:  # one process fits the head
         return 1
-    task = task_called(options.get("task"), data)
+    task = task_called(options.get("task"), data, options["val"])
     recipe = _recipe(data, options, changes)
     recipe = recipe or task.default_recipe(False, options["small_images"])
-    if data.lower().endswith(".tar"):
+    if in_shards(data):
         images = recipe.epoch_steps * recipe.batch
     else:
         images = len(task.read(data, options["val"], recipe).train.samples)
@@ -290,7 +292,7 @@ def _recipe(data: str, options: Mapping[str, Any], changes: Mapping[str, Any]) -
     from ..training.recipes import RECIPES as BY_NAME
     from ..training.tasks import task_called
 
-    task = task_called(options.get("task"), data)
+    task = task_called(options.get("task"), data, options["val"])
     if options["freeze"] and not task.fits_head:
         raise click.UsageError(
             f"--freeze is for classifiers; for {task.name} give --epochs N --set head_epochs=N"

@@ -3,7 +3,7 @@ or masks; and the images that arguments of commands mean."""
 
 from __future__ import annotations
 
-from .duplicates import repeated_images
+from .duplicates import repeated_images, shared_images
 from .inputs import Inputs, collect_images
 from .reading import read_dataset, read_splits
 from .sample import Dataset, Sample
@@ -37,4 +37,5 @@ __all__ = [
     "read_masks",
     "read_splits",
     "repeated_images",
+    "shared_images",
 ]

@@ -8,15 +8,16 @@ import stat
 from collections import defaultdict
 from collections.abc import Callable, Hashable, Iterable, Sequence
 from pathlib import Path
+from typing import Any
 
 from ..errors import shortened
 from .archive import Archive, InMemory
-from .sample import Dataset, Sample
+from .sample import Dataset, Labelled
 
 PIECE = 4096  # bytes in the middle of a file, compared before all of it
 
 
-def same_images(samples: Sequence[Sample]) -> list[list[int]]:
+def same_images(samples: Sequence[Labelled[Any]]) -> list[list[int]]:
     """The groups of samples with the same bytes, as indices in ascending order.
 
     Sizes are compared first, then a piece of the files of one size, and whole files only where
@@ -29,7 +30,7 @@ def same_images(samples: Sequence[Sample]) -> list[list[int]]:
 
 
 def _parts(
-    samples: Sequence[Sample], group: Iterable[int], key: Callable[[Sample], Hashable]
+    samples: Sequence[Labelled[Any]], group: Iterable[int], key: Callable[[Labelled[Any]], Hashable]
 ) -> list[list[int]]:
     """The parts of a group with equal keys, of two samples or more."""
     parts: defaultdict[Hashable, list[int]] = defaultdict(list)
@@ -41,7 +42,7 @@ def _parts(
     return [part for part in parts.values() if len(part) > 1]
 
 
-def _size(sample: Sample) -> Hashable:
+def _size(sample: Labelled[Any]) -> Hashable:
     if isinstance(sample.source, Archive):
         size = sample.source.info(sample.member).file_size
     elif isinstance(sample.source, InMemory):
@@ -54,7 +55,7 @@ def _size(sample: Sample) -> Hashable:
     return size or id(sample)  # empty files are no images
 
 
-def _piece(sample: Sample) -> Hashable:
+def _piece(sample: Labelled[Any]) -> Hashable:
     if isinstance(sample.source, Archive):
         return sample.source.info(sample.member).CRC
     if isinstance(sample.source, InMemory):
@@ -64,7 +65,7 @@ def _piece(sample: Sample) -> Hashable:
         return file.read(PIECE)
 
 
-def _digest(sample: Sample) -> Hashable:
+def _digest(sample: Labelled[Any]) -> Hashable:
     opened = sample.open()
     with open(opened, "rb") if isinstance(opened, Path) else opened as file:
         digest = hashlib.blake2b(digest_size=16)
@@ -81,23 +82,42 @@ def repeated_images(train: Dataset, val: Dataset | None = None) -> list[str]:
         val: Another one with the same classes.
     """
     samples = (*train.samples, *(val.samples if val else ()))
-    classes, parts = [], []
-    for group in same_images(samples):
+    groups = same_images(samples)
+    classes = []
+    for group in groups:
         first = samples[group[0]]
-        for i in group[1:]:
-            pair = f"{samples[i].name} is {first.name}"
-            if samples[i].name == first.name:
-                both = (train.classes[sample.target] for sample in (first, samples[i]))
+        for sample in (samples[i] for i in group[1:]):
+            if sample.target == first.target:
+                continue
+            pair = f"{sample.name} is {first.name}"
+            if sample.name == first.name:
+                both = (train.classes[each.target] for each in (first, sample))
                 pair = f"{first.name} is {' and '.join(both)}"
-            if samples[i].target != first.target:
-                classes.append(pair)
-            if group[0] < len(train.samples) <= i and samples[i].name != first.name:
-                parts.append(pair)
+            classes.append(pair)
     return [
-        f"{what}: {len(pairs)}: {shortened(pairs, separator='; ')}"
-        for pairs, what in (
-            (parts, "images to validate with that are also trained with"),
-            (classes, "images that stand in two classes"),
-        )
-        if pairs
+        *_shared(groups, samples, len(train.samples)),
+        *_line(classes, "images that stand in two classes"),
     ]
+
+
+def shared_images(train: Sequence[Labelled[Any]], val: Sequence[Labelled[Any]]) -> list[str]:
+    """A line about images of `val` with the bytes of images of `train`, if there are any."""
+    samples = (*train, *val)
+    return _shared(same_images(samples), samples, len(train))
+
+
+def _shared(
+    groups: Sequence[Sequence[int]], samples: Sequence[Labelled[Any]], train: int
+) -> list[str]:
+    """The line about groups that begin in the first `train` samples and go on behind them."""
+    pairs = [
+        f"{samples[i].name} is {samples[first].name}"
+        for first, *others in groups
+        for i in others
+        if first < train <= i and samples[i].name != samples[first].name
+    ]
+    return _line(pairs, "images to validate with that are also trained with")
+
+
+def _line(pairs: Sequence[str], what: str) -> list[str]:
+    return [f"{what}: {len(pairs)}: {shortened(pairs, separator='; ')}"] if pairs else []

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import IO
 
 import numpy as np
 from numpy.typing import NDArray
@@ -46,14 +47,14 @@ class Frame:
         return corners if self.turn == 1 else turned
 
 
-def frame(image: Path, stated: tuple[int, int] | None, where: str) -> Frame:
+def frame(image: Path | IO[bytes], stated: tuple[int, int] | None, where: str) -> Frame:
     """The frame of annotations that state this (height, width), None where they state none.
 
     Annotations are those of the upright image, as people see it while they draw boxes. Only where
     the stated size is that of the stored image alone, they are turned.
 
     Args:
-        image: The image's file.
+        image: The image's file, or its content as an open file with a name.
         stated: The size in the annotations.
         where: What states it, for the message.
 
@@ -76,7 +77,8 @@ def frame(image: Path, stated: tuple[int, int] | None, where: str) -> Frame:
         return Frame(upright)
     if stated == stored:
         return Frame(upright, orientation)
+    name = image if isinstance(image, Path) else image.name
     raise UserError(
-        f"{where}: says that {image} is {stated[0]} x {stated[1]} (height x width), but it is "
+        f"{where}: says that {name} is {stated[0]} x {stated[1]} (height x width), but it is "
         f"{upright[0]} x {upright[1]}: give the images that the annotations were made for"
     )

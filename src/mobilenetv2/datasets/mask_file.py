@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import IO
 
 import numpy as np
 from numpy.typing import NDArray
@@ -16,11 +17,11 @@ LOSSY = ("JPEG", "MPO", "JPEG2000")
 FACTORS = {"L;2": 85, "L;4": 17}  # by which Pillow scales grey of 2 and 4 bits
 
 
-def read_mask(path: Path, size: tuple[int, int] | None = None, turn: int = 1) -> Mask:
+def read_mask(source: Path | IO[bytes], size: tuple[int, int] | None = None, turn: int = 1) -> Mask:
     """The values of a palette or grey image as (height, width) of uint8, or uint16 above 8 bits.
 
     Args:
-        path: The file.
+        source: The file, or its content as an open file with a name.
         size: Height and width that the mask must have, after it was turned; None: any.
         turn: The EXIF orientation to apply, 1 for none.
 
@@ -29,10 +30,11 @@ def read_mask(path: Path, size: tuple[int, int] | None = None, turn: int = 1) ->
     """
     from PIL import Image
 
-    if reason := obstacle(path):
+    path = source if isinstance(source, Path) else source.name
+    if isinstance(source, Path) and (reason := obstacle(source)):
         raise ImageError(f"{path}: {reason}")
     try:
-        with Image.open(path) as image:
+        with Image.open(source) as image:
             if image.format in LOSSY:
                 raise ImageError(f"a {image.format} blends neighbouring classes: save masks as PNG")
             factor = FACTORS.get(stored_mode(image), 1)

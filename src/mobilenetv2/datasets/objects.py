@@ -93,16 +93,20 @@ class ObjectChecks:
             frame.turn,
         )
 
+    def changes(self) -> dict[str, list[str]]:
+        """What was done to boxes, and for each of these boxes the name of its image."""
+        changes = {
+            "with swapped corners put in order": self._swapped,
+            "that leave their images clipped": self._clipped,
+            "without area inside their images left out": self._empty,
+        }
+        return {change: names for change, names in changes.items() if names}
+
     def problems(self) -> list[str]:
         """One line about each kind of change, with the images it was made in."""
         return [
-            f"{len(names)} boxes {what}: {shortened(list(dict.fromkeys(names)))}"
-            for names, what in (
-                (self._swapped, "with swapped corners put in order"),
-                (self._clipped, "that leave their images clipped"),
-                (self._empty, "without area inside their images left out"),
-            )
-            if names
+            f"{len(names)} boxes {change}: {shortened(list(dict.fromkeys(names)))}"
+            for change, names in self.changes().items()
         ]
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import re
 import unicodedata
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from xml.etree.ElementTree import Element
 
@@ -16,11 +16,11 @@ from ..files import read_lines
 from ..labels import VOC
 from ..paths import is_folder
 from .frames import frame
-from .mask_file import read_mask
+from .mask_file import Mask, read_mask
 from .objects import Object, ObjectChecks, image_files, repeated
 from .splits import SPLITS, NoSplitError, default_splits, splits_called
 from .targets import IGNORED, BoxDataset, BoxSample, MaskDataset, MaskSample, MaskTarget
-from .xml_file import read_xml
+from .xml_file import parse_xml, read_xml
 
 IMAGES, BOXES, MASKS = "JPEGImages", "Annotations", "SegmentationClass"
 CLASS_FILES = ("classes.txt", "labels.txt", "class_names.txt")
@@ -129,18 +129,55 @@ def read_voc_masks(folder: Path, split: str | None) -> MaskDataset:
     return MaskDataset(names, tuple(samples), tuple(problems))
 
 
+def parse_voc(
+    content: bytes, where: str, index: Callable[[str], int]
+) -> tuple[list[Object], tuple[int, int] | None]:
+    """The objects of one image, and the height and width that are stated.
+
+    Args:
+        content: The bytes of a file of Annotations.
+        where: What messages call it.
+        index: The number of the class of a name.
+
+    Raises:
+        UserError: The file is damaged.
+    """
+    root = parse_xml(content, where)
+    objects = [
+        _object(each, index(_text(each, "name", where)), where) for each in root.findall("object")
+    ]
+    return objects, _stated_size(root, where)
+
+
 def _mask_target(path: Path, image: Path, names: Sequence[str]) -> MaskTarget:
     """The target of one image, whose mask has been read and checked."""
     mask = read_mask(path)
     stated = mask.shape[0], mask.shape[1]
     placed = frame(image, stated, str(path))
+    fix = f"classes.txt in {path.parent.parent} names others"
+    values = check_values(mask, names, str(path), fix)
+    return MaskTarget(path, placed.size, values, placed.turn)
+
+
+def check_values(mask: Mask, classes: Sequence[str], where: str, fix: str) -> tuple[int, ...]:
+    """The classes that occur in a mask, in ascending order.
+
+    Args:
+        mask: The values.
+        classes: The names of the classes.
+        where: What messages call the mask.
+        fix: What they advise.
+
+    Raises:
+        UserError: A value is neither a class nor `IGNORED`.
+    """
     values = {*np.unique(mask).tolist()} - {IGNORED}
-    if wrong := [str(value) for value in sorted(values) if value >= len(names)]:
+    if wrong := [str(value) for value in sorted(values) if value >= len(classes)]:
         raise UserError(
-            f"{path}: values {shortened(wrong)}, but there are {len(names)} classes and {IGNORED} "
-            f"for pixels without one; classes.txt in {path.parent.parent} names others"
+            f"{where}: values {shortened(wrong)}, but there are {len(classes)} classes and "
+            f"{IGNORED} for pixels without one; {fix}"
         )
-    return MaskTarget(path, placed.size, tuple(sorted(values)), placed.turn)
+    return tuple(sorted(values))
 
 
 def _class_names(folder: Path) -> tuple[str, ...]:
@@ -199,7 +236,7 @@ def _check_present(stems: Sequence[str], known: dict[str, Path], folder: Path, w
         )
 
 
-def _object(each: Element, class_index: int, path: Path) -> Object:
+def _object(each: Element, class_index: int, path: Path | str) -> Object:
     box = each.find("bndbox")
     if box is None:
         raise UserError(f"{path}: an object without bndbox: only upright boxes are read")
@@ -216,7 +253,7 @@ def _object(each: Element, class_index: int, path: Path) -> Object:
     return Object(corners, class_index, difficult=difficult)
 
 
-def _stated_size(root: Element, path: Path) -> tuple[int, int] | None:
+def _stated_size(root: Element, path: Path | str) -> tuple[int, int] | None:
     size = root.find("size")
     if size is None:
         return None
@@ -224,7 +261,7 @@ def _stated_size(root: Element, path: Path) -> tuple[int, int] | None:
     return (int(height), int(width)) if height and width else None
 
 
-def _number(parent: Element, tag: str, path: Path) -> float:
+def _number(parent: Element, tag: str, path: Path | str) -> float:
     text = _text(parent, tag, path)
     try:
         number = float(text)
@@ -235,7 +272,7 @@ def _number(parent: Element, tag: str, path: Path) -> float:
     return number
 
 
-def _text(parent: Element, tag: str, path: Path, default: str | None = None) -> str:
+def _text(parent: Element, tag: str, path: Path | str, default: str | None = None) -> str:
     text = unicodedata.normalize("NFC", (parent.findtext(tag) or "").strip())
     if not text:
         if default is None:

@@ -21,6 +21,21 @@ def read_xml(path: Path) -> Element:
     """
     if reason := obstacle(path):
         raise UserError(f"{path}: {reason}")
+    try:
+        with path.open("rb") as file:
+            content = file.read(MOST_BYTES + 1)
+    except OSError as error:
+        raise UserError(f"{path}: cannot be read: {error.strerror}") from None
+    return parse_xml(content, str(path))
+
+
+def parse_xml(content: bytes, where: str) -> Element:
+    """The same of the content of a file.
+
+    Args:
+        content: The bytes of the file.
+        where: What messages call it.
+    """
     builder = TreeBuilder()
     parser = expat.ParserCreate()
     parser.buffer_text = True
@@ -29,17 +44,13 @@ def read_xml(path: Path) -> Element:
     parser.CharacterDataHandler = builder.data
     parser.StartDoctypeDeclHandler = _refuse
     try:
-        with path.open("rb") as file:
-            content = file.read(MOST_BYTES + 1)
         if len(content) > MOST_BYTES:
             raise UserError("more than 16 MB")
         parser.Parse(content, True)
         root: Element = builder.close()
-    except OSError as error:
-        raise UserError(f"{path}: cannot be read: {error.strerror}") from None
     # an unknown encoding is a LookupError or a ValueError
     except (expat.ExpatError, ValueError, LookupError) as error:
-        raise UserError(f"{path}: not an annotation in XML: {error}") from None
+        raise UserError(f"{where}: not an annotation in XML: {error}") from None
     return root
 
 

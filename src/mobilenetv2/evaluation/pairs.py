@@ -45,8 +45,8 @@ def box_sheet(evaluation: DetectionEvaluation) -> Image:
 def mask_sheet(evaluation: SegmentationEvaluation, model: Segmenter) -> Image:
     """The 15 worst answers of a segmenter as one image.
 
-    Left is the mask of the dataset, right the answer in the same colours, below the name of the
-    file and the mean intersection over union.
+    Left is the mask of the dataset, with pixels that have no class in black and white, right the
+    answer in the same colours, below the name of the file and the mean intersection over union.
 
     Args:
         evaluation: Of the model.
@@ -85,13 +85,20 @@ def _mask_pair(answer: MaskAnswer, evaluation: SegmentationEvaluation, model: Se
         model.segment(image).mask
     ]
     predicted = predicted.astype(np.uint8 if len(labels) < IGNORED else np.uint16)
-    pair = [
+    truth, drawn = (
         draw_mask(
-            image, mask, {i: labels[i] for i in np.unique(mask).tolist() if 0 < i < len(labels)}
+            image,
+            mask,
+            {
+                i: labels[i]
+                for i in np.unique(mask).tolist()
+                if i in labels and i not in (0, ignored)
+            },
+            ignored,
         )
-        for mask in (sample.target.read(), predicted)
-    ]
-    return f"{_name(sample)}: mIoU {answer.miou:.3f}", pair[0], pair[1]
+        for mask, ignored in ((sample.target.read(), IGNORED), (predicted, None))
+    )
+    return f"{_name(sample)}: mIoU {answer.miou:.3f}", truth, drawn
 
 
 def _name(sample: BoxSample | MaskSample) -> str:

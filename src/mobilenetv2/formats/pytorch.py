@@ -42,6 +42,17 @@ SEGMENTER_PARTS = {  # of Hugging Face's
     "conv_projection": "concat_projection",
     "classifier": "logits",
 }
+TIMM_BLOCK = (  # places in the first block, and in others
+    {"conv_dw": "0.0", "bn1": "0.1", "conv_pw": "1", "bn2": "2"},
+    {
+        "conv_pw": "0.0",
+        "bn1": "0.1",
+        "conv_dw": "1.0",
+        "bn2": "1.1",
+        "conv_pwl": "2",
+        "bn3": "3",
+    },
+)
 MAX_LISTED = 100
 TORCHVISION = Preprocessing(mean=IMAGENET_MEAN, std=IMAGENET_STD)
 TIMM = Preprocessing(mean=IMAGENET_MEAN, std=IMAGENET_STD, interpolation="bicubic")
@@ -243,33 +254,29 @@ def _from_timm(arrays: Arrays) -> Rename:
     }
     ordered = sorted(places, key=lambda place: tuple(map(int, place.split("."))))
     index = {place: i + 1 for i, place in enumerate(ordered)}
-    first = {"conv_dw": "0.0", "bn1": "0.1", "conv_pw": "1", "bn2": "2"}
-    others = {
-        "conv_pw": "0.0",
-        "bn1": "0.1",
-        "conv_dw": "1.0",
-        "bn2": "1.1",
-        "conv_pwl": "2",
-        "bn3": "3",
-    }
-    last = f"features.{len(index) + 1}"
-    top = {
-        "conv_stem": "features.0.0",
-        "bn1": "features.0.1",
-        "conv_head": f"{last}.0",
-        "bn2": f"{last}.1",
-    }
-    top["classifier"] = "classifier.1"
+    top = timm_ends(len(index))
 
     def rename(name: str) -> str | None:
         if match := re.fullmatch(r"blocks\.(\d{1,3}\.\d{1,3})\.(\w+)\.(\w+)", name):
             place, part, array = match.groups()
-            inner = (first if place == "0.0" else others).get(part)
+            inner = TIMM_BLOCK[place != "0.0"].get(part)
             return inner and f"features.{index[place]}.conv.{inner}.{array}"
         part, _, array = name.rpartition(".")
         return f"{top[part]}.{array}" if part in top else None
 
     return rename
+
+
+def timm_ends(blocks: int) -> dict[str, str]:
+    """Our paths of timm's layers before and behind so many blocks."""
+    last = f"features.{blocks + 1}"
+    return {
+        "conv_stem": "features.0.0",
+        "bn1": "features.0.1",
+        "conv_head": f"{last}.0",
+        "bn2": f"{last}.1",
+        "classifier": "classifier.1",
+    }
 
 
 def _hugging_face(arrays: Arrays) -> Layout:

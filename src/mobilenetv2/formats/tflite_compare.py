@@ -78,11 +78,13 @@ class _Comparison:
             self.rows |= dict.fromkeys(net.outputs[1::2], 1 + self.head.classes)
             flat |= self.rows.keys()
         # after which layers an operator that changes no value may stand
+        masks = {name for name in net.outputs if net[name].kind == "resize"}
         self.may_follow = {
             "SOFTMAX": set(net.outputs),
             "RESHAPE": flat,
             "SQUEEZE": flat,
-            "ARG_MAX": {name for name in net.outputs if net[name].kind == "resize"},
+            "ARG_MAX": masks,
+            "CAST": masks,
         }
 
     def difference(self) -> str | None:
@@ -117,7 +119,7 @@ class _Comparison:
                     return f"{POSTPROCESS} reads {shortened(sources)}, not {BOXES}, {PROBABILITIES}"
                 made.update(dict.fromkeys(op.outputs, DETECTIONS))
                 return _compare_anchors(self.graph, op, self.head, self.net)
-        if op.code in (*TRANSPARENT, "ARG_MAX") or self._keeps_size(op, sources):
+        if op.code in (*TRANSPARENT, "ARG_MAX", "CAST") or self._keeps_size(op, sources):
             return self._pass_on(op, sources)
         if op.code in KERNELS:
             layer = self.by_kernel.get(id(op))

@@ -16,6 +16,7 @@ from torch.nn import functional
 from ..architecture import Architecture
 from ..checkpoint import Checkpoint
 from ..datasets import Dataset, read_dataset, repeated_images
+from ..datasets.shard_sample import class_target
 from ..errors import UserError
 from ..evaluation import Evaluation, evaluate, match_classes
 from ..images import Preprocessing
@@ -27,6 +28,7 @@ from .data import Images
 from .network import fit_head, plain_architecture
 from .recipes import RECIPES, Recipe
 from .report import draw_confusion
+from .shards import ShardTarget
 from .splits import Split, read_split
 from .start import Start
 from .task import Task, Validation
@@ -60,23 +62,13 @@ class Classification(Task):
         """As `Task.read`."""
         return read_split(data, val, val_share=recipe.val_share, seed=recipe.seed)
 
-    def read_shards(self, data: str, val: str | None, recipe: Recipe) -> Split:
-        """A split without images to train with: shards are not read in advance. Their classes are
-        those of the images to validate with.
-        """
-        if val is None or not recipe.epoch_steps:
-            raise UserError(
-                f"{data}: shards need images to validate with, which also name the classes "
-                "(--val), and the number of steps per epoch (--set epoch_steps=1000)"
-            )
-        if recipe.head_first or recipe.balance:
-            raise UserError(
-                f"{data}: shards are not read in advance: use --set head_first=false, and no "
-                "--balance"
-            )
-        held_out = read_dataset(val)
-        train = Dataset(held_out.classes, (), held_out.indices)
-        return Split(train, held_out, held_out.problems)
+    def read_all(self, val: str) -> Dataset:
+        """As `Task.read_all`."""
+        return read_dataset(val)
+
+    def shard_target(self, val: Any) -> ShardTarget:
+        """As `Task.shard_target`."""
+        return class_target
 
     def repeated(self, split: Split) -> list[str]:
         """As `Task.repeated`."""

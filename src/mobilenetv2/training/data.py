@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Sequence, Set
 from contextlib import closing
+from itertools import chain
 from typing import Any
 
 import numpy as np
@@ -17,7 +19,7 @@ from ..datasets import Sample
 from ..decoding import ignore_remark
 from ..errors import ImageError, UserError
 from ..pipeline import map_in_order
-from .shards import ShardImages, Shards, read_shards, shard_loader
+from .shards import ShardImages, Shards, class_item, read_shards, shard_loader
 from .splits import Split, check_images, check_split, read_split, without
 from .workers import Batch, batch_loader, default_workers, stacked
 
@@ -81,7 +83,21 @@ class Images(torch.utils.data.Dataset[tuple[Tensor, Any]]):
 
     def item(self, image: Image.Image, sample: Any, rng: np.random.Generator) -> tuple[Tensor, Any]:
         """Pixels and target of one decoded image."""
-        return torch.from_numpy(self.transform(image, rng)).permute(2, 0, 1), sample.target
+        return class_item(self.transform, image, sample, rng)
+
+    def labels(self) -> NDArray[np.int64]:
+        """One class per image, over which training is balanced."""
+        return np.array([sample.target for sample in self.samples])
+
+
+def rarest_classes(present: Sequence[Set[int]]) -> NDArray[np.int64]:
+    """Of the classes in each image the one that the fewest images have; images without any are a
+    class of their own.
+    """
+    counts = Counter(chain.from_iterable(present))
+    none = max(counts, default=-1) + 1
+    rarest = (min(of, key=lambda each: (counts[each], each), default=none) for of in present)
+    return np.array(list(rarest))
 
 
 def _decoded(samples: Sequence[Sample], max_bytes: int) -> list[NDArray[np.uint8] | None]:
@@ -135,7 +151,8 @@ def loader(
         workers: Processes that decode, each with one thread; 0: this process decodes. Fewer are
             started, with a warning, where shared memory is too small for their batches.
         balance: In training, show all classes equally often. The number of images stays; those of
-            small classes are repeated, those of large classes are not all used.
+            small classes are repeated, those of large classes are not all used. An image with
+            boxes or a mask counts for the rarest of its classes.
         rank: Number of this training process.
         world: Number of training processes.
 
@@ -149,7 +166,8 @@ def loader(
         raise UserError(f"a batch has at least 1 image, not {batch}")
     images.set_epoch(epoch)
     if train:
-        order = _order(images.samples, balance, np.random.default_rng((0, epoch, seed)))
+        rng = np.random.default_rng((0, epoch, seed))
+        order = _balanced(images.labels(), rng) if balance else rng.permutation(len(images))
         batches = _even_batches(order, batch, world)[rank::world]
     else:
         mine = np.arange(rank, len(images), world)
@@ -160,14 +178,11 @@ def loader(
     return batch_loader(_Batches(images, batches), batch_bytes, min(workers, len(batches)))
 
 
-def _order(samples: Sequence[Sample], balance: bool, rng: np.random.Generator) -> NDArray[np.intp]:
-    """Indices of the images in random order: each once, or balanced over the classes."""
-    if not balance:
-        return rng.permutation(len(samples))
-    labels = np.array([sample.target for sample in samples])
+def _balanced(labels: NDArray[np.int64], rng: np.random.Generator) -> NDArray[np.intp]:
+    """Indices of images in random order, balanced over their labels."""
     members = np.split(np.argsort(labels, kind="stable"), np.cumsum(np.bincount(labels))[:-1])
     present = [members[i] for i in rng.permutation(len(members)) if len(members[i])]
-    shares = np.array_split(np.arange(len(samples)), len(present))
+    shares = np.array_split(np.arange(len(labels)), len(present))
     chosen = [
         np.resize(rng.permutation(of_class), len(share)) for of_class, share in zip(present, shares)
     ]

@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor
 
@@ -17,6 +18,7 @@ from ..architecture import Architecture
 from ..boxes import anchors
 from ..checkpoint import Checkpoint
 from ..datasets import BoxDataset, BoxSample, read_boxes
+from ..datasets.shard_sample import BoxTargets
 from ..detector import Detector
 from ..errors import UserError
 from ..evaluation.detection import DetectionEvaluation, check_pycocotools, evaluate_detector
@@ -27,11 +29,12 @@ from ..nn.backbone import Backbone
 from ..nn.build_heads import DETECTION_SIZE, ssdlite_mobilenet_v2
 from ..nn.heads import DetectionNetwork
 from .augment import Augmentation
-from .data import Images
+from .data import Images, rarest_classes
 from .network import published_architecture
 from .parts import read_parts
 from .recipes import RECIPES, Recipe
 from .report import draw_precision
+from .shards import ShardTarget
 from .splits import Split
 from .ssd import anchor_targets, ssd_loss
 from .start import Start
@@ -56,7 +59,7 @@ class BoxImages(Images):
         samples: Sequence[BoxSample],
         augmentation: Augmentation | None,
         preprocessing: Preprocessing,
-        own_anchors: np.typing.NDArray[np.float64],
+        own_anchors: NDArray[np.float64],
         seed: int = 0,
         remember_bytes: int = 0,
     ) -> None:
@@ -76,6 +79,11 @@ class BoxImages(Images):
         )
         return torch.from_numpy(pixels).permute(2, 0, 1), torch.from_numpy(targets)
 
+    def labels(self) -> NDArray[np.int64]:
+        """As `Images.labels`: the rarest class in each image."""
+        targets = [sample.target for sample in self.samples]
+        return rarest_classes([{*target.classes[~target.crowd].tolist()} for target in targets])
+
 
 class Detection(Task):
     """Boxes and their classes."""
@@ -94,7 +102,7 @@ class Detection(Task):
         check_pycocotools()
         if start.small_images:
             raise UserError("small_images (--small-images) is for classifiers")
-        fields = {"head_first": False, "balance": False, "label_smoothing": 0.0, "drop_rate": 0.0}
+        fields = {"head_first": False, "label_smoothing": 0.0, "drop_rate": 0.0}
         refuse_fields(recipe, fields, ("ssd", "none"), self.name)
 
     def read(self, data: str, val: str | None, recipe: Recipe) -> Split:
@@ -104,12 +112,22 @@ class Detection(Task):
             raise UserError(f"{data}: no image to train with has a box")
         return split
 
+    def read_all(self, val: str) -> BoxDataset:
+        """As `Task.read_all`."""
+        return read_boxes(val)
+
+    def shard_target(self, val: Any) -> ShardTarget:
+        """As `Task.shard_target`."""
+        of_coco = all(file.lower().endswith(".json") for file in val.files)
+        return BoxTargets(val.category_ids if of_coco else ())
+
     def table(self, split: Split) -> Iterator[str]:
         """As `Task.table`."""
         yield from super().table(split)
         for purpose, part in (("train", split.train), ("validate", split.val)):
             boxes = sum(len(sample.target) for sample in part.samples)
-            yield f"{boxes:,} boxes of {len(part.classes)} classes to {purpose} with"
+            if part.samples:
+                yield f"{boxes:,} boxes of {len(part.classes)} classes to {purpose} with"
 
     def images(
         self,

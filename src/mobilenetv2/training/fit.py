@@ -37,6 +37,7 @@ from .network import build, last_map, prepare
 from .recipes import Recipe
 from .report import draw_curves
 from .run_folder import RunFolder, Settings, is_same_file
+from .shards import in_shards
 from .start import Start
 from .task import Task
 from .tasks import task_called, task_of
@@ -97,7 +98,7 @@ class Job(NamedTuple):
 
     @property
     def in_shards(self) -> bool:
-        return self.data.lower().endswith(".tar")
+        return in_shards(self.data)
 
 
 def fit(
@@ -116,9 +117,9 @@ def fit(
     Progress is logged to the logger "mobilenetv2". Processes started by `torchrun` share the work.
 
     Args:
-        data: Labelled images: a folder, .zip or .csv, as for `read_dataset`; or shards, such as
-            "train-{000000..000123}.tar", together with `val` and the recipe's `epoch_steps`. Or
-            images with boxes, as for `read_boxes`, or with masks, as for `read_masks`.
+        data: Labelled images: a folder, .zip or .csv, as for `read_dataset`. Or images with boxes,
+            as for `read_boxes`, or with masks, as for `read_masks`. Or any of them in shards, such
+            as "train-{000000..000123}.tar", together with `val` and the recipe's `epoch_steps`.
         out: Folder of the run; it must not contain a run yet, unless `resume`, and not lie among
             the images.
         recipe: How to train. None: that of the run to resume, or else "finetune" with weights and
@@ -127,7 +128,7 @@ def fit(
         start: The network to start from. None: that of the run to resume, or a new one of width 1.
         val: Images to validate with. None: those of `data`, or a share of them.
         task: "classification", "detection" or "segmentation". None: that of the run to resume, or
-            what `data` are for.
+            what `data` are for, or `val` if `data` are shards.
         machine: How to run.
         resume: Continue the run in `out`. The weights become the same as without the break.
 
@@ -145,7 +146,7 @@ def fit(
     folder, machine = RunFolder(out), machine or Machine()
     fabric = launch()
     before = once(fabric, folder.read_settings if resume else lambda: folder.check_new(data, val))
-    chosen = _task(task, data, before)
+    chosen = _task(task, data, val, before)
     job = _job(fabric, machine, data, val, recipe, start, chosen, before)
     once(fabric, folder.check_writable)
     with explained_memory_errors(job.recipe.batch):
@@ -181,9 +182,9 @@ def _run(job: Job, folder: RunFolder, before: Settings | None) -> Trained:
     return Trained(folder.model, progress.epoch, best_epoch, evaluation, broken, job.task)
 
 
-def _task(name: str | None, data: str, before: Settings | None) -> Task:
+def _task(name: str | None, data: str, val: str | None, before: Settings | None) -> Task:
     if before is None:
-        return task_called(name, data)
+        return task_called(name, data, val)
     task = task_of(before.architecture)
     if name not in (None, task.name):
         raise UserError(f"the run to resume had task {task.name!r}, not {name!r:.80}")
@@ -328,10 +329,11 @@ def _run_context(
             return once(fabric, lambda: task.measured(average, split.val))
 
     if job.in_shards:
-        shards = replace(read_shards(job.data, settings.classes), stretch=recipe.stretch)
-        augmented = recipe.augmentation.transform(preprocessing.size, preprocessing)
+        images = task.images((), *described, train=True)
+        shards = read_shards(job.data, settings.classes)
+        shards = replace(shards, stretch=recipe.stretch, target=task.shard_target(split.val))
         rank, world = fabric.global_rank, fabric.world_size
-        train: Any = ShardImages(shards, augmented, recipe.seed, rank, world)
+        train: Any = ShardImages(shards, images.transform, recipe.seed, rank, world, images.item)
     else:
         train = task.images(split.train.samples, *described, train=True, remember_bytes=CACHE_BYTES)
     return RunContext(

@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor
 from torch.nn import functional
@@ -17,6 +18,7 @@ from torch.nn import functional
 from ..architecture import Architecture
 from ..checkpoint import Checkpoint
 from ..datasets import IGNORED, MaskDataset, read_masks
+from ..datasets.shard_sample import mask_target
 from ..errors import UserError
 from ..evaluation.segmentation import SegmentationEvaluation, evaluate_segmenter
 from ..heads import DeepLab
@@ -25,11 +27,12 @@ from ..nn.backbone import Backbone
 from ..nn.build_heads import DEEPLAB_OUTPUT_STRIDE, SEGMENTATION_SIZE, deeplabv3_mobilenet_v2
 from ..nn.heads import SegmentationNetwork
 from ..segmenter import Segmenter
-from .data import Images
+from .data import Images, rarest_classes
 from .network import published_architecture
 from .parts import read_parts
 from .recipes import RECIPES, Recipe
 from .report import draw_confusion
+from .shards import ShardTarget
 from .splits import Split
 from .start import Start
 from .task import Scores, Task, Validation
@@ -47,6 +50,10 @@ class MaskImages(Images):
         mask = mask if mask.dtype == np.uint8 else mask.astype(np.int32)
         return torch.from_numpy(pixels).permute(2, 0, 1), torch.from_numpy(mask)
 
+    def labels(self) -> NDArray[np.int64]:
+        """As `Images.labels`: the rarest class in each image."""
+        return rarest_classes([{*sample.target.classes} for sample in self.samples])
+
 
 class Segmentation(Task):
     """A class for each pixel."""
@@ -63,12 +70,19 @@ class Segmentation(Task):
         """As `Task.check`."""
         if start.small_images:
             raise UserError("small_images (--small-images) is for classifiers")
-        fields = {"head_first": False, "balance": False}
-        refuse_fields(recipe, fields, ("zoomed", "none"), self.name)
+        refuse_fields(recipe, {"head_first": False}, ("zoomed", "none"), self.name)
 
     def read(self, data: str, val: str | None, recipe: Recipe) -> Split:
         """As `Task.read`."""
         return read_parts(_read, data, val, recipe.val_share, recipe.seed)
+
+    def read_all(self, val: str) -> MaskDataset:
+        """As `Task.read_all`."""
+        return read_masks(val)
+
+    def shard_target(self, val: Any) -> ShardTarget:
+        """As `Task.shard_target`."""
+        return mask_target
 
     def images(
         self,

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import io
-import json
 import random
 import re
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from importlib.util import find_spec
 from itertools import count, islice
 from pathlib import Path
@@ -17,15 +16,20 @@ from zlib import crc32
 
 import numpy as np
 import torch
+from PIL import Image
 from torch import Tensor
 from torch.utils.data import DataLoader, IterableDataset, get_worker_info
 
+from ..datasets.sample import Labelled
+from ..datasets.shard_sample import ShardSample, class_target
 from ..errors import ImageError, MissingExtraError, UserError
 from ..images import decode
-from ..paths import SUFFIXES
 from .augment import Transform
 from .workers import Batch, batch_loader, stacked
 
+Item = Callable[[Image.Image, Any, np.random.Generator], tuple[Tensor, Any]]
+# a sample, the names of the classes, and the (height, width) of its upright image -> its target
+ShardTarget = Callable[[ShardSample, Sequence[str], tuple[int, int]], Any]
 SHUFFLE_BUFFER = 1000  # encoded images from which the next one is drawn at random
 REMOTE = re.compile("[a-z][a-z0-9+]+:", re.IGNORECASE)  # two letters or more: not a drive
 
@@ -38,48 +42,27 @@ class Shards:
         urls: The files, or addresses that the library webdataset opens.
         classes: Names of the classes; None: labels are numbers.
         stretch: As for `images.decode`.
+        target: Reads what is to be learnt of an image: `class_target`, a `BoxTargets` or
+            `mask_target`.
     """
 
     urls: tuple[str, ...]
     classes: tuple[str, ...] | None = None
     stretch: bool = False
+    target: ShardTarget = class_target
 
-    def label(self, sample: dict[str, Any]) -> int:
-        """The class index of a sample of webdataset.
 
-        Raises:
-            UserError: The sample has no class, or an unknown one.
-        """
-        try:
-            if "cls" in sample:
-                value: Any = sample["cls"].decode().strip()
-            else:
-                content = json.loads(sample["json"])
-                value = content["index"] if "index" in content else content["label"]
-        except (KeyError, TypeError, ValueError):
-            raise UserError(
-                f"{_name(sample)}: no class: neither a .cls file nor a .json file with label or "
-                "index beside it"
-            ) from None
-        classes = self.classes or ()
-        if value in classes:
-            return classes.index(value)
-        if not re.fullmatch("[0-9]{1,9}", str(value)) or (classes and int(value) >= len(classes)):
-            known = (
-                f"one of the {len(classes)} classes"
-                if classes
-                else "a number, and no names are given"
-            )
-            raise UserError(f"{_name(sample)}: its class {value!r} is not {known}")
-        return int(value)
+def in_shards(data: str) -> bool:
+    """Whether images are shards."""
+    return data.lower().endswith(".tar")
 
 
 def read_shards(pattern: str, classes: Sequence[str] | None = None) -> Shards:
     """The tar files of a pattern such as train-{000000..000123}.tar.
 
-    In each file, every image (.jpg, .png, ...) is followed by its class in a file of the same
+    In each file, every image (.jpg, .png, ...) stands beside its class in a file of the same
     name: .cls with the class name or its index from 0, or .json with either as "label" or
-    "index".
+    "index". Boxes and masks stand there in the same way (`Shards.target`).
 
     Args:
         pattern: Path or URL, with braces for the part that varies.
@@ -100,7 +83,14 @@ def read_shards(pattern: str, classes: Sequence[str] | None = None) -> Shards:
     return Shards(tuple(urls), None if classes is None else tuple(classes))
 
 
-class ShardImages(IterableDataset[tuple[Tensor, int]]):
+def class_item(
+    transform: Transform, image: Image.Image, sample: Labelled[Any], rng: np.random.Generator
+) -> tuple[Tensor, Any]:
+    """(C, H, W) uint8 and the class index of one decoded image."""
+    return torch.from_numpy(transform(image, rng)).permute(2, 0, 1), sample.target
+
+
+class ShardImages(IterableDataset[tuple[Tensor, Any]]):
     """The decoded and transformed images of shards, repeated without end.
 
     In each pass over the data, seed and epoch decide at random which worker of which process reads
@@ -114,28 +104,37 @@ class ShardImages(IterableDataset[tuple[Tensor, int]]):
         seed: 0 or above.
         rank: Number of this training process.
         world: Number of training processes.
+        item: As `Images.item`, for targets that are no classes; it takes the place of `transform`.
 
     Raises:
         UserError: There are fewer shards than processes.
     """
 
     def __init__(
-        self, shards: Shards, transform: Transform, seed: int = 0, rank: int = 0, world: int = 1
+        self,
+        shards: Shards,
+        transform: Transform,
+        seed: int = 0,
+        rank: int = 0,
+        world: int = 1,
+        item: Item | None = None,
     ) -> None:
         if len(shards.urls) < world:
             raise UserError(f"{len(shards.urls)} shards cannot be shared by {world} processes")
-        self.shards, self.transform, self.seed = shards, transform, seed
+        self.shards, self.seed = shards, seed
+        self.item = item or partial(class_item, transform)
         self.rank, self.world, self.epoch = rank, world, 0
 
     def set_epoch(self, epoch: int) -> None:
         """Changes the order and the random numbers from the next iteration on."""
         self.epoch = epoch
 
-    def __iter__(self) -> Iterator[tuple[Tensor, int]]:
-        """Pairs of (C, H, W) uint8 and the class index.
+    def __iter__(self) -> Iterator[tuple[Tensor, Any]]:
+        """Pairs of (C, H, W) uint8 and the class index, or another target.
 
         Raises:
-            UserError: A shard cannot be read, an image has no class, or a pass finds no images.
+            UserError: A shard cannot be read, an image has no class or other target, or a pass has
+                no images.
         """
         import webdataset
 
@@ -156,21 +155,21 @@ class ShardImages(IterableDataset[tuple[Tensor, int]]):
             if empty:
                 raise UserError(f"no images in {', '.join(urls[:5])}")
 
-    def _image(self, sample: dict[str, Any], repeat: int) -> tuple[Tensor, int] | None:
-        kinds = [kind for kind in sample if f".{kind.rpartition('.')[2]}" in SUFFIXES]
-        if not kinds:
+    def _image(self, files: dict[str, Any], repeat: int) -> tuple[Tensor, Any] | None:
+        contents = {kind: value for kind, value in files.items() if isinstance(value, bytes)}
+        sample = ShardSample(f"{files['__url__']}/{files['__key__']}", contents)
+        if sample.image is None:
             return None
-        file = io.BytesIO(sample[kinds[0]])
-        file.name = _name(sample, kinds[0])
         try:
-            image = decode(file, stretch=self.shards.stretch)
+            image = decode(sample.open(sample.image), stretch=self.shards.stretch)
         except ImageError as error:
             warnings.warn(f"left out: {error}", stacklevel=2)
             return None
-        key = crc32(sample["__key__"].encode())
+        classes = self.shards.classes or ()
+        target = self.shards.target(sample, classes, (image.height, image.width))
+        key = crc32(files["__key__"].encode())
         rng = np.random.default_rng((key + 1, self.epoch, self.seed, repeat))
-        pixels = torch.from_numpy(self.transform(image, rng)).permute(2, 0, 1)  # (C, H, W)
-        return pixels, self.shards.label(sample)
+        return self.item(image, Labelled(sample.name, target), rng)
 
 
 def _samples(urls: Sequence[str]) -> Iterator[dict[str, Any]]:
@@ -192,12 +191,13 @@ def shard_loader(
 
     Args:
         images: What to load; its epoch is set.
-        batch: Images per batch and process.
+        batch: Images per batch and process, at least two as in `loader`.
         epoch: Decides the order and the images' random numbers.
         steps: Number of batches.
         workers: Processes that decode; at most the number of shards per training process.
     """
     images.set_epoch(epoch)
+    batch = max(2, batch)
     workers = min(workers, len(images.shards.urls) // images.world, steps)
     batch_bytes = next(iter(images))[0].nbytes * batch if workers else 0
     return batch_loader(_Batches(images, batch, steps), batch_bytes, workers)
@@ -221,7 +221,3 @@ class _Batches(IterableDataset["Batch | UserError"]):
                 yield stacked(list(islice(stream, self.batch)))
         except UserError as error:
             yield error
-
-
-def _name(sample: dict[str, Any], kind: str = "*") -> str:
-    return f"{sample['__url__']}/{sample['__key__']}.{kind}"

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
@@ -13,10 +13,12 @@ from torch import Tensor
 
 from ..architecture import Architecture
 from ..checkpoint import Checkpoint
+from ..datasets import shared_images
 from ..errors import UserError
 from ..images import Preprocessing
 from ..nn.backbone import Backbone
 from .recipes import Recipe
+from .shards import ShardTarget, in_shards
 from .splits import Split
 
 if TYPE_CHECKING:
@@ -77,17 +79,40 @@ class Task(ABC):
             UserError: They cannot be read, or are not enough.
         """
 
+    @abstractmethod
+    def read_all(self, val: str) -> Any:
+        """The images to validate with of a source of its own, where those to train with are in
+        shards.
+        """
+
+    @abstractmethod
+    def shard_target(self, val: Any) -> ShardTarget:
+        """What reads the target of an image in shards; `val` are the images to validate with."""
+
     def read_shards(self, data: str, val: str | None, recipe: Recipe) -> Split:
-        """The same for shards.
+        """A split without images to train with: shards are not read in advance. Their classes are
+        those of the images to validate with.
 
         Raises:
-            UserError: As for `read`, or shards cannot hold what this task needs.
+            UserError: As for `read`, or a setting needs images that are read in advance.
         """
-        raise UserError(f"{data}: shards hold images with classes, which is not {self.name}")
+        if val is None or in_shards(val) or not recipe.epoch_steps:
+            raise UserError(
+                f"{data}: shards need images to validate with, which also name the classes "
+                "(--val, no shards), and the number of steps per epoch (--set epoch_steps=1000)"
+            )
+        if recipe.head_first or recipe.balance:
+            raise UserError(
+                f"{data}: shards are not read in advance: use --set head_first=false, and no "
+                "--balance"
+            )
+        held_out = self.read_all(val)
+        train = replace(held_out, samples=(), problems=())
+        return Split(train, held_out, held_out.problems)
 
     def repeated(self, split: Split) -> list[str]:
         """Warnings about images that are there twice."""
-        return []
+        return shared_images(split.train.samples, split.val.samples)
 
     def check_classes(self, split: Split, data: str, in_shards: bool) -> None:
         """Raises UserError: The images that can be read are not enough."""
@@ -200,4 +225,7 @@ class Task(ABC):
 
     def table(self, split: Split) -> Iterator[str]:
         """The lines of a table of the images."""
-        yield f"{len(split.train.samples):,} images to train with, {len(split.val.samples):,} to validate"
+        count = (
+            f"{len(split.train.samples):,} images" if split.train.samples else "images of shards"
+        )
+        yield f"{count} to train with, {len(split.val.samples):,} to validate"

@@ -10,6 +10,7 @@ from ..errors import UserError
 from .classification import Classification
 from .detection import Detection
 from .segmentation import Segmentation
+from .shards import in_shards
 from .task import Task
 
 TASKS: dict[str, Task] = {
@@ -22,8 +23,13 @@ def task_of(architecture: Architecture) -> Task:
     return TASKS.get(architecture.head.task, TASKS[Classification.name])
 
 
-def task_called(name: str | None, data: str) -> Task:
+def task_called(name: str | None, data: str, val: str | None = None) -> Task:
     """The task of that name; None: the one that the data are for.
+
+    Args:
+        name: Name of a task.
+        data: The images to train with.
+        val: The images to validate with, which decide where the others are in shards.
 
     Raises:
         UserError: There is no such task, or the data may be for two.
@@ -32,6 +38,8 @@ def task_called(name: str | None, data: str) -> Task:
         if name not in TASKS:
             raise UserError(f"a task is {', '.join(TASKS)}, not {name!r:.80}")
         return TASKS[name]
+    if val is not None and in_shards(data):
+        data = val
     path = Path(data)
     boxes, masks = is_boxes(path), is_masks(path)
     if boxes and masks:

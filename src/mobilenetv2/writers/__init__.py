@@ -29,6 +29,7 @@ class Format:
             `verification` that runs it.
         needs: Modules that writing needs.
         runs_with: The package on PyPI that checks a written file, and its module.
+        int8_input: What its int8 files take unless the caller says otherwise.
     """
 
     name: str
@@ -36,6 +37,7 @@ class Format:
     module: str
     needs: tuple[str, ...] = ()
     runs_with: tuple[str, str] = ("", "")
+    int8_input: str = "uint8"
 
 
 FORMATS = {
@@ -49,7 +51,15 @@ FORMATS = {
         Format("torchvision", ".pth", "torchvision", ("torch",), ("torch", "torch")),
         Format("timm", ".safetensors", "timm"),
         Format("keras", ".h5", "keras", ("h5py",), ("h5py", "h5py")),
-        Format("transformers.js", "", "transformers_js", ("onnx",), ("onnxruntime", "onnxruntime")),
+        Format("program", ".mnv2", "program"),
+        Format(
+            "transformers.js",
+            "",
+            "transformers_js",
+            ("onnx",),
+            ("onnxruntime", "onnxruntime"),
+            int8_input="float32",
+        ),
     )
 }
 

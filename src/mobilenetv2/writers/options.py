@@ -5,11 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Annotated, Any, ClassVar, Literal
 
-from .. import boxes
+from ..description import describe
 from ..errors import UserError
-from ..graph import network
-from ..heads import SSDHead
-from ..int8 import AnyCheckpoint, Int8Checkpoint
+from ..int8 import AnyCheckpoint
 from ..records import Meta, Record
 
 
@@ -94,23 +92,7 @@ def description(checkpoint: AnyCheckpoint, options: WriteOptions) -> dict[str, A
     """What a reader needs to know of a file, as JSON: the entry "mobilenetv2" of its metadata.
 
     Returns:
-        task, labels, preprocessing (fields of `Preprocessing`), input ("float32" or "uint8"), size
-        (height, width), results, provenance; of detectors also anchors (n, 4) as centre y, x,
-        height, width in parts of the pixels, and the four scales of the codes.
+        As `describe`.
     """
-    architecture = checkpoint.architecture
-    facts: dict[str, Any] = {
-        "task": architecture.head.task,
-        "labels": list(checkpoint.labels),
-        "preprocessing": checkpoint.preprocessing.to_dict(),
-        "input": options.input,
-        "size": list(architecture.resolution),
-        "results": list(result_names(checkpoint, options)),
-        "numbers": "int8" if isinstance(checkpoint, Int8Checkpoint) else "float32",
-        "provenance": checkpoint.provenance,
-    }
-    head = architecture.head
-    if isinstance(head, SSDHead) and options.results == "raw":
-        facts["anchors"] = boxes.anchors(head, network(architecture)).tolist()
-        facts["code_scales"] = list(boxes.CODE_SCALES)
-    return facts
+    raw = options.results == "raw"
+    return describe(checkpoint, options.input, result_names(checkpoint, options), raw=raw)

@@ -21,11 +21,6 @@ namespace {
 
 constexpr int CHUNK = 512;  // pixels that are summed in float; chunks are summed in double
 
-bool is_available(const char* isa) {
-  const std::vector<std::string> sets = instruction_sets();
-  return std::strcmp(isa, "scalar") == 0 || std::find(sets.begin(), sets.end(), isa) != sets.end();
-}
-
 struct Target {
   const char* isa;
   const Passes<float>* floats;
@@ -83,7 +78,7 @@ std::ptrdiff_t out_size(const Maps<T>& maps) {
 template <class T>
 const Passes<T>* find_passes(const char* isa) {
   for (const Target& each : TARGETS) {
-    if (std::strcmp(isa, each.isa) != 0 || !is_available(isa)) continue;
+    if (std::strcmp(isa, each.isa) != 0 || !runs_here(isa)) continue;
     if constexpr (std::is_same_v<T, float>) {
       return each.floats;
     } else {

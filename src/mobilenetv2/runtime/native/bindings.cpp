@@ -3,21 +3,28 @@
 #include <nanobind/stl/optional.h>
 #include <nanobind/stl/shared_ptr.h>
 #include <nanobind/stl/string.h>
+#include <nanobind/stl/tuple.h>
 #include <nanobind/stl/vector.h>
 
+#include <cstring>
+#include <memory>
 #include <optional>
 #include <stdexcept>
+#include <string>
+#include <tuple>
 
 #include "cpu.hpp"
 #include "kernels.hpp"
 #include "network.hpp"
 #include "peak.hpp"
+#include "program.hpp"
 #include "targets.hpp"
 
 namespace nb = nanobind;
 using mobilenetv2::Factors;
 using mobilenetv2::Network;
 using mobilenetv2::Plan;
+using mobilenetv2::Problem;
 using mobilenetv2::Rounding;
 using mobilenetv2::RoundingMode;
 using mobilenetv2::Stage;
@@ -35,12 +42,27 @@ using Seconds = nb::ndarray<double, nb::ndim<1>, nb::c_contig, nb::device::cpu>;
 
 namespace {
 
+std::vector<std::string> names(const std::vector<const char*>& list) { return {list.begin(), list.end()}; }
+
 template <class T>
-double fma_rate(const std::string& isa) {
+const mobilenetv2::Kernels<T>& kernels_of(const std::string& isa) {
   const mobilenetv2::Kernels<T>* const kernels = mobilenetv2::find_kernels<T>(isa.c_str());
   if (!kernels) throw std::invalid_argument("no instruction set " + isa);
+  return *kernels;
+}
+
+template <class T>
+double fma_rate(const std::string& isa) {
+  const mobilenetv2::Kernels<T>& kernels = kernels_of<T>(isa);
   const nb::gil_scoped_release released;
-  return mobilenetv2::fma_rate(*kernels);
+  return mobilenetv2::fma_rate(kernels);
+}
+
+void raise_if_any(const Problem& problem) {
+  if (!problem.what) return;
+  if (problem.what == mobilenetv2::NO_MEMORY) throw std::bad_alloc();
+  if (problem.step == Problem::NO_STEP) throw std::invalid_argument(problem.what);
+  throw std::invalid_argument("step " + std::to_string(problem.step) + " of the plan: " + problem.what);
 }
 
 template <class T>
@@ -78,15 +100,25 @@ nb::class_<Network<T>> bind_network(nb::module_& module, const char* name) {
   using Weights = Table<typename Network<T>::Weight>;
   using Biases = Vector<typename Network<T>::Sum>;
   return nb::class_<Network<T>>(module, name)
-      .def(nb::init<const std::string&, int>(), nb::arg("isa"), nb::arg("threads"))
+      .def(
+          "__init__",
+          [](Network<T>* network, const std::string& isa, int threads) {
+            const mobilenetv2::Kernels<T>& kernels = kernels_of<T>(isa);
+            if (threads < 1) throw std::invalid_argument("no threads");
+            new (network) Network<T>(kernels, threads);
+          },
+          nb::arg("isa"), nb::arg("threads"))
       .def(
           "add_matrix",
           [](Network<T>& network, const Weights& weights, const Biases& bias, int input_factor,
              const Optional<float>& factor, const Optional<double>& fraction, const Optional<double>& power,
              const Rounding& rounding) {
             const int channels = static_cast<int>(weights.shape(0)), depth = static_cast<int>(weights.shape(1));
-            return network.add_matrix(weights.data(), bias.data(), channels, depth, input_factor,
-                                      factors(factor, fraction, power), rounding);
+            Problem problem;
+            const int handle = network.add_matrix(weights.data(), bias.data(), channels, depth, input_factor,
+                                                  factors(factor, fraction, power), rounding, problem);
+            raise_if_any(problem);
+            return handle;
           },
           nb::arg("weights"), nb::arg("bias"), nb::arg("input_factor") = 0, nb::arg("factor") = nb::none(),
           nb::arg("fraction") = nb::none(), nb::arg("power") = nb::none(), nb::arg("rounding") = Rounding())
@@ -94,8 +126,11 @@ nb::class_<Network<T>> bind_network(nb::module_& module, const char* name) {
           "add_depthwise",
           [](Network<T>& network, const Weights& weights, const Biases& bias, int copies, const Optional<float>& factor,
              const Optional<double>& fraction, const Optional<double>& power, const Rounding& rounding) {
-            return network.add_depthwise(weights.data(), bias.data(), static_cast<int>(bias.shape(0)), copies,
-                                         factors(factor, fraction, power), rounding);
+            Problem problem;
+            const int handle = network.add_depthwise(weights.data(), bias.data(), static_cast<int>(bias.shape(0)),
+                                                     copies, factors(factor, fraction, power), rounding, problem);
+            raise_if_any(problem);
+            return handle;
           },
           nb::arg("weights"), nb::arg("bias"), nb::arg("copies") = 1, nb::arg("factor") = nb::none(),
           nb::arg("fraction") = nb::none(), nb::arg("power") = nb::none(), nb::arg("rounding") = Rounding())
@@ -104,7 +139,13 @@ nb::class_<Network<T>> bind_network(nb::module_& module, const char* name) {
       .def_prop_ro("weight_bytes", &Network<T>::weight_bytes)
       .def_prop_ro("threads", &Network<T>::threads, "As many as the system gave, at most those asked for.")
       .def("set_pixel_padding", &Network<T>::set_pixel_padding)
-      .def("plan", &Network<T>::plan)
+      .def("plan",
+           [](const Network<T>& network, std::vector<Step> steps, int threads) {
+             Problem problem;
+             std::shared_ptr<Plan> plan = network.plan(std::move(steps), threads, problem);
+             raise_if_any(problem);
+             return plan;
+           })
       .def(
           "run_pixels",
           [](Network<T>& network, const Plan& plan, const Pixels& images, const std::vector<Answer>& answers,
@@ -116,6 +157,75 @@ nb::class_<Network<T>> bind_network(nb::module_& module, const char* name) {
           "`seconds`: one number per step of the plan, to which its time is added.");
 }
 
+// A program behind the C interface.
+struct Program {
+  explicit Program(mnv2_program* program) : opened(program, mnv2_close) { check(mnv2_input(program, &input)); }
+  static void check(mnv2_status status) {
+    if (status == MNV2_NO_MEMORY) throw std::bad_alloc();
+    if (status) throw std::invalid_argument(mnv2_error());
+  }
+
+  std::unique_ptr<mnv2_program, void (*)(mnv2_program*)> opened;
+  mnv2_input_info input{};
+};
+
+std::vector<mnv2_output_info> outputs_of(const Program& program) {
+  std::vector<mnv2_output_info> outputs;
+  mnv2_output_info info;
+  while (mnv2_output(program.opened.get(), static_cast<int>(outputs.size()), &info) == MNV2_OK) outputs.push_back(info);
+  return outputs;
+}
+
+void run_program(Program& program, const Pixels& pixels, const std::vector<Answer>& answers) {
+  const mnv2_input_info& input = program.input;
+  const std::vector<mnv2_output_info> outputs = outputs_of(program);
+  const int images = static_cast<int>(pixels.shape(0));
+  if (static_cast<int>(pixels.shape(1)) != input.height || static_cast<int>(pixels.shape(2)) != input.width ||
+      static_cast<int>(pixels.shape(3)) != input.channels || answers.size() != outputs.size()) {
+    throw std::invalid_argument("images of another size");
+  }
+  {
+    const nb::gil_scoped_release released;
+    const mnv2_status status = mnv2_run(program.opened.get(), pixels.data(), images);
+    Program::check(status);
+  }
+  for (std::size_t i = 0; i < outputs.size(); i++) {
+    const std::size_t count =
+        static_cast<std::size_t>(images) * outputs[i].height * outputs[i].width * outputs[i].channels;
+    const std::size_t bytes = outputs[i].type == MNV2_FLOAT32 ? 4 : outputs[i].type == MNV2_UINT8 ? 1 : 2;
+    if (answers[i].nbytes() != count * bytes) throw std::invalid_argument("an output of another size");
+    std::memcpy(answers[i].data(), outputs[i].data, count * bytes);
+  }
+}
+
+void bind_program(nb::module_& module) {
+  nb::class_<Program>(module, "Program")
+      .def(
+          "__init__",
+          [](Program* program, const nb::bytes& content, int threads, const std::string& isa) {
+            mnv2_program* opened = nullptr;
+            Program::check(mobilenetv2::open_program(content.c_str(), content.size(), threads, isa.c_str(), &opened));
+            new (program) Program(opened);
+          },
+          nb::arg("content"), nb::arg("threads"), nb::arg("isa"))
+      .def_prop_ro("shape",
+                   [](const Program& program) {
+                     const mnv2_input_info& input = program.input;
+                     return std::make_tuple(input.batch, input.height, input.width, input.channels);
+                   })
+      .def_prop_ro("workspace_bytes", [](const Program& program) { return program.input.workspace_bytes; })
+      .def_prop_ro("info", [](const Program& program) { return mnv2_info(program.opened.get()); })
+      .def_prop_ro("outputs",
+                   [](const Program& program) {
+                     std::vector<std::tuple<std::string, int, int, int, int>> listed;
+                     for (const mnv2_output_info& each : outputs_of(program)) {
+                       listed.emplace_back(each.name, each.type, each.height, each.width, each.channels);
+                     }
+                     return listed;
+                   })
+      .def("run", &run_program, nb::arg("pixels"), nb::arg("answers"));
+}
+
 void bind_rounding(nb::module_& module) {
   nb::enum_<RoundingMode>(module, "RoundingMode")
       .value("ONCE", RoundingMode::ONCE)
@@ -124,7 +234,10 @@ void bind_rounding(nb::module_& module) {
       .value("TWICE_NON_NEGATIVE", RoundingMode::TWICE_NON_NEGATIVE)
       .value("ONCE_TO_FLOAT", RoundingMode::ONCE_TO_FLOAT)
       .value("TWICE_TO_FLOAT", RoundingMode::TWICE_TO_FLOAT);
-  nb::class_<Twice>(module, "Twice").def(nb::init<double, double>(), nb::arg("fraction"), nb::arg("power"));
+  nb::class_<Twice>(module, "Twice")
+      .def(nb::init<double, double>(), nb::arg("fraction"), nb::arg("power"))
+      .def_ro("fraction", &Twice::fraction)
+      .def_ro("power", &Twice::power);
   nb::class_<Rounding>(module, "Rounding")
       .def(nb::init<>())
       .def_rw("mode", &Rounding::mode)
@@ -209,11 +322,15 @@ void bind_steps(nb::module_& module) {
 }  // namespace
 
 NB_MODULE(_native, module) {
-  module.def("instruction_sets", &mobilenetv2::instruction_sets,
-             "Names of the instruction sets that this processor offers, widest last; [] where only scalar code runs.");
-  module.def("kernel_names", &mobilenetv2::kernel_names<float>,
-             "Instruction sets that there are kernels for and that run here, best last.");
-  module.def("byte_kernel_names", &mobilenetv2::kernel_names<std::uint8_t>, "The same for int8 networks.");
+  module.def(
+      "instruction_sets", [] { return names(mobilenetv2::instruction_sets()); },
+      "Names of the instruction sets that this processor offers, widest last; [] where only scalar code runs.");
+  module.def(
+      "kernel_names", [] { return names(mobilenetv2::kernel_names<float>()); },
+      "Instruction sets that there are kernels for and that run here, best last.");
+  module.def(
+      "byte_kernel_names", [] { return names(mobilenetv2::kernel_names<std::uint8_t>()); },
+      "The same for int8 networks.");
   module.def("float_target", &mobilenetv2::float_target, nb::arg("isa"),
              nb::sig("def float_target(isa: str) -> str | None"),
              "The target whose float kernels go with a target's int8 kernels; None for an unknown one.");
@@ -227,6 +344,7 @@ NB_MODULE(_native, module) {
   module.attr("ANSWER") = mobilenetv2::ANSWER;
 
   bind_rounding(module);
+  bind_program(module);
   bind_steps(module);
   nb::class_<Plan>(module, "Plan").def("size", &Plan::size, nb::arg("images"));
   bind_network<float>(module, "Network")

@@ -1,5 +1,13 @@
 #include "cpu.hpp"
 
+#include <cstring>
+
+#if defined(__unix__) || defined(__APPLE__)
+#include <time.h>
+#else
+#include <chrono>
+#endif
+
 #if defined(__linux__)
 #include <sched.h>
 #endif
@@ -27,10 +35,10 @@ bool has_avxvnni() {
 
 }  // namespace
 
-std::vector<std::string> instruction_sets() {
+std::vector<const char*> instruction_sets() {
   // __builtin_cpu_supports also asks whether the operating system saves the wide registers.
   __builtin_cpu_init();
-  std::vector<std::string> found;
+  std::vector<const char*> found;
   const bool avx2 = __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma");
   if (avx2) found.push_back("avx2");
   if (avx2 && has_avxvnni()) found.push_back("avxvnni");
@@ -74,19 +82,32 @@ bool has_int8_product() { return false; }
 
 }  // namespace
 
-std::vector<std::string> instruction_sets() {
-  std::vector<std::string> found{"neon"};
+std::vector<const char*> instruction_sets() {
+  std::vector<const char*> found{"neon"};
   const bool dot_product = has_dot_product();
   if (dot_product) found.push_back("dotprod");
   if (dot_product && has_int8_product()) found.push_back("i8mm");
   return found;
 }
 
+#elif defined(__wasm__)
+
+// A module holds one of them: whoever loads it has looked for its instructions.
+std::vector<const char*> instruction_sets() { return {"simd128", "relaxed"}; }
+
 #else
 
-std::vector<std::string> instruction_sets() { return {}; }
+std::vector<const char*> instruction_sets() { return {}; }
 
 #endif
+
+bool runs_here(const char* isa) {
+  if (std::strcmp(isa, "scalar") == 0) return true;
+  for (const char* const name : instruction_sets()) {
+    if (std::strcmp(name, isa) == 0) return true;
+  }
+  return false;
+}
 
 #if defined(__x86_64__)
 
@@ -111,6 +132,22 @@ void pause() {}
 
 FlushSubnormals::FlushSubnormals() : before_(0) {}
 FlushSubnormals::~FlushSubnormals() { (void)before_; }
+
+#endif
+
+#if defined(__unix__) || defined(__APPLE__)
+
+double seconds_now() {
+  timespec now{};
+  clock_gettime(CLOCK_MONOTONIC, &now);
+  return static_cast<double>(now.tv_sec) + 1e-9 * static_cast<double>(now.tv_nsec);
+}
+
+#else
+
+double seconds_now() {
+  return std::chrono::duration<double>(std::chrono::steady_clock::now().time_since_epoch()).count();
+}
 
 #endif
 

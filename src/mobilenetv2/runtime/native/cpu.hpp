@@ -1,14 +1,19 @@
 // What this processor and its operating system offer, and how it is set.
 #pragma once
 
-#include <string>
 #include <vector>
 
 namespace mobilenetv2 {
 
 // Names, widest last: on x86-64 out of "avx2", "avxvnni", "avx512", "avx512vnni", "avx512bf16"; on 64-bit Arm "neon",
 // "dotprod" and "i8mm". Empty where none applies; "scalar" is always possible and not listed.
-std::vector<std::string> instruction_sets();
+std::vector<const char*> instruction_sets();
+
+// Whether it is one of them, or "scalar".
+bool runs_here(const char* isa);
+
+// Seconds of a clock that only goes forward.
+double seconds_now();
 
 // Tells the processor that this thread only waits.
 void pause();
@@ -37,8 +42,8 @@ class Processors {
 
  private:
   static constexpr int MOST = 1024;
-  bool usable_[MOST] = {};
-  int count_ = 0;
+  [[maybe_unused]] bool usable_[MOST] = {};
+  [[maybe_unused]] int count_ = 0;
 };
 
 }  // namespace mobilenetv2

@@ -3,7 +3,13 @@
 
 #include <mutex>
 
+#include "pool.hpp"
+
 namespace mobilenetv2 {
+
+#if defined(MNV2_NO_THREADS)
+using ForkSafeMutex = Mutex;
+#else
 
 // fork() waits until it is free, so it is held for moments only, and what it guards is whole in the child.
 class ForkSafeMutex {
@@ -19,5 +25,7 @@ class ForkSafeMutex {
  private:
   std::mutex mutex_;
 };
+
+#endif
 
 }  // namespace mobilenetv2

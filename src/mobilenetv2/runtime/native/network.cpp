@@ -1,7 +1,6 @@
 #include "network.hpp"
 
 #include <algorithm>
-#include <stdexcept>
 #include <utility>
 
 #include "check.hpp"
@@ -10,6 +9,11 @@
 
 namespace mobilenetv2 {
 namespace {
+
+constexpr char OUT_OF_RANGE[] = "a factor is out of range";
+
+// Whether products of factors stay numbers: not NaN, and far from infinity.
+bool is_moderate(double factor) { return factor >= -1e19 && factor <= 1e19; }
 
 constexpr std::size_t KEPT_BYTES = std::size_t{64} << 20;  // larger workspaces are freed after the call
 
@@ -80,39 +84,61 @@ void set_near(Packed& packed) {
 }  // namespace
 
 template <class T>
-Network<T>::Network(const std::string& isa, int threads) : kernels_(find_kernels<T>(isa.c_str())), threads_(threads) {
-  if (!kernels_) throw std::invalid_argument("no instruction set " + isa);
-  if (threads < 1) throw std::invalid_argument("no threads");
+Network<T>::Network(const Kernels<T>& kernels, int threads) : kernels_(&kernels), threads_(threads) {
   if (threads == 1) return;
   pool_ = std::make_unique<Pool>(threads);
   threads_ = pool_->threads();
   if (threads_ == 1) pool_.reset();
 }
 
-// The factors that the mode has, and no others.
+const char* check_rounding(const Rounding& rounding) {
+  const auto is_byte = [](float value) { return value >= 0.0f && value <= 255.0f; };
+  for (const int zero : {rounding.zero, rounding.input_zero, rounding.shortcut_zero}) {
+    if (zero < 0 || zero > 255) return "a zero point is no byte";
+  }
+  const auto zero = static_cast<float>(rounding.zero);
+  const bool bytes = is_to_float(rounding.mode) || (is_byte(rounding.low + zero) && is_byte(rounding.high + zero));
+  if (!bytes || !(rounding.low <= rounding.high)) return "the limits of a result are no bytes";
+  if (!(rounding.product_low <= rounding.product_high && is_byte(rounding.product_high - rounding.product_low))) {
+    return "the limits of a product are no bytes";
+  }
+  for (const Twice& twice : {rounding.product, rounding.shortcut, rounding.total}) {
+    if (!is_moderate(twice.fraction) || !is_moderate(twice.power)) return OUT_OF_RANGE;
+  }
+  return is_moderate(rounding.shortcut_factor) && is_moderate(rounding.float_scale) ? nullptr : OUT_OF_RANGE;
+}
+
+// The factors that the mode has, and no others: what is wrong, or null.
 template <class T>
-void check_rounding(const Factors& factors, const Rounding& rounding) {
-  if (sizeof(T) == sizeof(float)) return;
+const char* check_factors(const Factors& factors, const Rounding& rounding, int channels) {
+  if (sizeof(T) == sizeof(float)) return nullptr;
   const bool once = is_once(rounding.mode);
   const bool fits = once ? factors.factor && !factors.fraction && !factors.power
                          : !factors.factor && factors.fraction && factors.power;
-  if (!fits) throw std::invalid_argument("the factors are not those of the rounding mode");
+  if (!fits) return "the factors are not those of the rounding mode";
   const bool unclamped =
       rounding.mode == RoundingMode::ONCE_SATURATING || rounding.mode == RoundingMode::TWICE_NON_NEGATIVE;
   const auto zero = static_cast<float>(rounding.zero);
   if (unclamped && (rounding.low + zero != 0.0f || rounding.high + zero != 255.0f)) {
-    throw std::invalid_argument("results that only packing clamps have the limits of a byte");
+    return "results that only packing clamps have the limits of a byte";
   }
   if (rounding.mode == RoundingMode::TWICE_NON_NEGATIVE && rounding.zero != 0) {
-    throw std::invalid_argument("results that are never negative have the zero point 0");
+    return "results that are never negative have the zero point 0";
   }
+  for (int c = 0; c < channels; c++) {
+    if (once ? !is_moderate(factors.factor[c]) : !is_moderate(factors.fraction[c]) || !is_moderate(factors.power[c])) {
+      return OUT_OF_RANGE;
+    }
+  }
+  return check_rounding(rounding);
 }
 
 template <class T>
 int Network<T>::add_matrix(const Weight* weights, const Sum* bias, int channels, int depth, int input_factor,
-                           const Factors& factors, const Rounding& rounding) {
+                           const Factors& factors, const Rounding& rounding, Problem& problem) {
   constexpr int TOGETHER = sizeof(T) == 1 ? 4 : 1;  // steps of the depth in a lane
-  check_rounding<T>(factors, rounding);
+  problem.what = check_factors<T>(factors, rounding, channels);
+  if (problem.what) return -1;
   const int lanes = kernels_->lanes;
   const int vectors = (channels + lanes - 1) / lanes;
   Matrix<T> matrix;
@@ -137,7 +163,11 @@ int Network<T>::add_matrix(const Weight* weights, const Sum* bias, int channels,
   matrix.fraction = in_order(factors.fraction, channels, order);
   matrix.power = in_order(factors.power, channels, order);
   set_near(matrix);
-  matrix.weights = Buffer<Weight>(order.size() * static_cast<std::size_t>(depth));
+  matrix.weights = Buffer<Weight>::if_there_is_memory(order.size() * static_cast<std::size_t>(depth));
+  if (!matrix.weights.data()) {
+    problem.what = NO_MEMORY;
+    return -1;
+  }
   Weight* to = matrix.weights.data();
   for (const Panel& panel : matrix.panels) {
     const int* const first = order.data() + panel.channel;
@@ -165,9 +195,10 @@ int Network<T>::add_matrix(const Weight* weights, const Sum* bias, int channels,
 
 template <class T>
 int Network<T>::add_depthwise(const Weight* weights, const Sum* bias, int channels, int copies, const Factors& factors,
-                              const Rounding& rounding) {
-  check_rounding<T>(factors, rounding);
-  if (is_to_float(rounding.mode)) throw std::invalid_argument("a depthwise layer gives no floats");
+                              const Rounding& rounding, Problem& problem) {
+  problem.what = check_factors<T>(factors, rounding, channels);
+  if (!problem.what && is_to_float(rounding.mode)) problem.what = "a depthwise layer gives no floats";
+  if (problem.what) return -1;
   const std::size_t size = static_cast<std::size_t>(channels);
   const std::size_t count = size * (sizeof(T) == 1 ? 12 * static_cast<std::size_t>(copies) : 9);
   DepthwiseWeights<T> packed;
@@ -224,10 +255,11 @@ std::size_t Plan::size(int images) const {
 }
 
 template <class T>
-std::shared_ptr<Plan> Network<T>::plan(std::vector<Step> steps, int threads) const {
-  auto plan = std::make_shared<Plan>();
+std::unique_ptr<Plan> Network<T>::plan(std::vector<Step> steps, int threads, Problem& problem) const {
+  problem = check_steps(*this, steps, threads);
+  if (problem.what) return nullptr;
+  auto plan = std::make_unique<Plan>();
   plan->threads = threads;
-  check_steps(*this, steps, threads);
   for (Step& step : steps) {
     step.thread_scratch = scratch_size(*this, step);
     for (const std::ptrdiff_t input : step.inputs) {
@@ -249,22 +281,23 @@ std::shared_ptr<Plan> Network<T>::plan(std::vector<Step> steps, int threads) con
 }
 
 template <class T>
-void Network<T>::run(const Plan& plan, const Images& images, void* const* answers, double* seconds) {
-  Buffer<T> workspace = take_workspace(plan.size(images.count));
+void Network<T>::run(const Plan& plan, const Images& images, void* const* answers, double* seconds, T* given) {
+  Buffer<T> kept = given ? Buffer<T>() : take_workspace(plan.size(images.count));
   const FlushSubnormals flush;
   std::vector<Ahead<T>> ahead(static_cast<std::size_t>(plan.threads), Ahead<T>(*this));
-  Run<T> run{*this, plan, images, answers, workspace.data(), nullptr, nullptr, 0, ahead.data(), seconds};
+  Run<T> run{*this, plan, images, answers, given ? given : kept.data(), nullptr, nullptr, 0, ahead.data(), seconds};
   if (pool_ && plan.threads > 1) {
-    std::unique_lock<std::mutex> lock(pool_mutex_, std::defer_lock);
-    if (!pool_->forked()) lock.lock();  // in a forked child, whoever held it may not exist
+    const bool locks = !pool_->forked();  // in a forked child, whoever held it may not exist
+    if (locks) pool_mutex_.lock();
     run.pool = pool_.get();
     execute(run);
+    if (locks) pool_mutex_.unlock();
   } else {
     Pool alone(1);
     run.pool = &alone;
     execute(run);
   }
-  give_back(std::move(workspace));
+  if (!given) give_back(std::move(kept));
 }
 
 template <class T>

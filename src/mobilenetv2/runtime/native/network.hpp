@@ -4,8 +4,7 @@
 #include <cstddef>
 #include <cstdint>
 #include <memory>
-#include <mutex>
-#include <string>
+#include <new>
 #include <vector>
 
 #include "fork_safe_mutex.hpp"
@@ -21,18 +20,34 @@ template <class T>
 class Buffer {
  public:
   Buffer() = default;
-  explicit Buffer(std::size_t size) : bytes_(new unsigned char[size * sizeof(T) + 2 * LINE_BYTES]), size_(size) {
-    const std::size_t past = reinterpret_cast<std::uintptr_t>(bytes_.get()) % LINE_BYTES;
-    data_ = reinterpret_cast<T*>(bytes_.get() + (past ? LINE_BYTES - past : 0));
+  explicit Buffer(std::size_t size) : Buffer(new unsigned char[size * sizeof(T) + 2 * LINE_BYTES], size) {}
+  // Empty where there is no memory.
+  static Buffer if_there_is_memory(std::size_t size) {
+    unsigned char* const bytes = new (std::nothrow) unsigned char[size * sizeof(T) + 2 * LINE_BYTES];
+    return bytes ? Buffer(bytes, size) : Buffer();
   }
   T* data() const { return data_; }
   std::size_t size() const { return size_; }
 
  private:
+  Buffer(unsigned char* bytes, std::size_t size) : bytes_(bytes), size_(size) {
+    const std::size_t past = reinterpret_cast<std::uintptr_t>(bytes_.get()) % LINE_BYTES;
+    data_ = reinterpret_cast<T*>(bytes_.get() + (past ? LINE_BYTES - past : 0));
+  }
+
   std::unique_ptr<unsigned char[]> bytes_;
   T* data_ = nullptr;
   std::size_t size_ = 0;
 };
+
+// What is wrong with weights or a plan: a sentence, null where nothing is; and which step of a plan it is about.
+struct Problem {
+  static constexpr int NO_STEP = -1;
+  const char* what = nullptr;
+  int step = NO_STEP;
+};
+
+inline constexpr char NO_MEMORY[] = "there is no memory for it";
 
 // What an int8 layer does with its sums, beside the factors of its channels; see Requantize. `low` and `high` are codes
 // less `zero`; `input_zero` is the zero point of the input: what the border of a depthwise layer, and of a mean, counts
@@ -160,6 +175,9 @@ struct Plan {
 template <class T>
 class Network;
 
+// What is wrong with the numbers of a rounding of bytes, or null.
+const char* check_rounding(const Rounding& rounding);
+
 // Whether a step of a network of bytes makes float32.
 template <class T>
 bool makes_floats(const Network<T>& network, const Step& step);
@@ -176,24 +194,26 @@ class Network {
   using Weight = typename Types<T>::Weight;
   using Sum = typename Types<T>::Sum;
 
-  // `threads`: at most; threads() says how many the system gave. Throws std::invalid_argument if the processor lacks
-  // the instruction set.
-  Network(const std::string& isa, int threads);
+  // `threads`: at least 1, and at most; threads() says how many the system gave.
+  Network(const Kernels<T>& kernels, int threads);
 
+  // A handle, or -1 and what is wrong.
   // (channels, depth) row by row, one bias per channel. Of int8, the depth of a segment is a multiple of 4.
   int add_matrix(const Weight* weights, const Sum* bias, int channels, int depth, int input_factor,
-                 const Factors& factors, const Rounding& rounding);
+                 const Factors& factors, const Rounding& rounding, Problem& problem);
   // As Depthwise wants them.
   int add_depthwise(const Weight* weights, const Sum* bias, int channels, int copies, const Factors& factors,
-                    const Rounding& rounding);
+                    const Rounding& rounding, Problem& problem);
   // Input values that stand for zero once normalised, one per channel: the border of a convolution over uint8 pixels.
   void set_pixel_padding(std::vector<float> values) { padding_ = std::move(values); }
 
-  // `threads`: 1 or threads(). Checks every precondition of the executor and the kernels, and throws
-  // std::invalid_argument where one fails.
-  std::shared_ptr<Plan> plan(std::vector<Step> steps, int threads) const;
+  // `threads`: 1 or threads(). Checks every precondition of the executor and the kernels; null, and what is wrong,
+  // where one fails.
+  std::unique_ptr<Plan> plan(std::vector<Step> steps, int threads, Problem& problem) const;
   // `answers`: as many as the plan has. `seconds`: null, or one number per step, to which its time is added.
-  void run(const Plan& plan, const Images& images, void* const* answers, double* seconds = nullptr);
+  // `workspace`: of as many elements as the plan says, or null: then one is kept from call to call.
+  void run(const Plan& plan, const Images& images, void* const* answers, double* seconds = nullptr,
+           T* workspace = nullptr);
 
   int threads() const { return threads_; }
   std::size_t weight_bytes() const;  // of all packed weights and what belongs to them
@@ -213,7 +233,7 @@ class Network {
   std::vector<Matrix<T>> matrices_;
   std::vector<DepthwiseWeights<T>> depthwises_;
   std::vector<float> padding_;
-  std::mutex pool_mutex_;
+  Mutex pool_mutex_;
   std::unique_ptr<Pool> pool_;  // none for one thread: then calls run side by side, each on its own workspace
   ForkSafeMutex workspace_mutex_;
   std::vector<Buffer<T>> workspaces_;

@@ -1,6 +1,9 @@
 // Threads that share the tasks of one loop at a time.
+//
+// With MNV2_NO_THREADS, for systems that have none, whoever calls does all of them.
 #pragma once
 
+#if !defined(MNV2_NO_THREADS)
 #include <atomic>
 #include <condition_variable>
 #include <cstdint>
@@ -9,8 +12,32 @@
 #include <vector>
 
 #include "cpu.hpp"
+#endif
 
 namespace mobilenetv2 {
+
+#if defined(MNV2_NO_THREADS)
+
+class Mutex {
+ public:
+  void lock() {}
+  void unlock() {}
+};
+
+class Pool {
+ public:
+  explicit Pool(int) {}
+  static bool forked() { return false; }
+  static int threads() { return 1; }
+  template <typename Body>
+  void parallel(int count, Body&& body) {
+    for (int task = 0; task < count; task++) body(task, 0);
+  }
+};
+
+#else
+
+using Mutex = std::mutex;
 
 // At most `threads - 1` workers, as many as the system gives, and whoever calls. Workers look for work for some ten
 // microseconds before they sleep. Tasks are claimed one by one, so a worker that the system does not let run is never
@@ -63,5 +90,7 @@ class Pool {
   std::mutex mutex_;
   std::condition_variable wake_;
 };
+
+#endif
 
 }  // namespace mobilenetv2

@@ -23,24 +23,14 @@ namespace {
 #define MNV2_FLOAT_TABLE(name, floats) &name::float_kernels,
 #define MNV2_BYTE_TABLE(name, floats) &name::byte_kernels,
 template <class T>
-const std::vector<const Kernels<T>*>& tables();
+std::vector<const Kernels<T>*> tables();
 template <>
-const std::vector<const Kernels<float>*>& tables<float>() {
-  static const std::vector<const Kernels<float>*> all{MNV2_FLOAT_TARGETS(MNV2_FLOAT_TABLE)};
-  return all;
+std::vector<const Kernels<float>*> tables<float>() {
+  return {MNV2_FLOAT_TARGETS(MNV2_FLOAT_TABLE)};
 }
 template <>
-const std::vector<const Kernels<std::uint8_t>*>& tables<std::uint8_t>() {
-  static const std::vector<const Kernels<std::uint8_t>*> all{MNV2_BYTE_TARGETS(MNV2_BYTE_TABLE)};
-  return all;
-}
-
-bool runs_here(const char* isa) {
-  if (std::strcmp(isa, "scalar") == 0) return true;
-  for (const std::string& name : instruction_sets()) {
-    if (name == isa) return true;
-  }
-  return false;
+std::vector<const Kernels<std::uint8_t>*> tables<std::uint8_t>() {
+  return {MNV2_BYTE_TARGETS(MNV2_BYTE_TABLE)};
 }
 
 }  // namespace
@@ -54,10 +44,10 @@ const Kernels<T>* find_kernels(const char* isa) {
 }
 
 template <class T>
-std::vector<std::string> kernel_names() {
-  std::vector<std::string> names;
+std::vector<const char*> kernel_names() {
+  std::vector<const char*> names;
   for (const Kernels<T>* const kernels : tables<T>()) {
-    if (runs_here(kernels->isa)) names.emplace_back(kernels->isa);
+    if (runs_here(kernels->isa)) names.push_back(kernels->isa);
   }
   return names;
 }
@@ -71,7 +61,7 @@ const char* float_target(const char* isa) {
 
 template const Kernels<float>* find_kernels<float>(const char*);
 template const Kernels<std::uint8_t>* find_kernels<std::uint8_t>(const char*);
-template std::vector<std::string> kernel_names<float>();
-template std::vector<std::string> kernel_names<std::uint8_t>();
+template std::vector<const char*> kernel_names<float>();
+template std::vector<const char*> kernel_names<std::uint8_t>();
 
 }  // namespace mobilenetv2

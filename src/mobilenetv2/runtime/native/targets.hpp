@@ -1,7 +1,6 @@
 // Which targets this build has, from targets.def.
 #pragma once
 
-#include <string>
 #include <vector>
 
 #include "kernels.hpp"
@@ -10,7 +9,7 @@ namespace mobilenetv2 {
 
 // Names of the tables that find_kernels has here, best last.
 template <class T>
-std::vector<std::string> kernel_names();
+std::vector<const char*> kernel_names();
 
 // The target whose float kernels go with a target's int8 kernels, by name; null for an unknown one.
 const char* float_target(const char* isa);

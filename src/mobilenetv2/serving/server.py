@@ -1,0 +1,163 @@
+"""Runs a service until it is told to stop."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import logging
+import signal
+import socket
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import uvicorn
+from uvicorn.protocols.http.auto import AutoHTTPProtocol
+
+from ..errors import UserError
+from ..processors import usable_processors
+from .app import Service
+from .limits import Limits
+from .tasks import Task
+
+STOPPING = (signal.SIGINT, signal.SIGTERM)
+BACKLOG = 2048
+
+
+def serve(
+    task: Task,
+    name: str,
+    host: str,
+    port: int,
+    limits: Limits,
+    started: Callable[[str], object],
+) -> None:
+    """Serves a model until SIGTERM or SIGINT; requests in flight are answered first.
+
+    Args:
+        task: The model.
+        name: What the model is called.
+        host: Address to listen at.
+        port: Port to listen at; 0: a free one.
+        limits: What is accepted.
+        started: Called with the address, once requests are answered.
+
+    Raises:
+        UserError: The address cannot be listened at.
+    """
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    try:
+        listening = socket.create_server((host, port), family=family, backlog=BACKLOG)
+    except (OSError, OverflowError) as error:
+        reason = getattr(error, "strerror", None) or error
+        raise UserError(f"{host} port {port} cannot be listened at: {reason}") from None
+    # a form that cannot be read is answered, and not a matter of the server's log
+    logging.getLogger("python_multipart").setLevel(logging.CRITICAL)
+    with listening:
+        service = Service(task, name, usable_processors(), limits)
+        shown = f"[{host}]" if ":" in host else host
+        address = f"http://{shown}:{listening.getsockname()[1]}"
+        config = uvicorn.Config(
+            service.app(),
+            http=protocol(limits.seconds),
+            ws="none",
+            lifespan="off",
+            log_level="error",
+            access_log=False,
+            server_header=False,
+            backlog=BACKLOG,
+            timeout_graceful_shutdown=int(2 * limits.seconds) + 1,
+        )
+        _Server(config, service, lambda: started(address)).run([listening])
+        service.close()
+
+
+class _Server(uvicorn.Server):
+    """uvicorn's server, which ends without raising the signal again."""
+
+    def __init__(
+        self, config: uvicorn.Config, service: Service, started: Callable[[], object]
+    ) -> None:
+        super().__init__(config)
+        self._service = service
+        self._started = started
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        await super().startup(sockets)
+        if self.started:
+            self._started()
+
+    @contextmanager
+    def capture_signals(self) -> Iterator[None]:
+        before = {number: signal.signal(number, self._stop) for number in STOPPING}
+        try:
+            yield
+        finally:
+            for number, handler in before.items():
+                signal.signal(number, handler)
+
+    def _stop(self, number: int, frame: Any) -> None:
+        self.force_exit = self.should_exit and number == signal.SIGINT
+        self.should_exit, self._service.ready = True, False
+
+
+def protocol(seconds: float) -> type[asyncio.Protocol]:
+    """uvicorn's protocol, which also answers a request whose head never ends, and one that was cut off.
+
+    Args:
+        seconds: For the head of a request.
+    """
+
+    class Timed(AutoHTTPProtocol):  # type: ignore[misc, valid-type]
+        _timer: asyncio.TimerHandle | None = None
+
+        def connection_made(self, transport: asyncio.Transport) -> None:
+            super().connection_made(transport)
+            self._timer = self.loop.call_later(seconds, self._expire)
+
+        def data_received(self, data: bytes) -> None:
+            super().data_received(data)
+            if self._waiting() and self._timer is None:
+                self._timer = self.loop.call_later(seconds, self._expire)
+            elif not self._waiting():
+                self._cancel()
+
+        def connection_lost(self, error: Exception | None) -> None:
+            self._cancel()
+            super().connection_lost(error)
+
+        def eof_received(self) -> bool:
+            """Whether the connection stays open for the answer."""
+            if self.cycle is None or self.cycle.response_complete:
+                return False
+            if self.cycle.more_body and not self.cycle.response_started:
+                self._refuse("400 Bad Request", "the request was cut off")
+                return False
+            self.cycle.keep_alive = False
+            return True
+
+        def _waiting(self) -> bool:
+            """Whether no request is being received or answered."""
+            return self.cycle is None or self.cycle.response_complete
+
+        def _cancel(self) -> None:
+            if self._timer is not None:
+                self._timer.cancel()
+                self._timer = None
+
+        def _expire(self) -> None:
+            self._timer = None
+            if self._waiting() and not self.transport.is_closing():
+                self._refuse(
+                    "408 Request Timeout", f"no request was complete after {seconds:g} seconds"
+                )
+                self.transport.close()
+
+        def _refuse(self, status: str, message: str) -> None:
+            content = json.dumps({"error": message})
+            self.transport.write(
+                f"HTTP/1.1 {status}\r\ncontent-type: application/json\r\nconnection: close\r\n"
+                f"content-length: {len(content)}\r\n\r\n{content}".encode()
+            )
+
+    return Timed

@@ -1,0 +1,246 @@
+"""What a service does with an image, for each task of a model: options, JSON, tensors."""
+
+from __future__ import annotations
+
+import base64
+from collections.abc import Mapping, Sequence
+from typing import Any, ClassVar
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ..decoding import decode, ignore_remark
+from ..drawing import mask_png
+from ..errors import UserError
+from ..loading import load
+from .limits import RefusalError
+
+MAX_BOXES = 1000
+# by option of a request: how its text is read
+KINDS: dict[str, Any] = {
+    "top": int,
+    "threshold": float,
+    "iou_threshold": float,
+    "limit": int,
+    "class": str,
+    "mask": str,
+}
+
+
+class Task:
+    """A model and what a service does with it.
+
+    Args:
+        model: As for `mobilenetv2.load`.
+        max_pixels: Of an image.
+
+    Attributes:
+        model: The model, which runs on the thread that calls it.
+    """
+
+    name: ClassVar[str]
+    options: ClassVar[tuple[str, ...]] = ()
+    # name -> datatype and shape of each output of the V2 protocol; the first `answered` by default
+    outputs: dict[str, tuple[str, list[int]]]
+    answered: ClassVar[int] = 8
+
+    def __init__(self, model: Any, max_pixels: int) -> None:
+        self.model = model
+        self._max_pixels = max_pixels
+
+    def checked(self, options: Mapping[str, Any]) -> dict[str, Any]:
+        """The options of a request, as numbers.
+
+        Args:
+            options: Texts, or lists of them; or what JSON has for them.
+
+        Raises:
+            RefusalError: One is unknown, or not a number.
+        """
+        values: dict[str, Any] = {}
+        for name, value in options.items():
+            if name not in self.options:
+                known = ", ".join(self.options) or "none"
+                raise RefusalError(
+                    400, f"unknown option {name!r:.80}: a {self.name} model has {known}"
+                )
+            last = value[-1] if isinstance(value, list) and name != "class" and value else value
+            try:
+                values[name] = last if name == "class" else KINDS[name](last)
+            except (TypeError, ValueError):
+                raise RefusalError(400, f"{name} must be a number, not {last!r:.80}") from None
+        return values
+
+    def run(self, image: Any, options: Mapping[str, Any]) -> Any:
+        """The result for one image: a file's content, or decoded pixels.
+
+        Raises:
+            ImageError: The image cannot be decoded.
+            UserError: An option is out of range.
+        """
+        if not isinstance(image, np.ndarray):
+            image = decode(image, max_pixels=self._max_pixels, warn=ignore_remark)
+        return self._run(image, options)
+
+    def _run(self, image: Any, options: Mapping[str, Any]) -> Any:
+        raise NotImplementedError
+
+    def plain(self, result: Any, options: Mapping[str, Any]) -> dict[str, Any]:
+        """A result as a dictionary fit for JSON."""
+        raise NotImplementedError
+
+    def tensors(self, results: Sequence[Any]) -> dict[str, NDArray[Any]]:
+        """The results of a request as tensors, by name."""
+        raise NotImplementedError
+
+
+class Classification(Task):
+    """The most probable classes."""
+
+    name = "classification"
+    options = ("top",)
+
+    def __init__(self, model: Any, max_pixels: int) -> None:
+        super().__init__(model, max_pixels)
+        shape = [-1, -1]
+        self.outputs = {
+            "label": ("BYTES", shape),
+            "index": ("INT64", shape),
+            "probability": ("FP32", shape),
+        }
+
+    def _run(self, image: Any, options: Mapping[str, Any]) -> Any:
+        return self.model.classify(image, **options)
+
+    def plain(self, result: Any, options: Mapping[str, Any]) -> dict[str, Any]:
+        rows = [
+            {"label": p.label, "index": p.index, "probability": round(p.probability, 6)}
+            for p in result
+        ]
+        return {"predictions": rows}
+
+    def tensors(self, results: Sequence[Any]) -> dict[str, NDArray[Any]]:
+        return {
+            "label": np.array([[p.label for p in result] for result in results], object),
+            "index": np.array([[p.index for p in result] for result in results], np.int64),
+            "probability": np.array([[p.probability for p in r] for r in results], np.float32),
+        }
+
+
+class Detection(Task):
+    """Objects with their boxes."""
+
+    name = "detection"
+    options = ("threshold", "iou_threshold", "limit", "class")
+
+    def __init__(self, model: Any, max_pixels: int) -> None:
+        super().__init__(model, max_pixels)
+        self.outputs = {
+            "boxes": ("FP32", [-1, 4]),
+            "scores": ("FP32", [-1]),
+            "labels": ("BYTES", [-1]),
+            "indices": ("INT64", [-1]),
+            "image": ("INT64", [-1]),
+        }
+
+    def _run(self, image: Any, options: Mapping[str, Any]) -> Any:
+        selection = dict(options)
+        if "class" in selection:
+            names = selection.pop("class")
+            names = names if isinstance(names, list) else [names]
+            selection["classes"] = tuple(map(self._class, names))
+        if selection.get("limit", 0) > MAX_BOXES:
+            raise UserError(f"limit must be at most {MAX_BOXES}")
+        return self.model.detect(image, **selection)
+
+    def _class(self, name: Any) -> Any:
+        """A label, or the index that a text of digits means."""
+        digits = isinstance(name, str) and name.isascii() and name.isdigit() and len(name) < 9
+        return int(name) if digits and name not in self.model.class_names() else name
+
+    def plain(self, result: Any, options: Mapping[str, Any]) -> dict[str, Any]:
+        plain: dict[str, Any] = result.to_dict()
+        return plain
+
+    def tensors(self, results: Sequence[Any]) -> dict[str, NDArray[Any]]:
+        counts = [len(result) for result in results]
+        return {
+            "boxes": np.concatenate([result.boxes for result in results]),
+            "scores": np.concatenate([result.scores for result in results]).astype(np.float32),
+            "labels": np.array([label for result in results for label in result.labels], object),
+            "indices": np.concatenate([result.indices for result in results]).astype(np.int64),
+            "image": np.repeat(np.arange(len(results), dtype=np.int64), counts),
+        }
+
+
+class SegmentationTask(Task):
+    """The class of each pixel."""
+
+    name = "segmentation"
+    options = ("mask",)
+    answered = 1
+
+    def __init__(self, model: Any, max_pixels: int) -> None:
+        super().__init__(model, max_pixels)
+        wide = len(model.class_names()) > 256
+        self.outputs = {
+            "mask": ("UINT16" if wide else "UINT8", [-1, -1, -1]),
+            "mask_png": ("BYTES", [-1]),
+        }
+
+    def _run(self, image: Any, options: Mapping[str, Any]) -> Any:
+        return self.model.segment(image)
+
+    def plain(self, result: Any, options: Mapping[str, Any]) -> dict[str, Any]:
+        plain: dict[str, Any] = result.to_dict()
+        plain["indices"] = {result.labels[i]: i for i, _ in result.class_shares()}
+        if options.get("mask", "false") == "true":
+            plain["mask"] = base64.b64encode(mask_png(result.mask)).decode()
+        return plain
+
+    def tensors(self, results: Sequence[Any]) -> dict[str, NDArray[Any]]:
+        files = np.empty(len(results), object)
+        for i, result in enumerate(results):
+            files[i] = mask_png(result.mask)
+        tensors: dict[str, NDArray[Any]] = {"mask_png": files}
+        if len({result.mask.shape for result in results}) == 1:
+            tensors["mask"] = np.stack([result.mask for result in results])
+        return tensors
+
+
+class FeaturesTask(Task):
+    """A vector that describes the image."""
+
+    name = "features"
+
+    def __init__(self, model: Any, max_pixels: int) -> None:
+        super().__init__(model, max_pixels)
+        self.outputs = {"features": ("FP32", [-1, -1])}
+
+    def _run(self, image: Any, options: Mapping[str, Any]) -> Any:
+        return self.model.features(self.model.checkpoint.preprocessing(image)[None])[0]
+
+    def plain(self, result: Any, options: Mapping[str, Any]) -> dict[str, Any]:
+        return {"features": result.tolist()}
+
+    def tensors(self, results: Sequence[Any]) -> dict[str, NDArray[Any]]:
+        return {"features": np.stack(results)}
+
+
+TASKS: dict[str, type[Task]] = {
+    task.name: task for task in (Classification, Detection, SegmentationTask, FeaturesTask)
+}
+
+
+def load_task(model: str, max_pixels: int) -> Task:
+    """A model for a service, which runs on the thread that calls it; many threads may.
+
+    Args:
+        model: A file or a name.
+        max_pixels: Of an image.
+
+    Raises:
+        UserError: As for `mobilenetv2.load`.
+    """
+    loaded = load(model, threads=1)
+    return TASKS[loaded.checkpoint.architecture.head.task](loaded, max_pixels)

@@ -1,0 +1,105 @@
+"""A static page that runs models in the browser: its files, and the JavaScript package that it uses."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import shutil
+import tempfile
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from ..arguments import check_path
+from ..errors import ModelFileError, UserError
+from ..int8 import AnyCheckpoint, Int8Checkpoint
+from ..runtime.program import write_program
+
+HERE = Path(__file__).parent
+PACKAGE = "mobilenetv2"  # the folder of the JavaScript package in the site
+LIST = "models.json"  # tells a site from another folder
+
+
+def write_page(
+    models: Sequence[AnyCheckpoint], folder: str | os.PathLike[str], title: str = "MobileNetV2"
+) -> None:
+    """Writes a folder that classifies, detects or segments photos in the browser, without a server of
+    its own and without any other host.
+
+    Args:
+        models: One or more models; the page lets its user choose, the first one to begin with.
+        folder: The folder to write; an earlier page there is replaced.
+        title: Of the page.
+
+    Raises:
+        UserError: There is no model, a model ends in features, or the folder has other files.
+        ModelFileError: The folder cannot be written.
+    """
+    if not models:
+        raise UserError("a page needs a model")
+    for model in models:
+        if model.architecture.head.task == "features":
+            raise UserError("the model ends in features: a page has nothing to show of them")
+    target = Path(check_path("folder", folder))
+    _check_target(target)
+    try:
+        staged = Path(tempfile.mkdtemp(prefix=f".{target.name[:40]}.", dir=target.parent))
+    except OSError as error:
+        raise ModelFileError(f"{target}: cannot be written: {error.strerror}") from None
+    try:
+        site = staged / target.name
+        _write_site(models, site, title)
+        if target.is_dir():
+            os.replace(target, staged / "before")
+        os.replace(site, target)
+    except OSError as error:
+        raise ModelFileError(f"{target}: cannot be written: {error.strerror or error}") from None
+    finally:
+        shutil.rmtree(staged, ignore_errors=True)
+
+
+def _check_target(target: Path) -> None:
+    if not target.parent.is_dir():
+        raise UserError(f"{target}: the folder {target.parent} does not exist")
+    if target.exists() and not target.is_dir():
+        raise UserError(f"{target}: a page is a folder, and a file has this name")
+    if target.is_dir() and any(target.iterdir()) and not (target / LIST).is_file():
+        raise UserError(f"{target}: a folder with other files: give a new name")
+
+
+def _write_site(models: Sequence[AnyCheckpoint], site: Path, title: str) -> None:
+    shutil.copytree(HERE / "page", site)
+    for part in ("src", "wasm"):
+        shutil.copytree(HERE / "js" / part, site / PACKAGE / part)
+    entries = []
+    for index, model in enumerate(models):
+        file = f"model-{index}.mnv2"
+        segments = model.architecture.head.task == "segmentation"
+        write_program(model, site / file, mask=segments)
+        entries.append({"name": _name(model), "file": file})
+    listed = {"title": title, "models": entries}
+    (site / LIST).write_text(json.dumps(listed, ensure_ascii=False), encoding="utf-8")
+    contents = {
+        path.relative_to(site).as_posix(): path.read_bytes()
+        for path in sorted(site.rglob("*"))
+        if path.is_file()
+    }
+    offline = contents.pop("offline.js").decode("utf-8")
+    kept = json.dumps({"version": _version(contents), "files": ["./", *contents]})
+    placeholder = '/*SITE*/ { version: "", files: [] }'
+    assert placeholder in offline
+    (site / "offline.js").write_text(offline.replace(placeholder, kept), encoding="utf-8")
+
+
+def _name(model: AnyCheckpoint) -> str:
+    numbers = "int8" if isinstance(model, Int8Checkpoint) else "float32"
+    height, width = model.preprocessing.size
+    return f"{numbers}, {height} x {width}"
+
+
+def _version(contents: Mapping[str, bytes]) -> str:
+    """A name that changes with the files of a site."""
+    digest = hashlib.sha256()
+    for name, content in contents.items():
+        digest.update(f"{name} {len(content)} ".encode() + content)
+    return f"mobilenetv2-{digest.hexdigest()[:16]}"

@@ -1,0 +1,91 @@
+// A model file in the browser, or under Node: loaded, and run on images.
+
+import { bytesAt, bytesOf } from "./files.js";
+import { toImage } from "./images.js";
+import { Program } from "./program.js";
+import { toPixels } from "./resize.js";
+import { classes, detections, rows, segmentation } from "./results.js";
+
+/**
+ * Loads a model file that `mobilenetv2 convert MODEL model.mnv2` wrote.
+ *
+ * @param {string | URL | ArrayBuffer | Uint8Array | Response} source Its address, or its content.
+ * @param {{wasm?: string | URL, relaxed?: boolean}} options wasm: the folder of the .wasm files; relaxed: false leaves
+ *   relaxed SIMD unused.
+ */
+export async function load(source, options = {}) {
+  return new Model(await Program.open(await contentOf(source), options));
+}
+
+/** A model, ready to run; `close` gives its memory back. */
+export class Model {
+  #program;
+
+  constructor(program) {
+    this.#program = program;
+    /** What the file says of itself: task, labels, preprocessing, outputs, provenance. */
+    this.info = program.info;
+    /** "classification", "detection", "segmentation" or "features". */
+    this.task = program.info.task;
+    /** The labels of the classes. */
+    this.labels = program.info.labels;
+    /** Instructions in use: "simd128" or "relaxed". */
+    this.instructions = program.instructions;
+    /** Milliseconds that the network took in the last call, without reading and resizing the image. */
+    this.milliseconds = 0;
+  }
+
+  /** Outputs by name, of pixels (height, width, channels) of the model's size. */
+  run(pixels) {
+    const begin = performance.now();
+    const outputs = this.#program.run(pixels);
+    this.milliseconds = performance.now() - begin;
+    return outputs;
+  }
+
+  /** The best classes of an image: [{label, index, probability}], the best first. */
+  async classify(image, { top = 5 } = {}) {
+    this.#mustBe("classification");
+    const [logits] = this.#results(await toImage(image));
+    return classes(this.info, logits, top);
+  }
+
+  /**
+   * The objects in an image, best first: [{label, index, score, box}]; a box is [left, top, right, bottom] in pixels of
+   * the image.
+   */
+  async detect(image, { threshold = 0.5, iouThreshold = 0.6, limit = 100 } = {}) {
+    this.#mustBe("detection");
+    const read = await toImage(image);
+    const [codes, scores] = rows(this.info, this.#results(read));
+    return detections(this.info, codes, scores, read, { threshold, iouThreshold, limit });
+  }
+
+  /** The class of each pixel of an image: {mask, width, height, classes: [{label, index, share}]}. */
+  async segment(image) {
+    this.#mustBe("segmentation");
+    const read = await toImage(image);
+    const { mask } = this.run(toPixels(this.info.preprocessing, read));
+    if (mask === undefined) throw new Error("the file gives scores: write it with --results final");
+    return segmentation(this.info, mask, read);
+  }
+
+  /** Gives the memory back. The model cannot be used afterwards. */
+  close() {
+    this.#program.close();
+  }
+
+  #results(image) {
+    return Object.values(this.run(toPixels(this.info.preprocessing, image)));
+  }
+
+  #mustBe(task) {
+    if (this.task !== task) throw new Error(`the model is for ${this.task}, not ${task}`);
+  }
+}
+
+async function contentOf(source) {
+  if (source instanceof Uint8Array) return source;
+  if (source instanceof ArrayBuffer) return new Uint8Array(source);
+  return typeof Response !== "undefined" && source instanceof Response ? bytesOf(source) : bytesAt(source);
+}

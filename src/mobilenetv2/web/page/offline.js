@@ -1,0 +1,20 @@
+// Keeps the files of the page, so that it works without a connection after the first visit. The line below is filled in
+// when the page is written: a name that changes with the files, and their list.
+const { version, files } = /*SITE*/ { version: "", files: [] };
+
+self.addEventListener("install", (event) => {
+  event.waitUntil(
+    caches.open(version).then((cache) => cache.addAll(files.map((file) => new Request(file, { cache: "reload" })))),
+  );
+  self.skipWaiting();
+});
+self.addEventListener("activate", (event) => {
+  event.waitUntil(
+    caches.keys().then((names) => Promise.all(names.filter((name) => name !== version).map((name) => caches.delete(name)))),
+  );
+  self.clients.claim();
+});
+self.addEventListener("fetch", (event) => {
+  if (event.request.method !== "GET") return;
+  event.respondWith(caches.match(event.request, { ignoreSearch: true }).then((kept) => kept ?? fetch(event.request)));
+});

@@ -1,0 +1,185 @@
+"""A file of another format gets its name only after its own runtime gave our results."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+import mobilenetv2 as mnv2
+from mobilenetv2 import exporting
+from mobilenetv2.cli import run
+from mobilenetv2.exporting import MismatchError
+from mobilenetv2.verification import compare
+from mobilenetv2.verification import onnx as onnx_runner
+from mobilenetv2.writers import FORMATS, WriteOptions, WriterError
+
+pytest.importorskip("onnx")
+pytest.importorskip("onnxruntime")
+ROOT = Path(__file__).parents[1]
+
+
+def test_the_photo_of_the_package_is_the_example() -> None:
+    assert exporting.PHOTO.read_bytes() == (ROOT / "examples" / "cat.jpg").read_bytes()
+
+
+def test_the_command_knows_every_format() -> None:
+    from mobilenetv2.cli.convert import OURS, TARGETS
+
+    assert set(TARGETS) == {OURS, *FORMATS}
+
+
+def test_a_model_is_written_and_checked(tmp_path) -> None:
+    exported = mnv2.export(mnv2.load("cifar10"), tmp_path / "cifar10.onnx")
+    assert exported.files == (tmp_path / "cifar10.onnx",)
+    assert exported.runtime.startswith("onnxruntime ")
+    assert (exported.images, exported.unchecked, exported.format) == (1, "", "onnx")
+    assert [each.result for each in exported.differences] == ["logits"]
+    assert exported.differences[0].largest < 1e-4
+    assert os.listdir(tmp_path) == ["cifar10.onnx"]
+
+
+def test_other_results_leave_nothing_and_keep_what_was_there(tmp_path, monkeypatch, capsys) -> None:
+    target = tmp_path / "cifar10.onnx"
+    target.write_bytes(b"before")
+    honest = onnx_runner.run
+
+    def changed(*arguments):
+        return {name: values + 0.1 for name, values in honest(*arguments).items()}
+
+    monkeypatch.setattr(onnx_runner, "run", changed)
+    with pytest.raises(MismatchError, match="not written: onnxruntime .* gives other logits"):
+        mnv2.export(mnv2.load("cifar10"), target)
+    assert run(["convert", "cifar10", str(target)]) == 1
+    assert "gives other logits" in capsys.readouterr().err
+    assert os.listdir(tmp_path) == ["cifar10.onnx"]
+    assert target.read_bytes() == b"before"
+    assert run(["convert", "cifar10", str(target), "--no-verify"]) == 0
+    assert "not checked" in capsys.readouterr().err
+    assert target.read_bytes() != b"before"
+
+
+def test_values_that_are_not_numbers_pass_nowhere(tmp_path, monkeypatch) -> None:
+    honest = onnx_runner.run
+    monkeypatch.setattr(
+        onnx_runner, "run", lambda *a: {n: v * np.nan for n, v in honest(*a).items()}
+    )
+    with pytest.raises(MismatchError):
+        mnv2.export(mnv2.load("cifar10"), tmp_path / "a.onnx")
+    assert os.listdir(tmp_path) == []
+
+
+def test_without_its_runtime_a_file_is_written_and_that_is_said(
+    tmp_path, monkeypatch, capsys
+) -> None:
+    monkeypatch.setitem(sys.modules, "onnxruntime", None)
+    assert run(["convert", "cifar10", str(tmp_path / "a.onnx")]) == 0
+    said = capsys.readouterr().err
+    assert "not checked: `pip install onnxruntime`" in said
+    assert (tmp_path / "a.onnx").exists()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "complaint"),
+    [
+        (["a.xyz"], "no format is known by its ending"),
+        (["a.onnx", "--to", "tflite"], "must end in .tflite"),
+        (["a.onnx", "--opset", "3"], "opset"),
+        (["a.onnx", "--int8"], "--int8 needs --calibrate"),
+        (["a.onnx", "--calibrate", "photos"], "--calibrate goes with --int8"),
+        (["a.onnx", "--verify", "photos", "--no-verify"], "contradict"),
+        (["a.safetensors", "--batch", "5"], "for files of other libraries"),
+        (["folder", "--to", "transformers.js"], "a folder with other files"),
+        (["missing/a.onnx"], "the folder missing does not exist"),
+    ],
+)
+def test_wrong_usage_is_refused_before_anything_is_written(
+    arguments, complaint, tmp_path, monkeypatch, capsys
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("folder").mkdir()
+    Path("folder", "mine.txt").write_text("mine")
+    assert run(["convert", "cifar10", *arguments]) == 2
+    assert complaint in capsys.readouterr().err
+    assert os.listdir() == ["folder"]
+    assert os.listdir("folder") == ["mine.txt"]
+
+
+def test_unknown_options_and_formats_are_named(tmp_path) -> None:
+    model = mnv2.load("cifar10")
+    with pytest.raises(mnv2.UserError, match="unknown fields: optset"):
+        mnv2.export(model, tmp_path / "a.onnx", optset=17)
+    with pytest.raises(WriterError, match="no format 'onx'"):
+        mnv2.export(model, tmp_path / "a.onnx", to="onx")
+    with pytest.raises(mnv2.UserError, match="batch"):
+        mnv2.export(model, tmp_path / "a.onnx", batch=0)
+    assert os.listdir(tmp_path) == []
+
+
+def test_a_killed_export_leaves_nothing_under_the_name(tmp_path) -> None:
+    """The writer waits before it is done; the process is killed meanwhile."""
+    program = (
+        "import sys, time, mobilenetv2 as mnv2\n"
+        "from mobilenetv2.verification import onnx\n"
+        "onnx.run = lambda *a: (print('written', flush=True), time.sleep(60))\n"
+        "mnv2.export(mnv2.load('cifar10'), sys.argv[1])\n"
+    )
+    target = tmp_path / "a.onnx"
+    with subprocess.Popen(
+        [sys.executable, "-c", program, str(target)], stdout=subprocess.PIPE, text=True
+    ) as process:
+        assert process.stdout is not None
+        assert process.stdout.readline() == "written\n"
+        process.send_signal(signal.SIGKILL)
+        process.wait()
+    time.sleep(0.1)
+    assert not target.exists()
+
+
+def test_a_file_of_any_size_is_checked_at_two(tmp_path) -> None:
+    exported = mnv2.export(mnv2.load("cifar10"), tmp_path / "a.onnx", dynamic_size=True, batch=None)
+    assert len(exported.differences) == 2
+
+
+def test_another_size(tmp_path) -> None:
+    import onnx
+
+    mnv2.export(mnv2.load("cifar10"), tmp_path / "a.onnx", size=(48, 40))
+    shape = onnx.load(tmp_path / "a.onnx").graph.input[0].type.tensor_type.shape
+    assert [side.dim_value for side in shape.dim] == [1, 3, 48, 40]
+
+
+def test_int8_with_calibration_images(tmp_path, capsys) -> None:
+    photo = str(ROOT / "examples" / "cat.jpg")
+    arguments = ["convert", "cifar10", str(tmp_path / "a.onnx"), "--int8", "--calibrate", photo]
+    assert run(arguments) == 0
+    said = capsys.readouterr().err
+    assert "warning: 1 image to calibrate with" in said
+    assert "gives our results on 1 image" in said
+
+
+def test_detections_are_compared_by_class_and_place() -> None:
+    ours = {
+        "boxes": [np.array([[0.1, 0.1, 0.5, 0.5], [0.6, 0.6, 0.9, 0.9]])],
+        "scores": [np.array([0.9, 0.8])],
+        "classes": [np.array([1, 2])],
+    }
+    same = compare._of_detections(ours, ours, 1.0)
+    assert (same.largest, same.passed) == (0.0, True)
+    other = {**ours, "classes": [np.array([1, 3])]}
+    different = compare._of_detections(ours, other, 0.99)
+    assert (different.largest, different.passed) == (0.5, False)
+    none = {"boxes": [np.zeros((0, 4))], "scores": [np.zeros(0)], "classes": [np.zeros(0, int)]}
+    assert compare._of_detections(none, none, 1.0).passed
+    assert not compare._of_detections(ours, none, 0.9).passed
+
+
+def test_options_have_the_defaults_of_the_docs() -> None:
+    options = WriteOptions()
+    assert (options.input, options.results, options.batch) == ("float32", "raw", 1)
