@@ -154,6 +154,15 @@ struct RandomRounding {
 
 RoundingMode random_mode(Random& random, int modes) { return static_cast<RoundingMode>(random.within(0, modes - 1)); }
 
+// A handle of weights, unless there is none.
+int accepted(int handle, const Problem& problem) {
+  if (handle < 0) {
+    std::printf("weights are refused: %s\n", problem.what);
+    std::exit(1);
+  }
+  return handle;
+}
+
 // Where the results of a job go, first filled with what must stay where nothing is written.
 template <class T>
 std::vector<T> canvas(std::size_t size) {
@@ -184,10 +193,12 @@ Results product(const std::string& isa, unsigned seed) {
   const RoundingMode mode = sizeof(T) == 1 ? random_mode(random, 6) : RoundingMode::ONCE;
   const RandomRounding made(random, mode, channels, terms);
   const int input_factor = sizeof(T) == 1 && random.chance(3) ? random.within(-128, 128) : 0;
-  Network<T> network(isa, 1);
+  Network<T> network(*find_kernels<T>(isa.c_str()), 1);
   const Factors factors = sizeof(T) == 1 ? made.factors() : Factors{};
-  const int handle =
-      network.add_matrix(weights.data(), bias.data(), channels, terms, input_factor, factors, made.rounding);
+  Problem problem;
+  const int handle = accepted(
+      network.add_matrix(weights.data(), bias.data(), channels, terms, input_factor, factors, made.rounding, problem),
+      problem);
 
   Matmul<T> job = dense_matmul(network.matrix(handle), in.data(), pixel, pixels, static_cast<T*>(nullptr), -5.0f, 5.0f);
   job.in_row = row;
@@ -252,9 +263,11 @@ Results depthwise(const std::string& isa, unsigned seed) {
     number = static_cast<typename Types<T>::Sum>(random.within(-9999, 9999)) / (sizeof(T) == 1 ? 1 : 9999);
   const RoundingMode mode = sizeof(T) == 1 ? random_mode(random, 4) : RoundingMode::ONCE;
   const RandomRounding made(random, mode, channels, 9 * copies);
-  Network<T> network(isa, 1);
+  Network<T> network(*find_kernels<T>(isa.c_str()), 1);
   const Factors factors = sizeof(T) == 1 ? made.factors() : Factors{};
-  const int handle = network.add_depthwise(weights.data(), bias.data(), channels, copies, factors, made.rounding);
+  Problem problem;
+  const int handle = accepted(
+      network.add_depthwise(weights.data(), bias.data(), channels, copies, factors, made.rounding, problem), problem);
 
   Depthwise<T> job = depthwise_job(network.depthwise(handle), stage);
   const std::ptrdiff_t row_size = stage.in_width * BLOCK;

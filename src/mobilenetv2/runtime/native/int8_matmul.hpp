@@ -201,9 +201,10 @@ MNV2_NOINLINE void sum_inputs(const Matmul<std::uint8_t>& job, int from, int cou
 template <int STEP, int ROWS, int VECTORS>
 inline void add_input_steps(const InputSteps (&inputs)[ROWS], const std::int8_t* weights, Sums (&sums)[ROWS][VECTORS]) {
   if constexpr (STEP < INPUT_STEPS) {
+    Ints w[VECTORS];
+    MNV2_UNROLL for (int j = 0; j < VECTORS; j++) w[j] = load_weights(weights + 4 * (STEP * VECTORS + j) * LANES);
     MNV2_UNROLL for (int j = 0; j < VECTORS; j++) {
-      const Ints w = load_weights(weights + 4 * (STEP * VECTORS + j) * LANES);
-      MNV2_UNROLL for (int i = 0; i < ROWS; i++) sums[i][j] = dot_step<STEP>(sums[i][j], inputs[i], w);
+      MNV2_UNROLL for (int i = 0; i < ROWS; i++) sums[i][j] = dot_step<STEP>(sums[i][j], inputs[i], w[j]);
     }
     add_input_steps<STEP + 1>(inputs, weights, sums);
   }

@@ -14,9 +14,10 @@ namespace {
 template <int STEP, int ROWS, int VECTORS>
 inline void add_steps(const Steps (&values)[ROWS], const float* weights, Vec (&sum)[ROWS][VECTORS]) {
   if constexpr (STEP < STEPS) {
+    Vec w[VECTORS];
+    MNV2_UNROLL for (int j = 0; j < VECTORS; j++) w[j] = load(weights + (STEP * VECTORS + j) * LANES);
     MNV2_UNROLL for (int j = 0; j < VECTORS; j++) {
-      const Vec w = load(weights + (STEP * VECTORS + j) * LANES);
-      MNV2_UNROLL for (int i = 0; i < ROWS; i++) sum[i][j] = fma_step<STEP>(values[i], w, sum[i][j]);
+      MNV2_UNROLL for (int i = 0; i < ROWS; i++) sum[i][j] = fma_step<STEP>(values[i], w[j], sum[i][j]);
     }
     add_steps<STEP + 1>(values, weights, sum);
   }
