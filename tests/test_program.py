@@ -184,6 +184,8 @@ def test_arguments_are_checked(tmp_path: Path) -> None:
         program_bytes(checkpoint, batch=0)
     with pytest.raises(UserError, match="threads"):
         program_bytes(checkpoint, threads=65)
+    with pytest.raises(UserError, match="cannot be a program: step 0: it is too large"):
+        program_bytes(checkpoint, (16000, 16000))
     with pytest.raises(UserError, match="up to 16384"):
         program_bytes(checkpoint, (1, 20000))
     with pytest.raises(UserError, match=r"pixels must be uint8 \(N, 32, 32, 3\), not uint8 \(1, 8"):

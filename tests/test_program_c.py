@@ -4,6 +4,7 @@ QEMU.
 
 from __future__ import annotations
 
+import re
 import shutil
 import subprocess
 from collections.abc import Sequence
@@ -24,6 +25,7 @@ from .conftest import REPOSITORY, random_checkpoint
 from .int8 import random_int8
 
 LIMIT_BYTES = 300_000
+RUNTIME = REPOSITORY / "src" / "mobilenetv2" / "runtime" / "native"
 
 
 def need(*tools: str) -> None:
@@ -78,7 +80,13 @@ def here(tmp_path_factory: pytest.TempPathFactory) -> Build:
 def arm(tmp_path_factory: pytest.TempPathFactory) -> Build:
     need("cmake", "make", "aarch64-linux-gnu-gcc", "aarch64-linux-gnu-g++", "qemu-aarch64")
     toolchain = REPOSITORY / "cmake" / "aarch64-linux-gnu.cmake"
-    folder = built(tmp_path_factory.mktemp("arm"), f"-DCMAKE_TOOLCHAIN_FILE={toolchain}")
+    listed = (RUNTIME / "targets.def").read_text()
+    targets = re.findall(r"^MNV2_TARGET\(arm, (\w+)", listed, re.MULTILINE) or ["scalar"]
+    folder = built(
+        tmp_path_factory.mktemp("arm"),
+        f"-DCMAKE_TOOLCHAIN_FILE={toolchain}",
+        f"-DMOBILENETV2_TARGETS={targets[0]}",
+    )
     return Build(folder, "aarch64-linux-gnu-gcc", ("qemu-aarch64",))
 
 
@@ -131,6 +139,15 @@ def test_the_example_says_what_is_wrong(here, arguments, message, tmp_path, monk
     done = subprocess.run([here.program("examples/classify.c"), *arguments], capture_output=True)
     assert done.returncode == 2
     assert done.stderr.decode().startswith(message)
+
+
+def test_targets_that_there_are_not_are_named(tmp_path: Path) -> None:
+    need("cmake", "make", "g++")
+    options = ("-DMOBILENETV2_PYTHON=OFF", "-DMOBILENETV2_TARGETS=scalar;avx3")
+    command = ["cmake", "-S", str(REPOSITORY), "-B", str(tmp_path), *options]
+    done = subprocess.run(command, capture_output=True, text=True)
+    assert done.returncode == 1
+    assert "targets.def has no avx3" in " ".join(done.stderr.split())
 
 
 def results(build: Build, content: bytes, pixels: np.ndarray, folder: Path) -> bytes:

@@ -3,17 +3,15 @@
 
 The weights are written as `packing` gives them to the extension, before they are cut for a target,
 and the plan for one thread: what depends on the target or on the threads is put in when the file is
-opened. `native/program_file.hpp` has the same records.
+opened.
 """
 
 from __future__ import annotations
 
 import json
 import os
-import struct
-import zlib
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, cast
 
@@ -32,112 +30,13 @@ from . import _native
 from .choices import chosen_isa
 from .int8_packing import pack_int8
 from .packing import pack
-from .plan import LABELS_IN_A_BYTE, Plan, plan
+from .plan import Plan, plan
+from .program_recorder import Recorder
+from .program_records import TYPES, file_of, outputs_of, sections_of
 from .rounding import int8_obstacle
 from .steps import group
 
-MAGIC, VERSION, ALIGNMENT = b"mnv2prog", 1, 64
 MOST_BATCH, MOST_THREADS, MOST_SIDE = 1 << 10, 64, 1 << 14  # as native/program_reader.hpp
-NAME_BYTES = 64
-TYPES = (np.float32, np.uint8, np.uint16)  # of outputs, by number
-STEP_KINDS = ("ROWS", "PLANE", "MATMUL", "MEAN", "ADD", "CONCAT", "RESIZE", "LABELS", "TO_FLOAT")
-ROUNDING_MODES = (
-    "ONCE",
-    "ONCE_SATURATING",
-    "TWICE",
-    "TWICE_NON_NEGATIVE",
-    "ONCE_TO_FLOAT",
-    "TWICE_TO_FLOAT",
-)
-
-
-@dataclass(frozen=True)
-class _Layer:
-    """Weights as they were handed over.
-
-    Attributes:
-        depthwise: Whether it is a depthwise layer; else a matrix.
-        depth: Of a matrix; of a depthwise layer, its copies.
-        arrays: Weights, bias and the factors of an int8 layer.
-    """
-
-    depthwise: bool
-    channels: int
-    depth: int
-    input_factor: int
-    arrays: tuple[NDArray[Any], ...]
-    rounding: _native.Rounding
-
-
-@dataclass
-class _Recorder:
-    """Stands in for the extension's network: what is packed and planned is written down.
-
-    Attributes:
-        layers: In the order in which they were added.
-        handles: The index in `layers` of each matrix, and of each depthwise layer.
-        padding: Of the image's channels.
-    """
-
-    threads: int = 1
-    panel_channels: int = _native.BLOCK
-    layers: list[_Layer] = field(default_factory=list)
-    handles: tuple[list[int], list[int]] = field(default_factory=lambda: ([], []))
-    padding: list[float] = field(default_factory=list)
-
-    def add_matrix(
-        self,
-        weights: NDArray[Any],
-        bias: NDArray[Any],
-        input_factor: int = 0,
-        rounding: _native.Rounding | None = None,
-        **factors: NDArray[Any],
-    ) -> int:
-        channels, depth = weights.shape
-        return self._add(False, channels, depth, input_factor, (weights, bias), factors, rounding)
-
-    def add_depthwise(
-        self,
-        weights: NDArray[Any],
-        bias: NDArray[Any],
-        copies: int = 1,
-        rounding: _native.Rounding | None = None,
-        **factors: NDArray[Any],
-    ) -> int:
-        return self._add(True, len(bias), copies, 0, (weights, bias), factors, rounding)
-
-    def set_pixel_padding(self, values: list[float]) -> None:
-        self.padding = values
-
-    def plan(self, steps: list[_native.Step], threads: int) -> None:
-        """The steps are in the plan that is made around this."""
-
-    def _add(
-        self,
-        depthwise: bool,
-        channels: int,
-        depth: int,
-        input_factor: int,
-        arrays: tuple[NDArray[Any], ...],
-        factors: Mapping[str, NDArray[Any]],
-        rounding: _native.Rounding | None,
-    ) -> int:
-        ordered = tuple(
-            factors[name] for name in ("factor", "fraction", "power") if name in factors
-        )
-        handles = self.handles[depthwise]
-        handles.append(len(self.layers))
-        self.layers.append(
-            _Layer(
-                depthwise,
-                channels,
-                depth,
-                input_factor,
-                (*arrays, *ordered),
-                rounding or _native.Rounding(),
-            )
-        )
-        return len(handles) - 1
 
 
 def write_program(
@@ -206,23 +105,33 @@ def program_bytes(
         "batch": batch,
         "outputs": [
             {"name": name, "type": np.dtype(kind).name, "shape": [batch, *shape[1:], shape[0]]}
-            for name, kind, shape in _outputs(chosen)
+            for name, kind, shape in outputs_of(chosen)
         ],
     }
     if isinstance(head, SSDHead):
         described["score"] = head.score
-    sections = _sections(recorder, chosen)
+    sections = sections_of(recorder, chosen)
     sections["labels"] = b"".join(f"{label}\0".encode() for label in checkpoint.labels)
     sections["description"] = json.dumps(
         described, ensure_ascii=False, separators=(",", ":")
     ).encode()
     channels = checkpoint.architecture.in_channels
     int8 = isinstance(checkpoint, Int8Checkpoint)
-    numbers = struct.pack("<6i16x", int8, batch, height, width, channels, threads)
-    return _file(numbers, list(sections.values()))
+    content = file_of((int8, batch, height, width, channels, threads), list(sections.values()))
+    _require_runnable(content)
+    return content
 
 
-def _recorded(checkpoint: AnyCheckpoint, mask: bool) -> tuple[_Recorder, Plan]:
+def _require_runnable(content: bytes) -> None:
+    """Refuses what the reader refuses, such as images that take too much memory."""
+    try:
+        Program(content, 1)
+    except ModelFileError as error:
+        reason = str(error).removeprefix("the program: ")
+        raise UserError(f"the model cannot be a program: {reason}") from None
+
+
+def _recorded(checkpoint: AnyCheckpoint, mask: bool) -> tuple[Recorder, Plan]:
     described = network(checkpoint.architecture)
     names, mask_of = None, None
     if mask:
@@ -230,7 +139,7 @@ def _recorded(checkpoint: AnyCheckpoint, mask: bool) -> tuple[_Recorder, Plan]:
         names = (scores.sources[0] if scores.kind == "resize" else scores.name,)
         mask_of = scores.name
     steps = group(described, names)
-    recorder = _Recorder()
+    recorder = Recorder()
     native = cast(Any, recorder)
     if isinstance(checkpoint, Checkpoint):
         weights, int8 = pack(native, checkpoint, steps), None
@@ -239,209 +148,6 @@ def _recorded(checkpoint: AnyCheckpoint, mask: bool) -> tuple[_Recorder, Plan]:
             raise UserError(f"the network cannot run in int8: {obstacle}")
         weights, int8 = pack_int8(native, checkpoint, steps), checkpoint
     return recorder, plan(native, described, steps, weights, 1, int8, mask_of)
-
-
-def _outputs(chosen: Plan) -> list[tuple[str, type[Any], tuple[int, int, int]]]:
-    """Name, type and (channels, height, width) of each output."""
-    listed: list[tuple[str, type[Any], tuple[int, int, int]]] = []
-    for name, (channels, height, width) in chosen.outputs.items():
-        kind: type[Any] = np.float32
-        if name == chosen.mask:
-            kind = np.uint8 if channels <= LABELS_IN_A_BYTE else np.uint16
-            channels = 1
-        listed.append((name, kind, (channels, height, width)))
-    return listed
-
-
-def _sections(recorder: _Recorder, chosen: Plan) -> dict[str, bytes]:
-    """What lies behind the header, in order, but for labels and description."""
-    outputs = b"".join(
-        struct.pack(f"<{NAME_BYTES}s4i", _name(name), TYPES.index(kind), *shape)
-        for name, kind, shape in _outputs(chosen)
-    )
-    renumbered = _Renumbered(recorder, chosen.native_steps)
-    layers, weights = _layers(renumbered.kept)
-    steps, stages, numbers, tables = [], bytearray(), list[int](), bytearray()
-    for step in chosen.native_steps:
-        first = len(stages) // STAGE.size, len(numbers), len(tables) // 256
-        for stage in step.stages:
-            stages += _stage(stage, renumbered, step.inputs[0] == _native.IMAGE)
-        numbers += [*step.inputs, *(step.input_channels if step.kind.name == "CONCAT" else ())]
-        tables += bytes(step.rescaling)
-        steps.append(_step(step, renumbered, first))
-    return {
-        "outputs": outputs,
-        "padding": np.array(recorder.padding, "<f4").tobytes(),
-        "layers": layers,
-        "steps": b"".join(steps),
-        "stages": bytes(stages),
-        "numbers": np.array(numbers, "<i8").tobytes(),
-        "tables": bytes(tables),
-        "weights": weights,
-    }
-
-
-def _name(name: str) -> bytes:
-    if len(name) >= NAME_BYTES or not name.isascii():
-        raise UserError(
-            f"output {name}: names in programs are ASCII, {NAME_BYTES - 1} letters at most"
-        )
-    return name.encode()
-
-
-class _Renumbered:
-    """The layers that a plan uses, and their handles among them: of an image's first convolution
-    only the one for pixels.
-    """
-
-    def __init__(self, recorder: _Recorder, steps: Sequence[_native.Step]) -> None:
-        used: tuple[set[int], set[int]] = set(), set()
-        for step in steps:
-            used[0].add(step.matrix)
-            for stage in step.stages:
-                used[0].update((self.conv(stage, step.inputs[0] == _native.IMAGE),))
-                used[0].update((stage.expand, stage.project))
-                used[1].add(stage.depthwise)
-        self.kept: list[_Layer] = []
-        self._handles: tuple[dict[int, int], dict[int, int]] = {-1: -1}, {-1: -1}
-        indices = [{i: h for h, i in enumerate(listed)} for listed in recorder.handles]
-        for index, layer in enumerate(recorder.layers):
-            handle = indices[layer.depthwise][index]
-            if handle in used[layer.depthwise]:
-                handles = self._handles[layer.depthwise]
-                handles[handle] = len(handles) - 1
-                self.kept.append(layer)
-
-    @staticmethod
-    def conv(stage: _native.Stage, reads_image: bool) -> int:
-        return stage.conv_pixels if reads_image else stage.conv
-
-    def matrix(self, handle: int) -> int:
-        return self._handles[0][handle]
-
-    def depthwise(self, handle: int) -> int:
-        return self._handles[1][handle]
-
-
-ROUNDING = "4i6f6d"
-LAYER = struct.Struct("<Q5i4x" + ROUNDING)
-STEP = struct.Struct("<6i3q2d2i2f9i4x" + ROUNDING)
-STAGE = struct.Struct("<16i4f2i")
-
-
-def _rounding(rounding: _native.Rounding) -> tuple[float, ...]:
-    return (
-        ROUNDING_MODES.index(rounding.mode.name),
-        rounding.zero,
-        rounding.input_zero,
-        rounding.shortcut_zero,
-        rounding.low,
-        rounding.high,
-        rounding.shortcut_factor,
-        rounding.product_low,
-        rounding.product_high,
-        rounding.float_scale,
-        rounding.product.fraction,
-        rounding.product.power,
-        rounding.shortcut.fraction,
-        rounding.shortcut.power,
-        rounding.total.fraction,
-        rounding.total.power,
-    )
-
-
-def _layers(kept: Iterable[_Layer]) -> tuple[bytes, bytes]:
-    """Records of layers, and their arrays."""
-    records, weights = [], bytearray()
-    for layer in kept:
-        begin = len(weights)
-        for array in layer.arrays:
-            little = np.ascontiguousarray(array, array.dtype.newbyteorder("<"))
-            weights += little.tobytes()
-            weights += bytes(-len(weights) % ALIGNMENT)
-        records.append(
-            LAYER.pack(
-                begin,
-                layer.depthwise,
-                layer.channels,
-                layer.depth,
-                layer.input_factor,
-                len(layer.arrays) - 2,
-                *_rounding(layer.rounding),
-            )
-        )
-    return b"".join(records), bytes(weights)
-
-
-def _stage(stage: _native.Stage, renumbered: _Renumbered, reads_image: bool) -> bytes:
-    return STAGE.pack(
-        stage.in_height,
-        stage.in_width,
-        stage.in_channels,
-        stage.wide_channels,
-        stage.out_height,
-        stage.out_width,
-        stage.out_channels,
-        stage.kernel,
-        stage.stride,
-        stage.dilation,
-        stage.top,
-        stage.left,
-        renumbered.matrix(renumbered.conv(stage, reads_image)),
-        renumbered.matrix(stage.expand),
-        renumbered.depthwise(stage.depthwise),
-        renumbered.matrix(stage.project),
-        stage.wide_low,
-        stage.wide_high,
-        stage.low,
-        stage.high,
-        stage.shortcut,
-        stage.strip,
-    )
-
-
-def _step(step: _native.Step, renumbered: _Renumbered, first: tuple[int, int, int]) -> bytes:
-    """A step's record; `first`: its first stage, number and table."""
-    first_stage, first_number, first_table = first
-    return STEP.pack(
-        STEP_KINDS.index(step.kind.name),
-        first_stage,
-        len(step.stages),
-        first_number,
-        len(step.inputs),
-        first_table,
-        step.output,
-        step.scratch,
-        step.top,
-        step.mean_factor,
-        step.mean_divisor,
-        step.chunk * _native.BLOCK,
-        renumbered.matrix(step.matrix),
-        step.low,
-        step.high,
-        step.reads_floats,
-        step.signed_codes,
-        step.label_bytes,
-        step.in_channels,
-        step.in_height,
-        step.in_width,
-        step.out_channels,
-        step.out_height,
-        step.out_width,
-        *_rounding(step.rounding),
-    )
-
-
-def _file(numbers: bytes, sections: Sequence[bytes]) -> bytes:
-    """Header and sections, each at a multiple of ALIGNMENT."""
-    header_bytes = 24 + len(numbers) + 16 * len(sections)
-    content, table = bytearray(header_bytes), b""
-    for section in sections:
-        content += bytes(-len(content) % ALIGNMENT)
-        table += struct.pack("<2Q", len(content), len(section))
-        content += section
-    checked = struct.pack("<Q", len(content)) + numbers + table + content[header_bytes:]
-    return MAGIC + struct.pack("<2I", VERSION, zlib.crc32(checked)) + checked
 
 
 class Program:
