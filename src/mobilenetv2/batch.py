@@ -73,7 +73,7 @@ class _Mapper:
     """
 
     tasks: ClassVar[tuple[str, ...]]
-    types: ClassVar[dict[str, type]]  # of the columns of the answer
+    types: dict[str, str]  # of the columns of the answer, as Arrow calls them
 
     def __init__(
         self,
@@ -107,22 +107,25 @@ class _Mapper:
     def __setstate__(self, arguments: dict[str, Any]) -> None:
         type(self).__init__(self, **arguments)
 
-    def __call__(self, batch: Columns) -> dict[str, Any]:
+    def __call__(self, batch: Any) -> Any:
         """The answers for a batch.
 
         Args:
-            batch: Columns by name, all of one length: arrays or lists. The images are bytes of image
+            batch: Columns by name, all of one length: arrays or lists; or a `pyarrow.Table`. The images are bytes of image
                 files, decoded images (as for `Model.classify`), or names of files. Bytes and decoded
                 images are named by the column `path` in errors, where there is one.
 
         Returns:
             The columns that came in, except the bytes or decoded images; the columns of the answer;
-            and `error`, a text for each row, empty where the image was read.
+            and `error`, a text for each row, empty where the image was read. A table for a table: its
+            columns have a type even where all lists are empty, which arrays cannot say.
 
         Raises:
             UserError: No dictionary of columns of one length, no column of images, or a column of the
                 answer's name.
         """
+        if type(batch).__module__.split(".")[0] == "pyarrow" and hasattr(batch, "schema"):
+            return self._table(batch)
         column, count = self._checked(batch)
         values = _values(batch[column])
         names = _values(batch[NAME_COLUMN]) if NAME_COLUMN in batch else [None] * count
@@ -143,6 +146,21 @@ class _Mapper:
             **{self._prefix + name: _column(cells, kind) for (name, kind), cells in columns},
             self._prefix + ERROR: errors,
         }
+
+    def _table(self, table: Any) -> Any:
+        """The answers for a `pyarrow.Table`, as one."""
+        import pyarrow
+
+        column, _ = self._checked({name: table[name] for name in table.column_names})
+        needed = [name for name in {column, NAME_COLUMN} if name in table.column_names]
+        rows = self({name: table[name].to_pylist() for name in needed})
+        if column not in rows:
+            table = table.drop_columns([column])
+        for name, kind in {**self.types, ERROR: "string"}.items():
+            cells = [list(c) if np.ndim(c) == 2 else c for c in rows[self._prefix + name].tolist()]
+            values = pyarrow.array(cells, _arrow_type(kind))
+            table = table.append_column(self._prefix + name, values)
+        return table
 
     def _checked(self, batch: Columns) -> tuple[str, int]:
         """The column of the images, and the number of rows."""
@@ -208,7 +226,7 @@ class Classifier(_Mapper):
     """
 
     tasks = ("classification",)
-    types: ClassVar[dict[str, type]] = {"label": object, "index": np.int64, "probability": float}
+    types: dict[str, str] = {"label": "string", "index": "int64", "probability": "double"}  # noqa: RUF012
     model: Model
 
     def __init__(
@@ -225,7 +243,7 @@ class Classifier(_Mapper):
         super().__init__(model, threads, column, prefix, max_pixels, {"top": top})
         self._count = min(self._top, self.model.checkpoint.architecture.classes)
         if self._top > 1:
-            self.types = dict.fromkeys(self.types, object)  # type: ignore[misc]
+            self.types = {name: f"list<{kind}>" for name, kind in self.types.items()}
 
     def _results(self, rows: Iterable[_Row]) -> Iterable[tuple[_Row, Any]]:
         return self.model.classify_files(rows, self._top, _Row.open, max_pixels=self._max_pixels)
@@ -263,9 +281,12 @@ class Detector(_Mapper):
     """
 
     tasks = ("detection",)
-    types: ClassVar[dict[str, type]] = dict.fromkeys(
-        ("boxes", "scores", "labels", "indices"), object
-    )
+    types: dict[str, str] = {  # noqa: RUF012
+        "boxes": "list<list<double>>",
+        "scores": "list<double>",
+        "labels": "list<string>",
+        "indices": "list<int64>",
+    }
     model: DetectorModel
 
     def __init__(
@@ -327,7 +348,6 @@ class Segmenter(_Mapper):
     """
 
     tasks = ("segmentation",)
-    types: ClassVar[dict[str, type]] = {"mask": object}
 
     def __init__(
         self,
@@ -342,6 +362,8 @@ class Segmenter(_Mapper):
         check_kind("png", png, bool)
         self._png = png
         super().__init__(model, threads, column, prefix, max_pixels, {"png": png})
+        wide = len(self.model.class_names()) > 256
+        self.types = {"mask": "binary" if png else f"list<list<{'uint16' if wide else 'uint8'}>>"}
 
     def _results(self, rows: Iterable[_Row]) -> Iterable[tuple[_Row, Any]]:
         results: Iterable[tuple[_Row, Any]] = self.model.segment_files(
@@ -373,7 +395,7 @@ class Features(_Mapper):
     """
 
     tasks = ("classification", "features")
-    types: ClassVar[dict[str, type]] = {"features": object}
+    types: dict[str, str] = {"features": "list<float>"}  # noqa: RUF012
     model: Model
 
     def __init__(
@@ -429,9 +451,17 @@ def _texts(name: str, values: list[Any]) -> bool:
     return all(isinstance(value, str | PurePath) or value is None for value in values)
 
 
-def _column(cells: Sequence[Any], kind: type) -> NDArray[Any]:
+def _column(cells: Sequence[Any], kind: str) -> NDArray[Any]:
     """An array of one dimension; NumPy would join lists or arrays of one length to two."""
-    column: NDArray[Any] = np.empty(len(cells), kind)
+    column: NDArray[Any] = np.empty(len(cells), kind if kind in ("int64", "double") else object)
     for i, cell in enumerate(cells):
         column[i] = cell
     return column
+
+
+def _arrow_type(kind: str) -> Any:
+    """The type of that name of `pyarrow`; lists are written as `list<double>`."""
+    import pyarrow
+
+    inner = kind.removeprefix("list<")
+    return pyarrow.list_(_arrow_type(inner[:-1])) if inner != kind else pyarrow.type_for_alias(kind)
