@@ -6,6 +6,7 @@ import csv
 import io
 import pickle
 import shutil
+import threading
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -206,6 +207,23 @@ def test_a_table_has_the_same_rows_and_types_whatever_is_in_it(
         assert [typed.field(name) for name in typed.names[1:]] == [
             table.schema.field(name) for name in table.column_names[2:]
         ]
+
+
+def test_a_call_makes_one_call(models: dict[str, Path]) -> None:
+    """Ray's wrapper of the class runs one call at a time: a call within a call would never end."""
+    pyarrow = pytest.importorskip("pyarrow")
+    lock = threading.Lock()
+
+    class OneAtATime(Classifier):
+        def __call__(self, batch: Any) -> Any:
+            assert lock.acquire(blocking=False)
+            try:
+                return super().__call__(batch)
+            finally:
+                lock.release()
+
+    rows = OneAtATime(models["classification"])(pyarrow.table({"bytes": [png(0)]}))
+    assert rows["error"].to_pylist() == [""]
 
 
 def test_wrong_arguments_are_named(models: dict[str, Path]) -> None:
