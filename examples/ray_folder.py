@@ -69,6 +69,8 @@ def classify_folder(
         fn_constructor_kwargs={"threads": 1},
         compute=ray.data.ActorPoolStrategy(size=workers),
         batch_size=batch,
+        # as NumPy's, columns of a batch without an answer would have no type
+        batch_format="pyarrow",
         num_cpus=cpus,
     )
     rows.write_parquet(str(output), ray_remote_args={"num_cpus": WRITING})

@@ -6,6 +6,7 @@ import csv
 import io
 import pickle
 import shutil
+import threading
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -182,6 +183,47 @@ def test_a_copy_answers_alike(models: dict[str, Path], content: bool) -> None:
         name: list(cells) for name, cells in again.items()
     }
     assert len(pickle.dumps(Detector(file))) < 1000  # the name travels, not the model
+
+
+@pytest.mark.parametrize("task", ["classification", "detection", "segmentation", "features"])
+def test_a_table_has_the_same_rows_and_types_whatever_is_in_it(
+    models: dict[str, Path], task: str
+) -> None:
+    pyarrow = pytest.importorskip("pyarrow")
+    kind = {"classification": Classifier, "detection": Detector, "segmentation": Segmenter}
+    mapper = kind.get(task, Features)(models[task], prefix="p_")
+    full = {"id": [1, 2], "bytes": [png(0), b""], "path": ["a", "b"]}
+    rows, table = mapper(full), mapper(pyarrow.table(full))
+    assert (
+        table.column_names
+        == list(rows)
+        == ["id", "path", *map("p_{}".format, mapper.types), "p_error"]
+    )
+    for name, cells in rows.items():
+        expected = [cell.tolist() if isinstance(cell, np.ndarray) else cell for cell in cells]
+        np.testing.assert_equal(table[name].to_pylist(), expected)
+    for empty in (["nothing"], []):
+        typed = mapper(pyarrow.table({"path": pyarrow.array(empty, "string")})).schema
+        assert [typed.field(name) for name in typed.names[1:]] == [
+            table.schema.field(name) for name in table.column_names[2:]
+        ]
+
+
+def test_a_call_makes_one_call(models: dict[str, Path]) -> None:
+    """Ray's wrapper of the class runs one call at a time: a call within a call would never end."""
+    pyarrow = pytest.importorskip("pyarrow")
+    lock = threading.Lock()
+
+    class OneAtATime(Classifier):
+        def __call__(self, batch: Any) -> Any:
+            assert lock.acquire(blocking=False)
+            try:
+                return super().__call__(batch)
+            finally:
+                lock.release()
+
+    rows = OneAtATime(models["classification"])(pyarrow.table({"bytes": [png(0)]}))
+    assert rows["error"].to_pylist() == [""]
 
 
 def test_wrong_arguments_are_named(models: dict[str, Path]) -> None:

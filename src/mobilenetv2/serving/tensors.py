@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ..batch import NamedBytes
+from ..batch.columns import NamedBytes
 from .limits import Limits, RefusalError
 
 HEADER_LENGTH = "inference-header-content-length"

@@ -11,7 +11,7 @@ from python_multipart.exceptions import MultipartParseError
 from python_multipart.multipart import MultipartParser, parse_options_header
 from starlette.requests import ClientDisconnect, Request
 
-from ..batch import NamedBytes
+from ..batch.columns import NamedBytes
 from ..printable import printable
 from .limits import MAX_BUFFERED_BYTES, Limits, RefusalError
 
