@@ -18,9 +18,9 @@ from ..writers.options import WriteOptions, result_names
 
 FLOAT_DIFFERENCE = 1e-4  # in parts of the largest value, or of 1 where all are smaller
 MASK_SHARE = 0.999  # of pixels, and of detections, that must be the same
-# Signal over noise that rounding leaves at least, in decibels: float16 keeps 11 bits, int8
+# Signal over noise that rounding leaves at least, in decibels: float16 keeps 11 bits of a weight, int8
 # networks differ by a step here and there where sums are rounded in another way.
-FLOAT16_DB = 40.0
+FLOAT16_DB = 25.0
 INT8_DB = 15.0
 INT8_SHARE = 0.9  # as MASK_SHARE
 SAME_BOX = 0.9  # intersection over union of two boxes that count as one
@@ -123,13 +123,13 @@ def _of_values(name: str, ours: Any, theirs: Any, least_db: float | None) -> Dif
     largest = float(difference.max())  # NaN stays one, and passes nowhere
     power = float((difference**2).sum())
     signal = float((ours.astype(np.float64) ** 2).sum())
-    decibel = 10 * np.log10(signal / power) if power and signal else None
+    decibel = float(10 * np.log10(signal / power)) if power and signal else None
     agreement = None
     if name not in ("codes", "features"):
         agreement = 100 * float((ours.argmax(-1) == theirs.argmax(-1)).mean())
     if least_db is not None:
         close = largest == 0 or (decibel is not None and decibel >= least_db)
-        return Difference(name, largest, None, decibel, agreement, close)
+        return Difference(name, largest, None, decibel, agreement, bool(close))
     allowed = FLOAT_DIFFERENCE * max(1.0, float(np.abs(ours).max()))
     return Difference(name, largest, allowed, decibel, agreement, largest <= allowed)
 
