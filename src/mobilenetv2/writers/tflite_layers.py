@@ -147,7 +147,9 @@ class Layers:
             return self.graph.operator("FULLY_CONNECTED", [source, *self.arrays(layer)], out)
         out = self.convolution(layer, source)
         flat = self.tensor(f"{layer.name}.flat", shape, like=layer.name)
-        return self.graph.operator("RESHAPE", [out, self.graph.whole(-1, shape[1])], flat)
+        return self.graph.operator(
+            "RESHAPE", [out, self.graph.whole(self.options.batch or -1, shape[1])], flat
+        )
 
     def convolution(self, layer: Layer, source: int, is_padded: bool = False) -> int:
         """Adds a convolution; `is_padded`: its input has its border already."""

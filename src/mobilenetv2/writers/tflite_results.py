@@ -98,7 +98,7 @@ class _Detections:
             values = real(graph, values)
             _, height, width, channels = graph.shape(values)
             count = height * width * channels // numbers
-            sides = graph.whole(-1, count, numbers)
+            sides = graph.whole(self._options.batch or -1, count, numbers)
             rows.append(self._new("RESHAPE", [values, sides], (self._batch, count, numbers)))
         out = graph.tensor(name, (self._batch, len(self._anchors), numbers))
         return graph.operator("CONCATENATION", rows, out, Axis=1)
