@@ -89,10 +89,10 @@ void compare(const std::vector<N>& have, const std::vector<N>& want, float bound
 template <class T>
 void sweep(const char* kind, int jobs, const std::function<Results(const std::string& isa, unsigned seed)>& make) {
   std::string compared;
-  for (const std::string& isa : kernel_names<T>()) compared += isa == "scalar" ? "" : " " + isa;
+  for (const std::string isa : kernel_names<T>()) compared += isa == "scalar" ? "" : " " + isa;
   for (int job = 0; job < jobs; job++) {
     const Results want = make("scalar", static_cast<unsigned>(job));
-    for (const std::string& isa : kernel_names<T>()) {
+    for (const std::string isa : kernel_names<T>()) {
       if (isa == "scalar") continue;
       const Results have = make(isa, static_cast<unsigned>(job));
       compare(have.bytes, want.bytes, 0, isa, kind, job);

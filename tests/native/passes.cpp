@@ -146,7 +146,7 @@ template <class T>
 void sweep(const char* kind, Results (*make)(const Passes<T>&, int), int jobs) {
   const float bound = sizeof(T) == 2 ? 0x1p-7f : 1e-4f;
   std::string compared;
-  for (const std::string& isa : instruction_sets()) {
+  for (const std::string isa : instruction_sets()) {
     const Passes<T>* const passes = find_passes<T>(isa.c_str());
     if (!passes) continue;
     compared += " " + isa;
