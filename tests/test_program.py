@@ -8,6 +8,7 @@ import os
 import struct
 import zlib
 from contextlib import suppress
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -180,6 +181,8 @@ def test_arguments_are_checked(tmp_path: Path) -> None:
     )
     with pytest.raises(UserError, match="gives no mask"):
         program_bytes(checkpoint, mask=True)
+    with pytest.raises(UserError, match="no NUL"):
+        program_bytes(replace(checkpoint, labels=("a", "b\0", "c")))
     with pytest.raises(UserError, match="batch"):
         program_bytes(checkpoint, batch=0)
     with pytest.raises(UserError, match="threads"):

@@ -96,6 +96,8 @@ def program_bytes(
     height, width = checkpoint.architecture.resolution
     if max(height, width) > MOST_SIDE:
         raise UserError(f"a program takes pixels up to {MOST_SIDE} x {MOST_SIDE}")
+    if odd := next((label for label in checkpoint.labels if "\0" in label), None):
+        raise UserError(f"label {odd!r}: labels of programs have no NUL in them")
     recorder, chosen = _recorded(checkpoint, mask)
     if isinstance(head, SSDHead):
         facts = {"score": head.score, **(facts or {})}

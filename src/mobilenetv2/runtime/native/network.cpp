@@ -287,11 +287,13 @@ void Network<T>::run(const Plan& plan, const Images& images, void* const* answer
   std::vector<Ahead<T>> ahead(static_cast<std::size_t>(plan.threads), Ahead<T>(*this));
   Run<T> run{*this, plan, images, answers, given ? given : kept.data(), nullptr, nullptr, 0, ahead.data(), seconds};
   if (pool_ && plan.threads > 1) {
-    const bool locks = !pool_->forked();  // in a forked child, whoever held it may not exist
-    if (locks) pool_mutex_.lock();
     run.pool = pool_.get();
-    execute(run);
-    if (locks) pool_mutex_.unlock();
+    if (pool_->forked()) {
+      execute(run);  // in the child, whoever held the mutex may not exist
+    } else {
+      const std::lock_guard<Mutex> lock(pool_mutex_);
+      execute(run);
+    }
   } else {
     Pool alone(1);
     run.pool = &alone;
