@@ -528,7 +528,8 @@ def test_a_stop_answers_what_has_begun(models: dict[str, Path]) -> None:
     assert json.loads(answer.split(b"\r\n\r\n", 1)[1])["images"][0]["predictions"] == best(
         server, body
     )
-    assert server.stop() == 0
+    assert server.process.wait(20) == 0
+    server.stop()
 
 
 def test_the_command_refuses(models: dict[str, Path], capsys: pytest.CaptureFixture[str]) -> None:
