@@ -243,6 +243,16 @@ def test_a_refusal_has_a_status_and_a_sentence(server: Server, name: str) -> Non
     assert "\n" not in answer["error"]
 
 
+def test_a_connection_goes_on_after_a_large_body_for_a_wrong_address(server: Server) -> None:
+    connection = http.client.HTTPConnection("127.0.0.1", server.port, timeout=30)
+    for path, body, status in (("/nowhere", bytes(1 << 20), 404), ("/predict?top=1", png(0), 200)):
+        connection.request("POST", path, body)
+        response = connection.getresponse()
+        assert response.status == status
+        response.read()
+    connection.close()
+
+
 HEAD = b"POST /predict HTTP/1.1\r\nHost: x\r\nContent-Length: "
 CONNECTIONS = {
     "cut off": ([HEAD + b"1000\r\n\r\nabc"], True, 400, "the request was cut off"),

@@ -111,6 +111,7 @@ def protocol(seconds: float) -> type[asyncio.Protocol]:
 
     class Timed(AutoHTTPProtocol):  # type: ignore[misc, valid-type]
         _timer: asyncio.TimerHandle | None = None
+        _in_head = False
         _head_bytes = 0
 
         def connection_made(self, transport: asyncio.Transport) -> None:
@@ -120,18 +121,25 @@ def protocol(seconds: float) -> type[asyncio.Protocol]:
         def data_received(self, data: bytes) -> None:
             super().data_received(data)
             if not self._waiting():
-                self._head_bytes = 0
                 self._cancel()
-                return
-            if self._timer is None:
+            elif self._timer is None:
                 self._timer = self.loop.call_later(seconds, self._expire)
-            self._head_bytes += len(data)
+            self._head_bytes = self._head_bytes + len(data) if self._in_head else 0
             if self._head_bytes > MAX_HEAD_BYTES and not self.transport.is_closing():
                 self._refuse(
                     "431 Request Header Fields Too Large",
                     f"headers of more than {MAX_HEAD_BYTES} bytes",
                 )
                 self.transport.close()
+
+        def on_message_begin(self) -> None:
+            """Called by httptools, which has no limit for heads; h11 has one."""
+            super().on_message_begin()
+            self._in_head = True
+
+        def on_headers_complete(self) -> None:
+            self._in_head = False
+            super().on_headers_complete()
 
         def connection_lost(self, error: Exception | None) -> None:
             self._cancel()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import zlib
+from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -75,6 +76,16 @@ class Receiver:
         if problem:
             raise RefusalError(413, problem)
         return bytes(body)
+
+    async def discard(self, request: Request) -> None:
+        """Reads a body and forgets it: a client that is still sending would not see the answer."""
+
+        async def read() -> None:
+            async for _ in request.stream():
+                pass
+
+        with suppress(asyncio.TimeoutError, ClientDisconnect):
+            await asyncio.wait_for(read(), self._limits.seconds)
 
     def release(self, size: int) -> None:
         """Counts a body as no longer held."""
