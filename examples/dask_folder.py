@@ -6,6 +6,7 @@ python examples/dask_folder.py photos/ rows/ --model cifar10 --workers 2
 from __future__ import annotations
 
 import argparse
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -44,6 +45,8 @@ def classify_folder(folder: Path, output: Path, model: str) -> None:
         return [dict(zip(columns, row)) for row in zip(*columns.values())]
 
     paths = [sample.name for sample in collect_images([str(folder)]).samples]
+    if not paths:
+        sys.exit(f"{folder}: no images")
     rows = dask.bag.from_sequence(paths, partition_size=ROWS).map_partitions(classify)
     rows.to_dataframe(meta=META).to_parquet(str(output), schema=SCHEMA, write_index=False)
 

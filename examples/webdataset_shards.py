@@ -75,6 +75,10 @@ def main() -> None:
     parser.add_argument("--model", default="cifar10", help="a file or a name")
     parser.add_argument("--workers", type=int, default=2)
     options = parser.parse_args()
+    if len({shard.stem for shard in options.shards}) < len(options.shards):
+        parser.error(
+            "two shards of one name, whose rows would have one name too: two runs are needed"
+        )
     options.output.mkdir(parents=True, exist_ok=True)
     work = partial(classify_shard, output=options.output, model=options.model)
     with get_context("spawn").Pool(options.workers) as pool:

@@ -184,3 +184,6 @@ def test_webdataset(folder: Path, model: Path, expected: Rows, tmp_path: Path) -
             "train-1.parquet",
         ]
     check(output, {keys[path]: row for path, row in expected.items()}, "key")
+    program = EXAMPLES / "webdataset_shards.py"
+    done = python(program, shards[0], tmp_path / "other" / shards[0].name, "-o", output)
+    assert (done.returncode, "two shards of one name" in done.stderr) == (2, True)

@@ -243,6 +243,16 @@ def test_a_refusal_has_a_status_and_a_sentence(server: Server, name: str) -> Non
     assert "\n" not in answer["error"]
 
 
+def test_a_connection_goes_on_after_a_large_body_for_a_wrong_address(server: Server) -> None:
+    connection = http.client.HTTPConnection("127.0.0.1", server.port, timeout=30)
+    for path, body, status in (("/nowhere", bytes(1 << 20), 404), ("/predict?top=1", png(0), 200)):
+        connection.request("POST", path, body)
+        response = connection.getresponse()
+        assert response.status == status
+        response.read()
+    connection.close()
+
+
 HEAD = b"POST /predict HTTP/1.1\r\nHost: x\r\nContent-Length: "
 CONNECTIONS = {
     "cut off": ([HEAD + b"1000\r\n\r\nabc"], True, 400, "the request was cut off"),
@@ -257,6 +267,10 @@ CONNECTIONS = {
         [b"POST /predict HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n",
          *[b"10000\r\n" + bytes(1 << 16) + b"\r\n"] * 9, b"0\r\n\r\n"],
         False, 413, "larger than 100000 bytes",
+    ),
+    "large head": (
+        [b"POST /predict HTTP/1.1\r\nX: ", bytes(70_000).replace(b"\0", b"a")],
+        False, 431, "headers of more than 65536 bytes",
     ),
     "no HTTP": ([b"hello\r\n\r\n"], False, 400, "Invalid HTTP request"),
     "ends its side after a whole request": (
@@ -473,6 +487,7 @@ PIXELS = {"name": "pixels", "datatype": "UINT8", "shape": [1, 1, 1, 3], "data": 
         ({"inputs": [{**PIXELS, "shape": [1, 3]}]}, b"", "must have the shape [-1, -1, -1, 3]"),
         ({"inputs": [{**GOOD, "parameters": {"binary_data_size": 3}}]}, b"abcd", "must be the 4 bytes"),
         ({"inputs": [{**GOOD, "parameters": {"binary_data_size": 4}}]}, b"\xff\xff\0\0", "cut off"),
+        ({"inputs": [GOOD], "parameters": {"top": 2.5}}, b"", "top must be a number, not 2.5"),
         ({"inputs": [GOOD], "parameters": {"x": 1}}, b"", "unknown option 'x'"),
         ({"inputs": [GOOD], "parameters": 1}, b"", "parameters must be a JSON object"),
         ({"inputs": [GOOD], "outputs": [{"name": "x"}]}, b"", "no output 'x': the model has label"),
@@ -483,6 +498,14 @@ def test_the_v2_protocol_refuses(server: Server, message: Any, binary: bytes, er
     status, answer, _ = infer(server, message, binary)
     assert status in (400, 413)
     assert error in answer["error"]
+
+
+@pytest.mark.parametrize("length", ["x", "-1", "1", "99", "9" * 5000, "\xb2"])
+def test_a_wrong_length_of_the_header_is_refused(server: Server, length: str) -> None:
+    path = "/v2/models/classification/infer"
+    status, answer = server.json(path, b"{} {}", inference_header_content_length=length)
+    assert status == 400
+    assert "not JSON" in answer["error"] or "at most the 5 bytes of the body" in answer["error"]
 
 
 def test_unmodified_clients(server: Server) -> None:
@@ -515,7 +538,8 @@ def test_a_stop_answers_what_has_begun(models: dict[str, Path]) -> None:
     assert json.loads(answer.split(b"\r\n\r\n", 1)[1])["images"][0]["predictions"] == best(
         server, body
     )
-    assert server.stop() == 0
+    assert server.process.wait(20) == 0
+    server.stop()
 
 
 def test_the_command_refuses(models: dict[str, Path], capsys: pytest.CaptureFixture[str]) -> None:
@@ -532,6 +556,33 @@ def test_the_command_refuses(models: dict[str, Path], capsys: pytest.CaptureFixt
         ):
             assert run(["serve", *arguments]) == 2
             assert message in capsys.readouterr().err
+
+
+def test_the_benchmark_compares_every_answer(
+    models: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import service
+
+    for i in range(3):
+        Image.open(io.BytesIO(png(i))).save(tmp_path / f"{i}.jpg")
+    options = ["--images", str(tmp_path), "--model", str(models["classification"])]
+    short = ["--seconds", "0.2", "--rounds", "2", "--clients", "2", "--output", str(tmp_path)]
+    monkeypatch.setattr(sys, "argv", ["service.py", *options, *short])
+    assert service.main() == 0
+    (file,) = tmp_path.glob("*.json")
+    results = json.loads(file.read_text(encoding="utf-8"))["results"]
+    assert {name: len(rates) for name, rates in results["images_per_second"].items()} == {
+        "engine": 2,
+        "batch": 2,
+        "service": 2,
+    }
+    assert results["service"]["failed"] == 0
+    assert results["service"]["requests"] > 2
+    assert len(results["service"]["resident_megabytes"]) == 2
+
+    load = service.Load(1, [b""], ["x"], 0.1)  # nobody listens at port 1
+    load.run(2)
+    assert load.failed == 2
 
 
 def test_the_page_has_both_languages(servers: dict[str, Server]) -> None:

@@ -85,7 +85,7 @@ class Mapper:
         self.model = load(model, threads)
         head = self.model.checkpoint.architecture.head
         if head.task not in self.tasks:
-            name = "the model" if isinstance(model, bytes) else model
+            name = model if isinstance(model, str | os.PathLike) else "the model"
             raise UserError(
                 f"{name} is a model for {head.task}: mobilenetv2.batch.{CLASSES[head.task]} runs it"
             )
@@ -100,9 +100,10 @@ class Mapper:
         """The answers for a batch.
 
         Args:
-            batch: Columns by name, all of one length: arrays or lists; or a `pyarrow.Table`. The images are bytes of image
-                files, decoded images (as for `Model.classify`), or names of files. Bytes and decoded
-                images are named by the column `path` in errors, where there is one.
+            batch: Columns by name, all of one length: arrays or lists; or a `pyarrow.Table`. The
+                images are bytes of image files, decoded images (as for `Model.classify`), or names of
+                files. In errors, bytes and decoded images are called by the column `path`, where there
+                is one.
 
         Returns:
             The columns that came in, except the bytes or decoded images; the columns of the answer;

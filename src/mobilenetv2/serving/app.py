@@ -110,6 +110,7 @@ class Service:
         message = f"{error.detail}: {request.method} {printable(request.url.path):.200}"
         if request.url.path.startswith("/v2/models/"):
             message += f"; the model here is {self._name}, its version 1"
+        await self._receiver.discard(request)
         self._metrics.add_request("other", error.status_code, 0.0)
         return _json({"error": message}, error.status_code, dict(error.headers or {}))
 

@@ -52,3 +52,8 @@ class RefusalError(Exception):
         self.headers = {"connection": "close"} if close else {}
         if status in (429, 503):
             self.headers["retry-after"] = "1"
+
+
+def as_whole(text: str) -> int | None:
+    """The number of bytes that a header says; None if it is none of up to 15 digits."""
+    return int(text) if text.isascii() and text.isdigit() and len(text) <= 15 else None

@@ -22,6 +22,7 @@ from .tasks import Task
 
 STOPPING = (signal.SIGINT, signal.SIGTERM)
 BACKLOG = 2048
+MAX_HEAD_BYTES = 1 << 16  # of a request line and its headers
 
 
 def serve(
@@ -102,7 +103,7 @@ class _Server(uvicorn.Server):
 
 
 def protocol(seconds: float) -> type[asyncio.Protocol]:
-    """uvicorn's protocol, which also answers a request whose head never ends, and one that was cut off.
+    """uvicorn's protocol, which also answers a request whose head does not end, and one that was cut off.
 
     Args:
         seconds: For the head of a request.
@@ -110,6 +111,8 @@ def protocol(seconds: float) -> type[asyncio.Protocol]:
 
     class Timed(AutoHTTPProtocol):  # type: ignore[misc, valid-type]
         _timer: asyncio.TimerHandle | None = None
+        _in_head = False
+        _head_bytes = 0
 
         def connection_made(self, transport: asyncio.Transport) -> None:
             super().connection_made(transport)
@@ -117,10 +120,26 @@ def protocol(seconds: float) -> type[asyncio.Protocol]:
 
         def data_received(self, data: bytes) -> None:
             super().data_received(data)
-            if self._waiting() and self._timer is None:
-                self._timer = self.loop.call_later(seconds, self._expire)
-            elif not self._waiting():
+            if not self._waiting():
                 self._cancel()
+            elif self._timer is None:
+                self._timer = self.loop.call_later(seconds, self._expire)
+            self._head_bytes = self._head_bytes + len(data) if self._in_head else 0
+            if self._head_bytes > MAX_HEAD_BYTES and not self.transport.is_closing():
+                self._refuse(
+                    "431 Request Header Fields Too Large",
+                    f"headers of more than {MAX_HEAD_BYTES} bytes",
+                )
+                self.transport.close()
+
+        def on_message_begin(self) -> None:
+            """Called by httptools, which has no limit for heads; h11 has one."""
+            super().on_message_begin()
+            self._in_head = True
+
+        def on_headers_complete(self) -> None:
+            self._in_head = False
+            super().on_headers_complete()
 
         def connection_lost(self, error: Exception | None) -> None:
             self._cancel()

@@ -18,10 +18,10 @@ from .limits import RefusalError
 MAX_BOXES = 1000
 # by option of a request: how its text is read
 KINDS: dict[str, Any] = {
-    "top": int,
+    "top": lambda value: int(str(value)),  # int(2.5) would be 2
     "threshold": float,
     "iou_threshold": float,
-    "limit": int,
+    "limit": lambda value: int(str(value)),
     "class": str,
     "mask": str,
 }

@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..batch.columns import NamedBytes
-from .limits import Limits, RefusalError
+from .limits import Limits, RefusalError, as_whole
 
 HEADER_LENGTH = "inference-header-content-length"
 FILES, PIXELS = "image", "pixels"  # the two inputs; a request has one of them
@@ -108,9 +108,10 @@ def write_answer(
 
 
 def _length(text: str, most: int) -> int:
-    if not text.isdigit() or int(text) > most:
+    length = as_whole(text)
+    if length is None or length > most:
         raise RefusalError(400, f"{HEADER_LENGTH} must be at most the {most} bytes of the body")
-    return int(text)
+    return length
 
 
 def _mapping(value: Any, name: str) -> dict[str, Any]:

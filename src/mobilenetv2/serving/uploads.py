@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import zlib
+from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -13,7 +14,7 @@ from starlette.requests import ClientDisconnect, Request
 
 from ..batch.columns import NamedBytes
 from ..printable import printable
-from .limits import MAX_BUFFERED_BYTES, Limits, RefusalError
+from .limits import MAX_BUFFERED_BYTES, Limits, RefusalError, as_whole
 
 MAX_FIELD_BYTES = 1000
 MAX_FIELDS = 20
@@ -49,7 +50,10 @@ class Receiver:
             async for chunk in request.stream():
                 if not problem and len(body) + len(chunk) > self._limits.body_bytes:
                     problem = self._too_large()
-                if not problem:  # a body that is too large is read to its end and forgotten
+                    self.release(len(body))
+                    body.clear()
+                if not problem:  # a body that is too large is read to its end, or its client
+                    # would be cut off while it sends, and never see the answer
                     body.extend(chunk)
                     self.buffered_bytes += len(chunk)
                     if self.buffered_bytes > MAX_BUFFERED_BYTES:
@@ -57,26 +61,31 @@ class Receiver:
                             429, "too many uploads at once: try again later", close=True
                         )
 
+        complete = False
         try:
             await asyncio.wait_for(fill(), self._limits.seconds)
-            if problem:
-                raise RefusalError(413, problem)
+            complete = not problem
         except asyncio.TimeoutError:
-            self.release(len(body))
-            if problem:
-                raise RefusalError(413, problem, close=True) from None
-            raise RefusalError(
-                408,
-                f"the request was not complete after {self._limits.seconds:g} seconds",
-                close=True,
-            ) from None
+            late = f"the request was not complete after {self._limits.seconds:g} seconds"
+            raise RefusalError(413 if problem else 408, problem or late, close=True) from None
         except ClientDisconnect:
-            self.release(len(body))
             raise RefusalError(400, "the request was cut off", close=True) from None
-        except RefusalError:
-            self.release(len(body))
-            raise
+        finally:
+            if not complete:
+                self.release(len(body))
+        if problem:
+            raise RefusalError(413, problem)
         return bytes(body)
+
+    async def discard(self, request: Request) -> None:
+        """Reads a body and forgets it: a client that is still sending would not see the answer."""
+
+        async def read() -> None:
+            async for _ in request.stream():
+                pass
+
+        with suppress(asyncio.TimeoutError, ClientDisconnect):
+            await asyncio.wait_for(read(), self._limits.seconds)
 
     def release(self, size: int) -> None:
         """Counts a body as no longer held."""
@@ -84,7 +93,8 @@ class Receiver:
 
     def _problem_of_header(self, request: Request) -> str:
         length = request.headers.get("content-length", "")
-        too_large = length.isdigit() and int(length) > self._limits.body_bytes
+        size = as_whole(length)
+        too_large = length and (size is None or size > self._limits.body_bytes)
         return self._too_large() if too_large else ""
 
     def _too_large(self) -> str:
