@@ -7,7 +7,8 @@
 All three are given the same image files as bytes and use all processors. The engine is
 `Model.classify_files` in this process, the batch class is called with 64 images at a time, and the
 service is a process of its own, whose clients are threads of this one: the processor time that they
-take is lost to it. Every answer of the service must have the status 200 and the engine's best class; otherwise
+take is lost to it. "Processor ms" is the time that the process itself computed per image, which other
+programs on the machine change little. Every answer of the service must have the status 200 and the engine's best class; otherwise
 the exit code is 1. The memory of the service is that after the first and the last round.
 """
 
@@ -15,6 +16,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import re
 import socket
 import subprocess
@@ -68,6 +70,7 @@ def measure(
     labels = [best[0].label for _, best in model.classify_files(contents, top=1)]
     classifier = Classifier(options.model)
     rates: dict[str, list[float]] = {ENGINE: [], BATCH: [], SERVICE: []}
+    work: dict[str, list[float]] = {ENGINE: [], BATCH: [], SERVICE: []}
     seconds: list[float] = []
     failed, memory = 0, []
     command = [sys.executable, "-m", "mobilenetv2", "serve", options.model, "--port", "0"]
@@ -76,6 +79,8 @@ def measure(
             port = started_port(process)
             for round_ in range(options.rounds):
                 for name in turn([ENGINE, BATCH, SERVICE], round_):
+                    own = process.pid if name == SERVICE else os.getpid()
+                    begin, before = time.perf_counter(), busy_seconds(own)
                     if name == ENGINE:
                         rates[name].append(engine_rate(model, contents, options.seconds))
                     elif name == BATCH:
@@ -86,10 +91,13 @@ def measure(
                         seconds += load_.latencies
                         failed += load_.failed
                         memory.append(resident_megabytes(process.pid))
+                    images = rates[name][-1] * (time.perf_counter() - begin)
+                    work[name].append(1e3 * (busy_seconds(own) - before) / images)
         finally:
             process.terminate()
     p50, p99 = (1e3 * np.percentile(seconds, (50, 99))).tolist()
     service = {
+        "processor_ms_per_image": work,
         "requests": len(seconds),
         "failed": failed,
         "p50_ms": p50,
@@ -199,6 +207,15 @@ def started_port(process: subprocess.Popen[str]) -> int:
     raise SystemExit("the service did not start")
 
 
+def busy_seconds(pid: int) -> float:
+    """Processor time of a process; 0 outside Linux."""
+    stat = Path(f"/proc/{pid}/stat")
+    if not stat.exists():
+        return 0.0
+    user, system = stat.read_text().rpartition(")")[2].split()[11:13]
+    return (int(user) + int(system)) / os.sysconf("SC_CLK_TCK")
+
+
 def resident_megabytes(pid: int) -> float:
     """Resident memory of a process, in MB; 0 outside Linux."""
     status = Path(f"/proc/{pid}/status")
@@ -210,11 +227,17 @@ def resident_megabytes(pid: int) -> float:
 def table(rates: dict[str, list[float]], service: dict[str, Any], clients: int) -> str:
     """The medians as Markdown, and the ratios to the engine, round by round."""
     rows = [
-        [name, f"{np.median(values):.1f}", str(ratio(values, rates[ENGINE]))]
+        [
+            name,
+            f"{np.median(values):.1f}",
+            str(ratio(values, rates[ENGINE])),
+            f"{np.median(service['processor_ms_per_image'][name]):.2f}",
+        ]
         for name, values in rates.items()
     ]
+    columns = ["", "images per second", "of the engine", "processor ms per image"]
     memory = service["resident_megabytes"]
-    return markdown(["", "images per second", "of the engine"], rows) + (
+    return markdown(columns, rows) + (
         f"\n\nThe service: {clients} clients, {service['requests']} requests, {service['failed']} "
         f"failed; p50 {service['p50_ms']:.0f} ms, p99 {service['p99_ms']:.0f} ms; "
         f"{memory[0]:.0f} MB after the first round, {memory[-1]:.0f} MB after the last. "
