@@ -196,9 +196,9 @@ Results product(const std::string& isa, unsigned seed) {
   Network<T> network(*find_kernels<T>(isa.c_str()), 1);
   const Factors factors = sizeof(T) == 1 ? made.factors() : Factors{};
   Problem problem;
-  const int handle = accepted(
-      network.add_matrix(weights.data(), bias.data(), channels, terms, input_factor, factors, made.rounding, problem),
-      problem);
+  const int handle = accepted(network.add_matrix(weights.data(), bias.data(), channels, terms, input_factor, 0, factors,
+                                                 made.rounding, problem),
+                              problem);
 
   Matmul<T> job = dense_matmul(network.matrix(handle), in.data(), pixel, pixels, static_cast<T*>(nullptr), -5.0f, 5.0f);
   job.in_row = row;

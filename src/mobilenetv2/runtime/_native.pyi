@@ -135,6 +135,7 @@ class ByteNetwork:
         weights: NDArray[Any],
         bias: NDArray[Any],
         input_factor: int = 0,
+        tail: int = 0,
         factor: NDArray[Any] | None = None,
         fraction: NDArray[Any] | None = None,
         power: NDArray[Any] | None = None,

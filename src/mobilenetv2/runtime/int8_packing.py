@@ -68,9 +68,9 @@ def pack_int8(network: _native.ByteNetwork, checkpoint: Int8Checkpoint, steps: S
                 _taps(parts), bias, len(parts), rounding=rounding, **factors
             )
         else:
-            matrix, input_factor = _matrix(weight, layer, 128 - stored.zero_point)
+            matrix, input_factor, tail = _matrix(weight, layer, 128 - stored.zero_point)
             handles[layer.name] = network.add_matrix(
-                matrix, bias, input_factor, rounding=rounding, **factors
+                matrix, bias, input_factor, tail, rounding=rounding, **factors
             )
     network.set_pixel_padding([float(zero) for zero in checkpoint.image_zero_points])
     first = next(iter(handles.values()))
@@ -250,14 +250,21 @@ def _signed_bytes(weight: NDArray[np.int64]) -> list[NDArray[np.int8]]:
     return parts
 
 
-def _matrix(weight: NDArray[np.int64], layer: Layer, middle: int) -> tuple[NDArray[np.int8], int]:
-    """Rows for a matrix: of each kernel row its pixels as one run of a multiple of 4. Where a weight
-    is beyond a signed byte, all of them are less `middle`, which is returned too; else 0.
+def _matrix(
+    weight: NDArray[np.int64], layer: Layer, middle: int
+) -> tuple[NDArray[np.int8], int, int]:
+    """Rows for a matrix: of each kernel row its pixels as one run of a multiple of 4, filled with
+    zeros. Where a weight is beyond a signed byte, all of them are less `middle`.
+
+    Returns:
+        The rows; `middle`, or 0 where no weight is beyond a byte; and how many weights the last four
+        of a run have, 0 for all four.
     """
-    runs = rows(filled(weight.reshape(len(weight), layer.kernel, -1), axis=2, unit=4))
-    if runs.min() >= -128 and runs.max() <= 127:
+    if weight.min() >= -128 and weight.max() <= 127:
         middle = 0
-    return np.ascontiguousarray(runs - middle, np.int8), middle
+    runs = weight.reshape(len(weight), layer.kernel, -1) - middle
+    filled_up = rows(filled(runs, axis=2, unit=4))
+    return np.ascontiguousarray(filled_up, np.int8), middle, runs.shape[2] % 4
 
 
 def _taps(parts: list[NDArray[np.int8]]) -> NDArray[np.int8]:

@@ -19,6 +19,7 @@ class RecordedLayer:
         depthwise: Whether it is a depthwise layer; else a matrix.
         handle: Its number among its kind.
         depth: Of a matrix; of a depthwise layer, its copies.
+        tail: As for `int8_packing`.
         arrays: Weights, bias and the factors of an int8 layer.
     """
 
@@ -27,6 +28,7 @@ class RecordedLayer:
     channels: int
     depth: int
     input_factor: int
+    tail: int
     arrays: tuple[NDArray[Any], ...]
     rounding: _native.Rounding
 
@@ -49,11 +51,13 @@ class Recorder:
         weights: NDArray[Any],
         bias: NDArray[Any],
         input_factor: int = 0,
+        tail: int = 0,
         rounding: _native.Rounding | None = None,
         **factors: NDArray[Any],
     ) -> int:
         shape = weights.shape
-        return self._add(False, shape, input_factor, (weights, bias), factors, rounding)
+        of_inputs = input_factor, tail
+        return self._add(False, shape, of_inputs, (weights, bias), factors, rounding)
 
     def add_depthwise(
         self,
@@ -63,7 +67,7 @@ class Recorder:
         rounding: _native.Rounding | None = None,
         **factors: NDArray[Any],
     ) -> int:
-        return self._add(True, (len(bias), copies), 0, (weights, bias), factors, rounding)
+        return self._add(True, (len(bias), copies), (0, 0), (weights, bias), factors, rounding)
 
     def set_pixel_padding(self, values: list[float]) -> None:
         self.padding = values
@@ -75,7 +79,7 @@ class Recorder:
         self,
         depthwise: bool,
         shape: tuple[int, ...],
-        input_factor: int,
+        of_inputs: tuple[int, int],
         arrays: tuple[NDArray[Any], ...],
         factors: Mapping[str, NDArray[Any]],
         rounding: _native.Rounding | None,
@@ -89,7 +93,7 @@ class Recorder:
                 handle,
                 channels,
                 depth,
-                input_factor,
+                *of_inputs,
                 (*arrays, *ordered),
                 rounding or _native.Rounding(),
             )

@@ -18,7 +18,7 @@ MAGIC, VERSION, ALIGNMENT = b"mnv2prog", 1, 64
 NAME_BYTES = 64
 TYPES = (np.float32, np.uint8, np.uint16)  # of outputs, by number
 ROUNDING = "4i6f6d"
-LAYER = struct.Struct("<Q5i4x" + ROUNDING)
+LAYER = struct.Struct("<Q6i" + ROUNDING)
 STEP = struct.Struct("<6i3q2d2i2f9i4x" + ROUNDING)
 STAGE = struct.Struct("<16i4f2i")
 
@@ -112,6 +112,7 @@ def _layers(kept: Iterable[RecordedLayer]) -> tuple[bytes, bytes]:
                 layer.depth,
                 layer.input_factor,
                 len(layer.arrays) - 2,
+                layer.tail,
                 *_rounding(layer.rounding),
             )
         )

@@ -63,7 +63,9 @@ class Int8Layers:
         elif layer.kind == "resize":
             self._reals[name] = self._maps.resize(layer, self._real(source), name)
         elif layer.kind == "pool":
-            self._store(layer, graph.node("GlobalAveragePool", [self._real(source)], f"{name}.mean"))
+            self._store(
+                layer, graph.node("GlobalAveragePool", [self._real(source)], f"{name}.mean")
+            )
         elif layer.kind == "linear":
             self._linear(layer)
         elif layer.weight:

@@ -169,7 +169,9 @@ def _decoded(graph: Graph, codes: str, anchors: Any) -> str:
 def _with_area(graph: Graph, corners: str, scores: str) -> str:
     """The scores (N, n, classes), 0 of boxes without area, which suppression would keep."""
     low, high = (_slice(graph, corners, at, at + 2, f"area.{at}") for at in (0, 2))
-    wider = graph.node("Cast", [graph.node("Greater", [high, low], "area.sides")], "area.0or1", to=1)
+    wider = graph.node(
+        "Cast", [graph.node("Greater", [high, low], "area.sides")], "area.0or1", to=1
+    )
     columns, rows = (_slice(graph, wider, at, at + 1, f"area.side.{at}") for at in (0, 1))
     has_area = graph.node("Mul", [columns, rows], "area.both")
     return graph.node("Mul", [scores, has_area], "scores.with_area")

@@ -110,18 +110,19 @@ nb::class_<Network<T>> bind_network(nb::module_& module, const char* name) {
           nb::arg("isa"), nb::arg("threads"))
       .def(
           "add_matrix",
-          [](Network<T>& network, const Weights& weights, const Biases& bias, int input_factor,
+          [](Network<T>& network, const Weights& weights, const Biases& bias, int input_factor, int tail,
              const Optional<float>& factor, const Optional<double>& fraction, const Optional<double>& power,
              const Rounding& rounding) {
             const int channels = static_cast<int>(weights.shape(0)), depth = static_cast<int>(weights.shape(1));
             Problem problem;
-            const int handle = network.add_matrix(weights.data(), bias.data(), channels, depth, input_factor,
+            const int handle = network.add_matrix(weights.data(), bias.data(), channels, depth, input_factor, tail,
                                                   factors(factor, fraction, power), rounding, problem);
             raise_if_any(problem);
             return handle;
           },
-          nb::arg("weights"), nb::arg("bias"), nb::arg("input_factor") = 0, nb::arg("factor") = nb::none(),
-          nb::arg("fraction") = nb::none(), nb::arg("power") = nb::none(), nb::arg("rounding") = Rounding())
+          nb::arg("weights"), nb::arg("bias"), nb::arg("input_factor") = 0, nb::arg("tail") = 0,
+          nb::arg("factor") = nb::none(), nb::arg("fraction") = nb::none(), nb::arg("power") = nb::none(),
+          nb::arg("rounding") = Rounding())
       .def(
           "add_depthwise",
           [](Network<T>& network, const Weights& weights, const Biases& bias, int copies, const Optional<float>& factor,

@@ -222,6 +222,7 @@ Matmul<T> dense_matmul(const Matrix<T>& matrix, const T* in, int channels, int p
   job.weights = matrix.weights.data();
   job.bias = matrix.bias.data();
   job.input_factor = matrix.input_factor;
+  job.tail = matrix.tail;
   job.channels = matrix.channels;
   job.shortcut_pixel = matrix.channels;
   job.out = out;

@@ -183,17 +183,20 @@ MNV2_NOINLINE void finish_pixels(const Matmul<std::uint8_t>& job, const Panel& p
 // input_factor times the inputs of each of `count` pixels from `from` on.
 MNV2_NOINLINE void sum_inputs(const Matmul<std::uint8_t>& job, int from, int count, std::int32_t* sums) {
   const std::uint8_t* pixel = job.in + from * job.in_pixel;
+  const int whole = job.tail ? job.depth - 4 : job.depth;
   for (int p = 0; p < count; p++, pixel += job.in_pixel) {
     Ints sum = splat_ints(0);
+    int rest = 0;
     for (int r = 0; r < job.row_count; r++) {
       for (int s = 0; s < job.segment_count; s++) {
         const std::uint8_t* const in = pixel + r * job.in_row + s * job.in_segment;
         int k = 0;
-        for (; k + 4 * LANES <= job.depth; k += 4 * LANES) sum = add_quads(sum, load_quads(in + k, LANES));
-        if (k < job.depth) sum = add_quads(sum, load_quads(in + k, (job.depth - k) / 4));
+        for (; k + 4 * LANES <= whole; k += 4 * LANES) sum = add_quads(sum, load_quads(in + k, LANES));
+        if (k < whole) sum = add_quads(sum, load_quads(in + k, (whole - k) / 4));
+        for (int i = 0; i < job.tail; i++) rest += in[whole + i];
       }
     }
-    sums[p] = job.input_factor * sum_lanes(sum);
+    sums[p] = job.input_factor * (sum_lanes(sum) + rest);
   }
 }
 

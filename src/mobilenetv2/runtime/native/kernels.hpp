@@ -63,7 +63,8 @@ struct Requantize {
 // order of the weights, whatever the tiles, so that results do not depend on how the work was cut.
 //
 // Weights beyond a signed byte, as old TensorFlow files have them (unsigned with a zero point), are stored less
-// `input_factor`: a pixel's inputs are summed once, and `input_factor` times that is added to all of its outputs.
+// `input_factor`: a pixel's inputs are summed once, and `input_factor` times that is added to all of its outputs. Of
+// the last four inputs of a segment only `tail` are summed: what lies behind them belongs to others, and may change.
 template <class T>
 struct Matmul {
   const T* in;
@@ -77,6 +78,7 @@ struct Matmul {
   const typename Types<T>::Weight* weights;
   const typename Types<T>::Sum* bias;  // whole vectors
   int input_factor;                    // of bytes
+  int tail;                            // 0: all four
   const std::int32_t* input_sums;      // the kernels' own: of each pixel, times input_factor; null if that is 0
   int channels;                        // stores stop there
   const T* shortcut;                   // dense; null if none. May be `out`

@@ -134,10 +134,11 @@ const char* check_factors(const Factors& factors, const Rounding& rounding, int 
 }
 
 template <class T>
-int Network<T>::add_matrix(const Weight* weights, const Sum* bias, int channels, int depth, int input_factor,
+int Network<T>::add_matrix(const Weight* weights, const Sum* bias, int channels, int depth, int input_factor, int tail,
                            const Factors& factors, const Rounding& rounding, Problem& problem) {
   constexpr int TOGETHER = sizeof(T) == 1 ? 4 : 1;  // steps of the depth in a lane
-  problem.what = check_factors<T>(factors, rounding, channels);
+  problem.what =
+      tail < 0 || tail > 3 ? "a tail has less than four inputs" : check_factors<T>(factors, rounding, channels);
   if (problem.what) return -1;
   const int lanes = kernels_->lanes;
   const int vectors = (channels + lanes - 1) / lanes;
@@ -145,6 +146,7 @@ int Network<T>::add_matrix(const Weight* weights, const Sum* bias, int channels,
   matrix.channels = channels;
   matrix.depth = depth;
   matrix.input_factor = input_factor;
+  matrix.tail = tail;
   matrix.rounding = rounding;
   std::vector<int> order;  // the channel of each lane
   for (int done = 0; done < vectors;) {

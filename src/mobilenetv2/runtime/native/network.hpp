@@ -73,8 +73,8 @@ struct Factors {
 template <class T>
 struct Matrix {
   int channels = 0;
-  int depth = 0;         // over all rows and segments
-  int input_factor = 0;  // see Matmul
+  int depth = 0;                   // over all rows and segments
+  int input_factor = 0, tail = 0;  // see Matmul
   std::vector<Panel> panels;
   Buffer<typename Types<T>::Weight> weights;
   Buffer<typename Types<T>::Sum> bias;
@@ -198,8 +198,9 @@ class Network {
   Network(const Kernels<T>& kernels, int threads);
 
   // A handle, or -1 and what is wrong.
-  // (channels, depth) row by row, one bias per channel. Of int8, the depth of a segment is a multiple of 4.
-  int add_matrix(const Weight* weights, const Sum* bias, int channels, int depth, int input_factor,
+  // (channels, depth) row by row, one bias per channel. Of int8, the depth of a segment is a multiple of 4, with zeros
+  // behind the weights of its last `tail` inputs.
+  int add_matrix(const Weight* weights, const Sum* bias, int channels, int depth, int input_factor, int tail,
                  const Factors& factors, const Rounding& rounding, Problem& problem);
   // As Depthwise wants them.
   int add_depthwise(const Weight* weights, const Sum* bias, int channels, int copies, const Factors& factors,

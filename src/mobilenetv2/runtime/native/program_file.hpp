@@ -62,7 +62,7 @@ struct LayerRecord {
   std::int32_t depth;  // of a matrix; of a depthwise layer, its copies
   std::int32_t input_factor;
   std::int32_t factors;  // 0 none, 1 `factor`, 2 `fraction` and `power`
-  std::int32_t reserved;
+  std::int32_t tail;     // see Matmul
   RoundingRecord rounding;
 };
 

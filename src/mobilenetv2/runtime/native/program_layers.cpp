@@ -69,6 +69,7 @@ class Layers {
     MNV2_REQUIRE(depthwise ? record.channels % BLOCK == 0 : floats() || record.depth % 4 == 0, "its weights are cut");
     MNV2_REQUIRE(within(record.input_factor, floats() || depthwise ? 0 : -512, floats() || depthwise ? 0 : 512),
                  "its factor of the inputs is out of range");
+    MNV2_REQUIRE(within(record.tail, 0, floats() || depthwise ? 0 : 3), "its tail is out of range");
     MNV2_REQUIRE(within(record.factors, 0, 2), "its factors are of an unknown kind");
     MNV2_REQUIRE(within(record.rounding.mode, 0, static_cast<int>(RoundingMode::TWICE_TO_FLOAT)),
                  "an unknown rounding");
@@ -88,8 +89,8 @@ class Layers {
     if (depthwise) {
       network_.add_depthwise(weights, bias, record.channels, record.depth, factors, rounding, problem);
     } else {
-      network_.add_matrix(weights, bias, record.channels, record.depth, record.input_factor, factors, rounding,
-                          problem);
+      network_.add_matrix(weights, bias, record.channels, record.depth, record.input_factor, record.tail, factors,
+                          rounding, problem);
     }
     if (problem.what) return {problem.what == NO_MEMORY ? MNV2_NO_MEMORY : MNV2_BAD_FILE, problem.what};
     if constexpr (!floats()) {
