@@ -83,6 +83,9 @@ NOT_RUN = {  # why a command of a page does not run here
     "curl -F image=@examples/cat.jpg -F image=@rose.jpg -F top=2 http://127.0.0.1:8000/predict": (
         "as above"
     ),
+    "python benchmarks/service.py --images photos/ --model mine.safetensors": (
+        "needs an idle machine; see test_serving.py"
+    ),
     "mobilenetv2 train photos/ -o four --processes 4": "four processes; see tests/test_processes.py",
 }
 SHORTER = {  # what a page does at length
