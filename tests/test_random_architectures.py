@@ -25,6 +25,8 @@ FLOAT_ISAS = _native.kernel_names()
 INT8_ISAS = _native.byte_kernel_names()
 
 COUNT = int(os.environ.get("MOBILENETV2_ARCHITECTURES", "60"))
+# and those that were wrong once: 217 reads inputs beside its own that another thread writes
+SEEDS = sorted({*range(COUNT), 217})
 ROUNDINGS = [("nearest", False), ("nearest", True), ("twice", False), ("twice", True)]
 
 
@@ -92,7 +94,7 @@ def random_names(rng: np.random.Generator, names: list[str]) -> list[str]:
     return [str(name) for name in rng.choice(names, min(3, len(names)), replace=False)]
 
 
-@pytest.mark.parametrize("seed", range(COUNT))
+@pytest.mark.parametrize("seed", SEEDS)
 def test_float32(seed: int) -> None:
     """Within 1e-4 of the largest value, all outputs and three tensors from anywhere within."""
     rng = np.random.default_rng(seed)
@@ -134,7 +136,7 @@ def close(found: np.ndarray, expected: np.ndarray, what: str) -> None:
     assert np.abs(found - expected).max() <= 1e-4 * scale, what
 
 
-@pytest.mark.parametrize("seed", range(COUNT))
+@pytest.mark.parametrize("seed", SEEDS)
 def test_int8(seed: int) -> None:
     """The same stored values on every instruction set, hence the same outputs to the last bit."""
     rng = np.random.default_rng(seed)
