@@ -91,6 +91,7 @@ def test_without_its_runtime_a_file_is_written_and_that_is_said(
         (["a.xyz"], "no format is known by its ending"),
         (["a.onnx", "--to", "tflite"], "must end in .tflite"),
         (["a.onnx", "--opset", "3"], "opset"),
+        (["a.mnv2", "--input", "float32"], "program: input 'float32': it takes uint8"),
         (["a.onnx", "--int8"], "--int8 needs --calibrate"),
         (["a.onnx", "--calibrate", "photos"], "--calibrate goes with --int8"),
         (["a.onnx", "--verify", "photos", "--no-verify"], "contradict"),

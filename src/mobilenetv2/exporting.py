@@ -143,8 +143,11 @@ def chosen_options(
     """
     preprocessing = checkpoint.preprocessing
     given = {name: value for name, value in values.items() if value is not None or name == "batch"}
-    if isinstance(checkpoint, Int8Checkpoint):
-        given.setdefault("input", format_.int8_input)
+    inputs = format_.inputs
+    if len(inputs) == 1 and given.get("input", inputs[0]) != inputs[0]:
+        raise WriterError(f"{format_.name}: input {given['input']!r:.40}: it takes {inputs[0]}")
+    if isinstance(checkpoint, Int8Checkpoint) or len(inputs) == 1:
+        given.setdefault("input", inputs[-1])
     if given.get("task_metadata") and checkpoint.architecture.head.task != "segmentation":
         given.setdefault("results", "final")
     if given.get("task_metadata"):

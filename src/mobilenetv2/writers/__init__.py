@@ -29,7 +29,8 @@ class Format:
             `verification` that runs it.
         needs: Modules that writing needs.
         runs_with: The package on PyPI that checks a written file, and its module.
-        int8_input: What its int8 files take unless the caller says otherwise.
+        inputs: What its files can take; a caller who says nothing gets the first, or of int8 files the
+            last.
     """
 
     name: str
@@ -37,7 +38,7 @@ class Format:
     module: str
     needs: tuple[str, ...] = ()
     runs_with: tuple[str, str] = ("", "")
-    int8_input: str = "uint8"
+    inputs: tuple[str, ...] = ("float32", "uint8")
 
 
 FORMATS = {
@@ -51,14 +52,14 @@ FORMATS = {
         Format("torchvision", ".pth", "torchvision", ("torch",), ("torch", "torch")),
         Format("timm", ".safetensors", "timm"),
         Format("keras", ".h5", "keras", ("h5py",), ("h5py", "h5py")),
-        Format("program", ".mnv2", "program"),
+        Format("program", ".mnv2", "program", inputs=("uint8",)),
         Format(
             "transformers.js",
             "",
             "transformers_js",
             ("onnx",),
             ("onnxruntime", "onnxruntime"),
-            int8_input="float32",
+            inputs=("float32",),
         ),
     )
 }
