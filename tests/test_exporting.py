@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import signal
 import subprocess
@@ -184,3 +185,23 @@ def test_detections_are_compared_by_class_and_place() -> None:
 def test_options_have_the_defaults_of_the_docs() -> None:
     options = WriteOptions()
     assert (options.input, options.results, options.batch) == ("float32", "raw", 1)
+
+
+@pytest.mark.parametrize("place", ["write", "replace", "mkdtemp"])
+def test_a_full_disk_leaves_nothing_and_keeps_what_was_there(place, tmp_path, monkeypatch) -> None:
+    target = tmp_path / "a.onnx"
+    target.write_bytes(b"before")
+
+    def full(*arguments, **options):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    if place == "write":
+        monkeypatch.setattr(exporting, "writer", lambda format_: full)
+    elif place == "replace":
+        monkeypatch.setattr(exporting.os, "replace", full)
+    else:
+        monkeypatch.setattr(exporting.tempfile, "mkdtemp", full)
+    with pytest.raises(mnv2.UserError, match="a.onnx: cannot be written: No space left"):
+        mnv2.export(mnv2.load("cifar10"), target)
+    assert os.listdir(tmp_path) == ["a.onnx"]
+    assert target.read_bytes() == b"before"

@@ -201,7 +201,7 @@ def _runtime(format_: Format) -> tuple[str, str]:
     """The name and version of what runs a format's files; or "", and how to get it."""
     package, module = format_.runs_with
     if not package:
-        return "the files read back", ""
+        return "reading it back", ""
     if missing_modules(module):
         return "", f"`pip install {package}` and the next conversion checks the file"
     return f"{package} {version(package)}", ""
