@@ -19,7 +19,6 @@ from __future__ import annotations
 import argparse
 import sys
 import tempfile
-import time
 import warnings
 from collections.abc import Callable
 from dataclasses import replace
@@ -27,7 +26,7 @@ from functools import partial
 from pathlib import Path
 
 import numpy as np
-from measure import markdown, ratio, settle, turn
+from measure import markdown, ratio, timed
 from numpy.typing import NDArray
 from peer_files import random_checkpoint, write_onnx, write_tflite
 from peers import load_litert, load_onnxruntime, nchw
@@ -84,22 +83,6 @@ def cells(times: dict[str, list[float]]) -> list[str]:
     ours, theirs = times.values()
     middle = [f"{1e3 * np.median(values):.2f}" for values in (ours, theirs)]
     return [*middle, str(ratio(theirs, ours))]
-
-
-def timed(calls: dict[str, Call], rounds: int, count: int) -> dict[str, list[float]]:
-    """Seconds of each call in each round."""
-    times: dict[str, list[float]] = {name: [] for name in calls}
-    for round_ in range(rounds):
-        for name in turn(list(calls), round_):
-            settle()
-            calls[name]()
-            measured = []
-            for _ in range(count):
-                begin = time.perf_counter()
-                calls[name]()
-                measured.append(time.perf_counter() - begin)
-            times[name].append(float(np.median(measured)))
-    return times
 
 
 def onnx_files(

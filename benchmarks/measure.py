@@ -9,7 +9,7 @@ import re
 import subprocess
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from datetime import date
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -67,6 +67,24 @@ def settle(most_seconds: float = 1.0) -> None:
         time.sleep(SLICE_SECONDS)
         if time.process_time() - busy < 0.2 * (time.perf_counter() - wall):
             return
+
+
+def timed(
+    calls: Mapping[str, Callable[[], Any]], rounds: int, count: int
+) -> dict[str, list[float]]:
+    """Seconds of each call in each round, in turns: the median of `count`, after one that is not timed."""
+    times: dict[str, list[float]] = {name: [] for name in calls}
+    for round_ in range(rounds):
+        for name in turn(list(calls), round_):
+            settle()
+            calls[name]()
+            measured = []
+            for _ in range(count):
+                begin = time.perf_counter()
+                calls[name]()
+                measured.append(time.perf_counter() - begin)
+            times[name].append(float(np.median(measured)))
+    return times
 
 
 class Process(NamedTuple):

@@ -23,13 +23,12 @@ from __future__ import annotations
 import argparse
 import sys
 import tempfile
-import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from measure import RESULTS, Watch, machine, markdown, ratio, report, settle, turn
+from measure import RESULTS, Watch, machine, markdown, ratio, report, timed
 from numpy.typing import NDArray
 from peer_files import write_onnx
 from peers import nchw
@@ -175,22 +174,6 @@ def onnx_call(file: Path, threads: int, pixels: NDArray[np.uint8], checkpoint: C
         return outputs if len(outputs) > 1 else outputs[0]
 
     return call
-
-
-def timed(calls: dict[str, Call], rounds: int, count: int) -> dict[str, list[float]]:
-    """Seconds of each call in each round."""
-    times: dict[str, list[float]] = {name: [] for name in calls}
-    for round_ in range(rounds):
-        for name in turn(list(calls), round_):
-            settle()
-            calls[name]()
-            measured = []
-            for _ in range(count):
-                begin = time.perf_counter()
-                calls[name]()
-                measured.append(time.perf_counter() - begin)
-            times[name].append(float(np.median(measured)))
-    return times
 
 
 def table(results: list[dict[str, Any]]) -> str:
