@@ -113,6 +113,57 @@ def test_wrong_usage_is_refused_before_anything_is_written(
     assert os.listdir("folder") == ["mine.txt"]
 
 
+@pytest.mark.parametrize("name", ["hf", "proj.mlpackage"])
+def test_a_folder_of_others_is_kept(name, tmp_path, capsys) -> None:
+    """As downloads from Hugging Face are: a configuration beside weights."""
+    folder = tmp_path / name
+    (folder / "onnx").mkdir(parents=True)
+    for file in ("config.json", "Manifest.json", "model.safetensors", "onnx/thesis.txt"):
+        (folder / file).write_text("mine")
+    to = "coreml" if name.endswith("mlpackage") else "transformers.js"
+    assert run(["convert", "cifar10", str(folder), "--to", to]) == 2
+    assert "a folder with other files" in capsys.readouterr().err
+    assert sorted(os.listdir(folder)) == [
+        "Manifest.json",
+        "config.json",
+        "model.safetensors",
+        "onnx",
+    ]
+
+
+def test_a_folder_of_ours_is_replaced_whole(tmp_path) -> None:
+    folder = tmp_path / "tj"
+    for _ in range(2):
+        mnv2.export(mnv2.load("cifar10"), folder, "transformers.js")
+    mnv2.export(mnv2.load("cifar10-int8"), folder, "transformers.js")
+    assert os.listdir(folder / "onnx") == ["model_quantized.onnx"]
+    assert os.listdir(tmp_path) == ["tj"]
+
+
+@pytest.mark.parametrize("suffix", [".bin", ".json", ".labels.txt"])
+def test_files_beside_are_not_overwritten(suffix, tmp_path, capsys) -> None:
+    pytest.importorskip("ncnn")
+    mine = tmp_path / f"run{suffix}"
+    mine.write_text("mine")
+    assert run(["convert", "cifar10", str(tmp_path / "run.param")]) == 2
+    assert f"run{suffix}: is there already, and ncnn would replace it" in capsys.readouterr().err
+    assert (os.listdir(tmp_path), mine.read_text()) == ([mine.name], "mine")
+    mine.unlink()
+    for _ in range(2):  # an export replaces its own
+        assert run(["convert", "cifar10", str(tmp_path / "run.param")]) == 0
+
+
+def test_the_model_that_is_read_is_not_overwritten(tmp_path, capsys) -> None:
+    pytest.importorskip("openvino")
+    model = tmp_path / "model.bin"
+    mnv2.load("cifar10").checkpoint.save(model)
+    (tmp_path / "model.xml").write_text("of an earlier export")
+    before = model.read_bytes()
+    assert run(["convert", str(model), str(tmp_path / "model.xml")]) == 2
+    assert "OUT is IN itself" in capsys.readouterr().err
+    assert model.read_bytes() == before
+
+
 def test_unknown_options_and_formats_are_named(tmp_path) -> None:
     model = mnv2.load("cifar10")
     with pytest.raises(mnv2.UserError, match="unknown fields: optset"):

@@ -237,6 +237,9 @@ def test_a_page_is_replaced_whole(tmp_path) -> None:
     assert sorted(path.name for path in site.glob("*.mnv2")) == ["model-0.mnv2"]
     assert json.loads((site / "models.json").read_text("utf-8"))["title"] == "한글"
     assert os.listdir(tmp_path) == ["site"]
+    (site / "thesis.txt").write_text("mine")
+    assert run(["page", "cifar10", "-o", str(site)]) == 2
+    assert (site / "thesis.txt").read_text() == "mine"
 
 
 class Quiet(http.server.SimpleHTTPRequestHandler):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import shutil
 import tempfile
 from collections.abc import Iterable, Sequence
@@ -172,17 +173,24 @@ def check_target(target: Path, format_: Format) -> None:
     Raises:
         WriterError: It would be overwritten.
     """
-    folder = format_.suffix in ("", ".mlpackage")
+    folder = bool(format_.inside)
     if format_.suffix and target.suffix.lower() != format_.suffix:
         raise WriterError(f"{target}: must end in {format_.suffix} for {format_.name}")
     if not folder and target.is_dir():
         raise WriterError(f"{target}: is a folder")
     if folder and target.exists() and not target.is_dir():
         raise WriterError(f"{target}: {format_.name} is a folder, and a file has this name")
-    marks = ("Manifest.json", "config.json")  # of the formats that are folders
-    is_ours = any((target / mark).is_file() for mark in marks)
-    if folder and target.is_dir() and any(target.iterdir()) and not is_ours:
+    names = [path.relative_to(target).as_posix() for path in target.rglob("*")] if folder else []
+    others = [name for name in names if not re.fullmatch(format_.inside, name)]
+    # a configuration alone may be of weights that are elsewhere
+    if others or (names and not any("/" in name for name in names)):
         raise WriterError(f"{target}: a folder with other files: give a new name")
+    for path in format_.files(target)[1:]:
+        # beside a file of this name they are those of an earlier export
+        if path.exists() and not target.exists():
+            raise WriterError(
+                f"{path}: is there already, and {format_.name} would replace it: give another name"
+            )
     if not target.parent.is_dir():
         raise WriterError(f"{target}: the folder {target.parent} does not exist")
 

@@ -39,6 +39,13 @@ TARGETS = (
 class Target(OutputPath):
     """A file to write; with `--to` of some formats, a folder."""
 
+    def files(self, path: Path, options: Mapping[str, Any]) -> tuple[Path, ...]:
+        """The file, and those that its format has beside it."""
+        from ..writers import FORMATS, format_of
+
+        chosen = FORMATS.get(options.get("to") or "") or format_of(path)
+        return (path,) if chosen is None else chosen.files(path)
+
     def _problem(self, path: Path) -> str:
         if path.is_dir():  # the export refuses one that is not the format's own
             return ""

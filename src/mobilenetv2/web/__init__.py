@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import re
 import shutil
 import tempfile
 from collections.abc import Mapping, Sequence
@@ -17,7 +18,12 @@ from ..runtime.program import write_program
 
 HERE = Path(__file__).parent
 PACKAGE = "mobilenetv2"  # the folder of the JavaScript package in the site
-LIST = "models.json"  # tells a site from another folder
+LIST = "models.json"
+# what a site consists of; a folder with anything else is not replaced
+OURS = re.compile(
+    r"models\.json|model-\d+\.mnv2|index\.html|page\.css|(page|texts|offline)\.js"
+    rf"|{PACKAGE}(/(src|wasm)(/[a-z0-9]+\.(d\.ts|js|json|wasm))?)?"
+)
 
 
 def write_page(
@@ -63,7 +69,8 @@ def _check_target(target: Path) -> None:
         raise UserError(f"{target}: the folder {target.parent} does not exist")
     if target.exists() and not target.is_dir():
         raise UserError(f"{target}: a page is a folder, and a file has this name")
-    if target.is_dir() and any(target.iterdir()) and not (target / LIST).is_file():
+    names = [path.relative_to(target).as_posix() for path in target.rglob("*")]
+    if not all(OURS.fullmatch(name) for name in names):
         raise UserError(f"{target}: a folder with other files: give a new name")
 
 

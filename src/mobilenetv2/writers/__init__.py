@@ -29,6 +29,8 @@ class Format:
             `verification` that runs it.
         needs: Modules that writing needs.
         runs_with: The package on PyPI that checks a written file, and its module.
+        beside: Endings of the files that are written beside the one that is named.
+        inside: Of a folder, what may be in it, as a pattern of relative paths.
         inputs: What its files can take; a caller who says nothing gets the first, or of int8 files the
             last.
     """
@@ -38,20 +40,41 @@ class Format:
     module: str
     needs: tuple[str, ...] = ()
     runs_with: tuple[str, str] = ("", "")
+    beside: tuple[str, ...] = ()
+    inside: str = ""
     inputs: tuple[str, ...] = ("float32", "uint8")
 
+    def files(self, path: Path) -> tuple[Path, ...]:
+        """What may be written where `path` is named."""
+        return (path, *(path.with_suffix(suffix) for suffix in self.beside))
 
+
+FACTS = (".json", ".labels.txt")  # of formats without a place for them
 FORMATS = {
     each.name: each
     for each in (
         Format("onnx", ".onnx", "onnx", ("onnx",), ("onnxruntime", "onnxruntime")),
         Format("tflite", ".tflite", "tflite", (), ("ai-edge-litert", "ai_edge_litert")),
-        Format("openvino", ".xml", "openvino", ("onnx", "openvino"), ("openvino", "openvino")),
-        Format("coreml", ".mlpackage", "coreml", ("coremltools",), ("coremltools", "coremltools")),
-        Format("ncnn", ".param", "ncnn", (), ("ncnn", "ncnn")),
-        Format("torchvision", ".pth", "torchvision", ("torch",), ("torch", "torch")),
-        Format("timm", ".safetensors", "timm"),
-        Format("keras", ".h5", "keras", ("h5py",), ("h5py", "h5py")),
+        Format(
+            "openvino",
+            ".xml",
+            "openvino",
+            ("onnx", "openvino"),
+            ("openvino", "openvino"),
+            beside=(".bin",),
+        ),
+        Format(
+            "coreml",
+            ".mlpackage",
+            "coreml",
+            ("coremltools",),
+            ("coremltools", "coremltools"),
+            inside=r"Manifest\.json|Data(/.*)?",
+        ),
+        Format("ncnn", ".param", "ncnn", (), ("ncnn", "ncnn"), beside=(".bin", *FACTS)),
+        Format("torchvision", ".pth", "torchvision", ("torch",), ("torch", "torch"), beside=FACTS),
+        Format("timm", ".safetensors", "timm", beside=(".json",)),
+        Format("keras", ".h5", "keras", ("h5py",), ("h5py", "h5py"), beside=FACTS),
         Format("program", ".mnv2", "program", inputs=("uint8",)),
         Format(
             "transformers.js",
@@ -59,6 +82,7 @@ FORMATS = {
             "transformers_js",
             ("onnx",),
             ("onnxruntime", "onnxruntime"),
+            inside=r"config\.json|preprocessor_config\.json|onnx|onnx/model(_quantized)?\.onnx",
             inputs=("float32",),
         ),
     )
