@@ -131,6 +131,27 @@ def test_a_folder_of_others_is_kept(name, tmp_path, capsys) -> None:
     ]
 
 
+def test_links_are_followed_and_the_working_folder_stays(tmp_path, monkeypatch, capsys) -> None:
+    (tmp_path / "store").mkdir()
+    (tmp_path / "a.onnx").symlink_to(tmp_path / "store" / "real.onnx")
+    (tmp_path / "tj").symlink_to(tmp_path / "store" / "tj")
+    (tmp_path / "store" / "tj").mkdir()
+    model = mnv2.load("cifar10")
+    mnv2.export(model, tmp_path / "a.onnx", verify=False)
+    mnv2.export(model, tmp_path / "tj", "transformers.js", verify=False)
+    assert (tmp_path / "a.onnx").is_symlink()
+    assert (tmp_path / "tj").is_symlink()
+    assert sorted(os.listdir(tmp_path / "store")) == ["real.onnx", "tj"]
+    assert (tmp_path / "store" / "tj" / "onnx" / "model.onnx").is_file()
+    monkeypatch.chdir(tmp_path / "store" / "tj")
+    assert run(["convert", "cifar10", ".", "--to", "transformers.js"]) == 2
+    assert "the folder that this runs in" in capsys.readouterr().err
+    assert sorted(os.listdir(tmp_path / "store")) == ["real.onnx", "tj"]
+    os.mkfifo(tmp_path / "pipe.onnx")
+    with pytest.raises(WriterError, match="no regular file"):
+        mnv2.export(model, tmp_path / "pipe.onnx")
+
+
 def test_a_folder_of_ours_is_replaced_whole(tmp_path) -> None:
     folder = tmp_path / "tj"
     for _ in range(2):

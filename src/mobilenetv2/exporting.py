@@ -90,7 +90,9 @@ def export(
     checkpoint = model.checkpoint if isinstance(model, Model) else model
     if size is not None:
         checkpoint = at_size(checkpoint, size)
-    target, format_ = Path(check_path("path", path)), chosen_format(path, to)
+    format_ = chosen_format(path, to)
+    # links stay: what they lead to is written
+    target = Path(os.path.realpath(check_path("path", path)))
     chosen = chosen_options(checkpoint, format_, options)
     check_target(target, format_)
     write = writer(format_)
@@ -176,8 +178,11 @@ def check_target(target: Path, format_: Format) -> None:
     folder = bool(format_.inside)
     if format_.suffix and target.suffix.lower() != format_.suffix:
         raise WriterError(f"{target}: must end in {format_.suffix} for {format_.name}")
-    if not folder and target.is_dir():
-        raise WriterError(f"{target}: is a folder")
+    if not folder and target.exists() and not target.is_file():
+        kind = "a folder" if target.is_dir() else "no regular file"
+        raise WriterError(f"{target}: is {kind}")
+    if folder and Path.cwd().is_relative_to(target):
+        raise WriterError(f"{target}: is the folder that this runs in: give another name")
     if folder and target.exists() and not target.is_dir():
         raise WriterError(f"{target}: {format_.name} is a folder, and a file has this name")
     names = [path.relative_to(target).as_posix() for path in target.rglob("*")] if folder else []
@@ -255,8 +260,14 @@ def _refuse_mismatch(target: Path, runtime: str, compared: tuple[Difference, ...
 def _moved(path: Path, folder: Path) -> Path:
     """Renames a written file or folder over that of its name in `folder`."""
     target = folder / path.name
-    if path.is_dir() and target.is_dir():
-        old = Path(tempfile.mkdtemp(prefix=".old.", dir=path.parent)) / target.name
-        os.replace(target, old)
-    os.replace(path, target)
+    if not (path.is_dir() and target.is_dir()):
+        os.replace(path, target)
+        return target
+    before = Path(tempfile.mkdtemp(prefix=".before.", dir=path.parent)) / target.name
+    os.replace(target, before)
+    try:
+        os.replace(path, target)
+    except OSError:
+        os.replace(before, target)
+        raise
     return target

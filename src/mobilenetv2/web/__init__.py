@@ -46,7 +46,7 @@ def write_page(
     for model in models:
         if model.architecture.head.task == "features":
             raise UserError("the model ends in features: a page has nothing to show of them")
-    target = Path(check_path("folder", folder))
+    target = Path(os.path.realpath(check_path("folder", folder)))
     _check_target(target)
     try:
         staged = Path(tempfile.mkdtemp(prefix=f".{target.name[:40]}.", dir=target.parent))
@@ -55,9 +55,15 @@ def write_page(
     try:
         site = staged / target.name
         _write_site(models, site, title)
+        before = staged / "before"
         if target.is_dir():
-            os.replace(target, staged / "before")
-        os.replace(site, target)
+            os.replace(target, before)
+        try:
+            os.replace(site, target)
+        except OSError:
+            if before.is_dir():
+                os.replace(before, target)
+            raise
     except OSError as error:
         raise ModelFileError(f"{target}: cannot be written: {error.strerror or error}") from None
     finally:
@@ -69,6 +75,8 @@ def _check_target(target: Path) -> None:
         raise UserError(f"{target}: the folder {target.parent} does not exist")
     if target.exists() and not target.is_dir():
         raise UserError(f"{target}: a page is a folder, and a file has this name")
+    if Path.cwd().is_relative_to(target):
+        raise UserError(f"{target}: is the folder that this runs in: give another name")
     names = [path.relative_to(target).as_posix() for path in target.rglob("*")]
     if not all(OURS.fullmatch(name) for name in names):
         raise UserError(f"{target}: a folder with other files: give a new name")
