@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -257,6 +258,18 @@ def test_detections_are_compared_by_class_and_place() -> None:
 def test_options_have_the_defaults_of_the_docs() -> None:
     options = WriteOptions()
     assert (options.input, options.results, options.batch) == ("float32", "raw", 1)
+
+
+@pytest.mark.parametrize("suffix", [".onnx", ".tflite", ".xml", ".param", ".mlpackage", ".mnv2"])
+def test_labels_that_are_no_utf_8(suffix, tmp_path) -> None:
+    """As folders with names in Latin-1 give them."""
+    for each in FORMATS.values():
+        if each.suffix == suffix:
+            for module in {*each.needs, each.runs_with[1]} - {""}:
+                pytest.importorskip(module)
+    labels = tuple(f"caf\udce9 {index}" for index in range(10))
+    model = replace(mnv2.load("cifar10").checkpoint, labels=labels)
+    assert mnv2.export(model, tmp_path / f"a{suffix}").differences[0].passed
 
 
 @pytest.mark.parametrize("place", ["write", "replace", "mkdtemp"])

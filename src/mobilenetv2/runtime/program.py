@@ -99,8 +99,6 @@ def program_bytes(
     if odd := next((label for label in checkpoint.labels if "\0" in label), None):
         raise UserError(f"label {odd!r}: labels of programs have no NUL in them")
     recorder, chosen = _recorded(checkpoint, mask)
-    if isinstance(head, SSDHead):
-        facts = {"score": head.score, **(facts or {})}
     described = {
         **describe(checkpoint, "uint8", tuple(chosen.outputs), raw=not mask),
         **(facts or {}),
@@ -113,10 +111,12 @@ def program_bytes(
     if isinstance(head, SSDHead):
         described["score"] = head.score
     sections = sections_of(recorder, chosen)
-    sections["labels"] = b"".join(f"{label}\0".encode() for label in checkpoint.labels)
+    sections["labels"] = b"".join(
+        f"{label}\0".encode("utf-8", "replace") for label in checkpoint.labels
+    )
     sections["description"] = json.dumps(
         described, ensure_ascii=False, separators=(",", ":")
-    ).encode()
+    ).encode("utf-8", "replace")
     channels = checkpoint.architecture.in_channels
     int8 = isinstance(checkpoint, Int8Checkpoint)
     content = file_of((int8, batch, height, width, channels, threads), list(sections.values()))

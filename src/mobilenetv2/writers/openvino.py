@@ -63,9 +63,8 @@ def model_info(checkpoint: AnyCheckpoint, options: WriteOptions) -> dict[str, st
     }
     if checkpoint.labels:
         # divided by spaces there, in XML
-        facts["labels"] = " ".join(
-            re.sub(r"[\s\0-\x1f]+", "_", x) or "_" for x in checkpoint.labels
-        )
+        joined = " ".join(re.sub(r"[\s\0-\x1f]+", "_", x) or "_" for x in checkpoint.labels)
+        facts["labels"] = joined.encode("utf-8", "replace").decode()
     if kind := MODEL_TYPES.get(checkpoint.architecture.head.task):
         facts["model_type"] = kind
     return facts
