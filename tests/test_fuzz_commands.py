@@ -13,6 +13,7 @@ from types import FrameType
 import pytest
 
 from mobilenetv2.cli import main, run
+from mobilenetv2.errors import missing_modules
 
 from .fuzzing_commands import command_arguments, make_paths
 
@@ -32,6 +33,8 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     monkeypatch.setenv("MOBILENETV2_CACHE", str(tmp_path / "cache"))
     monkeypatch.setattr("mobilenetv2.runtime.timing.WARM_UP_SECONDS", 0)
     monkeypatch.setattr("mobilenetv2.runtime.timing.SECONDS", 0)
+    if not missing_modules("uvicorn", "starlette"):  # a service would serve for ever
+        monkeypatch.setattr("mobilenetv2.serving.server._Server.run", lambda self, sockets: None)
     with open(os.devnull) as nothing:
         monkeypatch.setattr(sys, "stdin", nothing)
         yield tmp_path
