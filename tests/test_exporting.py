@@ -194,6 +194,8 @@ def test_unknown_options_and_formats_are_named(tmp_path) -> None:
         mnv2.export(model, tmp_path / "a.onnx", to="onx")
     with pytest.raises(mnv2.UserError, match="batch"):
         mnv2.export(model, tmp_path / "a.onnx", batch=0)
+    with pytest.raises(mnv2.UserError, match="iou_threshold"):  # some runtimes take it for another
+        mnv2.export(model, tmp_path / "a.onnx", iou_threshold=0)
     assert os.listdir(tmp_path) == []
 
 
@@ -270,6 +272,17 @@ def test_labels_that_are_no_utf_8(suffix, tmp_path) -> None:
     labels = tuple(f"caf\udce9 {index}" for index in range(10))
     model = replace(mnv2.load("cifar10").checkpoint, labels=labels)
     assert mnv2.export(model, tmp_path / f"a{suffix}").differences[0].passed
+
+
+def test_a_runtime_that_does_not_load_is_said(tmp_path, monkeypatch, capsys) -> None:
+    folder = tmp_path / "stub" / "onnxruntime"
+    folder.mkdir(parents=True)
+    (folder / "__init__.py").write_text("raise ImportError('libfoo.so.1: cannot open')")
+    monkeypatch.syspath_prepend(str(tmp_path / "stub"))
+    monkeypatch.delitem(sys.modules, "onnxruntime")
+    assert run(["convert", "cifar10", str(tmp_path / "a.onnx")]) == 0
+    assert "onnxruntime is installed, but does not load: libfoo.so.1" in capsys.readouterr().err
+    assert (tmp_path / "a.onnx").exists()
 
 
 @pytest.mark.parametrize("place", ["write", "replace", "mkdtemp"])

@@ -9,7 +9,6 @@ import tempfile
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from importlib import import_module
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -211,13 +210,18 @@ def verification_pixels(
 
 
 def _runtime(format_: Format) -> tuple[str, str]:
-    """The name and version of what runs a format's files; or "", and how to get it."""
+    """The name and version of what runs a format's files; or "", and why it cannot, with the fix."""
     package, module = format_.runs_with
     if not package:
         return "reading it back", ""
     if missing_modules(module):
         return "", f"`pip install {package}` and the next conversion checks the file"
-    return f"{package} {version(package)}", ""
+    try:
+        loaded = import_module(module)
+    except Exception as error:  # a library that it needs is missing, or of another version
+        return "", f"{package} is installed, but does not load: {error}"
+    # its distribution may have another name, such as onnxruntime-gpu
+    return f"{package} {getattr(loaded, '__version__', '')}".strip(), ""
 
 
 def _compared(

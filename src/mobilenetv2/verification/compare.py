@@ -23,6 +23,7 @@ MASK_SHARE = 0.999  # of pixels, and of detections, that must be the same
 FLOAT16_DB = 25.0
 INT8_DB = 15.0
 INT8_SHARE = 0.9  # as MASK_SHARE
+AT_ONCE = 256  # boxes that are compared with all others
 SAME_BOX = 0.9  # intersection over union of two boxes that count as one
 
 
@@ -137,11 +138,20 @@ def _of_values(name: str, ours: Any, theirs: Any, least_db: float | None) -> Dif
 def _of_detections(ours: Mapping[str, Any], theirs: Mapping[str, Any], share: float) -> Difference:
     """Detections are the same where class and place are; scores tell in which order."""
     alone = count = 0
-    for index, classes in enumerate(ours["classes"]):
-        same_class = classes[:, None] == np.asarray(theirs["classes"][index])[None]
-        overlap = boxes.overlaps(ours["boxes"][index], theirs["boxes"][index])
-        same = same_class & (overlap >= SAME_BOX)
-        alone += int((~same.any(axis=1)).sum() + (~same.any(axis=0)).sum())
-        count += sum(same.shape)
+    for index in range(len(ours["classes"])):
+        first, second = ((each["boxes"][index], each["classes"][index]) for each in (ours, theirs))
+        alone += _without_counterpart(first, second) + _without_counterpart(second, first)
+        count += len(first[0]) + len(second[0])
     lacking = alone / count if count else 0.0
     return Difference("boxes", lacking, 1 - share, None, 100 * (1 - lacking), lacking <= 1 - share)
+
+
+def _without_counterpart(some: tuple[Any, Any], others: tuple[Any, Any]) -> int:
+    """How many boxes have none of their class in the same place among others."""
+    alone = 0
+    for begin in range(0, len(some[0]), AT_ONCE):
+        part = slice(begin, begin + AT_ONCE)
+        same_class = np.asarray(some[1])[part, None] == np.asarray(others[1])[None]
+        overlap = boxes.overlaps(np.asarray(some[0])[part], np.asarray(others[0]))
+        alone += int((~(same_class & (overlap >= SAME_BOX)).any(axis=1)).sum())
+    return alone

@@ -46,8 +46,8 @@ class WriteOptions(Record):
     opset: Annotated[int, Meta(ge=1, le=99)] | None = None
     task_metadata: bool = False
     score_threshold: Annotated[float, Meta(ge=0, le=1)] = 0.3
-    iou_threshold: Annotated[float, Meta(ge=0, le=1)] = 0.6
-    max_detections: Annotated[int, Meta(ge=1, le=1 << 16)] = 100
+    iou_threshold: Annotated[float, Meta(gt=0, le=1)] = 0.6
+    max_detections: Annotated[int, Meta(ge=1, le=10_000)] = 100
 
 
 class WriterError(UserError):
