@@ -110,11 +110,14 @@ def export(
                 count = len(pixels)
                 compared = _compared(checkpoint, chosen, format_, written, pixels)
                 _refuse_mismatch(target, runtime, compared)
-        files = tuple(_moved(path, target.parent) for path in written)
+        moved = [_moved(each, target.parent) for each in written]
     except OSError as error:
         raise ModelFileError(f"{target}: cannot be written: {error.strerror or error}") from None
     finally:
         shutil.rmtree(folder, ignore_errors=True)
+    # named as the caller named them, unless through a link
+    direct = os.path.abspath(path) == str(target)
+    files = tuple(Path(path).parent / each.name if direct else each for each in moved)
     return Exported(files, format_.name, chosen, runtime, unchecked, count, compared)
 
 
