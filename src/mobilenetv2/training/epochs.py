@@ -198,8 +198,9 @@ def validate(context: RunContext, progress: Progress, epoch_row: dict[str, Any])
 
 def save(context: RunContext, progress: Progress) -> None:
     """Writes the state to resume from, then the log."""
+    state = context.trainer.state_dict()
     if context.fabric.is_global_zero:
-        context.folder.write_state({"progress": asdict(progress), **context.trainer.state_dict()})
+        context.folder.write_state({"progress": asdict(progress), **state})
         context.folder.write_log(progress.rows)
     context.fabric.barrier()
 

@@ -120,18 +120,26 @@ class Trainer:
         return self.task.validation(sums, self.classes)
 
     def state_dict(self) -> dict[str, Any]:
-        """Tensors and plain numbers."""
-        return {
+        """Tensors and plain numbers. All processes call it together: within an epoch each has statistics
+        of its own.
+        """
+        state: dict[str, Any] = {
             "net": self.net.state_dict(),
             "optimizer": self.optimizer.state_dict(),
             "average": self.average.state_dict(),
         }
+        if self._own_statistics and self.fabric.world_size > 1:
+            state["statistics"] = [self.fabric.all_gather(each) for each in self._statistics()]
+        return state
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Restores what `state_dict` returned."""
         self.net.load_state_dict(state["net"])
         self.optimizer.load_state_dict(state["optimizer"])
         self.average.load_state_dict(state["average"])
+        for own, of_all in zip(self._statistics(), state.get("statistics", [])):
+            own.copy_(of_all[self.fabric.global_rank])
+            self._own_statistics = True
 
     def _set_rates(self, lr: float, new_alone: bool) -> None:
         groups = self.optimizer.param_groups
@@ -159,10 +167,13 @@ class Trainer:
         if not self._own_statistics:
             return
         self._own_statistics = False
-        for net in (self.net, self.average.module):
-            for buffer in net.buffers():
-                if buffer.is_floating_point():
-                    buffer.copy_(self.fabric.all_reduce(buffer.clone()))
+        for statistics in self._statistics():
+            statistics.copy_(self.fabric.all_reduce(statistics.clone()))
+
+    def _statistics(self) -> list[Tensor]:
+        """Batch norm's running means and variances, of the network and of the average."""
+        nets = (self.net, self.average.module)
+        return [each for net in nets for each in net.buffers() if each.is_floating_point()]
 
     def _normalised(self, pixels: Tensor) -> Tensor:
         """(N, C, H, W) uint8 -> normalised float32, channels last."""
