@@ -230,6 +230,7 @@ BODIES = {
     "gzip bomb": ("/predict", gzip.compress(bytes(10**7)), {"content_encoding": "gzip"}, 413, "larger than"),
     "address": ("/nowhere", png(0), {}, 404, "Not Found: POST /nowhere"),
     "model": ("/v2/models/other/infer", b"{}", {}, 404, "the model here is classification"),
+    "slash": ("/predict/", png(0), {}, 404, "Not Found: POST /predict/"),
     "method": ("/predict", None, {}, 405, "Method Not Allowed"),
 }  # fmt: skip
 
@@ -254,6 +255,10 @@ def test_a_connection_goes_on_after_a_large_body_for_a_wrong_address(server: Ser
 
 
 HEAD = b"POST /predict HTTP/1.1\r\nHost: x\r\nContent-Length: "
+UPGRADE = HEAD.replace(
+    b"Content",
+    b"Connection: Upgrade, HTTP2-Settings\r\nUpgrade: h2c\r\nHTTP2-Settings: AA\r\nContent",
+)
 CONNECTIONS = {
     "cut off": ([HEAD + b"1000\r\n\r\nabc"], True, 400, "the request was cut off"),
     "slow": ([HEAD + b"1000\r\n\r\nabc"], False, 408, "not complete after 3 seconds"),
@@ -272,7 +277,20 @@ CONNECTIONS = {
         [b"POST /predict HTTP/1.1\r\nX: ", bytes(70_000).replace(b"\0", b"a")],
         False, 431, "headers of more than 65536 bytes",
     ),
-    "no HTTP": ([b"hello\r\n\r\n"], False, 400, "Invalid HTTP request"),
+    "large head at once": (
+        [b"GET /health HTTP/1.1\r\nX: " + b"a" * 70_000 + b"\r\n\r\n"],
+        False, 431, '{"error": "headers of more than 65536 bytes"}',
+    ),
+    "no HTTP": ([b"hello\r\n\r\n"], False, 400, '{"error": "Invalid HTTP request'),
+    "offers another protocol": (
+        [UPGRADE + str(len(png(0))).encode() + b"\r\n\r\n" + png(0)[:99], png(0)[99:]],
+        False, 200, "predictions",
+    ),
+    "offers another protocol, in chunks": (
+        [UPGRADE.replace(b"Content-Length: ", b"Transfer-Encoding: chunked\r\n\r\n")
+         + f"{len(png(0)):x}\r\n".encode() + png(0) + b"\r\n0\r\n\r\n"],
+        False, 200, "predictions",
+    ),
     "ends its side after a whole request": (
         [HEAD + str(len(png(0))).encode() + b"\r\n\r\n" + png(0)], True, 200, "predictions",
     ),
@@ -464,6 +482,7 @@ def test_the_v2_protocol_detects_segments_and_describes(servers: dict[str, Serve
 
 
 GOOD = {"name": "image", "datatype": "BYTES", "shape": [1], "data": ["aGk="]}
+BINARY = {name: value for name, value in GOOD.items() if name != "data"}
 PIXELS = {"name": "pixels", "datatype": "UINT8", "shape": [1, 1, 1, 3], "data": [1, 2, 3]}
 
 
@@ -485,13 +504,21 @@ PIXELS = {"name": "pixels", "datatype": "UINT8", "shape": [1, 1, 1, 3], "data": 
         ({"inputs": [{**PIXELS, "data": [[1], [2, 3]]}]}, b"", "must be"),
         ({"inputs": [{**PIXELS, "data": [1]}]}, b"", "has 1 values"),
         ({"inputs": [{**PIXELS, "shape": [1, 3]}]}, b"", "must have the shape [-1, -1, -1, 3]"),
-        ({"inputs": [{**GOOD, "parameters": {"binary_data_size": 3}}]}, b"abcd", "must be the 4 bytes"),
-        ({"inputs": [{**GOOD, "parameters": {"binary_data_size": 4}}]}, b"\xff\xff\0\0", "cut off"),
+        ({"inputs": [{**BINARY, "parameters": {"binary_data_size": 3}}]}, b"abcd", "must be the 4 bytes"),
+        ({"inputs": [{**BINARY, "parameters": {"binary_data_size": 4}}]}, b"\xff\xff\0\0", "cut off"),
         ({"inputs": [GOOD], "parameters": {"top": 2.5}}, b"", "top must be a number, not 2.5"),
         ({"inputs": [GOOD], "parameters": {"x": 1}}, b"", "unknown option 'x'"),
         ({"inputs": [GOOD], "parameters": 1}, b"", "parameters must be a JSON object"),
         ({"inputs": [GOOD], "outputs": [{"name": "x"}]}, b"", "no output 'x': the model has label"),
         ({"inputs": [GOOD], "outputs": [1]}, b"", "outputs must be a list"),
+        ({"inputs": [GOOD], "outputs": 5}, b"", "outputs must be a list"),
+        ({"inputs": [GOOD], "outputs": {}}, b"", "outputs must be a list"),
+        ({"inputs": [{**GOOD, "name": ["image"]}]}, b"", "one input is needed"),
+        ({"inputs": [{**GOOD, "name": {"a": 1}}]}, b"", "one input is needed"),
+        ({"inputs": [GOOD], "id": {"a": 1}}, b"", "id must be text"),
+        ({"inputs": [{**GOOD, "data": {"aGk=": 1}}]}, b"", "base64"),
+        ({"inputs": [GOOD]}, b"abcd", "either data, or binary_data_size"),
+        ({"inputs": [{**GOOD, "parameters": {"binary_data_size": 4}}]}, b"abcd", "either data, or binary"),
     ],
 )  # fmt: skip
 def test_the_v2_protocol_refuses(server: Server, message: Any, binary: bytes, error: str) -> None:

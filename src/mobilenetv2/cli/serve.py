@@ -11,7 +11,7 @@ import click
 from .options import model_argument, threads_option
 from .output import notify, notify_notes, show_image_warnings
 
-NEEDED = ("starlette", "uvicorn", "python_multipart")
+NEEDED = ("starlette", "uvicorn", "httptools", "python_multipart")
 
 
 @click.command()

@@ -77,7 +77,9 @@ class Service:
             HTTPException: self._explain_error,
             Exception: self._explain_failure,
         }
-        return Starlette(routes=routes, exception_handlers=errors)
+        app = Starlette(routes=routes, exception_handlers=errors)
+        app.router.redirect_slashes = False  # it would redirect to the Host that the client says
+        return app
 
     def close(self) -> None:
         """Ends the threads."""
