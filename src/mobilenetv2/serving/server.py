@@ -111,7 +111,10 @@ def protocol(seconds: float) -> type[asyncio.Protocol]:
         seconds: For the head of a request.
     """
 
-    class Timed(HttpToolsProtocol):  # type: ignore[misc, valid-type]
+    base: Any = HttpToolsProtocol
+
+    class Timed(base):  # type: ignore[misc]
+        parser: Any
         _timer: asyncio.TimerHandle | None = None
         _in_head = False
         _head_bytes = 0
