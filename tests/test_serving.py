@@ -569,6 +569,25 @@ def test_a_stop_answers_what_has_begun(models: dict[str, Path]) -> None:
     server.stop()
 
 
+def test_a_second_interrupt_is_said_to_those_who_wait(models: dict[str, Path]) -> None:
+    server = Server(models["segmentation"], "--threads", "1")
+    content = io.BytesIO()
+    Image.new("RGB", (4000, 4000)).save(content, "PNG")
+    body = form(*[content.getvalue()] * 32)
+    with ThreadPoolExecutor(1) as threads:
+        answer = threads.submit(server.json, "/predict", body, content_type=FORM)
+        while b"mobilenetv2_images_pending 0" in server.request("/metrics")[2]:
+            time.sleep(0.02)
+        for _ in range(2):
+            server.process.send_signal(signal.SIGINT)
+            time.sleep(0.2)
+        assert answer.result() == (503, {"error": "the service was stopped before the answer"})
+    assert server.process.wait(20) == 0
+    assert server.process.stderr is not None
+    assert server.process.stderr.read() == ""
+    server.stop()
+
+
 def test_the_command_refuses(models: dict[str, Path], capsys: pytest.CaptureFixture[str]) -> None:
     model = str(models["classification"])
     with socket.create_server(("127.0.0.1", 0)) as taken:

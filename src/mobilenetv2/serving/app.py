@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import time
 from collections.abc import Awaitable, Callable
@@ -106,6 +107,9 @@ class Service:
             return await endpoint(request)
         except RefusalError as error:
             return _json({"error": str(error)}, error.status, error.headers)
+        except asyncio.CancelledError:  # nothing cancels a request but the second Ctrl+C
+            stopped = RefusalError(503, "the service was stopped before the answer", close=True)
+            return _json({"error": str(stopped)}, stopped.status, stopped.headers)
 
     async def _explain_error(self, request: Request, error: HTTPException) -> Response:
         """The answer where no address or method fits."""
