@@ -116,8 +116,9 @@ class Service:
         message = f"{error.detail}: {request.method} {printable(request.url.path):.200}"
         if request.url.path.startswith("/v2/models/"):
             message += f"; the model here is {self._name}, its version 1"
+        begin = time.perf_counter()
         await self._receiver.discard(request)
-        self._metrics.add_request("other", error.status_code, 0.0)
+        self._metrics.add_request("other", error.status_code, time.perf_counter() - begin)
         return _json({"error": message}, error.status_code, dict(error.headers or {}))
 
     async def _explain_failure(self, request: Request, error: Exception) -> Response:

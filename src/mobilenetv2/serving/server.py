@@ -164,7 +164,8 @@ def protocol(seconds: float) -> type[asyncio.Protocol]:
             request is read again without that header.
             """
             (end_of_head,) = sys.exc_info()[1].args  # type: ignore[union-attr]
-            lines = [self.parser.get_method() + b" " + self.url + b" HTTP/1.1"]
+            version = self.parser.get_http_version().encode()
+            lines = [self.parser.get_method() + b" " + self.url + b" HTTP/" + version]
             lines += [n + b": " + v for n, v in self.headers if n != b"upgrade"]
             self._unread = b"\r\n".join([*lines, b"", self._received[end_of_head:]])
             self.parser = type(self.parser)(self)
