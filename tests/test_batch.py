@@ -262,6 +262,16 @@ def test_wrong_arguments_are_named(models: dict[str, Path]) -> None:
         ([b""], "a dictionary of columns, not list: .*batch_format='numpy'"),
         ({"jpg": [b""]}, "no column bytes or image or content or path, but jpg: column="),
         ({"bytes": [b""], "path": []}, "one length"),
+        ({"path": ["a"], "id": 5}, "the column id must be a list or an array .*, not int"),
+        ({"path": None}, "the column path must be .*, not NoneType"),
+        ({"path": ["a"], "id": (i for i in [1])}, "the column id must be .*, not generator"),
+        ({"path": ["a"], "id": np.array(1)}, "the column id must be .*, not ndarray"),
+        ({"path": "cat.jpg"}, "the column path must be .*, not str"),
+        ({"bytes": b"content"}, "the column bytes must be .*, not bytes"),
+        (
+            {"image": np.zeros((9, 9, 3), np.uint8)},
+            r"one image, \(9, 9, 3\): .*image=array\[None\]",
+        ),
         ({"bytes": [b""], "label": [1]}, "a column label already: prefix="),
     ],
 )
@@ -277,6 +287,33 @@ def test_names_and_errors_are_text_for_every_table(models: dict[str, Path]) -> N
     assert [text.encode() for text in rows["error"]]
     assert rows["error"][0] == r"no\xff\x0a.png: no such file or folder"
     assert all(rows["error"])
+
+
+@pytest.mark.parametrize("table", [False, True])
+def test_missing_cells_change_no_columns(models: dict[str, Path], table: bool) -> None:
+    pyarrow = pytest.importorskip("pyarrow") if table else None
+
+    def mapped(**batch: list[Any]) -> Any:
+        classifier = Classifier(models["classification"])
+        return classifier(pyarrow.table(batch) if pyarrow else batch)
+
+    def names(rows: Any) -> list[str]:
+        return list(rows.column_names if table else rows)
+
+    full = names(mapped(bytes=[png(0)], id=[1]))
+    assert names(mapped(bytes=[None], id=[1])) == full
+    assert "path" in names(mapped(path=[None], id=[1]))
+    if not table:
+        rows = mapped(path=["absent.png", float("nan")], id=[1, 2])
+        assert list(rows)[:2] == ["path", "id"]
+        assert rows["error"][1] == "row 1: no image: the value is missing"
+
+
+def test_errors_of_decoded_images_have_the_name_of_the_row(models: dict[str, Path]) -> None:
+    batch = {"image": [np.zeros((5, 5, 2), np.uint8)] * 2, "path": ["street.jpg", None]}
+    first, second = Classifier(models["classification"])(batch)["error"]
+    assert first.startswith("street.jpg: an image as an array must be")
+    assert second.startswith("row 1: an image as an array must be")
 
 
 @pytest.mark.filterwarnings("ignore::mobilenetv2.decoding.NarrowRangeWarning")

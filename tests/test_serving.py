@@ -177,7 +177,14 @@ def test_an_image_as_the_body_and_several_in_a_form(server: Server) -> None:
     assert second["name"] == "1.png"
     assert second["error"].startswith("1.png: cannot be decoded")
     packed = gzip.compress(png(0))
-    for encoding, body in (("gzip", packed), ("deflate", zlib.compress(png(0)))):
+    halves = gzip.compress(png(0)[:999]) + gzip.compress(png(0)[999:])
+    for encoding, body in (
+        ("gzip", packed),
+        ("GZIP", halves),
+        ("x-gzip", packed),
+        ("Identity", png(0)),
+        ("deflate", zlib.compress(png(0))),
+    ):
         status, message = server.json("/predict", body, content_encoding=encoding)
         assert (status, message["images"][0]["predictions"]) == (200, best(server, png(0)))
 
@@ -222,7 +229,17 @@ BODIES = {
     "no form": ("/predict", png(0), {"content_type": FORM}, 400, "not multipart/form-data"),
     "form without a file": ("/predict", form(top="1"), {"content_type": FORM}, 400, "no image in the form"),
     "option": ("/predict?size=1", png(0), {}, 400, "unknown option 'size': a classification model has top"),
-    "no number": ("/predict?top=x", png(0), {}, 400, "top must be a number"),
+    "no number": ("/predict?top=x", png(0), {}, 400, "top must be a whole number, not 'x'"),
+    "underscore": ("/predict?top=1_0", png(0), {}, 400, "top must be a whole number"),
+    "other digits": ("/predict?top=%D9%A3", png(0), {}, 400, "top must be a whole number"),
+    "image as a field": ("/predict", form(image="x" * 2000), {"content_type": FORM}, 413, "needs a filename, as in -F"),
+    "many fields": ("/predict", form(**{f"f{i}": "" for i in range(21)}), {"content_type": FORM}, 413, "more than 20 fields"),
+    "field left empty": ("/predict", form(b"").replace(b"0.png", b""), {"content_type": FORM}, 400, "no image in the form"),
+    "bytes behind gzip": ("/predict", gzip.compress(png(0)) + b"x", {"content_encoding": "gzip"}, 400, "not gzip"),
+    "bytes behind deflate": ("/predict", zlib.compress(png(0)) + b"x", {"content_encoding": "deflate"}, 400, "not deflate"),
+    "no deflate": ("/predict", png(0), {"content_encoding": "deflate"}, 400, "not deflate"),
+    "deflate cut off": ("/predict", zlib.compress(png(0))[:-9], {"content_encoding": "deflate"}, 400, "cut off"),
+    "deflate bomb": ("/predict", zlib.compress(bytes(10**7)), {"content_encoding": "deflate"}, 413, "larger than"),
     "out of range": ("/predict?top=0", png(0), {}, 400, "top must be a whole number of at least 1"),
     "encoding": ("/predict", png(0), {"content_encoding": "br"}, 415, "gzip and deflate are read"),
     "no gzip": ("/predict", png(0), {"content_encoding": "gzip"}, 400, "not gzip"),
@@ -230,6 +247,7 @@ BODIES = {
     "gzip bomb": ("/predict", gzip.compress(bytes(10**7)), {"content_encoding": "gzip"}, 413, "larger than"),
     "address": ("/nowhere", png(0), {}, 404, "Not Found: POST /nowhere"),
     "model": ("/v2/models/other/infer", b"{}", {}, 404, "the model here is classification"),
+    "slash": ("/predict/", png(0), {}, 404, "Not Found: POST /predict/"),
     "method": ("/predict", None, {}, 405, "Method Not Allowed"),
 }  # fmt: skip
 
@@ -254,6 +272,10 @@ def test_a_connection_goes_on_after_a_large_body_for_a_wrong_address(server: Ser
 
 
 HEAD = b"POST /predict HTTP/1.1\r\nHost: x\r\nContent-Length: "
+UPGRADE = HEAD.replace(
+    b"Content",
+    b"Connection: Upgrade, HTTP2-Settings\r\nUpgrade: h2c\r\nHTTP2-Settings: AA\r\nContent",
+)
 CONNECTIONS = {
     "cut off": ([HEAD + b"1000\r\n\r\nabc"], True, 400, "the request was cut off"),
     "slow": ([HEAD + b"1000\r\n\r\nabc"], False, 408, "not complete after 3 seconds"),
@@ -272,7 +294,20 @@ CONNECTIONS = {
         [b"POST /predict HTTP/1.1\r\nX: ", bytes(70_000).replace(b"\0", b"a")],
         False, 431, "headers of more than 65536 bytes",
     ),
-    "no HTTP": ([b"hello\r\n\r\n"], False, 400, "Invalid HTTP request"),
+    "large head at once": (
+        [b"GET /health HTTP/1.1\r\nX: " + b"a" * 70_000 + b"\r\n\r\n"],
+        False, 431, '{"error": "headers of more than 65536 bytes"}',
+    ),
+    "no HTTP": ([b"hello\r\n\r\n"], False, 400, '{"error": "Invalid HTTP request'),
+    "offers another protocol": (
+        [UPGRADE + str(len(png(0))).encode() + b"\r\n\r\n" + png(0)[:99], png(0)[99:]],
+        False, 200, "predictions",
+    ),
+    "offers another protocol, in chunks": (
+        [UPGRADE.replace(b"Content-Length: ", b"Transfer-Encoding: chunked\r\n\r\n")
+         + f"{len(png(0)):x}\r\n".encode() + png(0) + b"\r\n0\r\n\r\n"],
+        False, 200, "predictions",
+    ),
     "ends its side after a whole request": (
         [HEAD + str(len(png(0))).encode() + b"\r\n\r\n" + png(0)], True, 200, "predictions",
     ),
@@ -464,6 +499,7 @@ def test_the_v2_protocol_detects_segments_and_describes(servers: dict[str, Serve
 
 
 GOOD = {"name": "image", "datatype": "BYTES", "shape": [1], "data": ["aGk="]}
+BINARY = {name: value for name, value in GOOD.items() if name != "data"}
 PIXELS = {"name": "pixels", "datatype": "UINT8", "shape": [1, 1, 1, 3], "data": [1, 2, 3]}
 
 
@@ -485,19 +521,55 @@ PIXELS = {"name": "pixels", "datatype": "UINT8", "shape": [1, 1, 1, 3], "data": 
         ({"inputs": [{**PIXELS, "data": [[1], [2, 3]]}]}, b"", "must be"),
         ({"inputs": [{**PIXELS, "data": [1]}]}, b"", "has 1 values"),
         ({"inputs": [{**PIXELS, "shape": [1, 3]}]}, b"", "must have the shape [-1, -1, -1, 3]"),
-        ({"inputs": [{**GOOD, "parameters": {"binary_data_size": 3}}]}, b"abcd", "must be the 4 bytes"),
-        ({"inputs": [{**GOOD, "parameters": {"binary_data_size": 4}}]}, b"\xff\xff\0\0", "cut off"),
-        ({"inputs": [GOOD], "parameters": {"top": 2.5}}, b"", "top must be a number, not 2.5"),
+        ({"inputs": [{**BINARY, "parameters": {"binary_data_size": 3}}]}, b"abcd", "must be the 4 bytes"),
+        ({"inputs": [{**BINARY, "parameters": {"binary_data_size": 4}}]}, b"\xff\xff\0\0", "cut off"),
+        ({"inputs": [GOOD], "parameters": {"top": 2.5}}, b"", "top must be a whole number, not 2.5"),
         ({"inputs": [GOOD], "parameters": {"x": 1}}, b"", "unknown option 'x'"),
         ({"inputs": [GOOD], "parameters": 1}, b"", "parameters must be a JSON object"),
         ({"inputs": [GOOD], "outputs": [{"name": "x"}]}, b"", "no output 'x': the model has label"),
         ({"inputs": [GOOD], "outputs": [1]}, b"", "outputs must be a list"),
+        ({"inputs": [GOOD], "outputs": 5}, b"", "outputs must be a list"),
+        ({"inputs": [GOOD], "outputs": {}}, b"", "outputs must be a list"),
+        ({"inputs": [{**GOOD, "name": ["image"]}]}, b"", "one input is needed"),
+        ({"inputs": [{**GOOD, "name": {"a": 1}}]}, b"", "one input is needed"),
+        ({"inputs": [GOOD], "id": {"a": 1}}, b"", "id must be text"),
+        ({"inputs": [{**GOOD, "data": {"aGk=": 1}}]}, b"", "base64"),
+        ({"inputs": [GOOD]}, b"abcd", "either data, or binary_data_size"),
+        ({"inputs": [{**GOOD, "parameters": {"binary_data_size": 4}}]}, b"abcd", "either data, or binary"),
     ],
 )  # fmt: skip
 def test_the_v2_protocol_refuses(server: Server, message: Any, binary: bytes, error: str) -> None:
     status, answer, _ = infer(server, message, binary)
     assert status in (400, 413)
     assert error in answer["error"]
+
+
+@pytest.mark.parametrize(
+    ("task", "name", "value", "kind"),
+    [
+        ("classification", "top", 2.0, "a whole number"),
+        ("detection", "limit", 1.0, "a whole number"),
+        ("detection", "threshold", True, "a number"),
+        ("detection", "threshold", "1_0", "a number"),
+        ("detection", "class", [], "a class, by label or index"),
+        ("detection", "class", [{}], "a class, by label or index"),
+        ("segmentation", "mask", 1, "true or false"),
+    ],
+)
+def test_an_option_of_another_kind_is_refused(
+    servers: dict[str, Server], task: str, name: str, value: Any, kind: str
+) -> None:
+    status, answer, _ = infer(servers[task], {"inputs": [GOOD], "parameters": {name: value}})
+    assert status == 400
+    assert f"{name} must be {kind}" in answer["error"]
+
+
+def test_a_mask_is_given_or_the_option_refused(servers: dict[str, Server]) -> None:
+    for value, given in (("True", True), ("false", False)):
+        _, answer = servers["segmentation"].json(f"/predict?mask={value}", png(0))
+        assert ("mask" in answer["images"][0]) == given
+    status, answer = servers["segmentation"].json("/predict?mask=yes", png(0))
+    assert (status, answer["error"]) == (400, "mask must be true or false, not 'yes'")
 
 
 @pytest.mark.parametrize("length", ["x", "-1", "1", "99", "9" * 5000, "\xb2"])
@@ -542,6 +614,25 @@ def test_a_stop_answers_what_has_begun(models: dict[str, Path]) -> None:
     server.stop()
 
 
+def test_a_second_interrupt_is_said_to_those_who_wait(models: dict[str, Path]) -> None:
+    server = Server(models["segmentation"], "--threads", "1")
+    content = io.BytesIO()
+    Image.new("RGB", (4000, 4000)).save(content, "PNG")
+    body = form(*[content.getvalue()] * 32)
+    with ThreadPoolExecutor(1) as threads:
+        answer = threads.submit(server.json, "/predict", body, content_type=FORM)
+        while b"mobilenetv2_images_pending 0" in server.request("/metrics")[2]:
+            time.sleep(0.02)
+        for _ in range(2):
+            server.process.send_signal(signal.SIGINT)
+            time.sleep(0.2)
+        assert answer.result() == (503, {"error": "the service was stopped before the answer"})
+    assert server.process.wait(20) == 0
+    assert server.process.stderr is not None
+    assert server.process.stderr.read() == ""
+    server.stop()
+
+
 def test_the_command_refuses(models: dict[str, Path], capsys: pytest.CaptureFixture[str]) -> None:
     model = str(models["classification"])
     with socket.create_server(("127.0.0.1", 0)) as taken:
@@ -550,7 +641,12 @@ def test_the_command_refuses(models: dict[str, Path], capsys: pytest.CaptureFixt
             ([model, "--port", port], "cannot be listened at"),
             ([model, "--host", "256.1.1.1"], "cannot be listened at"),
             ([model, "--name", "a/b"], "cannot be part of an address: give --name"),
-            ([model, "--max-images", "65"], "at most queue, 64"),
+            ([model, "--max-images", "65"], "--max-images 65: must be at most --queue, 64"),
+            ([model, "--queue", "10", "--port", port], "cannot be listened at"),
+            ([model, "--timeout", "nan"], "--timeout must be"),
+            ([model, "--max-bytes", "99999999999999"], "--max-bytes"),
+            ([model, "--max-pixels", "9" * 20], "--max-pixels"),
+            (["."], "a folder"),
             (["absent.safetensors"], "absent.safetensors"),
             ([], "no MODEL"),
         ):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import io
 import os
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence, Set
 from contextlib import closing
 from pathlib import PurePath
 from typing import IO, Any, ClassVar
@@ -42,11 +42,17 @@ class Row:
     def open(self) -> Any:
         """What `Model.classify` takes."""
         value = self.value
-        if value is None:
+        if value is None or (isinstance(value, float) and value != value):
             raise ImageError(f"{self.name}: no image: the value is missing")
         if isinstance(value, bytes | bytearray | memoryview):
             return NamedBytes(bytes(value), self.name)
         return value
+
+    def message(self, error: ImageError) -> str:
+        """What the column of errors says: which image, and what is wrong with it."""
+        text, name = printable(str(error)), printable(self.name)
+        named = isinstance(self.value, str | os.PathLike) or text.startswith(f"{name}:")
+        return text if named else f"{name}: {text}"
 
 
 class Mapper:
@@ -127,9 +133,9 @@ class Mapper:
         answers: list[Sequence[Any]] = []
         errors = np.full(count, "", object)
         with closing(self._results(rows)) as results:  # type: ignore[type-var]
-            for i, (_, result) in enumerate(results):
+            for i, (row, result) in enumerate(results):
                 if isinstance(result, ImageError):
-                    errors[i] = printable(str(result))
+                    errors[i] = row.message(result)
                     answers.append(self._missing())
                 else:
                     answers.append(self._answer(result))
@@ -174,7 +180,13 @@ class Mapper:
                 f"the batch has no column {' or '.join(names)}, but {', '.join(map(str, batch))}: "
                 "column= names the one with the images"
             )
-        lengths = {name: len(values) for name, values in batch.items()}
+        lengths = {name: _length(name, values) for name, values in batch.items()}
+        shape: Any = getattr(batch[column], "shape", ())
+        if len(shape) == 3 and shape[2] in (3, 4):
+            raise UserError(
+                f"the column {column} is one image, {tuple(shape)}: a batch needs one per row, "
+                f"{column}=array[None]"
+            )
         if len(set(lengths.values())) > 1:
             raise UserError(f"the columns of a batch must have one length, not {lengths}")
         taken = [self._prefix + name for name in (*self.types, ERROR)]
@@ -206,6 +218,18 @@ CLASSES = {
 }
 
 
+def _length(name: str, column: Any) -> int:
+    try:
+        if isinstance(column, str | bytes | bytearray | Mapping | Set):
+            raise TypeError
+        return len(column)
+    except TypeError:
+        raise UserError(
+            f"the column {name} must be a list or an array with one cell per row, not "
+            f"{type(column).__name__}"
+        ) from None
+
+
 def _values(column: Any) -> list[Any]:
     """The cells of a column. NumPy cuts zero bytes off the end of each of an array of bytes; they
     are put back.
@@ -221,10 +245,18 @@ def _name(value: Any, index: int) -> str:
 
 
 def _texts(name: str, values: list[Any]) -> bool:
-    """Whether a column has names of images, which stay, and not images."""
-    if not values:
-        return name == NAME_COLUMN
-    return all(isinstance(value, str | PurePath) or value is None for value in values)
+    """Whether a column has names of images, which stay, and not images. Cells may lack a value, and
+    the columns of an answer must not depend on it: only `path` stays without any name.
+    """
+    named = name == NAME_COLUMN or any(isinstance(value, str | PurePath) for value in values)
+    return named and not any(map(_is_image, values))
+
+
+def _is_image(value: Any) -> bool:
+    return isinstance(value, bytes | bytearray | memoryview | list | tuple) or any(
+        hasattr(value, name) and not isinstance(value, np.generic)
+        for name in ("read", "__array__", "__array_interface__")
+    )
 
 
 def _column(cells: Sequence[Any], kind: str) -> NDArray[Any]:

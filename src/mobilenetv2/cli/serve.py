@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import re
 from pathlib import Path
@@ -11,7 +12,9 @@ import click
 from .options import model_argument, threads_option
 from .output import notify, notify_notes, show_image_warnings
 
-NEEDED = ("starlette", "uvicorn", "python_multipart")
+NEEDED = ("starlette", "uvicorn", "httptools", "python_multipart")
+MAX_IMAGES = 32
+LARGEST = 1 << 40  # as in the limits of the service
 
 
 @click.command()
@@ -31,22 +34,20 @@ NEEDED = ("starlette", "uvicorn", "python_multipart")
     "--max-bytes",
     default=20 << 20,
     show_default=True,
-    type=click.IntRange(min=1),
+    type=click.IntRange(1, LARGEST),
     help="Of a request; larger ones get the status 413.",
 )
 @click.option(
     "--max-pixels",
     default=50_000_000,
     show_default=True,
-    type=click.IntRange(min=1),
+    type=click.IntRange(1, LARGEST),
     help="Of an image; larger ones get an error.",
 )
 @click.option(
     "--max-images",
-    default=32,
-    show_default=True,
-    type=click.IntRange(min=1),
-    help="Of a request; more get the status 413.",
+    type=click.IntRange(1, LARGEST),
+    help=f"Of a request; more get the status 413.  [default: {MAX_IMAGES}, or --queue where less]",
 )
 @click.option(
     "--timeout",
@@ -59,7 +60,7 @@ NEEDED = ("starlette", "uvicorn", "python_multipart")
     "--queue",
     default=64,
     show_default=True,
-    type=click.IntRange(min=1),
+    type=click.IntRange(1, LARGEST),
     help="Images that may wait; more get the status 429.",
 )
 @threads_option
@@ -70,7 +71,7 @@ def serve(
     name: str | None,
     max_bytes: int,
     max_pixels: int,
-    max_images: int,
+    max_images: int | None,
     timeout: float,
     queue: int,
 ) -> int:
@@ -88,16 +89,22 @@ def serve(
     from ..serving.server import serve as run
     from ..serving.tasks import load_task
 
+    if math.isnan(timeout):
+        raise UserError("--timeout must be a number of seconds from 0.1 to 86400, not nan")
+    if max_images is None:
+        max_images = min(MAX_IMAGES, queue)
+    if max_images > queue:
+        raise UserError(f"--max-images {max_images}: must be at most --queue, {queue}")
+    show_image_warnings()
+    task = load_task(model, max_pixels)
     name = name or (Path(model).stem if os.path.exists(model) else model)
     if not re.fullmatch(r"[A-Za-z0-9_-][A-Za-z0-9._-]{0,99}", name):
         raise UserError(
             f"{name} cannot be part of an address: give --name of letters, digits, . _ -"
         )
-    show_image_warnings()
     limits = Limits(
         body_bytes=max_bytes, images=max_images, pixels=max_pixels, seconds=timeout, queue=queue
     )
-    task = load_task(model, max_pixels)
     notify_notes(task.model.checkpoint)
     run(task, name, host, port, limits, lambda address: notify(f"{name} is served at {address}"))
     return 0

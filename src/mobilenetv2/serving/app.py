@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import time
 from collections.abc import Awaitable, Callable
@@ -77,7 +78,9 @@ class Service:
             HTTPException: self._explain_error,
             Exception: self._explain_failure,
         }
-        return Starlette(routes=routes, exception_handlers=errors)
+        app = Starlette(routes=routes, exception_handlers=errors)
+        app.router.redirect_slashes = False  # it would redirect to the Host that the client says
+        return app
 
     def close(self) -> None:
         """Ends the threads."""
@@ -104,14 +107,18 @@ class Service:
             return await endpoint(request)
         except RefusalError as error:
             return _json({"error": str(error)}, error.status, error.headers)
+        except asyncio.CancelledError:  # nothing cancels a request but the second Ctrl+C
+            stopped = RefusalError(503, "the service was stopped before the answer", close=True)
+            return _json({"error": str(stopped)}, stopped.status, stopped.headers)
 
     async def _explain_error(self, request: Request, error: HTTPException) -> Response:
         """The answer where no address or method fits."""
         message = f"{error.detail}: {request.method} {printable(request.url.path):.200}"
         if request.url.path.startswith("/v2/models/"):
             message += f"; the model here is {self._name}, its version 1"
+        begin = time.perf_counter()
         await self._receiver.discard(request)
-        self._metrics.add_request("other", error.status_code, 0.0)
+        self._metrics.add_request("other", error.status_code, time.perf_counter() - begin)
         return _json({"error": message}, error.status_code, dict(error.headers or {}))
 
     async def _explain_failure(self, request: Request, error: Exception) -> Response:

@@ -60,6 +60,10 @@ class Pool:
             raise RefusalError(
                 503, f"the answer took more than {self._seconds:g} seconds: try again later"
             ) from None
+        except asyncio.CancelledError:
+            if waiting.done() and not waiting.cancelled():
+                waiting.exception()  # asyncio would else log that nobody has read it
+            raise
 
     def close(self) -> None:
         """Ends the threads, after the work that they have begun."""

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import base64
-from collections.abc import Mapping, Sequence
+import re
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, ClassVar
 
 import numpy as np
@@ -16,14 +17,39 @@ from ..loading import load
 from .limits import RefusalError
 
 MAX_BOXES = 1000
-# by option of a request: how its text is read
-KINDS: dict[str, Any] = {
-    "top": lambda value: int(str(value)),  # int(2.5) would be 2
-    "threshold": float,
-    "iou_threshold": float,
-    "limit": lambda value: int(str(value)),
-    "class": str,
-    "mask": str,
+
+
+def _whole(value: Any) -> int:
+    if not re.fullmatch("-?[0-9]{1,18}", str(value)):  # int() also reads 1_0 and other digits
+        raise ValueError
+    return int(value)
+
+
+def _number(value: Any) -> float:
+    if isinstance(value, bool) or not str(value).isascii() or "_" in str(value):
+        raise ValueError
+    return float(value)
+
+
+def _truth(value: Any) -> bool:
+    return {"true": True, "false": False}[str(value).lower()]
+
+
+def _classes(value: Any) -> list[str | int]:
+    classes = value if isinstance(value, list) else [value]
+    if not classes or not all(type(item) in (str, int) for item in classes):
+        raise ValueError
+    return classes
+
+
+# by option of a request: how its text is read, and what it must be
+KINDS: dict[str, tuple[Callable[[Any], Any], str]] = {
+    "top": (_whole, "a whole number"),
+    "threshold": (_number, "a number"),
+    "iou_threshold": (_number, "a number"),
+    "limit": (_whole, "a whole number"),
+    "class": (_classes, "a class, by label or index, or a list of them"),
+    "mask": (_truth, "true or false"),
 }
 
 
@@ -55,7 +81,7 @@ class Task:
             options: Texts, or lists of them; or what JSON has for them.
 
         Raises:
-            RefusalError: One is unknown, or not a number.
+            RefusalError: One is unknown, or not of its kind.
         """
         values: dict[str, Any] = {}
         for name, value in options.items():
@@ -65,10 +91,11 @@ class Task:
                     400, f"unknown option {name!r:.80}: a {self.name} model has {known}"
                 )
             last = value[-1] if isinstance(value, list) and name != "class" and value else value
+            read, kind = KINDS[name]
             try:
-                values[name] = last if name == "class" else KINDS[name](last)
-            except (TypeError, ValueError):
-                raise RefusalError(400, f"{name} must be a number, not {last!r:.80}") from None
+                values[name] = read(last)
+            except (KeyError, OverflowError, TypeError, ValueError):
+                raise RefusalError(400, f"{name} must be {kind}, not {last!r:.80}") from None
         return values
 
     def run(self, image: Any, options: Mapping[str, Any]) -> Any:
@@ -146,9 +173,7 @@ class Detection(Task):
     def _run(self, image: Any, options: Mapping[str, Any]) -> Any:
         selection = dict(options)
         if "class" in selection:
-            names = selection.pop("class")
-            names = names if isinstance(names, list) else [names]
-            selection["classes"] = tuple(map(self._class, names))
+            selection["classes"] = tuple(map(self._class, selection.pop("class")))
         if selection.get("limit", 0) > MAX_BOXES:
             raise UserError(f"limit must be at most {MAX_BOXES}")
         return self.model.detect(image, **selection)
@@ -194,7 +219,7 @@ class SegmentationTask(Task):
     def plain(self, result: Any, options: Mapping[str, Any]) -> dict[str, Any]:
         plain: dict[str, Any] = result.to_dict()
         plain["indices"] = {result.labels[i]: i for i, _ in result.class_shares()}
-        if options.get("mask", "false") == "true":
+        if options.get("mask"):
             plain["mask"] = base64.b64encode(mask_png(result.mask)).decode()
         return plain
 

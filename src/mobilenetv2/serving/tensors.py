@@ -62,7 +62,8 @@ def read_request(body: bytes, header_length: str | None, limits: Limits) -> Infe
     if not isinstance(message, dict) or not isinstance(message.get("inputs"), list):
         raise RefusalError(400, "the request must be a JSON object with a list of inputs")
     inputs = message["inputs"]
-    if len(inputs) != 1 or not isinstance(inputs[0], dict) or inputs[0].get("name") not in INPUTS:
+    names = [entry.get("name") if isinstance(entry, dict) else None for entry in inputs]
+    if names not in ([FILES], [PIXELS]):
         raise RefusalError(
             400,
             f"one input is needed: {FILES} (BYTES, the content of image files) or {PIXELS} (UINT8, N x H x W x 3)",
@@ -70,13 +71,19 @@ def read_request(body: bytes, header_length: str | None, limits: Limits) -> Infe
     parameters = _mapping(message.get("parameters"), "parameters")
     binary = parameters.pop("binary_data_output", False) is True
     outputs: dict[str, bool] = {}
-    for output in message.get("outputs") or []:
+    chosen_outputs = message.get("outputs")
+    if not isinstance(chosen_outputs, list | None):
+        raise RefusalError(400, "outputs must be a list of objects with a name")
+    for output in chosen_outputs or []:
         if not isinstance(output, dict) or not isinstance(output.get("name"), str):
             raise RefusalError(400, "outputs must be a list of objects with a name")
         chosen = _mapping(output.get("parameters"), "parameters").get("binary_data", binary)
         outputs[output["name"]] = chosen is True
+    request_id = message.get("id")
+    if not isinstance(request_id, str | None):
+        raise RefusalError(400, f"id must be text, not {request_id!r:.80}")
     images = _images(inputs[0], body[length:], limits)
-    return InferRequest(str(message.get("id", "")), images, parameters, outputs, binary)
+    return InferRequest(request_id or "", images, parameters, outputs, binary)
 
 
 def write_answer(
@@ -133,6 +140,11 @@ def _images(entry: dict[str, Any], binary: bytes, limits: Limits) -> list[Any]:
     if count > limits.images:
         raise RefusalError(413, f"more than {limits.images} images in one request")
     size = _mapping(entry.get("parameters"), "parameters").get("binary_data_size")
+    if (size is None) == bool(binary) or (binary and "data" in entry):
+        raise RefusalError(
+            400,
+            "an input needs either data, or binary_data_size and as many bytes behind the JSON",
+        )
     if size is not None:
         if type(size) is not int or size != len(binary):
             raise RefusalError(
@@ -189,6 +201,8 @@ def _decoded(data: Any) -> list[bytes]:
     while isinstance(data, list) and data and isinstance(data[0], list):
         data = [value for row in data for value in (row if isinstance(row, list) else [row])]
     try:
+        if not isinstance(data, list):
+            raise TypeError
         return [base64.b64decode(text, validate=True) for text in data]
     except (TypeError, ValueError):
         raise RefusalError(

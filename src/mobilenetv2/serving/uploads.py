@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+import gzip
+import io
 import zlib
+from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 from python_multipart.exceptions import MultipartParseError
@@ -18,6 +22,7 @@ from .limits import MAX_BUFFERED_BYTES, Limits, RefusalError, as_whole
 
 MAX_FIELD_BYTES = 1000
 MAX_FIELDS = 20
+PIECE_BYTES = 1 << 18
 
 
 class Receiver:
@@ -107,24 +112,42 @@ def decompress(body: bytes, encoding: str, limits: Limits) -> bytes:
     Raises:
         RefusalError: An encoding other than gzip and deflate, damaged, or too large.
     """
-    if encoding in ("", "identity"):
+    name = encoding.strip().lower()
+    name = "gzip" if name == "x-gzip" else name
+    if name in ("", "identity"):
         return body
-    if encoding not in ("gzip", "deflate"):
+    if name not in ("gzip", "deflate"):
         raise RefusalError(
             415, f"Content-Encoding {printable(encoding):.80}: gzip and deflate are read"
         )
-    decoder = zlib.decompressobj(wbits=47)  # both, by their headers
+    content = bytearray()
     try:
-        content = decoder.decompress(body, limits.body_bytes)
-    except zlib.error:
-        raise RefusalError(
-            400, f"the body is not {encoding}, as its Content-Encoding says"
-        ) from None
-    if not decoder.eof:
-        if len(content) >= limits.body_bytes:
-            raise RefusalError(413, f"the request is larger than {limits.body_bytes} bytes")
-        raise RefusalError(400, "the compressed body is cut off")
-    return content
+        for piece in _pieces(body, name):
+            content += piece
+            if len(content) > limits.body_bytes:
+                raise RefusalError(413, f"the request is larger than {limits.body_bytes} bytes")
+    except EOFError:
+        raise RefusalError(400, "the compressed body is cut off") from None
+    except (OSError, zlib.error):
+        raise RefusalError(400, f"the body is not {name}, as its Content-Encoding says") from None
+    return bytes(content)
+
+
+def _pieces(body: bytes, name: str) -> Iterator[bytes]:
+    """The content of a compressed body, piece by piece; of gzip, that of all its members."""
+    if name == "gzip":
+        with gzip.GzipFile(fileobj=io.BytesIO(body)) as file:
+            yield from iter(partial(file.read, PIECE_BYTES), b"")
+        return
+    decoder = zlib.decompressobj()
+    while not decoder.eof:
+        piece = decoder.decompress(body, PIECE_BYTES)
+        body = decoder.unconsumed_tail
+        if not piece and not body and not decoder.eof:
+            raise EOFError
+        yield piece
+    if decoder.unused_data:
+        raise zlib.error("bytes behind the end")
 
 
 def images_of(
@@ -212,6 +235,8 @@ class _Form:
     def _end(self) -> None:
         _, options = parse_options_header(self._headers.get("content-disposition", b""))
         content = b"".join(self._data)
+        if options.get(b"filename") == b"" and not content:
+            return  # a page's field for files, left empty
         if b"filename" in options or self._headers.get("content-type", b"").startswith(b"image/"):
             if len(self.images) == self.most_images:
                 raise RefusalError(413, f"more than {self.most_images} images in one request")
@@ -220,10 +245,14 @@ class _Form:
             return
         name = options.get(b"name", b"").decode(errors="replace")
         self.fields.setdefault(name, []).append(content[:MAX_FIELD_BYTES].decode(errors="replace"))
-        if len(content) > MAX_FIELD_BYTES or sum(map(len, self.fields.values())) > MAX_FIELDS:
+        if len(content) > MAX_FIELD_BYTES:
             raise RefusalError(
-                413, f"the field {printable(name):.80} is too long, or there are too many fields"
+                413,
+                f"the field {printable(name):.80} is longer than {MAX_FIELD_BYTES} bytes: "
+                "an image needs a filename, as in -F image=@cat.jpg",
             )
+        if sum(map(len, self.fields.values())) > MAX_FIELDS:
+            raise RefusalError(413, f"the form has more than {MAX_FIELDS} fields")
 
     def _end_form(self) -> None:
         self.complete = True
