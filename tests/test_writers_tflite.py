@@ -257,6 +257,21 @@ def test_files_are_read_back(tmp_path, pixels, head, padding) -> None:
         np.testing.assert_allclose(Engine(back)(images), Engine(checkpoint)(images), atol=1e-4)
 
 
+def test_a_file_of_ours_says_labels_and_preprocessing_when_it_is_read(tmp_path) -> None:
+    checkpoint = readable(HEADS["classifier"], padding="same")
+    own = Preprocessing(
+        size=checkpoint.architecture.resolution,
+        resize="stretch",
+        mean=(0.485, 0.456, 0.406),
+        std=(0.229, 0.224, 0.225),
+    )
+    labels = tuple(f"x{index}" for index in range(checkpoint.architecture.classes))
+    checkpoint = replace(checkpoint, preprocessing=own, labels=labels)
+    (path,) = write(checkpoint, tmp_path / "model.tflite", WriteOptions())
+    back = read_tflite(path)
+    assert (back.preprocessing, back.labels, back.notes) == (own, labels, ())
+
+
 @pytest.mark.parametrize("score", ["sigmoid", "softmax"])
 @pytest.mark.parametrize("kind", [SSD, SSDLite])
 def test_detectors_are_read_back(tmp_path, pixels, kind, score) -> None:

@@ -310,6 +310,9 @@ def described(checkpoint: AnyCheckpoint, target: Path) -> str:
 def report(exported: Exported) -> Iterator[str]:
     """What was written and how it compares, line by line."""
     for each in exported.differences:
+        if each.result == "boxes" and each.agreement_percent is None:
+            yield "  boxes: none in these images, which says little: give --verify IMAGES"
+            continue
         words = [f"{each.result}: difference {each.largest:.2g}"]
         if each.allowed is not None:
             words.append(f"of {each.allowed:.2g} allowed")
