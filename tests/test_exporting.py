@@ -274,6 +274,20 @@ def test_labels_that_are_no_utf_8(suffix, tmp_path) -> None:
     assert mnv2.export(model, tmp_path / f"a{suffix}").differences[0].passed
 
 
+def test_wrong_arguments_are_named(tmp_path) -> None:
+    model = mnv2.load("cifar10")
+    for images, complaint in (
+        ([], "images: none to run the file on"),
+        (np.zeros((1, 8, 8, 3), np.uint8), "images: pixels must be"),
+    ):
+        with pytest.raises(mnv2.UserError, match=complaint):
+            mnv2.export(model, tmp_path / "a.onnx", images=images)
+    with pytest.raises(mnv2.UserError, match="model must be"):
+        mnv2.export("cifar10", tmp_path / "a.onnx")
+    photo = ROOT / "examples" / "cat.jpg"
+    assert mnv2.export(model, tmp_path / "a.onnx", images=str(photo)).images == 1
+
+
 def test_a_runtime_that_does_not_load_is_said(tmp_path, monkeypatch, capsys) -> None:
     folder = tmp_path / "stub" / "onnxruntime"
     folder.mkdir(parents=True)

@@ -15,7 +15,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from .arguments import check_path
+from .arguments import check_kind, check_path
+from .checkpoint import Checkpoint
 from .errors import ModelFileError, missing_modules
 from .images import Preprocessing
 from .int8 import AnyCheckpoint, Int8Checkpoint
@@ -86,6 +87,7 @@ def export(
         MismatchError: The results differ; nothing is left under the name.
         ModelFileError: The file cannot be written.
     """
+    check_kind("model", model, Model, Checkpoint, Int8Checkpoint)
     checkpoint = model.checkpoint if isinstance(model, Model) else model
     if size is not None:
         checkpoint = at_size(checkpoint, size)
@@ -207,8 +209,14 @@ def verification_pixels(
 ) -> NDArray[np.uint8]:
     """Pixels (N, H, W, C) to run a file on."""
     if isinstance(images, np.ndarray) and images.ndim == 4:
+        shape = *preprocessing.size, preprocessing.channels
+        if images.shape[1:] != shape or images.dtype != np.uint8 or not len(images):
+            raise WriterError(f"images: pixels must be (N, {shape}) uint8, not {images.shape}")
         return images
-    chosen: Sequence[Any] = [PHOTO] if images is None else list(images)
+    one = images is None or isinstance(images, str | bytes | os.PathLike)
+    chosen: Sequence[Any] = [images or PHOTO] if one else list(images or ())
+    if not chosen:
+        raise WriterError("images: none to run the file on")
     return np.stack([preprocessing(image) for image in chosen])
 
 
