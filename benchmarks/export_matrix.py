@@ -186,12 +186,12 @@ def judged(
         dataset = read_boxes(options.boxes)
         theirs = evaluation.evaluate_detector(FileDetector(checkpoint, run), dataset)
         ours = evaluation.evaluate_detector(Detector(checkpoint), dataset)
-        return f"AP {theirs.scores['ap']:.4f}, ours {ours.scores['ap']:.4f}"
+        return f"AP {theirs.scores.ap:.4f}, ours {ours.scores.ap:.4f}"
     if task == "segmentation" and options.masks and not slow:
         masks = read_masks(options.masks)
         theirs_masks = evaluation.evaluate_segmenter(FileSegmenter(checkpoint, run), masks)
         ours_masks = evaluation.evaluate_segmenter(Segmenter(checkpoint), masks)
-        return f"mIoU {theirs_masks.scores['miou']:.4f}, ours {ours_masks.scores['miou']:.4f}"
+        return f"mIoU {theirs_masks.scores.miou:.4f}, ours {ours_masks.scores.miou:.4f}"
     count = options.samples if task == "classification" and not slow else 4
     pixels = sample(checkpoint, options.images, count)
     expected = expected_results(checkpoint, written, pixels)
