@@ -351,6 +351,10 @@ def test_signals_save(data: Path, tmp_path: Path, kind: signal.Signals, count: s
     state = RunFolder(out).read_state()
     assert state is not None
     assert state["progress"]["epoch"] >= 1
+    # within an epoch each process has its own
+    together = count == "2" and state["progress"]["step"] > 0
+    assert ("statistics" in state) == together
+    assert all(len(each) == 2 for each in state.get("statistics", []))
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="looks for the other process in /proc")
