@@ -129,7 +129,7 @@ class Trainer:
             "average": self.average.state_dict(),
         }
         if self._own_statistics and self.fabric.world_size > 1:
-            state["statistics"] = [self.fabric.all_gather(each) for each in self._statistics()]
+            state["statistics"] = [self._of_all(each) for each in self._statistics()]
         return state
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
@@ -169,6 +169,12 @@ class Trainer:
         self._own_statistics = False
         for statistics in self._statistics():
             statistics.copy_(self.fabric.all_reduce(statistics.clone()))
+
+    def _of_all(self, own: Tensor) -> list[Tensor]:
+        """A tensor as each process has it."""
+        gathered = [torch.empty_like(own) for _ in range(self.fabric.world_size)]
+        torch.distributed.all_gather(gathered, own)
+        return gathered
 
     def _statistics(self) -> list[Tensor]:
         """Batch norm's running means and variances, of the network and of the average."""
