@@ -175,6 +175,25 @@ def test_files_beside_are_not_overwritten(suffix, tmp_path, capsys) -> None:
         assert run(["convert", "cifar10", str(tmp_path / "run.param")]) == 0
 
 
+@pytest.mark.parametrize("earlier", [True, False])
+def test_files_that_belong_together_are_placed_together(earlier, tmp_path) -> None:
+    """The second cannot be placed, since a folder has its name."""
+    made = tmp_path / "made"
+    made.mkdir()
+    for suffix in (".xml", ".bin", ".json"):
+        (made / f"a{suffix}").write_text("new")
+    (tmp_path / "a.bin").mkdir()
+    if earlier:
+        (tmp_path / "a.xml").write_text("before")
+    written = [made / f"a{suffix}" for suffix in (".xml", ".bin", ".json")]
+    with pytest.raises(IsADirectoryError):
+        exporting._placed(written, tmp_path)
+    left = ["a.bin", "a.xml", "made"] if earlier else ["a.bin", "made"]
+    assert sorted(os.listdir(tmp_path)) == left
+    assert not earlier or (tmp_path / "a.xml").read_text() == "before"
+    assert (tmp_path / "a.bin").is_dir()
+
+
 def test_the_model_that_is_read_is_not_overwritten(tmp_path, capsys) -> None:
     pytest.importorskip("openvino")
     model = tmp_path / "model.bin"

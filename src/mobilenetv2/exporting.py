@@ -112,7 +112,7 @@ def export(
                 count = len(pixels)
                 compared = _compared(checkpoint, chosen, format_, written, pixels)
                 _refuse_mismatch(target, runtime, compared)
-        moved = [_moved(each, target.parent) for each in written]
+        moved = _placed(written, target.parent)
     except OSError as error:
         raise ModelFileError(f"{target}: cannot be written: {error.strerror or error}") from None
     finally:
@@ -272,17 +272,30 @@ def _refuse_mismatch(target: Path, runtime: str, compared: tuple[Difference, ...
             )
 
 
-def _moved(path: Path, folder: Path) -> Path:
-    """Renames a written file or folder over that of its name in `folder`."""
-    target = folder / path.name
-    if not (path.is_dir() and target.is_dir()):
-        os.replace(path, target)
-        return target
-    before = Path(tempfile.mkdtemp(prefix=".before.", dir=path.parent)) / target.name
-    os.replace(target, before)
+def _placed(written: Sequence[Path], folder: Path) -> list[Path]:
+    """Renames written files and folders over those of their names in `folder`: all, or none.
+
+    Raises:
+        OSError: One cannot be placed; what was there before is there again.
+    """
+    kept = Path(tempfile.mkdtemp(prefix=".before.", dir=written[0].parent))
+    done: list[Path] = []
     try:
-        os.replace(path, target)
+        for path in written:
+            target, before = folder / path.name, kept / path.name
+            done.append(target)
+            if path.is_dir() and target.is_dir():
+                os.replace(target, before)
+            elif target.is_file():
+                shutil.copy2(target, before)
+            os.replace(path, target)
     except OSError:
-        os.replace(before, target)
+        for target in reversed(done):
+            before = kept / target.name
+            if before.exists():
+                shutil.rmtree(target, ignore_errors=True)
+                os.replace(before, target)
+            elif target != done[-1]:
+                target.unlink()
         raise
-    return target
+    return done
