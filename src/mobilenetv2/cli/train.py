@@ -57,6 +57,11 @@ FIELDS = ("epochs", "batch", "lr", "weight_decay", "patience", "seed", "balance"
     help="How to train.  [default: modern, ssdlite or deeplab by the task; with --weights finetune, "
     "ssdlite-finetune or deeplab-finetune]",
 )
+@click.option(
+    "--int8",
+    is_flag=True,
+    help="Fine-tune a trained model with the rounding of int8, and write the int8 model.",
+)
 @click.option("--freeze", is_flag=True, help="Train the head of a classifier alone.")
 @click.option("--epochs", type=int, help="Passes over the images.")
 @click.option("--batch", type=int, help="Images per step.")
@@ -195,7 +200,10 @@ def _check_resumed(output: Path, options: Mapping[str, Any], changes: Mapping[st
         for name, value in _start(options).items()
     }
     if options["recipe"] is not None:
-        given["--recipe"] = "recipe", "name", options["recipe"]
+        given["--recipe"] = "recipe", "name", options["recipe"] + "-int8" * options["int8"]
+    if options["int8"]:
+        rounded = before.recipe.int8 if before.recipe.int8 != "off" else "channel"
+        given["--int8"] = "recipe", "int8", rounded
     for name, value in changes.items():
         option = f"--{name.replace('_', '-')}" if options.get(name) is not None else "--set"
         option = "--freeze" if name == "epochs" and options["freeze"] else option
@@ -297,10 +305,16 @@ def _recipe(data: str, options: Mapping[str, Any], changes: Mapping[str, Any]) -
         raise click.UsageError(
             f"--freeze is for classifiers; for {task.name} give --epochs N --set head_epochs=N"
         )
+    if options["int8"] and options["weights"] is None:
+        raise click.UsageError("--int8 goes on from a trained model: give it with --weights")
+    recipe = task.default_recipe(options["weights"] is not None, options["small_images"])
     if options["recipe"] is not None:
-        return BY_NAME[options["recipe"]].changed(changes)
-    default = task.default_recipe(options["weights"] is not None, options["small_images"])
-    return default.changed(changes) if changes else None
+        recipe = BY_NAME[options["recipe"]]
+    if options["int8"]:
+        recipe = recipe.for_int8()
+    elif options["recipe"] is None and not changes:
+        return None
+    return recipe.changed(changes)
 
 
 class _Printable(logging.Formatter):

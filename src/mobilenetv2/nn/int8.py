@@ -49,9 +49,18 @@ class _RoundUp(_Round):
         return torch.floor(x + 0.5)
 
 
-def rounded(x: Tensor) -> Tensor:
-    """The nearest whole numbers, with the gradient of the identity."""
-    return _Round.apply(x)
+class _RoundWithin(torch.autograd.Function):
+    """The nearest whole number within limits; no gradient where it is beyond them."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, low: int, high: int) -> Tensor:
+        ctx.save_for_backward((x >= low) & (x <= high))
+        return torch.round(x).clamp_(low, high)
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None, None]:
+        (within,) = ctx.saved_tensors
+        return gradients[0] * within, None, None
 
 
 class Int8Rounding(nn.Module):
@@ -184,7 +193,7 @@ class Int8Rounding(nn.Module):
 
     def _stored(self, values: Tensor, layer: Layer) -> Tensor:
         lowest, highest = code_limits(self.activations[layer.name], layer.activation)
-        return rounded(values.clamp(lowest, highest))
+        return cast(Tensor, _RoundWithin.apply(values, lowest, highest))
 
     def _quantized(
         self, arrays: Mapping[str, Tensor], layer: Layer
@@ -199,8 +208,8 @@ class Int8Rounding(nn.Module):
             if self.per_layer:
                 scale = scale.max().expand_as(scale).contiguous()
         exact = scale.double()
-        codes = rounded(weight / exact.view(-1, *[1] * (weight.ndim - 1))).clamp(-127, 127)
-        return codes.float(), scale, rounded(bias / (step * exact))
+        codes = _Round.apply(weight / exact.view(-1, *[1] * (weight.ndim - 1)))
+        return codes.clamp(-127, 127).float(), scale, _Round.apply(bias / (step * exact))
 
     def _folded(self, arrays: Mapping[str, Tensor], layer: Layer) -> tuple[Tensor, Tensor]:
         """Kernel and bias, float64, with batch norm and the preprocessing of images folded in."""

@@ -20,6 +20,7 @@ from ..datasets.shard_sample import class_target
 from ..errors import UserError
 from ..evaluation import Evaluation, evaluate, match_classes
 from ..images import Preprocessing
+from ..int8 import AnyCheckpoint
 from ..model import Model
 from ..nn import MobileNetV2, mobilenet_v2
 from ..nn.backbone import Backbone
@@ -199,7 +200,7 @@ class Classification(Task):
         """As `Task.line`."""
         return f"top1 {row['val_top1']:.2f} %, balanced {row['val_balanced']:.2f} %"
 
-    def evaluate(self, checkpoint: Checkpoint, val: Any) -> Evaluation:
+    def evaluate(self, checkpoint: AnyCheckpoint, val: Any) -> Evaluation:
         """As `Task.evaluate`."""
         return evaluate(Model(checkpoint), _validation(val))
 

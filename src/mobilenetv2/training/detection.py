@@ -25,6 +25,7 @@ from ..evaluation.detection import DetectionEvaluation, check_pycocotools, evalu
 from ..graph import network
 from ..heads import SSDHead, SSDLite
 from ..images import Preprocessing
+from ..int8 import AnyCheckpoint
 from ..nn.backbone import Backbone
 from ..nn.build_heads import DETECTION_SIZE, ssdlite_mobilenet_v2
 from ..nn.heads import DetectionNetwork
@@ -205,7 +206,7 @@ class Detection(Task):
         total, count = sums
         return Validation(float(total) / max(1, int(count)), {})
 
-    def measured(self, checkpoint: Callable[[], Checkpoint], val: BoxDataset) -> Scores:
+    def measured(self, checkpoint: Callable[[], AnyCheckpoint], val: BoxDataset) -> Scores:
         """As `Task.measured`: AP over overlaps of 0.50 to 0.95, and at 0.50, from 0 to 1."""
         scores = self.evaluate(checkpoint(), val).scores
         return {"val_ap": _or_zero(scores.ap), "val_ap50": _or_zero(scores.ap50)}
@@ -214,7 +215,7 @@ class Detection(Task):
         """As `Task.line`."""
         return f"AP {row['val_ap']:.4f}, AP50 {row['val_ap50']:.4f}"
 
-    def evaluate(self, checkpoint: Checkpoint, val: BoxDataset) -> DetectionEvaluation:
+    def evaluate(self, checkpoint: AnyCheckpoint, val: BoxDataset) -> DetectionEvaluation:
         """As `Task.evaluate`."""
         same = {index: index for index in range(len(val.classes))}
         return evaluate_detector(Detector(checkpoint), val, matched=same)

@@ -18,7 +18,10 @@ from ..arguments import check_kind, check_path
 from ..checkpoint import Checkpoint
 from ..decoding import NarrowRangeWarning
 from ..errors import ImageError, UserError
+from ..formats import open_checkpoint
+from ..int8 import AnyCheckpoint, Int8Checkpoint
 from ..nn.backbone import Backbone
+from ..nn.int8 import round_as_int8
 from .augment import evaluation_transform
 from .classification import balanced
 from .data import (
@@ -34,6 +37,7 @@ from .epochs import Progress, RunContext, run_epochs
 from .events import Events
 from .machine import Machine, automatic_precision, explained_memory_errors, launch, once
 from .network import build, last_map, prepare
+from .quantized import quantized_start
 from .recipes import Recipe
 from .report import draw_curves
 from .run_folder import RunFolder, Settings, is_same_file
@@ -166,9 +170,15 @@ def _run(job: Job, folder: RunFolder, before: Settings | None) -> Trained:
             LOG.warning("%s: no state was saved yet, so the run begins anew", folder.path)
     if before and state:
         net, settings = prepare(job.task.new(before.architecture, before.recipe)), before
+        if before.recipe.int8 != "off":
+            round_as_int8(net, once(fabric, lambda: Int8Checkpoint.load(folder.calibrated)))
     else:
         net, settings = _begin(job, split, before)
         once(fabric, lambda: folder.write_settings(settings))
+        if settings.recipe.int8 != "off":
+            calibrated = once(fabric, lambda: _calibrated(net, settings, split, folder))
+            round_as_int8(net, calibrated)
+            net.int8.start(net)
     trainer = Trainer(fabric, net, settings)
     progress = Progress()
     if state:
@@ -206,6 +216,8 @@ def _job(
     if before:
         recipe, val = recipe or before.recipe, val or before.val
     recipe = recipe or task.default_recipe(start.weights is not None, start.small_images)
+    if recipe.int8 != "off" and start.weights is None:
+        raise UserError("int8 goes on from a trained model: give it as the weights (--weights)")
     task.check(recipe, start)
     return Job(fabric, machine, data, val, recipe, start, task)
 
@@ -299,6 +311,18 @@ def _begin(job: Job, split: Split, before: Settings | None) -> tuple[Backbone, S
     return net, settings
 
 
+def _calibrated(
+    net: Backbone, settings: Settings, split: Split, folder: RunFolder
+) -> Int8Checkpoint:
+    """The network quantised by images of the training data, which is where training in int8 begins."""
+    checkpoint = _checkpoint(net, settings, {})
+    assert isinstance(checkpoint, Checkpoint)
+    with quiet_about_range():
+        quantized = quantized_start(checkpoint, settings, split)
+    quantized.save(folder.calibrated)
+    return quantized
+
+
 def _fit_head(job: Job, net: Backbone, settings: Settings, train: Any) -> None:
     LOG.info("fitting the head to the features of %d images", len(train.samples))
 
@@ -322,7 +346,7 @@ def _run_context(
             _checkpoint(trainer.average.module, settings, best).save(folder.model)
 
     def measure() -> dict[str, float]:
-        def average() -> Checkpoint:
+        def average() -> AnyCheckpoint:
             return _checkpoint(trainer.average.module, settings, {})
 
         with quiet_about_range():
@@ -349,7 +373,7 @@ def _run_context(
     )
 
 
-def _checkpoint(net: Backbone, settings: Settings, scores: Mapping[str, float]) -> Checkpoint:
+def _checkpoint(net: Backbone, settings: Settings, scores: Mapping[str, float]) -> AnyCheckpoint:
     provenance = {
         "source": f"mobilenetv2 train {settings.version}",
         "trained_on": {
@@ -370,7 +394,7 @@ def _checkpoint(net: Backbone, settings: Settings, scores: Mapping[str, float]) 
 
 def _finish(job: Job, folder: RunFolder, val: Any, progress: Progress) -> Any:
     """Evaluates the model file by the CPU runtime, writes the scores into it, and draws figures."""
-    checkpoint, task = Checkpoint.load(folder.model), job.task
+    checkpoint, task = open_checkpoint(folder.model), job.task
     with quiet_about_range():
         evaluation = task.evaluate(checkpoint, val)
     scores = {"epoch": progress.best["epoch"], **task.scores(evaluation)}

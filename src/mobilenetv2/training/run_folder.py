@@ -139,8 +139,9 @@ class RunFolder:
     """The files of one run. Each is written completely or not at all.
 
     recipe.json: everything needed to repeat the run. checkpoints/last.ckpt: the state to resume
-    from. log.csv: one row per epoch. model.safetensors: the best network so far. curves.png and
-    confusion.png: figures of the finished run.
+    from. log.csv: one row per epoch. model.safetensors: the best network so far. calibrated.safetensors:
+    where the recipe has `int8`, the int8 model before training. curves.png and confusion.png: figures
+    of the finished run.
     """
 
     def __init__(self, path: str | os.PathLike[str]) -> None:
@@ -149,6 +150,7 @@ class RunFolder:
         self.last = self.path / "checkpoints" / "last.ckpt"
         self.log = self.path / "log.csv"
         self.model = self.path / "model.safetensors"
+        self.calibrated = self.path / "calibrated.safetensors"
         self.curves = self.path / "curves.png"
         self.confusion = self.path / "confusion.png"
 

@@ -23,6 +23,7 @@ from ..errors import UserError
 from ..evaluation.segmentation import SegmentationEvaluation, evaluate_segmenter
 from ..heads import DeepLab
 from ..images import Preprocessing
+from ..int8 import AnyCheckpoint
 from ..nn.backbone import Backbone
 from ..nn.build_heads import DEEPLAB_OUTPUT_STRIDE, SEGMENTATION_SIZE, deeplabv3_mobilenet_v2
 from ..nn.heads import SegmentationNetwork
@@ -157,7 +158,7 @@ class Segmentation(Task):
         total, count = sums
         return Validation(float(total) / max(1, int(count)), {})
 
-    def measured(self, checkpoint: Callable[[], Checkpoint], val: MaskDataset) -> Scores:
+    def measured(self, checkpoint: Callable[[], AnyCheckpoint], val: MaskDataset) -> Scores:
         """As `Task.measured`: mIoU and the share of right pixels, from 0 to 1."""
         scores = self.evaluate(checkpoint(), val).scores
         return {"val_miou": scores.miou, "val_pixels": scores.pixel_accuracy}
@@ -166,7 +167,7 @@ class Segmentation(Task):
         """As `Task.line`."""
         return f"mIoU {row['val_miou']:.4f}, pixels {100 * row['val_pixels']:.2f} %"
 
-    def evaluate(self, checkpoint: Checkpoint, val: MaskDataset) -> SegmentationEvaluation:
+    def evaluate(self, checkpoint: AnyCheckpoint, val: MaskDataset) -> SegmentationEvaluation:
         """As `Task.evaluate`."""
         return evaluate_segmenter(Segmenter(checkpoint), val)
 

@@ -16,6 +16,7 @@ from ..checkpoint import Checkpoint
 from ..datasets import shared_images
 from ..errors import UserError
 from ..images import Preprocessing
+from ..int8 import AnyCheckpoint
 from ..nn.backbone import Backbone
 from .recipes import Recipe
 from .shards import ShardTarget, in_shards
@@ -189,7 +190,7 @@ class Task(ABC):
     def validation(self, sums: tuple[Tensor, ...], classes: int) -> Validation:
         """The result of the sums over all batches."""
 
-    def measured(self, checkpoint: Callable[[], Checkpoint], val: Any) -> Scores:
+    def measured(self, checkpoint: Callable[[], AnyCheckpoint], val: Any) -> Scores:
         """Scores that the runtime gives after an epoch, beside those of `validation`."""
         return {}
 
@@ -204,7 +205,7 @@ class Task(ABC):
     # the finished run
 
     @abstractmethod
-    def evaluate(self, checkpoint: Checkpoint, val: Any) -> Any:
+    def evaluate(self, checkpoint: AnyCheckpoint, val: Any) -> Any:
         """Evaluates a checkpoint by the CPU runtime."""
 
     @abstractmethod
