@@ -12,7 +12,7 @@ import pytest
 import torch
 from click.testing import CliRunner
 
-from mobilenetv2 import Int8Checkpoint, Model, UserError, load
+from mobilenetv2 import Int8Checkpoint, UserError, load
 from mobilenetv2.architecture import Architecture
 from mobilenetv2.checkpoint import Checkpoint
 from mobilenetv2.cli import main
@@ -168,7 +168,7 @@ def test_a_run_writes_what_it_trained(
     trained: tuple[Path, Path], tmp_path: Path, int8: str
 ) -> None:
     data, weights = trained
-    recipe = FINETUNE.changed({"int8": int8})
+    recipe = FINETUNE.changed({"int8": int8, "epochs": 1})
     run = fit(data, tmp_path / "run", recipe, Start(weights=str(weights)), machine=MACHINE)
     written = load(run.file).checkpoint
     calibrated = Int8Checkpoint.load(tmp_path / "run" / "calibrated.safetensors")
@@ -182,11 +182,9 @@ def test_a_run_writes_what_it_trained(
     round_as_int8(net, calibrated)
     average = {name[7:]: x for name, x in state["average"].items() if name.startswith("module.")}
     net.load_state_dict(average)
-    if run.best_epoch == run.epochs:
-        again = net.to_checkpoint(labels=written.labels, preprocessing=written.preprocessing)
-        for name, layer in again.layers.items():
-            assert np.array_equal(layer.weight, written.layers[name].weight), name
-    assert Model(written).predict(data / "light" / "000.png").label in ("dark", "light")
+    again = net.to_checkpoint(labels=written.labels, preprocessing=written.preprocessing)
+    for name, layer in again.layers.items():
+        assert np.array_equal(layer.weight, written.layers[name].weight), name
 
 
 def test_resumed_it_is_as_never_stopped(
