@@ -138,30 +138,31 @@ def learning_rate(recipe: Recipe, step: int, epoch_steps: int) -> float:
     warmup = min(warmup, total // 2)
     if step < warmup:
         return recipe.lr * (step + 1) / (warmup + 1)
-    done = (step - warmup) / (total - warmup)
-    return _decayed(recipe, done, PAPER_EPOCHS * (step // epoch_steps) / recipe.epochs)
+    left = (total - step) / (total - warmup)
+    return _decayed(recipe, left, PAPER_EPOCHS * (step // epoch_steps) / recipe.epochs)
 
 
 def timed_learning_rate(recipe: Recipe, share: float) -> float:
     """The learning rate of a recipe with minutes when this share of them is over."""
     share, warmup = min(share, 1.0), recipe.warmup_share
     if share < warmup:
-        return recipe.lr * share / warmup
-    return _decayed(recipe, (share - warmup) / (1 - warmup), int(PAPER_EPOCHS * share))
+        return recipe.lr * (share / warmup)
+    left = (1 - share) / (1 - warmup)
+    return _decayed(recipe, left, int(PAPER_EPOCHS * share))
 
 
-def _decayed(recipe: Recipe, done: float, decays: float) -> float:
+def _decayed(recipe: Recipe, left: float, decays: float) -> float:
     """The learning rate after the warm-up.
 
     Args:
         recipe: Its schedule.
-        done: Share of the run after the warm-up that is done.
+        left: Share of the run after the warm-up that is left.
         decays: How often the exponential schedule has decayed.
     """
     if recipe.schedule == "exponential":
         return float(recipe.lr * recipe.decay**decays)
     if recipe.schedule == "poly":
-        return recipe.lr * float((1 - done) ** POLY_POWER)
+        return recipe.lr * float(left**POLY_POWER)
     if recipe.schedule == "linear":
-        return recipe.lr * (1 - done)
-    return recipe.lr * 0.5 * (1 + math.cos(math.pi * done))
+        return recipe.lr * left
+    return recipe.lr * 0.5 * (1 - math.cos(math.pi * left))
