@@ -109,8 +109,19 @@ class Classification(Task):
         """As `Task.images`."""
         if not train:
             return Images(samples, evaluation_transform(preprocessing))
-        augmented = recipe.augmentation.transform(preprocessing.size, preprocessing)
-        return Images(samples, augmented, recipe.seed, remember_bytes)
+        augmentation = recipe.augmentation
+        augmented, late = (
+            each.transform(preprocessing.size, preprocessing)
+            for each in (augmentation, augmentation.after_policy())
+        )
+        return Images(
+            samples,
+            augmented,
+            recipe.seed,
+            remember_bytes,
+            (augmentation.policy_until, late),
+            augmentation.flip == "alternate",
+        )
 
     def from_scratch(
         self, start: Start, classes: int, samples: Sequence[Any]
@@ -161,10 +172,23 @@ class Classification(Task):
         fit_head(net, preprocessing, batches(), recipe.head_l2, recipe.balance)
 
     def mixed(
-        self, x: Tensor, targets: Tensor, recipe: Recipe, classes: int, generator: torch.Generator
+        self,
+        x: Tensor,
+        targets: Tensor,
+        recipe: Recipe,
+        classes: int,
+        generator: torch.Generator,
+        share: float,
     ) -> tuple[Tensor, Tensor]:
-        """As `Task.mixed`; the targets become the share of each class."""
-        return recipe.augmentation.mix(x, targets, classes, generator)
+        """As `Task.mixed`; the targets become the share of each class, and the images smaller where
+        the recipe has `sizes`.
+        """
+        x, targets = recipe.augmentation.mix(x, targets, classes, generator, share)
+        side = recipe.side(share)
+        if side < 1:
+            size = [max(1, round(side * length)) for length in x.shape[2:]]
+            x = functional.interpolate(x, size=size, mode="bilinear", antialias=True)
+        return x, targets
 
     def loss(
         self, output: Any, targets: Tensor, recipe: Recipe, architecture: Architecture

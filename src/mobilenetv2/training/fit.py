@@ -218,6 +218,8 @@ def _job(
     recipe = recipe or task.default_recipe(start.weights is not None, start.small_images)
     if recipe.int8 != "off" and start.weights is None:
         raise UserError("int8 goes on from a trained model: give it as the weights (--weights)")
+    if recipe.architecture and start == Start(width=start.width, resolution=start.resolution):
+        start = replace(start, architecture=recipe.architecture)
     task.check(recipe, start)
     return Job(fabric, machine, data, val, recipe, start, task)
 
@@ -357,7 +359,16 @@ def _run_context(
         shards = read_shards(job.data, settings.classes)
         shards = replace(shards, stretch=recipe.stretch, target=task.shard_target(split.val))
         rank, world = fabric.global_rank, fabric.world_size
-        train: Any = ShardImages(shards, images.transform, recipe.seed, rank, world, images.item)
+        train: Any = ShardImages(
+            shards,
+            images.transform,
+            recipe.seed,
+            rank,
+            world,
+            images.item,
+            images.set_share,
+            images.alternate,
+        )
     else:
         train = task.images(split.train.samples, *described, train=True, remember_bytes=CACHE_BYTES)
     return RunContext(

@@ -16,7 +16,7 @@ from zlib import crc32
 
 import numpy as np
 import torch
-from PIL import Image
+from PIL import Image, ImageOps
 from torch import Tensor
 from torch.utils.data import DataLoader, IterableDataset, get_worker_info
 
@@ -25,7 +25,7 @@ from ..datasets.shard_sample import ShardSample, class_target
 from ..errors import ImageError, MissingExtraError, UserError
 from ..images import decode
 from .augment import Transform
-from .workers import Batch, batch_loader, stacked
+from .workers import UNKNOWN, Batch, Span, batch_loader, stacked
 
 Item = Callable[[Image.Image, Any, np.random.Generator], tuple[Tensor, Any]]
 # a sample, the names of the classes, and the (height, width) of its upright image -> its target
@@ -105,6 +105,8 @@ class ShardImages(IterableDataset[tuple[Tensor, Any]]):
         rank: Number of this training process.
         world: Number of training processes.
         item: As `Images.item`, for targets that are no classes; it takes the place of `transform`.
+        set_share: As `Images.set_share`.
+        alternate: Mirror each image in every other pass and epoch.
 
     Raises:
         UserError: There are fewer shards than processes.
@@ -118,11 +120,14 @@ class ShardImages(IterableDataset[tuple[Tensor, Any]]):
         rank: int = 0,
         world: int = 1,
         item: Item | None = None,
+        set_share: Callable[[float], None] | None = None,
+        alternate: bool = False,
     ) -> None:
         if len(shards.urls) < world:
             raise UserError(f"{len(shards.urls)} shards cannot be shared by {world} processes")
         self.shards, self.seed = shards, seed
         self.item = item or partial(class_item, transform)
+        self.set_share, self.alternate = set_share or _ignore, alternate
         self.rank, self.world, self.epoch = rank, world, 0
 
     def set_epoch(self, epoch: int) -> None:
@@ -169,7 +174,13 @@ class ShardImages(IterableDataset[tuple[Tensor, Any]]):
         target = self.shards.target(sample, classes, (image.height, image.width))
         key = crc32(files["__key__"].encode())
         rng = np.random.default_rng((key + 1, self.epoch, self.seed, repeat))
+        if self.alternate and (key + self.epoch + repeat) % 2 == 0:
+            image = ImageOps.mirror(image)
         return self.item(image, Labelled(sample.name, target), rng)
+
+
+def _ignore(share: float) -> None:
+    """Nothing depends on the share of the run."""
 
 
 def _samples(urls: Sequence[str]) -> Iterator[dict[str, Any]]:
@@ -185,7 +196,13 @@ def _samples(urls: Sequence[str]) -> Iterator[dict[str, Any]]:
 
 
 def shard_loader(
-    images: ShardImages, batch: int, *, epoch: int, steps: int, workers: int
+    images: ShardImages,
+    batch: int,
+    *,
+    epoch: int,
+    steps: int,
+    workers: int,
+    span: Span = UNKNOWN,
 ) -> DataLoader[Batch]:
     """One epoch of shards: `steps` batches like those of `loader`.
 
@@ -195,19 +212,20 @@ def shard_loader(
         epoch: Decides the order and the images' random numbers.
         steps: Number of batches.
         workers: Processes that decode; at most the number of shards per training process.
+        span: The part of the run that the epoch is expected to be.
     """
     images.set_epoch(epoch)
     batch = max(2, batch)
     workers = min(workers, len(images.shards.urls) // images.world, steps)
     batch_bytes = next(iter(images))[0].nbytes * batch if workers else 0
-    return batch_loader(_Batches(images, batch, steps), batch_bytes, workers)
+    return batch_loader(_Batches(images, batch, steps, span), batch_bytes, workers)
 
 
 class _Batches(IterableDataset["Batch | UserError"]):
     """The batches of this worker; the workers take turns."""
 
-    def __init__(self, images: ShardImages, batch: int, steps: int) -> None:
-        self.images, self.batch, self.steps = images, batch, steps
+    def __init__(self, images: ShardImages, batch: int, steps: int, span: Span) -> None:
+        self.images, self.batch, self.steps, self.span = images, batch, steps, span
 
     def __len__(self) -> int:
         return self.steps
@@ -217,7 +235,8 @@ class _Batches(IterableDataset["Batch | UserError"]):
         workers, worker = (info.num_workers, info.id) if info else (1, 0)
         stream = iter(self.images)
         try:
-            for _ in range(worker, self.steps, workers):
+            for b in range(worker, self.steps, workers):
+                self.images.set_share(self.span.at(b / self.steps))
                 yield stacked(list(islice(stream, self.batch)))
         except UserError as error:
             yield error

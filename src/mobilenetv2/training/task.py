@@ -165,9 +165,17 @@ class Task(ABC):
     # steps and validation
 
     def mixed(
-        self, x: Tensor, targets: Tensor, recipe: Recipe, classes: int, generator: torch.Generator
+        self,
+        x: Tensor,
+        targets: Tensor,
+        recipe: Recipe,
+        classes: int,
+        generator: torch.Generator,
+        share: float,
     ) -> tuple[Tensor, Tensor]:
-        """Images and targets of a batch, mixed with each other where the recipe says so."""
+        """Images and targets of a batch, mixed with each other where the recipe says so when this
+        share of the run is done.
+        """
         return x, targets
 
     @abstractmethod

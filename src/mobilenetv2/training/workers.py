@@ -9,7 +9,7 @@ import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -62,6 +62,25 @@ def batch_loader(
         # draws the workers' seeds, so that the global generator stays unchanged
         generator=torch.Generator(),
     )
+
+
+class Span(NamedTuple):
+    """The part of a run that an epoch is expected to be, known before its batches are loaded.
+
+    Attributes:
+        begin: Share of the run that is done when the epoch begins.
+        length: Share of the run that the epoch takes.
+    """
+
+    begin: float = 0.0
+    length: float = 0.0
+
+    def at(self, part: float) -> float:
+        """The share of the run that is done after this part of the epoch."""
+        return self.begin + self.length * part
+
+
+UNKNOWN = Span()
 
 
 class _Loader(DataLoader[Any]):
