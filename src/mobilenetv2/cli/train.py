@@ -278,12 +278,12 @@ def _recipe(data: str, options: Mapping[str, Any], changes: Mapping[str, Any]) -
         raise click.UsageError(
             f"--freeze is for classifiers; for {task.name} give --epochs N --set head_epochs=N"
         )
-    if options["int8"] and options["weights"] is None:
+    if options.get("int8") and options["weights"] is None:
         raise click.UsageError("--int8 goes on from a trained model: give it with --weights")
     recipe = task.default_recipe(options["weights"] is not None, options["small_images"])
     if options["recipe"] is not None:
         recipe = named_recipe(options["recipe"])
-    if options["int8"]:
+    if options.get("int8"):
         recipe = recipe.for_int8()
     elif options["recipe"] is None and not changes:
         return None

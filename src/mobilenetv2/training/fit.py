@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import logging
 import os
-import warnings
-from collections.abc import Iterator, Mapping
-from contextlib import closing, contextmanager
+from collections.abc import Mapping
+from contextlib import closing
 from dataclasses import dataclass, replace
 from importlib.metadata import version
 from pathlib import Path
@@ -15,14 +14,13 @@ from typing import Any, NamedTuple
 from lightning.fabric import Fabric
 
 from ..arguments import check_kind, check_path
-from ..checkpoint import Checkpoint
-from ..decoding import NarrowRangeWarning
 from ..errors import ImageError, UserError
 from ..formats import open_checkpoint
 from ..int8 import AnyCheckpoint, Int8Checkpoint
 from ..nn.backbone import Backbone
 from ..nn.int8 import round_as_int8
 from .augment import evaluation_transform
+from .checkpoints import calibrated_start, checkpoint_of, quiet_about_range
 from .classification import balanced
 from .data import (
     Images,
@@ -37,7 +35,6 @@ from .epochs import Progress, RunContext, run_epochs
 from .events import Events
 from .machine import Machine, automatic_precision, explained_memory_errors, launch, once
 from .network import build, last_map, prepare
-from .quantized import quantized_start
 from .recipes import Recipe
 from .report import draw_curves
 from .run_folder import RunFolder, Settings, is_same_file
@@ -176,7 +173,7 @@ def _run(job: Job, folder: RunFolder, before: Settings | None) -> Trained:
         net, settings = _begin(job, split, before)
         once(fabric, lambda: folder.write_settings(settings))
         if settings.recipe.int8 != "off":
-            calibrated = once(fabric, lambda: _calibrated(net, settings, split, folder))
+            calibrated = once(fabric, lambda: calibrated_start(net, settings, split, folder))
             round_as_int8(net, calibrated)
             net.int8.start(net)
     trainer = Trainer(fabric, net, settings)
@@ -313,18 +310,6 @@ def _begin(job: Job, split: Split, before: Settings | None) -> tuple[Backbone, S
     return net, settings
 
 
-def _calibrated(
-    net: Backbone, settings: Settings, split: Split, folder: RunFolder
-) -> Int8Checkpoint:
-    """The network quantised by images of the training data, which is where training in int8 begins."""
-    checkpoint = _checkpoint(net, settings, {})
-    assert isinstance(checkpoint, Checkpoint)
-    with quiet_about_range():
-        quantized = quantized_start(checkpoint, settings, split)
-    quantized.save(folder.calibrated)
-    return quantized
-
-
 def _fit_head(job: Job, net: Backbone, settings: Settings, train: Any) -> None:
     LOG.info("fitting the head to the features of %d images", len(train.samples))
 
@@ -345,11 +330,11 @@ def _run_context(
 
     def keep_best(best: Mapping[str, float]) -> None:
         if fabric.is_global_zero:
-            _checkpoint(trainer.average.module, settings, best).save(folder.model)
+            checkpoint_of(trainer.average.module, settings, best).save(folder.model)
 
     def measure() -> dict[str, float]:
         def average() -> AnyCheckpoint:
-            return _checkpoint(trainer.average.module, settings, {})
+            return checkpoint_of(trainer.average.module, settings, {})
 
         with quiet_about_range():
             return once(fabric, lambda: task.measured(average, split.val))
@@ -384,25 +369,6 @@ def _run_context(
     )
 
 
-def _checkpoint(net: Backbone, settings: Settings, scores: Mapping[str, float]) -> AnyCheckpoint:
-    provenance = {
-        "source": f"mobilenetv2 train {settings.version}",
-        "trained_on": {
-            "data": settings.data,
-            "val": settings.val,
-            "train_images": settings.images["train"],
-            "val_images": settings.images["val"],
-        },
-        "weights": dict(settings.weights),
-        "start": settings.start.to_dict(),
-        "recipe": settings.recipe.to_dict(),
-        "validation": dict(scores),
-    }
-    return net.to_checkpoint(
-        labels=settings.classes, preprocessing=settings.preprocessing, provenance=provenance
-    )
-
-
 def _finish(job: Job, folder: RunFolder, val: Any, progress: Progress) -> Any:
     """Evaluates the model file by the CPU runtime, writes the scores into it, and draws figures."""
     checkpoint, task = open_checkpoint(folder.model), job.task
@@ -415,11 +381,3 @@ def _finish(job: Job, folder: RunFolder, val: Any, progress: Progress) -> Any:
     draw_curves(progress.rows, task.columns, folder.curves)
     task.draw(evaluation, checkpoint.labels, folder.path / task.figure)
     return evaluation
-
-
-@contextmanager
-def quiet_about_range() -> Iterator[None]:
-    """In the block, images that keep few grey levels are not mentioned: they were counted before."""
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", NarrowRangeWarning)
-        yield
