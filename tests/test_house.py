@@ -51,7 +51,8 @@ MODELS = {"model", "detector", "segmenter", "loading"}
 MAY_IMPORT = {
     "runtime": TRUNK,
     "formats": TRUNK,
-    "nn": TRUNK | {"formats"},  # for weights by file or name
+    # weights by file or name; how int8 rounds
+    "nn": TRUNK | {"formats", "runtime"},
     "training": TRUNK | MODELS | {"runtime", "formats", "nn", "pipeline", "evaluation"},
     "pipeline": TRUNK,
     "model": TRUNK | {"runtime", "formats", "pipeline"},
