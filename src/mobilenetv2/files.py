@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import os
 import threading
@@ -117,6 +116,8 @@ def sha256(path: Path) -> str:
     Raises:
         OSError: It cannot be read.
     """
+    import hashlib  # loads OpenSSL
+
     digest = hashlib.sha256()
     with path.open("rb") as file:
         while block := file.read(1 << 20):
