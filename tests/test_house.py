@@ -33,6 +33,7 @@ TRUNK = {
     "results",
     "drawing",
     "files",
+    "stored",
     "folding",
     "cost",
     "paper",
@@ -184,6 +185,18 @@ def test_start_up_is_light(program: str) -> None:
     code = f"import sys; {program}; sys.exit(str(sorted({heavy} & set(sys.modules))) if {heavy} & set(sys.modules) else 0)"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
+
+
+def test_a_photo_is_classified_without_modules_that_take_long_to_load() -> None:
+    heavy = "{'torch', 'rich', 'pooch', 'safetensors', 'hashlib', 'tempfile', 'numpy.ma', 'mobilenetv2.detector'}"
+    code = (
+        "import sys, mobilenetv2\n"
+        "mobilenetv2.load('cifar10').classify(sys.argv[1])\n"
+        f"sys.exit(', '.join({heavy} & set(sys.modules)))"
+    )
+    photo = ROOT / "examples" / "cat.jpg"
+    done = subprocess.run([sys.executable, "-c", code, photo], capture_output=True, text=True)
+    assert done.stderr.strip() == ""
 
 
 def test_every_public_name_exists_and_is_documented() -> None:

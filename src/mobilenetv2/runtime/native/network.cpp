@@ -1,7 +1,12 @@
 #include "network.hpp"
 
 #include <algorithm>
+#include <cstdlib>
 #include <utility>
+
+#if defined(__linux__)
+#include <sys/mman.h>
+#endif
 
 #include "check.hpp"
 #include "cpu.hpp"
@@ -82,6 +87,34 @@ void set_near(Packed& packed) {
 }
 
 }  // namespace
+
+Reserve::~Reserve() { std::free(memory_); }
+
+void Reserve::set_size(std::size_t bytes) {
+#if defined(__linux__)
+  constexpr std::size_t LARGE_PAGE = std::size_t{2} << 20;
+  void* memory = nullptr;
+  if (bytes < LARGE_PAGE || posix_memalign(&memory, LARGE_PAGE, bytes)) return;
+  madvise(memory, bytes / LARGE_PAGE * LARGE_PAGE, MADV_HUGEPAGE);  // small pages do as well
+  memory_ = static_cast<unsigned char*>(memory);
+  size_ = bytes;
+#else
+  static_cast<void>(bytes);
+#endif
+}
+
+unsigned char* Reserve::take(std::size_t bytes) {
+  bytes = (bytes + 2 * LINE_BYTES - 1) / LINE_BYTES * LINE_BYTES;  // and a line to spare
+  if (bytes > size_ - taken_) return nullptr;
+  unsigned char* const place = memory_ + taken_;
+  taken_ += bytes;
+  return place;
+}
+
+template <class T>
+void Network<T>::reserve(std::size_t weights) {
+  reserve_.set_size(weights * sizeof(Weight));
+}
 
 template <class T>
 Network<T>::Network(const Kernels<T>& kernels, int threads) : kernels_(&kernels), threads_(threads) {
@@ -165,7 +198,9 @@ int Network<T>::add_matrix(const Weight* weights, const Sum* bias, int channels,
   matrix.fraction = in_order(factors.fraction, channels, order);
   matrix.power = in_order(factors.power, channels, order);
   set_near(matrix);
-  matrix.weights = Buffer<Weight>::if_there_is_memory(order.size() * static_cast<std::size_t>(depth));
+  const std::size_t size = order.size() * static_cast<std::size_t>(depth);
+  unsigned char* const reserved = reserve_.take(size * sizeof(Weight));
+  matrix.weights = reserved ? Buffer<Weight>::within(reserved, size) : Buffer<Weight>::if_there_is_memory(size);
   if (!matrix.weights.data()) {
     problem.what = NO_MEMORY;
     return -1;
