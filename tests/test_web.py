@@ -63,8 +63,20 @@ for (const [name, call] of Object.entries({
   task: async () => (await load(jobs.runs[0][0])).detect(image),
   absent: () => load("absent.mnv2"),
   size: async () => (await load(jobs.runs[0][0])).run(new Uint8Array(5)),
+  pixels: async () => (await load(jobs.runs[0][0])).run(null),
+  floats: async () => (await load(jobs.runs[0][0])).run(new Float32Array(64 * 64 * 3)),
+  zero: async () => (await load(jobs.runs[0][0])).classify(image, { top: 0 }),
+  half: async () => (await load(jobs.runs[0][0])).classify(image, { top: 1.5 }),
+  text: async () => (await load(jobs.runs[0][0])).classify(image, { top: "5" }),
+  misspelt: async () => (await load(jobs.runs[0][0])).classify(image, { topk: 5 }),
+  nothing: async () => (await load(jobs.runs[0][0])).classify(image, null),
+  threshold: async () => (await load("detect-int8.mnv2")).detect(image, { threshold: NaN }),
+  source: () => load(null),
+  relaxed: () => load(jobs.runs[0][0], { relaxed: "no" }),
+  closed: async () => { const model = await load(jobs.runs[0][0]); model.close(); model.close(); model.run(null); },
+  closed_later: async () => { const model = await load(jobs.runs[0][0]); model.close(); await model.classify(image); },
 })) {
-  try { await call(); results[name] = "no error"; } catch (error) { results[name] = error.message; }
+  try { await call(); results[name] = "no error"; } catch (error) { results[name] = `${error.name}: ${error.message}`; }
 }
 fs.writeFileSync("results.json", JSON.stringify(results));
 """
@@ -206,9 +218,22 @@ def test_classes_boxes_and_masks_are_those_of_the_library(answers) -> None:
 def test_errors_are_sentences(answers) -> None:
     _, results, _ = answers
     assert "not a program" in results["wrong"]
-    assert results["task"] == "the model is for classification, not detection"
+    assert results["task"] == "Error: the model is for classification, not detection"
     assert "absent.mnv2" in results["absent"]
-    assert results["size"] == "5 numbers, not 64 x 64 x 3"
+    assert results["size"] == "Error: 5 numbers, not 64 x 64 x 3"
+    assert results["pixels"] == "TypeError: pixels must be a Uint8Array, not null"
+    assert results["floats"] == "TypeError: pixels must be a Uint8Array, not Float32Array"
+    top = "top must be a whole number of at least 1, not"
+    assert results["zero"] == f"RangeError: {top} 0"
+    assert results["half"] == f"RangeError: {top} 1.5"
+    assert results["text"] == f'TypeError: {top} "5"'
+    assert results["misspelt"] == "TypeError: there is no option topk: there is top"
+    assert results["nothing"] == "TypeError: options must be an object, not null"
+    assert results["threshold"] == "RangeError: threshold must be a number from 0 to 1, not NaN"
+    assert "an address, bytes or a response, not null" in results["source"]
+    assert results["relaxed"] == 'TypeError: relaxed must be true or false, not "no"'
+    assert results["closed"] == results["closed_later"]
+    assert results["closed"] == "Error: the model is closed: load it again"
 
 
 # the page
@@ -228,6 +253,28 @@ def test_wrong_pages_are_refused(tmp_path, capsys) -> None:
     features = random_checkpoint(Architecture(width_mult=0.35, head="features"))
     with pytest.raises(mnv2.UserError, match="ends in features"):
         write_page([features], tmp_path / "site")
+
+
+def names_of(site: Path) -> list[str]:
+    listed = json.loads((site / "models.json").read_text("utf-8"))["models"]
+    return [entry["name"] for entry in listed]
+
+
+def test_models_of_a_page_have_names_of_their_own(tmp_path) -> None:
+    site = tmp_path / "site"
+    checkpoint = mnv2.load("cifar10").checkpoint
+    for folder in ("old", "new"):
+        (tmp_path / folder).mkdir()
+        checkpoint.save(tmp_path / folder / "mine.safetensors")
+    old, new = (str(tmp_path / folder / "mine.safetensors") for folder in ("old", "new"))
+    assert run(["page", "cifar10", old, "-o", str(site)]) == 0
+    assert names_of(site) == ["cifar10 (float32, 32 x 32)", "mine (float32, 32 x 32)"]
+    assert run(["page", old, new, "-o", str(site)]) == 0
+    assert names_of(site) == [f"{path} (float32, 32 x 32)" for path in (old, new)]
+    write_page([checkpoint, checkpoint], site)
+    assert names_of(site) == ["float32, 32 x 32", "float32, 32 x 32, 2"]
+    with pytest.raises(mnv2.UserError, match="1 names for 2 models"):
+        write_page([checkpoint, checkpoint], site, names=["one"])
 
 
 def test_a_page_is_replaced_whole(tmp_path) -> None:

@@ -1,10 +1,13 @@
 // A model file in the browser, or under Node: loaded, and run on images.
 
+import { checkBytes, checkOptions, LOAD_OPTIONS, share, whole } from "./arguments.js";
 import { bytesAt, bytesOf } from "./files.js";
 import { toImage } from "./images.js";
 import { Program } from "./program.js";
 import { toPixels } from "./resize.js";
 import { classes, detections, rows, segmentation } from "./results.js";
+
+const DETECT_OPTIONS = { threshold: share, iouThreshold: share, limit: whole };
 
 /**
  * Loads a model file that `mobilenetv2 convert MODEL model.mnv2` wrote.
@@ -14,6 +17,7 @@ import { classes, detections, rows, segmentation } from "./results.js";
  *   relaxed SIMD unused.
  */
 export async function load(source, options = {}) {
+  checkOptions(options, LOAD_OPTIONS);
   return new Model(await Program.open(await contentOf(source), options));
 }
 
@@ -37,6 +41,8 @@ export class Model {
 
   /** Outputs by name, of pixels (height, width, channels) of the model's size. */
   run(pixels) {
+    this.#mustBeOpen();
+    checkBytes("pixels", pixels);
     const begin = performance.now();
     const outputs = this.#program.run(pixels);
     this.milliseconds = performance.now() - begin;
@@ -44,8 +50,10 @@ export class Model {
   }
 
   /** The best classes of an image: [{label, index, probability}], the best first. */
-  async classify(image, { top = 5 } = {}) {
+  async classify(image, options = {}) {
     this.#mustBe("classification");
+    checkOptions(options, { top: whole });
+    const { top = 5 } = options;
     const [logits] = this.#results(await toImage(image));
     return classes(this.info, logits, top);
   }
@@ -54,11 +62,12 @@ export class Model {
    * The objects in an image, best first: [{label, index, score, box}]; a box is [left, top, right, bottom] in pixels of
    * the image.
    */
-  async detect(image, { threshold = 0.5, iouThreshold = 0.6, limit = 100 } = {}) {
+  async detect(image, options = {}) {
     this.#mustBe("detection");
+    checkOptions(options, DETECT_OPTIONS);
     const read = await toImage(image);
     const [codes, scores] = rows(this.info, this.#results(read));
-    return detections(this.info, codes, scores, read, { threshold, iouThreshold, limit });
+    return detections(this.info, codes, scores, read, options);
   }
 
   /** The class of each pixel of an image: {mask, width, height, classes: [{label, index, share}]}. */
@@ -72,14 +81,20 @@ export class Model {
 
   /** Gives the memory back. The model cannot be used afterwards. */
   close() {
-    this.#program.close();
+    this.#program?.close();
+    this.#program = null;
   }
 
   #results(image) {
     return Object.values(this.run(toPixels(this.info.preprocessing, image)));
   }
 
+  #mustBeOpen() {
+    if (!this.#program) throw new Error("the model is closed: load it again");
+  }
+
   #mustBe(task) {
+    this.#mustBeOpen();
     if (this.task !== task) throw new Error(`the model is for ${this.task}, not ${task}`);
   }
 }
@@ -87,5 +102,7 @@ export class Model {
 async function contentOf(source) {
   if (source instanceof Uint8Array) return source;
   if (source instanceof ArrayBuffer) return new Uint8Array(source);
-  return typeof Response !== "undefined" && source instanceof Response ? bytesOf(source) : bytesAt(source);
+  if (typeof Response !== "undefined" && source instanceof Response) return bytesOf(source);
+  if (typeof source === "string" || source instanceof URL) return bytesAt(source);
+  throw new TypeError(`a model is an address, bytes or a response, not ${source === null ? "null" : typeof source}`);
 }
