@@ -22,7 +22,7 @@ LIST = "models.json"
 # what a site consists of; a folder with anything else is not replaced
 OURS = re.compile(
     r"models\.json|model-\d+\.mnv2|index\.html|page\.css|(page|texts|offline)\.js"
-    rf"|{PACKAGE}(/(src|wasm)(/[a-z0-9]+\.(d\.ts|js|json|wasm))?)?"
+    rf"|{PACKAGE}(/(src|wasm)(/[a-z0-9-]+\.(d\.ts|js|json|wasm))?)?"
 )
 
 

@@ -2,12 +2,14 @@
 
 const shown = (value) => (typeof value === "string" ? JSON.stringify(value) : String(value));
 
+const MOST_THREADS = 64;
+
 /** Checks of one value each: they throw what is wrong with it. */
-export const whole = (name, value, least = 1) => {
-  if (typeof value !== "number") throw new TypeError(`${name} must be a whole number of at least ${least}, not ${shown(value)}`);
-  if (!Number.isInteger(value) || value < least) {
-    throw new RangeError(`${name} must be a whole number of at least ${least}, not ${value}`);
-  }
+export const whole = (name, value, least = 1, most = Infinity) => {
+  if (Number.isInteger(value) && value >= least && value <= most) return;
+  const allowed = most === Infinity ? `of at least ${least}` : `from ${least} to ${most}`;
+  const Kind = typeof value === "number" ? RangeError : TypeError;
+  throw new Kind(`${name} must be a whole number ${allowed}, not ${shown(value)}`);
 };
 export const share = (name, value) => {
   if (typeof value !== "number") throw new TypeError(`${name} must be a number from 0 to 1, not ${shown(value)}`);
@@ -21,7 +23,7 @@ export const address = (name, value) => {
 };
 
 /** The options of `load`. */
-export const LOAD_OPTIONS = { wasm: address, relaxed: flag };
+export const LOAD_OPTIONS = { wasm: address, relaxed: flag, threads: (name, value) => whole(name, value, 1, MOST_THREADS) };
 
 /**
  * Checks options by name; what is undefined is left to its default.

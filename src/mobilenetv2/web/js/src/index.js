@@ -13,12 +13,12 @@ const DETECT_OPTIONS = { threshold: share, iouThreshold: share, limit: whole };
  * Loads a model file that `mobilenetv2 convert MODEL model.mnv2` wrote.
  *
  * @param {string | URL | ArrayBuffer | Uint8Array | Response} source Its address, or its content.
- * @param {{wasm?: string | URL, relaxed?: boolean}} options wasm: the folder of the .wasm files; relaxed: false leaves
- *   relaxed SIMD unused.
+ * @param {{wasm?: string | URL, relaxed?: boolean, threads?: number}} options wasm: the folder of the .wasm files;
+ *   relaxed: false leaves relaxed SIMD unused; threads: how many run the model, the calling one included.
  */
 export async function load(source, options = {}) {
   checkOptions(options, LOAD_OPTIONS);
-  return new Model(await Program.open(await contentOf(source), options));
+  return new Model(await Program.open(readerOf(source), options));
 }
 
 /** A model, ready to run; `close` gives its memory back. */
@@ -27,14 +27,14 @@ export class Model {
 
   constructor(program) {
     this.#program = program;
-    /** What the file says of itself: task, labels, preprocessing, outputs, provenance. */
+    /** What the file says of itself: task, labels, preprocessing, outputs, provenance; and `runtime`, what runs it. */
     this.info = program.info;
     /** "classification", "detection", "segmentation" or "features". */
     this.task = program.info.task;
     /** The labels of the classes. */
     this.labels = program.info.labels;
     /** Instructions in use: "simd128" or "relaxed". */
-    this.instructions = program.instructions;
+    this.instructions = program.info.runtime.instructions;
     /** Milliseconds that the network took in the last call, without reading and resizing the image. */
     this.milliseconds = 0;
   }
@@ -99,10 +99,16 @@ export class Model {
   }
 }
 
-async function contentOf(source) {
-  if (source instanceof Uint8Array) return source;
-  if (source instanceof ArrayBuffer) return new Uint8Array(source);
-  if (typeof Response !== "undefined" && source instanceof Response) return bytesOf(source);
-  if (typeof source === "string" || source instanceof URL) return bytesAt(source);
+// A function that reads the whole content, and calls another one as soon as the first bytes are there.
+function readerOf(source) {
+  if (source instanceof Uint8Array || source instanceof ArrayBuffer) {
+    const bytes = new Uint8Array(source.buffer ?? source, source.byteOffset ?? 0, source.byteLength);
+    return async (begin) => {
+      begin(bytes);
+      return bytes;
+    };
+  }
+  if (typeof Response !== "undefined" && source instanceof Response) return (begin) => bytesOf(source, begin);
+  if (typeof source === "string" || source instanceof URL) return (begin) => bytesAt(source, begin);
   throw new TypeError(`a model is an address, bytes or a response, not ${source === null ? "null" : typeof source}`);
 }

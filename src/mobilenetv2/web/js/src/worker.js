@@ -14,7 +14,7 @@ const inWorker = typeof WorkerGlobalScope !== "undefined" && globalThis instance
  * As `load`, in a worker of its own.
  *
  * @param {string | URL | ArrayBuffer | Uint8Array} source
- * @param {{wasm?: string | URL, relaxed?: boolean}} options
+ * @param {{wasm?: string | URL, relaxed?: boolean, threads?: number}} options
  */
 export async function loadInWorker(source, options = {}) {
   checkOptions(options, LOAD_OPTIONS);
