@@ -183,7 +183,7 @@ def _run(job: Job, folder: RunFolder, before: Settings | None) -> Trained:
         for name in left_out.keys() - context.train.left_out.keys():
             LOG.warning("left out: %s", left_out[name])
         if left_out:
-            LOG.warning("%d images of shards were left out", len(left_out))
+            LOG.warning("images of shards that were left out: %d", len(left_out))
         broken |= left_out
     evaluation = once(fabric, lambda: _finish(job, folder, split.val, progress))
     best_epoch = int(progress.best["epoch"])
