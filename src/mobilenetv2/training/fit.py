@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import os
 from collections.abc import Mapping
-from contextlib import closing
+from contextlib import closing, nullcontext
 from dataclasses import dataclass, replace
 from importlib.metadata import version
 from pathlib import Path
@@ -33,7 +33,7 @@ from .data import (
 )
 from .epochs import Progress, RunContext, run_epochs
 from .events import Events
-from .machine import Machine, automatic_precision, explained_memory_errors, launch, once
+from .machine import Machine, automatic_precision, explained_memory_errors, launch, of_all, once
 from .network import build, last_map, prepare
 from .recipes import Recipe
 from .report import draw_curves
@@ -150,7 +150,8 @@ def fit(
     chosen = _task(task, data, val, before)
     job = _job(fabric, machine, data, val, recipe, start, chosen, before)
     once(fabric, folder.check_writable)
-    with explained_memory_errors(job.recipe.batch):
+    begins = before is None and fabric.is_global_zero
+    with folder.begun() if begins else nullcontext(), explained_memory_errors(job.recipe.batch):
         return _run(job, folder, before)
 
 
@@ -184,6 +185,13 @@ def _run(job: Job, folder: RunFolder, before: Settings | None) -> Trained:
     context = _run_context(job, folder, trainer, settings, split)
     with closing(context.events), explained_worker_errors():
         run_epochs(context, progress)
+    if isinstance(context.train, ShardImages):
+        left_out = of_all(fabric, context.train.left_out)
+        for name in left_out.keys() - context.train.left_out.keys():
+            LOG.warning("left out: %s", left_out[name])
+        if left_out:
+            LOG.warning("images of shards that were left out: %d", len(left_out))
+        broken |= left_out
     evaluation = once(fabric, lambda: _finish(job, folder, split.val, progress))
     best_epoch = int(progress.best["epoch"])
     return Trained(folder.model, progress.epoch, best_epoch, evaluation, broken, job.task)

@@ -7,7 +7,8 @@ import io
 import json
 import os
 import stat
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -205,6 +206,22 @@ class RunFolder:
     def _cannot_be_made(self, error: OSError | ValueError) -> UserError:
         reason = getattr(error, "strerror", None) or error  # ValueError: a NUL in the name
         return UserError(f"{self.path!s:.200}: cannot be made: {reason}")
+
+    @contextmanager
+    def begun(self) -> Iterator[None]:
+        """In the block, a new run begins. If it ends before a state is saved, its settings and the
+        folder are removed, so that a corrected run may begin here.
+        """
+        was_there = self.path.exists()
+        try:
+            yield
+        except BaseException:
+            if not self.last.exists():
+                self.recipe.unlink(missing_ok=True)
+                for folder in (self.last.parent, *(() if was_there else (self.path,))):
+                    with suppress(OSError):  # not empty
+                        folder.rmdir()
+            raise
 
     def write_settings(self, settings: Settings) -> None:
         """Writes recipe.json; makes the folder first."""

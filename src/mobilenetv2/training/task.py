@@ -102,12 +102,14 @@ class Task(ABC):
                 f"{data}: shards need images to validate with, which also name the classes "
                 "(--val, no shards), and the number of steps per epoch (--set epoch_steps=1000)"
             )
-        if recipe.head_first or recipe.balance:
-            raise UserError(
-                f"{data}: shards are not read in advance: use --set head_first=false, and no "
-                "--balance"
-            )
         held_out = self.read_all(val)
+        if recipe.head_first:
+            raise UserError(
+                f"{data}: the head cannot be fitted first to shards, which are not read in advance: "
+                "give --set head_first=false"
+            )
+        if recipe.balance:
+            raise UserError(f"{data}: shards are not read in advance: leave out --balance")
         train = replace(held_out, samples=(), problems=())
         return Split(train, held_out, held_out.problems)
 

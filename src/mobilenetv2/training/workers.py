@@ -42,9 +42,9 @@ def stacked(images: Sequence[tuple[Tensor, int | Tensor]]) -> Batch:
 
 
 def batch_loader(
-    batches: torch.utils.data.Dataset[Batch | UserError], batch_bytes: int, workers: int
-) -> DataLoader[Batch]:
-    """A loader of a dataset whose items are batches, or errors to raise.
+    batches: torch.utils.data.Dataset[Any], batch_bytes: int, workers: int
+) -> DataLoader[Any]:
+    """A loader of a dataset whose items are batches, alone or with more, or errors to raise.
 
     Args:
         batches: The dataset.
@@ -86,7 +86,7 @@ UNKNOWN = Span()
 class _Loader(DataLoader[Any]):
     """Raises the errors of workers unchanged; PyTorch would put a traceback into their message."""
 
-    def __iter__(self) -> Iterator[Batch]:  # type: ignore[override]
+    def __iter__(self) -> Iterator[Any]:  # type: ignore[override]
         with explained_worker_errors():
             for batch in super().__iter__():
                 if isinstance(batch, UserError):
