@@ -377,7 +377,7 @@ def _finish(job: Job, folder: RunFolder, val: Any, progress: Progress) -> Any:
     provenance = checkpoint.provenance | {"validation": scores}
     replace(checkpoint, provenance=provenance).save(folder.model)
     folder.write_log(progress.rows)
-    draw_curves(progress.rows, task.columns, folder.curves)
+    draw_curves(progress.rows, task.columns, int(progress.best["epoch"]), folder.curves)
     task.draw(evaluation, checkpoint.labels, folder.path / task.figure)
     return evaluation
 

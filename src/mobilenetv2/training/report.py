@@ -24,8 +24,12 @@ MAX_NUMBERED = 20  # likewise the numbers of images
 MAX_NAME_LENGTH = 24
 
 
-def draw_curves(rows: Sequence[Mapping[str, Any]], columns: Sequence[str], path: Path) -> None:
-    """Draws loss, the scores in these columns, and learning rate over the epochs of a log."""
+def draw_curves(
+    rows: Sequence[Mapping[str, Any]], columns: Sequence[str], best_epoch: int, path: Path
+) -> None:
+    """Draws loss, the scores in these columns, and learning rate over the epochs of a log, with a
+    line at the best epoch.
+    """
     figure = _figure(11, 3.4)
     panels = (
         ("loss", ("train_loss", "val_loss")),
@@ -37,12 +41,12 @@ def draw_curves(rows: Sequence[Mapping[str, Any]], columns: Sequence[str], path:
         for name in names:
             values = [np.nan if row[name] == "" else row[name] for row in rows]
             axes.plot(epochs, values, label=name, marker="." if len(rows) < 40 else "")
+        axes.axvline(best_epoch, color="grey", ls="--", label=f"best: epoch {best_epoch}", zorder=0)
         axes.set_title(title)
         axes.set_xlabel("epoch")
         axes.xaxis.get_major_locator().set_params(integer=True)
         axes.grid(alpha=0.3)
-        if len(names) > 1:
-            axes.legend()
+        axes.legend()
     _save(figure, path)
 
 
