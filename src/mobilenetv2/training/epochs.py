@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass, field
 from itertools import islice
 from typing import Any, NamedTuple
@@ -20,6 +20,7 @@ from .machine import Machine, stop_signals
 from .optim import learning_rate
 from .run_folder import RunFolder
 from .trainer import Trainer
+from .watch import Step, Watch
 
 LOG = logging.getLogger(__name__)
 LOG_SECONDS = 30.0  # between two log lines within an epoch
@@ -76,6 +77,7 @@ class RunContext(NamedTuple):
         val: Images to validate with.
         keep_best: Saves the model file; called with the scores whenever they are the best so far.
         measure: The scores of the moving average that the runtime gives.
+        watch: Called after each batch; None: lines in the log show how far an epoch is.
     """
 
     fabric: Fabric
@@ -87,6 +89,7 @@ class RunContext(NamedTuple):
     val: Images
     keep_best: Callable[[dict[str, float]], None]
     measure: Callable[[], dict[str, float]]
+    watch: Watch | None
 
 
 def run_epochs(context: RunContext, progress: Progress) -> None:
@@ -161,7 +164,10 @@ def _train(
         if step % EVENT_STEPS == 0:
             context.events.write({"train/loss": loss, "train/lr": lr}, epoch * steps + step)
         ready = time.perf_counter()
-        if ready - logged > LOG_SECONDS:
+        if context.watch:
+            done, images = (epoch + 1, recipe.epochs, step + 1, steps), len(pixels)
+            context.watch(Step(False, *done, images * fabric.world_size, loss, lr))
+        elif ready - logged > LOG_SECONDS:
             logged = ready
             LOG.info("epoch %d  step %d of %d  loss %.4f", epoch + 1, step + 1, steps, loss)
         signal = int(fabric.all_reduce(float(received_signal()), reduce_op="sum"))
@@ -179,7 +185,7 @@ def _train(
 
 def validate(context: RunContext, progress: Progress, epoch_row: dict[str, Any]) -> None:
     """Validates, logs, and keeps the network if it is the best so far."""
-    result = context.trainer.validate(batches(context, context.val, 0, train=False))
+    result = context.trainer.validate(_watched(context, progress.epoch))
     if not math.isfinite(result.loss):
         where = f"in validation after epoch {progress.epoch}"
         raise DivergedError(_diverged_message(context, where, epoch_row["lr"] or 0.0))
@@ -194,6 +200,20 @@ def validate(context: RunContext, progress: Progress, epoch_row: dict[str, Any])
         context.keep_best(progress.best)
     context.events.write(scores, progress.epoch)
     LOG.info("%s", _log_line(context, progress.rows[-1]))
+
+
+def _watched(context: RunContext, epoch: int) -> Iterator[Any]:
+    """The batches to validate with; `watch` is called after each."""
+    val_batches, epochs = (
+        batches(context, context.val, 0, train=False),
+        context.trainer.recipe.epochs,
+    )
+    steps = len(val_batches)
+    for step, (pixels, targets) in enumerate(val_batches, 1):
+        yield pixels, targets
+        if context.watch:
+            images = len(pixels) * context.fabric.world_size
+            context.watch(Step(True, epoch, epochs, step, steps, images, math.nan, math.nan))
 
 
 def save(context: RunContext, progress: Progress) -> None:
