@@ -18,6 +18,7 @@ from .data import Images, ShardImages, loader, shard_loader
 from .events import Events
 from .machine import Machine, stop_signals
 from .optim import learning_rate
+from .pictures import Pictures
 from .run_folder import RunFolder
 from .trainer import Trainer
 from .watch import Step, Watch
@@ -77,6 +78,7 @@ class RunContext(NamedTuple):
         val: Images to validate with.
         keep_best: Saves the model file; called with the scores whenever they are the best so far.
         measure: The scores of the moving average that the runtime gives.
+        pictures: Draws the first batches.
         watch: Called after each batch; None: lines in the log show how far an epoch is.
     """
 
@@ -89,6 +91,7 @@ class RunContext(NamedTuple):
     val: Images
     keep_best: Callable[[dict[str, float]], None]
     measure: Callable[[], dict[str, float]]
+    pictures: Pictures
     watch: Watch | None
 
 
@@ -152,15 +155,15 @@ def _train(
         waited += time.perf_counter() - ready
         step = progress.step
         lr = learning_rate(recipe, epoch * steps + step, steps)
-        seed = np.random.SeedSequence([recipe.seed, epoch, step, fabric.global_rank])
-        loss = trainer.step(
-            pixels, targets, lr, int(seed.generate_state(1)[0]), epoch < recipe.head_epochs
-        )
+        sequence = np.random.SeedSequence([recipe.seed, epoch, step, fabric.global_rank])
+        seed = int(sequence.generate_state(1)[0])
+        loss = trainer.step(pixels, targets, lr, seed, epoch < recipe.head_epochs)
         if not math.isfinite(loss):
             where = f"at step {step + 1} of {steps} in epoch {epoch + 1}"
             raise DivergedError(_diverged_message(context, where, lr))
         progress.step += 1
         progress.loss_sum += loss
+        context.pictures.batch(epoch * steps + step, pixels, targets, seed)
         if step % EVENT_STEPS == 0:
             context.events.write({"train/loss": loss, "train/lr": lr}, epoch * steps + step)
         ready = time.perf_counter()

@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import logging
 import os
-import warnings
-from collections.abc import Iterator, Mapping
-from contextlib import closing, contextmanager
+from collections.abc import Mapping
+from contextlib import closing
 from dataclasses import dataclass, replace
 from importlib.metadata import version
 from pathlib import Path
@@ -16,7 +15,6 @@ from lightning.fabric import Fabric
 
 from ..arguments import check_kind, check_path
 from ..checkpoint import Checkpoint
-from ..decoding import NarrowRangeWarning
 from ..errors import ImageError, UserError
 from ..nn.backbone import Backbone
 from .augment import evaluation_transform
@@ -32,10 +30,11 @@ from .data import (
 )
 from .epochs import Progress, RunContext, run_epochs
 from .events import Events
+from .finish import finish, quiet_about_range
 from .machine import Machine, automatic_precision, explained_memory_errors, launch, once
 from .network import build, last_map, prepare
+from .pictures import Pictures
 from .recipes import Recipe
-from .report import draw_curves
 from .run_folder import RunFolder, Settings, is_same_file
 from .shards import in_shards
 from .start import Start
@@ -183,7 +182,7 @@ def _run(job: Job, folder: RunFolder, before: Settings | None) -> Trained:
     context = _run_context(job, folder, trainer, settings, split)
     with closing(context.events), explained_worker_errors():
         run_epochs(context, progress)
-    evaluation = once(fabric, lambda: _finish(job, folder, split.val, progress))
+    evaluation = once(fabric, lambda: finish(job.task, folder, settings, split.val, progress))
     best_epoch = int(progress.best["epoch"])
     return Trained(folder.model, progress.epoch, best_epoch, evaluation, broken, job.task)
 
@@ -352,6 +351,7 @@ def _run_context(
         task.images(split.val.samples, *described, train=False),
         keep_best,
         measure,
+        Pictures(folder if fabric.is_global_zero else None, task, settings),
         job.watch,
     )
 
@@ -373,25 +373,3 @@ def _checkpoint(net: Backbone, settings: Settings, scores: Mapping[str, float]) 
     return net.to_checkpoint(
         labels=settings.classes, preprocessing=settings.preprocessing, provenance=provenance
     )
-
-
-def _finish(job: Job, folder: RunFolder, val: Any, progress: Progress) -> Any:
-    """Evaluates the model file by the CPU runtime, writes the scores into it, and draws figures."""
-    checkpoint, task = Checkpoint.load(folder.model), job.task
-    with quiet_about_range():
-        evaluation = task.evaluate(checkpoint, val)
-    scores = {"epoch": progress.best["epoch"], **task.scores(evaluation)}
-    provenance = checkpoint.provenance | {"validation": scores}
-    replace(checkpoint, provenance=provenance).save(folder.model)
-    folder.write_log(progress.rows)
-    draw_curves(progress.rows, task.columns, int(progress.best["epoch"]), folder.curves)
-    task.draw(evaluation, checkpoint.labels, folder.path / task.figure)
-    return evaluation
-
-
-@contextmanager
-def quiet_about_range() -> Iterator[None]:
-    """In the block, images that keep few grey levels are not mentioned: they were counted before."""
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", NarrowRangeWarning)
-        yield
