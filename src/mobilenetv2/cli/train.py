@@ -23,10 +23,12 @@ from .recipe import (
     recipe_changes,
     recipe_option,
 )
+from .training_bar import training_bar
 
 if TYPE_CHECKING:
     from ..architecture import Architecture
     from ..training import Trained
+    from ..training.watch import Watch
 
 TASKS = ("classification", "detection", "segmentation")
 
@@ -120,7 +122,8 @@ def train(data: str, output: Path | None, format_: str, **options: Any) -> int:
     from ..training.processes import end_with_first, is_first, other_processes
 
     first = is_first()
-    with _logged(logging.INFO if first else logging.CRITICAL) as log:
+    level = logging.INFO if first else logging.CRITICAL
+    with training_bar(first) as (watch, handler), _logged(level, handler) as log:
         from ..errors import UserError
         from ..training.epochs import DivergedError, Stopped
 
@@ -130,7 +133,7 @@ def train(data: str, output: Path | None, format_: str, **options: Any) -> int:
                 _check_resumed(output, options, changes)
             count = _processes(data, output, options, changes)
             with other_processes(count, click.get_current_context().obj):
-                trained = _fit(data, output, options, changes)
+                trained = _fit(data, output, options, changes, watch)
         except Stopped as stop:
             log.info("%s", stop)
             return 128 + int(stop.signal)
@@ -166,7 +169,11 @@ def _check_libraries() -> None:
 
 
 def _fit(
-    data: str, output: Path, options: Mapping[str, Any], changes: Mapping[str, Any]
+    data: str,
+    output: Path,
+    options: Mapping[str, Any],
+    changes: Mapping[str, Any],
+    watch: Watch | None,
 ) -> Trained:
     import warnings
 
@@ -183,6 +190,7 @@ def _fit(
         task=options["task"],
         machine=Machine(options["workers"], options["precision"]),
         resume=resume,
+        watch=watch,
     )
 
 
@@ -318,9 +326,9 @@ class _Printable(logging.Formatter):
 
 
 @contextmanager
-def _logged(level: int) -> Iterator[logging.Logger]:
-    """In the block, writes the library's log to stderr, without prefixes."""
-    logger, handler = logging.getLogger("mobilenetv2"), logging.StreamHandler()
+def _logged(level: int, handler: logging.Handler) -> Iterator[logging.Logger]:
+    """In the block, a handler gets the library's log, without prefixes."""
+    logger = logging.getLogger("mobilenetv2")
     handler.setFormatter(_Printable())
     before = logger.level
     logger.addHandler(handler)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass, field, replace
 from itertools import islice
 from typing import Any, NamedTuple
@@ -19,9 +19,11 @@ from .data import Images, ShardImages, loader, shard_loader
 from .events import Events
 from .machine import Machine, stop_signals
 from .optim import learning_rate, timed_learning_rate
+from .pictures import Pictures
 from .recipes import Recipe
 from .run_folder import RunFolder
 from .trainer import Trainer
+from .watch import Step, Watch
 from .workers import UNKNOWN, Span
 
 LOG = logging.getLogger(__name__)
@@ -78,6 +80,14 @@ class Progress:
         total = recipe.epochs * epoch_steps
         return (self.epoch * epoch_steps + self.step) / total if total else 1.0
 
+    def time(self, recipe: Recipe) -> tuple[float | None, float | None]:
+        """The share of the recipe's minutes that is over, and the seconds left of them; None in a run
+        with epochs.
+        """
+        if not recipe.minutes:
+            return None, None
+        return self.share(recipe, 1), max(0.0, 60 * recipe.minutes - self.seconds)
+
     def is_done(self, recipe: Recipe) -> bool:
         """Whether there are no more steps; an epoch that was begun may still lack its validation."""
         return self.share(recipe, 1) >= 1 if recipe.minutes else self.epoch >= recipe.epochs
@@ -96,6 +106,8 @@ class RunContext(NamedTuple):
         val: Images to validate with.
         keep_best: Saves the model file; called with the scores whenever they are the best so far.
         measure: The scores of the moving average that the runtime gives.
+        pictures: Draws the first batches.
+        watch: Called after each batch; None: lines in the log show how far an epoch is.
     """
 
     fabric: Fabric
@@ -107,6 +119,8 @@ class RunContext(NamedTuple):
     val: Images
     keep_best: Callable[[dict[str, float]], None]
     measure: Callable[[], dict[str, float]]
+    pictures: Pictures
+    watch: Watch | None
 
 
 def run_epochs(context: RunContext, progress: Progress) -> None:
@@ -183,24 +197,25 @@ def _train(
     waited, over = 0.0, progress.is_done(recipe)
     for pixels, targets in () if over else islice(epoch_batches, progress.step, None):
         waited += time.perf_counter() - ready
-        step, lr, share = (
-            progress.step,
-            _rate(progress, recipe, steps),
-            progress.share(recipe, steps),
-        )
-        seed = np.random.SeedSequence([recipe.seed, epoch, step, fabric.global_rank])
-        loss = trainer.step(
-            pixels, targets, lr, int(seed.generate_state(1)[0]), epoch < recipe.head_epochs, share
-        )
+        step, share = progress.step, progress.share(recipe, steps)
+        lr = _rate(progress, recipe, steps)
+        sequence = np.random.SeedSequence([recipe.seed, epoch, step, fabric.global_rank])
+        seed = int(sequence.generate_state(1)[0])
+        loss = trainer.step(pixels, targets, lr, seed, epoch < recipe.head_epochs, share)
         if not math.isfinite(loss):
             where = f"at step {step + 1} of {steps} in epoch {epoch + 1}"
             raise DivergedError(_diverged_message(context, where, lr))
         progress.step += 1
         progress.loss_sum += loss
+        context.pictures.batch(epoch * steps + step, pixels, targets, seed)
         if step % EVENT_STEPS == 0:
             context.events.write({"train/loss": loss, "train/lr": lr}, epoch * steps + step)
         ready = time.perf_counter()
-        if ready - logged > LOG_SECONDS:
+        if context.watch:
+            done, images = (epoch + 1, recipe.epochs, step + 1, steps), len(pixels)
+            time_over = progress.time(recipe)
+            context.watch(Step(False, *done, images * fabric.world_size, loss, lr, *time_over))
+        elif ready - logged > LOG_SECONDS:
             logged = ready
             LOG.info("epoch %d  step %d of %d  loss %.4f", epoch + 1, step + 1, steps, loss)
         seconds, signal = stopwatch.read(received_signal())
@@ -229,7 +244,7 @@ def _rate(progress: Progress, recipe: Recipe, steps: int) -> float:
 
 def validate(context: RunContext, progress: Progress, epoch_row: dict[str, Any]) -> None:
     """Validates, logs, and keeps the network if it is the best so far."""
-    result = context.trainer.validate(batches(context, context.val, 0, train=False))
+    result = context.trainer.validate(_watched(context, progress))
     if not math.isfinite(result.loss):
         where = f"in validation after epoch {progress.epoch}"
         raise DivergedError(_diverged_message(context, where, epoch_row["lr"] or 0.0))
@@ -244,6 +259,20 @@ def validate(context: RunContext, progress: Progress, epoch_row: dict[str, Any])
         context.keep_best(progress.best)
     context.events.write(scores, progress.epoch)
     LOG.info("%s", _log_line(context, progress.rows[-1], progress.share(recipe, 1)))
+
+
+def _watched(context: RunContext, progress: Progress) -> Iterator[Any]:
+    """The batches to validate with; `watch` is called after each."""
+    recipe, epoch = context.trainer.recipe, progress.epoch
+    val_batches = batches(context, context.val, 0, train=False)
+    steps = len(val_batches)
+    for step, (pixels, targets) in enumerate(val_batches, 1):
+        yield pixels, targets
+        if context.watch:
+            images = len(pixels) * context.fabric.world_size
+            done = epoch, recipe.epochs, step, steps
+            time_over = progress.time(recipe)
+            context.watch(Step(True, *done, images, math.nan, math.nan, *time_over))
 
 
 def save(context: RunContext, progress: Progress) -> None:

@@ -15,7 +15,6 @@ from lightning.fabric import Fabric
 
 from ..arguments import check_kind, check_path
 from ..errors import ImageError, UserError
-from ..formats import open_checkpoint
 from ..int8 import AnyCheckpoint, Int8Checkpoint
 from ..nn.backbone import Backbone
 from ..nn.int8 import round_as_int8
@@ -33,16 +32,18 @@ from .data import (
 )
 from .epochs import Progress, RunContext, run_epochs
 from .events import Events
+from .finish import finish
 from .machine import Machine, automatic_precision, explained_memory_errors, launch, of_all, once
 from .network import build, last_map, prepare
+from .pictures import Pictures
 from .recipes import Recipe
-from .report import draw_curves
 from .run_folder import RunFolder, Settings, is_same_file
 from .shards import in_shards
 from .start import Start
 from .task import Task
 from .tasks import task_called, task_of
 from .trainer import Trainer
+from .watch import Watch
 from .workers import explained_worker_errors
 
 LOG = logging.getLogger(__name__)
@@ -96,6 +97,7 @@ class Job(NamedTuple):
     recipe: Recipe
     start: Start
     task: Task
+    watch: Watch | None
 
     @property
     def in_shards(self) -> bool:
@@ -112,6 +114,7 @@ def fit(
     task: str | None = None,
     machine: Machine | None = None,
     resume: bool = False,
+    watch: Watch | None = None,
 ) -> Trained:
     """Trains or fine-tunes a classifier, a detector or a segmenter.
 
@@ -132,6 +135,8 @@ def fit(
             what `data` are for, or `val` if `data` are shards.
         machine: How to run.
         resume: Continue the run in `out`. The weights become the same as without the break.
+        watch: Called after each batch with a `Step`, in the first process; without it, the log has a
+            line every 30 seconds.
 
     Raises:
         UserError: The data cannot be read, a setting is impossible, or classes or settings differ
@@ -149,6 +154,7 @@ def fit(
     before = once(fabric, folder.read_settings if resume else lambda: folder.check_new(data, val))
     chosen = _task(task, data, val, before)
     job = _job(fabric, machine, data, val, recipe, start, chosen, before)
+    job = job._replace(watch=watch if fabric.is_global_zero else None)
     once(fabric, folder.check_writable)
     begins = before is None and fabric.is_global_zero
     with folder.begun() if begins else nullcontext(), explained_memory_errors(job.recipe.batch):
@@ -192,7 +198,7 @@ def _run(job: Job, folder: RunFolder, before: Settings | None) -> Trained:
         if left_out:
             LOG.warning("images of shards that were left out: %d", len(left_out))
         broken |= left_out
-    evaluation = once(fabric, lambda: _finish(job, folder, split.val, progress))
+    evaluation = once(fabric, lambda: finish(job.task, folder, settings, split.val, progress))
     best_epoch = int(progress.best["epoch"])
     return Trained(folder.model, progress.epoch, best_epoch, evaluation, broken, job.task)
 
@@ -226,7 +232,7 @@ def _job(
     if recipe.architecture and start == Start(width=start.width, resolution=start.resolution):
         start = replace(start, architecture=recipe.architecture)
     task.check(recipe, start)
-    return Job(fabric, machine, data, val, recipe, start, task)
+    return Job(fabric, machine, data, val, recipe, start, task, None)
 
 
 def _resumable_settings(job: Job, split: Split) -> dict[str, Any]:
@@ -374,18 +380,6 @@ def _run_context(
         task.images(split.val.samples, *described, train=False),
         keep_best,
         measure,
+        Pictures(folder if fabric.is_global_zero else None, task, settings),
+        job.watch,
     )
-
-
-def _finish(job: Job, folder: RunFolder, val: Any, progress: Progress) -> Any:
-    """Evaluates the model file by the CPU runtime, writes the scores into it, and draws figures."""
-    checkpoint, task = open_checkpoint(folder.model), job.task
-    with quiet_about_range():
-        evaluation = task.evaluate(checkpoint, val)
-    scores = {"epoch": progress.best["epoch"], **task.scores(evaluation)}
-    provenance = checkpoint.provenance | {"validation": scores}
-    replace(checkpoint, provenance=provenance).save(folder.model)
-    folder.write_log(progress.rows)
-    draw_curves(progress.rows, task.columns, folder.curves)
-    task.draw(evaluation, checkpoint.labels, folder.path / task.figure)
-    return evaluation

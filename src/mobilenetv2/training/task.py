@@ -8,7 +8,9 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from ..architecture import Architecture
@@ -23,7 +25,10 @@ from .shards import ShardTarget, in_shards
 from .splits import Split
 
 if TYPE_CHECKING:
+    from PIL.Image import Image
+
     from .data import Images
+    from .pictures import Sheet
     from .start import Start
 
 Scores = dict[str, float]
@@ -233,6 +238,38 @@ class Task(ABC):
     @abstractmethod
     def draw(self, evaluation: Any, classes: Sequence[str], path: Path) -> None:
         """Draws the figure of the finished run beside its curves."""
+
+    @abstractmethod
+    def tile(
+        self,
+        pixels: NDArray[np.uint8],
+        target: NDArray[Any],
+        classes: Sequence[str],
+        architecture: Architecture,
+    ) -> tuple[Image, str]:
+        """One image of a batch with what is to be learnt of it, as `picture_of` scales it, and a
+        caption.
+
+        Args:
+            pixels: (H, W, channels).
+            target: As `mixed` gives it for this image.
+            classes: Their names.
+            architecture: That of the network.
+        """
+
+    @abstractmethod
+    def answers(self, evaluation: Any, checkpoint: Checkpoint) -> Sheet:
+        """Answers for images to validate with, mistakes first."""
+
+    @abstractmethod
+    def class_table(self, evaluation: Any) -> list[dict[str, Any]]:
+        """One row for each class: its name, how many there are, and what the page shows of it, each
+        from 0 to 1 and None where it is not defined; the last of these is the one to sort by.
+        """
+
+    def confusions(self, evaluation: Any) -> list[dict[str, Any]]:
+        """Pairs of classes that are taken for each other, the most frequent first."""
+        return []
 
     def table(self, split: Split) -> Iterator[str]:
         """The lines of a table of the images."""
