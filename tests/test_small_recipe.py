@@ -17,7 +17,7 @@ from mobilenetv2.nn import MobileNetV2  # noqa: E402
 from mobilenetv2.training import RECIPES  # noqa: E402
 from mobilenetv2.training.optim import timed_learning_rate  # noqa: E402
 
-from .test_trainer import trainer_of
+from .test_trainer import trainer_of  # noqa: E402
 
 SMALL = RECIPES["small"]
 NETWORK = Architecture(

@@ -218,3 +218,11 @@ def test_the_facts_of_a_step() -> None:
     now = 30.05
     bar.add(Step(True, 3, 40, 2, 10, 64, float("nan"), float("nan")))
     assert bar.facts() == "3.2 images/s  run 8 %, 5:45 left"
+
+
+def test_a_run_with_minutes_knows_its_end() -> None:
+    bar = TrainingBar(lambda: 0.0)
+    bar.add(Step(False, 3, 0, 1, 100, 64, 0.5, 0.01, 0.25, 90.0))
+    assert bar.facts() == "loss 0.5000  rate 0.01  – images/s  run 25 %, 1:30 left"
+    bar.add(Step(True, 3, 0, 1, 10, 64, float("nan"), float("nan"), 1.0, 0.0))
+    assert bar.facts() == "– images/s  run 100 %, 0:00 left"

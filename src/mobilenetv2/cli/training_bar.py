@@ -72,7 +72,7 @@ class Pace:
         if last is None:
             return None
         if last.seconds_left is not None:
-            return last.seconds_left
+            return float(last.seconds_left)
         if left is None:
             return None
         epochs = last.epochs - last.epoch
