@@ -207,7 +207,7 @@ def _train(
             raise DivergedError(_diverged_message(context, where, lr))
         progress.step += 1
         progress.loss_sum += loss
-        context.pictures.batch(epoch * steps + step, pixels, targets, seed)
+        context.pictures.batch(epoch * steps + step, pixels, targets, seed, share)
         if step % EVENT_STEPS == 0:
             context.events.write({"train/loss": loss, "train/lr": lr}, epoch * steps + step)
         ready = time.perf_counter()

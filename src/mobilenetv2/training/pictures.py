@@ -119,7 +119,7 @@ class Pictures:
     def __init__(self, folder: RunFolder | None, task: Task, settings: Settings) -> None:
         self.folder, self.task, self.settings = folder, task, settings
 
-    def batch(self, number: int, pixels: Tensor, targets: Tensor, seed: int) -> None:
+    def batch(self, number: int, pixels: Tensor, targets: Tensor, seed: int, share: float) -> None:
         """Draws a batch, if it is one of the first of the run, and writes the page with it.
 
         Args:
@@ -127,23 +127,26 @@ class Pictures:
             pixels: As for `Trainer.step`.
             targets: As for `Trainer.step`.
             seed: As for `Trainer.step`: images are mixed in the same way.
+            share: As for `Trainer.step`.
         """
         if self.folder is None or number >= BATCHES:
             return
         path = self.folder.batch_picture(number)
         with never_stopping(path):
-            self._sheet(pixels, targets, seed).save(path)
+            self._sheet(pixels, targets, seed, share).save(path)
         with never_stopping(self.folder.page):
             from .page import write_page
 
             write_page(self.folder, self.settings, self.task)
 
-    def _sheet(self, pixels: Tensor, targets: Tensor, seed: int) -> Sheet:
+    def _sheet(self, pixels: Tensor, targets: Tensor, seed: int, share: float) -> Sheet:
         recipe, architecture = self.settings.recipe, self.settings.architecture
         generator = torch.Generator().manual_seed(seed)
         classes = self.settings.classes
         # mixed as the normalised pixels are, from which these differ by factors and sums
-        mixed, targets = self.task.mixed(pixels.float(), targets, recipe, len(classes), generator)
+        mixed, targets = self.task.mixed(
+            pixels.float(), targets, recipe, len(classes), generator, share
+        )
         shown = mixed[:IMAGES].round().clamp(0, 255).to(torch.uint8).permute(0, 2, 3, 1).numpy()
         return sheet_of(
             [
