@@ -144,7 +144,7 @@ def test_the_picture_of_a_batch_is_what_the_network_gets(
     pixels = torch.arange(4 * 3 * 8 * 8, dtype=torch.uint8).reshape(4, 3, 8, 8)
     targets = torch.tensor([0, 1, 1, 0])
     before = torch.get_rng_state()
-    Pictures(RunFolder(tmp_path), Task(), settings).batch(0, pixels, targets, 7)
+    Pictures(RunFolder(tmp_path), Task(), settings).batch(0, pixels, targets, 7, 0.0)
     assert torch.equal(before, torch.get_rng_state())
     draw = torch.randint(1 << 62, (), generator=torch.Generator().manual_seed(7))
     shares = torch.nn.functional.one_hot(targets, 2).float()
