@@ -47,25 +47,15 @@
 //   store_pixels               packs the four quads of PIXELS pixels, clamped to what a byte holds
 #pragma once
 
-#if defined(__GNUC__)
-#define MNV2_NOINLINE __attribute__((noinline))
-#else
-#define MNV2_NOINLINE
-#endif
-#define MNV2_UNROLL _Pragma("GCC unroll 16")
-
 #include MNV2_VOCABULARY
+#include "dialect.hpp"
 
 namespace mobilenetv2 {
 namespace MNV2_NAMESPACE {
 namespace {
 
 // Fetches a cache line into the second-level cache.
-inline void prefetch(const void* from) {
-#if defined(__GNUC__)
-  __builtin_prefetch(from, 0, 2);
-#endif
-}
+inline void prefetch(const void* from) { MNV2_PREFETCH(from); }
 
 }  // namespace
 }  // namespace MNV2_NAMESPACE

@@ -5,7 +5,9 @@
 
 #include <cstddef>
 #include <cstdint>
+#include <cstring>
 
+#include "../dialect.hpp"
 #include "../kernels.hpp"
 #include "../store_order.hpp"
 
@@ -50,7 +52,7 @@ inline Ints load_weights(const std::int8_t* from) { return _mm512_loadu_si512(fr
 inline Ints splat_ints(int value) { return _mm512_set1_epi32(value); }
 inline Ints splat_quad(const std::uint8_t* from) {
   int quad;
-  __builtin_memcpy(&quad, from, 4);
+  std::memcpy(&quad, from, 4);
   return _mm512_set1_epi32(quad);
 }
 inline Ints add_ints(Ints a, Ints b) { return _mm512_add_epi32(a, b); }
@@ -111,11 +113,11 @@ inline Wide half_away(Wide value) { return {{half_away(value.half[0]), half_away
 
 // Keeps GCC from reading memory once for every use of a value: two loads of 64 bytes a cycle are more than cores do.
 inline Vec in_register(Vec value) {
-  asm("" : "+v"(value));
+  MNV2_IN_REGISTER("v", value);
   return value;
 }
 inline Ints in_register(Ints value) {
-  asm("" : "+v"(value));
+  MNV2_IN_REGISTER("v", value);
   return value;
 }
 
