@@ -223,6 +223,7 @@ Matmul<T> dense_matmul(const Matrix<T>& matrix, const T* in, int channels, int p
   job.bias = matrix.bias.data();
   job.input_factor = matrix.input_factor;
   job.tail = matrix.tail;
+  job.in_order = matrix.in_order;
   job.channels = matrix.channels;
   job.shortcut_pixel = matrix.channels;
   job.out = out;
