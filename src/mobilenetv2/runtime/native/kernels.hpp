@@ -154,6 +154,7 @@ struct Kernels {
   bool interleaves;
   // The widest panel of matrices whose channels are in order and whose products may be in fours; 0: there are none.
   int fours_vectors;
+  int fours_rows;  // pixels at once with that
   // What inputs are taken less where bytes are multiplied; a bias is then more by as many times the sum of its weights.
   int input_offset;
   void (*matmul)(const Matmul<T>&);

@@ -77,7 +77,7 @@ inline void prefetch(const void* from) {
 }
 
 #if !defined(MNV2_FOURS)
-constexpr int FOURS_VECTORS = 0;
+constexpr int FOURS_VECTORS = 0, FOURS_ROWS = 0;
 #endif
 
 }  // namespace
