@@ -181,12 +181,17 @@ int Network<T>::add_matrix(const Weight* weights, const Sum* bias, int channels,
   matrix.input_factor = input_factor;
   matrix.tail = tail;
   matrix.rounding = rounding;
+  // Results that packing clamps at 0 are mostly what a depthwise convolution reads.
+  const bool clamps = rounding.mode == RoundingMode::ONCE_SATURATING && rounding.zero == 0;
+  matrix.in_order = kernels_->fours_vectors > 0 && input_factor == 0 &&
+                    (clamps || rounding.mode == RoundingMode::TWICE_NON_NEGATIVE);
   std::vector<int> order;  // the channel of each lane
   for (int done = 0; done < vectors;) {
-    const int width = next_panel(vectors - done, kernels_->panel_vectors);
+    const int width = next_panel(vectors - done, matrix.in_order ? kernels_->fours_vectors : kernels_->panel_vectors);
     const std::ptrdiff_t before = static_cast<std::ptrdiff_t>(done) * lanes * depth;
     matrix.panels.push_back({done * lanes, width, before});
-    const bool interleaved = kernels_->interleaves && !is_to_float(rounding.mode) && width % 2 == 0;
+    const bool interleaved =
+        kernels_->interleaves && !matrix.in_order && !is_to_float(rounding.mode) && width % 2 == 0;
     for (int i = 0; i < width * lanes; i++) {
       const int vector = i / lanes, lane = i % lanes;
       order.push_back(done * lanes + (interleaved ? lane / 4 * 4 * width + 4 * vector + lane % 4 : i));

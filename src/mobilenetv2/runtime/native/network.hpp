@@ -101,6 +101,7 @@ struct Matrix {
   int depth = 0;                   // over all rows and segments
   int input_factor = 0, tail = 0;  // see Matmul
   std::vector<Panel> panels;
+  bool in_order = false;  // see Kernels::fours_vectors
   Buffer<typename Types<T>::Weight> weights;
   Buffer<typename Types<T>::Sum> bias;
   Buffer<float> factor, half;  // of int8, as all that follows
