@@ -130,7 +130,7 @@ template <int VECTORS, class T>
 inline int run_panel(const Matmul<T>& job, const Panel& panel, int fetched) {
   constexpr int ROWS = sizeof(T) == 1 ? byte_tile_rows(VECTORS) : tile_rows(VECTORS);
   constexpr int LINE = 64 / sizeof(T);
-  constexpr int STEP = sizeof(T) == 1 ? 4 : 1;  // of the depth, each of which fetches a line
+  constexpr int STEP = Types<T>::TOGETHER;  // of the depth, each of which fetches a line
   const int lines = job.row_count * job.segment_count * job.depth / STEP;
   int from = 0;
   for (; from + ROWS <= job.pixels && fetched + lines <= job.ahead_lines; from += ROWS, fetched += lines) {

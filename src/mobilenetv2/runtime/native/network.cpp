@@ -1,6 +1,7 @@
 #include "network.hpp"
 
 #include <algorithm>
+#include <type_traits>
 #include <utility>
 
 #include "check.hpp"
@@ -21,6 +22,16 @@ constexpr std::size_t KEPT_BYTES = std::size_t{64} << 20;  // larger workspaces 
 int next_panel(int vectors_left, int widest) {
   if (vectors_left == widest + 1 && widest > 2) return widest - 1;
   return std::min(vectors_left, widest);
+}
+
+// A weight as it is packed.
+template <class Weight, class Given>
+Weight stored(Given weight) {
+  if constexpr (std::is_same_v<Weight, bfloat16>) {
+    return from_float<bfloat16>(weight);
+  } else {
+    return weight;
+  }
 }
 
 template <class N>
@@ -111,7 +122,7 @@ const char* check_rounding(const Rounding& rounding) {
 // The factors that the mode has, and no others: what is wrong, or null.
 template <class T>
 const char* check_factors(const Factors& factors, const Rounding& rounding, int channels) {
-  if (sizeof(T) == sizeof(float)) return nullptr;
+  if (sizeof(T) != 1) return nullptr;
   const bool once = is_once(rounding.mode);
   const bool fits = once ? factors.factor && !factors.fraction && !factors.power
                          : !factors.factor && factors.fraction && factors.power;
@@ -134,9 +145,9 @@ const char* check_factors(const Factors& factors, const Rounding& rounding, int 
 }
 
 template <class T>
-int Network<T>::add_matrix(const Weight* weights, const Sum* bias, int channels, int depth, int input_factor, int tail,
+int Network<T>::add_matrix(const Given* weights, const Sum* bias, int channels, int depth, int input_factor, int tail,
                            const Factors& factors, const Rounding& rounding, Problem& problem) {
-  constexpr int TOGETHER = sizeof(T) == 1 ? 4 : 1;  // steps of the depth in a lane
+  constexpr int TOGETHER = Types<T>::TOGETHER;  // steps of the depth in a lane
   problem.what =
       tail < 0 || tail > 3 ? "a tail has less than four inputs" : check_factors<T>(factors, rounding, channels);
   if (problem.what) return -1;
@@ -176,7 +187,7 @@ int Network<T>::add_matrix(const Weight* weights, const Sum* bias, int channels,
     for (int k = 0; k < depth; k += TOGETHER) {
       for (const int* c = first; c < first + panel.vectors * lanes; c++) {
         for (int i = 0; i < TOGETHER; i++) {
-          *to++ = *c < channels ? weights[static_cast<std::ptrdiff_t>(*c) * depth + k + i] : Weight{};
+          *to++ = *c < channels ? stored<Weight>(weights[static_cast<std::ptrdiff_t>(*c) * depth + k + i]) : Weight{};
         }
       }
     }
@@ -196,7 +207,7 @@ int Network<T>::add_matrix(const Weight* weights, const Sum* bias, int channels,
 }
 
 template <class T>
-int Network<T>::add_depthwise(const Weight* weights, const Sum* bias, int channels, int copies, const Factors& factors,
+int Network<T>::add_depthwise(const Tap* weights, const Sum* bias, int channels, int copies, const Factors& factors,
                               const Rounding& rounding, Problem& problem) {
   problem.what = check_factors<T>(factors, rounding, channels);
   if (!problem.what && is_to_float(rounding.mode)) problem.what = "a depthwise layer gives no floats";
@@ -324,9 +335,9 @@ void Network<T>::give_back(Buffer<T> workspace) {
   if (workspaces_.size() < static_cast<std::size_t>(threads_ + 1)) workspaces_.push_back(std::move(workspace));
 }
 
-template bool makes_floats<float>(const Network<float>&, const Step&);
-template bool makes_floats<std::uint8_t>(const Network<std::uint8_t>&, const Step&);
-template class Network<float>;
-template class Network<std::uint8_t>;
+#define MNV2_INSTANTIATE(T)                                      \
+  template bool makes_floats<T>(const Network<T>&, const Step&); \
+  template class Network<T>;
+MNV2_EACH_TYPE(MNV2_INSTANTIATE)
 
 }  // namespace mobilenetv2
