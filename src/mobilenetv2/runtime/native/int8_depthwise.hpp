@@ -215,9 +215,7 @@ MNV2_NOINLINE void four_channels(const Depthwise<std::uint8_t>& job, int block, 
   std::uint8_t* out = job.out + block * job.out_block + static_cast<std::ptrdiff_t>(y) * job.out_width * BLOCK;
   for (int x = 0; x < job.out_width; x += FOUR, out += FOUR * BLOCK) {
     Ints sum[FOUR][ROWS];
-    MNV2_UNROLL for (int p = 0; p < FOUR; p++) {
-      MNV2_UNROLL for (int r = 0; r < ROWS; r++) sum[p][r] = bias;
-    }
+    MNV2_UNROLL for (int p = 0; p < FOUR; p++) { MNV2_UNROLL for (int r = 0; r < ROWS; r++) sum[p][r] = bias; }
     if constexpr (STRIDE == 1) {
       add_taps(sum[0], between, 1);
       add_taps(sum[1], here, 0);

@@ -142,7 +142,7 @@ inline void run_summed(const Matmul<std::uint8_t>& job) {
 template <int ROWS, int VECTORS, class FINISH, class T>
 inline int run_tiles(const Matmul<T>& job, const Panel& panel, int fetched) {
   constexpr int LINE = 64 / sizeof(T);
-  constexpr int STEP = sizeof(T) == 1 ? 4 : 1;  // of the depth, each of which fetches a line
+  constexpr int STEP = Types<T>::TOGETHER;  // of the depth, each of which fetches a line
   const int lines = job.row_count * job.segment_count * job.depth / STEP;
   const auto ahead = [&] { return job.ahead + static_cast<std::ptrdiff_t>(fetched) * LINE; };
   int from = 0;

@@ -30,8 +30,8 @@ void Pool::run(int count, Tasks::Call call, void* body) {
 
 }  // namespace mobilenetv2
 
-// `slot`: from 1 to the number of threads less one, another for each worker. Does not return: whoever started the worker
-// ends it.
+// `slot`: from 1 to the number of threads less one, another for each worker. Does not return: whoever started the
+// worker ends it.
 extern "C" [[noreturn]] void mnv2_work(int slot) {
   using namespace mobilenetv2;
   for (int spins = 0;; spins++) {
