@@ -16,7 +16,7 @@ from mobilenetv2.graph import layers, network
 from mobilenetv2.heads import SSD, Classifier, DeepLab, SSDLite
 from mobilenetv2.images import Preprocessing
 from mobilenetv2.runtime import BF16Reference, Engine, Reference, _native
-from mobilenetv2.runtime.bf16_packing import rounded
+from mobilenetv2.runtime.bf16_packing import rounded, rounded_taps
 
 from .conftest import random_checkpoint
 from .int8 import random_int8
@@ -165,6 +165,16 @@ def test_rounding() -> None:
     expected = [1, 1 + 4 * half, 1 + 2 * half, -0.0, 3.0040553e38, np.inf, np.nan]
     np.testing.assert_allclose(rounded(values), expected, rtol=1e-6)
     assert np.signbit(rounded(values)[3])
+
+
+def test_taps_keep_their_sum() -> None:
+    """Within half a step of the smallest tap, each tap within a step or two of the largest."""
+    taps = np.random.default_rng(0).normal(size=(200, 9)).astype(np.float32)
+    near = rounded_taps(taps)
+    assert (near == rounded(near)).all()
+    errors = np.abs(near.sum(1, np.float64) - taps.sum(1, np.float64))
+    assert np.median(errors) < np.median(np.abs(rounded(taps) - taps).sum(1)) / 50
+    assert (np.abs(near - taps).max(1) <= 2.0**-7 * np.abs(taps).max(1)).all()
 
 
 def test_memory_is_about_half() -> None:
