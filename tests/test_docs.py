@@ -48,6 +48,7 @@ NOT_RUN = {  # why a command of a page does not run here
     "mobilenetv2 convert deeplabv3_mnv2_pascal_quant.tflite segmenter.safetensors": ("as above"),
     "python benchmarks/latency.py": "needs other runtimes and an idle machine",
     "python benchmarks/latency.py --precision int8": "as above",
+    "python benchmarks/latency.py --precision bf16": "as above",
     "python benchmarks/plot.py benchmarks/results/latency-DATE-CPU.json docs/images/latency.png": (
         "draws the results of the above; tests/test_benchmarks.py draws some"
     ),

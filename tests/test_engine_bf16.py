@@ -8,15 +8,17 @@ from functools import cache
 
 import numpy as np
 import pytest
+from PIL import Image
 
 import mobilenetv2
 from mobilenetv2.architecture import Architecture, Stage
+from mobilenetv2.cli import run
 from mobilenetv2.errors import UserError
 from mobilenetv2.graph import layers, network
 from mobilenetv2.heads import SSD, Classifier, DeepLab, SSDLite
 from mobilenetv2.images import Preprocessing
 from mobilenetv2.runtime import BF16Reference, Engine, Reference, _native
-from mobilenetv2.runtime.bf16_packing import rounded
+from mobilenetv2.runtime.bf16_packing import rounded, rounded_taps
 
 from .conftest import random_checkpoint
 from .int8 import random_int8
@@ -167,6 +169,16 @@ def test_rounding() -> None:
     assert np.signbit(rounded(values)[3])
 
 
+def test_taps_keep_their_sum() -> None:
+    """Within half a step of the smallest tap, each tap within a step or two of the largest."""
+    taps = np.random.default_rng(0).normal(size=(200, 9)).astype(np.float32)
+    near = rounded_taps(taps)
+    assert (near == rounded(near)).all()
+    errors = np.abs(near.sum(1, np.float64) - taps.sum(1, np.float64))
+    assert np.median(errors) < np.median(np.abs(rounded(taps) - taps).sum(1)) / 50
+    assert (np.abs(near - taps).max(1) <= 2.0**-7 * np.abs(taps).max(1)).all()
+
+
 def test_memory_is_about_half() -> None:
     """Of weights and of activations."""
     floats, pairs = Engine(checkpoint("wide"), 1), bf16("wide")
@@ -182,8 +194,34 @@ def test_models_and_copies_keep_the_precision(tmp_path) -> None:
     pixels = images("plain")
     np.testing.assert_array_equal(pickle.loads(pickle.dumps(model))(pixels), model(pixels))
     np.testing.assert_array_equal(model(pixels), bf16("plain")(pixels))
+    mapper = mobilenetv2.batch.Features(str(file), precision="float32")
+    assert pickle.loads(pickle.dumps(mapper)).model.engine.precision == "float32"
+    with pytest.raises(UserError, match="precision must be"):
+        mobilenetv2.batch.Features(str(file), precision="fp16")
     assert mobilenetv2.load(file, 1).engine.precision == "float32"
     assert mobilenetv2.load(file, 1, precision="float32").engine.precision == "float32"
+
+
+@pytest.mark.parametrize(
+    ("variant", "words"),
+    [
+        ("plain", ["classify", "cat.jpg", "--model"]),
+        ("plain", ["features", "cat.jpg", "-o", "features.csv", "--model"]),
+        ("plain", ["evaluate", "photos", "--model"]),
+        ("plain", ["benchmark", "--model"]),
+        ("plain", ["serve", "--model"]),
+        ("ssdlite", ["detect", "cat.jpg", "--model"]),
+        ("deeplabv3", ["segment", "cat.jpg", "--model"]),
+    ],
+)
+def test_every_command_that_runs_a_network_takes_it(variant, words, tmp_path, capsys) -> None:
+    checkpoint(variant).save(tmp_path / "model.safetensors")
+    Image.new("RGB", (40, 30), "teal").save(tmp_path / "cat.jpg")
+    (tmp_path / "photos").mkdir()
+    words = [str(tmp_path / word) if "." in word or word == "photos" else word for word in words]
+    words = [*words, str(tmp_path / "model.safetensors"), "--precision"]
+    assert run([*words, "fp16"]) == 2
+    assert "precision must be float32 or bf16, not 'fp16'" in capsys.readouterr().err
 
 
 def test_what_cannot_be_is_refused(monkeypatch) -> None:

@@ -1,7 +1,7 @@
 """Hands a float checkpoint's weights to the extension for products of bfloat16, and what the plan of
 such a network has to know.
 
-The weights are rounded to bfloat16 by the extension; biases stay float32.
+The weights are rounded to bfloat16, those of products by the extension; biases stay float32.
 """
 
 from __future__ import annotations
@@ -46,7 +46,7 @@ def pack_bf16(network: _native.BF16Network, checkpoint: Checkpoint, steps: Steps
             weight, bias = fold(checkpoint, layer, np.float64 if reads_image else np.float32)
             weight, bias = laid_out(layer, weight, steps), filled_channels(layer, bias, steps)
             if layer.kind == "depthwise":
-                taps = weight.reshape(-1, layer.kernel**2).T  # (9, C)
+                taps = rounded_taps(weight.reshape(len(weight), -1)).T  # (9, C)
                 handles[layer.name] = network.add_depthwise(_floats(taps), _floats(bias))
                 continue
             handles[layer.name] = _add_matrix(network, layer, weight, bias, layer.name in results)
@@ -84,6 +84,23 @@ def rounded(array: Array) -> NDArray[np.float32]:
     kept = np.where(np.isfinite(values), nearest.view(np.float32), values)
     tiny = np.abs(values) < np.finfo(np.float32).tiny
     return np.where(tiny, np.copysign(np.float32(0), values), kept).astype(np.float32)
+
+
+def rounded_taps(taps: Array) -> NDArray[np.float32]:
+    """bfloat16 near the taps of depthwise kernels, (C, 9), so that each channel's sum stays.
+
+    What a tap loses, the next smaller one gets. Neighbouring inputs are much alike and never
+    negative: an error of the sum would be one of every output.
+    """
+    by_magnitude = np.argsort(-np.abs(taps), axis=1, kind="stable")
+    channels = np.arange(len(taps))
+    out = np.zeros(taps.shape, np.float32)
+    error = np.zeros(len(taps))
+    for tap in by_magnitude.T:
+        exact = taps[channels, tap].astype(np.float64) + error
+        out[channels, tap] = rounded(exact)
+        error = exact - out[channels, tap]
+    return out
 
 
 def _add_matrix(

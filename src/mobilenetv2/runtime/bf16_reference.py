@@ -16,7 +16,7 @@ from ..folding import fold
 from ..graph import network
 from ..int8 import float_results
 from ..layer import IMAGE, Layer
-from .bf16_packing import rounded
+from .bf16_packing import rounded, rounded_taps
 from .inputs import check_images
 from .int8_packing import shortcut_sums
 from .reference import Reference, Tensor, activated, convolution
@@ -42,6 +42,8 @@ class BF16Reference(Reference):
     def _folded(self, layer: Layer) -> tuple[Tensor, Tensor]:
         reads_image = IMAGE in layer.sources
         weight, bias = fold(self.checkpoint, layer, np.float64 if reads_image else np.float32)
+        if layer.kind == "depthwise":
+            return rounded_taps(weight.reshape(len(weight), -1)).reshape(weight.shape), bias
         return rounded(weight), bias
 
     def _normalised(self, images: Tensor) -> Tensor:
