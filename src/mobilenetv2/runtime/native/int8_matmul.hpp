@@ -271,7 +271,7 @@ MNV2_NOINLINE void tile(const Matmul<std::uint8_t>& job, const Panel& panel, int
     MNV2_UNROLL for (int j = 0; j < VECTORS; j++) sum[i][j] = from_sums(sums[i][j]);
   }
   const RoundingMode mode = job.requantize.mode;
-  if (OrderOf<VECTORS>::CLAMPS && mode == RoundingMode::ONCE_SATURATING) {
+  if (!IS_SMALL && OrderOf<VECTORS>::CLAMPS && mode == RoundingMode::ONCE_SATURATING) {
     finish_tile<RoundingMode::ONCE_SATURATING>(job, panel, from, sum);
   } else if (mode == RoundingMode::ONCE || mode == RoundingMode::ONCE_SATURATING) {
     finish_tile<RoundingMode::ONCE>(job, panel, from, sum);

@@ -104,6 +104,15 @@ inline void last_tile(const Matmul<T>& job, const Panel& panel, int from) {
   }
 }
 
+// The same in tiles of 4, 2 and 1 pixels, for a small library.
+template <int ROWS, int VECTORS, class T>
+inline void last_tiles(const Matmul<T>& job, const Panel& panel, int from) {
+  if constexpr (ROWS > 0) {
+    for (; from + ROWS <= job.pixels; from += ROWS) tile<ROWS, VECTORS, false>(job, panel, from, nullptr);
+    last_tiles<ROWS / 2, VECTORS>(job, panel, from);
+  }
+}
+
 template <class T>
 inline void run_panels(const Matmul<T>& job);
 
@@ -137,7 +146,11 @@ inline int run_panel(const Matmul<T>& job, const Panel& panel, int fetched) {
     tile<ROWS, VECTORS, true>(job, panel, from, job.ahead + static_cast<std::ptrdiff_t>(fetched) * LINE);
   }
   for (; from + ROWS <= job.pixels; from += ROWS) tile<ROWS, VECTORS, false>(job, panel, from, nullptr);
-  last_tile<ROWS - 1, VECTORS>(job, panel, from);
+  if constexpr (IS_SMALL) {
+    last_tiles<(ROWS > 4 ? 4 : ROWS / 2), VECTORS>(job, panel, from);
+  } else {
+    last_tile<ROWS - 1, VECTORS>(job, panel, from);
+  }
   return fetched;
 }
 
