@@ -53,7 +53,19 @@ for (const [file, method, options] of jobs.runs) {
   const model = await load(file, { relaxed: jobs.relaxed });
   let result = await model[method](image, options);
   if (result.mask) result = { ...result, mask: Array.from(result.mask) };
-  const outputs = model.run(toPixels(model.info.preprocessing, image));
+  const pixels = toPixels(model.info.preprocessing, image);
+  const outputs = model.run(pixels);
+  for (const threads of [1, 2, 5]) {
+    const other = await load(file, { relaxed: jobs.relaxed, threads });
+    for (let call = 0; call < 10; call++) {
+      const same = Object.entries(other.run(pixels)).every(([name, values]) =>
+        Buffer.from(values.buffer).equals(Buffer.from(outputs[name].buffer)));
+      if (!same) throw new Error(`${file}: other bits with ${threads} threads`);
+      await new Promise((resolve) => setTimeout(resolve));
+    }
+    (results.used ??= []).push([threads, other.info.runtime]);
+    other.close();
+  }
   const raw = Object.fromEntries(Object.entries(outputs).map(([name, values]) => [name, Array.from(values)]));
   results[file] = { result, raw, instructions: model.instructions, task: model.task };
   model.close();
@@ -63,8 +75,21 @@ for (const [name, call] of Object.entries({
   task: async () => (await load(jobs.runs[0][0])).detect(image),
   absent: () => load("absent.mnv2"),
   size: async () => (await load(jobs.runs[0][0])).run(new Uint8Array(5)),
+  pixels: async () => (await load(jobs.runs[0][0])).run(null),
+  floats: async () => (await load(jobs.runs[0][0])).run(new Float32Array(64 * 64 * 3)),
+  zero: async () => (await load(jobs.runs[0][0])).classify(image, { top: 0 }),
+  half: async () => (await load(jobs.runs[0][0])).classify(image, { top: 1.5 }),
+  text: async () => (await load(jobs.runs[0][0])).classify(image, { top: "5" }),
+  misspelt: async () => (await load(jobs.runs[0][0])).classify(image, { topk: 5 }),
+  nothing: async () => (await load(jobs.runs[0][0])).classify(image, null),
+  threshold: async () => (await load("detect-int8.mnv2")).detect(image, { threshold: NaN }),
+  source: () => load(null),
+  threads: () => load(jobs.runs[0][0], { threads: 65 }),
+  relaxed: () => load(jobs.runs[0][0], { relaxed: "no" }),
+  closed: async () => { const model = await load(jobs.runs[0][0]); model.close(); model.close(); model.run(null); },
+  closed_later: async () => { const model = await load(jobs.runs[0][0]); model.close(); await model.classify(image); },
 })) {
-  try { await call(); results[name] = "no error"; } catch (error) { results[name] = error.message; }
+  try { await call(); results[name] = "no error"; } catch (error) { results[name] = `${error.name}: ${error.message}`; }
 }
 fs.writeFileSync("results.json", JSON.stringify(results));
 """
@@ -86,8 +111,8 @@ def test_the_webassembly_is_of_these_sources() -> None:
     spec.loader.exec_module(build_wasm)
     record = json.loads(build_wasm.RECORD.read_text())
     assert record["sources"] == build_wasm.checksum(), "run tools/build_wasm.py"
-    for name, _, _ in build_wasm.targets():
-        assert (PACKAGE / "wasm" / f"{name}.wasm").read_bytes()[:4] == b"\0asm"
+    for path, _, _ in build_wasm.files():
+        assert path.read_bytes()[:4] == b"\0asm"
 
 
 def models() -> dict[str, Any]:
@@ -175,6 +200,14 @@ def test_outputs_are_those_of_the_engine(answers) -> None:
             assert difference <= (0 if name.endswith("int8") else 1e-4), (name, output)
 
 
+def test_threads_are_as_many_as_asked_for(answers) -> None:
+    _, results, _ = answers
+    assert results["used"]
+    for threads, runtime in results["used"]:
+        assert runtime["threads"] == threads
+        assert "note" not in runtime
+
+
 def engine_of(checkpoint: Any) -> Any:
     """The model of a checkpoint, by its task."""
     kinds = {"detection": Detector, "segmentation": Segmenter}
@@ -206,9 +239,23 @@ def test_classes_boxes_and_masks_are_those_of_the_library(answers) -> None:
 def test_errors_are_sentences(answers) -> None:
     _, results, _ = answers
     assert "not a program" in results["wrong"]
-    assert results["task"] == "the model is for classification, not detection"
+    assert results["task"] == "Error: the model is for classification, not detection"
     assert "absent.mnv2" in results["absent"]
-    assert results["size"] == "5 numbers, not 64 x 64 x 3"
+    assert results["size"] == "Error: 5 numbers, not 64 x 64 x 3"
+    assert results["pixels"] == "TypeError: pixels must be a Uint8Array, not null"
+    assert results["floats"] == "TypeError: pixels must be a Uint8Array, not Float32Array"
+    top = "top must be a whole number of at least 1, not"
+    assert results["zero"] == f"RangeError: {top} 0"
+    assert results["half"] == f"RangeError: {top} 1.5"
+    assert results["text"] == f'TypeError: {top} "5"'
+    assert results["misspelt"] == "TypeError: there is no option topk: there is top"
+    assert results["nothing"] == "TypeError: options must be an object, not null"
+    assert results["threshold"] == "RangeError: threshold must be a number from 0 to 1, not NaN"
+    assert results["threads"] == "RangeError: threads must be a whole number from 1 to 64, not 65"
+    assert "an address, bytes or a response, not null" in results["source"]
+    assert results["relaxed"] == 'TypeError: relaxed must be true or false, not "no"'
+    assert results["closed"] == results["closed_later"]
+    assert results["closed"] == "Error: the model is closed: load it again"
 
 
 # the page
@@ -228,6 +275,28 @@ def test_wrong_pages_are_refused(tmp_path, capsys) -> None:
     features = random_checkpoint(Architecture(width_mult=0.35, head="features"))
     with pytest.raises(mnv2.UserError, match="ends in features"):
         write_page([features], tmp_path / "site")
+
+
+def names_of(site: Path) -> list[str]:
+    listed = json.loads((site / "models.json").read_text("utf-8"))["models"]
+    return [entry["name"] for entry in listed]
+
+
+def test_models_of_a_page_have_names_of_their_own(tmp_path) -> None:
+    site = tmp_path / "site"
+    checkpoint = mnv2.load("cifar10").checkpoint
+    for folder in ("old", "new"):
+        (tmp_path / folder).mkdir()
+        checkpoint.save(tmp_path / folder / "mine.safetensors")
+    old, new = (str(tmp_path / folder / "mine.safetensors") for folder in ("old", "new"))
+    assert run(["page", "cifar10", old, "-o", str(site)]) == 0
+    assert names_of(site) == ["cifar10 (float32, 32 x 32)", "mine (float32, 32 x 32)"]
+    assert run(["page", old, new, "-o", str(site)]) == 0
+    assert names_of(site) == [f"{path} (float32, 32 x 32)" for path in (old, new)]
+    write_page([checkpoint, checkpoint], site)
+    assert names_of(site) == ["float32, 32 x 32", "float32, 32 x 32, 2"]
+    with pytest.raises(mnv2.UserError, match="1 names for 2 models"):
+        write_page([checkpoint, checkpoint], site, names=["one"])
 
 
 def test_a_page_is_replaced_whole(tmp_path) -> None:
@@ -316,6 +385,26 @@ def drop(page: Page) -> None:
     page.value(text)
 
 
+# the model loaded with one thread, as many as usual, and three; and closed, which ends what waits
+LOADED = """(async () => {
+  const { loadInWorker } = await import("./mobilenetv2/src/worker.js");
+  const image = new ImageData(Uint8ClampedArray.from({ length: 40 * 40 * 4 }, (_, i) => i * 7919), 40, 40);
+  const loaded = [];
+  for (const options of [{ threads: 1 }, {}, { threads: 3 }]) {
+    const model = await loadInWorker("model-0.mnv2", options);
+    const best = JSON.stringify(await model.classify(image));
+    loaded.push({ ...model.info.runtime, best });
+    const waiting = model.classify(image);
+    model.close();
+    for (const call of [() => waiting, () => model.classify(image)]) {
+      const message = await call().then(() => "no error", (error) => error.message);
+      if (!message.includes("the model is closed")) throw new Error(message);
+    }
+  }
+  window.loaded = loaded;
+})()"""
+
+
 @pytest.mark.parametrize("width", [360, 1280])
 @pytest.mark.parametrize("kind", ["classes", "boxes", "masks"])
 def test_a_photo_dropped_on_the_page(site, browser, kind, width) -> None:
@@ -388,6 +477,35 @@ def test_the_page_works_without_its_server(browser, tmp_path) -> None:
     drop(browser)
     wait(browser, "document.querySelector('article')?.dataset.done === '1'")
     assert "cat" in browser.value("document.querySelector('article').innerText")
+
+
+def test_a_page_has_threads_from_its_second_visit_on(browser, tmp_path) -> None:
+    write_page([mnv2.load("cifar10-int8").checkpoint], tmp_path / "site")
+    handler = functools.partial(Quiet, directory=str(tmp_path / "site"))
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        address = f"http://127.0.0.1:{server.server_port}/"
+        browser.problems.clear()
+        for isolated in (False, True):
+            browser.open(address, 800)
+            wait(browser, "document.body.dataset.ready === '1'")
+            assert browser.value("crossOriginIsolated") == isolated
+            browser.value(LOADED)
+            wait(browser, "window.loaded !== undefined")
+            one, usual, three = browser.value("window.loaded")
+            processors = browser.value("navigator.hardwareConcurrency")
+            assert [one["threads"], usual["threads"], three["threads"]] == (
+                [1, min(4, processors), 3] if isolated else [1, 1, 1]
+            )
+            assert "note" not in one
+            for runtime in (usual, three):
+                assert ("not cross-origin isolated" in runtime.get("note", "")) == (not isolated)
+            assert one["best"] == usual["best"] == three["best"]
+            drop(browser)
+            wait(browser, "document.querySelector('article')?.dataset.done === '1'")
+            wait(browser, "navigator.serviceWorker.controller !== null")
+        assert browser.problems == []
+        server.shutdown()
 
 
 def test_a_file_that_is_no_image_is_named(site, browser) -> None:

@@ -1,4 +1,5 @@
-"""Builds the WebAssembly of the JavaScript package: one file per line of targets.def whose family is wasm.
+"""Builds the WebAssembly of the JavaScript package: two files per line of targets.def whose family is wasm,
+one without threads and one whose memory is shared with workers.
 
 Needs a C++ compiler for WebAssembly: `pip install ziglang`. Beside the files, sources.json says which
 sources, by their checksum, and which compiler they were made of; tests compare it.
@@ -25,10 +26,17 @@ COMPILER = (sys.executable, "-m", "ziglang", "c++")
 PLATFORM = ("-target", "wasm32-wasi")
 FLAGS = (
     "-std=c++17", "-fno-exceptions", "-fno-rtti", "-ffp-contract=off", "-fno-math-errno", "-fvisibility=hidden",
-    "-Wall", "-Wextra", "-DMNV2_NO_THREADS", "-DMNV2_NO_FILES",
+    "-Wall", "-Wextra", "-DMNV2_NO_FILES",
+)  # fmt: skip
+ALONE = ("-DMNV2_NO_THREADS",)
+SHARED = ("-DMNV2_WEB_WORKERS", "-mcpu=generic+atomics+bulk_memory")
+# the memory that program.js makes
+SHARED_LINK = (
+    "-Wl,--shared-memory", "-Wl,--import-memory", "-Wl,--initial-memory=4194304", "-Wl,--max-memory=1073741824",
+    "-Wl,--export=mnv2_work", "-Wl,--export=__stack_pointer",
 )  # fmt: skip
 EXPORTED = (
-    "malloc", "free", "mnv2_exact_products", "mnv2_open", "mnv2_input", "mnv2_run", "mnv2_output", "mnv2_info", "mnv2_close", "mnv2_error",
+    "malloc", "free", "mnv2_open", "mnv2_input", "mnv2_run", "mnv2_output", "mnv2_info", "mnv2_close", "mnv2_error",
 )  # fmt: skip
 
 
@@ -56,8 +64,17 @@ def targets() -> list[tuple[str, str, str]]:
     return [(name, vocabulary, flags) for name, vocabulary, _, flags in LINE.findall(text)]
 
 
-def build(name: str, vocabulary: str, flags: str, target: Path) -> None:
-    """Builds the file of one target."""
+def files() -> list[tuple[Path, tuple[str, str, str], bool]]:
+    """Each file: its path, its target, and whether it has threads."""
+    return [
+        (TARGET_FOLDER / f"{target[0]}{'-threads' if threads else ''}.wasm", target, threads)
+        for target in targets()
+        for threads in (False, True)
+    ]
+
+
+def build(name: str, vocabulary: str, flags: str, target: Path, threads: bool) -> None:
+    """Builds a file of one target."""
     with tempfile.TemporaryDirectory() as folder:
         built = Path(folder, "built_targets.hpp")
         built.write_text(
@@ -68,30 +85,38 @@ def build(name: str, vocabulary: str, flags: str, target: Path) -> None:
             *COMPILER,
             *PLATFORM,
             *FLAGS,
+            *(SHARED if threads else ALONE),
             *flags.split(),
             f"-I{folder}",
             f"-I{ROOT / 'include'}",
         ]
         objects = []
-        of_target = [NATIVE / "kernels.cpp", NATIVE / "exact_products.cpp"]
-        for source in [*sources(), *of_target]:
+        kernels = NATIVE / "kernels.cpp"
+        pool = [NATIVE / "tasks.cpp", NATIVE / "web_pool.cpp"] if threads else []
+        for source in [*sources(), *pool, kernels]:
             define = [f"-DMNV2_NAMESPACE={name}", f'-DMNV2_VOCABULARY="simd/{vocabulary}.hpp"']
             define.append("-DMNV2_HAS_FLOATS")
             made = Path(folder, f"{source.stem}.o")
-            options = ["-O3", *define] if source in of_target else ["-Os"]
+            options = ["-O3", *define] if source == kernels else ["-Os"]
             subprocess.run([*common, *options, "-c", str(source), "-o", str(made)], check=True)
             objects.append(str(made))
         exported = [f"-Wl,--export={function}" for function in EXPORTED]
-        link = ["-mexec-model=reactor", "-Wl,--strip-all", "-Wl,--gc-sections", *exported]
+        link = [
+            "-mexec-model=reactor",
+            "-Wl,-z,stack-size=1048576",
+            "-Wl,--strip-all",
+            "-Wl,--gc-sections",
+            *exported,
+        ]
+        link += SHARED_LINK if threads else []
         subprocess.run([*common, "-Os", *objects, *link, "-o", str(target)], check=True)
 
 
 def main() -> None:
     """Builds all files and writes down of what."""
     TARGET_FOLDER.mkdir(exist_ok=True)
-    for name, vocabulary, flags in targets():
-        target = TARGET_FOLDER / f"{name}.wasm"
-        build(name, vocabulary, flags, target)
+    for target, of_target, threads in files():
+        build(*of_target, target, threads)
         print(f"{target.relative_to(ROOT)}: {target.stat().st_size:,} bytes")
     version = subprocess.run(
         [*COMPILER[:-1], "version"], check=True, capture_output=True, text=True

@@ -32,7 +32,8 @@ def page(models: tuple[str, ...], target: Path, title: str) -> None:
     checkpoints = [open_checkpoint(name) for name in models]
     for checkpoint in checkpoints:
         notify_notes(checkpoint)
-    write_page(checkpoints, target, title)
+    stems = [Path(name).stem for name in models]
+    write_page(checkpoints, target, title, stems if len(set(stems)) == len(stems) else models)
     notify(
         f"{target}: written; python -m http.server -d {target} serves it on http://localhost:8000"
     )

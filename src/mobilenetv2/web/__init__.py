@@ -11,7 +11,7 @@ import tempfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from ..arguments import check_path
+from ..arguments import check_kind, check_list, check_path
 from ..errors import ModelFileError, UserError
 from ..int8 import AnyCheckpoint, Int8Checkpoint
 from ..runtime.program import write_program
@@ -22,12 +22,15 @@ LIST = "models.json"
 # what a site consists of; a folder with anything else is not replaced
 OURS = re.compile(
     r"models\.json|model-\d+\.mnv2|index\.html|page\.css|(page|texts|offline)\.js"
-    rf"|{PACKAGE}(/(src|wasm)(/[a-z0-9]+\.(d\.ts|js|json|wasm))?)?"
+    rf"|{PACKAGE}(/(src|wasm)(/[a-z0-9-]+\.(d\.ts|js|json|wasm))?)?"
 )
 
 
 def write_page(
-    models: Sequence[AnyCheckpoint], folder: str | os.PathLike[str], title: str = "MobileNetV2"
+    models: Sequence[AnyCheckpoint],
+    folder: str | os.PathLike[str],
+    title: str = "MobileNetV2",
+    names: Sequence[str] | None = None,
 ) -> None:
     """Writes a folder that classifies, detects or segments photos in the browser, without a server of
     its own and without any other host.
@@ -36,9 +39,12 @@ def write_page(
         models: One or more models; the page lets its user choose, the first one to begin with.
         folder: The folder to write; an earlier page there is replaced.
         title: Of the page.
+        names: What the page calls each model, beside its numbers and size; of equal ones all but
+            the first are numbered.
 
     Raises:
-        UserError: There is no model, a model ends in features, or the folder has other files.
+        UserError: There is no model, a model ends in features, there are more or fewer names than
+            models, or the folder has other files.
         ModelFileError: The folder cannot be written.
     """
     if not models:
@@ -46,6 +52,7 @@ def write_page(
     for model in models:
         if model.architecture.head.task == "features":
             raise UserError("the model ends in features: a page has nothing to show of them")
+    labels = _labels(models, names)
     target = Path(os.path.realpath(check_path("folder", folder)))
     _check_target(target)
     try:
@@ -54,7 +61,7 @@ def write_page(
         raise ModelFileError(f"{target}: cannot be written: {error.strerror}") from None
     try:
         site = staged / target.name
-        _write_site(models, site, title)
+        _write_site(models, labels, site, title)
         before = staged / "before"
         if target.is_dir():
             os.replace(target, before)
@@ -82,16 +89,18 @@ def _check_target(target: Path) -> None:
         raise UserError(f"{target}: a folder with other files: give a new name")
 
 
-def _write_site(models: Sequence[AnyCheckpoint], site: Path, title: str) -> None:
+def _write_site(
+    models: Sequence[AnyCheckpoint], labels: Sequence[str], site: Path, title: str
+) -> None:
     shutil.copytree(HERE / "page", site)
     for part in ("src", "wasm"):
         shutil.copytree(HERE / "js" / part, site / PACKAGE / part)
     entries = []
-    for index, model in enumerate(models):
+    for index, (model, label) in enumerate(zip(models, labels, strict=True)):
         file = f"model-{index}.mnv2"
         segments = model.architecture.head.task == "segmentation"
         write_program(model, site / file, mask=segments)
-        entries.append({"name": _name(model), "file": file})
+        entries.append({"name": label, "file": file})
     listed = {"title": title, "models": entries}
     (site / LIST).write_text(json.dumps(listed, ensure_ascii=False), encoding="utf-8")
     contents = {
@@ -106,10 +115,23 @@ def _write_site(models: Sequence[AnyCheckpoint], site: Path, title: str) -> None
     (site / "offline.js").write_text(offline.replace(placeholder, kept), encoding="utf-8")
 
 
-def _name(model: AnyCheckpoint) -> str:
-    numbers = "int8" if isinstance(model, Int8Checkpoint) else "float32"
-    height, width = model.preprocessing.size
-    return f"{numbers}, {height} x {width}"
+def _labels(models: Sequence[AnyCheckpoint], names: Sequence[str] | None) -> list[str]:
+    """What the page shows of each model in its list; no two are equal."""
+    if names is not None:
+        check_list("names", names)
+        for name in names:
+            check_kind("a name", name, str)
+        if len(names) != len(models):
+            raise UserError(f"{len(names)} names for {len(models)} models")
+    labels: list[str] = []
+    for index, model in enumerate(models):
+        numbers = "int8" if isinstance(model, Int8Checkpoint) else "float32"
+        height, width = model.preprocessing.size
+        kind = f"{numbers}, {height} x {width}"
+        label = f"{names[index]} ({kind})" if names is not None else kind
+        unused = (label, *(f"{label}, {number}" for number in range(2, len(models) + 1)))
+        labels.append(next(candidate for candidate in unused if candidate not in labels))
+    return labels
 
 
 def _version(contents: Mapping[str, bytes]) -> str:

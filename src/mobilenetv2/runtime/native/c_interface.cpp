@@ -22,7 +22,7 @@ namespace {
 using mobilenetv2::Buffer;
 using mobilenetv2::Outcome;
 
-#if defined(MNV2_NO_THREADS)
+#if defined(MNV2_NO_THREADS) || defined(MNV2_WEB_WORKERS)
 char error[512];
 #else
 thread_local char error[512];

@@ -7,7 +7,7 @@
 
 namespace mobilenetv2 {
 
-#if defined(MNV2_NO_THREADS)
+#if defined(MNV2_NO_THREADS) || defined(MNV2_WEB_WORKERS)
 using ForkSafeMutex = Mutex;
 #else
 

@@ -12,8 +12,6 @@
 namespace mobilenetv2 {
 namespace {
 
-constexpr int FIELD_BITS = 20;
-constexpr std::uint64_t FIELD = (std::uint64_t{1} << FIELD_BITS) - 1;
 constexpr int SPINS = 4000;  // pauses of some 40 cycles before a worker sleeps
 
 long process() {
@@ -57,37 +55,18 @@ void Pool::stop() {
 
 bool Pool::forked() const { return process() != owner_; }
 
-bool Pool::waiting() const {
-  const std::uint64_t ticket = ticket_.load();
-  return (ticket & FIELD) < ((ticket >> FIELD_BITS) & FIELD);
-}
-
-bool Pool::work(int slot) {
-  std::uint64_t ticket = ticket_.load();
-  do {
-    if ((ticket & FIELD) >= ((ticket >> FIELD_BITS) & FIELD)) return false;
-  } while (!ticket_.compare_exchange_weak(ticket, ticket + 1));
-  call_(body_, static_cast<int>(ticket & FIELD), slot);
-  done_.fetch_add(1);
-  return true;
-}
-
-void Pool::run(int count, Call call, void* body) {
+void Pool::run(int count, Tasks::Call call, void* body) {
   caller_ = current_processor();
-  call_ = call;
-  body_ = body;
-  done_ = 0;
-  round_++;
-  ticket_ = round_ << (2 * FIELD_BITS) | static_cast<std::uint64_t>(count) << FIELD_BITS;
+  tasks_.begin(count, call, body);
   if (sleepers_ > 0) {
     {
       const std::lock_guard<std::mutex> lock(mutex_);
     }
     wake_.notify_all();
   }
-  while (work(0)) {
+  while (tasks_.work(0)) {
   }
-  for (int spins = 0; done_ != count; spins++) {
+  for (int spins = 0; !tasks_.done(count); spins++) {
     if (spins < SPINS) {
       pause();
     } else {
@@ -106,13 +85,13 @@ void Pool::serve(int slot) {
   while (!stopping_) {
     bool found = false;
     for (int spins = 0; spins < SPINS && !found; spins++) {
-      found = work(slot);
+      found = tasks_.work(slot);
       if (!found) pause();
     }
     if (found) continue;
     std::unique_lock<std::mutex> lock(mutex_);
     sleepers_++;
-    wake_.wait(lock, [this] { return waiting() || stopping_; });
+    wake_.wait(lock, [this] { return tasks_.waiting() || stopping_; });
     sleepers_--;
     lock.unlock();
     keep_clear_of_caller();

@@ -1,5 +1,6 @@
-// Keeps the files of the page, so that it works without a connection after the first visit. The line below is filled in
-// when the page is written: a name that changes with the files, and their list.
+// Keeps the files of the page, so that it works without a connection after the first visit, and answers with the headers
+// that a page needs for threads, which a host of files mostly does not send. The line below is filled in when the page
+// is written: a name that changes with the files, and their list.
 const { version, files } = /*SITE*/ { version: "", files: [] };
 
 self.addEventListener("install", (event) => {
@@ -16,5 +17,15 @@ self.addEventListener("activate", (event) => {
 });
 self.addEventListener("fetch", (event) => {
   if (event.request.method !== "GET") return;
-  event.respondWith(caches.match(event.request, { ignoreSearch: true }).then((kept) => kept ?? fetch(event.request)));
+  event.respondWith(
+    caches.match(event.request, { ignoreSearch: true }).then(async (kept) => isolated(kept ?? (await fetch(event.request)))),
+  );
 });
+
+function isolated(response) {
+  if (response.status === 0) return response; // of another host, or a redirection
+  const headers = new Headers(response.headers);
+  headers.set("Cross-Origin-Opener-Policy", "same-origin");
+  headers.set("Cross-Origin-Embedder-Policy", "require-corp");
+  return new Response(response.body, { status: response.status, statusText: response.statusText, headers });
+}

@@ -33,8 +33,8 @@ function translate() {
   }
   at("camera").textContent = stream ? words().stop : words().camera;
   if (model) {
-    const { size, labels } = model.info;
-    const facts = { size: size.join(" × "), classes: labels.length, instructions: model.instructions };
+    const { size, labels, runtime } = model.info;
+    const facts = { size: size.join(" × "), classes: labels.length, ...runtime };
     at("facts").textContent = words().facts(facts);
   }
 }

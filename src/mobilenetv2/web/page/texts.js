@@ -14,7 +14,8 @@ export const TEXTS = {
     ready: "Ready.",
     nothing: "Nothing found.",
     time: (ms) => `${ms} ms`,
-    facts: ({ size, classes, instructions }) => `MobileNetV2 at ${size}, ${classes} classes, ${instructions}`,
+    facts: ({ size, classes, instructions, threads }) =>
+      `MobileNetV2 at ${size}, ${classes} classes, ${instructions}, ${threads} ${threads === 1 ? "thread" : "threads"}`,
     no_camera: "The camera cannot be used",
     failed: "The model cannot be loaded",
   },
@@ -32,7 +33,8 @@ export const TEXTS = {
     ready: "준비되었습니다.",
     nothing: "찾은 것이 없습니다.",
     time: (ms) => `${ms} ms`,
-    facts: ({ size, classes, instructions }) => `${size} MobileNetV2, 클래스 ${classes}개, ${instructions}`,
+    facts: ({ size, classes, instructions, threads }) =>
+      `${size} MobileNetV2, 클래스 ${classes}개, ${instructions}, 스레드 ${threads}개`,
     no_camera: "카메라를 쓸 수 없습니다",
     failed: "모델을 불러올 수 없습니다",
   },

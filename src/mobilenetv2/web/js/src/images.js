@@ -1,5 +1,7 @@
 // Anything that a page can show as upright rows of red, green and blue.
 
+import { checkBytes } from "./arguments.js";
+
 /**
  * @param {any} source A Blob or File, an image, canvas, video, bitmap or video frame, ImageData, or
  *   {data, width, height} with three or four numbers per pixel.
@@ -28,6 +30,7 @@ export async function toImage(source) {
 }
 
 function fromNumbers({ data, width, height }) {
+  checkBytes("the image's data", data);
   const channels = data.length / (width * height);
   if (channels !== 3 && channels !== 4) {
     throw new Error(`an image of ${width} x ${height} has ${width * height * 3} or ${width * height * 4} numbers, not ${data.length}`);

@@ -50,6 +50,8 @@ export interface Info {
   numbers: "float32" | "int8";
   outputs: { name: string; type: string; shape: number[] }[];
   provenance: Record<string, unknown>;
+  /** What runs it: the note says why there are not as many threads as usual. */
+  runtime: { instructions: "simd128" | "relaxed"; threads: number; note?: string };
 }
 
 export interface LoadOptions {
@@ -57,6 +59,11 @@ export interface LoadOptions {
   wasm?: string | URL;
   /** false leaves relaxed SIMD unused. */
   relaxed?: boolean;
+  /**
+   * How many threads run the model, the calling one included; by default as many as there are processors, at most four.
+   * Only where the page is cross-origin isolated, and under Node; elsewhere one.
+   */
+  threads?: number;
 }
 
 export interface DetectOptions {

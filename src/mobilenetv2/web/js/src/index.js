@@ -1,20 +1,24 @@
 // A model file in the browser, or under Node: loaded, and run on images.
 
+import { checkBytes, checkOptions, LOAD_OPTIONS, share, whole } from "./arguments.js";
 import { bytesAt, bytesOf } from "./files.js";
 import { toImage } from "./images.js";
 import { Program } from "./program.js";
 import { toPixels } from "./resize.js";
 import { classes, detections, rows, segmentation } from "./results.js";
 
+const DETECT_OPTIONS = { threshold: share, iouThreshold: share, limit: whole };
+
 /**
  * Loads a model file that `mobilenetv2 convert MODEL model.mnv2` wrote.
  *
  * @param {string | URL | ArrayBuffer | Uint8Array | Response} source Its address, or its content.
- * @param {{wasm?: string | URL, relaxed?: boolean}} options wasm: the folder of the .wasm files; relaxed: false leaves
- *   relaxed SIMD unused.
+ * @param {{wasm?: string | URL, relaxed?: boolean, threads?: number}} options wasm: the folder of the .wasm files;
+ *   relaxed: false leaves relaxed SIMD unused; threads: how many run the model, the calling one included.
  */
 export async function load(source, options = {}) {
-  return new Model(await Program.open(await contentOf(source), options));
+  checkOptions(options, LOAD_OPTIONS);
+  return new Model(await Program.open(readerOf(source), options));
 }
 
 /** A model, ready to run; `close` gives its memory back. */
@@ -23,20 +27,22 @@ export class Model {
 
   constructor(program) {
     this.#program = program;
-    /** What the file says of itself: task, labels, preprocessing, outputs, provenance. */
+    /** What the file says of itself: task, labels, preprocessing, outputs, provenance; and `runtime`, what runs it. */
     this.info = program.info;
     /** "classification", "detection", "segmentation" or "features". */
     this.task = program.info.task;
     /** The labels of the classes. */
     this.labels = program.info.labels;
     /** Instructions in use: "simd128" or "relaxed". */
-    this.instructions = program.instructions;
+    this.instructions = program.info.runtime.instructions;
     /** Milliseconds that the network took in the last call, without reading and resizing the image. */
     this.milliseconds = 0;
   }
 
   /** Outputs by name, of pixels (height, width, channels) of the model's size. */
   run(pixels) {
+    this.#mustBeOpen();
+    checkBytes("pixels", pixels);
     const begin = performance.now();
     const outputs = this.#program.run(pixels);
     this.milliseconds = performance.now() - begin;
@@ -44,8 +50,10 @@ export class Model {
   }
 
   /** The best classes of an image: [{label, index, probability}], the best first. */
-  async classify(image, { top = 5 } = {}) {
+  async classify(image, options = {}) {
     this.#mustBe("classification");
+    checkOptions(options, { top: whole });
+    const { top = 5 } = options;
     const [logits] = this.#results(await toImage(image));
     return classes(this.info, logits, top);
   }
@@ -54,11 +62,12 @@ export class Model {
    * The objects in an image, best first: [{label, index, score, box}]; a box is [left, top, right, bottom] in pixels of
    * the image.
    */
-  async detect(image, { threshold = 0.5, iouThreshold = 0.6, limit = 100 } = {}) {
+  async detect(image, options = {}) {
     this.#mustBe("detection");
+    checkOptions(options, DETECT_OPTIONS);
     const read = await toImage(image);
     const [codes, scores] = rows(this.info, this.#results(read));
-    return detections(this.info, codes, scores, read, { threshold, iouThreshold, limit });
+    return detections(this.info, codes, scores, read, options);
   }
 
   /** The class of each pixel of an image: {mask, width, height, classes: [{label, index, share}]}. */
@@ -72,20 +81,34 @@ export class Model {
 
   /** Gives the memory back. The model cannot be used afterwards. */
   close() {
-    this.#program.close();
+    this.#program?.close();
+    this.#program = null;
   }
 
   #results(image) {
     return Object.values(this.run(toPixels(this.info.preprocessing, image)));
   }
 
+  #mustBeOpen() {
+    if (!this.#program) throw new Error("the model is closed: load it again");
+  }
+
   #mustBe(task) {
+    this.#mustBeOpen();
     if (this.task !== task) throw new Error(`the model is for ${this.task}, not ${task}`);
   }
 }
 
-async function contentOf(source) {
-  if (source instanceof Uint8Array) return source;
-  if (source instanceof ArrayBuffer) return new Uint8Array(source);
-  return typeof Response !== "undefined" && source instanceof Response ? bytesOf(source) : bytesAt(source);
+// A function that reads the whole content, and calls another one as soon as the first bytes are there.
+function readerOf(source) {
+  if (source instanceof Uint8Array || source instanceof ArrayBuffer) {
+    const bytes = new Uint8Array(source.buffer ?? source, source.byteOffset ?? 0, source.byteLength);
+    return async (begin) => {
+      begin(bytes);
+      return bytes;
+    };
+  }
+  if (typeof Response !== "undefined" && source instanceof Response) return (begin) => bytesOf(source, begin);
+  if (typeof source === "string" || source instanceof URL) return (begin) => bytesAt(source, begin);
+  throw new TypeError(`a model is an address, bytes or a response, not ${source === null ? "null" : typeof source}`);
 }

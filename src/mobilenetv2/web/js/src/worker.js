@@ -1,8 +1,12 @@
 // A model in a worker, so that the page stays responsive: `loadInWorker` has the methods of `load`, and this file is the
 // worker itself.
 
-import { load } from "./index.js";
+import { checkOptions, LOAD_OPTIONS } from "./arguments.js";
 import { toImage } from "./images.js";
+import { load } from "./index.js";
+
+const CLOSED = "the model is closed: load it again";
+const ERRORS = { TypeError, RangeError };
 
 const inWorker = typeof WorkerGlobalScope !== "undefined" && globalThis instanceof WorkerGlobalScope;
 
@@ -10,31 +14,38 @@ const inWorker = typeof WorkerGlobalScope !== "undefined" && globalThis instance
  * As `load`, in a worker of its own.
  *
  * @param {string | URL | ArrayBuffer | Uint8Array} source
- * @param {{wasm?: string | URL, relaxed?: boolean}} options
+ * @param {{wasm?: string | URL, relaxed?: boolean, threads?: number}} options
  */
 export async function loadInWorker(source, options = {}) {
+  checkOptions(options, LOAD_OPTIONS);
+  const absolute = (address) => (typeof address === "string" ? new URL(address, location.href).href : address);
+  const wasm = options.wasm === undefined ? {} : { wasm: absolute(String(options.wasm)) };
+  const address = source instanceof URL ? source.href : absolute(source);
   const worker = new Worker(new URL("./worker.js", import.meta.url), { type: "module" });
   const waiting = new Map();
   let last = 0;
+  let closed = false;
   const ask = (method, ...values) =>
     new Promise((resolve, reject) => {
+      if (closed) throw new Error(CLOSED);
       waiting.set(++last, { resolve, reject });
       worker.postMessage({ id: last, method, values });
     });
-  worker.onmessage = ({ data: { id, value, error } }) => {
+  worker.onmessage = ({ data: { id, value, error, kind } }) => {
     const { resolve, reject } = waiting.get(id);
     waiting.delete(id);
     if (error === undefined) resolve(value);
-    else reject(new Error(error));
+    else reject(new (ERRORS[kind] ?? Error)(error));
   };
-  worker.onerror = (event) => {
-    for (const { reject } of waiting.values()) reject(new Error(event.message || "the worker could not be started"));
+  const end = (message) => {
+    for (const { reject } of waiting.values()) reject(new Error(message));
     waiting.clear();
   };
-  const absolute = (address) => (typeof address === "string" ? new URL(address, location.href).href : address);
-  const wasm = options.wasm === undefined ? {} : { wasm: String(absolute(String(options.wasm))) };
-  const address = source instanceof URL ? source.href : absolute(source);
-  const facts = await ask("load", address, { ...options, ...wasm });
+  worker.onerror = (event) => end(event.message || "the worker could not be started");
+  const facts = await ask("load", address, { ...options, ...wasm }).catch((error) => {
+    worker.terminate();
+    throw error;
+  });
   const run = async (method, image, more) => {
     const { result, milliseconds } = await ask(method, await sendable(image), more);
     model.milliseconds = milliseconds;
@@ -46,7 +57,11 @@ export async function loadInWorker(source, options = {}) {
     classify: (image, more) => run("classify", image, more),
     detect: (image, more) => run("detect", image, more),
     segment: (image) => run("segment", image),
-    close: () => worker.terminate(),
+    close: () => {
+      closed = true;
+      worker.terminate();
+      end(CLOSED);
+    },
   };
   return model;
 }
@@ -72,7 +87,7 @@ if (inWorker) {
       }
       postMessage({ id, value });
     } catch (error) {
-      postMessage({ id, error: error.message ?? String(error) });
+      postMessage({ id, error: error.message ?? String(error), kind: error.name });
     }
   };
 }
