@@ -265,7 +265,7 @@ struct AnyMode {
   static void finish(const Matmul<std::uint8_t>& job, const Panel& panel, int from, Ints (&sum)[ROWS][VECTORS]) {
     using Order = OrderOf<VECTORS>;
     const RoundingMode mode = job.requantize.mode;
-    if (Order::CLAMPS && mode == RoundingMode::ONCE_SATURATING) {
+    if (!IS_SMALL && Order::CLAMPS && mode == RoundingMode::ONCE_SATURATING) {
       finish_tile<RoundingMode::ONCE_SATURATING, Order>(job, panel, from, sum);
     } else if (mode == RoundingMode::ONCE || mode == RoundingMode::ONCE_SATURATING) {
       finish_tile<RoundingMode::ONCE, Order>(job, panel, from, sum);

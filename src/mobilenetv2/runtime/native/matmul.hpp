@@ -117,6 +117,15 @@ inline void last_tile(const Matmul<T>& job, const Panel& panel, int from, const 
   }
 }
 
+// The same in tiles of 4, 2 and 1 pixels, for a small library.
+template <int ROWS, int VECTORS, class FINISH, class T>
+inline void last_tiles(const Matmul<T>& job, const Panel& panel, int from) {
+  if constexpr (ROWS > 0) {
+    for (; from + ROWS <= job.pixels; from += ROWS) tile<ROWS, VECTORS, false, FINISH>(job, panel, from, nullptr);
+    last_tiles<ROWS / 2, VECTORS, FINISH>(job, panel, from);
+  }
+}
+
 template <class T>
 inline void run_panels(const Matmul<T>& job);
 
@@ -156,7 +165,11 @@ inline int run_tiles(const Matmul<T>& job, const Panel& panel, int fetched) {
       return fetched + lines;
     }
   }
-  last_tile<ROWS - 1, VECTORS, false, FINISH>(job, panel, from, nullptr);
+  if constexpr (IS_SMALL && !FINISH::ENDS_IN_ROWS) {
+    last_tiles<(ROWS > 4 ? 4 : ROWS / 2), VECTORS, FINISH>(job, panel, from);
+  } else {
+    last_tile<ROWS - 1, VECTORS, false, FINISH>(job, panel, from, nullptr);
+  }
   return fetched;
 }
 
