@@ -21,6 +21,7 @@ from mobilenetv2.heads import Classifier, DeepLab, Features, SSDLite
 from mobilenetv2.images import Preprocessing
 from mobilenetv2.runtime import Engine
 from mobilenetv2.verification import weights
+from mobilenetv2.verification.float16 import as_float16
 from mobilenetv2.writers import WriteOptions, WriterError, timm, torchvision
 
 from .conftest import random_checkpoint
@@ -87,8 +88,15 @@ def test_kernels_as_float16(target: str, tmp_path: Path, pixels: Any) -> None:
         for layer in layers(checkpoint.architecture)
         if layer.weight
     }
+    stored = as_float16(checkpoint, "arrays")
+    assert all((stored.arrays[name] == kernel).all() for name, kernel in rounded.items())
     expected = Engine(replace(checkpoint, arrays={**checkpoint.arrays, **rounded}))(images)
-    answer = written(checkpoint, target, tmp_path, images, float16=True)
+    module, suffix = WRITERS[target]
+    path, chosen = tmp_path / f"model{suffix}", WriteOptions(float16=True)
+    module.write(checkpoint, path, chosen)
+    (answer,) = weights.run(path, images, stored, chosen).values()
+    with pytest.raises(WriterError, match="are others than the model's"):
+        weights.run(path, images, checkpoint, chosen)
     assert np.abs(answer - expected).max() <= 1e-4 * max(1, np.abs(expected).max())
 
 
