@@ -7,6 +7,7 @@ import re
 import shutil
 import tempfile
 from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from importlib import import_module
 from pathlib import Path
@@ -100,11 +101,7 @@ def export(
     chosen = chosen_options(checkpoint, format_, options)
     check_target(target, format_)
     write = writer(format_)
-    try:
-        folder = Path(tempfile.mkdtemp(prefix=f".{target.name[:40]}.", dir=target.parent))
-    except OSError as error:
-        raise ModelFileError(f"{target}: cannot be written: {error.strerror}") from None
-    try:
+    with _staging(target) as folder:
         written = write(checkpoint, folder / target.name, chosen)
         runtime, unchecked, count = "", "not asked for", 0
         compared: tuple[Difference, ...] = ()
@@ -118,14 +115,28 @@ def export(
         with folder_lock(target.parent):  # files of one name that belong together stay together
             check_target(target, format_)
             moved = _placed(written, target.parent)
-    except OSError as error:
-        raise ModelFileError(f"{target}: cannot be written: {error.strerror or error}") from None
-    finally:
-        shutil.rmtree(folder, ignore_errors=True)
     # named as the caller named them, unless through a link
     direct = os.path.abspath(path) == str(target)
     files = tuple(Path(path).parent / each.name if direct else each for each in moved)
     return Exported(files, format_.name, chosen, runtime, unchecked, count, compared)
+
+
+@contextmanager
+def _staging(target: Path) -> Iterator[Path]:
+    """A temporary folder beside a target, which is gone after the block.
+
+    Raises:
+        ModelFileError: The system refuses something in the block, or the folder.
+    """
+    folder = None
+    try:
+        folder = Path(tempfile.mkdtemp(prefix=f".{target.name[:40]}.", dir=target.parent))
+        yield folder
+    except OSError as error:
+        raise ModelFileError(f"{target}: cannot be written: {error.strerror or error}") from None
+    finally:
+        if folder is not None:
+            shutil.rmtree(folder, ignore_errors=True)
 
 
 def chosen_format(path: str | os.PathLike[str], to: str | None) -> Format:
