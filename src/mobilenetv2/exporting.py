@@ -7,7 +7,6 @@ import re
 import shutil
 import tempfile
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from importlib import import_module
 from pathlib import Path
@@ -19,6 +18,7 @@ from numpy.typing import NDArray
 from .arguments import check_kind, check_path
 from .checkpoint import Checkpoint
 from .errors import ModelFileError, missing_modules
+from .files import staging_folder
 from .images import Preprocessing
 from .int8 import AnyCheckpoint, Int8Checkpoint
 from .locks import folder_lock
@@ -101,7 +101,7 @@ def export(
     chosen = chosen_options(checkpoint, format_, options)
     check_target(target, format_)
     write = writer(format_)
-    with _staging(target) as folder:
+    with staging_folder(target) as folder:
         written = write(checkpoint, folder / target.name, chosen)
         runtime, unchecked, count = "", "not asked for", 0
         compared: tuple[Difference, ...] = ()
@@ -119,24 +119,6 @@ def export(
     direct = os.path.abspath(path) == str(target)
     files = tuple(Path(path).parent / each.name if direct else each for each in moved)
     return Exported(files, format_.name, chosen, runtime, unchecked, count, compared)
-
-
-@contextmanager
-def _staging(target: Path) -> Iterator[Path]:
-    """A temporary folder beside a target, which is gone after the block.
-
-    Raises:
-        ModelFileError: The system refuses something in the block, or the folder.
-    """
-    folder = None
-    try:
-        folder = Path(tempfile.mkdtemp(prefix=f".{target.name[:40]}.", dir=target.parent))
-        yield folder
-    except OSError as error:
-        raise ModelFileError(f"{target}: cannot be written: {error.strerror or error}") from None
-    finally:
-        if folder is not None:
-            shutil.rmtree(folder, ignore_errors=True)
 
 
 def chosen_format(path: str | os.PathLike[str], to: str | None) -> Format:
