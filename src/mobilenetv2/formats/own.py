@@ -21,9 +21,12 @@ FIELDS = {"task", "labels", "preprocessing", "results"}  # some of `description.
 
 def with_own_facts(path: Path, checkpoint: Checkpoint) -> Checkpoint:
     """The checkpoint of a file with the labels and the preprocessing that stand beside it, in the
-    `.json` file that the writers of this package make, or in timm's `config.json`.
+    `.json` file that the writers of this package make; in a folder of timm it is `config.json`.
     """
-    for file in (path.with_suffix(".json"), path.with_name("config.json")):
+    files = [path.with_suffix(".json")]
+    if path.name == "model.safetensors":
+        files.append(path.with_name("config.json"))
+    for file in files:
         content = {} if obstacle(file) else _object(file)
         facts = content.get(ENTRY, content)
         if not isinstance(facts, dict) or not facts.keys() >= FIELDS:
