@@ -137,6 +137,8 @@ def test_without_its_runtime_a_file_is_written_and_that_is_said(
     ("arguments", "complaint"),
     [
         (["a.xyz"], "no format is known by its ending"),
+        ([".onnx"], ".onnx: a name is missing in front of the ending"),
+        (["a.onnx", "--verify", "absent"], "no images to verify with: there are none"),
         (["a.onnx", "--to", "tflite"], "must end in .tflite"),
         (["a.onnx", "--opset", "3"], "opset"),
         (["a.mnv2", "--input", "float32"], "program: --input float32: it takes uint8"),

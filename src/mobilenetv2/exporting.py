@@ -133,6 +133,8 @@ def chosen_format(path: str | os.PathLike[str], to: str | None) -> Format:
         return FORMATS[to]
     format_ = format_of(Path(path))
     if format_ is None:
+        if format_of(Path(f"name{Path(path).name}")):
+            raise WriterError(f"{path}: a name is missing in front of the ending")
         endings = ", ".join(each.suffix for each in FORMATS.values() if each.suffix)
         raise WriterError(f"{path}: no format is known by its ending; endings are {endings}")
     return format_
