@@ -193,8 +193,9 @@ def _run(job: Job, folder: RunFolder, before: Settings | None) -> Trained:
         run_epochs(context, progress)
     if isinstance(context.train, ShardImages):
         left_out = of_all(fabric, context.train.left_out)
-        for name in left_out.keys() - context.train.left_out.keys():
-            LOG.warning("left out: %s", left_out[name])
+        for name, error in left_out.items():
+            if name not in context.train.left_out:  # another process has read it
+                LOG.warning("left out: %s", error)
         if left_out:
             LOG.warning("images of shards that were left out: %d", len(left_out))
         broken |= left_out
