@@ -162,11 +162,10 @@ class Trainer:
 
     def _averaged(self, averages: list[Tensor], values: list[Tensor], count: Tensor) -> None:
         kept = warmed_up(self.recipe.ema_decay, int(count))
-        for average, value in zip(averages, values):
-            if average.is_floating_point():
-                average.lerp_(value, 1 - kept)
-            else:
-                average.copy_(value)
+        if averages[0].is_floating_point():  # all are of one type
+            torch._foreach_lerp_(averages, values, 1 - kept)
+        else:
+            torch._foreach_copy_(averages, values)
 
     def _share_statistics(self) -> None:
         """Replaces batch norm's running statistics by their mean over all processes, unless they are
