@@ -58,7 +58,7 @@ def launch() -> Fabric:
     fabric = Fabric(
         devices=local,
         num_nodes=nodes,
-        strategy=DDPStrategy(timeout=BARRIER_TIMEOUT, broadcast_buffers=False)
+        strategy=DDPStrategy(timeout=BARRIER_TIMEOUT, forward_sync_buffers=False)
         if local * nodes > 1
         else "auto",
     )
