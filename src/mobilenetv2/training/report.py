@@ -48,6 +48,8 @@ def draw_curves(
         axes.set_title(title)
         axes.set_xlabel("epoch")
         axes.xaxis.get_major_locator().set_params(integer=True)
+        if len(epochs) == 1:  # else the numbers on the axis are fractions
+            axes.set_xlim(epochs[0] - 1, epochs[0] + 1)
         axes.grid(alpha=0.3)
         axes.legend()
     _save(figure, path)
