@@ -96,7 +96,7 @@ def test_a_run_and_its_page(tmp_path: Path) -> None:
     addresses = page.addresses()
     assert addresses == {
         *("curves.png", "confusion.png", "model.safetensors", "recipe.json", "log.csv"),
-        *(f"pictures/{name}.jpg" for name in ("answers", "batch-1", "batch-2", "batch-3")),
+        *(f"{name}.jpg" for name in ("answers", "batch-1", "batch-2", "batch-3")),
     }
     assert all((folder.path / address).is_file() for address in addresses)
     assert ("h1", {}) in page.tags
@@ -200,13 +200,13 @@ def test_the_page_of_other_tasks(task: str, tmp_path: Path) -> None:
     trained = run(task, MAKE[task](tmp_path / "data"), tmp_path / "run")
     page = Page(tmp_path / "run" / "index.html")
     figure = {"detection": "precision.png", "segmentation": "confusion.png"}[task]
-    assert {"curves.png", figure, "pictures/answers.jpg"} <= page.addresses()
+    assert {"curves.png", figure, "answers.jpg"} <= page.addresses()
     assert all((tmp_path / "run" / address).is_file() for address in page.addresses())
-    assert "pictures/batch-2.jpg" in page.addresses()
+    assert "batch-2.jpg" in page.addresses()
     table: Mapping[str, Any]
     for table in trained.task.class_table(trained.evaluation):
         assert table["class"] in page.text
-    assert len(Sheet.load(tmp_path / "run" / "pictures" / "answers.jpg").captions) == len(
+    assert len(Sheet.load(tmp_path / "run" / "answers.jpg").captions) == len(
         trained.evaluation.answers
     )
 
@@ -245,7 +245,7 @@ def test_nothing_to_draw_stops_a_run(
     data = make_images(tmp_path / "data", {"dark": 20, "light": 20})
     out = tmp_path / "run"
     out.mkdir()
-    (out / "pictures").write_text("in the way")
+    (out / "batch-1.jpg").mkdir()  # in the way
 
     def failing(*_: Any) -> None:
         raise MemoryError
@@ -255,11 +255,12 @@ def test_nothing_to_draw_stops_a_run(
     assert trained.epochs == 1
     warnings = [r.getMessage() for r in caplog.records if "is left out" in r.getMessage()]
     assert f"{out / 'curves.png'} is left out: MemoryError" in warnings
-    assert any(
-        line.startswith(f"{out / 'pictures' / 'batch-1.jpg'} is left out: ") for line in warnings
-    )
+    assert any(line.startswith(f"{out / 'batch-1.jpg'} is left out: ") for line in warnings)
     page = Page(out / "index.html")
-    assert page.addresses() == {"confusion.png", "model.safetensors", "recipe.json", "log.csv"}
+    assert page.addresses() == {
+        *("confusion.png", "model.safetensors", "recipe.json", "log.csv"),
+        *("batch-2.jpg", "batch-3.jpg", "answers.jpg"),
+    }
 
 
 def test_another_page_is_not_overwritten(tmp_path: Path) -> None:
@@ -273,7 +274,7 @@ def test_a_sheet_comes_back_as_it_was(tmp_path: Path) -> None:
     sheet = sheet_of(tiles)
     assert sheet.grid == Grid(4, 240, 104, 38)
     assert sheet.image.size == (960, 2 * 142)
-    sheet.save(tmp_path / "pictures" / "sheet.jpg")
-    again = Sheet.load(tmp_path / "pictures" / "sheet.jpg")
+    sheet.save(tmp_path / "sheet.jpg")
+    again = Sheet.load(tmp_path / "sheet.jpg")
     assert again.grid == sheet.grid
     assert [caption[:200] for caption in sheet.captions] == again.captions

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -16,6 +17,8 @@ from .pictures import never_stopping
 from .report import draw_curves
 from .run_folder import RunFolder, Settings
 from .task import Task
+
+LOG = logging.getLogger(__name__)
 
 
 def finish(task: Task, folder: RunFolder, settings: Settings, val: Any, progress: Progress) -> Any:
@@ -47,6 +50,7 @@ def finish(task: Task, folder: RunFolder, settings: Settings, val: Any, progress
         task.answers(evaluation, checkpoint).save(folder.answers)
     with never_stopping(folder.page):
         write_page(folder, settings, task, progress, evaluation)
+        LOG.info("%s shows the run", folder.page)
     return evaluation
 
 

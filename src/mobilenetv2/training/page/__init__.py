@@ -91,7 +91,7 @@ def write_page(
         task=task,
         batches=[*filter(None, map(_tiles, map(folder.batch_picture, range(BATCHES))))],
         result=result,
-        files=[path.name for path in (folder.model, folder.recipe, folder.log) if path.exists()],
+        files=[path.name for path in (folder.model, folder.recipe, folder.log) if path.is_file()],
     )
     write_atomically(folder.page, page.encode())
 
@@ -116,19 +116,18 @@ def _result(folder: RunFolder, task: Task, progress: Progress, evaluation: Any) 
         "sorted_by": last,
         "confusions": task.confusions(evaluation),
         "answers": _tiles(folder.answers),
-        "curves": folder.curves.name if folder.curves.exists() else None,
-        "figure": (figure.name, FIGURES[figure.name]) if figure.exists() else None,
+        "curves": folder.curves.name if folder.curves.is_file() else None,
+        "figure": (figure.name, FIGURES[figure.name]) if figure.is_file() else None,
     }
 
 
 def _tiles(path: Path) -> tuple[str, list[Tile]] | None:
     """The address of a sheet and its tiles; None if there is none."""
-    if not path.exists():
+    if not path.is_file():
         return None
-    address = f"{path.parent.name}/{path.name}"
     with never_stopping(path):
         sheet = Sheet.load(path)
-        return address, [_tile(sheet, i, address) for i in range(len(sheet.captions))]
+        return path.name, [_tile(sheet, i, path.name) for i in range(len(sheet.captions))]
     return None
 
 
