@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+import signal
 from collections.abc import Mapping
 from dataclasses import replace
 from html.parser import HTMLParser
@@ -19,6 +20,7 @@ from mobilenetv2.datasets import IGNORED
 from mobilenetv2.evaluation.grid import Grid
 from mobilenetv2.training import fit, report
 from mobilenetv2.training.augment import mixup
+from mobilenetv2.training.epochs import Stopped
 from mobilenetv2.training.pictures import Pictures, Sheet, sheet_of
 from mobilenetv2.training.run_folder import RunFolder
 from mobilenetv2.training.ssd import anchor_targets
@@ -214,29 +216,28 @@ def test_the_page_of_other_tasks(task: str, tmp_path: Path) -> None:
 def test_a_resumed_run_has_the_same_pictures(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Stopped within its first batches, and stopped after them."""
-    from mobilenetv2.training.epochs import Stopped
-
+    """Stopped within its first batches, of which it has drawn two."""
     data = make_images(tmp_path / "data", {"dark": 20, "light": 20})
     fit(data, tmp_path / "whole", QUICK, TINY, machine=MACHINE)
+    batch, part = Pictures.batch, tmp_path / "part"
 
     def stopping(self: Pictures, number: int, *rest: Any) -> None:
         batch(self, number, *rest)
-        if number == at:
-            os.kill(os.getpid(), 15)
+        if number == 1:
+            os.kill(os.getpid(), signal.SIGTERM)
 
-    batch = Pictures.batch
-    for at in (1, 6):
-        monkeypatch.setattr(Pictures, "batch", stopping)
+    with monkeypatch.context() as patch:
+        patch.setattr(Pictures, "batch", stopping)
         with pytest.raises(Stopped):
-            fit(data, tmp_path / f"part{at}", QUICK, TINY, machine=MACHINE)
-        monkeypatch.setattr(Pictures, "batch", batch)
-        unfinished = Page(tmp_path / f"part{at}" / "index.html")
-        assert "The run goes on, or was stopped" in unfinished.text
-        fit(data, tmp_path / f"part{at}", machine=MACHINE, resume=True)
-        for path in (tmp_path / "whole").rglob("*.jpg"):
-            other = tmp_path / f"part{at}" / path.relative_to(tmp_path / "whole")
-            assert other.read_bytes() == path.read_bytes(), path.name
+            fit(data, part, QUICK, TINY, machine=MACHINE)
+    unfinished = Page(part / "index.html")
+    assert "The run goes on, or was stopped" in unfinished.text
+    assert unfinished.addresses() == {"batch-1.jpg", "batch-2.jpg", "recipe.json"}
+    fit(data, part, machine=MACHINE, resume=True)
+    names = {path.name for path in (tmp_path / "whole").glob("*.jpg")}
+    assert names == {"batch-1.jpg", "batch-2.jpg", "batch-3.jpg", "answers.jpg"}
+    for name in names:
+        assert (part / name).read_bytes() == (tmp_path / "whole" / name).read_bytes(), name
 
 
 def test_nothing_to_draw_stops_a_run(
