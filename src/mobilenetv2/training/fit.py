@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from contextlib import closing, nullcontext
 from dataclasses import dataclass, replace
 from importlib.metadata import version
@@ -149,6 +149,7 @@ def fit(
     check_kind("recipe", recipe, Recipe, type(None))
     check_kind("start", start, Start, type(None))
     check_kind("machine", machine, Machine, type(None))
+    check_kind("watch", watch, Callable, type(None))  # type: ignore[arg-type]
     folder, machine = RunFolder(out), machine or Machine()
     fabric = launch()
     before = once(fabric, folder.read_settings if resume else lambda: folder.check_new(data, val))
