@@ -3,6 +3,7 @@
 #pragma once
 
 #include <cstdint>
+#include <cstring>
 
 namespace mobilenetv2 {
 
@@ -17,7 +18,7 @@ inline float to_float(std::uint8_t value) { return static_cast<float>(value); }
 inline float to_float(bfloat16 value) {
   const std::uint32_t bits = static_cast<std::uint32_t>(value.bits) << 16;
   float wide;
-  __builtin_memcpy(&wide, &bits, sizeof wide);
+  std::memcpy(&wide, &bits, sizeof wide);
   return wide;
 }
 
@@ -29,7 +30,7 @@ inline T from_float(float value) {
 template <>
 inline bfloat16 from_float<bfloat16>(float value) {
   std::uint32_t bits;
-  __builtin_memcpy(&bits, &value, sizeof bits);
+  std::memcpy(&bits, &value, sizeof bits);
   const std::uint32_t magnitude = bits & 0x7fffffffu, sign = bits & 0x80000000u;
   if (magnitude > 0x7f800000u) return {static_cast<std::uint16_t>(bits >> 16 | 0x40u)};
   if (magnitude < 0x00800000u) return {static_cast<std::uint16_t>(sign >> 16)};
@@ -45,7 +46,7 @@ template <>
 inline bfloat16 from_byte<bfloat16>(std::uint8_t value) {
   const float wide = value;
   std::uint32_t bits;
-  __builtin_memcpy(&bits, &wide, sizeof bits);
+  std::memcpy(&bits, &wide, sizeof bits);
   return {static_cast<std::uint16_t>(bits >> 16)};
 }
 
