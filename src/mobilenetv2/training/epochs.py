@@ -207,11 +207,8 @@ def validate(context: RunContext, progress: Progress, epoch_row: dict[str, Any])
 
 def _watched(context: RunContext, epoch: int) -> Iterator[Any]:
     """The batches to validate with; `watch` is called after each."""
-    val_batches, epochs = (
-        batches(context, context.val, 0, train=False),
-        context.trainer.recipe.epochs,
-    )
-    steps = len(val_batches)
+    val_batches = batches(context, context.val, 0, train=False)
+    epochs, steps = context.trainer.recipe.epochs, len(val_batches)
     for step, (pixels, targets) in enumerate(val_batches, 1):
         yield pixels, targets
         if context.watch:
