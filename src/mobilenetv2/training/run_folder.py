@@ -26,6 +26,8 @@ from ..records import Record
 from .recipes import Recipe
 from .start import Start
 
+BATCHES = 3  # of which there are pictures
+
 
 @dataclass(frozen=True)
 class Settings(Record):
