@@ -58,29 +58,30 @@ struct Columns {
   }
 };
 
-// Turns the sums of a block of channels into what is stored, but for clamping in the modes that leave it to the
-// packing.
-template <RoundingMode MODE>
-inline void byte_codes(const Depthwise<std::uint8_t>& job, int block, Ints (&sum)[QUADS]) {
+// Turns the sums of four vectors into what is stored, but for clamping in the modes that leave it to the packing.
+// FACTORS says how the factors of a vector lie, NEXT how many channels lie between a vector's and the next's; the first
+// vector's begin with `channel`.
+template <RoundingMode MODE, class FACTORS, int NEXT>
+inline void byte_codes(const Depthwise<std::uint8_t>& job, int channel, Ints (&sum)[4]) {
   constexpr bool TWICE = MODE == RoundingMode::TWICE || MODE == RoundingMode::TWICE_NON_NEGATIVE;
   const Requantize& to = job.requantize;
   if constexpr (TWICE) {
     Vec worst = zero();
-    Ints near[QUADS];
-    MNV2_UNROLL for (int q = 0; q < QUADS; q++) {
-      const NearCodes<MODE, PerQuad> codes(to, block * BLOCK + 4 * q);
+    Ints near[4];
+    MNV2_UNROLL for (int q = 0; q < 4; q++) {
+      const NearCodes<MODE, FACTORS> codes(to, channel + NEXT * q);
       Vec value = codes(sum[q], worst);
       if constexpr (MODE == RoundingMode::TWICE) value = clamped(value, splat(job.low), splat(job.high));
       near[q] = to_ints(value);
       if constexpr (MODE == RoundingMode::TWICE) near[q] = add_ints(near[q], splat_ints(to.zero));
     }
     if (!near_halves(to, worst)) {
-      MNV2_UNROLL for (int q = 0; q < QUADS; q++) sum[q] = near[q];
+      MNV2_UNROLL for (int q = 0; q < 4; q++) sum[q] = near[q];
       return;
     }
   }
-  MNV2_UNROLL for (int q = 0; q < QUADS; q++) {
-    const Codes<MODE, PerQuad> codes(to, block * BLOCK + 4 * q, job.low, job.high);
+  MNV2_UNROLL for (int q = 0; q < 4; q++) {
+    const Codes<MODE, FACTORS> codes(to, channel + NEXT * q, job.low, job.high);
     sum[q] = codes(sum[q]);
     if constexpr (MODE == RoundingMode::ONCE || MODE == RoundingMode::TWICE) {
       sum[q] = add_ints(sum[q], splat_ints(to.zero));
@@ -136,7 +137,7 @@ MNV2_NOINLINE void byte_channels(const Depthwise<std::uint8_t>& job, int block) 
           }
           sum[q] = from_sums(sums);
         }
-        byte_codes<MODE>(job, block, sum);
+        byte_codes<MODE, PerQuad, 4>(job, block * BLOCK, sum);
         store_pixels(out + static_cast<std::ptrdiff_t>(y) * job.out_width * BLOCK, sum, job.out_width - x);
       }
     }
@@ -144,25 +145,33 @@ MNV2_NOINLINE void byte_channels(const Depthwise<std::uint8_t>& job, int block) 
 }
 
 template <int STRIDE, int COPIES>
-inline void byte_channels_in_mode(const Depthwise<std::uint8_t>& job, int block) {
+struct ByteChannels {
+  template <RoundingMode MODE>
+  static void run(const Depthwise<std::uint8_t>& job, int block) {
+    byte_channels<STRIDE, COPIES, MODE>(job, block);
+  }
+};
+
+template <class CHANNELS>
+inline void run_in_mode(const Depthwise<std::uint8_t>& job, int block) {
   const RoundingMode mode = job.requantize.mode;
   if (job.requantize.zero == 0 && mode == RoundingMode::ONCE_SATURATING) {
-    byte_channels<STRIDE, COPIES, RoundingMode::ONCE_SATURATING>(job, block);
+    CHANNELS::template run<RoundingMode::ONCE_SATURATING>(job, block);
   } else if (is_once(mode)) {
-    byte_channels<STRIDE, COPIES, RoundingMode::ONCE>(job, block);
+    CHANNELS::template run<RoundingMode::ONCE>(job, block);
   } else if (mode == RoundingMode::TWICE_NON_NEGATIVE) {
-    byte_channels<STRIDE, COPIES, RoundingMode::TWICE_NON_NEGATIVE>(job, block);
+    CHANNELS::template run<RoundingMode::TWICE_NON_NEGATIVE>(job, block);
   } else {
-    byte_channels<STRIDE, COPIES, RoundingMode::TWICE>(job, block);
+    CHANNELS::template run<RoundingMode::TWICE>(job, block);
   }
 }
 
 template <int STRIDE>
 inline void byte_channels_of(const Depthwise<std::uint8_t>& job, int block) {
   if (job.copies == 2) {
-    byte_channels_in_mode<STRIDE, 2>(job, block);
+    run_in_mode<ByteChannels<STRIDE, 2>>(job, block);
   } else {
-    byte_channels_in_mode<STRIDE, 1>(job, block);
+    run_in_mode<ByteChannels<STRIDE, 1>>(job, block);
   }
 }
 

@@ -213,10 +213,9 @@ inline void add_input_steps(const InputSteps (&inputs)[ROWS], const std::int8_t*
   }
 }
 
-// The tile of ROWS pixels x VECTORS vectors at pixel `from`. AHEAD: a line of `ahead` is fetched with each step.
-template <int ROWS, int VECTORS, bool AHEAD>
-MNV2_NOINLINE void tile(const Matmul<std::uint8_t>& job, const Panel& panel, int from, const std::int8_t* ahead) {
-  Ints sum[ROWS][VECTORS];
+// What a tile's sums begin with.
+template <int ROWS, int VECTORS>
+inline void start_sums(const Matmul<std::uint8_t>& job, const Panel& panel, int from, Ints (&sum)[ROWS][VECTORS]) {
   MNV2_UNROLL for (int j = 0; j < VECTORS; j++) {
     const Ints start = load_ints(job.bias + panel.channel + j * LANES);
     MNV2_UNROLL for (int i = 0; i < ROWS; i++) sum[i][j] = start;
@@ -227,6 +226,35 @@ MNV2_NOINLINE void tile(const Matmul<std::uint8_t>& job, const Panel& panel, int
       MNV2_UNROLL for (int j = 0; j < VECTORS; j++) sum[i][j] = add_ints(sum[i][j], more);
     }
   }
+}
+
+// A tile's sums to bytes or floats.
+template <int ROWS, int VECTORS>
+inline void finish_sums(const Matmul<std::uint8_t>& job, const Panel& panel, int from, Ints (&sum)[ROWS][VECTORS]) {
+  const RoundingMode mode = job.requantize.mode;
+  if (OrderOf<VECTORS>::CLAMPS && mode == RoundingMode::ONCE_SATURATING) {
+    finish_tile<RoundingMode::ONCE_SATURATING>(job, panel, from, sum);
+  } else if (mode == RoundingMode::ONCE || mode == RoundingMode::ONCE_SATURATING) {
+    finish_tile<RoundingMode::ONCE>(job, panel, from, sum);
+  } else {
+    alignas(64) std::int32_t kept[ROWS * VECTORS * LANES];
+    MNV2_UNROLL for (int i = 0; i < ROWS; i++) {
+      MNV2_UNROLL for (int j = 0; j < VECTORS; j++) store_ints(kept + (i * VECTORS + j) * LANES, sum[i][j]);
+    }
+    if (mode == RoundingMode::TWICE_NON_NEGATIVE) {
+      if (finish_tile_near<RoundingMode::TWICE_NON_NEGATIVE, ROWS, VECTORS>(job, panel, from, kept)) return;
+    } else if (mode == RoundingMode::TWICE) {
+      if (finish_tile_near<RoundingMode::TWICE, ROWS, VECTORS>(job, panel, from, kept)) return;
+    }
+    finish_pixels<VECTORS>(job, panel, from, ROWS, kept);
+  }
+}
+
+// The tile of ROWS pixels x VECTORS vectors at pixel `from`. AHEAD: a line of `ahead` is fetched with each step.
+template <int ROWS, int VECTORS, bool AHEAD>
+MNV2_NOINLINE void tile(const Matmul<std::uint8_t>& job, const Panel& panel, int from, const std::int8_t* ahead) {
+  Ints sum[ROWS][VECTORS];
+  start_sums(job, panel, from, sum);
   Sums sums[ROWS][VECTORS];
   MNV2_UNROLL for (int i = 0; i < ROWS; i++) {
     MNV2_UNROLL for (int j = 0; j < VECTORS; j++) sums[i][j] = to_sums(sum[i][j]);
@@ -270,23 +298,7 @@ MNV2_NOINLINE void tile(const Matmul<std::uint8_t>& job, const Panel& panel, int
   MNV2_UNROLL for (int i = 0; i < ROWS; i++) {
     MNV2_UNROLL for (int j = 0; j < VECTORS; j++) sum[i][j] = from_sums(sums[i][j]);
   }
-  const RoundingMode mode = job.requantize.mode;
-  if (OrderOf<VECTORS>::CLAMPS && mode == RoundingMode::ONCE_SATURATING) {
-    finish_tile<RoundingMode::ONCE_SATURATING>(job, panel, from, sum);
-  } else if (mode == RoundingMode::ONCE || mode == RoundingMode::ONCE_SATURATING) {
-    finish_tile<RoundingMode::ONCE>(job, panel, from, sum);
-  } else {
-    alignas(64) std::int32_t kept[ROWS * VECTORS * LANES];
-    MNV2_UNROLL for (int i = 0; i < ROWS; i++) {
-      MNV2_UNROLL for (int j = 0; j < VECTORS; j++) store_ints(kept + (i * VECTORS + j) * LANES, sum[i][j]);
-    }
-    if (mode == RoundingMode::TWICE_NON_NEGATIVE) {
-      if (finish_tile_near<RoundingMode::TWICE_NON_NEGATIVE, ROWS, VECTORS>(job, panel, from, kept)) return;
-    } else if (mode == RoundingMode::TWICE) {
-      if (finish_tile_near<RoundingMode::TWICE, ROWS, VECTORS>(job, panel, from, kept)) return;
-    }
-    finish_pixels<VECTORS>(job, panel, from, ROWS, kept);
-  }
+  finish_sums(job, panel, from, sum);
 }
 
 }  // namespace

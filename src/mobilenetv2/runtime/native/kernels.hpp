@@ -145,6 +145,8 @@ struct Kernels {
   // Whether panels of two and four vectors whose results become bytes have their channels interleaved in the order that
   // the pack instructions undo, see store_order.hpp.
   bool interleaves;
+  // Neighbours in the depth whose weights for an output lie side by side: 1 of floats; of bytes 4, or 2.
+  int together;
   // What inputs are taken less where bytes are multiplied; a bias is then more by as many times the sum of its weights.
   int input_offset;
   void (*matmul)(const Matmul<T>&);

@@ -4,6 +4,9 @@
 
 #include "int8_matmul.hpp"
 #include "kernels.hpp"
+#if defined(MNV2_PAIRS)
+#include "int8_pairs.hpp"
+#endif
 #include "simd.hpp"
 
 namespace mobilenetv2 {
@@ -146,6 +149,9 @@ inline void run_panels(const Matmul<T>& job) {
   int fetched = 0;
   if constexpr (sizeof(T) == 1) {
     if (job.input_factor && !job.input_sums) return run_summed(job);
+#if defined(MNV2_PAIRS)
+    return run_pairs(job);
+#endif
   }
   for (int i = 0; i < job.panel_count; i++) {
     const Panel& panel = job.panels[i];
