@@ -8,7 +8,9 @@
 #include <stddef.h>
 #include <stdint.h>
 
-#if defined(_WIN32)
+#if defined(_WIN32) && defined(MNV2_EXPORTS)
+#define MNV2_API __declspec(dllexport)
+#elif defined(_WIN32)
 #define MNV2_API
 #else
 #define MNV2_API __attribute__((visibility("default")))

@@ -334,7 +334,7 @@ def test_it_goes_to_json_and_back() -> None:
         ({"ratio": (float("nan"), 1)}, "ratio must be two rising numbers"),
         ({"scale": 0.5}, "scale must be two rising numbers .*, not 0.5"),
         ({"ratio": ("a", 1)}, "ratio must be two rising numbers"),
-        ({"flip": 0.5}, "flip must be true or false, not 0.5"),
+        ({"flip": 0.5}, "flip must be true or false or one of 'alternate', not 0.5"),
         ({"pad": 1.5}, "pad must be a whole number from 0 to 1024, not 1.5"),
         ({"erase": 1.5}, "erase must be a number from 0 to 1, not 1.5"),
         ({"mixup": -1}, "mixup must be a number from 0 to 100, not -1"),

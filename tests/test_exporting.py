@@ -93,7 +93,7 @@ def test_without_its_runtime_a_file_is_written_and_that_is_said(
         (["a.xyz"], "no format is known by its ending"),
         (["a.onnx", "--to", "tflite"], "must end in .tflite"),
         (["a.onnx", "--opset", "3"], "opset"),
-        (["a.mnv2", "--input", "float32"], "program: input 'float32': it takes uint8"),
+        (["a.mnv2", "--input", "float32"], "program: --input float32: it takes uint8"),
         (["a.onnx", "--int8"], "--int8 needs --calibrate"),
         (["a.onnx", "--calibrate", "photos"], "--calibrate goes with --int8"),
         (["a.onnx", "--verify", "photos", "--no-verify"], "contradict"),
@@ -236,6 +236,95 @@ def test_a_killed_export_leaves_nothing_under_the_name(tmp_path) -> None:
         process.wait()
     time.sleep(0.1)
     assert not target.exists()
+
+
+def test_a_terminated_export_leaves_nothing(tmp_path, monkeypatch) -> None:
+    usual = signal.getsignal(signal.SIGTERM)
+
+    def terminated(*arguments):
+        signal.raise_signal(signal.SIGTERM)
+
+    monkeypatch.setattr(onnx_runner, "run", terminated)
+    with pytest.raises(SystemExit) as ended:
+        run(["convert", "cifar10", str(tmp_path / "a.onnx")])
+    assert ended.value.code == 143
+    assert os.listdir(tmp_path) == []
+    assert signal.getsignal(signal.SIGTERM) == usual
+
+
+def test_two_exports_into_one_stem_do_not_mix(tmp_path, monkeypatch) -> None:
+    fcntl = pytest.importorskip("fcntl")
+    pytest.importorskip("openvino")
+    placed, held = exporting._placed, []
+
+    def placed_in_turn(written, folder):
+        descriptor = os.open(folder, os.O_RDONLY)
+        with pytest.raises(BlockingIOError):
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        os.close(descriptor)
+        held.append(len(written))
+        return placed(written, folder)
+
+    monkeypatch.setattr(exporting, "_placed", placed_in_turn)
+    write = exporting.writer
+
+    def meanwhile(format_):
+        """Another export is placed while this one writes."""
+        monkeypatch.setattr(exporting, "writer", write)
+        mnv2.export(mnv2.load("cifar10"), tmp_path / "a.xml", verify=False)
+        return write(format_)
+
+    monkeypatch.setattr(exporting, "writer", meanwhile)
+    with pytest.raises(WriterError, match=r"a\.bin: is there already, and ncnn would replace it"):
+        mnv2.export(mnv2.load("cifar10"), tmp_path / "a.param", verify=False)
+    assert sorted(os.listdir(tmp_path)) == ["a.bin", "a.xml"]
+    assert held == [2]
+
+
+MEANINGLESS = [
+    (["a.onnx", "--batch", "2", "--dynamic", "batch"], "--batch 2 and --dynamic batch contradict"),
+    (
+        ["a.onnx", "--results", "final", "--iou-threshold", "0.5"],
+        "onnx: --iou-threshold 0.5: it is",
+    ),
+    (["a.onnx", "--max-detections", "9"], "onnx: --max-detections 9: it is for final results of a"),
+    (["a.pth", "--batch", "2"], "torchvision: --batch 2: a file has weights alone"),
+    (["a", "--to", "transformers.js", "--batch", "2"], "transformers.js: --batch 2: it takes any"),
+    (["a.onnx", "--batch", "99999999"], "--batch must be a whole number from 1 to 65536, not 9999"),
+    (["a.tflite", "--opset", "17"], "tflite: --opset 17: it is a version of ONNX's operators"),
+    (["a.tflite", "--layout", "nchw"], "tflite: --layout nchw: LiteRT's operators read NHWC"),
+    (["a.mnv2", "--dynamic", "size"], "program: --dynamic size: a program is for images of one si"),
+    (["a.param", "--dynamic", "batch"], "ncnn: --dynamic batch: a file of ncnn takes one image"),
+    (["a.xml", "--task-metadata"], "openvino: --task-metadata: MediaPipe's tasks read .tflite fil"),
+]
+
+
+@pytest.mark.parametrize(("words", "message"), MEANINGLESS)
+def test_options_that_mean_nothing_are_refused_by_name(words, message, tmp_path, capsys) -> None:
+    if words[0].endswith((".pth", ".xml")):
+        pytest.importorskip({".pth": "torch", ".xml": "openvino"}[words[0][1:]])
+    assert run(["convert", "cifar10", str(tmp_path / words[0]), *words[1:]]) == 2
+    assert f"error: {message}" in capsys.readouterr().err
+    assert os.listdir(tmp_path) == []
+
+
+@pytest.mark.parametrize(
+    ("name", "words", "message"),
+    [
+        ("a.onnx", ["--opset", "11"], "onnx: --opset 11: the graph is written with 13 to"),
+        ("a.onnx", ["--float16"], "onnx: --float16: the weights of an int8 model are int8"),
+        ("a.param", [], "ncnn: its int8 has one scale per tensor"),
+        ("a.foo", [], "no format is known by its ending"),
+    ],
+)
+def test_what_an_int8_file_cannot_be_is_said_before_images_are_read(
+    name, words, message, tmp_path, capsys
+) -> None:
+    words = ["convert", "cifar10", str(tmp_path / name), "--int8", "--calibrate", "absent", *words]
+    assert run(words) == 2
+    said = capsys.readouterr().err
+    assert message in said
+    assert "absent" not in said
 
 
 def test_a_file_of_any_size_is_checked_at_two(tmp_path) -> None:

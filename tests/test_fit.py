@@ -601,15 +601,43 @@ def test_shards(two_classes: Path, tmp_path: Path) -> None:
     ("changes", "message"),
     [
         ({}, r"train-.*--val.*epoch_steps"),
-        ({"epoch_steps": 10, "balance": True}, "not read in advance"),
+        ({"epoch_steps": 10, "balance": True}, "not read in advance: leave out --balance"),
+        ({"epoch_steps": 10, "head_first": True}, "give --set head_first=false"),
     ],
 )
 def test_shards_need_steps_and_no_balance(
     two_classes: Path, tmp_path: Path, changes: dict[str, object], message: str
 ) -> None:
     pattern, recipe = str(tmp_path / "train-{0..1}.tar"), QUICK.changed(changes)
+    start = Start(weights="cifar10") if "head_first" in changes else TINY
     with pytest.raises(UserError, match=message):
-        fit(pattern, tmp_path / "run", recipe, TINY, val=two_classes, machine=MACHINE)
+        fit(pattern, tmp_path / "run", recipe, start, val=two_classes, machine=MACHINE)
+    if len(changes) == 2:
+        with pytest.raises(UserError, match=r"absent: no such file or folder"):
+            fit(pattern, tmp_path / "run", recipe, start, val="absent", machine=MACHINE)
+
+
+def test_a_run_without_a_first_step_can_be_corrected(two_classes: Path, tmp_path: Path) -> None:
+    file, run = tmp_path / "train.tar", tmp_path / "run"
+    recipe = QUICK.changed({"epoch_steps": 2, "epochs": 1, "batch": 4})
+
+    def write(label: str) -> None:
+        with tarfile.open(file, "w") as archive:
+            (tmp_path / "x.cls").write_text(label)
+            (tmp_path / "bad.png").write_bytes(b"no")
+            images = [*two_classes.glob("dark/*.png")][:5]
+            for i, image in enumerate([*images, tmp_path / "bad.png"]):
+                archive.add(image, f"{i}.png")
+                archive.add(tmp_path / "x.cls", f"{i}.cls")
+
+    write("green")
+    with pytest.raises(UserError, match="its class 'green' is not one of the 2 classes"):
+        fit(str(file), run, recipe, TINY, val=two_classes, machine=MACHINE)
+    assert not run.exists()
+    write("dark")
+    with pytest.warns(UserWarning, match="left out"):
+        trained = fit(str(file), run, recipe, TINY, val=two_classes, machine=MACHINE)
+    assert [name.partition("train.tar/")[2] for name in trained.broken] == ["5.png"]
 
 
 def test_patience(two_classes: Path, tmp_path: Path) -> None:

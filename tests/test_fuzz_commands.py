@@ -34,7 +34,7 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     monkeypatch.setattr("mobilenetv2.runtime.timing.WARM_UP_SECONDS", 0)
     monkeypatch.setattr("mobilenetv2.runtime.timing.SECONDS", 0)
     if not missing_modules("uvicorn", "starlette"):
-        # a service would serve for ever, and sets up logging for the whole process
+        # a service would serve for ever
         monkeypatch.setattr("mobilenetv2.serving.server.serve", lambda *arguments: None)
     with open(os.devnull) as nothing:
         monkeypatch.setattr(sys, "stdin", nothing)

@@ -5,6 +5,7 @@ everything public.
 from __future__ import annotations
 
 import ast
+import re
 import subprocess
 import sys
 from graphlib import TopologicalSorter
@@ -32,6 +33,7 @@ TRUNK = {
     "results",
     "drawing",
     "files",
+    "stored",
     "folding",
     "cost",
     "paper",
@@ -51,7 +53,8 @@ MODELS = {"model", "detector", "segmenter", "loading"}
 MAY_IMPORT = {
     "runtime": TRUNK,
     "formats": TRUNK,
-    "nn": TRUNK | {"formats"},  # for weights by file or name
+    # weights by file or name; how int8 rounds
+    "nn": TRUNK | {"formats", "runtime"},
     "training": TRUNK | MODELS | {"runtime", "formats", "nn", "pipeline", "evaluation"},
     "pipeline": TRUNK,
     "model": TRUNK | {"runtime", "formats", "pipeline"},
@@ -184,6 +187,18 @@ def test_start_up_is_light(program: str) -> None:
     assert done.returncode == 0, done.stderr
 
 
+def test_a_photo_is_classified_without_modules_that_take_long_to_load() -> None:
+    heavy = "{'torch', 'rich', 'pooch', 'safetensors', 'hashlib', 'tempfile', 'numpy.ma', 'mobilenetv2.detector'}"
+    code = (
+        "import sys, mobilenetv2\n"
+        "mobilenetv2.load('cifar10').classify(sys.argv[1])\n"
+        f"sys.exit(', '.join({heavy} & set(sys.modules)))"
+    )
+    photo = ROOT / "examples" / "cat.jpg"
+    done = subprocess.run([sys.executable, "-c", code, photo], capture_output=True, text=True)
+    assert done.stderr.strip() == ""
+
+
 def test_every_public_name_exists_and_is_documented() -> None:
     text = (ROOT / "docs" / "api.md").read_text(encoding="utf-8")
     for name in mobilenetv2.__all__:
@@ -224,8 +239,23 @@ def test_the_extension_names_instruction_sets() -> None:
     flags = Path("/proc/cpuinfo").read_text() if Path("/proc/cpuinfo").exists() else ""
     for name, flag in (
         ("avx2", " avx2 "),
+        ("avx512", " avx512bw "),
+        ("avx512bf16", " avx512_bf16 "),
         ("avx512vnni", " avx512_vnni "),
         ("avxvnni", " avx_vnni "),
     ):
         if " sse2 " in flags:
             assert (name in found) == (flag in flags)
+
+
+def test_what_compilers_spell_differently_stands_in_one_header() -> None:
+    """The rest is plain C++ and intrinsics, so that Clang and Microsoft's compiler take it."""
+    own = re.compile(
+        r"__attribute__|__declspec|__builtin_|_Pragma|#pragma (?!once)|\btypeof\b|\(\{ "
+    )
+    assembly = re.compile(r"\basm\b")
+    files = [path for path in SOURCE.rglob("*.[ch]pp") if path.name != "dialect.hpp"]
+    assert len(files) > 40
+    assert [path.name for path in files if own.search(path.read_text(encoding="utf-8"))] == []
+    with_assembly = {path.name for path in files if assembly.search(path.read_text("utf-8"))}
+    assert with_assembly == {"cpu.cpp", "neon.hpp"}

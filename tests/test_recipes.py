@@ -100,7 +100,7 @@ def test_changed_fields() -> None:
         ({"speed": 3}, "a recipe has no field 'speed'; there are name, optimizer"),
         ({"augmentation.twist": 3}, "no field 'augmentation.twist'; there are crop, scale"),
         ({"augmentation": {}}, "no field 'augmentation'"),
-        ({"optimizer": "adam"}, "optimizer must be one of 'rmsprop', 'sgd', 'adamw', not 'adam'"),
+        ({"optimizer": "adam"}, "must be one of 'rmsprop', 'sgd', 'adamw', 'muon', not 'adam'"),
         ({"epochs": 1.0}, "epochs must be a whole number from 0 to 1000000, not 1.0"),
         ({"balance": 1}, "balance must be true or false, not 1"),
         ({"lr": True}, "lr must be a number from 1e-12 to 1000.0, not True"),

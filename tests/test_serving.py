@@ -222,7 +222,7 @@ BODIES = {
     "no image": ("/predict", b"no image", {}, 422, "the image: not an image"),
     "empty": ("/predict", b"", {}, 400, "no image in the request"),
     "large": ("/predict", bytes(200_000), {}, 413, "larger than 100000 bytes"),
-    "many pixels": ("/predict", png(0, 80), {}, 422, "more than 5000 pixels"),
+    "many pixels": ("/predict", png(0, 80), {}, 422, "the image: more than 5000 pixels"),
     "many images": ("/predict", form(*[png(0)] * 4), {"content_type": FORM}, 413, "more than 3 images"),
     "form cut off": ("/predict", form(png(0))[:-9], {"content_type": FORM}, 400, "the form is cut off"),
     "no boundary": ("/predict", form(png(0)), {"content_type": "multipart/form-data"}, 400, "boundary"),
@@ -259,6 +259,7 @@ def test_a_refusal_has_a_status_and_a_sentence(server: Server, name: str) -> Non
     assert got == status
     assert message in answer["error"]
     assert "\n" not in answer["error"]
+    assert "--max-pixels" not in answer["error"]  # is for who runs the service
 
 
 def test_a_connection_goes_on_after_a_large_body_for_a_wrong_address(server: Server) -> None:
@@ -402,6 +403,28 @@ def test_health_readiness_and_metrics(models: dict[str, Path]) -> None:
         re.sub("_(bucket|sum|count)$", "", re.split("[ {]", x)[0]) for x in lines if x[0] != "#"
     }
     assert names == helped
+
+
+def counters(server: Server) -> dict[str, float]:
+    _, _, content = server.request("/metrics")
+    lines = (line for line in content.decode().splitlines() if line[0] != "#")
+    return {name: float(value) for name, value in (line.rsplit(" ", 1) for line in lines)}
+
+
+def test_what_is_refused_is_counted(server: Server) -> None:
+    before = counters(server)
+    converse(server, [b"hello\r\n\r\n"], False)
+    converse(server, CONNECTIONS["large head at once"][0], False)
+    converse(server, [HEAD + b"1000\r\n\r\nabc"], True)  # counted at its own address
+    server.json("/predict?top=x", form(png(0), png(1)), content_type=FORM)
+    infer(server, {"inputs": [PIXELS], "parameters": {"top": 0}})
+    changes = {k: v - before.get(k, 0) for k, v in counters(server).items()}
+    other = {k: v for k, v in changes.items() if 'route="other"' in k and "total" in k and v}
+    assert other == {
+        f'mobilenetv2_requests_total{{route="other",status="{status}"}}': 1 for status in (400, 431)
+    }
+    assert changes['mobilenetv2_requests_total{route="/predict",status="400"}'] == 2
+    assert changes['mobilenetv2_images_total{outcome="refused"}'] == 3
 
 
 def infer(server: Server, message: dict[str, Any], binary: bytes = b"", task: str = "") -> Any:

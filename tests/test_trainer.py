@@ -28,7 +28,13 @@ RECIPE = RECIPES["modern"].changed({"drop_rate": 0.0})
 
 
 def make_trainer(start: Start | None = None, **changes: Any) -> Trainer:
-    recipe: Recipe = RECIPE.changed(changes)
+    return trainer_of(NETWORK, RECIPE.changed(changes), Preprocessing(size=(16, 16)), start)
+
+
+def trainer_of(
+    network: Architecture, recipe: Recipe, preprocessing: Preprocessing, start: Start | None = None
+) -> Trainer:
+    """A trainer of a new classifier of four classes."""
     torch.manual_seed(0)
     settings = Settings(
         version="",
@@ -39,11 +45,11 @@ def make_trainer(start: Start | None = None, **changes: Any) -> Trainer:
         precision="32",
         classes=("a", "b", "c", "d"),
         images={},
-        architecture=NETWORK,
-        preprocessing=Preprocessing(size=(16, 16)),
+        architecture=network,
+        preprocessing=preprocessing,
         weights={},
     )
-    net = MobileNetV2(NETWORK, drop_rate=0.0, bn_decay=recipe.bn_decay)
+    net = MobileNetV2(network, drop_rate=0.0, bn_decay=recipe.bn_decay)
     return Trainer(Fabric(accelerator="cpu", devices=1), net, settings)
 
 

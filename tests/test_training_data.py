@@ -678,6 +678,11 @@ def test_batches_of_shards_are_those_of_images(shards: str) -> None:
         ({"1.png": png(1), "1.cls": b"3"}, NAMES, "its class '3' is not one of the 3 classes"),
         ({"1.png": png(1), "1.cls": b"cat"}, None, "'cat' is not a number, and no names are given"),
         ({}, NAMES, "no images in .*x.tar"),
+        (
+            {"1.png": b"no", "1.cls": b"0"},
+            NAMES,
+            "no images in .*x.tar: .*x.tar/1.png: not an image",
+        ),
     ],
 )
 def test_shards_without_usable_images(
@@ -695,6 +700,62 @@ def test_damaged_and_absent_shards(tmp_path: Path, shards: str) -> None:
         streamed(ShardImages(read_shards(str(tmp_path / "cut.tar"), NAMES), PLAIN))
     with pytest.raises(UserError, match=r"1 of 5 files are absent: .*train-000004.tar"):
         read_shards(shards.replace("3}", "4}"))
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (b"", r"x\.tar: cannot be read: empty file"),
+        (b"junk" * 3000, r"x\.tar: cannot be read: invalid header"),
+        (None, r"x\.tar/1\.png: is there twice"),
+    ],
+)
+def test_what_is_wrong_with_a_shard_is_said_in_words(
+    tmp_path: Path, content: bytes | None, message: str
+) -> None:
+    pytest.importorskip("webdataset")
+    file = shard(tmp_path / "x.tar", {"1.png": png(1), "1.cls": b"0"})
+    if content is None:
+        with tarfile.open(file, "a") as archive:
+            archive.addfile(tarfile.TarInfo("1.png"))
+    else:
+        file.write_bytes(content)
+    with pytest.raises(UserError, match=message) as raised:
+        streamed(ShardImages(read_shards(str(file), NAMES), PLAIN))
+    assert " object at " not in str(raised.value)
+
+
+def test_shards_by_a_wildcard(shards: str) -> None:
+    named = read_shards(shards, NAMES)
+    assert read_shards(shards.replace("{000000..000003}", "*"), NAMES) == named
+    with pytest.raises(UserError, match=r"1 of 1 files are absent: .*none-\*\.tar"):
+        read_shards(shards.replace("train-{000000..000003}", "none-*"), NAMES)
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+def test_images_that_a_shard_keeps_from_being_read_are_named_once(
+    tmp_path: Path, workers: int
+) -> None:
+    pytest.importorskip("webdataset")
+    files = {"1.png": png(10), "1.cls": b"7", "1.v2.png": png(20), "2.png": png(30)}
+    file = shard(tmp_path / "x.tar", {**files, "._1.png": b"", "__MACOSX/._1.png": b""})
+    with tarfile.open(file, "a") as archive:
+        for name, kind in (("2.cls", tarfile.LNKTYPE), ("3.png", tarfile.SYMTYPE)):
+            entry = tarfile.TarInfo(name)
+            entry.type, entry.linkname = kind, f"1.{name[2:]}"
+            archive.addfile(entry)
+    images = ShardImages(read_shards(str(file)), PLAIN)
+    with pytest.warns(UserWarning, match="left out") as caught:
+        assert set(streamed(images, steps=3, workers=workers)) == {(1, 7)}
+    assert len(caught) == 3
+    assert {name.partition("x.tar/")[2]: str(x) for name, x in images.left_out.items()} == {
+        "1.v2.png": f"{file}/1.v2.png: beside {file}/1.png, and one image per name is read (a name "
+        "ends at its first dot)",
+        "2.png": f"{file}/2.cls: a link to 1.cls, and those in tar files are not followed: store the "
+        "file itself (tar --dereference --hard-dereference)",
+        "3.png": f"{file}/3.png: a link to 1.png, and those in tar files are not followed: store the "
+        "file itself (tar --dereference --hard-dereference)",
+    }
 
 
 def test_a_broken_image_of_a_shard_is_left_out_and_named(tmp_path: Path) -> None:

@@ -458,6 +458,17 @@ def test_weights_beyond_float16_are_named(tmp_path) -> None:
         write(checkpoint, tmp_path / "model.onnx", WriteOptions(float16=True))
 
 
+def test_classes_of_one_label_have_numbers_in_transformers_js(tmp_path) -> None:
+    checkpoint = replace(small(Classifier(3)), labels=("crane", "cat", "crane"))
+    (folder,) = transformers_js.write(checkpoint, tmp_path / "model", WriteOptions())
+    config = json.loads((folder / "config.json").read_text())
+    assert config["label2id"] == {"crane (0)": 0, "cat": 1, "crane (2)": 2}
+    assert config["id2label"] == {str(i): label for label, i in config["label2id"].items()}
+    checkpoint = replace(checkpoint, labels=("crane", "crane (0)", "crane"))
+    with pytest.raises(WriterError, match=r"transformers\.js: two classes have one label"):
+        transformers_js.write(checkpoint, tmp_path / "other", WriteOptions())
+
+
 @pytest.mark.parametrize("numbers", ["float32", "int8"])
 def test_a_folder_for_transformers_js(tmp_path, pixels, numbers) -> None:
     checkpoint: AnyCheckpoint = replace(small(Classifier(2)), labels=("cat", "dog"))

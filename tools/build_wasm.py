@@ -101,7 +101,13 @@ def build(name: str, vocabulary: str, flags: str, target: Path, threads: bool) -
             subprocess.run([*common, *options, "-c", str(source), "-o", str(made)], check=True)
             objects.append(str(made))
         exported = [f"-Wl,--export={function}" for function in EXPORTED]
-        link = ["-mexec-model=reactor", "-Wl,-z,stack-size=1048576", "-Wl,--strip-all", "-Wl,--gc-sections", *exported]
+        link = [
+            "-mexec-model=reactor",
+            "-Wl,-z,stack-size=1048576",
+            "-Wl,--strip-all",
+            "-Wl,--gc-sections",
+            *exported,
+        ]
         link += SHARED_LINK if threads else []
         subprocess.run([*common, "-Os", *objects, *link, "-o", str(target)], check=True)
 

@@ -25,6 +25,7 @@ from .files import checksum, in_order, read_safetensors, write_atomically
 from .graph import array_shapes
 from .images import Preprocessing
 from .labels import BACKGROUND
+from .stored import StoredArrays
 
 FORMAT = "mobilenetv2"
 VERSION = "2"  # 1: the head was a name, and the number of classes stood beside it
@@ -367,12 +368,17 @@ def check_shapes(
 
 def check_arrays(arrays: Mapping[str, NDArray[Any]], shapes: Mapping[str, tuple[int, ...]]) -> None:
     """As `check_shapes`, and refuses values that are not finite, or a negative variance."""
-    check_shapes(arrays, shapes)
+    if isinstance(arrays, StoredArrays):
+        check_shapes(arrays.places, shapes)
+        extremes = arrays.extremes
+    else:
+        check_shapes(arrays, shapes)
+        extremes = {name: (array.min(), array.max()) for name, array in arrays.items()}
     _raise_faults(
         {
             "values that are not finite, or a negative variance": [
-                *(name for name, array in arrays.items() if not np.isfinite(array).all()),
-                *(n for n in arrays if n.endswith("running_var") and (arrays[n] < 0).any()),
+                *(name for name, values in extremes.items() if not np.isfinite(values).all()),
+                *(n for n, (low, _) in extremes.items() if n.endswith("running_var") and low < 0),
             ]
         }
     )

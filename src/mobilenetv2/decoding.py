@@ -99,7 +99,8 @@ def decode(
             _check_opened(image, max_pixels)
             rgb, remark = _to_rgb(image, stretch)
     except Exception as error:  # Pillow's plugins may raise anything on damaged files
-        raise ImageError(f"{name}: {_reason(name, error, max_pixels)}") from error
+        reason, advice = _reason(name, error, max_pixels)
+        raise ImageError(f"{name}: {reason}", advice) from error
     if remark:
         warn(f"{name}: {remark}")
     return rgb
@@ -137,28 +138,30 @@ def _check_opened(image: Any, max_pixels: int | None) -> None:
             raise ImageError(f"{scans} scans, each of which takes time: save it anew")
 
 
-def _reason(name: str, error: Exception, max_pixels: int | None) -> str:
-    """Why an image cannot be decoded, as a message says it."""
+def _reason(name: str, error: Exception, max_pixels: int | None) -> tuple[str, str]:
+    """Why an image cannot be decoded, and which option would help."""
     from PIL import Image, UnidentifiedImageError
 
     if isinstance(error, Image.DecompressionBombError):
         limit = max_pixels or PILLOW_LIMIT_FACTOR * (Image.MAX_IMAGE_PIXELS or 0)
-        return (
-            f"more than {limit} pixels; raise the limit with max_pixels (--max-pixels) or "
-            f"{MAX_PIXELS} in the environment if that is right"
+        return f"more than {limit} pixels", (
+            f"raise the limit with max_pixels (--max-pixels) or {MAX_PIXELS} in the environment if "
+            "that is right"
         )
     if isinstance(error, UnidentifiedImageError):
         if name.lower().endswith(VIDEO):
             return (
                 "a video: take images out of it first, such as one per second: "
                 "ffmpeg -i VIDEO -vf fps=1 image%04d.jpg"
-            )
-        return "not an image, or of a kind that Pillow cannot read"
+            ), ""
+        return "not an image, or of a kind that Pillow cannot read", ""
     if isinstance(error, MemoryError):
-        return "too large for this machine's memory"
+        return "too large for this machine's memory", ""
     if isinstance(error, OSError) and error.strerror:  # of the system, not of Pillow
-        return f"cannot be read: {error.strerror}"
-    return f"cannot be decoded: {error or type(error).__name__}"
+        return f"cannot be read: {error.strerror}", ""
+    if isinstance(error, ImageError):
+        return f"cannot be decoded: {error.problem}", error.advice
+    return f"cannot be decoded: {error or type(error).__name__}", ""
 
 
 def _limit_of_environment() -> int | None:
@@ -292,8 +295,8 @@ def _deep_to_rgb(image: Image, stretch: bool) -> tuple[Image, str]:
         scale, full = 255 / (high - low), ""
     elif not (low >= 0 and high <= 65535):
         raise ImageError(
-            f"values from {low:g} to {high:g} are neither 0..1, 8 bit nor 16 bit; stretch=True "
-            "(--stretch) maps them to 0..255"
+            f"values from {low:g} to {high:g} are neither 0..1, 8 bit nor 16 bit",
+            "stretch=True (--stretch) maps them to 0..255",
         )
     elif image.mode == "F" and high <= 1:
         scale, full = 255.0, "1"

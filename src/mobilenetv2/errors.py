@@ -19,7 +19,20 @@ class ModelFileError(UserError):
 
 
 class ImageError(UserError):
-    """An image that cannot be decoded."""
+    """An image that cannot be decoded.
+
+    Args:
+        problem: What is wrong with it.
+        advice: Which option of this library would help.
+
+    Attributes:
+        problem: What is wrong with it.
+        advice: Which option of this library would help, or "".
+    """
+
+    def __init__(self, problem: str, advice: str = "") -> None:
+        super().__init__(f"{problem}; {advice}" if advice else problem)
+        self.problem, self.advice = problem, advice
 
 
 class NotFiniteError(ImageError):

@@ -20,9 +20,11 @@ from .checkpoint import Checkpoint
 from .errors import ModelFileError, missing_modules
 from .images import Preprocessing
 from .int8 import AnyCheckpoint, Int8Checkpoint
+from .locks import folder_lock
 from .model import Model
 from .verification.compare import Difference, differences, expected_results
 from .writers import FORMATS, Format, WriteOptions, WriterError, format_of, writer
+from .writers.options import DETECTION_OPTIONS
 
 PHOTO = Path(__file__).parent / "verification" / "photo.jpg"  # a cat
 ODD_SIZE = (97, 131)  # of pixels that a file of any size is checked with too
@@ -112,7 +114,9 @@ def export(
                 count = len(pixels)
                 compared = _compared(checkpoint, chosen, format_, written, pixels)
                 _refuse_mismatch(target, runtime, compared)
-        moved = _placed(written, target.parent)
+        with folder_lock(target.parent):  # files of one name that belong together stay together
+            check_target(target, format_)
+            moved = _placed(written, target.parent)
     except OSError as error:
         raise ModelFileError(f"{target}: cannot be written: {error.strerror or error}") from None
     finally:
@@ -150,6 +154,7 @@ def chosen_options(
     """
     preprocessing = checkpoint.preprocessing
     given = {name: value for name, value in values.items() if value is not None or name == "batch"}
+    _check_detection_options(checkpoint, format_, given)
     inputs = format_.inputs
     if len(inputs) == 1 and given.get("input", inputs[0]) != inputs[0]:
         raise WriterError(f"{format_.name}: input {given['input']!r:.40}: it takes {inputs[0]}")
@@ -162,6 +167,23 @@ def chosen_options(
         per_channel = len({*zip(preprocessing.mean, preprocessing.std, strict=True)}) > 1
         given.setdefault("input", "uint8" if per_channel else "float32")
     return WriteOptions.from_dict(given)
+
+
+def _check_detection_options(
+    checkpoint: AnyCheckpoint, format_: Format, given: dict[str, Any]
+) -> None:
+    """Refuses options of detections where none are selected. Programs say them to who runs them."""
+    selected = (
+        given.get("results") == "final" or given.get("task_metadata") or format_.says_detections
+    )
+    if checkpoint.architecture.head.task == "detection" and selected:
+        return
+    for name in DETECTION_OPTIONS:
+        if name in given:
+            raise WriterError(
+                f"{format_.name}: {name} {given[name]!r:.40}: it is for final results of a detector "
+                "(--results final)"
+            )
 
 
 def at_size(checkpoint: AnyCheckpoint, size: tuple[int, int]) -> AnyCheckpoint:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import os
 import threading
@@ -17,6 +16,7 @@ from numpy.typing import NDArray
 
 from .errors import ModelFileError
 from .paths import obstacle
+from .stored import StoredArrays
 
 if TYPE_CHECKING:
     from zipfile import ZipFile, ZipInfo
@@ -117,6 +117,8 @@ def sha256(path: Path) -> str:
     Raises:
         OSError: It cannot be read.
     """
+    import hashlib  # loads OpenSSL
+
     digest = hashlib.sha256()
     with path.open("rb") as file:
         while block := file.read(1 << 20):
@@ -237,9 +239,14 @@ def checksum(header: Mapping[str, str], arrays: Mapping[str, NDArray[Any]]) -> s
     """A CRC-32 over header texts and arrays: it detects damage, not forgery."""
     crc = zlib.crc32(json.dumps([header[name] for name in sorted(header)]).encode())
     for name in sorted(arrays):
-        array = np.ascontiguousarray(arrays[name])
-        crc = zlib.crc32(f"{name} {array.dtype} {array.shape}".encode(), crc)
-        crc = zlib.crc32(array.data, crc)
+        if isinstance(arrays, StoredArrays):
+            place = arrays.places[name]
+            crc = zlib.crc32(f"{name} {place.dtype} {place.shape}".encode(), crc)
+            crc = arrays.crc32(name, crc)
+        else:
+            array = np.ascontiguousarray(arrays[name])
+            crc = zlib.crc32(f"{name} {array.dtype} {array.shape}".encode(), crc)
+            crc = zlib.crc32(array.data, crc)
     return f"crc32:{crc:08x}"
 
 

@@ -28,18 +28,30 @@ def fold(
     """
     assert layer.weight is not None
     weight = checkpoint.arrays[layer.weight]
+    scale, bias = scale_and_bias(checkpoint, layer)
+    if scale is None:
+        return np.array(weight, dtype), bias
+    folded = np.empty(weight.shape, dtype)
+    scales = scale.reshape(-1, *[1] * (weight.ndim - 1))
+    np.multiply(weight, scales, folded, dtype=np.float64, casting="same_kind")
+    return folded, bias
+
+
+def scale_and_bias(
+    checkpoint: Checkpoint, layer: Layer
+) -> tuple[NDArray[np.float64] | None, NDArray[np.float64]]:
+    """What the kernel's output channels are multiplied by to fold the batch norm in, None without
+    one; and the bias (out,).
+    """
     if layer.norm is None:
         bias = checkpoint.arrays[layer.bias] if layer.bias else np.zeros(layer.out_shape[0])
-        return np.array(weight, dtype), bias.astype(np.float64)
+        return None, bias.astype(np.float64)
     gamma, beta, mean, variance = (
         checkpoint.arrays[f"{layer.norm}.{name}"].astype(np.float64)
         for name in ("weight", "bias", "running_mean", "running_var")
     )
     scale = gamma / np.sqrt(variance + layer.bn_epsilon)
-    folded = np.empty(weight.shape, dtype)
-    scales = scale.reshape(-1, *[1] * (weight.ndim - 1))
-    np.multiply(weight, scales, folded, dtype=np.float64, casting="same_kind")
-    return folded, beta - mean * scale
+    return scale, beta - mean * scale
 
 
 def unfolded(layer: Layer, weight: NDArray[Any], bias: NDArray[Any]) -> dict[str, FloatArray]:

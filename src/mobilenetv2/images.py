@@ -6,6 +6,7 @@ Prediction, evaluation, calibration and training all use this `Preprocessing`, a
 from __future__ import annotations
 
 import os
+import sys
 from dataclasses import dataclass
 from typing import IO, TYPE_CHECKING, Annotated, ClassVar, Literal
 
@@ -67,7 +68,9 @@ def check_unmasked(array: object) -> None:
     """
     import numpy as np
 
-    if isinstance(array, np.ma.MaskedArray) and np.ma.is_masked(array):
+    # without the module, which takes a while to load, there are no masked arrays
+    kind = getattr(sys.modules.get("numpy.ma"), "MaskedArray", ())
+    if isinstance(array, kind) and np.ma.is_masked(array):
         raise ImageError("a masked array hides values: fill them first, with array.filled(0)")
 
 

@@ -7,12 +7,8 @@ from pathlib import Path
 from typing import IO, Any
 
 from .arguments import check_kind
-from .detector import Detector
 from .formats import open_checkpoint, read_content
 from .model import Model
-from .segmenter import Segmenter
-
-BY_TASK: dict[str, type[Model]] = {"detection": Detector, "segmentation": Segmenter}
 
 
 def load(
@@ -47,5 +43,17 @@ def load(
         checkpoint = open_checkpoint(file, int8=int8, weights_of=weights_of)
     else:
         checkpoint = read_content(name, int8, weights_of)
-    kind = BY_TASK.get(checkpoint.architecture.head.task, Model)
-    return kind(checkpoint, threads, isa)
+    return _kind(checkpoint.architecture.head.task)(checkpoint, threads, isa)
+
+
+def _kind(task: str) -> type[Model]:
+    """The class of the models of a task."""
+    if task == "detection":
+        from .detector import Detector
+
+        return Detector
+    if task == "segmentation":
+        from .segmenter import Segmenter
+
+        return Segmenter
+    return Model

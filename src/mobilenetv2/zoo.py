@@ -10,7 +10,6 @@ from __future__ import annotations
 import difflib
 import os
 from dataclasses import dataclass
-from importlib.resources import files
 from pathlib import Path
 from urllib.parse import urlsplit
 
@@ -190,7 +189,7 @@ def find_imagenet(width_mult: float) -> Published:
 
 def bundled_path(name: str) -> Path:
     """The file of a model that ships with the package."""
-    return Path(str(files("mobilenetv2").joinpath("bundled", f"{name}.safetensors")))
+    return Path(__file__).with_name("bundled") / f"{name}.safetensors"
 
 
 def cache_folder() -> Path:

@@ -169,6 +169,20 @@ std::vector<T> canvas(std::size_t size) {
   return std::vector<T>(size + GUARD, T{77});
 }
 
+// Calls move(where in blocks, where in fours) for all bytes of a map.
+template <class Move>
+void each_of_fours(int blocks, int rows, int width, const Move& move) {
+  const int row = up_to_four(width) * BLOCK;
+  for (int i = 0; i < blocks * rows; i++) {
+    for (int x = 0; x < width; x++) {
+      for (int c = 0; c < BLOCK; c++) {
+        move(static_cast<std::size_t>((i * width + x) * BLOCK + c),
+             static_cast<std::size_t>(i * row + x / FOUR * FOUR * BLOCK + c * FOUR + x % FOUR));
+      }
+    }
+  }
+}
+
 // A product over dense pixels, over a blocked tensor, or of a convolution over rows.
 template <class T>
 Results product(const std::string& isa, unsigned seed) {
@@ -221,7 +235,20 @@ Results product(const std::string& isa, unsigned seed) {
   job.ahead_lines = random.within(0, 4096 * static_cast<int>(sizeof(ahead[0])) / 64);
   (is_to_float(mode) ? static_cast<void>(job.requantize.floats = floats.data())
                      : static_cast<void>(job.out = out.data()));
-  network.kernels().matmul(job);
+  const int out_rows = random.within(1, 3);
+  if (!random.chance(4) && blocked && job.in_order && pixels % out_rows == 0) {
+    const int width = pixels / out_rows, blocks = up_to_block(channels) / BLOCK;
+    job.fours_width = width;
+    job.out_block = out_rows * up_to_four(width) * BLOCK;
+    std::vector<T> fours = canvas<T>(static_cast<std::size_t>(blocks * job.out_block));
+    job.out = fours.data();
+    network.kernels().matmul(job);
+    job.out_block = pixels * BLOCK;
+    each_of_fours(blocks, out_rows, width, [&](std::size_t in_blocks, std::size_t at) { out[in_blocks] = fours[at]; });
+    std::copy(fours.end() - GUARD, fours.end(), out.end() - GUARD);
+  } else {
+    network.kernels().matmul(job);
+  }
 
   // A target may write all channels of a block.
   for (int p = 0; blocked && p < pixels; p++) {
@@ -269,10 +296,19 @@ Results depthwise(const std::string& isa, unsigned seed) {
   const int handle = accepted(
       network.add_depthwise(weights.data(), bias.data(), channels, copies, factors, made.rounding, problem), problem);
 
+  stage.depthwise = handle;
   Depthwise<T> job = depthwise_job(network.depthwise(handle), stage);
-  const std::ptrdiff_t row_size = stage.in_width * BLOCK;
-  const std::vector<T> in = random.numbers<T>(static_cast<std::size_t>(in_rows * channels * stage.in_width));
+  std::ptrdiff_t row_size = stage.in_width * BLOCK;
+  std::vector<T> in = random.numbers<T>(static_cast<std::size_t>(in_rows * channels * stage.in_width));
   std::vector<const T*> rows;
+  job.fours = random.chance(2) && network.kernels().fours_vectors > 0 && takes_fours(network, stage);
+  if (job.fours) {
+    row_size = up_to_four(stage.in_width) * BLOCK;
+    std::vector<T> fours(static_cast<std::size_t>(blocks * in_rows * row_size), T{99});
+    each_of_fours(blocks, in_rows, stage.in_width,
+                  [&](std::size_t in_blocks, std::size_t at) { fours[at] = in[in_blocks]; });
+    in = fours;
+  }
   job.in_block = row_size * in_rows;
   // At most one of the rows that a tap reads lies outside at either end.
   const int above = random.within(0, 1), below = random.within(0, 1);

@@ -6,9 +6,11 @@ import errno
 import io
 import os
 import re
+import signal
 import sys
-from collections.abc import Sequence
-from contextlib import suppress
+import threading
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
 
 import click
 
@@ -61,11 +63,38 @@ def run(arguments: Sequence[str] | None = None) -> int:
         arguments: Without the name of the program; None: those of this process.
     """
     try:
+        with _unwound_by_sigterm():
+            return _run(sys.argv[1:] if arguments is None else arguments)
+    except (KeyboardInterrupt, click.Abort):
+        notify("interrupted")
+        return 130
+
+
+@contextmanager
+def _unwound_by_sigterm() -> Iterator[None]:
+    """In the block, SIGTERM ends the program as an error does: what is unfinished is removed."""
+
+    def end(number: int, frame: object) -> None:
+        raise SystemExit(128 + number)
+
+    usual = signal.getsignal(signal.SIGTERM) == signal.SIG_DFL
+    if not usual or threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    signal.signal(signal.SIGTERM, end)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, signal.SIG_DFL)
+
+
+def _run(arguments: Sequence[str]) -> int:
+    try:
         use_utf8()
         show_warnings_as_lines()
         if sys.stdout is None:
             raise UserError("stdout is closed: there is nowhere to print to")
-        words = list(sys.argv[1:] if arguments is None else arguments)
+        words = list(arguments)
         _check_words(words)
         code = int(main.main(words, "mobilenetv2", standalone_mode=False, obj=words) or 0)
         sys.stdout.flush()
@@ -90,9 +119,6 @@ def run(arguments: Sequence[str] | None = None) -> int:
             name = "" if error.filename is None else f"{error.filename}: "
             notify(f"error: {name}{error.strerror or error}")
         return 2
-    except (KeyboardInterrupt, click.Abort):
-        notify("interrupted")
-        return 130
 
 
 def _check_words(words: Sequence[str]) -> None:

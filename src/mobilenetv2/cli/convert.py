@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import functools
+import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -17,8 +20,9 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
+    from ..checkpoint import Checkpoint
     from ..exporting import Exported
-    from ..int8 import AnyCheckpoint
+    from ..int8 import AnyCheckpoint, Int8Checkpoint
 
 OURS = "mobilenetv2"
 TARGETS = (
@@ -52,6 +56,22 @@ class Target(OutputPath):
         return super()._problem(path)
 
 
+VALUES = (
+    "input",
+    "results",
+    "layout",
+    "opset",
+    "score_threshold",
+    "iou_threshold",
+    "max_detections",
+)
+# how messages about fields of `WriteOptions` begin: "file FIELD must be", "FORMAT: FIELD VALUE: reason"
+FIELD = re.compile(
+    rf"^(?:file |([a-z.]+: ))({'|'.join((*VALUES, 'batch', 'dynamic_size', 'float16', 'task_metadata'))})"
+    r"( [^ :]+)?(?=: | must )"
+)
+
+
 def writer_options(command: Command) -> Command:
     """The options of files of other libraries, which a command gets as one dictionary `options`."""
 
@@ -62,16 +82,7 @@ def writer_options(command: Command) -> Command:
         batch: int | None,
         **others: Any,
     ) -> Any:
-        names = (
-            "input",
-            "results",
-            "layout",
-            "opset",
-            "score_threshold",
-            "iou_threshold",
-            "max_detections",
-        )
-        options = {name: others.pop(name) for name in names}
+        options = {name: others.pop(name) for name in VALUES}
         options = {name: value for name, value in options.items() if value is not None}
         for name in ("float16", "task_metadata"):
             if others.pop(name):
@@ -79,6 +90,8 @@ def writer_options(command: Command) -> Command:
         if "size" in dynamic:
             options["dynamic_size"] = True
         if "batch" in dynamic:
+            if batch is not None:
+                raise click.UsageError(f"--batch {batch} and --dynamic batch contradict each other")
             options["batch"] = None
         elif batch is not None:
             options["batch"] = batch
@@ -200,7 +213,17 @@ def convert(
     show_image_warnings()
     ours = to == OURS or (to is None and target.suffix.lower() == ".safetensors")
     check_usage(target, ours, options, others)
-    checkpoint, skipped = read_model(source, others)
+    if not ours:
+        from ..exporting import check_target, chosen_format
+
+        check_target(target.resolve(), chosen_format(target, to))
+    checkpoint = read_model(source, others)
+    skipped = False
+    if others["int8"]:
+        checkpoint = quantizable(source, checkpoint)
+        if not ours:
+            try_int8(checkpoint, target, to, options)
+        checkpoint, skipped = in_int8(checkpoint, others)
     notify_notes(checkpoint)
     if ours:
         checkpoint.save(target)
@@ -210,15 +233,39 @@ def convert(
 
     images, unread = verification_images(checkpoint, others)
     try:
-        exported = export(
-            checkpoint, target, to, verify=not others["no_verify"], images=images, **options
-        )
+        with named_as_options():
+            exported = export(
+                checkpoint, target, to, verify=not others["no_verify"], images=images, **options
+            )
     except MismatchError as error:
         notify(f"error: {error}")
         return 1
     for line in report(exported):
         notify(line)
     return 1 if skipped or unread else 0
+
+
+@contextmanager
+def named_as_options() -> Iterator[None]:
+    """In the block, errors about fields of `WriteOptions` name the options of the command."""
+    from ..errors import UserError
+
+    try:
+        yield
+    except UserError as error:
+        text = str(error).replace(" or None, not ", ", not ")
+        named = FIELD.sub(lambda match: f"{match[1] or ''}{_option(match[2], match[3])}", text)
+        if named == text:
+            raise
+        raise type(error)(named) from None
+
+
+def _option(field: str, value: str | None) -> str:
+    """The option that sets a field of `WriteOptions`, with the value that a message has of it."""
+    if field == "dynamic_size" or (field, value) == ("batch", " None"):
+        return f"--dynamic {field.removeprefix('dynamic_')}"
+    text = "" if value in (None, " True") else str(value).replace("'", "")
+    return f"--{field.replace('_', '-')}{text}"
 
 
 def check_usage(
@@ -246,8 +293,8 @@ def check_usage(
             raise click.UsageError(f"{target}: is a folder")
 
 
-def read_model(source: str, others: Mapping[str, Any]) -> tuple[AnyCheckpoint, bool]:
-    """The model to write, and whether images to quantise with were skipped."""
+def read_model(source: str, others: Mapping[str, Any]) -> AnyCheckpoint:
+    """The model to write, or to quantise first."""
     from dataclasses import replace
 
     from ..checkpoint import background_note
@@ -268,10 +315,34 @@ def read_model(source: str, others: Mapping[str, Any]) -> tuple[AnyCheckpoint, b
         from ..exporting import at_size
 
         checkpoint = at_size(checkpoint, others["resolution"])
-    if not others["int8"]:
-        return checkpoint, False
+    return checkpoint
+
+
+def try_int8(
+    checkpoint: Checkpoint, target: Path, to: str | None, options: Mapping[str, Any]
+) -> None:
+    """Writes the model quantised with one black image, and throws it away: whether a format takes an
+    int8 model with these options does not depend on the images.
+
+    Raises:
+        WriterError: It does not.
+    """
+    import numpy as np
+
+    from ..exporting import export
+    from ..runtime.quantize import to_int8
+
+    black = np.zeros(
+        (1, *checkpoint.preprocessing.size, checkpoint.preprocessing.channels), np.uint8
+    )
+    quantized = to_int8(checkpoint, black, lambda: None)
+    with TemporaryDirectory() as folder, named_as_options():
+        export(quantized, Path(folder, target.resolve().name), to, verify=False, **options)
+
+
+def in_int8(checkpoint: Checkpoint, others: Mapping[str, Any]) -> tuple[Int8Checkpoint, bool]:
+    """The quantised model, and whether images to quantise with were skipped."""
     images, problems = calibration_images(others["calibrate"], others["samples"])
-    checkpoint = quantizable(source, checkpoint)
     with progress(2 * len(images), "quantising") as advance:
         quantized, _, _, unread = quantized_by(checkpoint, images, advance)
     return quantized, bool(problems or unread)

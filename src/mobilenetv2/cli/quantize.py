@@ -59,6 +59,11 @@ COLUMNS = ("layer", "kind", "low", "high", "signal_to_noise_db", "added_percent"
     help="Images to calibrate with, evenly spaced among all of them.",
 )
 @click.option(
+    "--per-layer",
+    is_flag=True,
+    help="One scale for all weights of a layer, for hardware that has no others.",
+)
+@click.option(
     "--report",
     type=OutputPath(),
     help="Also write all measurements, those of every layer included, to this JSON file.",
@@ -70,6 +75,7 @@ def quantize(
     sources: Sequence[str],
     target: Path,
     samples: int,
+    per_layer: bool,
     report: Path | None,
     stretch: bool,
 ) -> int:
@@ -87,7 +93,7 @@ def quantize(
     checkpoint = quantizable(model, original)
     images, problems = calibration_images(sources, samples, stretch)
     with progress(3 * len(images), "quantising") as advance:
-        quantized, pixels, warned, unread = quantized_by(checkpoint, images, advance)
+        quantized, pixels, warned, unread = quantized_by(checkpoint, images, advance, per_layer)
         skipped = [*problems, *unread]
         quantized.save(target)
         comparison = compare(checkpoint, quantized, pixels, advance)
@@ -145,7 +151,10 @@ def calibration_images(
 
 
 def quantized_by(
-    checkpoint: Checkpoint, images: Sequence[Sample], advance: Callable[[], object]
+    checkpoint: Checkpoint,
+    images: Sequence[Sample],
+    advance: Callable[[], object],
+    per_layer: bool = False,
 ) -> tuple[Int8Checkpoint, NDArray[np.uint8], list[str], list[str]]:
     """The model in int8, the pixels it was quantised by, doubts about these, and the images that
     cannot be read; doubts and images are named on stderr.
@@ -158,7 +167,8 @@ def quantized_by(
     warned = doubts(checkpoint, pixels)
     for warning in warned:
         notify(f"warning: {warning}")
-    return to_int8(checkpoint, pixels, advance), pixels, warned, skipped
+    quantized = to_int8(checkpoint, pixels, advance, per_layer=per_layer)
+    return quantized, pixels, warned, skipped
 
 
 def _write_report(path: Path, report: dict[str, Any]) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import logging
 import os
 from collections.abc import Iterator, Mapping
@@ -16,17 +15,22 @@ from ..printable import printable
 from ..processors import MOST
 from .options import resolution_option
 from .output import format_option, write_json, write_rows
+from .recipe import (
+    is_file,
+    named_recipe,
+    option_of,
+    print_recipe,
+    recipe_changes,
+    recipe_option,
+)
+from .training_bar import training_bar
 
 if TYPE_CHECKING:
     from ..architecture import Architecture
     from ..training import Trained
+    from ..training.watch import Watch
 
-RECIPES = (
-    *("paper", "modern", "finetune", "ssdlite", "ssdlite-finetune", "deeplab"),
-    "deeplab-finetune",
-)
 TASKS = ("classification", "detection", "segmentation")
-FIELDS = ("epochs", "batch", "lr", "weight_decay", "patience", "seed", "balance", "stretch")
 
 
 @click.command()
@@ -34,7 +38,6 @@ FIELDS = ("epochs", "batch", "lr", "weight_decay", "patience", "seed", "balance"
 @click.option(
     "-o",
     "--output",
-    required=True,
     type=click.Path(file_okay=False, path_type=Path),
     help="Folder of the run.",
 )
@@ -51,14 +54,18 @@ FIELDS = ("epochs", "batch", "lr", "weight_decay", "patience", "seed", "balance"
     metavar="MODEL",
     help="A new network with the architecture of this model, or of a .json file.",
 )
+@recipe_option(
+    "modern, ssdlite or deeplab by the task; with --weights finetune, ssdlite-finetune or "
+    "deeplab-finetune"
+)
 @click.option(
-    "--recipe",
-    type=click.Choice(RECIPES),
-    help="How to train.  [default: modern, ssdlite or deeplab by the task; with --weights finetune, "
-    "ssdlite-finetune or deeplab-finetune]",
+    "--int8",
+    is_flag=True,
+    help="Fine-tune a trained model with the rounding of int8, and write the int8 model.",
 )
 @click.option("--freeze", is_flag=True, help="Train the head of a classifier alone.")
 @click.option("--epochs", type=int, help="Passes over the images.")
+@click.option("--minutes", type=float, help="Time to train for, in place of epochs.")
 @click.option("--batch", type=int, help="Images per step.")
 @click.option("--lr", type=float, help="Highest learning rate.")
 @click.option(
@@ -91,8 +98,9 @@ FIELDS = ("epochs", "batch", "lr", "weight_decay", "patience", "seed", "balance"
     help="Processes that train together.  [default: one per processor from scratch, else 1]",
 )
 @click.option("--resume", is_flag=True, help="Continue the run in the folder.")
+@click.option("--show", is_flag=True, help="Print the recipe, every field of it, and do not train.")
 @format_option
-def train(data: str, output: Path, format_: str, **options: Any) -> int:
+def train(data: str, output: Path | None, format_: str, **options: Any) -> int:
     """Train or fine-tune a classifier, a detector or a segmenter.
 
     DATA is a folder or a .zip with one folder per class (optionally in folders train and val), or
@@ -104,12 +112,18 @@ def train(data: str, output: Path, format_: str, **options: Any) -> int:
     Images that cannot be read are named on stderr and left out, and the exit code is 1. It is also
     1 if the loss is no longer finite. At SIGINT and SIGTERM the step is finished and the state is
     saved: exit codes 130 and 143."""
-    changes = _changes(options)
+    changes = recipe_changes(options)
+    if output is None and (options["resume"] or not options["show"]):
+        raise click.UsageError("Missing option '-o' / '--output'.")
     _check_libraries()
+    if options["show"]:
+        return _show(data, output, options, changes)
+    assert output is not None
     from ..training.processes import end_with_first, is_first, other_processes
 
     first = is_first()
-    with _logged(logging.INFO if first else logging.CRITICAL) as log:
+    level = logging.INFO if first else logging.CRITICAL
+    with training_bar(first) as (watch, handler), _logged(level, handler) as log:
         from ..errors import UserError
         from ..training.epochs import DivergedError, Stopped
 
@@ -119,7 +133,7 @@ def train(data: str, output: Path, format_: str, **options: Any) -> int:
                 _check_resumed(output, options, changes)
             count = _processes(data, output, options, changes)
             with other_processes(count, click.get_current_context().obj):
-                trained = _fit(data, output, options, changes)
+                trained = _fit(data, output, options, changes, watch)
         except Stopped as stop:
             log.info("%s", stop)
             return 128 + int(stop.signal)
@@ -155,7 +169,11 @@ def _check_libraries() -> None:
 
 
 def _fit(
-    data: str, output: Path, options: Mapping[str, Any], changes: Mapping[str, Any]
+    data: str,
+    output: Path,
+    options: Mapping[str, Any],
+    changes: Mapping[str, Any],
+    watch: Watch | None,
 ) -> Trained:
     import warnings
 
@@ -172,6 +190,7 @@ def _fit(
         task=options["task"],
         machine=Machine(options["workers"], options["precision"]),
         resume=resume,
+        watch=watch,
     )
 
 
@@ -194,11 +213,15 @@ def _check_resumed(output: Path, options: Mapping[str, Any], changes: Mapping[st
         f"--{name.replace('_', '-')}": ("start", name, value)
         for name, value in _start(options).items()
     }
-    if options["recipe"] is not None:
-        given["--recipe"] = "recipe", "name", options["recipe"]
+    if options["recipe"] is not None and is_file(options["recipe"]):
+        before.check_resumed({"recipe": named_recipe(options["recipe"]).changed(changes)})
+    elif options["recipe"] is not None:
+        given["--recipe"] = "recipe", "name", options["recipe"] + "-int8" * options["int8"]
+    if options["int8"]:
+        rounded = before.recipe.int8 if before.recipe.int8 != "off" else "channel"
+        given["--int8"] = "recipe", "int8", rounded
     for name, value in changes.items():
-        option = f"--{name.replace('_', '-')}" if options.get(name) is not None else "--set"
-        option = "--freeze" if name == "epochs" and options["freeze"] else option
+        option = option_of(name, options)
         given[f"{option} {name}" if option == "--set" else option] = "recipe", name, value
     before.check_options(given)
     if options["precision"] not in ("auto", before.precision):
@@ -254,42 +277,8 @@ def _architecture(name: str) -> Architecture:
         raise UserError(f"{name}: {error}") from None
 
 
-def _changes(options: Mapping[str, Any]) -> dict[str, Any]:
-    """The fields of the recipe that the options change."""
-    changes: dict[str, Any] = {}
-    for text in options["changes"]:
-        name, equals, value = text.partition("=")
-        if not equals:
-            raise click.UsageError(f"--set needs NAME=VALUE, not {text!r}")
-        try:
-            new = json.loads(value)
-        except ValueError:
-            new = value
-        _change(changes, name, new, "--set")
-    for name in FIELDS:
-        if options[name] is not None:
-            _change(changes, name, options[name], f"--{name.replace('_', '-')}")
-    if options["freeze"]:
-        if options["recipe"] not in (None, "finetune") or (
-            options["weights"] is None and not options["resume"]
-        ):
-            raise click.UsageError("--freeze needs --weights and the recipe finetune")
-        if changes.setdefault("epochs", 0):
-            raise click.UsageError("--freeze trains the head alone, which has no --epochs")
-    return changes
-
-
-def _change(changes: dict[str, Any], name: str, value: Any, option: str) -> None:
-    """Adds a change of the recipe, unless there is another of the same field."""
-    if changes.setdefault(name, value) != value:
-        raise click.UsageError(
-            f"{option}: {name} {value!r} contradicts --set {name}={changes[name]}: give one"
-        )
-
-
 def _recipe(data: str, options: Mapping[str, Any], changes: Mapping[str, Any]) -> Any:
     """The requested recipe, or None if none of its options is given."""
-    from ..training.recipes import RECIPES as BY_NAME
     from ..training.tasks import task_called
 
     task = task_called(options.get("task"), data, options["val"])
@@ -297,10 +286,36 @@ def _recipe(data: str, options: Mapping[str, Any], changes: Mapping[str, Any]) -
         raise click.UsageError(
             f"--freeze is for classifiers; for {task.name} give --epochs N --set head_epochs=N"
         )
+    if options.get("int8") and options["weights"] is None:
+        raise click.UsageError("--int8 goes on from a trained model: give it with --weights")
+    recipe = task.default_recipe(options["weights"] is not None, options["small_images"])
     if options["recipe"] is not None:
-        return BY_NAME[options["recipe"]].changed(changes)
-    default = task.default_recipe(options["weights"] is not None, options["small_images"])
-    return default.changed(changes) if changes else None
+        recipe = named_recipe(options["recipe"])
+    if options.get("int8"):
+        recipe = recipe.for_int8()
+    elif options["recipe"] is None and not changes:
+        return None
+    return recipe.changed(changes)
+
+
+def _show(
+    data: str, output: Path | None, options: Mapping[str, Any], changes: Mapping[str, Any]
+) -> int:
+    """Prints the recipe that would run."""
+    from ..training import Start
+    from ..training.run_folder import RunFolder
+    from ..training.tasks import task_called
+
+    if options["resume"] and output is not None:
+        _check_resumed(output, options, changes)
+        print_recipe(RunFolder(output).read_settings().recipe, {})
+        return 0
+    start, task = Start(**_start(options)), task_called(options["task"], data, options["val"])
+    recipe = _recipe(data, options, changes)
+    recipe = recipe or task.default_recipe(start.weights is not None, start.small_images)
+    task.check(recipe, start)
+    print_recipe(recipe, {name: option_of(name, options) for name in changes})
+    return 0
 
 
 class _Printable(logging.Formatter):
@@ -311,9 +326,9 @@ class _Printable(logging.Formatter):
 
 
 @contextmanager
-def _logged(level: int) -> Iterator[logging.Logger]:
-    """In the block, writes the library's log to stderr, without prefixes."""
-    logger, handler = logging.getLogger("mobilenetv2"), logging.StreamHandler()
+def _logged(level: int, handler: logging.Handler) -> Iterator[logging.Logger]:
+    """In the block, a handler gets the library's log, without prefixes."""
+    logger = logging.getLogger("mobilenetv2")
     handler.setFormatter(_Printable())
     before = logger.level
     logger.addHandler(handler)

@@ -28,7 +28,7 @@ def read_mask(source: Path | IO[bytes], size: tuple[int, int] | None = None, tur
     Raises:
         ImageError: No such file, damaged, of another size or kind: colours are not classes.
     """
-    from PIL import Image
+    from PIL import Image, UnidentifiedImageError
 
     path = source if isinstance(source, Path) else source.name
     if isinstance(source, Path) and (reason := obstacle(source)):
@@ -46,6 +46,10 @@ def read_mask(source: Path | IO[bytes], size: tuple[int, int] | None = None, tur
             values = np.asarray(turned)
     except MemoryError:
         raise ImageError(f"{path}: too large for this machine's memory") from None
+    except UnidentifiedImageError:  # its message has an address of memory
+        raise ImageError(
+            f"{path}: not a mask: not an image, or of a kind that Pillow cannot read"
+        ) from None
     except Exception as error:  # Pillow's plugins may raise anything on damaged files
         raise ImageError(f"{path}: not a mask: {error or type(error).__name__}") from error
     if size and values.shape != size:

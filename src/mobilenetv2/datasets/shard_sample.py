@@ -14,7 +14,7 @@ from typing import IO, Any
 
 import msgspec
 
-from ..errors import UserError, shortened
+from ..errors import ImageError, UserError, shortened
 from ..paths import is_image_name
 from .frames import Frame, frame
 from .mask_file import Mask, read_mask
@@ -23,6 +23,7 @@ from .targets import BoxTarget
 from .voc import check_values, parse_voc
 
 MASKS = ("mask", "seg")  # a mask is NAME.mask.png or NAME.seg.png
+BESIDE = ("cls", "json", "xml")  # what says something about an image
 Corners = tuple[float, float, float, float]
 
 
@@ -50,16 +51,41 @@ class ShardSample:
     Attributes:
         name: What messages call it: the tar file and the name without its suffix.
         files: The contents by what follows the first dot of their names, in lower case.
+        links: Where the files that are only links lead, in the same way.
     """
 
     name: str
     files: Mapping[str, bytes]
+    links: Mapping[str, str] = field(default_factory=dict)
 
     @property
     def image(self) -> str | None:
         """Which of the files is the image: one that is no mask, that with fewest dots in its name."""
-        kinds = [kind for kind in self.files if is_image_name(f"x.{kind}") and not _is_mask(kind)]
-        return min(kinds, key=lambda kind: kind.count("."), default=None)
+        return next(iter(self._images()), None)
+
+    def left_out(self) -> dict[str, ImageError]:
+        """Images that cannot be read whatever is in them, by name: links, and all but one of a name."""
+        if not (images := self._images()):
+            return {}
+        for kind, target in self.links.items():
+            if kind in images or kind in BESIDE or _is_mask(kind):
+                error = ImageError(
+                    f"{self.name}.{kind}: a link to {target}, and those in tar files are not followed:"
+                    " store the file itself (tar --dereference --hard-dereference)"
+                )
+                return {f"{self.name}.{image}": error for image in images}
+        return {
+            f"{self.name}.{kind}": ImageError(
+                f"{self.name}.{kind}: beside {self.name}.{images[0]}, and one image per name is read "
+                "(a name ends at its first dot)"
+            )
+            for kind in images[1:]
+        }
+
+    def _images(self) -> list[str]:
+        """The images, that with fewest dots in its name first."""
+        kinds = [kind for kind in (*self.files, *self.links) if is_image_name(f"x.{kind}")]
+        return sorted((k for k in kinds if not _is_mask(k)), key=lambda kind: kind.count("."))
 
     def open(self, kind: str) -> IO[bytes]:
         """One of the files, as an open file with a name."""

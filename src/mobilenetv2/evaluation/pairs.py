@@ -10,11 +10,12 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ..datasets import IGNORED, BoxSample, MaskSample
+from ..datasets import IGNORED
 from ..decoding import ignore_remark
 from ..drawing import draw_boxes, draw_mask
 from ..printable import printable
 from .detection import SHOWN_SCORE, BoxAnswer, BoxClassResult, DetectionEvaluation
+from .grid import Grid
 from .segmentation import MaskAnswer, SegmentationEvaluation, own_classes
 
 if TYPE_CHECKING:
@@ -22,28 +23,35 @@ if TYPE_CHECKING:
 
     from ..segmenter import Segmenter
 
-# pairs per row; side of an image and height of its text in pixels
-COLUMNS, TILE, CAPTION = 3, 240, 18
+TILE = 240  # side of an image; there are two in a pair
+GRID = Grid(columns=3, width=2 * TILE, height=TILE, caption=18)
 MOST = 15  # pairs
 Pair = tuple[str, "Image", "Image"]
 
 
-def box_sheet(evaluation: DetectionEvaluation) -> Image:
-    """The 15 worst answers of a detector as one image.
+def box_sheet(evaluation: DetectionEvaluation, answers: Sequence[BoxAnswer] | None = None) -> Image:
+    """The 15 worst answers of a detector, or the first 15 of these, as one image.
 
     Left are the objects of the dataset, right the detections with scores from 0.5, below the name
     of the file and the number of missed objects and of wrong detections.
 
+    Args:
+        evaluation: Of the detector.
+        answers: Of the evaluation; None: the worst.
+
     Raises:
         ImageError: One of the images can no longer be read.
     """
-    return _sheet(
-        _box_pair(answer, evaluation.classes) for answer in islice(evaluation.worst, MOST)
-    )
+    shown = evaluation.worst if answers is None else answers
+    return _sheet(_box_pair(answer, evaluation.classes) for answer in islice(shown, MOST))
 
 
-def mask_sheet(evaluation: SegmentationEvaluation, model: Segmenter) -> Image:
-    """The 15 worst answers of a segmenter as one image.
+def mask_sheet(
+    evaluation: SegmentationEvaluation,
+    model: Segmenter,
+    answers: Sequence[MaskAnswer] | None = None,
+) -> Image:
+    """The 15 worst answers of a segmenter, or the first 15 of these, as one image.
 
     Left is the mask of the dataset, with pixels that have no class in black and white, right the
     answer in the same colours, below the name of the file and the mean intersection over union.
@@ -51,11 +59,13 @@ def mask_sheet(evaluation: SegmentationEvaluation, model: Segmenter) -> Image:
     Args:
         evaluation: Of the model.
         model: Runs once more on these images.
+        answers: Of the evaluation; None: the worst.
 
     Raises:
         ImageError: One of the images or masks can no longer be read.
     """
-    return _sheet(_mask_pair(answer, evaluation, model) for answer in evaluation.worst[:MOST])
+    shown = evaluation.worst if answers is None else answers
+    return _sheet(_mask_pair(answer, evaluation, model) for answer in islice(shown, MOST))
 
 
 def _box_pair(answer: BoxAnswer, results: Sequence[BoxClassResult]) -> Pair:
@@ -73,7 +83,7 @@ def _box_pair(answer: BoxAnswer, results: Sequence[BoxClassResult]) -> Pair:
     # classes that the dataset lacks get the last colour
     indices = [own.get(index, -1) for index in detections.indices[shown].tolist()]
     drawn = draw_boxes(image, target.size, detections.boxes[shown], captions, indices)
-    return f"{_name(sample)}: {answer.missed} missed, {answer.wrong} wrong", truth, drawn
+    return box_caption(answer), truth, drawn
 
 
 def _mask_pair(answer: MaskAnswer, evaluation: SegmentationEvaluation, model: Segmenter) -> Pair:
@@ -98,11 +108,18 @@ def _mask_pair(answer: MaskAnswer, evaluation: SegmentationEvaluation, model: Se
         )
         for mask, ignored in ((sample.target.read(), IGNORED), (predicted, None))
     )
-    return f"{_name(sample)}: mIoU {answer.miou:.3f}", truth, drawn
+    return mask_caption(answer), truth, drawn
 
 
-def _name(sample: BoxSample | MaskSample) -> str:
-    return PurePath(sample.name).name
+def box_caption(answer: BoxAnswer) -> str:
+    """The text below a pair: the name of the file, and its errors."""
+    name = PurePath(answer.sample.name).name
+    return f"{name}: {answer.missed} missed, {answer.wrong} wrong"
+
+
+def mask_caption(answer: MaskAnswer) -> str:
+    """The text below a pair: the name of the file, and its mean intersection over union."""
+    return f"{PurePath(answer.sample.name).name}: mIoU {answer.miou:.3f}"
 
 
 def _sheet(pairs: Iterable[Pair]) -> Image:
@@ -111,7 +128,7 @@ def _sheet(pairs: Iterable[Pair]) -> Image:
 
     tiles = []
     for caption, *images in pairs:
-        tile = Image.new("RGB", (2 * TILE, TILE + CAPTION), "white")
+        tile = Image.new("RGB", (GRID.width, GRID.height + GRID.caption), "white")
         for i, image in enumerate(images):
             scale = (TILE - 4) / max(image.size)
             width, height = (max(1, round(side * scale)) for side in image.size)
@@ -120,8 +137,7 @@ def _sheet(pairs: Iterable[Pair]) -> Image:
         draw = ImageDraw.Draw(tile)
         draw.text((4, TILE), printable(caption), "black", ImageFont.load_default(12))
         tiles.append(tile)
-    rows = max(1, -(-len(tiles) // COLUMNS))
-    sheet = Image.new("RGB", (COLUMNS * 2 * TILE, rows * (TILE + CAPTION)), "white")
+    sheet = Image.new("RGB", GRID.size(len(tiles)), "white")
     for i, tile in enumerate(tiles):
-        sheet.paste(tile, (i % COLUMNS * tile.width, i // COLUMNS * tile.height))
+        sheet.paste(tile, GRID.place(i))
     return sheet

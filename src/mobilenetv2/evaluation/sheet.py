@@ -49,17 +49,17 @@ def contact_sheet(mistakes: Sequence[Answer]) -> Image:
         sheet.paste(image, (x + (TILE - width) // 2, y + (TILE - height) // 2))
         probability = f"{mistake.probability:.2f}"
         space = TILE - 4 - draw.textlength(probability + " ", font)
-        truth = _fitting(mistake.truth, TILE - 4, draw, font)
-        predicted = _fitting(f"-> {mistake.predicted}", space, draw, font)
+        truth = fitting(mistake.truth, TILE - 4, draw, font)
+        predicted = fitting(f"-> {mistake.predicted}", space, draw, font)
         draw.text((x + 2, y + TILE), truth, "black", font)
         draw.text((x + 2, y + TILE + 15), predicted, "firebrick", font)
         draw.text((x + TILE - 2, y + TILE + 15), probability, "black", font, anchor="ra")
-        name = _fitting(PurePath(mistake.sample.name).name, TILE - 4, draw, font)
+        name = fitting(PurePath(mistake.sample.name).name, TILE - 4, draw, font)
         draw.text((x + 2, y + TILE + 30), name, "dimgrey", font)
     return sheet
 
 
-def _fitting(text: str, width: float, draw: ImageDraw, font: FreeTypeFont | ImageFont) -> str:
+def fitting(text: str, width: float, draw: ImageDraw, font: FreeTypeFont | ImageFont) -> str:
     """As much of a text as fits on a line of this width in pixels."""
     text = printable(" ".join(text.split()))
     while text and draw.textlength(text, font) > width:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import IO, TYPE_CHECKING, Literal, overload
 
 from ..errors import ModelFileError, UserError
@@ -85,6 +84,8 @@ def read_content(
     Raises:
         ModelFileError: As for `read`, or neither bytes nor an open binary file.
     """
+    from tempfile import TemporaryDirectory
+
     if not isinstance(content, bytes | bytearray | memoryview):
         read_all = getattr(content, "read", None)
         content = read_all() if read_all else content

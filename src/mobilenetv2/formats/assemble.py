@@ -4,16 +4,17 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cache
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from ..architecture import MOBILENET_V2, Architecture, OutputStride, Padding
+from ..architecture import MOBILENET_V2, Architecture, OutputStride, Padding, Stage
 from ..checkpoint import Checkpoint, Shaped, check_shapes
 from ..errors import ArchitectureError, ModelFileError, UserError
 from ..files import require_memory
@@ -29,6 +30,7 @@ REPEATS = (  # blocks per stage; arrays do not show strides, so only known table
     (1, 3, 5, 6, 5, 5, 1),  # timm's 120d
 )
 OUTPUT_STRIDES: tuple[OutputStride, ...] = (32, 16, 8)
+Candidate = tuple[Architecture, tuple[int, ...]]  # and the channels of its stem and blocks
 IN_BLOCK = re.compile(r"features\.(\d{1,3})\.conv\.")
 
 
@@ -177,15 +179,25 @@ def infer_architecture(
     ]
     last = _first_side(shapes, f"features.{depth + 1}.0.weight", f"features.{depth + 1}.1.weight")
 
-    def agreement(candidate: tuple[Architecture, tuple[int, ...]]) -> tuple[int, bool]:
+    def agreement(candidate: Candidate) -> tuple[int, bool]:
         architecture, channels = candidate
         agreeing = sum(a == b for a, b in zip(channels, outputs, strict=True))
         return agreeing, last_channels(architecture) == last
 
-    best = max(_candidates(depth), key=agreement, default=None)
+    def best_of(candidates: Iterable[Candidate]) -> Candidate | None:
+        """The first that agrees most; there are many, and the first of them is mostly right."""
+        best = None
+        for candidate in candidates:
+            if best is None or agreement(candidate) > agreement(best):
+                best = candidate
+                if agreement(best) == (depth + 1, True):
+                    break
+        return best
+
+    best = best_of(_candidates(depth))
     if head is not None and head.task == "segmentation" and best and agreement(best)[0] <= depth:
         # TF's segmenters of other widths than 1 do not round to multiples of 8
-        best = max(best, *_candidates(depth, 1), key=agreement)
+        best = best_of(chain([best], _candidates(depth, 1)))
     if best is None or agreement(best)[0] < depth:
         raise ModelFileError(
             f"no width multiplier gives these channels: stem {outputs[0]}, then {outputs[1:]} in {depth} blocks; "
@@ -203,8 +215,7 @@ def infer_architecture(
     )
 
 
-@cache
-def _candidates(depth: int, divisor: int = 8) -> tuple[tuple[Architecture, tuple[int, ...]], ...]:
+def _candidates(depth: int, divisor: int = 8) -> Iterator[Candidate]:
     """The known tables of `depth` blocks at all widths, with their channels.
 
     The published widths come first, then every hundredth.
@@ -212,26 +223,28 @@ def _candidates(depth: int, divisor: int = 8) -> tuple[tuple[Architecture, tuple
     hundredths = sorted(
         (i / 100 for i in range(5, 401)), key=lambda width: (round(width * 100) % 5 != 0, width)
     )
-    candidates = []
     for repeats in (repeats for repeats in REPEATS if sum(repeats) == depth):
         stages = tuple(
             replace(stage, repeats=n) for stage, n in zip(MOBILENET_V2, repeats, strict=True)
         )
         for scale_ends in (True, False):
             for width in (*PUBLISHED_WIDTHS, *hundredths):
-                architecture = Architecture(
-                    stages=stages,
-                    scale_ends=scale_ends,
-                    width_mult=width,
-                    divisor=divisor,
-                    min_channels=divisor,
-                )
-                channels = (
-                    stem_channels(architecture),
-                    *(block.out_channels for block in blocks(architecture)),
-                )
-                candidates.append((architecture, channels))
-    return tuple(candidates)
+                yield _candidate(stages, scale_ends, width, divisor)
+
+
+@cache
+def _candidate(
+    stages: tuple[Stage, ...], scale_ends: bool, width_mult: float, divisor: int
+) -> Candidate:
+    architecture = Architecture(
+        stages=stages,
+        scale_ends=scale_ends,
+        width_mult=width_mult,
+        divisor=divisor,
+        min_channels=divisor,
+    )
+    channels = stem_channels(architecture), *(block.out_channels for block in blocks(architecture))
+    return architecture, channels
 
 
 def _with_last(architecture: Architecture, last: int | None) -> Architecture:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import os
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal, overload
 
@@ -12,13 +13,12 @@ from ..checkpoint import Checkpoint, is_ours
 from ..errors import ModelFileError, UserError
 from ..files import (
     LARGEST_NETWORK_BYTES,
-    open_safetensors,
-    read_safetensors,
     require_file,
     require_memory,
     require_size,
 )
 from ..graph import array_shapes
+from ..stored import StoredArrays
 
 if TYPE_CHECKING:
     from ..int8 import AnyCheckpoint
@@ -33,6 +33,11 @@ def recognise(path: Path) -> str:
     Raises:
         ModelFileError: No such file, or of an unknown kind.
     """
+    return _recognise(path)[0]
+
+
+def _recognise(path: Path) -> tuple[str, StoredArrays | None]:
+    """The kind, and the arrays of a safetensors file."""
     require_file(path)
     try:
         with open(path, "rb") as file:
@@ -40,19 +45,19 @@ def recognise(path: Path) -> str:
     except OSError as error:
         raise ModelFileError(f"{path}: cannot be read: {error.strerror}") from None
     if head[4:8] == b"TFL3":
-        return "tflite"
+        return "tflite", None
     if head.startswith(b"\x1f\x8b"):
-        return "tgz"
+        return "tgz", None
     if head.startswith(b"\x89HDF\r\n\x1a\n"):
-        return "hdf5"
+        return "hdf5", None
     if head[8:9] == b"{":
-        with open_safetensors(path) as opened:
-            return "mobilenetv2" if is_ours(opened.metadata() or {}) else "safetensors"
+        arrays = StoredArrays(path)
+        return "mobilenetv2" if is_ours(arrays.texts) else "safetensors", arrays
     if head.startswith(b"PK\x03\x04"):
-        return "keras" if "model.weights.h5" in _zip_members(path) else "pytorch"
+        return "keras" if "model.weights.h5" in _zip_members(path) else "pytorch", None
     # A bare pickle, or a tar archive of PyTorch before 0.4.
     if head[:1] == b"\x80" or head[257:262] == b"ustar":
-        return "pytorch"
+        return "pytorch", None
     raise ModelFileError(
         f"{path}: not a model file of a known kind (.safetensors of ours or others, .pth, .tflite, .tgz, .h5, .keras)"
     )
@@ -90,17 +95,16 @@ def read(path: Path, int8: bool = True, weights_of: str | None = None) -> AnyChe
 
 
 def _read(path: Path, int8: bool, weights_of: str | None) -> AnyCheckpoint:
-    kind = recognise(path)
+    kind, arrays = _recognise(path)
     if weights_of not in (None, "raw") and kind not in ("pytorch", "safetensors"):
         raise ModelFileError(f"{path}: holds one set of weights, and none of {weights_of!r:.80}")
-    if kind == "mobilenetv2":
-        _require_size_of_network(path)
-        header, arrays = read_safetensors(path)
-        if int8 and "quantization" in header:
+    if arrays is not None and kind == "mobilenetv2":
+        _require_size_of_network(path, arrays.texts)
+        if int8 and "quantization" in arrays.texts:
             from ..int8 import Int8Checkpoint
 
-            return Int8Checkpoint.from_file(path, header, arrays)
-        return Checkpoint.from_file(path, header, arrays)
+            return Int8Checkpoint.load(path)
+        return Checkpoint.from_file(path, arrays.texts, arrays)
     require_size(path)
     if kind == "tflite":
         from .tflite import read_tflite
@@ -119,13 +123,11 @@ def _read(path: Path, int8: bool, weights_of: str | None) -> AnyCheckpoint:
     return (read_pth if kind == "pytorch" else read_foreign_safetensors)(path, weights_of)
 
 
-def _require_size_of_network(path: Path) -> None:
+def _require_size_of_network(path: Path, header: Mapping[str, str]) -> None:
     """Refuses a large file of ours that holds more than the network it describes."""
     size = path.stat().st_size
     if size <= LARGEST_NETWORK_BYTES:
         return
-    with open_safetensors(path) as opened:
-        header = opened.metadata() or {}
     try:
         shapes = array_shapes(Architecture.from_json(header.get("architecture", "")))
     except (UserError, ValueError, TypeError) as error:

@@ -87,7 +87,7 @@ class HeadNetwork(Backbone):
         """Normalised images (N, in_channels, H, W) of any size -> the outputs of the network by name,
         each (N, C, height, width).
         """
-        described = _network(self.architecture, x.shape[2], x.shape[3])
+        described = described_network(self.architecture, x.shape[2], x.shape[3])
         block, at_input = (
             (None, False) if self._tap is None else (self._tap.block, self._tap.at_input)
         )
@@ -203,7 +203,8 @@ class SegmentationNetwork(HeadNetwork):
 
 
 @lru_cache(maxsize=64)
-def _network(architecture: Architecture, height: int, width: int) -> Network:
+def described_network(architecture: Architecture, height: int, width: int) -> Network:
+    """As `graph.network`, remembered for the sizes of a training."""
     return network(architecture, height, width)
 
 

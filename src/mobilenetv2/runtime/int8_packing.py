@@ -15,6 +15,7 @@ from .packing import (
     filled,
     filled_channels,
     laid_out,
+    matrix_weights,
     rows,
     weighted_layers,
     within_float32,
@@ -33,6 +34,7 @@ from .rounding import (
 from .steps import Steps
 
 Mode = _native.RoundingMode
+FEW_STEPS = 1 << 30  # results are within 32 bits
 BIAS_LIMIT = 1 << 30  # leaves the other half of 32 bits to the products
 
 
@@ -44,13 +46,21 @@ def pack_int8(network: _native.ByteNetwork, checkpoint: Int8Checkpoint, steps: S
     handles: dict[str, int] = {}
     net = described_network(checkpoint.architecture)
     sums, results = shortcut_sums(net.layers, steps), float_results(net, checkpoint.rounding)
-    for layer in weighted_layers(net.layers, steps):
+    weighted = weighted_layers(net.layers, steps)
+    network.reserve(matrix_weights(weighted))
+    for layer in weighted:
         stored, added = checkpoint.layers[layer.name], sums.get(layer.name)
         mode = _mode(checkpoint, layer, added, layer.name in results)
-        weight = stored.weight.astype(np.int64) - stored.zero_point
+        weight: Array = stored.weight
+        if weight.dtype != np.int8:
+            weight = weight.astype(np.int16) - np.int16(stored.zero_point)
         weight = weight.reshape(*weight.shape[:2], layer.kernel, layer.kernel)
-        zeros = np.array(zero_points(checkpoint, layer.sources[0])).reshape(-1, 1, 1)
-        bias = stored.bias - (weight * zeros).sum(axis=(1, 2, 3))
+        zeros = zero_points(checkpoint, layer.sources[0])
+        if len(zeros) == 1:
+            zero_sums = zeros[0] * rows(weight).sum(axis=1, dtype=np.int64)
+        else:
+            zero_sums = (weight * np.array(zeros).reshape(-1, 1, 1)).sum(axis=(1, 2, 3))
+        bias = stored.bias - zero_sums
         if np.abs(bias).max() >= BIAS_LIMIT:
             bias = np.clip(bias, -BIAS_LIMIT, BIAS_LIMIT)  # far beyond every code
         bias = filled_channels(layer, bias, steps)
@@ -183,11 +193,16 @@ def _mode(checkpoint: Int8Checkpoint, layer: Layer, added: Layer | None, to_floa
 
 
 def _largest(weight: Array, bias: Array, factors: dict[str, Array]) -> float:
-    """The largest result before limits, in steps of the output, that any input can give."""
+    """No less than the largest result before limits, in steps of the output, that any input can
+    give.
+    """
     if "factor" not in factors:
         return np.inf
-    sums = np.abs(bias) + 255.0 * np.abs(weight).sum(axis=(1, 2, 3))
-    return float((sums * factors["factor"].astype(np.float64)).max())
+    factor = factors["factor"].astype(np.float64)
+    sums = np.abs(bias) + 255.0 * 255 * weight[0].size
+    if (sums * factor).max() >= FEW_STEPS:
+        sums = np.abs(bias) + 255.0 * np.abs(rows(weight).astype(np.int64)).sum(axis=1)
+    return float((sums * factor).max())
 
 
 def _rounding(
@@ -204,7 +219,7 @@ def _rounding(
     rounding.zero = out.zero_point
     rounding.low, rounding.high = code_limits(out, layer.activation)
     bounds = rounding.low + out.zero_point, rounding.high + out.zero_point
-    if rounding.mode == Mode.ONCE and added is None and largest < 1 << 30 and bounds == (0, 255):
+    if rounding.mode == Mode.ONCE and added is None and largest < FEW_STEPS and bounds == (0, 255):
         rounding.mode = Mode.ONCE_SATURATING
     if rounding.mode == Mode.TWICE_TO_FLOAT:
         rounding.float_scale = out.scale
@@ -241,7 +256,7 @@ def _output(checkpoint: Int8Checkpoint, layer: Layer, added: Layer | None) -> Ac
     return checkpoint.activations.get(layer.name)
 
 
-def _signed_bytes(weight: NDArray[np.int64]) -> list[NDArray[np.int8]]:
+def _signed_bytes(weight: Array) -> list[NDArray[np.int8]]:
     """The fewest arrays of signed bytes whose sum is `weight`: one, unless it is stored unsigned."""
     parts: list[NDArray[np.int8]] = []
     while not parts or weight.any():
@@ -250,9 +265,7 @@ def _signed_bytes(weight: NDArray[np.int64]) -> list[NDArray[np.int8]]:
     return parts
 
 
-def _matrix(
-    weight: NDArray[np.int64], layer: Layer, middle: int
-) -> tuple[NDArray[np.int8], int, int]:
+def _matrix(weight: Array, layer: Layer, middle: int) -> tuple[NDArray[np.int8], int, int]:
     """Rows for a matrix: of each kernel row its pixels as one run of a multiple of 4, filled with
     zeros. Where a weight is beyond a signed byte, all of them are less `middle`.
 
@@ -262,7 +275,9 @@ def _matrix(
     """
     if weight.min() >= -128 and weight.max() <= 127:
         middle = 0
-    runs = weight.reshape(len(weight), layer.kernel, -1) - middle
+    runs = weight.reshape(len(weight), layer.kernel, -1)
+    if middle:
+        runs = runs - np.int16(middle)
     filled_up = rows(filled(runs, axis=2, unit=4))
     return np.ascontiguousarray(filled_up, np.int8), middle, runs.shape[2] % 4
 

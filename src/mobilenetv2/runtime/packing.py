@@ -7,27 +7,29 @@ zeros.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+import math
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
 from typing import Any
 
+import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
-from ..checkpoint import Checkpoint
+from ..checkpoint import Checkpoint, FloatArray
 from ..errors import ModelFileError
-from ..folding import fold
+from ..folding import fold, scale_and_bias
 from ..graph import layers
 from ..layer import IMAGE, Layer
+from ..stored import StoredArrays
 from . import _native
 from .steps import Steps
 
 Array = NDArray[Any]
+SPARE_WEIGHTS = 128  # of a matrix: the last vectors of its panels, two lines of int8
 
 
-@dataclass(frozen=True)
-class Weights:
+class Weights(msgspec.Struct, frozen=True):
     """Handles of the weights inside the extension.
 
     Attributes:
@@ -50,16 +52,35 @@ def weighted_layers(checkpoint_layers: tuple[Layer, ...], steps: Steps) -> list[
     return [layer for layer in ordered if layer.weight is not None]
 
 
+def matrix_weights(weighted: Sequence[Layer]) -> int:
+    """Weights of all matrices once they are packed, at most: in whole blocks, with spare lines."""
+    total = 0
+    for layer in weighted:
+        if layer.kind != "depthwise":
+            outputs, inputs = (
+                -(-n // _native.BLOCK) * _native.BLOCK for n in layer.weight_shape[:2]
+            )
+            twice = 2 if IMAGE in layer.sources else 1
+            total += twice * (outputs * inputs * layer.kernel**2 + SPARE_WEIGHTS)
+    return total
+
+
 def pack(network: _native.Network, checkpoint: Checkpoint, steps: Steps) -> Weights:
     """Packs float weights, batch norms folded in; those of the first layer twice, for normalised
     values and for pixels.
     """
     handles: dict[str, int] = {}
     pixels = -1
-    for layer in weighted_layers(layers(checkpoint.architecture), steps):
+    weighted = weighted_layers(layers(checkpoint.architecture), steps)
+    rooms = np.empty((2, max(math.prod(layer.weight_shape) for layer in weighted)), np.float32)
+    network.reserve(matrix_weights(weighted))
+    for layer in weighted:
         with within_float32(layer):
             reads_image = IMAGE in layer.sources
-            weight, bias = fold(checkpoint, layer, np.float64 if reads_image else np.float32)
+            if reads_image:
+                weight, bias = fold(checkpoint, layer)
+            else:
+                weight, bias = _folded(checkpoint, layer, *rooms)
             weight, bias = laid_out(layer, weight, steps), filled_channels(layer, bias, steps)
             if layer.kind == "depthwise":
                 taps = weight.reshape(-1, layer.kernel**2).T  # (9, C)
@@ -72,6 +93,35 @@ def pack(network: _native.Network, checkpoint: Checkpoint, steps: Steps) -> Weig
                 pixels = network.add_matrix(_floats(rows(weight * scale)), _floats(bias))
                 network.set_pixel_padding((-offset / scale).tolist())
     return Weights(handles, pixels, network.panel_channels, 4)
+
+
+def _folded(
+    checkpoint: Checkpoint, layer: Layer, read: FloatArray, scaled: FloatArray
+) -> tuple[Array, Array]:
+    """What `fold` gives in float32, in memory that is used for one layer after another.
+
+    Args:
+        checkpoint: The model.
+        layer: One of its layers.
+        read: Room for the kernel as it is in the file.
+        scaled: Room for the kernel with the batch norm.
+
+    Raises:
+        FloatingPointError: A weight is too large for float32.
+    """
+    assert layer.weight is not None
+    arrays = checkpoint.arrays
+    if isinstance(arrays, StoredArrays):
+        weight = arrays.read(layer.weight, read)
+    else:
+        weight = arrays[layer.weight]
+    scale, bias = scale_and_bias(checkpoint, layer)
+    if scale is None:
+        return weight, bias
+    folded = scaled[: weight.size].reshape(weight.shape)
+    if not _native.scale_rows(_floats(rows(weight)), scale, rows(folded)):
+        raise FloatingPointError
+    return folded, bias
 
 
 @contextmanager

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+
+import msgspec
 
 from ..layer import IMAGE, Shape
 from . import _native
@@ -12,8 +13,7 @@ from . import _native
 LINE_BYTES = 64  # tensors begin on a cache line
 
 
-@dataclass
-class UnplacedStep:
+class UnplacedStep(msgspec.Struct):
     """A step whose tensors have names and no places yet.
 
     Attributes:
@@ -42,8 +42,7 @@ class UnplacedStep:
         return math.prod(self.output_shape) * self.item_scale
 
 
-@dataclass
-class Arena:
+class Arena(msgspec.Struct):
     """Places for tensors that live from one step to another, first fit.
 
     Attributes:
@@ -52,7 +51,7 @@ class Arena:
     """
 
     line: int
-    taken: list[tuple[int, int]] = field(default_factory=list)
+    taken: list[tuple[int, int]] = msgspec.field(default_factory=list)
 
     @property
     def top(self) -> int:

@@ -35,7 +35,7 @@ class RecordedLayer:
 
 @dataclass
 class Recorder:
-    """Stands in for the extension's network: what is packed and planned is written down.
+    """Stands in for the extension's network: what is packed and planned is copied and written down.
 
     Attributes:
         layers: In the order in which they were added.
@@ -45,6 +45,9 @@ class Recorder:
     panel_channels: int = _native.BLOCK
     layers: list[RecordedLayer] = field(default_factory=list)
     padding: list[float] = field(default_factory=list)
+
+    def reserve(self, weights: int) -> None:
+        """Nothing is packed here."""
 
     def add_matrix(
         self,
@@ -94,7 +97,7 @@ class Recorder:
                 channels,
                 depth,
                 *of_inputs,
-                (*arrays, *ordered),
+                tuple(array.copy() for array in (*arrays, *ordered)),
                 rounding or _native.Rounding(),
             )
         )

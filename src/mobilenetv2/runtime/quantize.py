@@ -46,7 +46,10 @@ SMALLEST_SCALE = 1e-12  # of channels whose weights are all 0
 
 
 def quantize(
-    checkpoint: Checkpoint, images: NDArray[np.uint8] | Iterable[str | os.PathLike[str]]
+    checkpoint: Checkpoint,
+    images: NDArray[np.uint8] | Iterable[str | os.PathLike[str]],
+    *,
+    per_layer: bool = False,
 ) -> Int8Checkpoint:
     """The same network in int8, its activations' ranges observed on images. The same images give the
     same int8 network.
@@ -59,6 +62,8 @@ def quantize(
         checkpoint: A classifier, or a network that ends in features.
         images: Files of the kind that the model will see, which `checkpoint.preprocessing`
             prepares; or pixels (N, H, W, C) uint8 that are prepared already. About 100 will do.
+        per_layer: One scale for all weights of a layer, for hardware that has no others. It costs
+            accuracy, which training with the rounding (`train --int8`) brings back.
 
     Raises:
         UserError: The model is quantised already or of another kind, no image can be read, or
@@ -74,7 +79,7 @@ def quantize(
         images, complaints = read_images(checkpoint.preprocessing, images)
     for complaint in complaints + doubts(checkpoint, images):
         warnings.warn(complaint, stacklevel=2)
-    return to_int8(checkpoint, images)
+    return to_int8(checkpoint, images, per_layer=per_layer)
 
 
 def check_quantizable(checkpoint: AnyCheckpoint) -> Checkpoint:
@@ -159,7 +164,11 @@ def _correlation(pixels: NDArray[np.uint8]) -> float | None:
 
 
 def to_int8(
-    checkpoint: Checkpoint, pixels: NDArray[np.uint8], advance: Callable[[], object] = lambda: None
+    checkpoint: Checkpoint,
+    pixels: NDArray[np.uint8],
+    advance: Callable[[], object] = lambda: None,
+    *,
+    per_layer: bool = False,
 ) -> Int8Checkpoint:
     """Quantises by images that are pixels already.
 
@@ -167,9 +176,10 @@ def to_int8(
         checkpoint: The float model.
         pixels: (N, H, W, C) uint8.
         advance: Called after each image, to show progress.
+        per_layer: As for `quantize`.
     """
     activations, means = _observe(checkpoint, pixels, advance)
-    image_scale, image_zeros, gains, offsets = _image_scales(checkpoint.preprocessing)
+    image_scale, image_zeros, gains, offsets = image_scales(checkpoint.preprocessing)
     means["image"] = image_scale * (pixels.mean(axis=(0, 1, 2)) - image_zeros)
     int8_layers = {}
     for layer in layers(checkpoint.architecture):
@@ -182,7 +192,7 @@ def to_int8(
             weight = weight * gains[:, None, None]
         step = image_scale if source == "image" else activations[source].scale
         mean = means[source].reshape(layer.groups, -1)
-        int8_layers[layer.name] = quantized_layer(weight, bias, step, mean)
+        int8_layers[layer.name] = quantized_layer(weight, bias, step, mean, per_layer)
     stored = stored_tensors(checkpoint.architecture, "nearest")
     return Int8Checkpoint(
         architecture=checkpoint.architecture,
@@ -198,7 +208,11 @@ def to_int8(
 
 
 def quantized_layer(
-    weight: NDArray[np.float64], bias: NDArray[np.float64], step: float, mean: NDArray[np.float64]
+    weight: NDArray[np.float64],
+    bias: NDArray[np.float64],
+    step: float,
+    mean: NDArray[np.float64],
+    per_layer: bool = False,
 ) -> Int8Layer:
     """A layer in int8.
 
@@ -211,10 +225,13 @@ def quantized_layer(
         bias: (out,).
         step: Scale of the input.
         mean: Of the input's channels, (groups, in / groups).
+        per_layer: All channels get the greatest of their scales.
     """
     largest = np.abs(weight).reshape(len(weight), -1).max(axis=1)
     floor = np.maximum(np.abs(bias) / (step * BIAS_LIMIT), SMALLEST_SCALE)
     scale = np.maximum(largest / 127, floor).astype(np.float32)
+    if per_layer:
+        scale[:] = scale.max()
     exact = scale.astype(np.float64)
     by_channel = exact.reshape(-1, *[1] * (weight.ndim - 1))
     rounded = np.clip(np.rint(weight / by_channel), -127, 127)
@@ -225,7 +242,7 @@ def quantized_layer(
     )
 
 
-def _image_scales(
+def image_scales(
     preprocessing: Preprocessing,
 ) -> tuple[float, tuple[int, ...], NDArray[np.float64], NDArray[np.float64]]:
     """Scale and zero points of the image; and per channel, what its weights are multiplied by and

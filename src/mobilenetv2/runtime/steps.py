@@ -13,8 +13,9 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from itertools import chain
+
+import msgspec
 
 from ..graph import Network
 from ..layer import IMAGE, Layer
@@ -22,8 +23,7 @@ from ..layer import IMAGE, Layer
 MAX_STAGES = 3  # in a chain
 
 
-@dataclass(frozen=True)
-class Stage:
+class Stage(msgspec.Struct, frozen=True):
     """Layers, by name, that turn rows into rows: an inverted residual, a part of one, or a k x k
     convolution.
 
@@ -48,8 +48,7 @@ class Stage:
         return tuple(name for name in parts if name is not None)
 
 
-@dataclass(frozen=True)
-class Step:
+class Step(msgspec.Struct, frozen=True):
     """Layers that run together.
 
     Attributes:
@@ -72,8 +71,7 @@ class Step:
         return self.layers[-1]
 
 
-@dataclass(frozen=True)
-class Steps:
+class Steps(msgspec.Struct, frozen=True):
     """A network as steps.
 
     Attributes:
@@ -104,8 +102,7 @@ def group(network: Network, outputs: Sequence[str] | None = None) -> Steps:
     return Steps(tuple(steps), frozenset(_blocked(steps)), outputs)
 
 
-@dataclass(frozen=True)
-class _Unit:
+class _Unit(msgspec.Struct, frozen=True):
     """One stage, or one layer that is none."""
 
     stage: Stage | None

@@ -5,7 +5,8 @@ from __future__ import annotations
 import asyncio
 import json
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterator, Sequence
+from contextlib import contextmanager
 from functools import partial
 from importlib.metadata import version
 from typing import Any
@@ -82,6 +83,10 @@ class Service:
         app.router.redirect_slashes = False  # it would redirect to the Host that the client says
         return app
 
+    def count_refused(self, status: int, seconds: float) -> None:
+        """Counts an answer to what was no request of HTTP."""
+        self._metrics.add_request("other", status, seconds)
+
     def close(self) -> None:
         """Ends the threads."""
         self._pool.close()
@@ -118,7 +123,7 @@ class Service:
             message += f"; the model here is {self._name}, its version 1"
         begin = time.perf_counter()
         await self._receiver.discard(request)
-        self._metrics.add_request("other", error.status_code, time.perf_counter() - begin)
+        self.count_refused(error.status_code, time.perf_counter() - begin)
         return _json({"error": message}, error.status_code, dict(error.headers or {}))
 
     async def _explain_failure(self, request: Request, error: Exception) -> Response:
@@ -137,8 +142,9 @@ class Service:
             else:
                 images, fields = images_of(body, content_type, self._limits)
             query = {name: request.query_params.getlist(name) for name in request.query_params}
-            options = self._task.checked({**fields, **query})
-            answers = await self._pool.map(partial(self._plain_answer, options), images)
+            with self._counted_if_refused(images):
+                options = self._task.checked({**fields, **query})
+                answers = await self._pool.map(partial(self._plain_answer, options), images)
         finally:
             self._receiver.release(len(body))
         refused = sum("error" in answer for answer in answers)
@@ -157,9 +163,9 @@ class Service:
         try:
             return {**name, **self._task.plain(self._task.run(image, options), options)}
         except ImageError as error:
-            return {**name, "error": printable(str(error))}
+            return {**name, "error": sentence(error)}
         except UserError as error:
-            raise RefusalError(400, printable(str(error))) from None
+            raise RefusalError(400, sentence(error)) from None
 
     async def _infer(self, request: Request) -> Response:
         """A request of the V2 protocol."""
@@ -172,23 +178,32 @@ class Service:
                     decompress(body, encoding, self._limits), header_length, self._limits
                 )
             )
-            options = self._task.checked(infer_request.options)
-            self._check_outputs(infer_request)
-            try:
-                results = await self._pool.map(
-                    lambda image: self._task.run(image, options), infer_request.images
-                )
-            except UserError as error:
-                self._metrics.add_images(0, len(infer_request.images))
-                raise RefusalError(400, printable(str(error))) from None
+            with self._counted_if_refused(infer_request.images):
+                options = self._task.checked(infer_request.options)
+                self._check_outputs(infer_request)
+                try:
+                    results = await self._pool.map(
+                        lambda image: self._task.run(image, options), infer_request.images
+                    )
+                except UserError as error:
+                    raise RefusalError(400, sentence(error)) from None
+                content, length = await self._pool.body(lambda: self._write(infer_request, results))
         finally:
             self._receiver.release(len(body))
         self._metrics.add_images(len(results), 0)
-        content, length = await self._pool.body(lambda: self._write(infer_request, results))
         if length is None:
             return Response(content, media_type="application/json")
         headers = {tensors.HEADER_LENGTH: str(length)}
         return Response(content, headers=headers, media_type="application/octet-stream")
+
+    @contextmanager
+    def _counted_if_refused(self, images: Sequence[Any]) -> Iterator[None]:
+        """In the block, an error means that the images are refused."""
+        try:
+            yield
+        except BaseException:
+            self._metrics.add_images(0, len(images))
+            raise
 
     def _check_outputs(self, request: tensors.InferRequest) -> None:
         for name in request.outputs:
@@ -254,6 +269,11 @@ class Service:
         content = page(self._name, self._task.name, language)
         headers = {"content-security-policy": PAGE_POLICY, "x-content-type-options": "nosniff"}
         return HTMLResponse(content, headers={**headers, "vary": "accept-language"})
+
+
+def sentence(error: UserError) -> str:
+    """What is wrong, without advice about options that a caller of the service does not have."""
+    return printable(error.problem if isinstance(error, ImageError) else str(error))
 
 
 def _json(message: Any, status: int = 200, headers: dict[str, str] | None = None) -> Response:

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from functools import lru_cache, partial
 from math import ceil, exp, log, sqrt
-from typing import Annotated, ClassVar, Literal, NamedTuple
+from typing import Annotated, Any, ClassVar, Literal, NamedTuple
 
 import numpy as np
 import torch
@@ -66,6 +66,21 @@ OPERATIONS = (
 )
 
 
+# fields that mean something only together with others: what they need, in words, and the test
+Needs = Mapping[str, tuple[str, Callable[[Mapping[str, Any]], bool]]]
+NEEDS: Needs = {
+    "policy_until": ("policy", lambda a: a["policy"] != "none"),
+    "cutmix_share": ("cutmix", lambda a: a["cutmix"] != 0),
+    "mix_from": ("mixup or cutmix", lambda a: (a["mixup"], a["cutmix"]) != (0, 0)),
+    "mix_until": ("mixup or cutmix", lambda a: (a["mixup"], a["cutmix"]) != (0, 0)),
+}
+
+
+def unused(values: Mapping[str, Any], needs: Needs) -> dict[str, str]:
+    """The fields of a record that mean nothing beside its other values, with what they need."""
+    return {name: other for name, (other, holds) in needs.items() if not holds(values)}
+
+
 @dataclass(frozen=True, kw_only=True)
 class Augmentation(Record):
     """The random changes that training makes to images.
@@ -83,21 +98,27 @@ class Augmentation(Record):
         expand: With boxes, half of the images are put on a larger ground, its sides up to this
             many times theirs.
         zoom: Lowest and highest factor of "zoomed".
-        flip: Mirror half of the images left to right.
+        flip: Mirror half of the images left to right; "alternate": each image in every other epoch.
         colour: TF-slim's fast mode: change brightness by up to 32 of 255, scale colour by 0.5
             to 1.5.
         policy: "trivial": TrivialAugment (wide; Mueller and Hutter 2021); "rand": RandAugment
             (Cubuk et al. 2019) of `rand_ops` operations of magnitude `rand_magnitude`; "none".
+        policy_until: Share of the run after which there is no policy.
         rand_ops: Operations per image.
         rand_magnitude: 0..30.
         erase: Share of the images in which a rectangle becomes the mean colour (random erasing,
             Zhong et al. 2017).
         erase_scale: Lowest and highest share of the image's area that the rectangle covers.
         erase_ratio: Lowest and highest width over height of the rectangle.
+        cutout: Side in pixels of the square around a random point that becomes the mean colour
+            (DeVries and Taylor 2017); 0: none.
         mixup: Parameter of the beta distribution that mixes pairs of images (Zhang et al. 2017);
             0: never.
         cutmix: The same for rectangles pasted from another image (Yun et al. 2019). If both are
             set, each batch gets one of them at random.
+        cutmix_share: Share of the images into which a rectangle is pasted.
+        mix_from: Share of the run from which on images are mixed.
+        mix_until: Share of the run after which they are not.
 
     Raises:
         UserError: A value is out of range; the message names it.
@@ -111,16 +132,21 @@ class Augmentation(Record):
     pad: Annotated[int, Meta(ge=0, le=1024)] = 4
     expand: Annotated[float, Meta(ge=1, le=8)] = 1.0
     zoom: Ratios = (0.5, 2.0)
-    flip: bool = True
+    flip: bool | Literal["alternate"] = True
     colour: bool = False
     policy: Literal["none", "trivial", "rand"] = "none"
+    policy_until: Share = 1.0
     rand_ops: Annotated[int, Meta(ge=0, le=14)] = 2
     rand_magnitude: Annotated[int, Meta(ge=0, le=MAX_MAGNITUDE)] = 9
     erase: Share = 0.0
     erase_scale: Shares = (0.02, 1 / 3)
     erase_ratio: Ratios = (0.3, 3.3)
+    cutout: Annotated[int, Meta(ge=0, le=1024)] = 0
     mixup: BetaParameter = 0.0
     cutmix: BetaParameter = 0.0
+    cutmix_share: Share = 1.0
+    mix_from: Share = 0.0
+    mix_until: Share = 1.0
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -128,6 +154,11 @@ class Augmentation(Record):
             low, high = getattr(self, name)
             if low > high:
                 raise self.refusal(name, "two rising numbers")
+        if self.mix_from >= self.mix_until:
+            raise self.refusal("mix_from", f"below mix_until, {self.mix_until}")
+        for name, other in unused(self.to_dict(), NEEDS).items():
+            if getattr(self, name) != getattr(Augmentation, name):
+                raise UserError(f"augmentation {name}={getattr(self, name)!r} needs {other}")
 
     def check_for_classes(self) -> None:
         """Raises UserError: The crop is for images with boxes or masks."""
@@ -155,8 +186,17 @@ class Augmentation(Record):
             raise UserError(f"images of {size[0]}x{size[1]} cannot be padded by {self.pad}")
         return partial(_transformed, self, replace(preprocessing, size=(size[0], size[1])))
 
+    def after_policy(self) -> Augmentation:
+        """The augmentation from `policy_until` on."""
+        return replace(self, policy="none", policy_until=1.0)
+
     def mix(
-        self, x: Tensor, labels: Tensor, classes: int, generator: torch.Generator
+        self,
+        x: Tensor,
+        labels: Tensor,
+        classes: int,
+        generator: torch.Generator,
+        share: float = 0.0,
     ) -> tuple[Tensor, Tensor]:
         """Mixes the images of a batch with each other.
 
@@ -165,15 +205,16 @@ class Augmentation(Record):
             labels: Class indices, (N,) int64.
             classes: Number of classes.
             generator: On the CPU; decides what is mixed and how much.
+            share: How much of the run is done.
 
         Returns:
             x, mixed or unchanged, and the share of each class, (N, classes) float32.
         """
         rng = np.random.default_rng(int(torch.randint(1 << 62, (), generator=generator)))
-        pairs = ((mixup, self.mixup), (cutmix, self.cutmix))
+        pairs = ((mixup, self.mixup), (partial(cutmix, chance=self.cutmix_share), self.cutmix))
         choices = [(function, alpha) for function, alpha in pairs if alpha > 0]
         shares = one_hot(labels, classes).float()  # (N, classes)
-        if not choices:
+        if not choices or not self.mix_from <= share < self.mix_until:
             return x, shares
         function, alpha = choices[rng.integers(len(choices))]
         return function(x, shares, alpha, rng)
@@ -204,7 +245,7 @@ def _transformed(
         pixels = preprocessing(image)  # (H, W, channels)
         pixels = shifted(pixels, a.pad, rng) if a.crop == "pad" else pixels
         image = Image.fromarray(pixels[:, :, 0] if channels == 1 else pixels)
-    if a.flip and rng.random() < 0.5:
+    if a.flip is True and rng.random() < 0.5:
         image = ImageOps.mirror(image)
     if a.colour:
         image = jitter(image, rng)
@@ -214,7 +255,10 @@ def _transformed(
         erased = fitting_box(image.size, a.erase_scale, a.erase_ratio, rng)
         if erased:
             image.paste(fill, erased)
-    return np.array(image).reshape(height, width, channels)
+    pixels = np.array(image).reshape(height, width, channels)
+    if a.cutout:
+        pixels[_square(a.cutout, (height, width), rng)] = fill
+    return pixels
 
 
 def crop_box(
@@ -354,20 +398,31 @@ def mixup(x: Tensor, shares: Tensor, alpha: float, rng: Generator) -> tuple[Tens
     return mixed, kept * shares + (1 - kept) * shares.roll(1, 0)
 
 
-def cutmix(x: Tensor, shares: Tensor, alpha: float, rng: Generator) -> tuple[Tensor, Tensor]:
-    """Pastes into each image (N, C, H, W) a rectangle of the one before it, and mixes the class
-    shares (N, classes) in proportion to the areas.
+def cutmix(
+    x: Tensor, shares: Tensor, alpha: float, rng: Generator, chance: float = 1.0
+) -> tuple[Tensor, Tensor]:
+    """Pastes into some of the images (N, C, H, W) a rectangle of the one before, and mixes their
+    class shares (N, classes) in proportion to the areas. Each has a rectangle of its own.
     """
-    height, width = x.shape[2:]
-    side = sqrt(1 - float(rng.beta(alpha, alpha)))  # relative, before the edges cut it
-    rows, columns = (_span(length, side, rng) for length in (height, width))
-    x, neighbour = x.clone(), x.roll(1, 0)
-    x[:, :, rows, columns] = neighbour[:, :, rows, columns]
-    cut = (rows.stop - rows.start) * (columns.stop - columns.start) / (height * width)
-    return x, (1 - cut) * shares + cut * shares.roll(1, 0)
+    # sides relative to those of the image, before its edges cut them
+    sides = np.sqrt(1 - rng.beta(alpha, alpha, len(x))) * (rng.random(len(x)) < chance)
+    rows, columns = (_inside(length, sides, rng) for length in x.shape[2:])
+    pasted = torch.from_numpy(rows[:, :, None] & columns[:, None, :])  # (N, H, W)
+    cut = pasted.float().mean((1, 2))[:, None].to(shares.device)
+    mixed = torch.where(pasted[:, None].to(x.device), x.roll(1, 0), x)
+    return mixed, (1 - cut) * shares + cut * shares.roll(1, 0)
 
 
-def _span(length: int, share: float, rng: Generator) -> slice:
-    """A share of a side around a random point, cut at the ends."""
-    middle, half = int(rng.integers(length)), round(share * length / 2)
-    return slice(max(0, middle - half), min(length, middle + half))
+def _inside(length: int, sides: NDArray[np.float64], rng: Generator) -> NDArray[np.bool_]:
+    """Which points of a side lie within these shares of it, each around a random point: (N, length)."""
+    middles = rng.integers(length, size=(len(sides), 1))
+    inside: NDArray[np.bool_] = (
+        np.abs(np.arange(length) + 0.5 - middles) <= sides[:, None] * length / 2
+    )
+    return inside
+
+
+def _square(side: int, size: tuple[int, int], rng: Generator) -> tuple[slice, slice]:
+    """The rows and columns of a square around a random point of (height, width), cut at the edges."""
+    y, x = (int(rng.integers(length)) - side // 2 for length in size)
+    return slice(max(0, y), y + side), slice(max(0, x), x + side)

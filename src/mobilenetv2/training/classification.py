@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, replace
-from pathlib import Path
+from pathlib import Path, PurePath
 from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from PIL.Image import Image
 from torch import Tensor
 from torch.nn import functional
 
@@ -17,22 +18,26 @@ from ..architecture import Architecture
 from ..checkpoint import Checkpoint
 from ..datasets import Dataset, read_dataset, repeated_images
 from ..datasets.shard_sample import class_target
+from ..decoding import ignore_remark
 from ..errors import UserError
 from ..evaluation import Evaluation, evaluate, match_classes
 from ..images import Preprocessing
+from ..int8 import AnyCheckpoint
 from ..model import Model
 from ..nn import MobileNetV2, mobilenet_v2
 from ..nn.backbone import Backbone
 from .augment import evaluation_transform
 from .data import Images
 from .network import fit_head, plain_architecture
+from .pictures import Sheet, picture_of, sheet_of
 from .recipes import RECIPES, Recipe
-from .report import draw_confusion
+from .report import confused, draw_confusion, share
 from .shards import ShardTarget
 from .splits import Split, read_split
 from .start import Start
 from .task import Task, Validation
 
+ANSWERS = 24  # images for which they are drawn
 MAX_LISTED = 50  # with more classes, only the totals are logged
 
 
@@ -108,8 +113,19 @@ class Classification(Task):
         """As `Task.images`."""
         if not train:
             return Images(samples, evaluation_transform(preprocessing))
-        augmented = recipe.augmentation.transform(preprocessing.size, preprocessing)
-        return Images(samples, augmented, recipe.seed, remember_bytes)
+        augmentation = recipe.augmentation
+        augmented, late = (
+            each.transform(preprocessing.size, preprocessing)
+            for each in (augmentation, augmentation.after_policy())
+        )
+        return Images(
+            samples,
+            augmented,
+            recipe.seed,
+            remember_bytes,
+            (augmentation.policy_until, late),
+            augmentation.flip == "alternate",
+        )
 
     def from_scratch(
         self, start: Start, classes: int, samples: Sequence[Any]
@@ -160,10 +176,23 @@ class Classification(Task):
         fit_head(net, preprocessing, batches(), recipe.head_l2, recipe.balance)
 
     def mixed(
-        self, x: Tensor, targets: Tensor, recipe: Recipe, classes: int, generator: torch.Generator
+        self,
+        x: Tensor,
+        targets: Tensor,
+        recipe: Recipe,
+        classes: int,
+        generator: torch.Generator,
+        share: float,
     ) -> tuple[Tensor, Tensor]:
-        """As `Task.mixed`; the targets become the share of each class."""
-        return recipe.augmentation.mix(x, targets, classes, generator)
+        """As `Task.mixed`; the targets become the share of each class, and the images smaller where
+        the recipe has `sizes`.
+        """
+        x, targets = recipe.augmentation.mix(x, targets, classes, generator, share)
+        side = recipe.side(share)
+        if side < 1:
+            size = [max(1, round(side * length)) for length in x.shape[2:]]
+            x = functional.interpolate(x, size=size, mode="bilinear", antialias=True)
+        return x, targets
 
     def loss(
         self, output: Any, targets: Tensor, recipe: Recipe, architecture: Architecture
@@ -199,7 +228,7 @@ class Classification(Task):
         """As `Task.line`."""
         return f"top1 {row['val_top1']:.2f} %, balanced {row['val_balanced']:.2f} %"
 
-    def evaluate(self, checkpoint: Checkpoint, val: Any) -> Evaluation:
+    def evaluate(self, checkpoint: AnyCheckpoint, val: Any) -> Evaluation:
         """As `Task.evaluate`."""
         return evaluate(Model(checkpoint), _validation(val))
 
@@ -235,11 +264,60 @@ class Classification(Task):
         """As `Task.draw`: the confusion matrix."""
         draw_confusion(evaluation.confusion, classes, path)
 
+    def tile(
+        self,
+        pixels: NDArray[np.uint8],
+        target: NDArray[Any],
+        classes: Sequence[str],
+        architecture: Architecture,
+    ) -> tuple[Image, str]:
+        """As `Task.tile`; the caption has the shares of mixed images."""
+        parts = [(classes[i], target[i]) for i in np.argsort(-target)[:2] if target[i] > 0]
+        caption = parts[0][0] if len(parts) == 1 else _percents(parts)
+        return picture_of(pixels), caption
+
+    def answers(self, evaluation: Evaluation, checkpoint: Checkpoint) -> Sheet:
+        """As `Task.answers`; right ones, the least certain first, fill the sheet."""
+        right = (answer for answer in evaluation.answers if answer.right)
+        doubtful = sorted(right, key=lambda answer: answer.probability)
+        tiles = []
+        for answer in [*evaluation.mistakes, *doubtful][:ANSWERS]:
+            pixels = checkpoint.preprocessing(answer.sample.decode(warn=ignore_remark))
+            predicted = f"{answer.predicted} {answer.probability:.2f}"
+            lines = (
+                f"is {answer.truth}",
+                f"{'right' if answer.right else 'wrong'}: {predicted}",
+                PurePath(answer.sample.name).name,
+            )
+            tiles.append((picture_of(pixels), "\n".join(lines)))
+        return sheet_of(tiles)
+
+    def class_table(self, evaluation: Evaluation) -> list[dict[str, Any]]:
+        """As `Task.class_table`: precision and recall."""
+        predicted = evaluation.confusion.sum(0)
+        return [
+            {
+                "class": c.label,
+                "images": c.images,
+                "precision": share(c.right, int(predicted[c.index])),
+                "recall": share(c.right, c.images),
+            }
+            for c in evaluation.classes
+        ]
+
+    def confusions(self, evaluation: Evaluation) -> list[dict[str, Any]]:
+        """As `Task.confusions`."""
+        return confused(evaluation.confusion, evaluation.labels, "images")
+
 
 def balanced(confusion: NDArray[np.int64]) -> float:
     """Balanced accuracy in percent: the mean recall of the classes that have images."""
     images = confusion.sum(1)
     return 100 * float((confusion.diagonal()[images > 0] / images[images > 0]).mean())
+
+
+def _percents(parts: Sequence[tuple[str, float]]) -> str:
+    return ", ".join(f"{label} {100 * share:.0f} %" for label, share in parts)
 
 
 def _validation(val: Dataset) -> Dataset:

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from PIL import Image
+from PIL import Image, ImageOps
 from torch import Tensor
 from torch.utils.data import DataLoader
 
@@ -21,7 +21,7 @@ from ..errors import ImageError, UserError
 from ..pipeline import map_in_order
 from .shards import ShardImages, Shards, class_item, read_shards, shard_loader
 from .splits import Split, check_images, check_split, read_split, without
-from .workers import Batch, batch_loader, default_workers, stacked
+from .workers import UNKNOWN, Batch, Span, batch_loader, default_workers, stacked
 
 __all__ = [
     "Images",
@@ -51,6 +51,8 @@ class Images(torch.utils.data.Dataset[tuple[Tensor, Any]]):
         seed: 0 or above.
         remember_bytes: Size of a cache of decoded images, filled at once with the first images. An
             image takes 3 bytes per pixel, so the 50000 of CIFAR-10 take 154 MB.
+        late: A share of the run, and the transform from it on.
+        alternate: Mirror each image in every other epoch.
     """
 
     def __init__(
@@ -59,8 +61,12 @@ class Images(torch.utils.data.Dataset[tuple[Tensor, Any]]):
         transform: Any,
         seed: int = 0,
         remember_bytes: int = 0,
+        late: tuple[float, Any] | None = None,
+        alternate: bool = False,
     ) -> None:
         self.samples, self.transform, self.seed, self.epoch = samples, transform, seed, 0
+        self.late_from, self.late = late or (1.0, transform)
+        self.early, self.alternate = transform, alternate
         self._decoded = _decoded(samples, remember_bytes)
 
     def __len__(self) -> int:
@@ -69,6 +75,10 @@ class Images(torch.utils.data.Dataset[tuple[Tensor, Any]]):
     def set_epoch(self, epoch: int) -> None:
         """Changes the random numbers from now on, but not in workers that are already running."""
         self.epoch = epoch
+
+    def set_share(self, share: float) -> None:
+        """Says how much of the run is done before the next images."""
+        self.transform = self.early if share < self.late_from else self.late
 
     def __getitem__(self, i: int) -> tuple[Tensor, Any]:
         """(C, H, W) uint8 and the class index, or another target.
@@ -79,6 +89,8 @@ class Images(torch.utils.data.Dataset[tuple[Tensor, Any]]):
         pixels = self._decoded[i] if i < len(self._decoded) else None
         sample = self.samples[i]
         image = sample.decode(warn=ignore_remark) if pixels is None else Image.fromarray(pixels)
+        if self.alternate and (i + self.epoch) % 2 == 0:
+            image = ImageOps.mirror(image)
         return self.item(image, sample, np.random.default_rng((i + 1, self.epoch, self.seed)))
 
     def item(self, image: Image.Image, sample: Any, rng: np.random.Generator) -> tuple[Tensor, Any]:
@@ -133,6 +145,7 @@ def loader(
     balance: bool = False,
     rank: int = 0,
     world: int = 1,
+    span: Span = UNKNOWN,
 ) -> DataLoader[Batch]:
     """The batches of one epoch: (N, C, H, W) uint8, channels last in memory, and (N,) int64.
 
@@ -155,6 +168,7 @@ def loader(
             boxes or a mask counts for the rarest of its classes.
         rank: Number of this training process.
         world: Number of training processes.
+        span: The part of the run that the epoch is expected to be.
 
     Returns:
         An iterable to use once. An `ImageError` in a worker is raised here unchanged.
@@ -175,7 +189,7 @@ def loader(
     batch_bytes = 0
     if batches and workers:
         batch_bytes = images[int(batches[0][0])][0].nbytes * len(batches[0])
-    return batch_loader(_Batches(images, batches), batch_bytes, min(workers, len(batches)))
+    return batch_loader(_Batches(images, batches, span), batch_bytes, min(workers, len(batches)))
 
 
 def _balanced(labels: NDArray[np.int64], rng: np.random.Generator) -> NDArray[np.intp]:
@@ -203,13 +217,14 @@ def _even_batches(order: NDArray[np.intp], batch: int, world: int) -> list[NDArr
 class _Batches(torch.utils.data.Dataset["Batch | UserError"]):
     """Batches by their number in the epoch."""
 
-    def __init__(self, images: Images, batches: Sequence[NDArray[np.intp]]) -> None:
-        self.images, self.batches = images, batches
+    def __init__(self, images: Images, batches: Sequence[NDArray[np.intp]], span: Span) -> None:
+        self.images, self.batches, self.span = images, batches, span
 
     def __len__(self) -> int:
         return len(self.batches)
 
     def __getitem__(self, b: int) -> Batch | UserError:
+        self.images.set_share(self.span.at(b / len(self.batches)))
         try:
             return stacked([self.images[int(i)] for i in self.batches[b]])
         except ImageError as error:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, replace
 from math import isnan
@@ -15,16 +16,19 @@ from PIL import Image
 from torch import Tensor
 
 from ..architecture import Architecture
-from ..boxes import anchors
+from ..boxes import anchors, decode_boxes
 from ..checkpoint import Checkpoint
 from ..datasets import BoxDataset, BoxSample, read_boxes
 from ..datasets.shard_sample import BoxTargets
 from ..detector import Detector
+from ..drawing import draw_boxes
 from ..errors import UserError
 from ..evaluation.detection import DetectionEvaluation, check_pycocotools, evaluate_detector
+from ..evaluation.pairs import GRID, MOST, box_caption, box_sheet
 from ..graph import network
 from ..heads import SSDHead, SSDLite
 from ..images import Preprocessing
+from ..int8 import AnyCheckpoint
 from ..nn.backbone import Backbone
 from ..nn.build_heads import DETECTION_SIZE, ssdlite_mobilenet_v2
 from ..nn.heads import DetectionNetwork
@@ -32,11 +36,12 @@ from .augment import Augmentation
 from .data import Images, rarest_classes
 from .network import published_architecture
 from .parts import read_parts
+from .pictures import Sheet, counted, picture_of
 from .recipes import RECIPES, Recipe
 from .report import draw_precision
 from .shards import ShardTarget
 from .splits import Split
-from .ssd import anchor_targets, ssd_loss
+from .ssd import BACKGROUND, anchor_targets, ssd_loss
 from .start import Start
 from .task import Scores, Task, Validation
 from .windows import box_transform, refuse_fields
@@ -205,7 +210,7 @@ class Detection(Task):
         total, count = sums
         return Validation(float(total) / max(1, int(count)), {})
 
-    def measured(self, checkpoint: Callable[[], Checkpoint], val: BoxDataset) -> Scores:
+    def measured(self, checkpoint: Callable[[], AnyCheckpoint], val: BoxDataset) -> Scores:
         """As `Task.measured`: AP over overlaps of 0.50 to 0.95, and at 0.50, from 0 to 1."""
         scores = self.evaluate(checkpoint(), val).scores
         return {"val_ap": _or_zero(scores.ap), "val_ap50": _or_zero(scores.ap50)}
@@ -214,7 +219,7 @@ class Detection(Task):
         """As `Task.line`."""
         return f"AP {row['val_ap']:.4f}, AP50 {row['val_ap50']:.4f}"
 
-    def evaluate(self, checkpoint: Checkpoint, val: BoxDataset) -> DetectionEvaluation:
+    def evaluate(self, checkpoint: AnyCheckpoint, val: BoxDataset) -> DetectionEvaluation:
         """As `Task.evaluate`."""
         same = {index: index for index in range(len(val.classes))}
         return evaluate_detector(Detector(checkpoint), val, matched=same)
@@ -246,6 +251,43 @@ class Detection(Task):
     def draw(self, evaluation: DetectionEvaluation, classes: Sequence[str], path: Path) -> None:
         """As `Task.draw`: precision over recall."""
         draw_precision(evaluation.curves, path)
+
+    def tile(
+        self,
+        pixels: NDArray[np.uint8],
+        target: NDArray[Any],
+        classes: Sequence[str],
+        architecture: Architecture,
+    ) -> tuple[Image.Image, str]:
+        """As `Task.tile`: the boxes that anchors are to answer."""
+        own = anchors(_head(architecture), network(architecture, *pixels.shape[:2]))
+        image, positive = picture_of(pixels), target[:, 0] > BACKGROUND
+        boxes = decode_boxes(target[positive, 1:], own[positive]) * (2 * image.size)
+        # anchors of one object answer the same box, but for rounding
+        rows = np.column_stack([target[positive, 0] - 1, boxes.round()])
+        objects = np.unique(rows, axis=0)
+        indices = objects[:, 0].astype(int).tolist()
+        names = [classes[i] for i in indices]
+        drawn = draw_boxes(image, image.size[::-1], objects[:, 1:], names, indices)
+        return drawn, counted(Counter(names)) or "no object"
+
+    def answers(self, evaluation: DetectionEvaluation, checkpoint: Checkpoint) -> Sheet:
+        """As `Task.answers`; those with most errors first."""
+        right = (answer for answer in evaluation.answers if not answer.missed + answer.wrong)
+        shown = [*evaluation.worst, *right][:MOST]
+        return Sheet(box_sheet(evaluation, shown), GRID, [*map(box_caption, shown)])
+
+    def class_table(self, evaluation: DetectionEvaluation) -> list[dict[str, Any]]:
+        """As `Task.class_table`: average precision."""
+        return [
+            {
+                "class": c.label,
+                "boxes": c.boxes,
+                "AP50": None if isnan(c.ap50) else c.ap50,
+                "AP": None if isnan(c.ap) else c.ap,
+            }
+            for c in evaluation.classes
+        ]
 
 
 def _head(architecture: Architecture) -> SSDHead:

@@ -5,8 +5,8 @@ from __future__ import annotations
 import logging
 import math
 import time
-from collections.abc import Callable
-from dataclasses import asdict, dataclass, field
+from collections.abc import Callable, Iterator
+from dataclasses import asdict, dataclass, field, replace
 from itertools import islice
 from typing import Any, NamedTuple
 
@@ -14,12 +14,17 @@ import numpy as np
 from lightning.fabric import Fabric
 
 from ..errors import UserError
+from .clock import Stopwatch
 from .data import Images, ShardImages, loader, shard_loader
 from .events import Events
 from .machine import Machine, stop_signals
-from .optim import learning_rate
+from .optim import learning_rate, timed_learning_rate
+from .pictures import Pictures
+from .recipes import Recipe
 from .run_folder import RunFolder
 from .trainer import Trainer
+from .watch import Step, Watch
+from .workers import UNKNOWN, Span
 
 LOG = logging.getLogger(__name__)
 LOG_SECONDS = 30.0  # between two log lines within an epoch
@@ -53,6 +58,9 @@ class Progress:
         best: Epoch and scores of the best network so far; empty before the first validation.
         since_best: Epochs since then.
         rows: The log, one row per epoch.
+        seconds: Time taken, validation included and without what came before and after a stop.
+        begin: Share of the run that was done when the current epoch began.
+        length: Share of the run that the epoch before it took.
     """
 
     epoch: int = 0
@@ -61,6 +69,28 @@ class Progress:
     best: dict[str, float] = field(default_factory=dict)
     since_best: int = 0
     rows: list[dict[str, Any]] = field(default_factory=list)
+    seconds: float = 0.0
+    begin: float = 0.0
+    length: float = 0.0
+
+    def share(self, recipe: Recipe, epoch_steps: int) -> float:
+        """The share of the run that is done: of its minutes, or of its steps."""
+        if recipe.minutes:
+            return min(1.0, self.seconds / (60 * recipe.minutes))
+        total = recipe.epochs * epoch_steps
+        return (self.epoch * epoch_steps + self.step) / total if total else 1.0
+
+    def time(self, recipe: Recipe) -> tuple[float | None, float | None]:
+        """The share of the recipe's minutes that is over, and the seconds left of them; None in a run
+        with epochs.
+        """
+        if not recipe.minutes:
+            return None, None
+        return self.share(recipe, 1), max(0.0, 60 * recipe.minutes - self.seconds)
+
+    def is_done(self, recipe: Recipe) -> bool:
+        """Whether there are no more steps; an epoch that was begun may still lack its validation."""
+        return self.share(recipe, 1) >= 1 if recipe.minutes else self.epoch >= recipe.epochs
 
 
 class RunContext(NamedTuple):
@@ -76,6 +106,8 @@ class RunContext(NamedTuple):
         val: Images to validate with.
         keep_best: Saves the model file; called with the scores whenever they are the best so far.
         measure: The scores of the moving average that the runtime gives.
+        pictures: Draws the first batches.
+        watch: Called after each batch; None: lines in the log show how far an epoch is.
     """
 
     fabric: Fabric
@@ -87,10 +119,12 @@ class RunContext(NamedTuple):
     val: Images
     keep_best: Callable[[dict[str, float]], None]
     measure: Callable[[], dict[str, float]]
+    pictures: Pictures
+    watch: Watch | None
 
 
 def run_epochs(context: RunContext, progress: Progress) -> None:
-    """Trains until all epochs are done or the patience has run out; updates `progress`.
+    """Trains until all epochs or minutes are over or the patience has run out; updates `progress`.
 
     After each epoch the moving average is validated and, if it is the best so far, kept; then the
     state is saved.
@@ -100,28 +134,37 @@ def run_epochs(context: RunContext, progress: Progress) -> None:
         Stopped: SIGINT or SIGTERM was received; the step was finished and the state saved.
         UserError: A file cannot be written, or the processes that read images cannot work.
     """
-    recipe = context.trainer.recipe
+    recipe, stopwatch = context.trainer.recipe, Stopwatch(context.fabric)
     if not progress.rows and recipe.head_first:
         validate(context, progress, {"lr": "", "train_loss": "", "seconds": "", "waiting": ""})
         save(context, progress)
     with stop_signals() as received_signal:
-        while progress.epoch < recipe.epochs:
+        progress.seconds += stopwatch.read()[0]
+        while progress.step or not progress.is_done(recipe):
             if 0 < recipe.patience <= progress.since_best:
                 LOG.info("stopped: no better result for %d epochs", progress.since_best)
                 break
-            epoch_row = _train(context, progress, received_signal)
+            epoch_row = _train(context, progress, stopwatch, received_signal)
             progress.epoch, progress.step, progress.loss_sum = progress.epoch + 1, 0, 0.0
             validate(context, progress, epoch_row)
+            progress.seconds += stopwatch.read()[0]
             save(context, progress)
 
 
-def batches(context: RunContext, images: Images | ShardImages, epoch: int, train: bool) -> Any:
-    """The batches of one epoch for this process."""
+def batches(
+    context: RunContext,
+    images: Images | ShardImages,
+    epoch: int,
+    train: bool,
+    span: Span = UNKNOWN,
+) -> Any:
+    """The batches of one epoch for this process, which is expected to be that part of the run."""
     recipe, fabric = context.trainer.recipe, context.fabric
     batch = -(-recipe.batch // fabric.world_size)
     if isinstance(images, ShardImages):
         workers = context.machine.worker_count
-        return shard_loader(images, batch, epoch=epoch, steps=recipe.epoch_steps, workers=workers)
+        steps = recipe.epoch_steps
+        return shard_loader(images, batch, epoch=epoch, steps=steps, workers=workers, span=span)
     return loader(
         images,
         batch,
@@ -132,54 +175,76 @@ def batches(context: RunContext, images: Images | ShardImages, epoch: int, train
         balance=train and recipe.balance,
         rank=fabric.global_rank,
         world=fabric.world_size,
+        span=span,
     )
 
 
 def _train(
-    context: RunContext, progress: Progress, received_signal: Callable[[], int]
+    context: RunContext,
+    progress: Progress,
+    stopwatch: Stopwatch,
+    received_signal: Callable[[], int],
 ) -> dict[str, Any]:
     """Trains for one epoch, or for the rest of it; returns the entries of its log row."""
     fabric, trainer, recipe = context.fabric, context.trainer, context.trainer.recipe
     epoch = progress.epoch
-    epoch_batches = batches(context, context.train, epoch, train=True)
+    if not progress.step:
+        progress.begin = progress.share(recipe, 1)
+    span = Span(progress.begin, 1 / recipe.epochs if recipe.epochs else progress.length)
+    epoch_batches = batches(context, context.train, epoch, train=True, span=span)
     steps = len(epoch_batches)
     started = logged = ready = time.perf_counter()
-    waited, lr = 0.0, recipe.lr
-    for pixels, targets in islice(epoch_batches, progress.step, None):
+    waited, over = 0.0, progress.is_done(recipe)
+    for pixels, targets in () if over else islice(epoch_batches, progress.step, None):
         waited += time.perf_counter() - ready
-        step = progress.step
-        lr = learning_rate(recipe, epoch * steps + step, steps)
-        seed = np.random.SeedSequence([recipe.seed, epoch, step, fabric.global_rank])
-        loss = trainer.step(
-            pixels, targets, lr, int(seed.generate_state(1)[0]), epoch < recipe.head_epochs
-        )
+        step, share = progress.step, progress.share(recipe, steps)
+        lr = _rate(progress, recipe, steps)
+        sequence = np.random.SeedSequence([recipe.seed, epoch, step, fabric.global_rank])
+        seed = int(sequence.generate_state(1)[0])
+        loss = trainer.step(pixels, targets, lr, seed, epoch < recipe.head_epochs, share)
         if not math.isfinite(loss):
             where = f"at step {step + 1} of {steps} in epoch {epoch + 1}"
             raise DivergedError(_diverged_message(context, where, lr))
         progress.step += 1
         progress.loss_sum += loss
+        context.pictures.batch(epoch * steps + step, pixels, targets, seed, share)
         if step % EVENT_STEPS == 0:
             context.events.write({"train/loss": loss, "train/lr": lr}, epoch * steps + step)
         ready = time.perf_counter()
-        if ready - logged > LOG_SECONDS:
+        if context.watch:
+            done, images = (epoch + 1, recipe.epochs, step + 1, steps), len(pixels)
+            time_over = progress.time(recipe)
+            context.watch(Step(False, *done, images * fabric.world_size, loss, lr, *time_over))
+        elif ready - logged > LOG_SECONDS:
             logged = ready
             LOG.info("epoch %d  step %d of %d  loss %.4f", epoch + 1, step + 1, steps, loss)
-        signal = int(fabric.all_reduce(float(received_signal()), reduce_op="sum"))
+        seconds, signal = stopwatch.read(received_signal())
+        progress.seconds += seconds
         if signal:
             save(context, progress)
             raise Stopped(received_signal() or signal)
+        if progress.is_done(recipe):
+            break
+    progress.length = progress.share(recipe, steps) - progress.begin
     seconds = time.perf_counter() - started
     return {
-        "lr": learning_rate(recipe, (epoch + 1) * steps - 1, steps),
-        "train_loss": progress.loss_sum / steps,
+        "lr": _rate(replace(progress, step=progress.step - 1), recipe, steps),
+        "train_loss": progress.loss_sum / progress.step,
         "seconds": seconds,
         "waiting": waited / seconds,
     }
 
 
+def _rate(progress: Progress, recipe: Recipe, steps: int) -> float:
+    """The learning rate of the next step."""
+    if recipe.minutes:
+        return timed_learning_rate(recipe, progress.share(recipe, steps))
+    return learning_rate(recipe, progress.epoch * steps + progress.step, steps)
+
+
 def validate(context: RunContext, progress: Progress, epoch_row: dict[str, Any]) -> None:
     """Validates, logs, and keeps the network if it is the best so far."""
-    result = context.trainer.validate(batches(context, context.val, 0, train=False))
+    result = context.trainer.validate(_watched(context, progress))
     if not math.isfinite(result.loss):
         where = f"in validation after epoch {progress.epoch}"
         raise DivergedError(_diverged_message(context, where, epoch_row["lr"] or 0.0))
@@ -187,13 +252,27 @@ def validate(context: RunContext, progress: Progress, epoch_row: dict[str, Any])
     progress.rows.append({"epoch": progress.epoch, **epoch_row, **scores})
     best = progress.best
     progress.since_best += 1
-    task = context.trainer.task
+    task, recipe = context.trainer.task, context.trainer.recipe
     if not best or task.rank(scores) > task.rank(best):
         progress.best = {"epoch": progress.epoch, **scores}
         progress.since_best = 0
         context.keep_best(progress.best)
     context.events.write(scores, progress.epoch)
-    LOG.info("%s", _log_line(context, progress.rows[-1]))
+    LOG.info("%s", _log_line(context, progress.rows[-1], progress.share(recipe, 1)))
+
+
+def _watched(context: RunContext, progress: Progress) -> Iterator[Any]:
+    """The batches to validate with; `watch` is called after each."""
+    recipe, epoch = context.trainer.recipe, progress.epoch
+    val_batches = batches(context, context.val, 0, train=False)
+    steps = len(val_batches)
+    for step, (pixels, targets) in enumerate(val_batches, 1):
+        yield pixels, targets
+        if context.watch:
+            images = len(pixels) * context.fabric.world_size
+            done = epoch, recipe.epochs, step, steps
+            time_over = progress.time(recipe)
+            context.watch(Step(True, *done, images, math.nan, math.nan, *time_over))
 
 
 def save(context: RunContext, progress: Progress) -> None:
@@ -205,10 +284,12 @@ def save(context: RunContext, progress: Progress) -> None:
     context.fabric.barrier()
 
 
-def _log_line(context: RunContext, row: dict[str, Any]) -> str:
+def _log_line(context: RunContext, row: dict[str, Any], share: float) -> str:
     trained = "head alone" if row["lr"] == "" else f"loss {row['train_loss']:.4f}"
+    recipe = context.trainer.recipe
+    of = f"/{recipe.epochs}" if not recipe.minutes else f", {100 * share:.0f} % of the time"
     return (
-        f"epoch {row['epoch']}/{context.trainer.recipe.epochs}  {trained}  validation: loss "
+        f"epoch {row['epoch']}{of}  {trained}  validation: loss "
         f"{row['val_loss']:.4f}, {context.trainer.task.line(row)}"
         + (f"  {row['seconds']:.0f} s" if row["seconds"] != "" else "")
     )

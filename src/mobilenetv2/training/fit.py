@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import logging
 import os
-import warnings
-from collections.abc import Iterator, Mapping
-from contextlib import closing, contextmanager
+from collections.abc import Mapping
+from contextlib import closing, nullcontext
 from dataclasses import dataclass, replace
 from importlib.metadata import version
 from pathlib import Path
@@ -15,11 +14,12 @@ from typing import Any, NamedTuple
 from lightning.fabric import Fabric
 
 from ..arguments import check_kind, check_path
-from ..checkpoint import Checkpoint
-from ..decoding import NarrowRangeWarning
 from ..errors import ImageError, UserError
+from ..int8 import AnyCheckpoint, Int8Checkpoint
 from ..nn.backbone import Backbone
+from ..nn.int8 import round_as_int8
 from .augment import evaluation_transform
+from .checkpoints import calibrated_start, checkpoint_of, quiet_about_range
 from .classification import balanced
 from .data import (
     Images,
@@ -32,16 +32,18 @@ from .data import (
 )
 from .epochs import Progress, RunContext, run_epochs
 from .events import Events
-from .machine import Machine, automatic_precision, explained_memory_errors, launch, once
+from .finish import finish
+from .machine import Machine, automatic_precision, explained_memory_errors, launch, of_all, once
 from .network import build, last_map, prepare
+from .pictures import Pictures
 from .recipes import Recipe
-from .report import draw_curves
 from .run_folder import RunFolder, Settings, is_same_file
 from .shards import in_shards
 from .start import Start
 from .task import Task
 from .tasks import task_called, task_of
 from .trainer import Trainer
+from .watch import Watch
 from .workers import explained_worker_errors
 
 LOG = logging.getLogger(__name__)
@@ -95,6 +97,7 @@ class Job(NamedTuple):
     recipe: Recipe
     start: Start
     task: Task
+    watch: Watch | None
 
     @property
     def in_shards(self) -> bool:
@@ -111,6 +114,7 @@ def fit(
     task: str | None = None,
     machine: Machine | None = None,
     resume: bool = False,
+    watch: Watch | None = None,
 ) -> Trained:
     """Trains or fine-tunes a classifier, a detector or a segmenter.
 
@@ -131,6 +135,8 @@ def fit(
             what `data` are for, or `val` if `data` are shards.
         machine: How to run.
         resume: Continue the run in `out`. The weights become the same as without the break.
+        watch: Called after each batch with a `Step`, in the first process; without it, the log has a
+            line every 30 seconds.
 
     Raises:
         UserError: The data cannot be read, a setting is impossible, or classes or settings differ
@@ -148,8 +154,10 @@ def fit(
     before = once(fabric, folder.read_settings if resume else lambda: folder.check_new(data, val))
     chosen = _task(task, data, val, before)
     job = _job(fabric, machine, data, val, recipe, start, chosen, before)
+    job = job._replace(watch=watch if fabric.is_global_zero else None)
     once(fabric, folder.check_writable)
-    with explained_memory_errors(job.recipe.batch):
+    begins = before is None and fabric.is_global_zero
+    with folder.begun() if begins else nullcontext(), explained_memory_errors(job.recipe.batch):
         return _run(job, folder, before)
 
 
@@ -166,9 +174,15 @@ def _run(job: Job, folder: RunFolder, before: Settings | None) -> Trained:
             LOG.warning("%s: no state was saved yet, so the run begins anew", folder.path)
     if before and state:
         net, settings = prepare(job.task.new(before.architecture, before.recipe)), before
+        if before.recipe.int8 != "off":
+            round_as_int8(net, once(fabric, lambda: Int8Checkpoint.load(folder.calibrated)))
     else:
         net, settings = _begin(job, split, before)
         once(fabric, lambda: folder.write_settings(settings))
+        if settings.recipe.int8 != "off":
+            calibrated = once(fabric, lambda: calibrated_start(net, settings, split, folder))
+            round_as_int8(net, calibrated)
+            net.int8.start(net)
     trainer = Trainer(fabric, net, settings)
     progress = Progress()
     if state:
@@ -177,7 +191,14 @@ def _run(job: Job, folder: RunFolder, before: Settings | None) -> Trained:
     context = _run_context(job, folder, trainer, settings, split)
     with closing(context.events), explained_worker_errors():
         run_epochs(context, progress)
-    evaluation = once(fabric, lambda: _finish(job, folder, split.val, progress))
+    if isinstance(context.train, ShardImages):
+        left_out = of_all(fabric, context.train.left_out)
+        for name in left_out.keys() - context.train.left_out.keys():
+            LOG.warning("left out: %s", left_out[name])
+        if left_out:
+            LOG.warning("images of shards that were left out: %d", len(left_out))
+        broken |= left_out
+    evaluation = once(fabric, lambda: finish(job.task, folder, settings, split.val, progress))
     best_epoch = int(progress.best["epoch"])
     return Trained(folder.model, progress.epoch, best_epoch, evaluation, broken, job.task)
 
@@ -206,8 +227,12 @@ def _job(
     if before:
         recipe, val = recipe or before.recipe, val or before.val
     recipe = recipe or task.default_recipe(start.weights is not None, start.small_images)
+    if recipe.int8 != "off" and start.weights is None:
+        raise UserError("int8 goes on from a trained model: give it as the weights (--weights)")
+    if recipe.architecture and start == Start(width=start.width, resolution=start.resolution):
+        start = replace(start, architecture=recipe.architecture)
     task.check(recipe, start)
-    return Job(fabric, machine, data, val, recipe, start, task)
+    return Job(fabric, machine, data, val, recipe, start, task, None)
 
 
 def _resumable_settings(job: Job, split: Split) -> dict[str, Any]:
@@ -319,11 +344,11 @@ def _run_context(
 
     def keep_best(best: Mapping[str, float]) -> None:
         if fabric.is_global_zero:
-            _checkpoint(trainer.average.module, settings, best).save(folder.model)
+            checkpoint_of(trainer.average.module, settings, best).save(folder.model)
 
     def measure() -> dict[str, float]:
-        def average() -> Checkpoint:
-            return _checkpoint(trainer.average.module, settings, {})
+        def average() -> AnyCheckpoint:
+            return checkpoint_of(trainer.average.module, settings, {})
 
         with quiet_about_range():
             return once(fabric, lambda: task.measured(average, split.val))
@@ -333,7 +358,16 @@ def _run_context(
         shards = read_shards(job.data, settings.classes)
         shards = replace(shards, stretch=recipe.stretch, target=task.shard_target(split.val))
         rank, world = fabric.global_rank, fabric.world_size
-        train: Any = ShardImages(shards, images.transform, recipe.seed, rank, world, images.item)
+        train: Any = ShardImages(
+            shards,
+            images.transform,
+            recipe.seed,
+            rank,
+            world,
+            images.item,
+            images.set_share,
+            images.alternate,
+        )
     else:
         train = task.images(split.train.samples, *described, train=True, remember_bytes=CACHE_BYTES)
     return RunContext(
@@ -346,45 +380,6 @@ def _run_context(
         task.images(split.val.samples, *described, train=False),
         keep_best,
         measure,
+        Pictures(folder if fabric.is_global_zero else None, task, settings),
+        job.watch,
     )
-
-
-def _checkpoint(net: Backbone, settings: Settings, scores: Mapping[str, float]) -> Checkpoint:
-    provenance = {
-        "source": f"mobilenetv2 train {settings.version}",
-        "trained_on": {
-            "data": settings.data,
-            "val": settings.val,
-            "train_images": settings.images["train"],
-            "val_images": settings.images["val"],
-        },
-        "weights": dict(settings.weights),
-        "start": settings.start.to_dict(),
-        "recipe": settings.recipe.to_dict(),
-        "validation": dict(scores),
-    }
-    return net.to_checkpoint(
-        labels=settings.classes, preprocessing=settings.preprocessing, provenance=provenance
-    )
-
-
-def _finish(job: Job, folder: RunFolder, val: Any, progress: Progress) -> Any:
-    """Evaluates the model file by the CPU runtime, writes the scores into it, and draws figures."""
-    checkpoint, task = Checkpoint.load(folder.model), job.task
-    with quiet_about_range():
-        evaluation = task.evaluate(checkpoint, val)
-    scores = {"epoch": progress.best["epoch"], **task.scores(evaluation)}
-    provenance = checkpoint.provenance | {"validation": scores}
-    replace(checkpoint, provenance=provenance).save(folder.model)
-    folder.write_log(progress.rows)
-    draw_curves(progress.rows, task.columns, folder.curves)
-    task.draw(evaluation, checkpoint.labels, folder.path / task.figure)
-    return evaluation
-
-
-@contextmanager
-def quiet_about_range() -> Iterator[None]:
-    """In the block, images that keep few grey levels are not mentioned: they were counted before."""
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", NarrowRangeWarning)
-        yield

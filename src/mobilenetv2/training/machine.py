@@ -7,7 +7,7 @@ import os
 import platform
 import signal
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import timedelta
@@ -89,6 +89,14 @@ def once(fabric: Fabric, work: Callable[[], Value]) -> Value:
     if isinstance(value, UserError):
         raise value
     return value  # type: ignore[return-value]
+
+
+def of_all(fabric: Fabric, values: Mapping[str, Value]) -> dict[str, Value]:
+    """The dictionaries of all processes as one."""
+    parts: list[Mapping[str, Value]] = [values] * fabric.world_size
+    if fabric.world_size > 1:
+        torch.distributed.all_gather_object(parts, dict(values))
+    return {name: value for part in parts for name, value in part.items()}
 
 
 def automatic_precision(device: torch.device) -> str:

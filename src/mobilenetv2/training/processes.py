@@ -209,7 +209,8 @@ def _watch(others: Sequence[subprocess.Popen[bytes]], errors: int, done: threadi
         if failure and not done.wait(STUCK_SECONDS):
             for process in others:
                 process.kill()
-            os.write(2, f"error: {failure}\n".encode())
+            below_bar = "\n" if os.isatty(2) else ""
+            os.write(2, f"{below_bar}error: {failure}\n".encode())
             os._exit(2)
 
 

@@ -1,8 +1,9 @@
-"""The figures of a run: its curves and its confusion matrix."""
+"""The figures of a run, and tables about its classes."""
 
 from __future__ import annotations
 
 import io
+import warnings
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -13,6 +14,7 @@ from numpy.typing import NDArray
 from ..errors import MissingExtraError, install_hint
 from ..files import write_atomically
 from ..printable import printable
+from .fonts import families_for
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -22,10 +24,15 @@ if TYPE_CHECKING:
 MAX_NAMED = 50  # with more classes than this, their names do not fit
 MAX_NUMBERED = 20  # likewise the numbers of images
 MAX_NAME_LENGTH = 24
+MAX_CONFUSED = 20  # pairs of classes
 
 
-def draw_curves(rows: Sequence[Mapping[str, Any]], columns: Sequence[str], path: Path) -> None:
-    """Draws loss, the scores in these columns, and learning rate over the epochs of a log."""
+def draw_curves(
+    rows: Sequence[Mapping[str, Any]], columns: Sequence[str], best_epoch: int, path: Path
+) -> None:
+    """Draws loss, the scores in these columns, and learning rate over the epochs of a log, with a
+    line at the best epoch.
+    """
     figure = _figure(11, 3.4)
     panels = (
         ("loss", ("train_loss", "val_loss")),
@@ -37,12 +44,12 @@ def draw_curves(rows: Sequence[Mapping[str, Any]], columns: Sequence[str], path:
         for name in names:
             values = [np.nan if row[name] == "" else row[name] for row in rows]
             axes.plot(epochs, values, label=name, marker="." if len(rows) < 40 else "")
+        axes.axvline(best_epoch, color="grey", ls="--", label=f"best: epoch {best_epoch}", zorder=0)
         axes.set_title(title)
         axes.set_xlabel("epoch")
         axes.xaxis.get_major_locator().set_params(integer=True)
         axes.grid(alpha=0.3)
-        if len(names) > 1:
-            axes.legend()
+        axes.legend()
     _save(figure, path)
 
 
@@ -64,14 +71,46 @@ def draw_confusion(confusion: NDArray[np.int64], labels: Sequence[str], path: Pa
             name if len(name) <= MAX_NAME_LENGTH else name[: MAX_NAME_LENGTH - 1] + "…"
             for name in map(printable, labels)
         ]
-        axes.set_xticks(range(count), short, rotation=90, parse_math=False)
-        axes.set_yticks(range(count), short, parse_math=False)
+        names: dict[str, Any] = {"family": families_for(short)}
+        axes.set_xticks(range(count), short, rotation=90, parse_math=False, **names)
+        axes.set_yticks(range(count), short, parse_math=False, **names)
     if count <= MAX_NUMBERED:
         for (row, column), number in np.ndenumerate(confusion):
             colour = "white" if shares[row, column] > 50 else "black"
             if number:
                 axes.text(column, row, str(number), ha="center", va="center", color=colour)
     _save(figure, path)
+
+
+def share(part: int, whole: int) -> float | None:
+    """The share, from 0 to 1; None of nothing."""
+    return part / whole if whole else None
+
+
+def confused(
+    confusion: NDArray[np.int64], labels: Sequence[str], counted: str
+) -> list[dict[str, Any]]:
+    """The greatest numbers beside the diagonal of a confusion matrix.
+
+    Args:
+        confusion: Rows are true classes, columns predicted ones.
+        labels: Names of the classes.
+        counted: What the numbers count.
+    """
+    wrong = confusion.copy()
+    np.fill_diagonal(wrong, 0)
+    order = np.argsort(-wrong, axis=None, kind="stable")[:MAX_CONFUSED]
+    pairs = (np.unravel_index(i, wrong.shape) for i in order.tolist())
+    return [
+        {
+            "true": labels[row],
+            "predicted": labels[column],
+            counted: int(wrong[row, column]),
+            "share of the class": float(wrong[row, column] / confusion[row].sum()),
+        }
+        for row, column in pairs
+        if wrong[row, column]
+    ]
 
 
 def draw_precision(curves: Curves, path: Path) -> None:
@@ -105,5 +144,8 @@ def _figure(width: float, height: float) -> Figure:
 
 def _save(figure: Figure, path: Path) -> None:
     content = io.BytesIO()
-    figure.savefig(content, format="png", dpi=110)
+    with warnings.catch_warnings():
+        # a letter that no font of this machine has is drawn as a box
+        warnings.filterwarnings("ignore", "Glyph .* missing", UserWarning)
+        figure.savefig(content, format="png", dpi=110)
     write_atomically(path, content.getvalue())

@@ -7,7 +7,8 @@ import io
 import json
 import os
 import stat
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -139,8 +140,9 @@ class RunFolder:
     """The files of one run. Each is written completely or not at all.
 
     recipe.json: everything needed to repeat the run. checkpoints/last.ckpt: the state to resume
-    from. log.csv: one row per epoch. model.safetensors: the best network so far. curves.png and
-    confusion.png: figures of the finished run.
+    from. log.csv: one row per epoch. model.safetensors: the best network so far. calibrated.safetensors:
+    where the recipe has `int8`, the int8 model before training. curves.png, confusion.png and pictures/:
+    what is drawn. index.html: the page that shows all of it.
     """
 
     def __init__(self, path: str | os.PathLike[str]) -> None:
@@ -149,8 +151,14 @@ class RunFolder:
         self.last = self.path / "checkpoints" / "last.ckpt"
         self.log = self.path / "log.csv"
         self.model = self.path / "model.safetensors"
+        self.calibrated = self.path / "calibrated.safetensors"
         self.curves = self.path / "curves.png"
-        self.confusion = self.path / "confusion.png"
+        self.answers = self.path / "pictures" / "answers.jpg"
+        self.page = self.path / "index.html"
+
+    def batch_picture(self, number: int) -> Path:
+        """The picture of a batch, counted from 0."""
+        return self.path / "pictures" / f"batch-{number + 1}.jpg"
 
     def check_new(self, *sources: str | None) -> None:
         """Checks that a run may begin here, without making the folder.
@@ -173,7 +181,7 @@ class RunFolder:
             raise UserError(
                 f"{self.path}: has a run already; resume it (--resume), or name another folder"
             )
-        for file in (self.model, self.log, self.last):
+        for file in (self.model, self.log, self.last, self.curves, self.page):
             if file.exists():
                 raise UserError(f"{file}: a run would overwrite it; name another folder")
         for source in sources:
@@ -203,6 +211,23 @@ class RunFolder:
     def _cannot_be_made(self, error: OSError | ValueError) -> UserError:
         reason = getattr(error, "strerror", None) or error  # ValueError: a NUL in the name
         return UserError(f"{self.path!s:.200}: cannot be made: {reason}")
+
+    @contextmanager
+    def begun(self) -> Iterator[None]:
+        """In the block, a new run begins. If it ends before a state is saved, its settings and the
+        folder are removed, so that a corrected run may begin here.
+        """
+        was_there = self.path.exists()
+        try:
+            yield
+        except BaseException:
+            if not self.last.exists():
+                for file in (self.recipe, self.calibrated):
+                    file.unlink(missing_ok=True)
+                for folder in (self.last.parent, *(() if was_there else (self.path,))):
+                    with suppress(OSError):  # not empty
+                        folder.rmdir()
+            raise
 
     def write_settings(self, settings: Settings) -> None:
         """Writes recipe.json; makes the folder first."""

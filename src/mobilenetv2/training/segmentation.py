@@ -19,10 +19,13 @@ from ..architecture import Architecture
 from ..checkpoint import Checkpoint
 from ..datasets import IGNORED, MaskDataset, read_masks
 from ..datasets.shard_sample import mask_target
+from ..drawing import draw_mask
 from ..errors import UserError
+from ..evaluation.pairs import GRID, MOST, mask_caption, mask_sheet
 from ..evaluation.segmentation import SegmentationEvaluation, evaluate_segmenter
 from ..heads import DeepLab
 from ..images import Preprocessing
+from ..int8 import AnyCheckpoint
 from ..nn.backbone import Backbone
 from ..nn.build_heads import DEEPLAB_OUTPUT_STRIDE, SEGMENTATION_SIZE, deeplabv3_mobilenet_v2
 from ..nn.heads import SegmentationNetwork
@@ -30,8 +33,9 @@ from ..segmenter import Segmenter
 from .data import Images, rarest_classes
 from .network import published_architecture
 from .parts import read_parts
+from .pictures import Sheet, picture_of
 from .recipes import RECIPES, Recipe
-from .report import draw_confusion
+from .report import confused, draw_confusion, share
 from .shards import ShardTarget
 from .splits import Split
 from .start import Start
@@ -157,7 +161,7 @@ class Segmentation(Task):
         total, count = sums
         return Validation(float(total) / max(1, int(count)), {})
 
-    def measured(self, checkpoint: Callable[[], Checkpoint], val: MaskDataset) -> Scores:
+    def measured(self, checkpoint: Callable[[], AnyCheckpoint], val: MaskDataset) -> Scores:
         """As `Task.measured`: mIoU and the share of right pixels, from 0 to 1."""
         scores = self.evaluate(checkpoint(), val).scores
         return {"val_miou": scores.miou, "val_pixels": scores.pixel_accuracy}
@@ -166,7 +170,7 @@ class Segmentation(Task):
         """As `Task.line`."""
         return f"mIoU {row['val_miou']:.4f}, pixels {100 * row['val_pixels']:.2f} %"
 
-    def evaluate(self, checkpoint: Checkpoint, val: MaskDataset) -> SegmentationEvaluation:
+    def evaluate(self, checkpoint: AnyCheckpoint, val: MaskDataset) -> SegmentationEvaluation:
         """As `Task.evaluate`."""
         return evaluate_segmenter(Segmenter(checkpoint), val)
 
@@ -194,6 +198,49 @@ class Segmentation(Task):
     def draw(self, evaluation: SegmentationEvaluation, classes: Sequence[str], path: Path) -> None:
         """As `Task.draw`: the confusion matrix, in pixels."""
         draw_confusion(evaluation.confusion[:, : len(classes)], classes, path)
+
+    def tile(
+        self,
+        pixels: NDArray[np.uint8],
+        target: NDArray[Any],
+        classes: Sequence[str],
+        architecture: Architecture,
+    ) -> tuple[Image.Image, str]:
+        """As `Task.tile`: the classes of the pixels; those without one in black and white."""
+        image = picture_of(pixels)
+        rows, columns = (
+            np.arange(side) * before // side for side, before in zip(image.size[::-1], target.shape)
+        )
+        mask = target[rows][:, columns]
+        names = {i: classes[i] for i in np.unique(mask).tolist() if i not in (0, IGNORED)}
+        drawn = draw_mask(image, mask, names, IGNORED)
+        return drawn, ", ".join(names.values()) or classes[0]
+
+    def answers(self, evaluation: SegmentationEvaluation, checkpoint: Checkpoint) -> Sheet:
+        """As `Task.answers`; those with the lowest mIoU first."""
+        right = (answer for answer in evaluation.answers if not answer.pixel_accuracy < 1)
+        shown = [*evaluation.worst, *right][:MOST]
+        sheet = mask_sheet(evaluation, Segmenter(checkpoint), shown)
+        return Sheet(sheet, GRID, [*map(mask_caption, shown)])
+
+    def class_table(self, evaluation: SegmentationEvaluation) -> list[dict[str, Any]]:
+        """As `Task.class_table`: precision, recall and intersection over union."""
+        predicted = evaluation.confusion.sum(0)
+        return [
+            {
+                "class": c.label,
+                "pixels": c.pixels,
+                "precision": share(int(evaluation.confusion[i, i]), int(predicted[i])),
+                "recall": None if isnan(c.recall) else c.recall,
+                "IoU": None if isnan(c.iou) else c.iou,
+            }
+            for i, c in enumerate(evaluation.classes)
+        ]
+
+    def confusions(self, evaluation: SegmentationEvaluation) -> list[dict[str, Any]]:
+        """As `Task.confusions`."""
+        labels = [c.label for c in evaluation.classes]
+        return confused(evaluation.confusion[:, : len(labels)], labels, "pixels")
 
 
 def _read(source: str, split: str | None, classes: tuple[str, ...] | None) -> MaskDataset:

@@ -8,7 +8,9 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from ..architecture import Architecture
@@ -16,13 +18,17 @@ from ..checkpoint import Checkpoint
 from ..datasets import shared_images
 from ..errors import UserError
 from ..images import Preprocessing
+from ..int8 import AnyCheckpoint
 from ..nn.backbone import Backbone
 from .recipes import Recipe
 from .shards import ShardTarget, in_shards
 from .splits import Split
 
 if TYPE_CHECKING:
+    from PIL.Image import Image
+
     from .data import Images
+    from .pictures import Sheet
     from .start import Start
 
 Scores = dict[str, float]
@@ -101,12 +107,14 @@ class Task(ABC):
                 f"{data}: shards need images to validate with, which also name the classes "
                 "(--val, no shards), and the number of steps per epoch (--set epoch_steps=1000)"
             )
-        if recipe.head_first or recipe.balance:
-            raise UserError(
-                f"{data}: shards are not read in advance: use --set head_first=false, and no "
-                "--balance"
-            )
         held_out = self.read_all(val)
+        if recipe.head_first:
+            raise UserError(
+                f"{data}: the head cannot be fitted first to shards, which are not read in advance: "
+                "give --set head_first=false"
+            )
+        if recipe.balance:
+            raise UserError(f"{data}: shards are not read in advance: leave out --balance")
         train = replace(held_out, samples=(), problems=())
         return Split(train, held_out, held_out.problems)
 
@@ -164,9 +172,17 @@ class Task(ABC):
     # steps and validation
 
     def mixed(
-        self, x: Tensor, targets: Tensor, recipe: Recipe, classes: int, generator: torch.Generator
+        self,
+        x: Tensor,
+        targets: Tensor,
+        recipe: Recipe,
+        classes: int,
+        generator: torch.Generator,
+        share: float,
     ) -> tuple[Tensor, Tensor]:
-        """Images and targets of a batch, mixed with each other where the recipe says so."""
+        """Images and targets of a batch, mixed with each other where the recipe says so when this
+        share of the run is done.
+        """
         return x, targets
 
     @abstractmethod
@@ -189,7 +205,7 @@ class Task(ABC):
     def validation(self, sums: tuple[Tensor, ...], classes: int) -> Validation:
         """The result of the sums over all batches."""
 
-    def measured(self, checkpoint: Callable[[], Checkpoint], val: Any) -> Scores:
+    def measured(self, checkpoint: Callable[[], AnyCheckpoint], val: Any) -> Scores:
         """Scores that the runtime gives after an epoch, beside those of `validation`."""
         return {}
 
@@ -204,7 +220,7 @@ class Task(ABC):
     # the finished run
 
     @abstractmethod
-    def evaluate(self, checkpoint: Checkpoint, val: Any) -> Any:
+    def evaluate(self, checkpoint: AnyCheckpoint, val: Any) -> Any:
         """Evaluates a checkpoint by the CPU runtime."""
 
     @abstractmethod
@@ -222,6 +238,38 @@ class Task(ABC):
     @abstractmethod
     def draw(self, evaluation: Any, classes: Sequence[str], path: Path) -> None:
         """Draws the figure of the finished run beside its curves."""
+
+    @abstractmethod
+    def tile(
+        self,
+        pixels: NDArray[np.uint8],
+        target: NDArray[Any],
+        classes: Sequence[str],
+        architecture: Architecture,
+    ) -> tuple[Image, str]:
+        """One image of a batch with what is to be learnt of it, as `picture_of` scales it, and a
+        caption.
+
+        Args:
+            pixels: (H, W, channels).
+            target: As `mixed` gives it for this image.
+            classes: Their names.
+            architecture: That of the network.
+        """
+
+    @abstractmethod
+    def answers(self, evaluation: Any, checkpoint: Checkpoint) -> Sheet:
+        """Answers for images to validate with, mistakes first."""
+
+    @abstractmethod
+    def class_table(self, evaluation: Any) -> list[dict[str, Any]]:
+        """One row for each class: its name, how many there are, and what the page shows of it, each
+        from 0 to 1 and None where it is not defined; the last of these is the one to sort by.
+        """
+
+    def confusions(self, evaluation: Any) -> list[dict[str, Any]]:
+        """Pairs of classes that are taken for each other, the most frequent first."""
+        return []
 
     def table(self, split: Split) -> Iterator[str]:
         """The lines of a table of the images."""

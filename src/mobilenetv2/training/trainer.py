@@ -37,7 +37,7 @@ class Trainer:
         self.classes = net.architecture.classes
         self.from_scratch = settings.start.weights is None
         self.wrapped, self.optimizer = fabric.setup(
-            net, make_optimizer(net, settings.recipe, settings.new)
+            net, make_optimizer(net, settings.recipe, settings.new, self.from_scratch)
         )
         self.average = AveragedModel(net, multi_avg_fn=self._averaged, use_buffers=True)
         norms = {name: m for name, m in net.named_modules() if isinstance(m, nn.BatchNorm2d)}
@@ -53,7 +53,13 @@ class Trainer:
         )
 
     def step(
-        self, pixels: Tensor, targets: Tensor, lr: float, seed: int, new_alone: bool = False
+        self,
+        pixels: Tensor,
+        targets: Tensor,
+        lr: float,
+        seed: int,
+        new_alone: bool = False,
+        share: float = 0.0,
     ) -> float:
         """Takes one step; leaves the weights unchanged if the loss or its gradient is not finite.
 
@@ -63,6 +69,7 @@ class Trainer:
             lr: Learning rate.
             seed: Seed of dropout and of mixed images.
             new_alone: Change only what the weights did not bring, where there is any.
+            share: How much of the run is done.
 
         Returns:
             The mean loss over all processes, or NaN.
@@ -80,6 +87,7 @@ class Trainer:
             self.recipe,
             self.classes,
             generator,
+            share,
         )
         with autocast(self.fabric.device, self.precision):
             output = self.wrapped(x)

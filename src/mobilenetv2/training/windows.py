@@ -261,16 +261,18 @@ def refuse_fields(recipe: Recipe, only: Mapping[str, Any], crops: Sequence[str],
     Raises:
         UserError: A field says something else; all of them are named.
     """
+    only = {"sizes": (), **only}
     wrong = [
         f"{name}={getattr(recipe, name)}" for name in only if getattr(recipe, name) != only[name]
     ]
     a, default = recipe.augmentation, Augmentation()
     names = [
         name
-        for name in ("policy", "erase", "mixup", "cutmix")
+        for name in ("policy", "erase", "cutout", "mixup", "cutmix")
         if getattr(a, name) != getattr(default, name)
     ]
     names += [] if a.crop in crops else ["crop"]
+    names += ["flip"] if a.flip == "alternate" else []
     wrong += [f"augmentation.{name}={getattr(a, name)}" for name in names]
     if wrong:
         raise UserError(f"recipe {recipe.name!r} is not for {task}: it has {', '.join(wrong)}")

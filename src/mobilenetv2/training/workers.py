@@ -9,7 +9,7 @@ import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -42,9 +42,9 @@ def stacked(images: Sequence[tuple[Tensor, int | Tensor]]) -> Batch:
 
 
 def batch_loader(
-    batches: torch.utils.data.Dataset[Batch | UserError], batch_bytes: int, workers: int
-) -> DataLoader[Batch]:
-    """A loader of a dataset whose items are batches, or errors to raise.
+    batches: torch.utils.data.Dataset[Any], batch_bytes: int, workers: int
+) -> DataLoader[Any]:
+    """A loader of a dataset whose items are batches, alone or with more, or errors to raise.
 
     Args:
         batches: The dataset.
@@ -64,10 +64,29 @@ def batch_loader(
     )
 
 
+class Span(NamedTuple):
+    """The part of a run that an epoch is expected to be, known before its batches are loaded.
+
+    Attributes:
+        begin: Share of the run that is done when the epoch begins.
+        length: Share of the run that the epoch takes.
+    """
+
+    begin: float = 0.0
+    length: float = 0.0
+
+    def at(self, part: float) -> float:
+        """The share of the run that is done after this part of the epoch."""
+        return self.begin + self.length * part
+
+
+UNKNOWN = Span()
+
+
 class _Loader(DataLoader[Any]):
     """Raises the errors of workers unchanged; PyTorch would put a traceback into their message."""
 
-    def __iter__(self) -> Iterator[Batch]:  # type: ignore[override]
+    def __iter__(self) -> Iterator[Any]:  # type: ignore[override]
         with explained_worker_errors():
             for batch in super().__iter__():
                 if isinstance(batch, UserError):

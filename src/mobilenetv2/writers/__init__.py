@@ -33,6 +33,7 @@ class Format:
         inside: Of a folder, what may be in it, as a pattern of relative paths.
         inputs: What its files can take; a caller who says nothing gets the first, or of int8 files the
             last.
+        says_detections: Whether its files say how detections are selected from raw results.
     """
 
     name: str
@@ -43,6 +44,7 @@ class Format:
     beside: tuple[str, ...] = ()
     inside: str = ""
     inputs: tuple[str, ...] = ("float32", "uint8")
+    says_detections: bool = False
 
     def files(self, path: Path) -> tuple[Path, ...]:
         """What may be written where `path` is named."""
@@ -75,7 +77,7 @@ FORMATS = {
         Format("torchvision", ".pth", "torchvision", ("torch",), ("torch", "torch"), beside=FACTS),
         Format("timm", ".safetensors", "timm", beside=(".json",)),
         Format("keras", ".h5", "keras", ("h5py",), ("h5py", "h5py"), beside=FACTS),
-        Format("program", ".mnv2", "program", inputs=("uint8",)),
+        Format("program", ".mnv2", "program", inputs=("uint8",), says_detections=True),
         Format(
             "transformers.js",
             "",

@@ -8,7 +8,6 @@ import json
 import logging
 import shutil
 import warnings
-from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -19,6 +18,7 @@ import numpy as np
 from ..checkpoint import Checkpoint
 from ..int8 import AnyCheckpoint
 from .coreml_program import build
+from .labels import unique_labels
 from .options import WriteOptions, WriterError, description, refuse, result_names
 
 DESCRIPTION = "mobilenetv2"  # entry of the metadata
@@ -56,7 +56,7 @@ def write(checkpoint: AnyCheckpoint, path: Path, options: WriteOptions) -> tuple
         classes = None
         if result_names(checkpoint, options) == ("probabilities",):
             classes = coremltools.ClassifierConfig(
-                unique_labels(checkpoint), predicted_probabilities_output="probabilities"
+                unique_labels(checkpoint, "coreml"), predicted_probabilities_output="probabilities"
             )
         precision = coremltools.precision.FLOAT16 if options.float16 else None
         passes = coremltools.PassPipeline.DEFAULT
@@ -102,23 +102,6 @@ def share(folder: Path) -> None:
     rights = folder.stat().st_mode & 0o777
     for path in folder.rglob("*"):
         path.chmod(rights if path.is_dir() else rights & 0o666)
-
-
-def unique_labels(checkpoint: AnyCheckpoint) -> list[str]:
-    """The labels as the keys of a dictionary: one that several classes have gets its number.
-
-    ImageNet has two cranes and two maillots.
-    """
-    labels = checkpoint.labels or [f"class {i}" for i in range(checkpoint.architecture.classes)]
-    # of a name of a folder that is not UTF-8
-    labels = [label.encode("utf-8", "replace").decode() for label in labels]
-    taken = Counter(labels)
-    unique = [
-        label if taken[label] == 1 else f"{label} ({index})" for index, label in enumerate(labels)
-    ]
-    if len(set(unique)) < len(unique):
-        raise WriterError("coreml: two classes have one label, even with their numbers behind it")
-    return unique
 
 
 def _check(checkpoint: AnyCheckpoint, options: WriteOptions) -> None:

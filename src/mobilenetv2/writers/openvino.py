@@ -11,7 +11,7 @@ import numpy as np
 
 from ..int8 import AnyCheckpoint
 from . import onnx
-from .options import WriteOptions, WriterError, description, refuse
+from .options import WriteOptions, WriterError, by_way_of, description, refuse
 
 # names of Model API's wrappers; its SSD takes other outputs than ours
 MODEL_TYPES = {"classification": "Classification", "segmentation": "Segmentation"}
@@ -38,7 +38,8 @@ def write(checkpoint: AnyCheckpoint, path: Path, options: WriteOptions) -> tuple
     if path.suffix != ".xml":
         raise WriterError(f"{path.name}: OpenVINO reads files that end in .xml, in small letters")
     graph = path.with_name(f"{path.name}.onnx")
-    onnx.write(checkpoint, graph, options)
+    with by_way_of("onnx", "openvino"):
+        onnx.write(checkpoint, graph, options)
     # not `convert_model`, which reports its use to a server
     model = openvino.Core().read_model(graph)
     for name, value in model_info(checkpoint, options).items():

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Annotated, Any, ClassVar, Literal
 
@@ -9,6 +11,8 @@ from ..description import describe
 from ..errors import UserError
 from ..int8 import AnyCheckpoint
 from ..records import Meta, Record
+
+DETECTION_OPTIONS = ("score_threshold", "iou_threshold", "max_detections")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -68,6 +72,15 @@ def refuse(options: WriteOptions, target: str, **reasons: str) -> None:
     for name, reason in reasons.items():
         if getattr(options, name) != getattr(WriteOptions(), name):
             raise WriterError(f"{target}: {name} {getattr(options, name)!r}: {reason}")
+
+
+@contextmanager
+def by_way_of(inner: str, outer: str) -> Iterator[None]:
+    """In the block, errors of the format `inner`, which a file of `outer` is made of, name `outer`."""
+    try:
+        yield
+    except WriterError as error:
+        raise WriterError(str(error).replace(f"{inner}: ", f"{outer}: ", 1)) from None
 
 
 def result_names(checkpoint: AnyCheckpoint, options: WriteOptions) -> tuple[str, ...]:

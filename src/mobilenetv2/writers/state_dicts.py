@@ -118,6 +118,8 @@ def check(checkpoint: AnyCheckpoint, options: WriteOptions, target: str, **fixed
         input=library,
         results=library,
         layout="a file has weights alone",
+        batch="a file has weights alone",
+        dynamic_size="a file has weights alone",
         opset="only ONNX has one",
         task_metadata="MediaPipe's tasks read .tflite files: use --to tflite",
     )

@@ -10,7 +10,8 @@ from typing import Any
 from ..images import Preprocessing
 from ..int8 import AnyCheckpoint, Int8Checkpoint
 from . import onnx
-from .options import WriteOptions, WriterError, refuse
+from .labels import unique_labels
+from .options import WriteOptions, WriterError, by_way_of, refuse
 
 TASKS = {
     "classification": "MobileNetV2ForImageClassification",
@@ -45,13 +46,16 @@ def write(checkpoint: AnyCheckpoint, path: Path, options: WriteOptions) -> tuple
         results=f"{by_the_pipeline}: leave it at raw",
         layout="images are (N, C, H, W)",
     )
+    if options.batch not in (1, None):
+        raise WriterError(f"transformers.js: batch {options.batch}: it takes any number of images")
     texts = {
         "config.json": model_settings(checkpoint),
         "preprocessor_config.json": image_settings(checkpoint),
     }
     (path / "onnx").mkdir(parents=True)
     file = path / "onnx" / file_name(checkpoint)
-    onnx.write_named(checkpoint, file, replace(options, batch=None), NAMES)
+    with by_way_of("onnx", "transformers.js"):
+        onnx.write_named(checkpoint, file, replace(options, batch=None), NAMES)
     for name, settings in texts.items():
         text = json.dumps(settings, indent=2)
         (path / name).write_text(text + "\n", encoding="utf-8")
@@ -74,7 +78,7 @@ def model_settings(checkpoint: AnyCheckpoint) -> dict[str, Any]:
         raise WriterError(
             f"transformers.js: it has no MobileNetV2 for {architecture.head.task}; use --to onnx"
         )
-    labels = checkpoint.labels or tuple(f"class {i}" for i in range(architecture.classes))
+    labels = unique_labels(checkpoint, "transformers.js")
     height, width = architecture.resolution
     return {
         "model_type": "mobilenet_v2",
@@ -89,7 +93,7 @@ def model_settings(checkpoint: AnyCheckpoint) -> dict[str, Any]:
         "layer_norm_eps": architecture.bn_epsilon,
         "hidden_act": "relu6",
         "id2label": dict(enumerate(labels)),
-        "label2id": {label: index for index, label in reversed([*enumerate(labels)])},
+        "label2id": {label: index for index, label in enumerate(labels)},
         "transformers.js_config": {
             "dtype": "q8" if isinstance(checkpoint, Int8Checkpoint) else "fp32"
         },

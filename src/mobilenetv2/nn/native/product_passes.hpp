@@ -7,13 +7,6 @@ namespace mobilenetv2 {
 namespace MNV2_NAMESPACE {
 namespace {
 
-// Stops GCC from keeping all factors of a tile in registers from one part to the next.
-inline void compiler_barrier() {
-#if defined(__GNUC__)
-  asm volatile("" : : : "memory");
-#endif
-}
-
 // Products per factor: the two halves of a pair are multiplied one after the other, unless the target multiplies pairs.
 template <class T>
 constexpr int PARTS = PER_FACTOR<T>;
@@ -71,7 +64,8 @@ MNV2_NOINLINE void product_tile(const Product<T>& job, int row, int column) {
         const Vec value = splat_factor(a + i * a_row, part);
         MNV2_UNROLL for (int j = 0; j < VECTORS; j++) sum[i][j] = multiply_add<T>(value, w[j], sum[i][j]);
       }
-      if (PARTS<T> > 1) compiler_barrier();
+      // Else GCC keeps all factors of a tile in registers from one part to the next.
+      if (PARTS<T> > 1) MNV2_COMPILER_BARRIER();
     }
   }
   const Vec six = splat(6.0f);

@@ -18,6 +18,7 @@
 #include "network.hpp"
 #include "peak.hpp"
 #include "program.hpp"
+#include "scaling.hpp"
 #include "targets.hpp"
 
 namespace nb = nanobind;
@@ -108,6 +109,7 @@ nb::class_<Network<T>> bind_network(nb::module_& module, const char* name) {
             new (network) Network<T>(kernels, threads);
           },
           nb::arg("isa"), nb::arg("threads"))
+      .def("reserve", &Network<T>::reserve, nb::arg("weights"))
       .def(
           "add_matrix",
           [](Network<T>& network, const Weights& weights, const Biases& bias, int input_factor, int tail,
@@ -337,6 +339,18 @@ NB_MODULE(_native, module) {
              "The target whose float kernels go with a target's int8 kernels; None for an unknown one.");
   module.def("byte_fma_rate", &fma_rate<std::uint8_t>, nb::arg("isa"),
              "The same of unsigned by signed bytes, summed in 32 bits.");
+  module.def(
+      "scale_rows",
+      [](const Table<float>& values, const Vector<double>& factors,
+         const nb::ndarray<float, nb::ndim<2>, nb::c_contig, nb::device::cpu>& results) {
+        if (factors.size() != values.shape(0) || results.shape(0) != values.shape(0) ||
+            results.shape(1) != values.shape(1)) {
+          throw std::invalid_argument("rows of another number or size");
+        }
+        return mobilenetv2::scale_rows(values.data(), factors.data(), values.shape(0), values.shape(1), results.data());
+      },
+      nb::arg("values"), nb::arg("factors"), nb::arg("results"),
+      "Each row times its factor, rounded once to float32; whether all results are finite.");
   module.def("fma_rate", &fma_rate<float>, nb::arg("isa"),
              "float32 multiply-adds a second that the kernels' vectors of an instruction set reach on one core, in "
              "registers alone. \"scalar\" is what the compiler makes of plain code.");

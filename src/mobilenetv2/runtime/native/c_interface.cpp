@@ -6,6 +6,7 @@
 #include <cstring>
 #include <new>
 
+#include "dialect.hpp"
 #include "program.hpp"
 
 #if !defined(MNV2_NO_FILES) && (defined(__unix__) || defined(__APPLE__))
@@ -27,8 +28,7 @@ char error[512];
 thread_local char error[512];
 #endif
 
-mnv2_status failed(mnv2_status status, const char* format, ...) __attribute__((format(printf, 2, 3)));
-mnv2_status failed(mnv2_status status, const char* format, ...) {
+MNV2_PRINTF(2, 3) mnv2_status failed(mnv2_status status, const char* format, ...) {
   std::va_list arguments;
   va_start(arguments, format);
   std::vsnprintf(error, sizeof(error), format, arguments);

@@ -2,6 +2,8 @@
 
 #include <cstring>
 
+#include "dialect.hpp"
+
 #if defined(__unix__) || defined(__APPLE__)
 #include <time.h>
 #else
@@ -12,8 +14,10 @@
 #include <sched.h>
 #endif
 
-#if defined(__x86_64__)
+#if defined(MNV2_X86_64)
+#if defined(__GNUC__) || defined(__clang__)
 #include <cpuid.h>
+#endif
 #include <immintrin.h>
 #elif defined(__aarch64__) && defined(__linux__)
 #include <sys/auxv.h>
@@ -23,31 +27,71 @@
 
 namespace mobilenetv2 {
 
-#if defined(__x86_64__)
+#if defined(MNV2_X86_64)
 namespace {
 
-// AVX-VNNI (the 256-bit form without AVX-512): CPUID leaf 7, subleaf 1, EAX bit 4. GCC 12's __builtin_cpu_supports does
-// not know its name.
-bool has_avxvnni() {
-  unsigned eax = 0, ebx = 0, ecx = 0, edx = 0;
-  return __get_cpuid_count(7, 1, &eax, &ebx, &ecx, &edx) != 0 && (eax & (1u << 4)) != 0;
+struct Leaf {
+  unsigned eax, ebx, ecx, edx;
+};
+
+#if defined(__GNUC__) || defined(__clang__)
+
+// A leaf of CPUID: zeros if the processor does not have it.
+Leaf cpuid(unsigned leaf, unsigned subleaf) {
+  Leaf registers{};
+  __get_cpuid_count(leaf, subleaf, &registers.eax, &registers.ebx, &registers.ecx, &registers.edx);
+  return registers;
 }
+
+// Which registers the operating system saves.
+unsigned extended_control() {
+  unsigned low, high;
+  asm("xgetbv" : "=a"(low), "=d"(high) : "c"(0));
+  return low;
+}
+
+#else
+
+Leaf cpuid(unsigned leaf, unsigned subleaf) {
+  int registers[4];
+  __cpuid(registers, 0);
+  if (static_cast<unsigned>(registers[0]) < leaf) return {};
+  __cpuidex(registers, static_cast<int>(leaf), static_cast<int>(subleaf));
+  return {static_cast<unsigned>(registers[0]), static_cast<unsigned>(registers[1]), static_cast<unsigned>(registers[2]),
+          static_cast<unsigned>(registers[3])};
+}
+
+unsigned extended_control() { return static_cast<unsigned>(_xgetbv(0)); }
+
+#endif
+
+constexpr unsigned bit(int number) { return 1u << number; }
+bool has(unsigned value, unsigned bits) { return (value & bits) == bits; }
 
 }  // namespace
 
 std::vector<const char*> instruction_sets() {
-  // __builtin_cpu_supports also asks whether the operating system saves the wide registers.
-  __builtin_cpu_init();
-  std::vector<const char*> found;
-  const bool avx2 = __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma");
-  if (avx2) found.push_back("avx2");
-  if (avx2 && has_avxvnni()) found.push_back("avxvnni");
-  const bool avx512 = __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
-                      __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512vl");
-  if (avx512) found.push_back("avx512");
-  if (avx512 && __builtin_cpu_supports("avx512vnni")) found.push_back("avx512vnni");
-  if (avx512 && __builtin_cpu_supports("avx512bf16")) found.push_back("avx512bf16");
-  return found;
+  constexpr unsigned FMA = bit(12), XGETBV = bit(27), AVX = bit(28);                        // leaf 1, ECX
+  constexpr unsigned AVX2 = bit(5), F = bit(16), DQ = bit(17), BW = bit(30), VL = bit(31);  // leaf 7, EBX
+  constexpr unsigned VNNI = bit(11);                                                        // leaf 7, ECX
+  constexpr unsigned AVXVNNI = bit(4), BF16 = bit(5);                                       // leaf 7.1, EAX
+  constexpr unsigned YMM = bit(1) | bit(2);
+#if defined(__APPLE__)
+  constexpr unsigned ZMM = YMM;  // macOS saves the others from their first use on
+#else
+  constexpr unsigned ZMM = YMM | bit(5) | bit(6) | bit(7);
+#endif
+  const Leaf first = cpuid(1, 0), seventh = cpuid(7, 0), more = cpuid(7, 1);
+  const unsigned saved = has(first.ecx, XGETBV) ? extended_control() : 0;
+  const bool avx2 = has(saved, YMM) && has(first.ecx, AVX | FMA) && has(seventh.ebx, AVX2);
+  const bool avx512 = avx2 && has(saved, ZMM) && has(seventh.ebx, F | DQ | BW | VL);
+  std::vector<const char*> names;
+  if (avx2) names.push_back("avx2");
+  if (avx2 && has(more.eax, AVXVNNI)) names.push_back("avxvnni");
+  if (avx512) names.push_back("avx512");
+  if (avx512 && has(seventh.ecx, VNNI)) names.push_back("avx512vnni");
+  if (avx512 && has(more.eax, BF16)) names.push_back("avx512bf16");
+  return names;
 }
 
 #elif defined(__aarch64__)
@@ -109,7 +153,7 @@ bool runs_here(const char* isa) {
   return false;
 }
 
-#if defined(__x86_64__)
+#if defined(MNV2_X86_64)
 
 void pause() { _mm_pause(); }
 

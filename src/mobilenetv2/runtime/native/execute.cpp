@@ -166,8 +166,12 @@ void Ahead<T>::fetch(const Matrix<T>& matrix, Matmul<T>& job) {
   }
   const Matrix<T>& next = all[matrix_];
   const std::size_t room = here + AHEAD_LINES - std::min(here + AHEAD_LINES, next.begin + line_);
-  const std::size_t time = static_cast<std::size_t>(job.pixels / network_.kernels().tile_rows * job.panel_count) *
-                           static_cast<std::size_t>(matrix.depth) / STEP;
+  const Kernels<T>& kernels = network_.kernels();
+  const int rows = job.in_order ? kernels.fours_rows : kernels.tile_rows;
+  int tiles = job.pixels / rows;
+  if (job.fours_width % FOUR != 0) tiles = job.pixels / job.fours_width * ((job.fours_width + rows - 1) / rows);
+  const std::size_t time =
+      static_cast<std::size_t>(tiles * job.panel_count) * static_cast<std::size_t>(matrix.depth) / STEP;
   job.ahead = next.weights.data() + line_ * LINE_BYTES / sizeof(typename Types<T>::Weight);
   job.ahead_lines = static_cast<int>(std::min({room, time, next.lines() - line_}));
   line_ += static_cast<std::size_t>(job.ahead_lines);
@@ -223,6 +227,7 @@ Matmul<T> dense_matmul(const Matrix<T>& matrix, const T* in, int channels, int p
   job.bias = matrix.bias.data();
   job.input_factor = matrix.input_factor;
   job.tail = matrix.tail;
+  job.in_order = matrix.in_order;
   job.channels = matrix.channels;
   job.shortcut_pixel = matrix.channels;
   job.out = out;

@@ -48,10 +48,23 @@ struct Run {
   T* scratch_of(int slot) const { return scratch + scratch_size * static_cast<std::size_t>(slot); }
 };
 
+constexpr int up_to_four(int pixels) { return (pixels + FOUR - 1) / FOUR * FOUR; }
 constexpr int up_to_block(int channels) { return (channels + BLOCK - 1) / BLOCK * BLOCK; }
 template <class T>
 constexpr std::size_t up_to_line(std::size_t size) {
   return (size + LINE_BYTES / sizeof(T) - 1) / (LINE_BYTES / sizeof(T)) * (LINE_BYTES / sizeof(T));
+}
+
+// Whether the stage's depthwise convolution reads maps in fours on targets that have them.
+template <class T>
+bool takes_fours(const Network<T>& network, const Stage& stage) {
+  const bool padded = stage.stride == 1 ? stage.left == 1 : stage.stride == 2 && stage.left <= 1;
+  return padded && stage.dilation == 1 && network.depthwise(stage.depthwise).copies <= 2;
+}
+// Whether the map that `matrix` makes for it is in fours.
+template <class T>
+bool in_fours(const Network<T>& network, const Stage& stage, int matrix) {
+  return matrix >= 0 && network.matrix(matrix).in_order && takes_fours(network, stage);
 }
 
 template <class T>

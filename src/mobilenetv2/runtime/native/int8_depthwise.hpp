@@ -144,6 +144,120 @@ MNV2_NOINLINE void byte_channels(const Depthwise<std::uint8_t>& job, int block) 
   }
 }
 
+#if defined(MNV2_FOURS)
+
+// Groups of four pixels of a row in fours; a row outside of the image, and what lies beside it, is a value of its own.
+struct FourRow {
+  const std::uint8_t* from;
+  std::ptrdiff_t step;
+};
+
+// ROWS output rows from row `y` on of one block of channels, whose rows are in fours. LEFT: columns of padding.
+template <int STRIDE, int LEFT, int COPIES, int ROWS, RoundingMode MODE>
+MNV2_NOINLINE void four_channels(const Depthwise<std::uint8_t>& job, int block, int y) {
+  constexpr int READ = (ROWS - 1) * STRIDE + 3;
+  constexpr int KINDS = STRIDE == 1 ? 2 : 1;  // of taps: from the first pixel of a group on, or from the second
+  const Ints outside = splat_byte(job.zero);
+  alignas(64) std::uint8_t beside[4 * LANES];
+  store_ints(reinterpret_cast<std::int32_t*>(beside), outside);
+  FourRow rows[READ];
+  MNV2_UNROLL for (int r = 0; r < READ; r++) {
+    const std::uint8_t* const row = job.rows[y * STRIDE + r];
+    rows[r] = row ? FourRow{row + block * job.in_block, FOUR * BLOCK} : FourRow{beside, 0};
+  }
+  Ints weights[COPIES][3][KINDS];
+  MNV2_UNROLL for (int copy = 0; copy < COPIES; copy++) {
+    MNV2_UNROLL for (int i = 0; i < 3; i++) {
+      const Ints taps = load_weights(job.weights + block * job.weight_block + (3 * copy + i) * ROW_WEIGHTS);
+      weights[copy][i][0] = STRIDE == 2 && LEFT == 1 ? later_taps(taps) : taps;
+      if constexpr (KINDS == 2) weights[copy][i][1] = later_taps(taps);
+    }
+  }
+  const Ints bias = load_ints(job.bias + block * BLOCK);
+  const int whole = job.in_width / FOUR;  // groups
+  const FourMask last = four_mask(job.in_width % FOUR);
+  int group = 0;  // the next to be read
+  const auto read = [&](Ints(&pixels)[READ]) {
+    if (group < whole) {
+      MNV2_UNROLL for (int r = 0; r < READ; r++) pixels[r] = load_four(rows[r].from);
+    } else {
+      const FourMask inside = group == whole ? last : four_mask(0);
+      MNV2_UNROLL for (int r = 0; r < READ; r++) pixels[r] = load_some_four(rows[r].from, inside, outside);
+    }
+    MNV2_UNROLL for (int r = 0; r < READ; r++) rows[r].from += rows[r].step;
+    group++;
+  };
+  // Adds to the sums of one pixel of each row what `pixels` give.
+  const auto add_taps = [&](Ints(&sum)[ROWS], const Ints(&pixels)[READ], int kind) {
+    MNV2_UNROLL for (int copy = 0; copy < COPIES; copy++) {
+      MNV2_UNROLL for (int i = 0; i < 3; i++) {
+        MNV2_UNROLL for (int r = 0; r < ROWS; r++) {
+          sum[r] = dot(sum[r], pixels[r * STRIDE + i], weights[copy][i][kind]);
+        }
+      }
+    }
+  };
+  Ints here[READ], swapped[READ], between[READ];  // a group; its halves swapped; the pixels across two groups
+  MNV2_UNROLL for (int r = 0; r < READ; r++) swapped[r] = outside;
+  const auto step = [&](const Ints(&next)[READ]) {
+    MNV2_UNROLL for (int r = 0; r < READ; r++) {
+      const Ints other = halves_swapped(next[r]);
+      between[r] = across(swapped[r], other);
+      swapped[r] = other;
+      here[r] = next[r];
+    }
+  };
+  const bool ahead = !(STRIDE == 2 && LEFT == 1);  // reads a group before the pixels that it begins with are due
+  Ints next[READ];
+  if (ahead) {
+    read(next);
+    step(next);
+  }
+  std::uint8_t* out = job.out + block * job.out_block + static_cast<std::ptrdiff_t>(y) * job.out_width * BLOCK;
+  for (int x = 0; x < job.out_width; x += FOUR, out += FOUR * BLOCK) {
+    Ints sum[FOUR][ROWS];
+    MNV2_UNROLL for (int p = 0; p < FOUR; p++) {
+      MNV2_UNROLL for (int r = 0; r < ROWS; r++) sum[p][r] = bias;
+    }
+    if constexpr (STRIDE == 1) {
+      add_taps(sum[0], between, 1);
+      add_taps(sum[1], here, 0);
+      add_taps(sum[2], here, 1);
+      read(next);
+      step(next);
+      add_taps(sum[3], between, 0);
+    } else {
+      MNV2_UNROLL for (int half = 0; half < 2; half++) {
+        if constexpr (LEFT == 0) add_taps(sum[2 * half], here, 0);
+        read(next);
+        step(next);
+        add_taps(sum[2 * half + (LEFT == 0)], between, 0);
+        if constexpr (LEFT == 1) add_taps(sum[2 * half + 1], here, 0);
+      }
+    }
+    MNV2_UNROLL for (int r = 0; r < ROWS; r++) {
+      Ints pixels[FOUR] = {sum[0][r], sum[1][r], sum[2][r], sum[3][r]};
+      byte_codes<MODE, PerLane, 0>(job, block * BLOCK, pixels);
+      store_four_pixels(out + static_cast<std::ptrdiff_t>(r) * job.out_width * BLOCK, pixels, job.out_width - x);
+    }
+  }
+}
+
+// All rows of one block of channels.
+template <int STRIDE, int LEFT, int COPIES>
+struct FourChannels {
+  template <RoundingMode MODE>
+  static void run(const Depthwise<std::uint8_t>& job, int block) {
+    int y = 0;
+    if constexpr (COPIES == 1) {
+      for (; y + 2 <= job.out_rows; y += 2) four_channels<STRIDE, LEFT, 1, 2, MODE>(job, block, y);
+    }
+    for (; y < job.out_rows; y++) four_channels<STRIDE, LEFT, COPIES, 1, MODE>(job, block, y);
+  }
+};
+
+#endif
+
 template <int STRIDE, int COPIES>
 struct ByteChannels {
   template <RoundingMode MODE>
@@ -166,12 +280,24 @@ inline void run_in_mode(const Depthwise<std::uint8_t>& job, int block) {
   }
 }
 
-template <int STRIDE>
+template <int COPIES>
 inline void byte_channels_of(const Depthwise<std::uint8_t>& job, int block) {
-  if (job.copies == 2) {
-    run_in_mode<ByteChannels<STRIDE, 2>>(job, block);
+#if defined(MNV2_FOURS)
+  if (job.fours) {
+    if (job.stride == 1) {
+      run_in_mode<FourChannels<1, 1, COPIES>>(job, block);
+    } else if (job.left == 1) {
+      run_in_mode<FourChannels<2, 1, COPIES>>(job, block);
+    } else {
+      run_in_mode<FourChannels<2, 0, COPIES>>(job, block);
+    }
+    return;
+  }
+#endif
+  if (job.stride == 1) {
+    run_in_mode<ByteChannels<1, COPIES>>(job, block);
   } else {
-    run_in_mode<ByteChannels<STRIDE, 1>>(job, block);
+    run_in_mode<ByteChannels<2, COPIES>>(job, block);
   }
 }
 
@@ -209,12 +335,12 @@ void plain_byte_channels(const Depthwise<std::uint8_t>& job, int block) {
 void depthwise(const Depthwise<std::uint8_t>& job) {
   for (int block = 0; block < job.blocks; block++) {
 #if defined(MNV2_PIXEL_VECTORS)
-    if (job.stride == 1 && job.copies <= 2) {
-      byte_channels_of<1>(job, block);
-    } else if (job.stride == 2 && job.copies <= 2) {
+    if (job.stride > 2 || job.copies > 2) {
+      plain_byte_channels(job, block);
+    } else if (job.copies == 2) {
       byte_channels_of<2>(job, block);
     } else {
-      plain_byte_channels(job, block);
+      byte_channels_of<1>(job, block);
     }
 #else
     plain_byte_channels(job, block);

@@ -44,6 +44,42 @@ struct OrderChoice<VECTORS, true> {
 template <int VECTORS>
 using OrderOf = typename OrderChoice<VECTORS, has_interleaved(VECTORS)>::Type;
 
+#if defined(MNV2_FOURS)
+
+// Stores bytes with their channels in order, four pixels of a vector at a time.
+template <int VECTORS>
+struct InOrderPacked {
+  static constexpr bool CLAMPS = true, ENDS_IN_ROWS = false;
+  template <int ROWS>
+  static void store(const Ints (&bytes)[ROWS][VECTORS], const TileOut& to) {
+    MNV2_UNROLL for (int j = 0; j < VECTORS; j++) {
+      const int channel = j * LANES, at = to.first + channel;
+      Ints vector[ROWS][1];
+      MNV2_UNROLL for (int i = 0; i < ROWS; i++) vector[i][0] = bytes[i][j];
+      std::uint8_t* const out = to.out + at / BLOCK * to.block + at % BLOCK - to.first;
+      Interleaved<1>::store<ROWS>(vector, {out, to.pixel, to.block, at % BLOCK, to.channels - channel});
+    }
+  }
+};
+
+// Stores bytes in fours. What lies behind the last pixel of a row is the last pixel again.
+template <int VECTORS>
+struct InFours {
+  static constexpr bool CLAMPS = true, ENDS_IN_ROWS = true;
+  template <int ROWS>
+  static void store(const Ints (&bytes)[ROWS][VECTORS], const TileOut& to) {
+    constexpr int LAST = ROWS - 1;
+    MNV2_UNROLL for (int j = 0; j < VECTORS; j++) {
+      MNV2_UNROLL for (int i = 0; i < ROWS; i += FOUR) {
+        store_four(to.out + j * to.block + i * BLOCK, bytes[i][j], bytes[i + 1 < ROWS ? i + 1 : LAST][j],
+                   bytes[i + 2 < ROWS ? i + 2 : LAST][j], bytes[i + 3 < ROWS ? i + 3 : LAST][j]);
+      }
+    }
+  }
+};
+
+#endif
+
 // Where the tile of `panel` at pixel `from` goes.
 inline TileOut tile_out(const Matmul<std::uint8_t>& job, const Panel& panel, int from) {
   const int at = panel.channel - job.out_channel;
@@ -51,10 +87,17 @@ inline TileOut tile_out(const Matmul<std::uint8_t>& job, const Panel& panel, int
           at % BLOCK, job.channels - panel.channel};
 }
 
+// Puts a tile's sums into memory.
+template <int ROWS, int VECTORS>
+inline void keep(const Ints (&sum)[ROWS][VECTORS], std::int32_t* kept) {
+  MNV2_UNROLL for (int i = 0; i < ROWS; i++) {
+    MNV2_UNROLL for (int j = 0; j < VECTORS; j++) store_ints(kept + (i * VECTORS + j) * LANES, sum[i][j]);
+  }
+}
+
 // A tile's sums, rounded in a mode that is cheap enough to be inlined, to bytes.
-template <RoundingMode MODE, int ROWS, int VECTORS>
+template <RoundingMode MODE, class Order, int ROWS, int VECTORS>
 inline void finish_tile(const Matmul<std::uint8_t>& job, const Panel& panel, int from, Ints (&sum)[ROWS][VECTORS]) {
-  using Order = OrderOf<VECTORS>;
   const Requantize& to = job.requantize;
   const int channels = job.channels - panel.channel;
   MNV2_UNROLL for (int j = 0; j < VECTORS; j++) {
@@ -88,11 +131,10 @@ inline void finish_tile(const Matmul<std::uint8_t>& job, const Panel& panel, int
 }
 
 // A tile's sums, rounded twice in float32, to bytes. False where that may be a step off: then nothing is stored.
-template <RoundingMode MODE, int ROWS, int VECTORS>
+template <RoundingMode MODE, class Order, int ROWS, int VECTORS>
 MNV2_NOINLINE bool finish_tile_near(const Matmul<std::uint8_t>& job, const Panel& panel, int from,
                                     const std::int32_t* sums) {
   Ints sum[ROWS][VECTORS];
-  using Order = OrderOf<VECTORS>;
   const Requantize& to = job.requantize;
   const Vec low = splat(job.low), high = splat(job.high);
   Vec worst = zero();
@@ -148,13 +190,15 @@ inline void finish_pixel_twice(const Matmul<std::uint8_t>& job, const Panel& pan
   Order::template store<1>(bytes, tile_out(job, panel, pixel));
 }
 
-// The same where results below 0 are stored as 0.
-template <int VECTORS>
-inline void finish_pixel_non_negative(const Matmul<std::uint8_t>& job, const Panel& panel, int pixel,
-                                      const std::int32_t* sums) {
-  Ints bytes[1][VECTORS];
-  for (int j = 0; j < VECTORS; j++) bytes[0][j] = load_ints(sums + j * LANES);
-  finish_tile<RoundingMode::TWICE_NON_NEGATIVE>(job, panel, pixel, bytes);
+// The same where results below 0 are stored as 0, of ROWS pixels.
+template <class Order, int ROWS, int VECTORS>
+MNV2_NOINLINE void finish_non_negative(const Matmul<std::uint8_t>& job, const Panel& panel, int from,
+                                const std::int32_t* sums) {
+  Ints bytes[ROWS][VECTORS];
+  for (int i = 0; i < ROWS; i++) {
+    for (int j = 0; j < VECTORS; j++) bytes[i][j] = load_ints(sums + (i * VECTORS + j) * LANES);
+  }
+  finish_tile<RoundingMode::TWICE_NON_NEGATIVE, Order>(job, panel, from, bytes);
 }
 
 // The sums of `count` pixels from `from` on, in the modes that a tile has no room for.
@@ -167,7 +211,7 @@ MNV2_NOINLINE void finish_pixels(const Matmul<std::uint8_t>& job, const Panel& p
       if (to.mode == RoundingMode::TWICE) {
         finish_pixel_twice<VECTORS>(job, panel, from + i, sums);
       } else {
-        finish_pixel_non_negative<VECTORS>(job, panel, from + i, sums);
+        finish_non_negative<OrderOf<VECTORS>, 1, VECTORS>(job, panel, from + i, sums);
       }
       continue;
     }
@@ -213,6 +257,48 @@ inline void add_input_steps(const InputSteps (&inputs)[ROWS], const std::int8_t*
   }
 }
 
+// A tile's sums to bytes: panels interleaved where the target has that.
+template <int VECTORS>
+struct AnyMode {
+  static constexpr bool ENDS_IN_ROWS = false;
+  template <int ROWS>
+  static void finish(const Matmul<std::uint8_t>& job, const Panel& panel, int from, Ints (&sum)[ROWS][VECTORS]) {
+    using Order = OrderOf<VECTORS>;
+    const RoundingMode mode = job.requantize.mode;
+    if (Order::CLAMPS && mode == RoundingMode::ONCE_SATURATING) {
+      finish_tile<RoundingMode::ONCE_SATURATING, Order>(job, panel, from, sum);
+    } else if (mode == RoundingMode::ONCE || mode == RoundingMode::ONCE_SATURATING) {
+      finish_tile<RoundingMode::ONCE, Order>(job, panel, from, sum);
+    } else {
+      alignas(64) std::int32_t kept[ROWS * VECTORS * LANES];
+      keep(sum, kept);
+      if (mode == RoundingMode::TWICE_NON_NEGATIVE) {
+        if (finish_tile_near<RoundingMode::TWICE_NON_NEGATIVE, Order, ROWS, VECTORS>(job, panel, from, kept)) return;
+      } else if (mode == RoundingMode::TWICE) {
+        if (finish_tile_near<RoundingMode::TWICE, Order, ROWS, VECTORS>(job, panel, from, kept)) return;
+      }
+      finish_pixels<VECTORS>(job, panel, from, ROWS, kept);
+    }
+  }
+};
+
+// The same in a mode that packing clamps, with channels in order.
+template <class Order>
+struct Clamping {
+  static constexpr bool ENDS_IN_ROWS = Order::ENDS_IN_ROWS;
+  template <int ROWS, int VECTORS>
+  static void finish(const Matmul<std::uint8_t>& job, const Panel& panel, int from, Ints (&sum)[ROWS][VECTORS]) {
+    if (job.requantize.mode == RoundingMode::ONCE_SATURATING) {
+      finish_tile<RoundingMode::ONCE_SATURATING, Order>(job, panel, from, sum);
+      return;
+    }
+    alignas(64) std::int32_t kept[ROWS * VECTORS * LANES];
+    keep(sum, kept);
+    if (finish_tile_near<RoundingMode::TWICE_NON_NEGATIVE, Order, ROWS, VECTORS>(job, panel, from, kept)) return;
+    finish_non_negative<Order, ROWS, VECTORS>(job, panel, from, kept);
+  }
+};
+
 // What a tile's sums begin with.
 template <int ROWS, int VECTORS>
 inline void start_sums(const Matmul<std::uint8_t>& job, const Panel& panel, int from, Ints (&sum)[ROWS][VECTORS]) {
@@ -228,30 +314,9 @@ inline void start_sums(const Matmul<std::uint8_t>& job, const Panel& panel, int 
   }
 }
 
-// A tile's sums to bytes or floats.
-template <int ROWS, int VECTORS>
-inline void finish_sums(const Matmul<std::uint8_t>& job, const Panel& panel, int from, Ints (&sum)[ROWS][VECTORS]) {
-  const RoundingMode mode = job.requantize.mode;
-  if (OrderOf<VECTORS>::CLAMPS && mode == RoundingMode::ONCE_SATURATING) {
-    finish_tile<RoundingMode::ONCE_SATURATING>(job, panel, from, sum);
-  } else if (mode == RoundingMode::ONCE || mode == RoundingMode::ONCE_SATURATING) {
-    finish_tile<RoundingMode::ONCE>(job, panel, from, sum);
-  } else {
-    alignas(64) std::int32_t kept[ROWS * VECTORS * LANES];
-    MNV2_UNROLL for (int i = 0; i < ROWS; i++) {
-      MNV2_UNROLL for (int j = 0; j < VECTORS; j++) store_ints(kept + (i * VECTORS + j) * LANES, sum[i][j]);
-    }
-    if (mode == RoundingMode::TWICE_NON_NEGATIVE) {
-      if (finish_tile_near<RoundingMode::TWICE_NON_NEGATIVE, ROWS, VECTORS>(job, panel, from, kept)) return;
-    } else if (mode == RoundingMode::TWICE) {
-      if (finish_tile_near<RoundingMode::TWICE, ROWS, VECTORS>(job, panel, from, kept)) return;
-    }
-    finish_pixels<VECTORS>(job, panel, from, ROWS, kept);
-  }
-}
-
-// The tile of ROWS pixels x VECTORS vectors at pixel `from`. AHEAD: a line of `ahead` is fetched with each step.
-template <int ROWS, int VECTORS, bool AHEAD>
+// The tile of ROWS pixels x VECTORS vectors at pixel `from`. AHEAD: a line of `ahead` is fetched with each step. FINISH
+// stores its sums.
+template <int ROWS, int VECTORS, bool AHEAD, class FINISH>
 MNV2_NOINLINE void tile(const Matmul<std::uint8_t>& job, const Panel& panel, int from, const std::int8_t* ahead) {
   Ints sum[ROWS][VECTORS];
   start_sums(job, panel, from, sum);
@@ -298,7 +363,7 @@ MNV2_NOINLINE void tile(const Matmul<std::uint8_t>& job, const Panel& panel, int
   MNV2_UNROLL for (int i = 0; i < ROWS; i++) {
     MNV2_UNROLL for (int j = 0; j < VECTORS; j++) sum[i][j] = from_sums(sums[i][j]);
   }
-  finish_sums(job, panel, from, sum);
+  FINISH::finish(job, panel, from, sum);
 }
 
 }  // namespace

@@ -31,6 +31,10 @@ struct Types<std::uint8_t> {
 // pixel p lies at p * pixel + c / BLOCK * block + c % BLOCK, with BLOCK for `block` if dense.
 constexpr int BLOCK = 16;
 
+// A blocked tensor of bytes may be in fours, for a depthwise convolution that follows: each row is filled up to whole
+// groups of FOUR neighbouring pixels, and in a group the bytes of a channel lie side by side, BLOCK x FOUR.
+constexpr int FOUR = 4;
+
 // Some neighbouring output vectors of a packed matrix: `vectors` from output `channel` on, whose weights begin
 // `weights` into the packed array as depth x vectors x lanes, of bytes as depth / 4 x vectors x lanes x 4.
 struct Panel {
@@ -86,6 +90,8 @@ struct Matmul {
   T* out;
   std::ptrdiff_t out_pixel, out_block;
   int out_channel;  // the channel that `out` points to
+  bool in_order;    // of bytes: whether the channels of all panels are, see Kernels::fours_vectors
+  int fours_width;  // of bytes, with panels in order: pixels of a row of `out`, which is in fours; 0 if it is not
   float low, high;
   const typename Types<T>::Weight* ahead;  // weights that come next: `ahead_lines` cache lines to fetch meanwhile
   int ahead_lines;
@@ -112,6 +118,7 @@ struct Depthwise {
   std::ptrdiff_t out_block;
   float low, high;
   int copies;             // of bytes
+  bool fours;             // of bytes: whether the rows are in fours, see takes_fours
   int zero;               // what a pixel outside the image counts as
   Requantize requantize;  // of bytes
 };
@@ -145,6 +152,9 @@ struct Kernels {
   // Whether panels of two and four vectors whose results become bytes have their channels interleaved in the order that
   // the pack instructions undo, see store_order.hpp.
   bool interleaves;
+  // The widest panel of matrices whose channels are in order and whose products may be in fours; 0: there are none.
+  int fours_vectors;
+  int fours_rows;  // pixels at once with that
   // Neighbours in the depth whose weights for an output lie side by side: 1 of floats; of bytes 4, or 2.
   int together;
   // What inputs are taken less where bytes are multiplied; a bias is then more by as many times the sum of its weights.

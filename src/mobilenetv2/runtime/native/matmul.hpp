@@ -29,7 +29,7 @@ inline void add_steps(const Steps (&values)[ROWS], const float* weights, Vec (&s
 // The tile of ROWS pixels x VECTORS vectors at pixel `from`. Out of line, and one tile a call: with a loop around it,
 // GCC runs out of registers and keeps weights or sums on the stack.
 // AHEAD: a line of `ahead` is fetched with each step of the depth.
-template <int ROWS, int VECTORS, bool AHEAD>
+template <int ROWS, int VECTORS, bool AHEAD, class>
 MNV2_NOINLINE void tile(const Matmul<float>& job, const Panel& panel, int from, const float* ahead) {
   Vec sum[ROWS][VECTORS];
   MNV2_UNROLL for (int j = 0; j < VECTORS; j++) {
@@ -95,14 +95,27 @@ MNV2_NOINLINE void tile(const Matmul<float>& job, const Panel& panel, int from, 
   }
 }
 
-// The last pixels, fewer than a full tile.
-template <int ROWS, int VECTORS, class T>
-inline void last_tile(const Matmul<T>& job, const Panel& panel, int from) {
+// How a panel of floats is finished: in one way only.
+struct Floats {
+  static constexpr bool ENDS_IN_ROWS = false;
+};
+template <class T, int VECTORS>
+struct FinishChoice {
+  using Type = Floats;
+};
+template <int VECTORS>
+struct FinishChoice<std::uint8_t, VECTORS> {
+  using Type = AnyMode<VECTORS>;
+};
+
+// The last pixels, fewer than a full tile. AHEAD: as of a tile.
+template <int ROWS, int VECTORS, bool AHEAD, class FINISH, class T>
+inline void last_tile(const Matmul<T>& job, const Panel& panel, int from, const typename Types<T>::Weight* ahead) {
   if constexpr (ROWS > 0) {
     if (job.pixels - from == ROWS) {
-      tile<ROWS, VECTORS, false>(job, panel, from, nullptr);
+      tile<ROWS, VECTORS, AHEAD, FINISH>(job, panel, from, ahead);
     } else {
-      last_tile<ROWS - 1, VECTORS>(job, panel, from);
+      last_tile<ROWS - 1, VECTORS, AHEAD, FINISH>(job, panel, from, ahead);
     }
   }
 }
@@ -129,26 +142,78 @@ inline void run_summed(const Matmul<std::uint8_t>& job) {
 }
 
 // Returns how many lines of `ahead` have been fetched.
-template <int VECTORS, class T>
-inline int run_panel(const Matmul<T>& job, const Panel& panel, int fetched) {
-  constexpr int ROWS = sizeof(T) == 1 ? byte_tile_rows(VECTORS) : tile_rows(VECTORS);
+template <int ROWS, int VECTORS, class FINISH, class T>
+inline int run_tiles(const Matmul<T>& job, const Panel& panel, int fetched) {
   constexpr int LINE = 64 / sizeof(T);
   constexpr int STEP = sizeof(T) == 1 ? 4 : 1;  // of the depth, each of which fetches a line
   const int lines = job.row_count * job.segment_count * job.depth / STEP;
+  const auto ahead = [&] { return job.ahead + static_cast<std::ptrdiff_t>(fetched) * LINE; };
   int from = 0;
   for (; from + ROWS <= job.pixels && fetched + lines <= job.ahead_lines; from += ROWS, fetched += lines) {
-    tile<ROWS, VECTORS, true>(job, panel, from, job.ahead + static_cast<std::ptrdiff_t>(fetched) * LINE);
+    tile<ROWS, VECTORS, true, FINISH>(job, panel, from, ahead());
   }
-  for (; from + ROWS <= job.pixels; from += ROWS) tile<ROWS, VECTORS, false>(job, panel, from, nullptr);
-  last_tile<ROWS - 1, VECTORS>(job, panel, from);
+  for (; from + ROWS <= job.pixels; from += ROWS) tile<ROWS, VECTORS, false, FINISH>(job, panel, from, nullptr);
+  if constexpr (FINISH::ENDS_IN_ROWS) {  // where rows are short, there may be no other tile
+    if (from < job.pixels && fetched + lines <= job.ahead_lines) {
+      last_tile<ROWS - 1, VECTORS, true, FINISH>(job, panel, from, ahead());
+      return fetched + lines;
+    }
+  }
+  last_tile<ROWS - 1, VECTORS, false, FINISH>(job, panel, from, nullptr);
   return fetched;
 }
+
+template <int VECTORS, class T>
+inline int run_panel(const Matmul<T>& job, const Panel& panel, int fetched) {
+  constexpr int ROWS = sizeof(T) == 1 ? byte_tile_rows(VECTORS) : tile_rows(VECTORS);
+  return run_tiles<ROWS, VECTORS, typename FinishChoice<T, VECTORS>::Type>(job, panel, fetched);
+}
+
+#if defined(MNV2_FOURS)
+
+template <template <int> class ORDER>
+inline int run_panel_in_order(const Matmul<std::uint8_t>& job, const Panel& panel, int fetched) {
+  switch (panel.vectors) {
+    case 1:
+      return run_tiles<FOURS_ROWS, 1, Clamping<ORDER<1>>>(job, panel, fetched);
+    case 2:
+      return run_tiles<FOURS_ROWS, 2, Clamping<ORDER<2>>>(job, panel, fetched);
+    default:
+      return run_tiles<FOURS_ROWS, 3, Clamping<ORDER<3>>>(job, panel, fetched);
+  }
+}
+
+// Panels with their channels in order. In fours, a tile ends with a row, unless rows end with groups anyway.
+inline void run_in_order(const Matmul<std::uint8_t>& job) {
+  int fetched = 0;
+  for (int i = 0; i < job.panel_count; i++) {
+    const Panel& panel = job.panels[i];
+    if (!job.fours_width) {
+      fetched = run_panel_in_order<InOrderPacked>(job, panel, fetched);
+    } else if (job.fours_width % FOUR == 0) {
+      fetched = run_panel_in_order<InFours>(job, panel, fetched);
+    } else {
+      Matmul<std::uint8_t> row = job;
+      row.pixels = job.fours_width;
+      for (int done = 0; done < job.pixels; done += job.fours_width) {
+        fetched = run_panel_in_order<InFours>(row, panel, fetched);
+        row.in += job.fours_width * job.in_pixel;
+        row.out += (job.fours_width / FOUR + 1) * FOUR * BLOCK;
+      }
+    }
+  }
+}
+
+#endif
 
 template <class T>
 inline void run_panels(const Matmul<T>& job) {
   int fetched = 0;
   if constexpr (sizeof(T) == 1) {
     if (job.input_factor && !job.input_sums) return run_summed(job);
+#if defined(MNV2_FOURS)
+    if (job.in_order) return run_in_order(job);
+#endif
 #if defined(MNV2_PAIRS)
     return run_pairs(job);
 #endif

@@ -1,7 +1,12 @@
 #include "network.hpp"
 
 #include <algorithm>
+#include <cstdlib>
 #include <utility>
+
+#if defined(__linux__)
+#include <sys/mman.h>
+#endif
 
 #include "check.hpp"
 #include "cpu.hpp"
@@ -83,6 +88,34 @@ void set_near(Packed& packed) {
 
 }  // namespace
 
+Reserve::~Reserve() { std::free(memory_); }
+
+void Reserve::set_size(std::size_t bytes) {
+#if defined(__linux__)
+  constexpr std::size_t LARGE_PAGE = std::size_t{2} << 20;
+  void* memory = nullptr;
+  if (bytes < LARGE_PAGE || posix_memalign(&memory, LARGE_PAGE, bytes)) return;
+  madvise(memory, bytes / LARGE_PAGE * LARGE_PAGE, MADV_HUGEPAGE);  // small pages do as well
+  memory_ = static_cast<unsigned char*>(memory);
+  size_ = bytes;
+#else
+  static_cast<void>(bytes);
+#endif
+}
+
+unsigned char* Reserve::take(std::size_t bytes) {
+  bytes = (bytes + 2 * LINE_BYTES - 1) / LINE_BYTES * LINE_BYTES;  // and a line to spare
+  if (bytes > size_ - taken_) return nullptr;
+  unsigned char* const place = memory_ + taken_;
+  taken_ += bytes;
+  return place;
+}
+
+template <class T>
+void Network<T>::reserve(std::size_t weights) {
+  reserve_.set_size(weights * sizeof(Weight));
+}
+
 template <class T>
 Network<T>::Network(const Kernels<T>& kernels, int threads) : kernels_(&kernels), threads_(threads) {
   if (threads == 1) return;
@@ -148,12 +181,17 @@ int Network<T>::add_matrix(const Weight* weights, const Sum* bias, int channels,
   matrix.input_factor = input_factor;
   matrix.tail = tail;
   matrix.rounding = rounding;
+  // Results that packing clamps at 0 are mostly what a depthwise convolution reads.
+  const bool clamps = rounding.mode == RoundingMode::ONCE_SATURATING && rounding.zero == 0;
+  matrix.in_order = kernels_->fours_vectors > 0 && input_factor == 0 &&
+                    (clamps || rounding.mode == RoundingMode::TWICE_NON_NEGATIVE);
   std::vector<int> order;  // the channel of each lane
   for (int done = 0; done < vectors;) {
-    const int width = next_panel(vectors - done, kernels_->panel_vectors);
+    const int width = next_panel(vectors - done, matrix.in_order ? kernels_->fours_vectors : kernels_->panel_vectors);
     const std::ptrdiff_t before = static_cast<std::ptrdiff_t>(done) * lanes * depth;
     matrix.panels.push_back({done * lanes, width, before});
-    const bool interleaved = kernels_->interleaves && !is_to_float(rounding.mode) && width % 2 == 0;
+    const bool interleaved =
+        kernels_->interleaves && !matrix.in_order && !is_to_float(rounding.mode) && width % 2 == 0;
     for (int i = 0; i < width * lanes; i++) {
       const int vector = i / lanes, lane = i % lanes;
       order.push_back(done * lanes + (interleaved ? lane / 4 * 4 * width + 4 * vector + lane % 4 : i));
@@ -165,7 +203,9 @@ int Network<T>::add_matrix(const Weight* weights, const Sum* bias, int channels,
   matrix.fraction = in_order(factors.fraction, channels, order);
   matrix.power = in_order(factors.power, channels, order);
   set_near(matrix);
-  matrix.weights = Buffer<Weight>::if_there_is_memory(order.size() * static_cast<std::size_t>(depth));
+  const std::size_t size = order.size() * static_cast<std::size_t>(depth);
+  unsigned char* const reserved = reserve_.take(size * sizeof(Weight));
+  matrix.weights = reserved ? Buffer<Weight>::within(reserved, size) : Buffer<Weight>::if_there_is_memory(size);
   if (!matrix.weights.data()) {
     problem.what = NO_MEMORY;
     return -1;

@@ -26,6 +26,13 @@ class Buffer {
     unsigned char* const bytes = new (std::nothrow) unsigned char[size * sizeof(T) + 2 * LINE_BYTES];
     return bytes ? Buffer(bytes, size) : Buffer();
   }
+  // In memory of somebody else.
+  static Buffer within(unsigned char* bytes, std::size_t size) {
+    Buffer buffer;
+    buffer.data_ = reinterpret_cast<T*>(bytes);
+    buffer.size_ = size;
+    return buffer;
+  }
   T* data() const { return data_; }
   std::size_t size() const { return size_; }
 
@@ -38,6 +45,24 @@ class Buffer {
   std::unique_ptr<unsigned char[]> bytes_;
   T* data_ = nullptr;
   std::size_t size_ = 0;
+};
+
+// One piece of memory for many arrays, in large pages where the system has them: it hands out one of 2 MiB sooner than
+// its 512 small ones.
+class Reserve {
+ public:
+  Reserve() = default;
+  Reserve(const Reserve&) = delete;
+  ~Reserve();
+
+  // Once; without effect where there is no memory.
+  void set_size(std::size_t bytes);
+  // As Buffer wants it, or null where too little is left.
+  unsigned char* take(std::size_t bytes);
+
+ private:
+  unsigned char* memory_ = nullptr;
+  std::size_t size_ = 0, taken_ = 0;
 };
 
 // What is wrong with weights or a plan: a sentence, null where nothing is; and which step of a plan it is about.
@@ -76,6 +101,7 @@ struct Matrix {
   int depth = 0;                   // over all rows and segments
   int input_factor = 0, tail = 0;  // see Matmul
   std::vector<Panel> panels;
+  bool in_order = false;  // see Kernels::fours_vectors
   Buffer<typename Types<T>::Weight> weights;
   Buffer<typename Types<T>::Sum> bias;
   Buffer<float> factor, half;  // of int8, as all that follows
@@ -197,6 +223,9 @@ class Network {
   // `threads`: at least 1, and at most; threads() says how many the system gave.
   Network(const Kernels<T>& kernels, int threads);
 
+  // Room for so many weights of matrices, before the first of them; more have memory of their own.
+  void reserve(std::size_t weights);
+
   // A handle, or -1 and what is wrong.
   // (channels, depth) row by row, one bias per channel. Of int8, the depth of a segment is a multiple of 4, with zeros
   // behind the weights of its last `tail` inputs.
@@ -231,6 +260,7 @@ class Network {
 
   const Kernels<T>* kernels_;
   int threads_;
+  Reserve reserve_;
   std::vector<Matrix<T>> matrices_;
   std::vector<DepthwiseWeights<T>> depthwises_;
   std::vector<float> padding_;

@@ -31,10 +31,11 @@ int chunk_count(const Matrix<T>& matrix, const Step& step) {
 // Rows of input that all output rows read, those outside of the image included.
 int row_count(const Stage& stage) { return (stage.out_height - 1) * stage.stride + 2 * stage.dilation + 1; }
 
-// Elements of a map of so many channels as expand writes it, in whole cache lines.
+// Elements of a map of so many channels as expand writes it, in whole cache lines, with room for rows in fours.
 template <class T>
 std::size_t map_elements(const Stage& stage, int channels) {
-  return up_to_line<T>(static_cast<std::size_t>(stage.in_height) * static_cast<std::size_t>(stage.in_width) *
+  const int width = sizeof(T) == 1 ? up_to_four(stage.in_width) : stage.in_width;
+  return up_to_line<T>(static_cast<std::size_t>(stage.in_height) * static_cast<std::size_t>(width) *
                        static_cast<std::size_t>(channels));
 }
 
@@ -44,7 +45,9 @@ void run_chunk(const Run<T>& run, const Stage& stage, const Chunk<T>& chunk, int
                std::ptrdiff_t out_block) {
   const Matrix<T>& expand = run.network.matrix(stage.expand);
   T* const scratch = run.scratch_of(slot);
-  const std::ptrdiff_t row_size = static_cast<std::ptrdiff_t>(stage.in_width) * BLOCK;
+  const bool fours = in_fours(run.network, stage, stage.expand);
+  const std::ptrdiff_t row_size =
+      static_cast<std::ptrdiff_t>(fours ? up_to_four(stage.in_width) : stage.in_width) * BLOCK;
   Matmul<T> product = dense_matmul(expand, in, stage.in_channels, stage.in_height * stage.in_width, scratch,
                                    stage.wide_low, stage.wide_high);
   product.panels = chunk.panels;
@@ -53,10 +56,12 @@ void run_chunk(const Run<T>& run, const Stage& stage, const Chunk<T>& chunk, int
   product.out_pixel = BLOCK;
   product.out_block = stage.in_height * row_size;
   product.out_channel = chunk.begin;
+  product.fours_width = fours ? stage.in_width : 0;
   run.ahead[slot].fetch(expand, product);
   run.network.kernels().matmul(product);
 
   Depthwise<T> job = depthwise_job(run.network.depthwise(stage.depthwise), stage);
+  job.fours = fours;
   job.in_block = product.out_block;
   job.blocks = (chunk.end - chunk.begin) / BLOCK;
   job.weights += chunk.begin / BLOCK * job.weight_block;

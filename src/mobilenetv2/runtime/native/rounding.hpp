@@ -2,6 +2,8 @@
 // vectors. Compiled with every target's flags: all functions have internal linkage.
 #pragma once
 
+#include <math.h>
+
 #include <cstdint>
 
 namespace mobilenetv2 {
@@ -49,20 +51,22 @@ constexpr double ADD_UNITS = 1 << 20;  // of a sum of two tensors with TWICE
 
 namespace {
 
+// The functions of C: those of <cmath> may be inline, and would then be shared between targets.
+
 // To the nearest, halves away from zero.
-inline double half_away_from_zero(double value) { return __builtin_trunc(value + __builtin_copysign(0.5, value)); }
+inline double half_away_from_zero(double value) { return ::trunc(value + ::copysign(0.5, value)); }
 
 // A sum times its factor, before it is clamped: a whole number in the modes that round twice.
 inline float rescaled_sum(RoundingMode mode, std::int32_t sum, float factor, double fraction, double power) {
   if (is_once(mode)) return static_cast<float>(sum) * factor;
-  if (mode == RoundingMode::TWICE_NON_NEGATIVE) return static_cast<float>(__builtin_trunc(sum * fraction + power));
-  return static_cast<float>(half_away_from_zero(__builtin_floor(sum * fraction + 0.5) * power));
+  if (mode == RoundingMode::TWICE_NON_NEGATIVE) return static_cast<float>(::trunc(sum * fraction + power));
+  return static_cast<float>(half_away_from_zero(::floor(sum * fraction + 0.5) * power));
 }
 
 // The code of a value: clamped, to the nearest even, plus the zero point.
 inline std::uint8_t code_of(float value, float low, float high, int zero) {
   value = value < low ? low : value > high ? high : value;
-  return static_cast<std::uint8_t>(static_cast<int>(__builtin_lrintf(value)) + zero);
+  return static_cast<std::uint8_t>(static_cast<int>(::lrintf(value)) + zero);
 }
 
 }  // namespace

@@ -5,6 +5,7 @@
 #include <cstring>
 
 #include "execute.hpp"
+#include "pixels.hpp"
 
 namespace mobilenetv2 {
 namespace {
@@ -32,42 +33,6 @@ std::size_t elements(int rows, int width, int channels) {
   return static_cast<std::size_t>(rows) * static_cast<std::size_t>(width) * static_cast<std::size_t>(channels);
 }
 
-// Where pixels lie: `pixel` and `block` are elements from a pixel to the next and from a block of channels to the next.
-template <class T>
-struct Pixels {
-  T* data;
-  std::ptrdiff_t pixel, block;
-};
-
-// Copies dense pixels into a blocked tensor, whose last block is filled up with zeros.
-template <class T>
-void to_blocks(const T* in, int count, int channels, const Pixels<T>& out) {
-  for (int p = 0; p < count; p++, in += channels) {
-    T* to = out.data + p * out.pixel;
-    int c = 0;
-    for (; c + BLOCK <= channels; c += BLOCK, to += out.block) std::memcpy(to, in + c, BLOCK * sizeof(T));
-    if (c < channels) {
-      std::memset(to, 0, BLOCK * sizeof(T));
-      std::memcpy(to, in + c, static_cast<std::size_t>(channels - c) * sizeof(T));
-    }
-  }
-}
-
-template <class T>
-void from_blocks(const T* in, std::ptrdiff_t block, int count, int channels, const Pixels<T>& out) {
-  for (int p = 0; p < count; p++) {
-    const T* from = in + p * BLOCK;
-    T* to = out.data + p * out.pixel;
-    for (int c = 0; c < channels; c += BLOCK, from += block, to += out.block) {
-      if (channels - c >= BLOCK) {
-        std::memcpy(to, from, BLOCK * sizeof(T));
-      } else {
-        std::memcpy(to, from, static_cast<std::size_t>(channels - c) * sizeof(T));
-      }
-    }
-  }
-}
-
 // The buffers of one stage, in elements.
 template <class T>
 struct Room {
@@ -82,7 +47,7 @@ struct Room {
       return;
     }
     const int kept = std::min(rows, stage.in_height);
-    ring = elements(kept, stage.in_width, stage.wide_channels);
+    ring = elements(kept, sizeof(T) == 1 ? up_to_four(stage.in_width) : stage.in_width, stage.wide_channels);
     if (stage.expand >= 0 && chained) incoming = up_to_line<T>(elements(kept, stage.in_width, stage.in_channels));
     wide = elements(stage.strip, stage.out_width, stage.wide_channels);
     row_pointers = static_cast<std::size_t>(rows) * sizeof(const T*) / sizeof(T);
@@ -109,7 +74,10 @@ class Worker {
       : run_(run), stage_(stage), source_(source), image_(image), input_(input), floats_(floats) {
     const Room<T> room(stage, source != nullptr);
     capacity_ = std::min(reach(stage, stage.strip), stage.in_height);
-    ring_ = {scratch, BLOCK, static_cast<std::ptrdiff_t>(elements(capacity_, stage.in_width, BLOCK))};
+    const int maker = source && stage.expand < 0 ? source->conv_handle() : stage.expand;
+    const bool fours = stage.conv < 0 && in_fours(run.network, stage, maker);
+    ring_ = {scratch, BLOCK, 0, fours ? stage.in_width : 0};
+    ring_.block = capacity_ * ring_.row(stage.in_width);
     wide_ = scratch + room.ring;
     incoming_ = wide_ + room.wide;
     rows_ = reinterpret_cast<const T**>(incoming_ + room.incoming);
@@ -120,7 +88,7 @@ class Worker {
   void produce(int y, int count, const Pixels<T>& out) {
     for (int done = 0; done < count; done += stage_.strip) {
       const int rows = std::min(stage_.strip, count - done);
-      const Pixels<T> to{out.data + done * stage_.out_width * out.pixel, out.pixel, out.block};
+      const Pixels<T> to{out.data + done * out.row(stage_.out_width), out.pixel, out.block, out.fours_width};
       if (stage_.conv >= 0) {
         convolve(y + done, rows, to);
       } else {
@@ -142,6 +110,7 @@ class Worker {
     }
     Depthwise<T> job = depthwise_job(run_.network.depthwise(stage_.depthwise), stage_);
     job.rows = rows_;
+    job.fours = ring_.fours_width > 0;
     job.in_block = ring_.block;
     job.out_rows = count;
     job.out = wide_;
@@ -160,7 +129,7 @@ class Worker {
 
   // Row y lies at y % capacity_.
   Pixels<T> ring_row(int y) const {
-    return {ring_.data + elements(y % capacity_, stage_.in_width, BLOCK), ring_.pixel, ring_.block};
+    return {ring_.data + y % capacity_ * ring_.row(stage_.in_width), ring_.pixel, ring_.block, ring_.fours_width};
   }
 
   // Makes wide input rows in the ring.
@@ -205,6 +174,7 @@ class Worker {
     job.out = out.data;
     job.out_pixel = out.pixel;
     job.out_block = out.block;
+    job.fours_width = out.fours_width;
     if (floats_) job.requantize.floats = floats_ + elements(y, stage_.out_width, stage_.out_channels);
   }
 
@@ -216,8 +186,7 @@ class Worker {
     for (int i = 0; i < reach(stage_, count); i++) {
       padded_row(y * stage_.stride - stage_.top + i, ring_.data + i * row_floats);
     }
-    const bool pixels = !input_.image && run_.images.pixels;
-    const Matrix<T>& matrix = run_.network.matrix(pixels ? stage_.conv_pixels : stage_.conv);
+    const Matrix<T>& matrix = run_.network.matrix(conv_handle());
     Matmul<T> job = dense_matmul(matrix, static_cast<const T*>(nullptr), channels, stage_.out_width,
                                  static_cast<T*>(nullptr), stage_.low, stage_.high);
     write_to(job, out, y);
@@ -235,8 +204,11 @@ class Worker {
     }
   }
 
+  // The matrix that the k x k convolution multiplies by, if there is one.
+  int conv_handle() const { return !input_.image && run_.images.pixels ? stage_.conv_pixels : stage_.conv; }
+
   void next_row(Matmul<T>& job, const Pixels<T>& out) const {
-    job.out += stage_.out_width * out.pixel;
+    job.out += out.row(stage_.out_width);
     if (floats_) job.requantize.floats += stage_.out_width * stage_.out_channels;
   }
 

@@ -52,27 +52,30 @@
 //   splat_byte, PixelMask, pixel_mask, load_pixels, even_pixels, odd_pixels  of inputs
 //   interleave                 three rows and a zero per channel, so that one dot product is three taps
 //   store_pixels               packs the four quads of PIXELS pixels, clamped to what a byte holds
+// And where MNV2_FOURS is defined, for tensors in fours (kernels.hpp), of which a vector is a group:
+//   FOURS_VECTORS, FOURS_ROWS  the widest panel of a tile, and its pixels
+//   FourMask, four_mask        the first `count` pixels
+//   load_four, load_some_four  a group; others than those of the mask are `outside`
+//   halves_swapped, across     two pixels of each channel in the other two's place; of two such vectors, the first two
+//                              pixels of one and the last two of the other
+//   later_taps                 weights that begin a pixel later
+//   store_four                 a group of four pixels' sums of a block, clamped to what a byte holds
+//   store_four_pixels          the same in blocks: the first `count` pixels
 #pragma once
 
-#if defined(__GNUC__)
-#define MNV2_NOINLINE __attribute__((noinline))
-#else
-#define MNV2_NOINLINE
-#endif
-#define MNV2_UNROLL _Pragma("GCC unroll 16")
-
 #include MNV2_VOCABULARY
+#include "dialect.hpp"
 
 namespace mobilenetv2 {
 namespace MNV2_NAMESPACE {
 namespace {
 
 // Fetches a cache line into the second-level cache.
-inline void prefetch(const void* from) {
-#if defined(__GNUC__)
-  __builtin_prefetch(from, 0, 2);
+inline void prefetch(const void* from) { MNV2_PREFETCH(from); }
+
+#if !defined(MNV2_FOURS)
+constexpr int FOURS_VECTORS = 0, FOURS_ROWS = 0;
 #endif
-}
 
 #if defined(MNV2_PAIRS)
 constexpr int WEIGHTS_TOGETHER = 2;

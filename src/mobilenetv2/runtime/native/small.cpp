@@ -4,7 +4,7 @@
 #include <cstdlib>
 #include <new>
 
-#define MNV2_WEAK __attribute__((weak))
+#include "dialect.hpp"
 
 MNV2_WEAK void* operator new(std::size_t size) {
   void* const memory = std::malloc(size ? size : 1);

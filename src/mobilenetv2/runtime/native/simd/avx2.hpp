@@ -5,7 +5,9 @@
 
 #include <cstddef>
 #include <cstdint>
+#include <cstring>
 
+#include "../dialect.hpp"
 #include "../kernels.hpp"
 #include "../store_order.hpp"
 
@@ -52,7 +54,7 @@ inline Ints load_weights(const std::int8_t* from) { return _mm256_loadu_si256(re
 inline Ints splat_ints(int value) { return _mm256_set1_epi32(value); }
 inline Ints splat_quad(const std::uint8_t* from) {
   int quad;
-  __builtin_memcpy(&quad, from, 4);
+  std::memcpy(&quad, from, 4);
   return _mm256_set1_epi32(quad);
 }
 inline Ints add_ints(Ints a, Ints b) { return _mm256_add_epi32(a, b); }
@@ -70,7 +72,7 @@ inline Vec to_floats(Ints value) { return _mm256_cvtepi32_ps(value); }
 inline Ints to_ints(Vec value) { return _mm256_cvtps_epi32(value); }
 inline __m128i some_bytes(const std::uint8_t* from, int count) {
   long long bytes = 0;
-  __builtin_memcpy(&bytes, from, static_cast<std::size_t>(count < LANES ? count : LANES));
+  std::memcpy(&bytes, from, static_cast<std::size_t>(count < LANES ? count : LANES));
   return _mm_cvtsi64_si128(bytes);
 }
 inline Ints load_byte_ints(const std::uint8_t* from, int count) {
@@ -97,7 +99,7 @@ inline void store_bytes(std::uint8_t* to, Ints value) {
 }
 inline void store_some_bytes(std::uint8_t* to, Ints value, int count) {
   const long long bytes = _mm_cvtsi128_si64(narrowed(value));
-  __builtin_memcpy(to, &bytes, static_cast<std::size_t>(count < 0 ? 0 : count));
+  std::memcpy(to, &bytes, static_cast<std::size_t>(count < 0 ? 0 : count));
 }
 // Doubles, two vectors for one of Ints.
 struct Wide {
@@ -126,11 +128,11 @@ inline Wide half_away(Wide value) { return {{half_away(value.half[0]), half_away
 
 // Keeps GCC from reading memory once for every use of a value.
 inline Vec in_register(Vec value) {
-  asm("" : "+x"(value));
+  MNV2_IN_REGISTER("x", value);
   return value;
 }
 inline Ints in_register(Ints value) {
-  asm("" : "+x"(value));
+  MNV2_IN_REGISTER("x", value);
   return value;
 }
 

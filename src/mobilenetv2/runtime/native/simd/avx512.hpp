@@ -5,7 +5,9 @@
 
 #include <cstddef>
 #include <cstdint>
+#include <cstring>
 
+#include "../dialect.hpp"
 #include "../kernels.hpp"
 #include "../store_order.hpp"
 
@@ -17,6 +19,8 @@ using Vec = __m512;
 constexpr int LANES = 16;
 constexpr int PANEL_VECTORS = 4;
 constexpr int tile_rows(int vectors) { return vectors == 4 ? 6 : vectors == 3 ? 8 : vectors == 2 ? 12 : 14; }  // of 32
+#define MNV2_BYTE_TILE_ROWS
+constexpr int byte_tile_rows(int vectors) { return vectors == 4 ? 6 : vectors == 2 ? 12 : 8; }
 
 inline __mmask16 first(int count) { return static_cast<__mmask16>((1u << count) - 1u); }
 inline Vec load(const float* from) { return _mm512_loadu_ps(from); }
@@ -50,7 +54,7 @@ inline Ints load_weights(const std::int8_t* from) { return _mm512_loadu_si512(fr
 inline Ints splat_ints(int value) { return _mm512_set1_epi32(value); }
 inline Ints splat_quad(const std::uint8_t* from) {
   int quad;
-  __builtin_memcpy(&quad, from, 4);
+  std::memcpy(&quad, from, 4);
   return _mm512_set1_epi32(quad);
 }
 inline Ints add_ints(Ints a, Ints b) { return _mm512_add_epi32(a, b); }
@@ -111,11 +115,11 @@ inline Wide half_away(Wide value) { return {{half_away(value.half[0]), half_away
 
 // Keeps GCC from reading memory once for every use of a value: two loads of 64 bytes a cycle are more than cores do.
 inline Vec in_register(Vec value) {
-  asm("" : "+v"(value));
+  MNV2_IN_REGISTER("v", value);
   return value;
 }
 inline Ints in_register(Ints value) {
-  asm("" : "+v"(value));
+  MNV2_IN_REGISTER("v", value);
   return value;
 }
 
@@ -251,6 +255,38 @@ inline void store_pixels(std::uint8_t* to, const Ints (&quads)[QUADS], int count
     _mm512_storeu_si512(to, bytes);
   } else {
     _mm512_mask_storeu_epi8(to, (1ull << (16 * count)) - 1, bytes);
+  }
+}
+
+// Tensors in fours.
+#define MNV2_FOURS
+constexpr int FOURS_VECTORS = 3;
+constexpr int FOURS_ROWS = 8;
+using FourMask = __mmask64;
+inline FourMask four_mask(int count) {
+  return count <= 0 ? 0 : (0x1111111111111111ull << (count < FOUR ? count : FOUR)) - 0x1111111111111111ull;
+}
+inline Ints load_four(const std::uint8_t* from) { return _mm512_loadu_si512(from); }
+inline Ints load_some_four(const std::uint8_t* from, FourMask inside, Ints outside) {
+  return _mm512_mask_loadu_epi8(outside, inside, from);
+}
+inline Ints halves_swapped(Ints pixels) { return _mm512_rol_epi32(pixels, 16); }
+inline Ints across(Ints first, Ints last) { return _mm512_mask_blend_epi16(0xaaaaaaaa, first, last); }
+inline Ints later_taps(Ints weights) { return _mm512_slli_epi32(weights, 8); }
+inline Ints packed(Ints a, Ints b, Ints c, Ints d) {
+  return _mm512_packus_epi16(_mm512_packs_epi32(a, b), _mm512_packs_epi32(c, d));
+}
+inline void store_four(std::uint8_t* to, Ints a, Ints b, Ints c, Ints d) {
+  const __m128i order = _mm_setr_epi8(0, 4, 8, 12, 1, 5, 9, 13, 2, 6, 10, 14, 3, 7, 11, 15);
+  _mm512_storeu_si512(to, _mm512_shuffle_epi8(packed(a, b, c, d), _mm512_broadcast_i32x4(order)));
+}
+inline void store_four_pixels(std::uint8_t* to, const Ints (&pixels)[FOUR], int count) {
+  const Ints order = _mm512_setr_epi32(0, 4, 8, 12, 1, 5, 9, 13, 2, 6, 10, 14, 3, 7, 11, 15);
+  const Ints bytes = _mm512_permutexvar_epi32(order, packed(pixels[0], pixels[1], pixels[2], pixels[3]));
+  if (count >= FOUR) {
+    _mm512_storeu_si512(to, bytes);
+  } else {
+    _mm512_mask_storeu_epi8(to, (1ull << (BLOCK * count)) - 1, bytes);
   }
 }
 

@@ -6,7 +6,9 @@
 
 #include <cstddef>
 #include <cstdint>
+#include <cstring>
 
+#include "../dialect.hpp"
 #include "../kernels.hpp"
 #include "../store_order.hpp"
 
@@ -79,7 +81,7 @@ inline Ints load_weights(const std::int8_t* from) { return of_bytes(vld1q_s8(fro
 inline Ints load_quads(const std::uint8_t* from, int count) {
   if (count >= LANES) return vreinterpretq_s32_u8(vld1q_u8(from));
   std::int32_t lanes[LANES] = {};
-  for (int i = 0; i < count; i++) __builtin_memcpy(lanes + i, from + 4 * i, 4);
+  for (int i = 0; i < count; i++) std::memcpy(lanes + i, from + 4 * i, 4);
   return vld1q_s32(lanes);
 }
 inline Ints add_quads(Ints sum, Ints bytes) {
@@ -150,7 +152,7 @@ inline Ints to_ints(Vec value) { return vcvtnq_s32_f32(value); }
 inline Ints load_byte_ints(const std::uint8_t* from, int count) {
   std::uint32_t bytes = 0;
   if (count >= LANES) {
-    __builtin_memcpy(&bytes, from, 4);
+    std::memcpy(&bytes, from, 4);
   } else {
     for (int i = 0; i < count; i++) bytes |= static_cast<std::uint32_t>(from[i]) << (8 * i);
   }
@@ -163,7 +165,7 @@ inline void store_some_bytes(std::uint8_t* to, Ints value, int count) {
 }
 inline void store_bytes(std::uint8_t* to, Ints value) {
   const std::uint32_t bytes = vget_lane_u32(vreinterpret_u32_u8(narrowed(value, value)), 0);
-  __builtin_memcpy(to, &bytes, 4);
+  std::memcpy(to, &bytes, 4);
 }
 
 // Doubles, two vectors for one of Ints.
@@ -195,11 +197,11 @@ inline float64x2_t half_away(float64x2_t value) {
 inline Wide half_away(const Wide& value) { return {{half_away(value.half[0]), half_away(value.half[1])}}; }
 
 inline Vec in_register(Vec value) {
-  asm("" : "+w"(value));
+  MNV2_IN_REGISTER("w", value);
   return value;
 }
 inline Ints in_register(Ints value) {
-  asm("" : "+w"(value));
+  MNV2_IN_REGISTER("w", value);
   return value;
 }
 

@@ -13,7 +13,9 @@ inline Vec fma_step(Steps values, Vec by, Vec sum) {
   return fma(values, by, sum);
 }
 
+#if !defined(MNV2_BYTE_TILE_ROWS)
 constexpr int byte_tile_rows(int vectors) { return tile_rows(vectors); }
+#endif
 constexpr int INPUT_OFFSET = 0;
 using Sums = Ints;
 inline Sums to_sums(Ints start) { return start; }

@@ -1,9 +1,13 @@
 // The vocabulary of simd.hpp for plain C++: one lane, any compiler.
 #pragma once
 
+#include <math.h>
+
 #include <cstddef>
 #include <cstdint>
+#include <cstring>
 
+#include "../dialect.hpp"
 #include "../kernels.hpp"
 #include "../store_order.hpp"
 
@@ -30,16 +34,16 @@ inline Vec zero() { return 0.0f; }
 inline Vec fma(Vec a, Vec b, Vec c) { return a * b + c; }
 inline Vec add(Vec a, Vec b) { return a + b; }
 inline Vec sub(Vec a, Vec b) { return a - b; }
-inline Vec whole(Vec value) { return __builtin_truncf(value); }
+inline Vec whole(Vec value) { return ::truncf(value); }
 inline Vec if_greater(Vec a, Vec b, Vec x, Vec y) { return a > b ? x : y; }
 inline bool any_greater(Vec a, Vec b) { return a > b; }
-inline Vec nearest(Vec value) { return __builtin_rintf(value); }
+inline Vec nearest(Vec value) { return ::rintf(value); }
 inline Vec off_whole(Vec value) { return value - nearest(value); }
 inline Vec larger_magnitude(Vec a, Vec b) {
-  const float magnitude = __builtin_fabsf(b);
+  const float magnitude = ::fabsf(b);
   return a > magnitude ? a : magnitude;
 }
-inline Vec with_sign(Vec value, Vec of) { return __builtin_copysignf(value, of); }
+inline Vec with_sign(Vec value, Vec of) { return ::copysignf(value, of); }
 inline Vec mul(Vec a, Vec b) { return a * b; }
 inline Vec lowest(Vec a, Vec b) { return a < b ? a : b; }
 inline Vec highest(Vec a, Vec b) { return a > b ? a : b; }
@@ -48,13 +52,13 @@ using Ints = std::int32_t;
 inline Ints load_ints(const std::int32_t* from) { return *from; }
 inline Ints load_weights(const std::int8_t* from) {
   Ints quad;
-  __builtin_memcpy(&quad, from, 4);
+  std::memcpy(&quad, from, 4);
   return quad;
 }
 inline Ints splat_ints(int value) { return value; }
 inline Ints splat_quad(const std::uint8_t* from) {
   Ints quad;
-  __builtin_memcpy(&quad, from, 4);
+  std::memcpy(&quad, from, 4);
   return quad;
 }
 inline Ints add_ints(Ints a, Ints b) { return a + b; }
@@ -65,7 +69,7 @@ inline Ints dot(Ints sum, Ints bytes, Ints weights) {
   return sum;
 }
 inline Vec to_floats(Ints value) { return static_cast<float>(value); }
-inline Ints to_ints(Vec value) { return static_cast<Ints>(__builtin_lrintf(value)); }
+inline Ints to_ints(Vec value) { return static_cast<Ints>(::lrintf(value)); }
 inline Ints load_byte_ints(const std::uint8_t* from, int) { return *from; }
 inline Ints load_quads(const std::uint8_t* from, int count) { return count > 0 ? splat_quad(from) : 0; }
 inline int sum_lanes(Ints value) { return value; }
@@ -79,20 +83,18 @@ struct Wide {
   double value;
 };
 inline Wide to_wide(Ints value) { return {static_cast<double>(value)}; }
-inline Ints to_ints(Wide value) { return static_cast<Ints>(__builtin_lrint(value.value)); }
+inline Ints to_ints(Wide value) { return static_cast<Ints>(::lrint(value.value)); }
 inline Ints truncate(Wide value) { return static_cast<Ints>(value.value); }
 inline Wide load_wide(const double* from) { return {*from}; }
 inline Wide splat_wide(double value) { return {value}; }
 inline Wide add(Wide a, Wide b) { return {a.value + b.value}; }
 inline Wide mul(Wide a, Wide b) { return {a.value * b.value}; }
-inline Wide down(Wide value) { return {__builtin_floor(value.value)}; }
-inline Wide half_away(Wide value) { return {__builtin_trunc(value.value + __builtin_copysign(0.5, value.value))}; }
+inline Wide down(Wide value) { return {::floor(value.value)}; }
+inline Wide half_away(Wide value) { return {::trunc(value.value + ::copysign(0.5, value.value))}; }
 
 inline Vec in_register(Vec value) { return value; }
 inline Ints in_register(Ints value) {
-#if defined(__GNUC__)
-  asm("" : "+r"(value));
-#endif
+  MNV2_IN_REGISTER("r", value);
   return value;
 }
 

@@ -6,6 +6,7 @@
 #include <cstddef>
 #include <cstdint>
 
+#include "../dialect.hpp"
 #include "../kernels.hpp"
 #include "../store_order.hpp"
 

@@ -1,0 +1,47 @@
+"""The end of a run: its result is measured, and everything to look at is written."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+from ..formats import open_checkpoint
+from .checkpoints import quiet_about_range
+from .epochs import Progress
+from .page import write_page
+from .pictures import never_stopping
+from .report import draw_curves
+from .run_folder import RunFolder, Settings
+from .task import Task
+
+
+def finish(task: Task, folder: RunFolder, settings: Settings, val: Any, progress: Progress) -> Any:
+    """Evaluates the model file by the CPU runtime, writes the scores into it, and draws.
+
+    Args:
+        task: What was trained.
+        folder: Of the run.
+        settings: Of the run.
+        val: Images to validate with.
+        progress: After the last epoch.
+
+    Returns:
+        The evaluation.
+    """
+    checkpoint = open_checkpoint(folder.model)
+    with quiet_about_range():
+        evaluation = task.evaluate(checkpoint, val)
+    scores = {"epoch": progress.best["epoch"], **task.scores(evaluation)}
+    provenance = checkpoint.provenance | {"validation": scores}
+    replace(checkpoint, provenance=provenance).save(folder.model)
+    folder.write_log(progress.rows)
+    with never_stopping(folder.curves):
+        best_epoch = int(progress.best["epoch"])
+        draw_curves(progress.rows, task.columns, best_epoch, folder.curves)
+    with never_stopping(folder.path / task.figure):
+        task.draw(evaluation, checkpoint.labels, folder.path / task.figure)
+    with never_stopping(folder.answers), quiet_about_range():
+        task.answers(evaluation, checkpoint).save(folder.answers)
+    with never_stopping(folder.page):
+        write_page(folder, settings, task, progress, evaluation)
+    return evaluation
