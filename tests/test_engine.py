@@ -272,3 +272,25 @@ def test_published_logits(shared) -> None:
     for isa in ISAS if FAST != "scalar" else ():
         count = 2 if isa == "scalar" else 32
         assert np.abs(Engine(checkpoint, isa=isa)(pixels[:count]) - wanted[:count]).max() < 1e-3
+
+
+def test_rows_are_scaled_as_numpy_does_it() -> None:
+    rng = np.random.default_rng(0)
+    values = rng.normal(size=(7, 37)).astype(np.float32)
+    values[0, :3] = 0, 1e-45, -3e38
+    factors = rng.normal(size=7) * 10.0 ** np.arange(-6, 1)
+    results = np.full_like(values, np.nan)
+    assert _native.scale_rows(values, factors, results)
+    assert results.tobytes() == (values * factors[:, None]).astype(np.float32).tobytes()
+    factors[0] = 2
+    assert not _native.scale_rows(values, factors, results)
+
+
+@pytest.mark.parametrize("reserved", [0, 1 << 19, 1 << 20])  # of 900,000 weights
+def test_weights_lie_anywhere(monkeypatch: pytest.MonkeyPatch, reserved: int) -> None:
+    """In one piece of memory while there is room, then each layer's in its own."""
+    checkpoint = random_checkpoint(width_mult=0.35, classes=400)
+    pixels = np.random.default_rng(0).integers(0, 256, (1, 32, 32, 3), np.uint8)
+    expected = Engine(checkpoint)(pixels)
+    monkeypatch.setattr("mobilenetv2.runtime.packing.matrix_weights", lambda _: reserved)
+    np.testing.assert_array_equal(Engine(checkpoint)(pixels), expected)

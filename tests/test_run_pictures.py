@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+import signal
 from collections.abc import Mapping
 from dataclasses import replace
 from html.parser import HTMLParser
@@ -19,6 +20,7 @@ from mobilenetv2.datasets import IGNORED
 from mobilenetv2.evaluation.grid import Grid
 from mobilenetv2.training import fit, report
 from mobilenetv2.training.augment import mixup
+from mobilenetv2.training.epochs import Stopped
 from mobilenetv2.training.pictures import Pictures, Sheet, sheet_of
 from mobilenetv2.training.run_folder import RunFolder
 from mobilenetv2.training.ssd import anchor_targets
@@ -96,7 +98,7 @@ def test_a_run_and_its_page(tmp_path: Path) -> None:
     addresses = page.addresses()
     assert addresses == {
         *("curves.png", "confusion.png", "model.safetensors", "recipe.json", "log.csv"),
-        *(f"pictures/{name}.jpg" for name in ("answers", "batch-1", "batch-2", "batch-3")),
+        *(f"{name}.jpg" for name in ("answers", "batch-1", "batch-2", "batch-3")),
     }
     assert all((folder.path / address).is_file() for address in addresses)
     assert ("h1", {}) in page.tags
@@ -200,13 +202,13 @@ def test_the_page_of_other_tasks(task: str, tmp_path: Path) -> None:
     trained = run(task, MAKE[task](tmp_path / "data"), tmp_path / "run")
     page = Page(tmp_path / "run" / "index.html")
     figure = {"detection": "precision.png", "segmentation": "confusion.png"}[task]
-    assert {"curves.png", figure, "pictures/answers.jpg"} <= page.addresses()
+    assert {"curves.png", figure, "answers.jpg"} <= page.addresses()
     assert all((tmp_path / "run" / address).is_file() for address in page.addresses())
-    assert "pictures/batch-2.jpg" in page.addresses()
+    assert "batch-2.jpg" in page.addresses()
     table: Mapping[str, Any]
     for table in trained.task.class_table(trained.evaluation):
         assert table["class"] in page.text
-    assert len(Sheet.load(tmp_path / "run" / "pictures" / "answers.jpg").captions) == len(
+    assert len(Sheet.load(tmp_path / "run" / "answers.jpg").captions) == len(
         trained.evaluation.answers
     )
 
@@ -214,29 +216,28 @@ def test_the_page_of_other_tasks(task: str, tmp_path: Path) -> None:
 def test_a_resumed_run_has_the_same_pictures(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Stopped within its first batches, and stopped after them."""
-    from mobilenetv2.training.epochs import Stopped
-
+    """Stopped within its first batches, of which it has drawn two."""
     data = make_images(tmp_path / "data", {"dark": 20, "light": 20})
     fit(data, tmp_path / "whole", QUICK, TINY, machine=MACHINE)
+    batch, part = Pictures.batch, tmp_path / "part"
 
     def stopping(self: Pictures, number: int, *rest: Any) -> None:
         batch(self, number, *rest)
-        if number == at:
-            os.kill(os.getpid(), 15)
+        if number == 1:
+            os.kill(os.getpid(), signal.SIGTERM)
 
-    batch = Pictures.batch
-    for at in (1, 6):
-        monkeypatch.setattr(Pictures, "batch", stopping)
+    with monkeypatch.context() as patch:
+        patch.setattr(Pictures, "batch", stopping)
         with pytest.raises(Stopped):
-            fit(data, tmp_path / f"part{at}", QUICK, TINY, machine=MACHINE)
-        monkeypatch.setattr(Pictures, "batch", batch)
-        unfinished = Page(tmp_path / f"part{at}" / "index.html")
-        assert "The run goes on, or was stopped" in unfinished.text
-        fit(data, tmp_path / f"part{at}", machine=MACHINE, resume=True)
-        for path in (tmp_path / "whole").rglob("*.jpg"):
-            other = tmp_path / f"part{at}" / path.relative_to(tmp_path / "whole")
-            assert other.read_bytes() == path.read_bytes(), path.name
+            fit(data, part, QUICK, TINY, machine=MACHINE)
+    unfinished = Page(part / "index.html")
+    assert "The run goes on, or was stopped" in unfinished.text
+    assert unfinished.addresses() == {"batch-1.jpg", "batch-2.jpg", "recipe.json"}
+    fit(data, part, machine=MACHINE, resume=True)
+    names = {path.name for path in (tmp_path / "whole").glob("*.jpg")}
+    assert names == {"batch-1.jpg", "batch-2.jpg", "batch-3.jpg", "answers.jpg"}
+    for name in names:
+        assert (part / name).read_bytes() == (tmp_path / "whole" / name).read_bytes(), name
 
 
 def test_nothing_to_draw_stops_a_run(
@@ -245,7 +246,7 @@ def test_nothing_to_draw_stops_a_run(
     data = make_images(tmp_path / "data", {"dark": 20, "light": 20})
     out = tmp_path / "run"
     out.mkdir()
-    (out / "pictures").write_text("in the way")
+    (out / "batch-1.jpg").mkdir()  # in the way
 
     def failing(*_: Any) -> None:
         raise MemoryError
@@ -255,11 +256,12 @@ def test_nothing_to_draw_stops_a_run(
     assert trained.epochs == 1
     warnings = [r.getMessage() for r in caplog.records if "is left out" in r.getMessage()]
     assert f"{out / 'curves.png'} is left out: MemoryError" in warnings
-    assert any(
-        line.startswith(f"{out / 'pictures' / 'batch-1.jpg'} is left out: ") for line in warnings
-    )
+    assert any(line.startswith(f"{out / 'batch-1.jpg'} is left out: ") for line in warnings)
     page = Page(out / "index.html")
-    assert page.addresses() == {"confusion.png", "model.safetensors", "recipe.json", "log.csv"}
+    assert page.addresses() == {
+        *("confusion.png", "model.safetensors", "recipe.json", "log.csv"),
+        *("batch-2.jpg", "batch-3.jpg", "answers.jpg"),
+    }
 
 
 def test_another_page_is_not_overwritten(tmp_path: Path) -> None:
@@ -273,7 +275,7 @@ def test_a_sheet_comes_back_as_it_was(tmp_path: Path) -> None:
     sheet = sheet_of(tiles)
     assert sheet.grid == Grid(4, 240, 104, 38)
     assert sheet.image.size == (960, 2 * 142)
-    sheet.save(tmp_path / "pictures" / "sheet.jpg")
-    again = Sheet.load(tmp_path / "pictures" / "sheet.jpg")
+    sheet.save(tmp_path / "sheet.jpg")
+    again = Sheet.load(tmp_path / "sheet.jpg")
     assert again.grid == sheet.grid
     assert [caption[:200] for caption in sheet.captions] == again.captions

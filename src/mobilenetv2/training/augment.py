@@ -299,7 +299,9 @@ def shifted(pixels: NDArray[np.uint8], pad: int, rng: Generator) -> NDArray[np.u
     """(H, W, C) shifted by up to `pad` pixels, with the image mirrored beyond its edges."""
     top, left = rng.integers(2 * pad + 1, size=2)
     rows, columns = (_mirrored(side, pad) for side in pixels.shape[:2])
-    return pixels[rows[top : top + len(pixels)]][:, columns[left : left + pixels.shape[1]]]
+    # not by indexing, which is four times as slow
+    chosen = pixels.take(rows[top : top + len(pixels)], 0)
+    return chosen.take(columns[left : left + pixels.shape[1]], 1)
 
 
 @lru_cache

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from dataclasses import replace
 from typing import Any
 
@@ -13,6 +14,8 @@ from .pictures import never_stopping
 from .report import draw_curves
 from .run_folder import RunFolder, Settings
 from .task import Task
+
+LOG = logging.getLogger(__name__)
 
 
 def finish(task: Task, folder: RunFolder, settings: Settings, val: Any, progress: Progress) -> Any:
@@ -44,4 +47,5 @@ def finish(task: Task, folder: RunFolder, settings: Settings, val: Any, progress
         task.answers(evaluation, checkpoint).save(folder.answers)
     with never_stopping(folder.page):
         write_page(folder, settings, task, progress, evaluation)
+        LOG.info("%s shows the run", folder.page)
     return evaluation

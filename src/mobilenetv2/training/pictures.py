@@ -46,12 +46,11 @@ class Sheet(NamedTuple):
     captions: Sequence[str]
 
     def save(self, path: Path) -> None:
-        """Writes a JPEG, with grid and captions in its comment. Makes the folder first."""
+        """Writes a JPEG, with grid and captions in its comment."""
         captions = [caption[:MAX_CAPTION] for caption in self.captions]
         comment = json.dumps({"grid": self.grid, "captions": captions})
         content = io.BytesIO()
         self.image.save(content, "JPEG", quality=90, comment=comment.encode())
-        path.parent.mkdir(exist_ok=True)
         write_atomically(path, content.getvalue())
 
     @classmethod

@@ -141,8 +141,8 @@ class RunFolder:
 
     recipe.json: everything needed to repeat the run. checkpoints/last.ckpt: the state to resume
     from. log.csv: one row per epoch. model.safetensors: the best network so far. calibrated.safetensors:
-    where the recipe has `int8`, the int8 model before training. curves.png, confusion.png and pictures/:
-    what is drawn. index.html: the page that shows all of it.
+    where the recipe has `int8`, the int8 model before training. curves.png, confusion.png, batch-1.jpg
+    and others, answers.jpg: what is drawn. index.html: the page that shows all of it.
     """
 
     def __init__(self, path: str | os.PathLike[str]) -> None:
@@ -153,12 +153,12 @@ class RunFolder:
         self.model = self.path / "model.safetensors"
         self.calibrated = self.path / "calibrated.safetensors"
         self.curves = self.path / "curves.png"
-        self.answers = self.path / "pictures" / "answers.jpg"
+        self.answers = self.path / "answers.jpg"
         self.page = self.path / "index.html"
 
     def batch_picture(self, number: int) -> Path:
         """The picture of a batch, counted from 0."""
-        return self.path / "pictures" / f"batch-{number + 1}.jpg"
+        return self.path / f"batch-{number + 1}.jpg"
 
     def check_new(self, *sources: str | None) -> None:
         """Checks that a run may begin here, without making the folder.
@@ -181,7 +181,7 @@ class RunFolder:
             raise UserError(
                 f"{self.path}: has a run already; resume it (--resume), or name another folder"
             )
-        for file in (self.model, self.log, self.last, self.curves, self.page):
+        for file in (self.model, self.log, self.last, self.curves, self.answers, self.page):
             if file.exists():
                 raise UserError(f"{file}: a run would overwrite it; name another folder")
         for source in sources:

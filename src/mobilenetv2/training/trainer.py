@@ -89,13 +89,15 @@ class Trainer:
             generator,
             share,
         )
-        with autocast(self.fabric.device, self.precision):
-            output = self.wrapped(x)
-        loss, count = self.task.loss(output, target, self.recipe, self.net.architecture)
-        if count is not None:
-            loss = loss / self.fabric.all_reduce(count.float()).clamp(min=1)
         self.optimizer.zero_grad()
-        self.fabric.backward(loss)
+        with self.fabric.no_backward_sync(self.wrapped):
+            with autocast(self.fabric.device, self.precision):
+                output = self.wrapped(x)
+            loss, count = self.task.loss(output, target, self.recipe, self.net.architecture)
+            if count is not None:
+                loss = loss / self.fabric.all_reduce(count.float()).clamp(min=1)
+            self.fabric.backward(loss)
+        self._share_gradients()
         norm = self.fabric.clip_gradients(
             self.wrapped,
             self.optimizer,
@@ -162,11 +164,21 @@ class Trainer:
 
     def _averaged(self, averages: list[Tensor], values: list[Tensor], count: Tensor) -> None:
         kept = warmed_up(self.recipe.ema_decay, int(count))
-        for average, value in zip(averages, values):
-            if average.is_floating_point():
-                average.lerp_(value, 1 - kept)
-            else:
-                average.copy_(value)
+        if averages[0].is_floating_point():  # all are of one type
+            torch._foreach_lerp_(averages, values, 1 - kept)
+        else:
+            torch._foreach_copy_(averages, values)
+
+    def _share_gradients(self) -> None:
+        """Replaces the gradients by their means over all processes: in one piece, since the buckets of
+        DistributedDataParallel change after the first step, and with them how sums are rounded.
+        """
+        if self.fabric.world_size == 1:
+            return
+        gradients = [each.grad for each in self.net.parameters() if each.grad is not None]
+        means = self.fabric.all_reduce(torch.cat([each.flatten() for each in gradients]))
+        for gradient, mean in zip(gradients, means.split([each.numel() for each in gradients])):
+            gradient.copy_(mean.view_as(gradient))
 
     def _share_statistics(self) -> None:
         """Replaces batch norm's running statistics by their mean over all processes, unless they are

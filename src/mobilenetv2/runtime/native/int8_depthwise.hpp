@@ -56,13 +56,17 @@ struct Columns {
     }
     interleave(column, quads);
   }
+  // The same where columns do not touch.
+  MNV2_INLINE_FOR_SPEED void read_apart(const std::uint8_t* row, Ints outside, Ints (&quads)[QUADS]) const {
+    read(row, outside, false, quads);
+  }
 };
 
 // Turns the sums of four vectors into what is stored, but for clamping in the modes that leave it to the packing.
 // FACTORS says how the factors of a vector lie, NEXT how many channels lie between a vector's and the next's; the first
 // vector's begin with `channel`.
 template <RoundingMode MODE, class FACTORS, int NEXT>
-inline void byte_codes(const Depthwise<std::uint8_t>& job, int channel, Ints (&sum)[4]) {
+MNV2_INLINE_FOR_SPEED void byte_codes(const Depthwise<std::uint8_t>& job, int channel, Ints (&sum)[4]) {
   constexpr bool TWICE = MODE == RoundingMode::TWICE || MODE == RoundingMode::TWICE_NON_NEGATIVE;
   const Requantize& to = job.requantize;
   if constexpr (TWICE) {
@@ -106,9 +110,8 @@ MNV2_NOINLINE void byte_channels(const Depthwise<std::uint8_t>& job, int block) 
   }
   for (int x = 0; x < job.out_width; x += PIXELS) {
     const Columns<STRIDE> columns(job, x);
-    const auto read = [&](int row, Ints(&quads)[QUADS]) {
-      columns.read(job.rows[row] ? job.rows[row] + at : nullptr, outside, together, quads);
-    };
+    const auto begin_of = [&](int row) { return job.rows[row] ? job.rows[row] + at : nullptr; };
+    const auto read = [&](int row, Ints(&quads)[QUADS]) { columns.read(begin_of(row), outside, true, quads); };
     std::uint8_t* out = job.out + block * job.out_block + x * BLOCK;
     // Input row r of the job is in rows[r % 3]; three output rows at a time, so that the compiler knows which.
     Ints rows[3][QUADS];
@@ -123,7 +126,7 @@ MNV2_NOINLINE void byte_channels(const Depthwise<std::uint8_t>& job, int block) 
           MNV2_UNROLL for (int i = 3 - STRIDE; i < 3; i++) read(y * STRIDE + i, rows[(phase * STRIDE + i) % 3]);
         } else {
           MNV2_UNROLL for (int i = 0; i < 3; i++) {
-            read(y * STRIDE + i * job.dilation, rows[(phase * STRIDE + i) % 3]);
+            columns.read_apart(begin_of(y * STRIDE + i * job.dilation), outside, rows[(phase * STRIDE + i) % 3]);
           }
         }
         Ints sum[QUADS];
@@ -216,9 +219,7 @@ MNV2_NOINLINE void four_channels(const Depthwise<std::uint8_t>& job, int block, 
   std::uint8_t* out = job.out + block * job.out_block + static_cast<std::ptrdiff_t>(y) * job.out_width * BLOCK;
   for (int x = 0; x < job.out_width; x += FOUR, out += FOUR * BLOCK) {
     Ints sum[FOUR][ROWS];
-    MNV2_UNROLL for (int p = 0; p < FOUR; p++) {
-      MNV2_UNROLL for (int r = 0; r < ROWS; r++) sum[p][r] = bias;
-    }
+    MNV2_UNROLL for (int p = 0; p < FOUR; p++) { MNV2_UNROLL for (int r = 0; r < ROWS; r++) sum[p][r] = bias; }
     if constexpr (STRIDE == 1) {
       add_taps(sum[0], between, 1);
       add_taps(sum[1], here, 0);
@@ -269,7 +270,7 @@ struct ByteChannels {
 template <class CHANNELS>
 inline void run_in_mode(const Depthwise<std::uint8_t>& job, int block) {
   const RoundingMode mode = job.requantize.mode;
-  if (job.requantize.zero == 0 && mode == RoundingMode::ONCE_SATURATING) {
+  if (!IS_SMALL && job.requantize.zero == 0 && mode == RoundingMode::ONCE_SATURATING) {
     CHANNELS::template run<RoundingMode::ONCE_SATURATING>(job, block);
   } else if (is_once(mode)) {
     CHANNELS::template run<RoundingMode::ONCE>(job, block);

@@ -193,7 +193,7 @@ inline void finish_pixel_twice(const Matmul<std::uint8_t>& job, const Panel& pan
 // The same where results below 0 are stored as 0, of ROWS pixels.
 template <class Order, int ROWS, int VECTORS>
 MNV2_NOINLINE void finish_non_negative(const Matmul<std::uint8_t>& job, const Panel& panel, int from,
-                                const std::int32_t* sums) {
+                                       const std::int32_t* sums) {
   Ints bytes[ROWS][VECTORS];
   for (int i = 0; i < ROWS; i++) {
     for (int j = 0; j < VECTORS; j++) bytes[i][j] = load_ints(sums + (i * VECTORS + j) * LANES);
@@ -265,7 +265,7 @@ struct AnyMode {
   static void finish(const Matmul<std::uint8_t>& job, const Panel& panel, int from, Ints (&sum)[ROWS][VECTORS]) {
     using Order = OrderOf<VECTORS>;
     const RoundingMode mode = job.requantize.mode;
-    if (Order::CLAMPS && mode == RoundingMode::ONCE_SATURATING) {
+    if (!IS_SMALL && Order::CLAMPS && mode == RoundingMode::ONCE_SATURATING) {
       finish_tile<RoundingMode::ONCE_SATURATING, Order>(job, panel, from, sum);
     } else if (mode == RoundingMode::ONCE || mode == RoundingMode::ONCE_SATURATING) {
       finish_tile<RoundingMode::ONCE, Order>(job, panel, from, sum);

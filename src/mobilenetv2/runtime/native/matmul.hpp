@@ -120,6 +120,15 @@ inline void last_tile(const Matmul<T>& job, const Panel& panel, int from, const 
   }
 }
 
+// The same in tiles of 4, 2 and 1 pixels, for a small library.
+template <int ROWS, int VECTORS, class FINISH, class T>
+inline void last_tiles(const Matmul<T>& job, const Panel& panel, int from) {
+  if constexpr (ROWS > 0) {
+    for (; from + ROWS <= job.pixels; from += ROWS) tile<ROWS, VECTORS, false, FINISH>(job, panel, from, nullptr);
+    last_tiles<ROWS / 2, VECTORS, FINISH>(job, panel, from);
+  }
+}
+
 template <class T>
 inline void run_panels(const Matmul<T>& job);
 
@@ -145,7 +154,7 @@ inline void run_summed(const Matmul<std::uint8_t>& job) {
 template <int ROWS, int VECTORS, class FINISH, class T>
 inline int run_tiles(const Matmul<T>& job, const Panel& panel, int fetched) {
   constexpr int LINE = 64 / sizeof(T);
-  constexpr int STEP = sizeof(T) == 1 ? 4 : 1;  // of the depth, each of which fetches a line
+  constexpr int STEP = Types<T>::TOGETHER;  // of the depth, each of which fetches a line
   const int lines = job.row_count * job.segment_count * job.depth / STEP;
   const auto ahead = [&] { return job.ahead + static_cast<std::ptrdiff_t>(fetched) * LINE; };
   int from = 0;
@@ -159,7 +168,11 @@ inline int run_tiles(const Matmul<T>& job, const Panel& panel, int fetched) {
       return fetched + lines;
     }
   }
-  last_tile<ROWS - 1, VECTORS, false, FINISH>(job, panel, from, nullptr);
+  if constexpr (IS_SMALL && !FINISH::ENDS_IN_ROWS) {
+    last_tiles<(ROWS > 4 ? 4 : ROWS / 2), VECTORS, FINISH>(job, panel, from);
+  } else {
+    last_tile<ROWS - 1, VECTORS, false, FINISH>(job, panel, from, nullptr);
+  }
   return fetched;
 }
 

@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <cstdlib>
+#include <type_traits>
 #include <utility>
 
 #if defined(__linux__)
@@ -26,6 +27,16 @@ constexpr std::size_t KEPT_BYTES = std::size_t{64} << 20;  // larger workspaces 
 int next_panel(int vectors_left, int widest) {
   if (vectors_left == widest + 1 && widest > 2) return widest - 1;
   return std::min(vectors_left, widest);
+}
+
+// A weight as it is packed.
+template <class Weight, class Given>
+Weight stored(Given weight) {
+  if constexpr (std::is_same_v<Weight, bfloat16>) {
+    return from_float<bfloat16>(weight);
+  } else {
+    return weight;
+  }
 }
 
 template <class N>
@@ -144,7 +155,7 @@ const char* check_rounding(const Rounding& rounding) {
 // The factors that the mode has, and no others: what is wrong, or null.
 template <class T>
 const char* check_factors(const Factors& factors, const Rounding& rounding, int channels) {
-  if (sizeof(T) == sizeof(float)) return nullptr;
+  if (sizeof(T) != 1) return nullptr;
   const bool once = is_once(rounding.mode);
   const bool fits = once ? factors.factor && !factors.fraction && !factors.power
                          : !factors.factor && factors.fraction && factors.power;
@@ -167,7 +178,7 @@ const char* check_factors(const Factors& factors, const Rounding& rounding, int 
 }
 
 template <class T>
-int Network<T>::add_matrix(const Weight* weights, const Sum* bias, int channels, int depth, int input_factor, int tail,
+int Network<T>::add_matrix(const Given* weights, const Sum* bias, int channels, int depth, int input_factor, int tail,
                            const Factors& factors, const Rounding& rounding, Problem& problem) {
   const int together = kernels_->together;
   problem.what =
@@ -183,15 +194,14 @@ int Network<T>::add_matrix(const Weight* weights, const Sum* bias, int channels,
   matrix.rounding = rounding;
   // Results that packing clamps at 0 are mostly what a depthwise convolution reads.
   const bool clamps = rounding.mode == RoundingMode::ONCE_SATURATING && rounding.zero == 0;
-  matrix.in_order = kernels_->fours_vectors > 0 && input_factor == 0 &&
-                    (clamps || rounding.mode == RoundingMode::TWICE_NON_NEGATIVE);
+  matrix.in_order =
+      kernels_->fours_vectors > 0 && input_factor == 0 && (clamps || rounding.mode == RoundingMode::TWICE_NON_NEGATIVE);
   std::vector<int> order;  // the channel of each lane
   for (int done = 0; done < vectors;) {
     const int width = next_panel(vectors - done, matrix.in_order ? kernels_->fours_vectors : kernels_->panel_vectors);
     const std::ptrdiff_t before = static_cast<std::ptrdiff_t>(done) * lanes * depth;
     matrix.panels.push_back({done * lanes, width, before});
-    const bool interleaved =
-        kernels_->interleaves && !matrix.in_order && !is_to_float(rounding.mode) && width % 2 == 0;
+    const bool interleaved = kernels_->interleaves && !matrix.in_order && !is_to_float(rounding.mode) && width % 2 == 0;
     for (int i = 0; i < width * lanes; i++) {
       const int vector = i / lanes, lane = i % lanes;
       order.push_back(done * lanes + (interleaved ? lane / 4 * 4 * width + 4 * vector + lane % 4 : i));
@@ -216,7 +226,7 @@ int Network<T>::add_matrix(const Weight* weights, const Sum* bias, int channels,
     for (int k = 0; k < depth; k += together) {
       for (const int* c = first; c < first + panel.vectors * lanes; c++) {
         for (int i = 0; i < together; i++) {
-          *to++ = *c < channels ? weights[static_cast<std::ptrdiff_t>(*c) * depth + k + i] : Weight{};
+          *to++ = *c < channels ? stored<Weight>(weights[static_cast<std::ptrdiff_t>(*c) * depth + k + i]) : Weight{};
         }
       }
     }
@@ -236,7 +246,7 @@ int Network<T>::add_matrix(const Weight* weights, const Sum* bias, int channels,
 }
 
 template <class T>
-int Network<T>::add_depthwise(const Weight* weights, const Sum* bias, int channels, int copies, const Factors& factors,
+int Network<T>::add_depthwise(const Tap* weights, const Sum* bias, int channels, int copies, const Factors& factors,
                               const Rounding& rounding, Problem& problem) {
   problem.what = check_factors<T>(factors, rounding, channels);
   if (!problem.what && is_to_float(rounding.mode)) problem.what = "a depthwise layer gives no floats";
@@ -364,9 +374,9 @@ void Network<T>::give_back(Buffer<T> workspace) {
   if (workspaces_.size() < static_cast<std::size_t>(threads_ + 1)) workspaces_.push_back(std::move(workspace));
 }
 
-template bool makes_floats<float>(const Network<float>&, const Step&);
-template bool makes_floats<std::uint8_t>(const Network<std::uint8_t>&, const Step&);
-template class Network<float>;
-template class Network<std::uint8_t>;
+#define MNV2_INSTANTIATE(T)                                      \
+  template bool makes_floats<T>(const Network<T>&, const Step&); \
+  template class Network<T>;
+MNV2_EACH_TYPE(MNV2_INSTANTIATE)
 
 }  // namespace mobilenetv2

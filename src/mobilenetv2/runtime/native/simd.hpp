@@ -66,9 +66,23 @@
 #include MNV2_VOCABULARY
 #include "dialect.hpp"
 
+// What is inlined, but in a small library.
+#if defined(MNV2_SMALL)
+#define MNV2_INLINE_FOR_SPEED MNV2_NOINLINE
+#else
+#define MNV2_INLINE_FOR_SPEED inline
+#endif
+
 namespace mobilenetv2 {
 namespace MNV2_NAMESPACE {
 namespace {
+
+// Whether the library is to be small: fewer tiles and modes are then compiled.
+#if defined(MNV2_SMALL)
+constexpr bool IS_SMALL = true;
+#else
+constexpr bool IS_SMALL = false;
+#endif
 
 // Fetches a cache line into the second-level cache.
 inline void prefetch(const void* from) { MNV2_PREFETCH(from); }
@@ -80,7 +94,7 @@ constexpr int FOURS_VECTORS = 0, FOURS_ROWS = 0;
 #if defined(MNV2_PAIRS)
 constexpr int WEIGHTS_TOGETHER = 2;
 #else
-constexpr int WEIGHTS_TOGETHER = 4;
+constexpr int WEIGHTS_TOGETHER = Types<std::uint8_t>::TOGETHER;
 #endif
 
 }  // namespace

@@ -40,8 +40,8 @@ void Pool::run(int count, Tasks::Call call, void* body) {
 // Whether the thread that calls may sleep: that of a window may not.
 extern "C" void mnv2_may_sleep(int may) { mobilenetv2::caller_sleeps = may != 0; }
 
-// `slot`: from 1 to the number of threads less one, another for each worker. Does not return: whoever started the worker
-// ends it.
+// `slot`: from 1 to the number of threads less one, another for each worker. Does not return: whoever started the
+// worker ends it.
 extern "C" [[noreturn]] void mnv2_work(int slot) {
   using namespace mobilenetv2;
   for (int spins = 0;; spins++) {

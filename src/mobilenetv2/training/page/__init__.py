@@ -29,10 +29,16 @@ MEANINGS = {
     "nll": "mean negative log likelihood; 0 is best",
     "ap": "average precision (COCO's), 1 is best",
     "ap50": "the same where an overlap of half is enough",
-    "ap75": "the same where three quarters are asked for",
+    "ap75": "the same where it must be three quarters",
     "ap_small": "AP of objects below 32 x 32 pixels",
     "ap_medium": "AP of objects up to 96 x 96 pixels",
     "ap_large": "AP of larger objects",
+    "ar1": "average recall with the best detection of each image and class alone",
+    "ar10": "the same with the ten best",
+    "ar100": "the same with the hundred best",
+    "ar_small": "average recall of objects below 32 x 32 pixels",
+    "ar_medium": "average recall of objects up to 96 x 96 pixels",
+    "ar_large": "average recall of larger objects",
     "miou": "intersection over union, mean of the classes; 1 is best",
     "pixel_accuracy": "share of the pixels that got their class",
     "weighted_iou": "intersection over union, weighted by the pixels of each class",
@@ -41,7 +47,7 @@ FIGURES = {
     "confusion.png": "Which classes are taken for which: each row is a true class, each column a predicted one, "
     "and the colour says how much of the row went there. A perfect network has its colour on the diagonal alone.",
     "precision.png": "Precision over recall: the lower the score from which detections are kept, the more "
-    "objects are found, and the more detections are wrong. One line per overlap that is asked for.",
+    "objects are found, and the more detections are wrong. One line per overlap with the object that counts as finding it.",
 }
 
 
@@ -91,7 +97,7 @@ def write_page(
         task=task,
         batches=[*filter(None, map(_tiles, map(folder.batch_picture, range(BATCHES))))],
         result=result,
-        files=[path.name for path in (folder.model, folder.recipe, folder.log) if path.exists()],
+        files=[path.name for path in (folder.model, folder.recipe, folder.log) if path.is_file()],
     )
     write_atomically(folder.page, page.encode())
 
@@ -116,19 +122,18 @@ def _result(folder: RunFolder, task: Task, progress: Progress, evaluation: Any) 
         "sorted_by": last,
         "confusions": task.confusions(evaluation),
         "answers": _tiles(folder.answers),
-        "curves": folder.curves.name if folder.curves.exists() else None,
-        "figure": (figure.name, FIGURES[figure.name]) if figure.exists() else None,
+        "curves": folder.curves.name if folder.curves.is_file() else None,
+        "figure": (figure.name, FIGURES[figure.name]) if figure.is_file() else None,
     }
 
 
 def _tiles(path: Path) -> tuple[str, list[Tile]] | None:
     """The address of a sheet and its tiles; None if there is none."""
-    if not path.exists():
+    if not path.is_file():
         return None
-    address = f"{path.parent.name}/{path.name}"
     with never_stopping(path):
         sheet = Sheet.load(path)
-        return address, [_tile(sheet, i, address) for i in range(len(sheet.captions))]
+        return path.name, [_tile(sheet, i, path.name) for i in range(len(sheet.captions))]
     return None
 
 
