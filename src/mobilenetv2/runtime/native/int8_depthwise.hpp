@@ -62,17 +62,18 @@ struct Columns {
   }
 };
 
-// Turns the sums of a block of channels into what is stored, but for clamping in the modes that leave it to the
-// packing. FACTORS says how the factors of a vector lie, NEXT how many channels lie between a vector's and the next's.
+// Turns the sums of four vectors into what is stored, but for clamping in the modes that leave it to the packing.
+// FACTORS says how the factors of a vector lie, NEXT how many channels lie between a vector's and the next's; the first
+// vector's begin with `channel`.
 template <RoundingMode MODE, class FACTORS, int NEXT>
-MNV2_INLINE_FOR_SPEED void byte_codes(const Depthwise<std::uint8_t>& job, int block, Ints (&sum)[4]) {
+MNV2_INLINE_FOR_SPEED void byte_codes(const Depthwise<std::uint8_t>& job, int channel, Ints (&sum)[4]) {
   constexpr bool TWICE = MODE == RoundingMode::TWICE || MODE == RoundingMode::TWICE_NON_NEGATIVE;
   const Requantize& to = job.requantize;
   if constexpr (TWICE) {
     Vec worst = zero();
     Ints near[4];
     MNV2_UNROLL for (int q = 0; q < 4; q++) {
-      const NearCodes<MODE, FACTORS> codes(to, block * BLOCK + NEXT * q);
+      const NearCodes<MODE, FACTORS> codes(to, channel + NEXT * q);
       Vec value = codes(sum[q], worst);
       if constexpr (MODE == RoundingMode::TWICE) value = clamped(value, splat(job.low), splat(job.high));
       near[q] = to_ints(value);
@@ -84,7 +85,7 @@ MNV2_INLINE_FOR_SPEED void byte_codes(const Depthwise<std::uint8_t>& job, int bl
     }
   }
   MNV2_UNROLL for (int q = 0; q < 4; q++) {
-    const Codes<MODE, FACTORS> codes(to, block * BLOCK + NEXT * q, job.low, job.high);
+    const Codes<MODE, FACTORS> codes(to, channel + NEXT * q, job.low, job.high);
     sum[q] = codes(sum[q]);
     if constexpr (MODE == RoundingMode::ONCE || MODE == RoundingMode::TWICE) {
       sum[q] = add_ints(sum[q], splat_ints(to.zero));
@@ -139,7 +140,7 @@ MNV2_NOINLINE void byte_channels(const Depthwise<std::uint8_t>& job, int block) 
           }
           sum[q] = from_sums(sums);
         }
-        byte_codes<MODE, PerQuad, 4>(job, block, sum);
+        byte_codes<MODE, PerQuad, 4>(job, block * BLOCK, sum);
         store_pixels(out + static_cast<std::ptrdiff_t>(y) * job.out_width * BLOCK, sum, job.out_width - x);
       }
     }
@@ -237,7 +238,7 @@ MNV2_NOINLINE void four_channels(const Depthwise<std::uint8_t>& job, int block, 
     }
     MNV2_UNROLL for (int r = 0; r < ROWS; r++) {
       Ints pixels[FOUR] = {sum[0][r], sum[1][r], sum[2][r], sum[3][r]};
-      byte_codes<MODE, PerLane, 0>(job, block, pixels);
+      byte_codes<MODE, PerLane, 0>(job, block * BLOCK, pixels);
       store_four_pixels(out + static_cast<std::ptrdiff_t>(r) * job.out_width * BLOCK, pixels, job.out_width - x);
     }
   }

@@ -299,11 +299,9 @@ struct Clamping {
   }
 };
 
-// The tile of ROWS pixels x VECTORS vectors at pixel `from`. AHEAD: a line of `ahead` is fetched with each step. FINISH
-// stores its sums.
-template <int ROWS, int VECTORS, bool AHEAD, class FINISH>
-MNV2_NOINLINE void tile(const Matmul<std::uint8_t>& job, const Panel& panel, int from, const std::int8_t* ahead) {
-  Ints sum[ROWS][VECTORS];
+// What a tile's sums begin with.
+template <int ROWS, int VECTORS>
+inline void start_sums(const Matmul<std::uint8_t>& job, const Panel& panel, int from, Ints (&sum)[ROWS][VECTORS]) {
   MNV2_UNROLL for (int j = 0; j < VECTORS; j++) {
     const Ints start = load_ints(job.bias + panel.channel + j * LANES);
     MNV2_UNROLL for (int i = 0; i < ROWS; i++) sum[i][j] = start;
@@ -314,6 +312,14 @@ MNV2_NOINLINE void tile(const Matmul<std::uint8_t>& job, const Panel& panel, int
       MNV2_UNROLL for (int j = 0; j < VECTORS; j++) sum[i][j] = add_ints(sum[i][j], more);
     }
   }
+}
+
+// The tile of ROWS pixels x VECTORS vectors at pixel `from`. AHEAD: a line of `ahead` is fetched with each step. FINISH
+// stores its sums.
+template <int ROWS, int VECTORS, bool AHEAD, class FINISH>
+MNV2_NOINLINE void tile(const Matmul<std::uint8_t>& job, const Panel& panel, int from, const std::int8_t* ahead) {
+  Ints sum[ROWS][VECTORS];
+  start_sums(job, panel, from, sum);
   Sums sums[ROWS][VECTORS];
   MNV2_UNROLL for (int i = 0; i < ROWS; i++) {
     MNV2_UNROLL for (int j = 0; j < VECTORS; j++) sums[i][j] = to_sums(sum[i][j]);

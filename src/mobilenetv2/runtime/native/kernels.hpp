@@ -181,6 +181,8 @@ struct Kernels {
   // The widest panel of matrices whose channels are in order and whose products may be in fours; 0: there are none.
   int fours_vectors;
   int fours_rows;  // pixels at once with that
+  // Neighbours in the depth whose packed weights for an output lie side by side: Types<T>::TOGETHER, or 2 of bytes.
+  int together;
   // What inputs are taken less where bytes are multiplied; a bias is then more by as many times the sum of its weights.
   int input_offset;
   void (*matmul)(const Matmul<T>&);

@@ -4,6 +4,9 @@
 
 #include "int8_matmul.hpp"
 #include "kernels.hpp"
+#if defined(MNV2_PAIRS)
+#include "int8_pairs.hpp"
+#endif
 #include "simd.hpp"
 
 namespace mobilenetv2 {
@@ -223,6 +226,9 @@ inline void run_panels(const Matmul<T>& job) {
     if (job.input_factor && !job.input_sums) return run_summed(job);
 #if defined(MNV2_FOURS)
     if (job.in_order) return run_in_order(job);
+#endif
+#if defined(MNV2_PAIRS)
+    return run_pairs(job);
 #endif
   }
   for (int i = 0; i < job.panel_count; i++) {

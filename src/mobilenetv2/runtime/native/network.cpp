@@ -180,7 +180,7 @@ const char* check_factors(const Factors& factors, const Rounding& rounding, int 
 template <class T>
 int Network<T>::add_matrix(const Given* weights, const Sum* bias, int channels, int depth, int input_factor, int tail,
                            const Factors& factors, const Rounding& rounding, Problem& problem) {
-  constexpr int TOGETHER = Types<T>::TOGETHER;  // steps of the depth in a lane
+  const int together = kernels_->together;
   problem.what =
       tail < 0 || tail > 3 ? "a tail has less than four inputs" : check_factors<T>(factors, rounding, channels);
   if (problem.what) return -1;
@@ -223,9 +223,9 @@ int Network<T>::add_matrix(const Given* weights, const Sum* bias, int channels, 
   Weight* to = matrix.weights.data();
   for (const Panel& panel : matrix.panels) {
     const int* const first = order.data() + panel.channel;
-    for (int k = 0; k < depth; k += TOGETHER) {
+    for (int k = 0; k < depth; k += together) {
       for (const int* c = first; c < first + panel.vectors * lanes; c++) {
-        for (int i = 0; i < TOGETHER; i++) {
+        for (int i = 0; i < together; i++) {
           *to++ = *c < channels ? stored<Weight>(weights[static_cast<std::ptrdiff_t>(*c) * depth + k + i]) : Weight{};
         }
       }

@@ -35,6 +35,13 @@
 //   load_byte_ints             one byte per lane
 //   store_bytes, store_some_bytes  of values within 0..255; STORE_CLAMPS: of any values, clamped
 //   has_interleaved(vectors)   whether Interleaved<vectors> (store_order.hpp) exists
+// Where MNV2_PAIRS is defined, which multiplies two steps of the depth at a time, in 16 bits:
+//   load_bytes, store_widened, store_widened_quad  16 inputs, and the first four, to 16 bits
+//   load_weight_pairs, splat_pair, dot_pairs  two weights per lane; two widened inputs in all lanes; their products' sum
+//   add_words                  of 16 bits
+//   column_pairs               of four channels' taps of two rows, of four bytes each, the pairs of the first three columns
+//   row_pairs                  two pixels of a block, interleaved and widened, by quads of channels
+//   store_quads                packs and clamps a quad of channels of the first `count` of four pixels of a block
 // For doubles, two vectors for one of Ints:
 //   Wide, load_wide, splat_wide, to_wide, add, mul
 //   to_ints, truncate          of whole numbers; without the fraction
@@ -82,6 +89,12 @@ inline void prefetch(const void* from) { MNV2_PREFETCH(from); }
 
 #if !defined(MNV2_FOURS)
 constexpr int FOURS_VECTORS = 0, FOURS_ROWS = 0;
+#endif
+
+#if defined(MNV2_PAIRS)
+constexpr int WEIGHTS_TOGETHER = 2;
+#else
+constexpr int WEIGHTS_TOGETHER = Types<std::uint8_t>::TOGETHER;
 #endif
 
 }  // namespace
