@@ -215,7 +215,8 @@ class RunFolder:
             yield
         except BaseException:
             if not self.last.exists():
-                self.recipe.unlink(missing_ok=True)
+                with suppress(OSError):
+                    self.recipe.unlink()
                 for folder in (self.last.parent, *(() if was_there else (self.path,))):
                     with suppress(OSError):  # not empty
                         folder.rmdir()
