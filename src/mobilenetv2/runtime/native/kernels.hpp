@@ -178,8 +178,8 @@ struct Kernels {
   // Sums over `pixels` pixels, `stride` apart, of `channels` channels.
   void (*sum)(const T* in, int pixels, std::ptrdiff_t stride, int channels, typename Types<T>::Sum* out);
   void (*labels)(const Labels&);
-  // `rounds` multiply-adds, of bfloat16 and bytes dot products of two and four, in every lane of FMA_CHAINS vectors, each chain on its own;
-  // returns a number that all of them went into.
+  // `rounds` multiply-adds, of bfloat16 and bytes dot products of two and four, in every lane of FMA_CHAINS vectors,
+  // each chain on its own; returns a number that all of them went into.
   float (*fma_chains)(int rounds, float factor);
 };
 

@@ -148,8 +148,9 @@ template <class T>
 int Network<T>::add_matrix(const Given* weights, const Sum* bias, int channels, int depth, int input_factor, int tail,
                            const Factors& factors, const Rounding& rounding, Problem& problem) {
   constexpr int TOGETHER = Types<T>::TOGETHER;  // steps of the depth in a lane
-  problem.what =
-      tail < 0 || tail > 3 ? "a tail has less than four inputs" : check_factors<T>(factors, rounding, channels);
+  problem.what = tail < 0 || tail >= TOGETHER ? "a tail has less inputs than a lane"
+                 : depth % TOGETHER != 0      ? "a depth is no whole number of lanes"
+                                              : check_factors<T>(factors, rounding, channels);
   if (problem.what) return -1;
   const int lanes = kernels_->lanes;
   const int vectors = (channels + lanes - 1) / lanes;

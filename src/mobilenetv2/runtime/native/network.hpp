@@ -200,8 +200,8 @@ class Network {
   Network(const Kernels<T>& kernels, int threads);
 
   // A handle, or -1 and what is wrong.
-  // (channels, depth) row by row, one bias per channel. The depth of a segment is a multiple of Types<T>::TOGETHER, with
-  // zeros behind the weights of its last `tail` inputs.
+  // (channels, depth) row by row, one bias per channel. The depth of a segment is a multiple of Types<T>::TOGETHER,
+  // with zeros behind the weights of its last `tail` inputs.
   int add_matrix(const Given* weights, const Sum* bias, int channels, int depth, int input_factor, int tail,
                  const Factors& factors, const Rounding& rounding, Problem& problem);
   // As Depthwise wants them.

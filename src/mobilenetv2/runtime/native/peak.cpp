@@ -8,7 +8,7 @@ namespace mobilenetv2 {
 template <class T>
 double fma_rate(const Kernels<T>& kernels) {
   constexpr int TOGETHER = Types<T>::TOGETHER;  // multiply-adds of a lane
-  constexpr int ROUNDS = 1 << 17, TRIES = 40;       // a try is a fraction of a millisecond: most are not interrupted
+  constexpr int ROUNDS = 1 << 17, TRIES = 40;   // a try is a fraction of a millisecond: most are not interrupted
   volatile float kept = 0.5f;
   double best = 0;
   for (int i = 0; i < TRIES; i++) {

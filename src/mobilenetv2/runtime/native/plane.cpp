@@ -116,7 +116,7 @@ void run_plane(const Run<T>& run, const Step& step) {
   parallel_matmul(run, matrix, project);
 }
 
-#define MNV2_INSTANTIATE(T)                                                \
+#define MNV2_INSTANTIATE(T)                                                   \
   template std::size_t plane_scratch_size<T>(const Network<T>&, const Step&); \
   template void run_plane<T>(const Run<T>&, const Step&);
 MNV2_EACH_TYPE(MNV2_INSTANTIATE)

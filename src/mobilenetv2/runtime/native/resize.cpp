@@ -303,7 +303,7 @@ void run_resize(const Run<T>& run, const Step& step) {
   run_in<Arithmetic::FLOATS>(run, step);
 }
 
-#define MNV2_INSTANTIATE(T)                                \
+#define MNV2_INSTANTIATE(T)                                 \
   template std::size_t resize_scratch_size<T>(const Step&); \
   template void run_resize<T>(const Run<T>&, const Step&);
 MNV2_EACH_TYPE(MNV2_INSTANTIATE)

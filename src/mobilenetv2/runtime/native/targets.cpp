@@ -18,8 +18,8 @@ namespace mobilenetv2 {
 MNV2_FLOAT_TARGETS(MNV2_DECLARE_FLOATS)
 MNV2_BYTE_TARGETS(MNV2_DECLARE_BYTES)
 #if defined(MNV2_HAS_BFLOAT16)
-#define MNV2_DECLARE_BFLOAT16(name, floats)       \
-  namespace name {                                \
+#define MNV2_DECLARE_BFLOAT16(name, floats)        \
+  namespace name {                                 \
   extern const Kernels<bfloat16> bfloat16_kernels; \
   }
 MNV2_BF16_TARGETS(MNV2_DECLARE_BFLOAT16)

@@ -47,9 +47,7 @@ inline void pair_outputs(const Depthwise<bfloat16>& job, const PairTaps& taps, c
     inside[c / 2] = pair_mask_if(column >= 0 && column < job.in_width, column + 1 >= 0 && column + 1 < job.in_width);
   }
   Vec sum[ROWS][COUNT];
-  MNV2_UNROLL for (int r = 0; r < ROWS; r++) {
-    MNV2_UNROLL for (int o = 0; o < COUNT; o++) sum[r][o] = taps.bias;
-  }
+  MNV2_UNROLL for (int r = 0; r < ROWS; r++) { MNV2_UNROLL for (int o = 0; o < COUNT; o++) sum[r][o] = taps.bias; }
   MNV2_UNROLL for (int i = 0; i < PairRows<ROWS, STRIDE>::IN; i++) {
     MNV2_UNROLL for (int c = 0; c < COLUMNS<COUNT, STRIDE>; c += 2) {
       const bfloat16* const from = rows.in[i] + static_cast<std::ptrdiff_t>(first + c) * BLOCK;

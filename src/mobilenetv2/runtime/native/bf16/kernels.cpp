@@ -1,4 +1,5 @@
-// All kernels over bfloat16 of one target. CMake compiles this file once per bf16 target of targets.def, as kernels.cpp.
+// All kernels over bfloat16 of one target. CMake compiles this file once per bf16 target of targets.def, as
+// kernels.cpp.
 #include "../kernels.hpp"
 
 #include "../labels.hpp"

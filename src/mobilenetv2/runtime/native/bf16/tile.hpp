@@ -88,8 +88,7 @@ MNV2_NOINLINE void pair_tile(const Matmul<bfloat16>& job, const Panel& panel, in
   for (int r = 0; r < job.row_count; r++) {
     for (int s = 0; s < job.segment_count; s++) {
       const bfloat16* in = tile_in + r * job.in_row + s * job.in_segment;
-      const bfloat16* const end =
-          weights + static_cast<std::ptrdiff_t>(job.depth / 2 - TAIL) * (2 * VECTORS * LANES);
+      const bfloat16* const end = weights + static_cast<std::ptrdiff_t>(job.depth / 2 - TAIL) * (2 * VECTORS * LANES);
       for (; weights != end; weights += 2 * VECTORS * LANES, in += 2) {
         if constexpr (AHEAD) {
           prefetch(ahead);
