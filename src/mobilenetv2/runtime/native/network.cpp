@@ -180,9 +180,11 @@ const char* check_factors(const Factors& factors, const Rounding& rounding, int 
 template <class T>
 int Network<T>::add_matrix(const Given* weights, const Sum* bias, int channels, int depth, int input_factor, int tail,
                            const Factors& factors, const Rounding& rounding, Problem& problem) {
-  const int together = kernels_->together;
-  problem.what =
-      tail < 0 || tail > 3 ? "a tail has less than four inputs" : check_factors<T>(factors, rounding, channels);
+  constexpr int TOGETHER = Types<T>::TOGETHER;  // inputs in a lane
+  problem.what = tail < 0 || tail >= TOGETHER ? "a tail has less inputs than a lane"
+                 : depth % TOGETHER != 0      ? "a depth is no whole number of lanes"
+                                              : check_factors<T>(factors, rounding, channels);
+  const int together = kernels_->together;  // weights in a lane, as they are packed
   if (problem.what) return -1;
   const int lanes = kernels_->lanes;
   const int vectors = (channels + lanes - 1) / lanes;
