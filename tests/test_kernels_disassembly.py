@@ -22,7 +22,7 @@ SOURCES = {
 }
 WIDE = {"avx2": "ymm", "avx512": "zmm"}  # registers, by vocabulary
 FLOAT_TILES = "tileI.*MatmulIfE"  # functions, mangled
-BYTE_TILES = "tileI.*MatmulIhE"
+BYTE_TILES = "(half_)?tileI.*MatmulIhE"
 FLOAT_DEPTHWISE = "depthwise_channelsILi[12]E.*DepthwiseIfE"  # by stride; any other stride is rare
 TRAINING_TILES = "product_tileI"
 INT8_TARGETS = ("avxvnni", "avx512vnni")  # where bytes are multiplied in one instruction
