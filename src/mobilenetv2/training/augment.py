@@ -242,7 +242,8 @@ def _transformed(
         filter_ = Image.Resampling[preprocessing.interpolation.upper()]
         image = image.resize((width, height), filter_, box=box)
     else:
-        pixels = preprocessing(image)  # (H, W, channels)
+        # (H, W, channels); an image that is right already needs no copy
+        pixels = np.asarray(image) if _is_prepared(image, preprocessing) else preprocessing(image)
         pixels = shifted(pixels, a.pad, rng) if a.crop == "pad" else pixels
         image = Image.fromarray(pixels[:, :, 0] if channels == 1 else pixels)
     if a.flip is True and rng.random() < 0.5:
@@ -259,6 +260,13 @@ def _transformed(
     if a.cutout:
         pixels[_square(a.cutout, (height, width), rng)] = fill
     return pixels
+
+
+def _is_prepared(image: Image.Image, preprocessing: Preprocessing) -> bool:
+    """Whether the preprocessing leaves an upright image as it is."""
+    size = image.height, image.width
+    same = image.mode == "RGB" and preprocessing.channels == 3 and size == preprocessing.size
+    return same and preprocessing.resized(*size) == size
 
 
 def crop_box(

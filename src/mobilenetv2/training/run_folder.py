@@ -130,7 +130,7 @@ def _differing(name: str, before: Any, now: Any) -> str:
         path.append(next(key for key in old if old[key] != new[key]))
         old, new = old[path[-1]], new[path[-1]]
     text = f"{'.'.join(path)} {old!r:.200}, not {new!r:.200}"
-    if path == ["epochs"]:
+    if path in (["epochs"], ["minutes"]):
         text += (
             "; its learning rate is planned for these: to train longer, begin another run with its "
             "model.safetensors as the weights"
