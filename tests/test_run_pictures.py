@@ -19,8 +19,8 @@ from PIL import Image
 from mobilenetv2.datasets import IGNORED
 from mobilenetv2.evaluation.grid import Grid
 from mobilenetv2.training import fit, report
-from mobilenetv2.training.augment import mixup
 from mobilenetv2.training.epochs import Stopped
+from mobilenetv2.training.mixing import mixup
 from mobilenetv2.training.pictures import Pictures
 from mobilenetv2.training.run_folder import RunFolder
 from mobilenetv2.training.sheets import Sheet, sheet_of
