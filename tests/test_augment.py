@@ -22,13 +22,12 @@ from mobilenetv2.training.augment import (  # noqa: E402
     WIDE,
     Augmentation,
     crop_box,
-    cutmix,
     evaluation_transform,
     fitting_box,
     jitter,
-    mixup,
     operate,
 )
+from mobilenetv2.training.mixing import cutmix, mixup  # noqa: E402
 
 RESAMPLING, TRANSFORM = Image.Resampling, Image.Transform
 STILL = {"crop": "none", "flip": False}

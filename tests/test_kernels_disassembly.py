@@ -23,7 +23,7 @@ SOURCES = {
 }
 WIDE = {"avx2": "ymm", "avx512": "zmm"}  # registers, by vocabulary
 FLOAT_TILES = "tileI.*MatmulIfE"  # functions, mangled
-BYTE_TILES = "tileI.*MatmulIhE"
+BYTE_TILES = "(half_)?tileI.*MatmulIhE"
 FLOAT_DEPTHWISE = "depthwise_channelsILi[12]E.*DepthwiseIfE"  # by stride; any other stride is rare
 BF16_KERNELS = ("pair_tileI.*MatmulINS_8bfloat16E", "pair_channelsILi[12]E")
 TRAINING_TILES = "product_tileI"

@@ -19,10 +19,11 @@ from PIL import Image
 from mobilenetv2.datasets import IGNORED
 from mobilenetv2.evaluation.grid import Grid
 from mobilenetv2.training import fit, report
-from mobilenetv2.training.augment import mixup
 from mobilenetv2.training.epochs import Stopped
-from mobilenetv2.training.pictures import Pictures, Sheet, sheet_of
+from mobilenetv2.training.mixing import mixup
+from mobilenetv2.training.pictures import Pictures
 from mobilenetv2.training.run_folder import RunFolder
+from mobilenetv2.training.sheets import Sheet, sheet_of
 from mobilenetv2.training.ssd import anchor_targets
 from mobilenetv2.training.tasks import TASKS
 
@@ -109,11 +110,11 @@ def test_a_run_and_its_page(tmp_path: Path) -> None:
     # 36 images in five batches of 7 or 8, and all four of the validation
     shown = [Sheet.load(folder.batch_picture(i)) for i in range(3)]
     assert sum(len(sheet.captions) for sheet in shown) in (22, 23, 24)
-    assert {caption for sheet in shown for caption in sheet.captions} == {*NAMES}
+    assert {line for sheet in shown for (line,) in sheet.captions} == {*NAMES}
     answers = Sheet.load(folder.answers).captions
     assert len(answers) == 4
-    assert captions(page)[:4] == [", ".join(caption.split("\n")) for caption in answers]
-    verdicts = [caption.split("\n")[1].split(":")[0] for caption in answers]
+    assert captions(page)[:4] == [", ".join(lines) for lines in answers]
+    verdicts = [lines[1].split(":")[0] for lines in answers]
     assert verdicts == sorted(verdicts, reverse=True)  # wrong ones first
     assert verdicts.count("right") == round(4 * trained.evaluation.scores.top1 / 100)
 
@@ -154,7 +155,7 @@ def test_the_picture_of_a_batch_is_what_the_network_gets(
     (sheet,) = sheets
     percents = [100 * float(row.max()) for row in mixed_shares]
     names = ["one" if row[0] > 0.5 else "two" for row in mixed_shares]
-    for caption, name, percent in zip(sheet.captions, names, percents, strict=True):
+    for (caption,), name, percent in zip(sheet.captions, names, percents, strict=True):
         assert caption.startswith(name if percent == 100 else f"{name} {percent:.0f} %")
     x, y = sheet.grid.place(2)
     middle = np.asarray(sheet.image)[y + 122 - 14, x + 120 - 14]  # of the pixel in row 3, column 3
@@ -271,11 +272,11 @@ def test_another_page_is_not_overwritten(tmp_path: Path) -> None:
 
 
 def test_a_sheet_comes_back_as_it_was(tmp_path: Path) -> None:
-    tiles = [(Image.new("RGB", (236, 100)), f"{'é' * 300}\n\udcff <{i}>") for i in range(6)]
+    tiles = [(Image.new("RGB", (236, 100)), (f"{'é' * 300}\n", f"\udcff <{i}>")) for i in range(6)]
     sheet = sheet_of(tiles)
     assert sheet.grid == Grid(4, 240, 104, 38)
     assert sheet.image.size == (960, 2 * 142)
     sheet.save(tmp_path / "sheet.jpg")
     again = Sheet.load(tmp_path / "sheet.jpg")
     assert again.grid == sheet.grid
-    assert [caption[:200] for caption in sheet.captions] == again.captions
+    assert again.captions == [["é" * 100, f"\udcff <{i}>"] for i in range(6)]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import logging
 import os
 import re
 import subprocess
@@ -183,6 +184,32 @@ def test_lines_where_nobody_watches(
     monkeypatch.setenv("FORCE_COLOR", "1")  # by which Rich takes a file for a terminal
     with training_bar(True) as (watch, _):
         assert watch is None
+
+
+def test_a_terminal_that_is_gone_stops_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Terminal(io.StringIO):
+        gone = False
+
+        def isatty(self) -> bool:
+            return True
+
+        def write(self, text: str) -> int:
+            if self.gone:
+                raise OSError(5, "Input/output error")
+            return super().write(text)
+
+    terminal = Terminal()
+    monkeypatch.setattr(sys, "stderr", terminal)
+    monkeypatch.delenv("CI", raising=False)
+    monkeypatch.setenv("TERM", "xterm")
+    with training_bar(True) as (watch, handler):
+        assert watch is not None
+        watch(Step(False, 1, 1, 1, 3, 8, 0.5, 0.1))
+        assert "epoch 1 of 1" in terminal.getvalue()
+        terminal.gone = True
+        for step in (2, 3):
+            watch(Step(False, 1, 1, step, 3, 8, 0.5, 0.1))
+        handler.emit(logging.makeLogRecord({"msg": "epoch 1/1"}))
 
 
 def test_pace_is_that_of_the_last_batches() -> None:

@@ -2,7 +2,9 @@
 // have internal linkage.
 #pragma once
 
+#include <cstddef>
 #include <cstdint>
+#include <cstring>
 
 namespace mobilenetv2 {
 
@@ -17,7 +19,7 @@ inline float to_float(std::uint8_t value) { return static_cast<float>(value); }
 inline float to_float(bfloat16 value) {
   const std::uint32_t bits = static_cast<std::uint32_t>(value.bits) << 16;
   float wide;
-  __builtin_memcpy(&wide, &bits, sizeof wide);
+  std::memcpy(&wide, &bits, sizeof wide);
   return wide;
 }
 
@@ -29,24 +31,30 @@ inline T from_float(float value) {
 template <>
 inline bfloat16 from_float<bfloat16>(float value) {
   std::uint32_t bits;
-  __builtin_memcpy(&bits, &value, sizeof bits);
+  std::memcpy(&bits, &value, sizeof bits);
   const std::uint32_t magnitude = bits & 0x7fffffffu, sign = bits & 0x80000000u;
   if (magnitude > 0x7f800000u) return {static_cast<std::uint16_t>(bits >> 16 | 0x40u)};
   if (magnitude < 0x00800000u) return {static_cast<std::uint16_t>(sign >> 16)};
   return {static_cast<std::uint16_t>((bits + 0x7fffu + (bits >> 16 & 1u)) >> 16)};
 }
 
-// Of a byte: exact in each type.
+// Numbers of a caller as they are stored; a byte is exact in each type.
 template <class T>
-inline T from_byte(std::uint8_t value) {
-  return static_cast<T>(value);
+inline void convert(const float* from, std::size_t count, T* to) {
+  for (std::size_t i = 0; i < count; i++) to[i] = from_float<T>(from[i]);
+}
+template <class T>
+inline void convert(const std::uint8_t* from, std::size_t count, T* to) {
+  for (std::size_t i = 0; i < count; i++) to[i] = static_cast<T>(from[i]);
 }
 template <>
-inline bfloat16 from_byte<bfloat16>(std::uint8_t value) {
-  const float wide = value;
-  std::uint32_t bits;
-  __builtin_memcpy(&bits, &wide, sizeof bits);
-  return {static_cast<std::uint16_t>(bits >> 16)};
+inline void convert(const std::uint8_t* from, std::size_t count, bfloat16* to) {
+  for (std::size_t i = 0; i < count; i++) {
+    const float wide = from[i];
+    std::uint32_t bits;
+    std::memcpy(&bits, &wide, sizeof bits);
+    to[i].bits = static_cast<std::uint16_t>(bits >> 16);
+  }
 }
 
 }  // namespace

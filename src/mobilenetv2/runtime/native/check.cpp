@@ -127,7 +127,7 @@ class Checker {
       const std::ptrdiff_t input = step_.inputs[i];
       const std::size_t size = input_size(i);
       MNV2_REQUIRE(inside(input, size), "an input lies outside of the workspace");
-      MNV2_REQUIRE(floats() || step_.reads_floats || input > ANSWER, "an output of floats is no stored input");
+      MNV2_REQUIRE(floats() || step_.reads_floats || input > ANSWER, "an output of floats is no input of other types");
       MNV2_REQUIRE(!step_.reads_floats || input <= ANSWER || input % static_cast<std::ptrdiff_t>(FLOAT_ITEMS) == 0,
                    "floats lie between two of their places");
       MNV2_REQUIRE(input != IMAGE || reads_images(), "only a convolution of padded rows reads the image");

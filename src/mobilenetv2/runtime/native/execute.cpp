@@ -144,7 +144,7 @@ void execute_step(const Run<T>& run, const Step& step) {  // Network::plan refus
 // Lines of weights up to the end of `panel`, counted from the matrix's first.
 template <class T>
 std::size_t lines_up_to(const Matrix<T>& matrix, const Panel& panel, int lanes) {
-  const std::ptrdiff_t size = static_cast<std::ptrdiff_t>(panel.vectors) * lanes * matrix.depth;
+  const std::ptrdiff_t size = static_cast<std::ptrdiff_t>(weight_lanes(panel, lanes)) * matrix.depth;
   return static_cast<std::size_t>(panel.weights + size) * sizeof(typename Types<T>::Weight) / LINE_BYTES;
 }
 
@@ -178,6 +178,7 @@ void Ahead<T>::fetch(const Matrix<T>& matrix, Matmul<T>& job) {
   const Kernels<T>& kernels = network_.kernels();
   const int rows = job.in_order ? kernels.fours_rows : kernels.tile_rows;
   int tiles = job.pixels / rows;
+  if (job.in_order && job.fours_width % FOUR == 0) tiles = (job.pixels + rows - 1) / rows;
   if (job.fours_width % FOUR != 0) tiles = job.pixels / job.fours_width * ((job.fours_width + rows - 1) / rows);
   const std::size_t time =
       static_cast<std::size_t>(tiles * job.panel_count) * static_cast<std::size_t>(matrix.depth) / STEP;

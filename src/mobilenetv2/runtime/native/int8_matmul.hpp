@@ -49,7 +49,10 @@ using OrderOf = typename OrderChoice<VECTORS, has_interleaved(VECTORS)>::Type;
 // Stores bytes with their channels in order, four pixels of a vector at a time.
 template <int VECTORS>
 struct InOrderPacked {
-  static constexpr bool CLAMPS = true, ENDS_IN_ROWS = false;
+  static constexpr bool CLAMPS = true;
+  static Ints shortcut(const std::uint8_t* from, int vector, int channels) {
+    return InOrder<VECTORS>::shortcut(from, vector, channels);
+  }
   template <int ROWS>
   static void store(const Ints (&bytes)[ROWS][VECTORS], const TileOut& to) {
     MNV2_UNROLL for (int j = 0; j < VECTORS; j++) {
@@ -65,7 +68,7 @@ struct InOrderPacked {
 // Stores bytes in fours. What lies behind the last pixel of a row is the last pixel again.
 template <int VECTORS>
 struct InFours {
-  static constexpr bool CLAMPS = true, ENDS_IN_ROWS = true;
+  static constexpr bool CLAMPS = true;
   template <int ROWS>
   static void store(const Ints (&bytes)[ROWS][VECTORS], const TileOut& to) {
     constexpr int LAST = ROWS - 1;
@@ -168,10 +171,9 @@ MNV2_NOINLINE bool finish_tile_near(const Matmul<std::uint8_t>& job, const Panel
 }
 
 // One pixel's sums, rounded twice, to bytes.
-template <int VECTORS>
+template <class Order, int VECTORS>
 inline void finish_pixel_twice(const Matmul<std::uint8_t>& job, const Panel& panel, int pixel,
                                const std::int32_t* sums) {
-  using Order = OrderOf<VECTORS>;
   const Requantize& to = job.requantize;
   Ints bytes[1][VECTORS];
   for (int j = 0; j < VECTORS; j++) {
@@ -202,16 +204,16 @@ MNV2_NOINLINE void finish_non_negative(const Matmul<std::uint8_t>& job, const Pa
 }
 
 // The sums of `count` pixels from `from` on, in the modes that a tile has no room for.
-template <int VECTORS>
+template <class Order, int VECTORS>
 MNV2_NOINLINE void finish_pixels(const Matmul<std::uint8_t>& job, const Panel& panel, int from, int count,
                                  const std::int32_t* sums) {
   const Requantize& to = job.requantize;
   for (int i = 0; i < count; i++, sums += VECTORS * LANES) {
     if (!is_to_float(to.mode)) {
       if (to.mode == RoundingMode::TWICE) {
-        finish_pixel_twice<VECTORS>(job, panel, from + i, sums);
+        finish_pixel_twice<Order, VECTORS>(job, panel, from + i, sums);
       } else {
-        finish_non_negative<OrderOf<VECTORS>, 1, VECTORS>(job, panel, from + i, sums);
+        finish_non_negative<Order, 1, VECTORS>(job, panel, from + i, sums);
       }
       continue;
     }
@@ -257,13 +259,12 @@ inline void add_input_steps(const InputSteps (&inputs)[ROWS], const std::int8_t*
   }
 }
 
-// A tile's sums to bytes: panels interleaved where the target has that.
-template <int VECTORS>
+// A tile's sums to bytes, in any mode.
+template <class Order>
 struct AnyMode {
-  static constexpr bool ENDS_IN_ROWS = false;
-  template <int ROWS>
+  static constexpr bool PARTS_ARE_SHORT = false, HALF = false;
+  template <int ROWS, int VECTORS>
   static void finish(const Matmul<std::uint8_t>& job, const Panel& panel, int from, Ints (&sum)[ROWS][VECTORS]) {
-    using Order = OrderOf<VECTORS>;
     const RoundingMode mode = job.requantize.mode;
     if (!IS_SMALL && Order::CLAMPS && mode == RoundingMode::ONCE_SATURATING) {
       finish_tile<RoundingMode::ONCE_SATURATING, Order>(job, panel, from, sum);
@@ -277,7 +278,7 @@ struct AnyMode {
       } else if (mode == RoundingMode::TWICE) {
         if (finish_tile_near<RoundingMode::TWICE, Order, ROWS, VECTORS>(job, panel, from, kept)) return;
       }
-      finish_pixels<VECTORS>(job, panel, from, ROWS, kept);
+      finish_pixels<Order, VECTORS>(job, panel, from, ROWS, kept);
     }
   }
 };
@@ -285,7 +286,7 @@ struct AnyMode {
 // The same in a mode that packing clamps, with channels in order.
 template <class Order>
 struct Clamping {
-  static constexpr bool ENDS_IN_ROWS = Order::ENDS_IN_ROWS;
+  static constexpr bool PARTS_ARE_SHORT = true, HALF = false;
   template <int ROWS, int VECTORS>
   static void finish(const Matmul<std::uint8_t>& job, const Panel& panel, int from, Ints (&sum)[ROWS][VECTORS]) {
     if (job.requantize.mode == RoundingMode::ONCE_SATURATING) {
@@ -365,6 +366,61 @@ MNV2_NOINLINE void tile(const Matmul<std::uint8_t>& job, const Panel& panel, int
   }
   FINISH::finish(job, panel, from, sum);
 }
+
+#if defined(MNV2_HALVES)
+
+// A tile whose last vector is half of one.
+template <int ROWS, int VECTORS, bool AHEAD, class FINISH>
+MNV2_NOINLINE void half_tile(const Matmul<std::uint8_t>& job, const Panel& panel, int from, const std::int8_t* ahead) {
+  constexpr int WHOLE = VECTORS - 1, STEP_WEIGHTS = 4 * WHOLE * LANES + 2 * LANES;
+  Ints sum[ROWS][VECTORS];
+  HalfInts halves[ROWS];
+  MNV2_UNROLL for (int j = 0; j < VECTORS; j++) {
+    const Ints start = load_ints(job.bias + panel.channel + j * LANES);
+    MNV2_UNROLL for (int i = 0; i < ROWS; i++) sum[i][j] = start;
+  }
+  if (job.input_sums) {
+    MNV2_UNROLL for (int i = 0; i < ROWS; i++) {
+      const Ints more = splat_ints(job.input_sums[from + i]);
+      MNV2_UNROLL for (int j = 0; j < VECTORS; j++) sum[i][j] = add_ints(sum[i][j], more);
+    }
+  }
+  MNV2_UNROLL for (int i = 0; i < ROWS; i++) halves[i] = first_half(sum[i][WHOLE]);
+  const std::ptrdiff_t pixel = job.in_pixel;
+  const std::int8_t* weights = job.weights + panel.weights;
+  const std::uint8_t* const tile_in = job.in + from * pixel;
+  for (int r = 0; r < job.row_count; r++) {
+    const std::uint8_t* segment = tile_in + r * job.in_row;
+    for (int s = 0; s < job.segment_count; s++, segment += job.in_segment) {
+      const std::uint8_t* in = segment;
+      const std::int8_t* const end = weights + static_cast<std::ptrdiff_t>(job.depth / 4) * STEP_WEIGHTS;
+      for (; weights != end; weights += STEP_WEIGHTS, in += 4) {
+        if constexpr (AHEAD) {
+          prefetch(ahead);
+          ahead += 64;
+        }
+        Ints w[VECTORS];
+        MNV2_UNROLL for (int j = 0; j < WHOLE; j++) w[j] = load_weights(weights + 4 * j * LANES);
+        const HalfInts last = load_half_weights(weights + 4 * WHOLE * LANES);
+        MNV2_UNROLL for (int i = 0; i < ROWS; i++) {
+          const Ints input = splat_quad(in + i * pixel);
+          MNV2_UNROLL for (int j = 0; j < WHOLE; j++) sum[i][j] = dot(sum[i][j], input, w[j]);
+          halves[i] = half_dot(halves[i], first_half(input), last);
+        }
+      }
+    }
+  }
+  MNV2_UNROLL for (int i = 0; i < ROWS; i++) sum[i][WHOLE] = whole_of(halves[i]);
+  FINISH::finish(job, panel, from, sum);
+}
+
+// Panels that end with half a vector.
+template <class Order>
+struct WithHalf : AnyMode<Order> {
+  static constexpr bool HALF = true;
+};
+
+#endif
 
 }  // namespace
 }  // namespace MNV2_NAMESPACE

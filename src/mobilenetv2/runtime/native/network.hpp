@@ -94,6 +94,9 @@ struct Factors {
   const double *fraction, *power;
 };
 
+// Lanes of a panel that have weights.
+inline int weight_lanes(const Panel& panel, int lanes) { return panel.vectors * lanes - (panel.half ? lanes / 2 : 0); }
+
 // A weight matrix cut into panels for one target.
 template <class T>
 struct Matrix {

@@ -252,9 +252,7 @@ class Worker {
   }
 
   // What a pixel outside a tensor counts as.
-  T outside_value() const {
-    return from_byte<T>(static_cast<std::uint8_t>(run_.network.matrix(stage_.conv).rounding.input_zero));
-  }
+  T outside_value() const { return from_float<T>(run_.network.matrix(stage_.conv).rounding.input_zero); }
 
   // Input row y between its paddings; what lies outside the image is the value that stands for zero.
   void padded_row(int y, T* to) const {
@@ -276,11 +274,11 @@ class Worker {
         row + elements(stage_.in_height, stage_.in_width, channels) * static_cast<std::size_t>(image_);
     to += stage_.left * channels;
     if (pixels) {
-      std::transform(run_.images.pixels + offset, run_.images.pixels + offset + count, to, from_byte<T>);
+      convert(run_.images.pixels + offset, count, to);
     } else if (input_.image) {
       std::copy(input_.image + row, input_.image + row + count, to);
     } else if constexpr (sizeof(T) != 1) {
-      std::transform(run_.images.values + offset, run_.images.values + offset + count, to, from_float<T>);
+      convert(run_.images.values + offset, count, to);
     }
   }
 

@@ -61,6 +61,9 @@
 //   later_taps                 weights that begin a pixel later
 //   store_four                 a group of four pixels' sums of a block, clamped to what a byte holds
 //   store_four_pixels          the same in blocks: the first `count` pixels
+// And where MNV2_HALVES is defined, which needs the above:
+//   HalfInts, first_half, whole_of  half of a vector, that of a whole, and as a whole
+//   load_half_weights, half_dot     as of a whole
 #pragma once
 
 #include MNV2_VOCABULARY
@@ -89,6 +92,11 @@ inline void prefetch(const void* from) { MNV2_PREFETCH(from); }
 
 #if !defined(MNV2_FOURS)
 constexpr int FOURS_VECTORS = 0, FOURS_ROWS = 0;
+#endif
+#if defined(MNV2_HALVES)
+constexpr bool HALVES = true;
+#else
+constexpr bool HALVES = false;
 #endif
 
 #if defined(MNV2_PAIRS)

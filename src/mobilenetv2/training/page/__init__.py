@@ -4,19 +4,17 @@ else.
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any, NamedTuple
 
 from markupsafe import Markup
 
 from ...files import write_atomically
 from ...printable import printable
-from ..pictures import BATCHES, Sheet, never_stopping
-
-if TYPE_CHECKING:
-    from ..epochs import Progress
-    from ..run_folder import RunFolder, Settings
-    from ..task import Task
+from ..run_folder import BATCHES, RunFolder, Settings
+from ..sheets import Sheet, never_stopping
+from ..task import Task
 
 FOLDER = Path(__file__).parent
 MAX_CLASSES = 1000  # in the table
@@ -51,6 +49,22 @@ FIGURES = {
 }
 
 
+class Finished(NamedTuple):
+    """The end of a run.
+
+    Attributes:
+        epochs: Number of epochs trained.
+        best: Epoch and scores of the best network.
+        rows: The log, one row per epoch.
+        evaluation: Of the best network.
+    """
+
+    epochs: int
+    best: Mapping[str, float]
+    rows: Sequence[Mapping[str, Any]]
+    evaluation: Any
+
+
 class Tile(NamedTuple):
     """One image of a sheet, as CSS places it.
 
@@ -59,7 +73,7 @@ class Tile(NamedTuple):
         style: The properties of the box that shows it.
     """
 
-    lines: list[str]
+    lines: Sequence[str]
     style: str
 
 
@@ -67,8 +81,7 @@ def write_page(
     folder: RunFolder,
     settings: Settings,
     task: Task,
-    progress: Progress | None = None,
-    evaluation: Any = None,
+    finished: Finished | None = None,
 ) -> None:
     """Writes index.html into the folder of a run.
 
@@ -76,8 +89,7 @@ def write_page(
         folder: Of the run; the page shows the files that are there.
         settings: Of the run.
         task: What is trained.
-        progress: After the last epoch; None while the run goes on.
-        evaluation: Of the result; None while the run goes on.
+        finished: None while the run goes on.
     """
     from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
@@ -89,7 +101,7 @@ def write_page(
         lstrip_blocks=True,
         finalize=_shown,
     )
-    result = {} if progress is None else _result(folder, task, progress, evaluation)
+    result = {} if finished is None else _result(folder, task, finished)
     page = environment.get_template("page.html").render(
         style=Markup((FOLDER / "page.css").read_text(encoding="utf-8")),
         name=folder.path.resolve().name,
@@ -102,21 +114,22 @@ def write_page(
     write_atomically(folder.page, page.encode())
 
 
-def _result(folder: RunFolder, task: Task, progress: Progress, evaluation: Any) -> dict[str, Any]:
+def _result(folder: RunFolder, task: Task, finished: Finished) -> dict[str, Any]:
     """What the page shows of a finished run."""
+    evaluation = finished.evaluation
     classes = task.class_table(evaluation)
     *_, last = classes[0]
     ordered = sorted(classes, key=lambda row: (row[last] is None, row[last] or 0.0))
     figure = folder.path / task.figure
     return {
-        "best_epoch": int(progress.best["epoch"]),
-        "best": task.line(progress.best),
-        "epochs": progress.epoch,
+        "best_epoch": int(finished.best["epoch"]),
+        "best": task.line(finished.best),
+        "epochs": finished.epochs,
         "scores": {
             name: (value, MEANINGS.get(name, ""))
             for name, value in task.summary(evaluation).items()
         },
-        "rows": [{k: None if x == "" else x for k, x in row.items()} for row in progress.rows],
+        "rows": [{k: None if x == "" else x for k, x in row.items()} for row in finished.rows],
         "classes": ordered[:MAX_CLASSES],
         "class_count": len(classes),
         "sorted_by": last,
@@ -143,7 +156,7 @@ def _tile(sheet: Sheet, number: int, address: str) -> Tile:
     for place, side, whole in zip(grid.place(number), (grid.width, grid.height), sheet.image.size):
         places.append(100 * place / (whole - side) if whole > side else 0.0)
     return Tile(
-        sheet.captions[number].split("\n"),
+        sheet.captions[number],
         f"background: url({address}) {places[0]:.4f}% {places[1]:.4f}% / {100 * grid.columns}% auto; "
         f"aspect-ratio: {grid.width} / {grid.height}",
     )

@@ -35,7 +35,7 @@ inline Pairs join_pixels(const bfloat16* from) { return interleaved(_mm512_loadu
 inline Pairs load_pairs(const bfloat16* from) { return _mm512_loadu_si512(from); }
 inline Pairs splat_pair(const bfloat16* from) {
   int pair;
-  __builtin_memcpy(&pair, from, 4);
+  std::memcpy(&pair, from, 4);
   return _mm512_set1_epi32(pair);
 }
 inline Pairs splat_first(const bfloat16* from) { return _mm512_set1_epi32(from->bits); }
