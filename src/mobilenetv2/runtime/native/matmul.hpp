@@ -134,7 +134,7 @@ inline void last_tile(const Matmul<T>& job, const Panel& panel, int from, const 
 template <int ROWS, int VECTORS, class FINISH, class T>
 inline void last_tiles(const Matmul<T>& job, const Panel& panel, int from) {
   if constexpr (ROWS > 0) {
-    for (; from + ROWS <= job.pixels; from += ROWS) tile<ROWS, VECTORS, false, FINISH>(job, panel, from, nullptr);
+    for (; from + ROWS <= job.pixels; from += ROWS) run_tile<ROWS, VECTORS, false, FINISH>(job, panel, from, nullptr);
     last_tiles<ROWS / 2, VECTORS, FINISH>(job, panel, from);
   }
 }
@@ -178,7 +178,7 @@ inline int run_tiles(const Matmul<T>& job, const Panel& panel, int fetched) {
       return fetched + lines;
     }
   }
-  if constexpr (IS_SMALL && !FINISH::ENDS_IN_ROWS) {
+  if constexpr (IS_SMALL && !FINISH::PARTS_ARE_SHORT) {
     last_tiles<(ROWS > 4 ? 4 : ROWS / 2), VECTORS, FINISH>(job, panel, from);
   } else {
     last_tile<ROWS - 1, VECTORS, false, FINISH>(job, panel, from, nullptr);
