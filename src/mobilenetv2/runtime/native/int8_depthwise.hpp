@@ -68,7 +68,8 @@ inline void byte_codes(const Depthwise<std::uint8_t>& job, int block, Ints (&sum
     Vec worst = zero();
     Ints near[4];
     MNV2_UNROLL for (int q = 0; q < 4; q++) {
-      const NearCodes<MODE, FACTORS> codes(to, block * BLOCK + NEXT * q);
+      const int channel = block * BLOCK + NEXT * q;
+      const NearCodes<MODE> codes{FACTORS::floats(to.factor + channel), FACTORS::floats(to.half + channel)};
       Vec value = codes(sum[q], worst);
       if constexpr (MODE == RoundingMode::TWICE) value = clamped(value, splat(job.low), splat(job.high));
       near[q] = to_ints(value);

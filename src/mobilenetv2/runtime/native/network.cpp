@@ -83,7 +83,7 @@ void set_near(Packed& packed) {
   if (to.product_high > to.product_low) {
     margin = 0x1p-13 * std::max({1.0, product, shortcut}) + to.total.power + 3 * total / ADD_UNITS;
   }
-  packed.near = {static_cast<float>(margin), static_cast<float>(product), static_cast<float>(shortcut)};
+  packed.near = {0.5f - static_cast<float>(margin), static_cast<float>(product), static_cast<float>(shortcut)};
 }
 
 }  // namespace

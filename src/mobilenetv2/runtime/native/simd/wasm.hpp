@@ -158,6 +158,7 @@ constexpr bool has_interleaved(int vectors) { return vectors == 2; }
 template <>
 struct Interleaved<2> {  // two pixels at a time; channels are in order already
   static constexpr bool CLAMPS = true;
+  static constexpr int PIXELS_TOGETHER = 2;
   static Ints shortcut(const std::uint8_t* from, int vector, int channels) {
     return load_byte_ints(from + vector * LANES, channels - vector * LANES);
   }
