@@ -4,6 +4,7 @@
     python benchmarks/latency.py                     # some minutes: the grid below
     python benchmarks/latency.py --widths 0.35 --resolutions 96 --threads 1 --peers litert
     python benchmarks/latency.py --precision int8
+    python benchmarks/latency.py --precision bf16
 
 In every round, each runtime waits until no thread of the process spins, is called once untimed and
 then `--calls` times; the median of these calls is its time in that round. A ratio is a peer's time
@@ -18,6 +19,9 @@ left out, and the exit code is 1.
 With `--precision int8` all runtimes run the same int8 weights, quantised from the same float weights,
 and peers get pixels in their own layout. Since each runtime rounds in its own way, logits only need to
 correlate with our float32 logits by 0.97. Ours in float32 is timed with them.
+
+With `--precision bf16`, on a processor that has instructions for it, both sides compute in bfloat16
+from the same float weights. Logits need to correlate by 0.99.
 """
 
 from __future__ import annotations
@@ -47,7 +51,7 @@ from mobilenetv2.runtime.quantize import to_int8
 
 WIDTHS = (0.35, 0.5, 0.75, 1.0, 1.4)
 RESOLUTIONS = (96, 128, 160, 192, 224)
-RESULT_NAMES = {"float32": "latency", "int8": "latency-int8"}
+RESULT_NAMES = {"float32": "latency", "int8": "latency-int8", "bf16": "latency-bf16"}
 CALIBRATION_IMAGES = 4
 OURS, OURS_FLOAT32 = "mobilenetv2", "mobilenetv2, float32"
 TITLES = {OURS_FLOAT32: "ours in float32"} | {name: peer.title for name, peer in PEERS.items()}
@@ -79,7 +83,7 @@ def main() -> int:
     parser.add_argument(
         "--peers", choices=PEERS, nargs="*", help="default: all with this precision"
     )
-    parser.add_argument("--precision", choices=PRECISIONS, default=PRECISIONS[0])
+    parser.add_argument("--precision", choices=RESULT_NAMES, default=PRECISIONS[0])
     parser.add_argument("--rounds", type=int, default=15)
     parser.add_argument("--calls", type=int, default=5, help="timed calls per runtime and round")
     parser.add_argument("--output", type=Path, default=RESULTS, help="folder of the results")
@@ -136,8 +140,16 @@ def measure_case(case: Case, options: argparse.Namespace) -> list[dict[str, Any]
             peer_inputs = pixels
             int8_model = save_and_load(quantized, folder / "int8.safetensors", case.threads)
             calls = {OURS: partial(int8_model, pixels), OURS_FLOAT32: calls[OURS]}
+        if options.precision == "bf16":
+            bf16_model = mobilenetv2.load(
+                folder / "float32.safetensors", case.threads, precision="bf16"
+            )
+            calls = {OURS: partial(bf16_model, pixels), OURS_FLOAT32: calls[OURS]}
         for peer in options.peers:
-            run = PEERS[peer].load(write(peer_checkpoint, peer, folder, case.batch), case.threads)
+            file = write(peer_checkpoint, peer, folder, case.batch)
+            load = PEERS[peer].load_bf16 if options.precision == "bf16" else PEERS[peer].load
+            assert load is not None
+            run = load(file, case.threads)
             calls[peer] = partial(run, PEERS[peer].prepare[options.precision](peer_inputs))
         difference, tolerance = CHECKS[options.precision]
         expected = float_model(pixels)
@@ -177,7 +189,11 @@ def correlation_loss(logits: NDArray[Any], expected: NDArray[Any]) -> float:
 
 
 # how logits are compared with ours in float32, and the largest value that is accepted
-CHECKS = {"float32": (largest_difference, 1e-3), "int8": (correlation_loss, 0.03)}
+CHECKS = {
+    "float32": (largest_difference, 1e-3),
+    "int8": (correlation_loss, 0.03),
+    "bf16": (correlation_loss, 0.01),
+}
 
 
 def time_calls(

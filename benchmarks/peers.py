@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -29,6 +30,7 @@ class Peer(NamedTuple):
         load: (file, threads) -> a function that runs the network on exactly that many threads.
         prepare: For each precision that it supports, a function from (N, H, W, 3) to the input that
             is fastest for it. The argument is normalised float32, or uint8 pixels for "int8".
+        load_bf16: `load` for "bf16", from the same file as for "float32".
     """
 
     title: str
@@ -36,6 +38,7 @@ class Peer(NamedTuple):
     suffix: str
     load: Callable[[Path, int], Run]
     prepare: Mapping[str, Callable[[Array], Any]]
+    load_bf16: Callable[[Path, int], Run] | None = None
 
 
 def nchw(inputs: Array) -> Array:
@@ -54,16 +57,16 @@ def load_onnxruntime(path: Path, threads: int, *, spin: bool = True) -> Run:
     return lambda inputs: session.run(None, {"image": inputs})[0]
 
 
-def load_openvino(path: Path, threads: int) -> Run:
-    """OpenVINO on the CPU, set to low latency and to float32; its default is bfloat16 where the
-    processor has it.
+def load_openvino(path: Path, threads: int, precision: str = "f32") -> Run:
+    """OpenVINO on the CPU, set to low latency and to float32; its default is bfloat16, "bf16", where
+    the processor has it.
     """
     import openvino
 
     settings = {
         "PERFORMANCE_HINT": "LATENCY",
         "INFERENCE_NUM_THREADS": threads,
-        "INFERENCE_PRECISION_HINT": "f32",
+        "INFERENCE_PRECISION_HINT": precision,
     }
     request = openvino.Core().compile_model(path, "CPU", settings).create_infer_request()
     return lambda inputs: request.infer([inputs], share_inputs=True, share_outputs=True)[0]
@@ -164,7 +167,14 @@ def prepare_torch(inputs: Array) -> Any:
 NCHW = {"float32": nchw, "int8": nchw}
 PEERS = {
     "onnxruntime": Peer("ONNX Runtime", "onnxruntime", ".onnx", load_onnxruntime, NCHW),
-    "openvino": Peer("OpenVINO", "openvino", ".onnx", load_openvino, NCHW),
+    "openvino": Peer(
+        "OpenVINO",
+        "openvino",
+        ".onnx",
+        load_openvino,
+        NCHW | {"bf16": nchw},
+        partial(load_openvino, precision="bf16"),
+    ),
     "litert": Peer(
         "LiteRT",
         "ai-edge-litert",

@@ -22,13 +22,12 @@ from mobilenetv2.training.augment import (  # noqa: E402
     WIDE,
     Augmentation,
     crop_box,
-    cutmix,
     evaluation_transform,
     fitting_box,
     jitter,
-    mixup,
     operate,
 )
+from mobilenetv2.training.mixing import cutmix, mixup  # noqa: E402
 
 RESAMPLING, TRANSFORM = Image.Resampling, Image.Transform
 STILL = {"crop": "none", "flip": False}
@@ -289,6 +288,43 @@ def test_mixup_blends_and_cutmix_pastes() -> None:
     height, width = (int(i.max() - i.min()) + 1 for i in (rows, columns))
     assert height * width == len(rows)  # a rectangle
     assert float(soft[0, 1]) == height * width / 256
+
+
+def test_cutmix_pastes_into_a_share_of_the_images_each_its_own_square() -> None:
+    rng = np.random.default_rng(0)
+    x = torch.from_numpy(rng.integers(0, 256, (1000, 3, 32, 32))).float()
+    mixed, target = cutmix(x, torch.eye(1000), 1.0, np.random.default_rng(1), chance=0.3)
+    changed = (mixed != x).any(1)
+    assert torch.equal(mixed.movedim(1, -1)[changed], x.roll(1, 0).movedim(1, -1)[changed])
+    shares = target[torch.arange(1000), torch.arange(-1, 999)]  # of the image before
+    assert torch.allclose(changed.float().mean((1, 2)), shares, atol=3 / 1024)
+    assert torch.allclose(target.diag() + shares, torch.ones(1000))
+    assert float((shares > 0).float().mean()) == pytest.approx(0.3, abs=0.04)
+    assert shares.max() > 0.8
+    assert len({tuple(each.nonzero()[0].tolist()) for each in changed if each.any()}) > 100
+
+
+def test_images_are_mixed_from_a_share_of_the_run_until_another() -> None:
+    x, labels = batch()
+    augmentation = Augmentation(cutmix=1.0, mix_from=0.25, mix_until=0.5)
+    mixed = [
+        not torch.equal(augmentation.mix(x, labels, 6, torch.Generator(), share)[0], x)
+        for share in (0.0, 0.24, 0.25, 0.49, 0.5)
+    ]
+    assert mixed == [False, False, True, True, False]
+
+
+def test_a_cutout_is_a_square_of_the_mean_colour_cut_at_the_edges() -> None:
+    image = Image.fromarray(np.zeros((24, 24, 3), np.uint8))
+    sides = set()
+    for pixels in drawn(Augmentation(**STILL, cutout=8), image, 400):
+        rows, columns = np.nonzero(pixels[:, :, 0])
+        height, width = int(np.ptp(rows)) + 1, int(np.ptp(columns)) + 1
+        assert (pixels[rows, columns] == FILL).all()
+        assert height * width == len(rows)
+        assert 4 <= min(height, width) <= max(height, width) <= 8
+        sides.add((height, width))
+    assert {(8, 8), (4, 8), (8, 4)} <= sides
 
 
 def test_the_same_generator_mixes_the_same_and_both_ways_come() -> None:

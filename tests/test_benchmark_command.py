@@ -22,7 +22,7 @@ from mobilenetv2.zoo import models
 from .conftest import random_checkpoint
 
 COLUMNS = [
-    "model", "isa", "threads", "batch", "height", "width", "runs", "median_ms", "p10_ms", "p90_ms",
+    "model", "precision", "isa", "threads", "batch", "height", "width", "runs", "median_ms", "p10_ms", "p90_ms",
     "images_per_second", "macs", "gmacs_per_second", "peak_gmacs_per_second", "peak_share",
     "activation_bytes", "weight_bytes",
 ]  # fmt: skip
@@ -81,6 +81,16 @@ def test_json_has_every_column(model, capsys) -> None:
     engine = Engine(random_checkpoint(width_mult=0.35, classes=7), 2, "scalar")
     assert summary["activation_bytes"] == engine.activation_bytes(64, 48, 3)
     assert summary["weight_bytes"] == engine.weight_bytes
+
+
+def test_in_bfloat16(model, capsys) -> None:
+    isa = _native.bf16_kernel_names()[-1]
+    flags = ("--precision", "bf16", "--isa", isa, "--runs", "3", "--resolution", "64")
+    summary = measured(capsys, "--model", model, *flags)
+    assert (summary["precision"], summary["isa"]) == ("bf16", isa)
+    engine = Engine(random_checkpoint(width_mult=0.35, classes=7), summary["threads"], isa, "bf16")
+    assert summary["weight_bytes"] == engine.weight_bytes
+    assert 0 < _native.bf16_fma_rate(isa) < math.inf
 
 
 def test_percentiles_are_those_of_the_calls(monkeypatch) -> None:
@@ -162,6 +172,7 @@ def test_table(capsys) -> None:
         (["--threads", "0"], "--threads"),
         (["--threads", "5000"], "threads must be a whole number from 1 to 1024, not 5000"),
         (["--isa", "mmx"], "isa must be one that this machine has (scalar"),
+        (["--precision", "fp16"], "precision must be float32 or bf16, not 'fp16'"),
         (["--resolution", "big"], "'big' is neither a side such as 224 nor HEIGHTxWIDTH"),
         (["--resolution", "0"], "height must be"),
         (["--resolution", "32x70000"], "width must be"),

@@ -48,6 +48,7 @@ NOT_RUN = {  # why a command of a page does not run here
     "mobilenetv2 convert deeplabv3_mnv2_pascal_quant.tflite segmenter.safetensors": ("as above"),
     "python benchmarks/latency.py": "needs other runtimes and an idle machine",
     "python benchmarks/latency.py --precision int8": "as above",
+    "python benchmarks/latency.py --precision bf16": "as above",
     "python benchmarks/plot.py benchmarks/results/latency-DATE-CPU.json docs/images/latency.png": (
         "draws the results of the above; tests/test_benchmarks.py draws some"
     ),
@@ -61,8 +62,9 @@ NOT_RUN = {  # why a command of a page does not run here
     " --precision int8": "as above",
     "python tools/ablations.py TRAIN.zip TEST.zip -o runs/ --results docs/ablations.json"
     " --figure docs/images/ablations.png": "97 minutes; see tests/test_ablations.py",
-    "torchrun --nproc_per_node 2 tools/train_bundled_model.py TRAIN.zip TEST.zip"
-    " -o cifar10.safetensors": "118 minutes; see tests/test_bundled_recipe.py",
+    "mobilenetv2 train TRAIN.zip -o cifar10 --recipe small": "118 minutes; see test_small_recipe.py",
+    "mobilenetv2 quantize cifar10/model.safetensors --calibrate photos/ --samples 500"
+    " -o cifar10-int8.safetensors": "as above",
     "torchrun --nnodes 2 --nproc_per_node 2 --rdzv-backend c10d --rdzv-endpoint HOST:29500"
     " -m mobilenetv2 train photos/ -o run": "needs two machines; see tests/test_processes.py",
     "mobilenetv2 serve mine.safetensors --port 8000": "runs until it is ended; see test_serving.py",
@@ -94,6 +96,8 @@ SHORTER = {  # what a page does at length
     "steps=1000, workers=4": "steps=2, workers=0",
     "train coco/": "train coco/ --resolution 64",
     "train voc/": "train voc/ --resolution 64",
+    "--minutes 30": "--minutes 0.01",
+    "--recipe mine.json": "--recipe mine.json --epochs 1",
 }
 
 

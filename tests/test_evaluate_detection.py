@@ -11,12 +11,15 @@ from typing import Any
 
 import numpy as np
 import pytest
+from PIL import Image
 
 from mobilenetv2 import load
 from mobilenetv2.datasets import BoxDataset, BoxSample, BoxTarget, read_boxes
+from mobilenetv2.drawing import bright_colours
 from mobilenetv2.errors import UserError
 from mobilenetv2.evaluation import (
     DetectionEvaluation,
+    box_sheet,
     evaluate_detector,
     match_boxes,
     read_matches,
@@ -198,3 +201,23 @@ def test_a_list_of_matches_may_have_odd_names(tmp_path: Path) -> None:
     path.write_text("label,class\n" + "a" * 200_000 + ",z\n")
     with pytest.raises(UserError, match=r"match\.csv: field larger than field limit"):
         read_matches(path, dataset, ("c",))
+
+
+def test_what_is_drawn_on_a_large_image_can_be_read_on_the_sheet(tmp_path: Path) -> None:
+    """Frames are as wide as on a small image, in their own colour."""
+    Image.new("RGB", (2360, 1180), (90, 90, 90)).save(tmp_path / "large.png")
+    box = np.array([[590, 590, 1770, 1000]], np.float32)
+    flags = np.zeros(1, bool)
+    target = BoxTarget(box, np.array([0]), flags, flags, box[:, 2], (1180, 2360), "large")
+    sample = BoxSample(str(tmp_path / "large.png"), target)
+    answer = detections([((590, 590, 1770, 1000), 0.9, 0)], (1180, 2360))
+    evaluation = score_detections(
+        BoxDataset(("cat",), (sample,), (1,)), [(sample, answer)], ["cat"], {0: 0}
+    )
+    sheet = np.asarray(box_sheet(evaluation, evaluation.answers))
+    colour = bright_colours(1)[0]
+    # 236 x 118 pixels in the middle of two tiles of 240
+    for tile in (0, 240):
+        frame = sheet[61 + 80, tile + 2 + 59 : tile + 2 + 61]
+        assert (frame == colour).all()
+        assert sheet[61 + 80, tile + 2 + 118].tolist() == [90, 90, 90]

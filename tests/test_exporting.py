@@ -15,12 +15,18 @@ import numpy as np
 import pytest
 
 import mobilenetv2 as mnv2
-from mobilenetv2 import exporting
+from mobilenetv2 import UserError, exporting
+from mobilenetv2.architecture import Architecture
 from mobilenetv2.cli import run
 from mobilenetv2.exporting import MismatchError
+from mobilenetv2.heads import SSD
+from mobilenetv2.int8 import AnyCheckpoint
+from mobilenetv2.runtime.quantize import to_int8
 from mobilenetv2.verification import compare
 from mobilenetv2.verification import onnx as onnx_runner
 from mobilenetv2.writers import FORMATS, WriteOptions, WriterError
+
+from .conftest import random_checkpoint
 
 pytest.importorskip("onnx")
 pytest.importorskip("onnxruntime")
@@ -77,6 +83,46 @@ def test_values_that_are_not_numbers_pass_nowhere(tmp_path, monkeypatch) -> None
     assert os.listdir(tmp_path) == []
 
 
+def written_of(changed: AnyCheckpoint, monkeypatch) -> None:
+    """Lets every format write another model than the one that is given."""
+    write = exporting.writer
+    monkeypatch.setattr(
+        exporting, "writer", lambda to: lambda _, path, options: write(to)(changed, path, options)
+    )
+
+
+@pytest.mark.parametrize("suffix", [".onnx", ".tflite", ".xml", ".param", ".mlpackage", ".pth"])
+def test_a_float16_file_of_slightly_other_weights_is_refused(suffix, tmp_path, monkeypatch) -> None:
+    needs = {".xml": "openvino", ".param": "ncnn", ".mlpackage": "coremltools", ".pth": "torch"}
+    pytest.importorskip(needs.get(suffix, "ai_edge_litert"))
+    checkpoint = random_checkpoint(Architecture(width_mult=0.35, resolution=(64, 64)), classes=10)
+    target = tmp_path / f"a{suffix}"
+    exported = mnv2.export(checkpoint, target, float16=True)
+    assert exported.runtime
+    name = "features.0.0.weight"
+    kernel = checkpoint.arrays[name] * np.float32(1.004)  # four steps of float16
+    written_of(replace(checkpoint, arrays={**checkpoint.arrays, name: kernel}), monkeypatch)
+    with pytest.raises(UserError, match="gives other logits|are others than the model's"):
+        mnv2.export(checkpoint, tmp_path / f"b{suffix}", float16=True)
+    assert not (tmp_path / f"b{suffix}").exists()
+
+
+@pytest.mark.parametrize("suffix", [".onnx", ".tflite", ".xml"])
+def test_an_int8_detector_of_other_codes_is_refused(suffix, tmp_path, monkeypatch) -> None:
+    pytest.importorskip({".xml": "openvino"}.get(suffix, "ai_edge_litert"))
+    floats = random_checkpoint(Architecture(width_mult=0.35, resolution=(64, 64), head=SSD(3)))
+    checkpoint = to_int8(floats, np.stack([floats.preprocessing(exporting.PHOTO)]))
+    options: dict[str, object] = {"results": "final", "score_threshold": 1.0}
+    exported = mnv2.export(checkpoint, tmp_path / f"a{suffix}", **options)
+    assert [each.result for each in exported.differences] == ["boxes", "codes", "scores"]
+    layer = checkpoint.layers["head.boxes.0"]
+    changed = replace(layer, weight=np.roll(layer.weight, 1, axis=0))
+    changed_layers = {**checkpoint.layers, "head.boxes.0": changed}
+    written_of(replace(checkpoint, layers=changed_layers), monkeypatch)
+    with pytest.raises(MismatchError, match="gives other codes than ours"):
+        mnv2.export(checkpoint, tmp_path / f"b{suffix}", **options)
+
+
 def test_without_its_runtime_a_file_is_written_and_that_is_said(
     tmp_path, monkeypatch, capsys
 ) -> None:
@@ -91,6 +137,8 @@ def test_without_its_runtime_a_file_is_written_and_that_is_said(
     ("arguments", "complaint"),
     [
         (["a.xyz"], "no format is known by its ending"),
+        ([".onnx"], ".onnx: a name is missing in front of the ending"),
+        (["a.onnx", "--verify", "absent"], "no images to verify with: there are none"),
         (["a.onnx", "--to", "tflite"], "must end in .tflite"),
         (["a.onnx", "--opset", "3"], "opset"),
         (["a.mnv2", "--input", "float32"], "program: --input float32: it takes uint8"),

@@ -18,12 +18,14 @@ RUNTIME = REPOSITORY / "src" / "mobilenetv2" / "runtime" / "native"
 # by kind of target in targets.def: the source, and what its namespace has behind the target's name
 SOURCES = {
     "MNV2_TARGET": (RUNTIME / "kernels.cpp", ""),
+    "MNV2_BF16_TARGET": (RUNTIME / "bf16" / "kernels.cpp", ""),
     "MNV2_TRAINING_TARGET": (RUNTIME.parents[1] / "nn" / "native" / "passes.cpp", "_training"),
 }
 WIDE = {"avx2": "ymm", "avx512": "zmm"}  # registers, by vocabulary
 FLOAT_TILES = "tileI.*MatmulIfE"  # functions, mangled
-BYTE_TILES = "tileI.*MatmulIhE"
+BYTE_TILES = "(half_)?tileI.*MatmulIhE"
 FLOAT_DEPTHWISE = "depthwise_channelsILi[12]E.*DepthwiseIfE"  # by stride; any other stride is rare
+BF16_KERNELS = ("pair_tileI.*MatmulINS_8bfloat16E", "pair_channelsILi[12]E")
 TRAINING_TILES = "product_tileI"
 INT8_TARGETS = ("avxvnni", "avx512vnni")  # where bytes are multiplied in one instruction
 
@@ -41,6 +43,9 @@ def kernels() -> list[tuple[str, str]]:
     for kind, name, vocabulary, floats, _ in rows():
         if kind == "MNV2_TRAINING_TARGET":
             pairs.append((f"{kind} {name}", TRAINING_TILES))
+            continue
+        if kind == "MNV2_BF16_TARGET":
+            pairs += [(f"{kind} {name}", kernel) for kernel in BF16_KERNELS]
             continue
         if name == floats:
             pairs.append((f"{kind} {name}", FLOAT_TILES))

@@ -106,11 +106,47 @@ def test_changed_fields() -> None:
         ({"lr": True}, "lr must be a number from 1e-12 to 1000.0, not True"),
         ({"seed": -1}, "seed must be a whole number from 0 to"),
         ({"epochs": 0}, "epochs must be at least 1"),
+        ({"epochs": 3, "minutes": 5}, "epochs=3 and minutes=5 contradict each other"),
+        ({"minutes": -1}, "minutes must be a number from 0 to"),
+        ({"warmup_epochs": 1, "warmup_share": 0.1}, "warmup_epochs=1 and warmup_share=0.1 contra"),
+        ({"minutes": 5, "warmup_epochs": 1}, "warmup_epochs=1 and minutes=5 contradict"),
+        ({"sizes": [[0.5, 0.5]]}, "sizes must be pairs whose first numbers rise to 1"),
+        ({"sizes": [[0.5, 0.5], [0.5, 0.7], [1, 1]]}, "sizes must be pairs whose first numbers"),
+        ({"sizes": [[1, 2]]}, "sizes must be pairs of a share of the run and a share of the side"),
+        ({"muon_lr": 0.1}, "muon_lr=0.1 needs optimizer='muon'"),
+        ({"augmentation.policy_until": 0.5}, "policy_until=0.5 needs policy"),
+        ({"augmentation.cutmix_share": 0.5}, "cutmix_share=0.5 needs cutmix"),
+        ({"augmentation.mix_from": 0.5}, "mix_from=0.5 needs mixup or cutmix"),
+        (
+            {"augmentation.mixup": 1, "augmentation.mix_from": 0.5, "augmentation.mix_until": 0.5},
+            "mix_from must be below mix_until, 0.5",
+        ),
     ],
 )
 def test_changes_that_are_refused(changes: dict[str, object], message: str) -> None:
     with pytest.raises(UserError, match=message):
         RECIPES["paper"].changed(changes)
+
+
+def test_minutes_and_epochs_take_each_others_place() -> None:
+    timed = RECIPES["modern"].changed({"minutes": 5})
+    assert (timed.epochs, timed.minutes) == (0, 5.0)
+    assert (timed.warmup_epochs, timed.warmup_share) == (0.0, 0.05)  # 5 of 100 epochs
+    assert timed.changed({"minutes": 5}) == timed
+    counted = RECIPES["small"].changed({"epochs": 7})
+    assert (counted.epochs, counted.minutes, counted.warmup_share) == (7, 0.0, 0.03)
+    warm = counted.changed({"warmup_epochs": 2})
+    assert (warm.warmup_epochs, warm.warmup_share) == (2.0, 0.0)
+
+
+def test_fields_that_mean_nothing_any_more_take_their_defaults() -> None:
+    changes = {"optimizer": "sgd", "augmentation.policy": "none", "augmentation.cutmix": 0}
+    muon = RECIPES["small"].changed({"muon_lr": 0.01, "muon_momentum": 0.5})
+    changed = muon.changed(changes)
+    assert (changed.muon_lr, changed.muon_momentum) == (Recipe.muon_lr, Recipe.muon_momentum)
+    kept = {"crop": "pad", "flip": "alternate", "cutout": 8}
+    assert changed.augmentation == Augmentation(**kept)
+    assert Recipe.from_json(changed.to_json()) == changed
 
 
 @pytest.mark.parametrize(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+import signal
 from collections.abc import Mapping
 from dataclasses import replace
 from html.parser import HTMLParser
@@ -18,9 +19,11 @@ from PIL import Image
 from mobilenetv2.datasets import IGNORED
 from mobilenetv2.evaluation.grid import Grid
 from mobilenetv2.training import fit, report
-from mobilenetv2.training.augment import mixup
-from mobilenetv2.training.pictures import Pictures, Sheet, sheet_of
+from mobilenetv2.training.epochs import Stopped
+from mobilenetv2.training.mixing import mixup
+from mobilenetv2.training.pictures import Pictures
 from mobilenetv2.training.run_folder import RunFolder
+from mobilenetv2.training.sheets import Sheet, sheet_of
 from mobilenetv2.training.ssd import anchor_targets
 from mobilenetv2.training.tasks import TASKS
 
@@ -96,7 +99,7 @@ def test_a_run_and_its_page(tmp_path: Path) -> None:
     addresses = page.addresses()
     assert addresses == {
         *("curves.png", "confusion.png", "model.safetensors", "recipe.json", "log.csv"),
-        *(f"pictures/{name}.jpg" for name in ("answers", "batch-1", "batch-2", "batch-3")),
+        *(f"{name}.jpg" for name in ("answers", "batch-1", "batch-2", "batch-3")),
     }
     assert all((folder.path / address).is_file() for address in addresses)
     assert ("h1", {}) in page.tags
@@ -107,11 +110,11 @@ def test_a_run_and_its_page(tmp_path: Path) -> None:
     # 36 images in five batches of 7 or 8, and all four of the validation
     shown = [Sheet.load(folder.batch_picture(i)) for i in range(3)]
     assert sum(len(sheet.captions) for sheet in shown) in (22, 23, 24)
-    assert {caption for sheet in shown for caption in sheet.captions} == {*NAMES}
+    assert {line for sheet in shown for (line,) in sheet.captions} == {*NAMES}
     answers = Sheet.load(folder.answers).captions
     assert len(answers) == 4
-    assert captions(page)[:4] == [", ".join(caption.split("\n")) for caption in answers]
-    verdicts = [caption.split("\n")[1].split(":")[0] for caption in answers]
+    assert captions(page)[:4] == [", ".join(lines) for lines in answers]
+    verdicts = [lines[1].split(":")[0] for lines in answers]
     assert verdicts == sorted(verdicts, reverse=True)  # wrong ones first
     assert verdicts.count("right") == round(4 * trained.evaluation.scores.top1 / 100)
 
@@ -152,7 +155,7 @@ def test_the_picture_of_a_batch_is_what_the_network_gets(
     (sheet,) = sheets
     percents = [100 * float(row.max()) for row in mixed_shares]
     names = ["one" if row[0] > 0.5 else "two" for row in mixed_shares]
-    for caption, name, percent in zip(sheet.captions, names, percents, strict=True):
+    for (caption,), name, percent in zip(sheet.captions, names, percents, strict=True):
         assert caption.startswith(name if percent == 100 else f"{name} {percent:.0f} %")
     x, y = sheet.grid.place(2)
     middle = np.asarray(sheet.image)[y + 122 - 14, x + 120 - 14]  # of the pixel in row 3, column 3
@@ -200,13 +203,13 @@ def test_the_page_of_other_tasks(task: str, tmp_path: Path) -> None:
     trained = run(task, MAKE[task](tmp_path / "data"), tmp_path / "run")
     page = Page(tmp_path / "run" / "index.html")
     figure = {"detection": "precision.png", "segmentation": "confusion.png"}[task]
-    assert {"curves.png", figure, "pictures/answers.jpg"} <= page.addresses()
+    assert {"curves.png", figure, "answers.jpg"} <= page.addresses()
     assert all((tmp_path / "run" / address).is_file() for address in page.addresses())
-    assert "pictures/batch-2.jpg" in page.addresses()
+    assert "batch-2.jpg" in page.addresses()
     table: Mapping[str, Any]
     for table in trained.task.class_table(trained.evaluation):
         assert table["class"] in page.text
-    assert len(Sheet.load(tmp_path / "run" / "pictures" / "answers.jpg").captions) == len(
+    assert len(Sheet.load(tmp_path / "run" / "answers.jpg").captions) == len(
         trained.evaluation.answers
     )
 
@@ -214,29 +217,28 @@ def test_the_page_of_other_tasks(task: str, tmp_path: Path) -> None:
 def test_a_resumed_run_has_the_same_pictures(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Stopped within its first batches, and stopped after them."""
-    from mobilenetv2.training.epochs import Stopped
-
+    """Stopped within its first batches, of which it has drawn two."""
     data = make_images(tmp_path / "data", {"dark": 20, "light": 20})
     fit(data, tmp_path / "whole", QUICK, TINY, machine=MACHINE)
+    batch, part = Pictures.batch, tmp_path / "part"
 
     def stopping(self: Pictures, number: int, *rest: Any) -> None:
         batch(self, number, *rest)
-        if number == at:
-            os.kill(os.getpid(), 15)
+        if number == 1:
+            os.kill(os.getpid(), signal.SIGTERM)
 
-    batch = Pictures.batch
-    for at in (1, 6):
-        monkeypatch.setattr(Pictures, "batch", stopping)
+    with monkeypatch.context() as patch:
+        patch.setattr(Pictures, "batch", stopping)
         with pytest.raises(Stopped):
-            fit(data, tmp_path / f"part{at}", QUICK, TINY, machine=MACHINE)
-        monkeypatch.setattr(Pictures, "batch", batch)
-        unfinished = Page(tmp_path / f"part{at}" / "index.html")
-        assert "The run goes on, or was stopped" in unfinished.text
-        fit(data, tmp_path / f"part{at}", machine=MACHINE, resume=True)
-        for path in (tmp_path / "whole").rglob("*.jpg"):
-            other = tmp_path / f"part{at}" / path.relative_to(tmp_path / "whole")
-            assert other.read_bytes() == path.read_bytes(), path.name
+            fit(data, part, QUICK, TINY, machine=MACHINE)
+    unfinished = Page(part / "index.html")
+    assert "The run goes on, or was stopped" in unfinished.text
+    assert unfinished.addresses() == {"batch-1.jpg", "batch-2.jpg", "recipe.json"}
+    fit(data, part, machine=MACHINE, resume=True)
+    names = {path.name for path in (tmp_path / "whole").glob("*.jpg")}
+    assert names == {"batch-1.jpg", "batch-2.jpg", "batch-3.jpg", "answers.jpg"}
+    for name in names:
+        assert (part / name).read_bytes() == (tmp_path / "whole" / name).read_bytes(), name
 
 
 def test_nothing_to_draw_stops_a_run(
@@ -245,7 +247,7 @@ def test_nothing_to_draw_stops_a_run(
     data = make_images(tmp_path / "data", {"dark": 20, "light": 20})
     out = tmp_path / "run"
     out.mkdir()
-    (out / "pictures").write_text("in the way")
+    (out / "batch-1.jpg").mkdir()  # in the way
 
     def failing(*_: Any) -> None:
         raise MemoryError
@@ -255,11 +257,12 @@ def test_nothing_to_draw_stops_a_run(
     assert trained.epochs == 1
     warnings = [r.getMessage() for r in caplog.records if "is left out" in r.getMessage()]
     assert f"{out / 'curves.png'} is left out: MemoryError" in warnings
-    assert any(
-        line.startswith(f"{out / 'pictures' / 'batch-1.jpg'} is left out: ") for line in warnings
-    )
+    assert any(line.startswith(f"{out / 'batch-1.jpg'} is left out: ") for line in warnings)
     page = Page(out / "index.html")
-    assert page.addresses() == {"confusion.png", "model.safetensors", "recipe.json", "log.csv"}
+    assert page.addresses() == {
+        *("confusion.png", "model.safetensors", "recipe.json", "log.csv"),
+        *("batch-2.jpg", "batch-3.jpg", "answers.jpg"),
+    }
 
 
 def test_another_page_is_not_overwritten(tmp_path: Path) -> None:
@@ -269,11 +272,11 @@ def test_another_page_is_not_overwritten(tmp_path: Path) -> None:
 
 
 def test_a_sheet_comes_back_as_it_was(tmp_path: Path) -> None:
-    tiles = [(Image.new("RGB", (236, 100)), f"{'é' * 300}\n\udcff <{i}>") for i in range(6)]
+    tiles = [(Image.new("RGB", (236, 100)), (f"{'é' * 300}\n", f"\udcff <{i}>")) for i in range(6)]
     sheet = sheet_of(tiles)
     assert sheet.grid == Grid(4, 240, 104, 38)
     assert sheet.image.size == (960, 2 * 142)
-    sheet.save(tmp_path / "pictures" / "sheet.jpg")
-    again = Sheet.load(tmp_path / "pictures" / "sheet.jpg")
+    sheet.save(tmp_path / "sheet.jpg")
+    again = Sheet.load(tmp_path / "sheet.jpg")
     assert again.grid == sheet.grid
-    assert [caption[:200] for caption in sheet.captions] == again.captions
+    assert again.captions == [["é" * 100, f"\udcff <{i}>"] for i in range(6)]

@@ -8,6 +8,7 @@ import gzip
 import http.client
 import io
 import json
+import logging
 import re
 import signal
 import socket
@@ -349,6 +350,21 @@ def test_slow_and_cut_connections_are_answered_while_good_ones_go_on(
         answer = answers[name].result()
         assert answer.startswith(f"HTTP/1.1 {status} ".encode()), (name, answer)
         assert message.encode() in answer, (name, answer)
+
+
+def test_the_logging_of_the_process_stays(
+    models: dict[str, Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from mobilenetv2.serving import server
+    from mobilenetv2.serving.limits import Limits
+    from mobilenetv2.serving.tasks import load_task
+
+    monkeypatch.setattr(server._Server, "run", lambda self, sockets: None)
+    loggers = [logging.getLogger(name) for name in ("", "uvicorn", "uvicorn.error")]
+    before = [list(logger.handlers) for logger in loggers]
+    task = load_task(str(models["classification"]), 10**6)
+    server.serve(task, "mine", "127.0.0.1", 0, Limits(), print)
+    assert [list(logger.handlers) for logger in loggers] == before
 
 
 def test_a_full_queue_is_said_and_waiting_has_an_end() -> None:

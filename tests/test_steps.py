@@ -184,7 +184,11 @@ BROKEN_INT8: dict[str, tuple[_native.StepKind, Callable[[_native.Step], None], s
     "no labels": (LABELS, lambda step: setattr(step, "label_bytes", 3), "1 or 2 bytes"),
     "too few labels": (LABELS, lambda step: setattr(step, "in_channels", 300), "outside|bytes"),
     "labels inside": (LABELS, lambda step: setattr(step, "output", 0), "an output|outside"),
-    "floats as bytes": (LABELS, lambda step: setattr(step, "reads_floats", False), "no input of"),
+    "floats as bytes": (
+        LABELS,
+        lambda step: setattr(step, "reads_floats", False),
+        "no stored input",
+    ),
     "bytes as floats": (
         RESIZE,
         lambda step: setattr(step, "reads_floats", True),

@@ -24,7 +24,7 @@ from mobilenetv2.cli import run
 from mobilenetv2.cli.train import _processes
 from mobilenetv2.errors import UserError
 from mobilenetv2.heads import Classifier
-from mobilenetv2.training import RECIPES, processes
+from mobilenetv2.training import RECIPES, Recipe, processes
 from mobilenetv2.training.run_folder import RunFolder
 
 from .conftest import random_checkpoint
@@ -128,6 +128,10 @@ def test_a_described_network(data: Path, tmp_path: Path, capsys) -> None:
         (["--weights", "cifar10", "--architecture", "cifar10"], "give one of weights"),
         (["--freeze"], "--freeze needs --weights"),
         (["--weights", "cifar10", "--freeze", "--epochs", "3"], "has no --epochs"),
+        (["--weights", "cifar10", "--freeze", "--minutes", "3"], "has no --minutes"),
+        (["--epochs", "3", "--minutes", "3"], "epochs=3 and minutes=3 contradict each other"),
+        (["--recipe", "smal"], "'smal' is neither one of 'paper', 'modern', 'small'"),
+        (["--recipe", "my.json"], "my.json: cannot be read"),
         (["--weights", "cifar10", "--small-images"], "small_images is for new networks"),
         (["--weights", "nobody"], "nobody"),
         (["--recipe", "finetune"], "needs weights"),
@@ -153,6 +157,33 @@ def test_a_described_network(data: Path, tmp_path: Path, capsys) -> None:
 )
 def test_refusals(data: Path, tmp_path: Path, capsys, options: list[str], message: str) -> None:
     assert run(["train", str(data), "-o", str(tmp_path / "run"), *options]) == 2
+    assert message in capsys.readouterr().err
+
+
+def test_the_recipe_that_is_shown_is_one_to_run(data: Path, tmp_path: Path, capsys) -> None:
+    own = ["--recipe", "small", "--minutes", "0.5", "--set", "augmentation.policy=none"]
+    assert run(["train", str(data), *own, "--show"]) == 0
+    shown, origins = capsys.readouterr()
+    expected = RECIPES["small"].changed({"minutes": 0.5, "augmentation.policy": "none"})
+    assert Recipe.from_json(shown) == expected
+    assert json.loads(shown).keys() == expected.to_dict().keys()
+    assert origins == "augmentation.policy: --set\nminutes: --minutes\n"
+    (tmp_path / "mine.json").write_text(shown)
+    command = ["train", str(data), "-o", str(tmp_path / "run"), *HERE]
+    command += ["--recipe", str(tmp_path / "mine.json"), "--batch", "8", "--epochs", "1"]
+    assert run([*command, "--resolution", "16", "--width", "0.35"]) == 0
+    settings = RunFolder(tmp_path / "run").read_settings()
+    assert settings.recipe == expected.changed({"batch": 8, "epochs": 1})
+    assert settings.architecture.stages == expected.architecture.stages
+    assert run([*command, "--resume"]) == 0
+    capsys.readouterr()
+    assert run([*command[:4], "--resume", "--show"]) == 0
+    assert Recipe.from_json(capsys.readouterr().out) == settings.recipe
+    assert run([*command, "--batch", "9", "--resume"]) == 2
+    assert "the run to resume had batch 8, not 9" in capsys.readouterr().err
+    (tmp_path / "mine.json").write_text(shown.replace("muon_lr", "muon_speed"))
+    assert run([*command, "--show"]) == 2
+    message = "mine.json: the recipe has unknown fields: muon_speed"
     assert message in capsys.readouterr().err
 
 

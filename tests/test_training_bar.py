@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import io
+import logging
 import os
 import re
 import subprocess
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
 
+from mobilenetv2.cli import run
 from mobilenetv2.cli.training_bar import Pace, TrainingBar, training_bar
 from mobilenetv2.training.watch import Step
 
@@ -20,10 +23,7 @@ from .test_fit import make_images
 if sys.platform == "win32":
     pytest.skip("no pseudo-terminals", allow_module_level=True)
 
-import fcntl
 import pty
-import struct
-import termios
 
 QUICK = (
     *("--small-images", "--resolution", "16", "--width", "0.35", "--batch", "8", "--lr", "0.05"),
@@ -37,42 +37,25 @@ def data(tmp_path: Path) -> Path:
     return make_images(tmp_path / "data", {"dark": 20, "light": 20})
 
 
-def on_terminal(
-    arguments: Sequence[str], stop_at: bytes = b"", columns: int = 80, **variables: str
-) -> tuple[int, str]:
-    """Runs the command; the exit code, and what came to the terminal.
+def read_all(descriptor: int, seen: Callable[[bytes], object] = lambda content: None) -> str:
+    """All that comes to a terminal until nobody has its other side open.
 
     Args:
-        arguments: Of `mobilenetv2`.
-        stop_at: Ctrl-C is pressed as soon as this is seen.
-        columns: Width of the terminal.
-        variables: Of the environment.
+        descriptor: Of the terminal's own side.
+        seen: Called with all that came so far.
     """
-    main, other = pty.openpty()
-    fcntl.ioctl(other, termios.TIOCSWINSZ, struct.pack("HHHH", 24, columns, 0, 0))
-    inherited = {name: os.environ[name] for name in os.environ if name not in ("CI", "COLUMNS")}
-    command = [sys.executable, "-c", CONTROLLED, *arguments]
-    with subprocess.Popen(
-        command,
-        **dict.fromkeys(("stdin", "stdout", "stderr"), other),  # type: ignore[call-overload]
-        env={**inherited, "TERM": "xterm", "OMP_NUM_THREADS": "1", **variables},
-        start_new_session=True,
-    ) as process:
-        os.close(other)
-        content = b""
-        while True:
-            try:
-                part = os.read(main, 1 << 16)
-            except OSError:  # the process has ended
-                break
-            if not part:
-                break
-            content += part
-            if stop_at and stop_at in content:
-                os.write(main, b"\x03")
-                stop_at = b""
-    os.close(main)
-    return process.returncode, content.decode()
+    content = b""
+    while True:
+        try:
+            part = os.read(descriptor, 1 << 16)
+        except OSError:  # nobody has
+            break
+        if not part:
+            break
+        content += part
+        seen(content)
+    os.close(descriptor)
+    return content.decode()
 
 
 # The terminal sends Ctrl-C to the processes that it controls.
@@ -118,29 +101,59 @@ def frames(text: str) -> str:
     return CONTROL.sub("", text)
 
 
-def test_a_run_on_a_terminal(data: Path, tmp_path: Path) -> None:
+def test_a_run_on_a_terminal(data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     arguments = ["train", str(data), "-o", str(tmp_path / "run"), *QUICK, "--epochs", "2"]
-    code, text = on_terminal(arguments)
+    monkeypatch.delenv("CI", raising=False)
+    monkeypatch.setenv("TERM", "xterm")
+    monkeypatch.setenv("COLUMNS", "80")
+    main, other = pty.openpty()
+    with ThreadPoolExecutor(1) as thread:
+        reading = thread.submit(read_all, main)
+        with open(other, "w") as terminal:
+            monkeypatch.setattr(sys, "stdout", terminal)
+            monkeypatch.setattr(sys, "stderr", terminal)
+            code = run(arguments)
+        text = reading.result()
     assert code == 0, text
-    shown = frames(text)
     assert re.search(
-        r"epoch 2 of 2 \S+ +5/5  0:00 left\s+loss \d\.\d{4}  rate \S+  [\d,.]+ images/s  run 100 %",
-        shown,
+        r"epoch 2 of 2 \S+ +5/5  0:00 left\s+"
+        r"loss \d\.\d{4}  rate \S+  [\d,.]+ images/s  run 100 %",
+        frames(text),
     )
-    assert re.search(r"validation after epoch 2 of 2 \S+ +1/1 ", shown)
+    assert re.search(r"validation after epoch 2 of 2 \S+ +1/1 ", frames(text))
     lines = screen(text)
     assert not any("images/s" in line or " left" in line for line in lines)
     epochs = [line.split("  ")[0] for line in lines if line.startswith("epoch ")]
     assert epochs == ["epoch 1/2", "epoch 2/2"]
-    # what is printed at the end is where it belongs: below the log
-    assert lines.index(next(x for x in lines if "best epoch" in x or "best_epoch" in x)) > 4
+    # what is printed at the end stands below the log
+    starts = [line.split()[0] for line in lines if line.strip()]
+    assert starts.index("best_epoch") > len(starts) - 1 - starts[::-1].index("epoch")
     assert "\x1b[?25h" in text.rsplit("\x1b[?25l", 1)[1]
 
 
 def test_ctrl_c_leaves_a_clean_terminal(data: Path, tmp_path: Path) -> None:
     arguments = ["train", str(data), "-o", str(tmp_path / "run"), *QUICK, "--epochs", "500"]
-    code, text = on_terminal(arguments, stop_at=b"epoch 2 of 500")
-    assert code == 130, text
+    variables = {name: value for name, value in os.environ.items() if name != "CI"}
+    main, other = pty.openpty()
+    pressed = False
+
+    def press(content: bytes) -> None:
+        nonlocal pressed
+        if b"epoch 2 of 500" in content and not pressed:
+            pressed = True
+            os.write(main, b"\x03")
+
+    with subprocess.Popen(
+        [sys.executable, "-c", CONTROLLED, *arguments],
+        stdin=other,
+        stdout=other,
+        stderr=other,
+        env={**variables, "TERM": "xterm", "COLUMNS": "80", "OMP_NUM_THREADS": "1"},
+        start_new_session=True,
+    ) as process:
+        os.close(other)
+        text = read_all(main, press)
+    assert process.returncode == 130, text
     assert "Traceback" not in text
     lines = screen(text)
     assert not any("images/s" in line or " left" in line for line in lines)
@@ -171,6 +184,32 @@ def test_lines_where_nobody_watches(
     monkeypatch.setenv("FORCE_COLOR", "1")  # by which Rich takes a file for a terminal
     with training_bar(True) as (watch, _):
         assert watch is None
+
+
+def test_a_terminal_that_is_gone_stops_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Terminal(io.StringIO):
+        gone = False
+
+        def isatty(self) -> bool:
+            return True
+
+        def write(self, text: str) -> int:
+            if self.gone:
+                raise OSError(5, "Input/output error")
+            return super().write(text)
+
+    terminal = Terminal()
+    monkeypatch.setattr(sys, "stderr", terminal)
+    monkeypatch.delenv("CI", raising=False)
+    monkeypatch.setenv("TERM", "xterm")
+    with training_bar(True) as (watch, handler):
+        assert watch is not None
+        watch(Step(False, 1, 1, 1, 3, 8, 0.5, 0.1))
+        assert "epoch 1 of 1" in terminal.getvalue()
+        terminal.gone = True
+        for step in (2, 3):
+            watch(Step(False, 1, 1, step, 3, 8, 0.5, 0.1))
+        handler.emit(logging.makeLogRecord({"msg": "epoch 1/1"}))
 
 
 def test_pace_is_that_of_the_last_batches() -> None:

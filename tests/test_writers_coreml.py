@@ -15,11 +15,12 @@ from mobilenetv2.checkpoint import Checkpoint
 from mobilenetv2.heads import Classifier
 from mobilenetv2.images import Preprocessing
 from mobilenetv2.runtime import Engine
+from mobilenetv2.verification.float16 import as_float16
 from mobilenetv2.writers import WriteOptions, WriterError, coreml
 
 from .conftest import random_checkpoint
 from .int8 import random_int8
-from .test_writers_ncnn import HEADS, as_float16, assert_close, model, raw_results
+from .test_writers_ncnn import HEADS, assert_close, model, raw_results
 
 pytest.importorskip("coremltools")
 
@@ -125,7 +126,7 @@ def test_a_segmenters_mask(classes: int, tmp_path: Path, pixels: Any) -> None:
 def test_float16_holds_the_rounded_weights(tmp_path: Path, pixels: Any) -> None:
     checkpoint, images = shallow("classifier"), pixels(1, 32, 32, 3)
     results = written(checkpoint, tmp_path / "m.mlpackage", images, float16=True)
-    assert_close(results, raw_results(as_float16(checkpoint, biases=True), images))
+    assert_close(results, raw_results(as_float16(checkpoint, "constants"), images))
 
 
 def test_a_batch(tmp_path: Path, pixels: Any) -> None:

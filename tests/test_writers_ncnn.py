@@ -14,11 +14,10 @@ import pytest
 from mobilenetv2 import boxes, formats
 from mobilenetv2.architecture import Architecture
 from mobilenetv2.checkpoint import Checkpoint
-from mobilenetv2.folding import fold, unfolded
-from mobilenetv2.graph import layers
 from mobilenetv2.heads import SSD, Classifier, DeepLab, Features, Head, SSDHead, SSDLite
 from mobilenetv2.images import IMAGENET_MEAN, IMAGENET_STD, Preprocessing
 from mobilenetv2.runtime import Engine
+from mobilenetv2.verification.float16 import as_float16
 from mobilenetv2.writers import WriteOptions, WriterError, ncnn
 
 from .conftest import REPOSITORY, random_checkpoint
@@ -51,17 +50,6 @@ def raw_results(checkpoint: Checkpoint, pixels: np.ndarray) -> dict[str, Any]:
         return {"codes": codes, "scores": boxes.probabilities(head, scores)}
     names = {"classification": "logits", "features": "features", "segmentation": "scores"}
     return {names[head.task]: answer}
-
-
-def as_float16(checkpoint: Checkpoint, *, biases: bool = False) -> Checkpoint:
-    """The checkpoint with folded kernels as float16 holds them, and with `biases` those too."""
-    arrays: dict[str, Any] = {}
-    for layer in layers(checkpoint.architecture):
-        if layer.weight:
-            kernel, bias = fold(checkpoint, layer)
-            bias = bias.astype(np.float16 if biases else np.float32)
-            arrays |= unfolded(layer, kernel.astype(np.float32).astype(np.float16), bias)
-    return replace(checkpoint, arrays=arrays)
 
 
 def written(
@@ -111,7 +99,7 @@ def test_final_results_of_a_classifier_are_probabilities(tmp_path: Path, pixels:
 def test_kernels_as_float16(head: str, tmp_path: Path, pixels: Any) -> None:
     checkpoint, images = model(HEADS[head]), pixels(1, 64, 64, 3)
     results = written(checkpoint, tmp_path / "half.param", images, float16=True)
-    assert_close(results, raw_results(as_float16(checkpoint), images))
+    assert_close(results, raw_results(as_float16(checkpoint, "kernels"), images))
     ncnn.write(checkpoint, tmp_path / "whole.param", WriteOptions())
     sizes = [(tmp_path / f"{name}.bin").stat().st_size for name in ("half", "whole")]
     assert sizes[0] < 0.6 * sizes[1]

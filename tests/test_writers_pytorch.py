@@ -14,6 +14,7 @@ import numpy as np
 import pytest
 import torch
 
+from mobilenetv2 import formats
 from mobilenetv2.architecture import MOBILENET_V2, V1, Architecture, Stage
 from mobilenetv2.checkpoint import Checkpoint
 from mobilenetv2.graph import layers
@@ -21,7 +22,8 @@ from mobilenetv2.heads import Classifier, DeepLab, Features, SSDLite
 from mobilenetv2.images import Preprocessing
 from mobilenetv2.runtime import Engine
 from mobilenetv2.verification import weights
-from mobilenetv2.writers import WriteOptions, WriterError, timm, torchvision
+from mobilenetv2.verification.float16 import as_float16
+from mobilenetv2.writers import FORMATS, WriteOptions, WriterError, timm, torchvision, writer
 
 from .conftest import random_checkpoint
 from .int8 import random_int8
@@ -87,9 +89,51 @@ def test_kernels_as_float16(target: str, tmp_path: Path, pixels: Any) -> None:
         for layer in layers(checkpoint.architecture)
         if layer.weight
     }
+    stored = as_float16(checkpoint, "arrays")
+    assert all((stored.arrays[name] == kernel).all() for name, kernel in rounded.items())
     expected = Engine(replace(checkpoint, arrays={**checkpoint.arrays, **rounded}))(images)
-    answer = written(checkpoint, target, tmp_path, images, float16=True)
+    module, suffix = WRITERS[target]
+    path, chosen = tmp_path / f"model{suffix}", WriteOptions(float16=True)
+    module.write(checkpoint, path, chosen)
+    (answer,) = weights.run(path, images, stored, chosen).values()
+    with pytest.raises(WriterError, match="are others than the model's"):
+        weights.run(path, images, checkpoint, chosen)
     assert np.abs(answer - expected).max() <= 1e-4 * max(1, np.abs(expected).max())
+
+
+@pytest.mark.parametrize(
+    ("target", "name", "padding"),
+    [
+        ("torchvision", "m.pth", "symmetric"),
+        ("timm", "m.safetensors", "same"),
+        ("keras", "m.h5", "same"),
+        ("keras", "m.weights.h5", "same"),
+    ],
+)
+def test_a_file_read_again_keeps_labels_and_preprocessing(
+    target: str, name: str, padding: str, tmp_path: Path
+) -> None:
+    pytest.importorskip({"keras": "h5py"}.get(target, "torch"))
+    checkpoint = small(resolution=(64, 96), padding=padding, bn_epsilon=1e-3)
+    labels = tuple(f"l{i}\udce9" for i in range(checkpoint.architecture.classes))
+    preprocessing = Preprocessing(size=(64, 96), resize="stretch", mean=(0.1,) * 3, std=(0.2,) * 3)
+    checkpoint = replace(checkpoint, labels=labels, preprocessing=preprocessing)
+    path = tmp_path / name
+    writer(FORMATS[target])(checkpoint, path, WriteOptions())
+    read = formats.read(path)
+    assert (read.labels, read.preprocessing, read.notes) == (labels, preprocessing, ())
+    assert read.architecture.resolution == (64, 96)
+    assert read.architecture.padding == padding
+    if target == "timm":  # its folders call them so
+        path = path.rename(tmp_path / "model.safetensors")
+        beside = (tmp_path / "m.json").rename(tmp_path / "config.json")
+        assert formats.read(path).labels == labels
+    else:
+        beside = path.with_suffix(".json")
+    beside.write_text(beside.read_text(errors="replace").replace('"l0', '"more", "l0'))
+    other = formats.read(path)
+    assert f"{beside}: of another model, so that it is not read" in other.notes
+    assert other.labels != labels
 
 
 def test_torchvisions_names(tmp_path: Path) -> None:

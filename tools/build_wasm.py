@@ -33,7 +33,7 @@ SHARED = ("-DMNV2_WEB_WORKERS", "-mcpu=generic+atomics+bulk_memory")
 # the memory that program.js makes
 SHARED_LINK = (
     "-Wl,--shared-memory", "-Wl,--import-memory", "-Wl,--initial-memory=4194304", "-Wl,--max-memory=1073741824",
-    "-Wl,--export=mnv2_work", "-Wl,--export=__stack_pointer",
+    "-Wl,--export=mnv2_work", "-Wl,--export=mnv2_may_sleep", "-Wl,--export=__stack_pointer",
 )  # fmt: skip
 EXPORTED = (
     "malloc", "free", "mnv2_open", "mnv2_input", "mnv2_run", "mnv2_output", "mnv2_info", "mnv2_close", "mnv2_error",

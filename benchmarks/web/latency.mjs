@@ -1,7 +1,8 @@
-// Milliseconds per image in WebAssembly: ours, LiteRT.js and onnxruntime-web on the files of make.py, in turns, one
-// thread.
+// Milliseconds per image in WebAssembly: ours, LiteRT.js, onnxruntime-web and tfjs (float32) on the files of make.py, in
+// turns, one thread.
 //
-//     npm install --ignore-scripts --prefix PACKAGES @litertjs/core onnxruntime-web
+//     npm install --ignore-scripts --prefix PACKAGES @litertjs/core onnxruntime-web \
+//         @tensorflow/tfjs-core @tensorflow/tfjs-backend-wasm
 //     python benchmarks/web/make.py FOLDER
 //     node benchmarks/web/latency.mjs FOLDER PACKAGES [--rounds 15] [--calls 5]
 //
@@ -31,7 +32,7 @@ const expected = JSON.parse(readFileSync(resolve(folder, "logits.json"), "utf8")
 const version = (name) => JSON.parse(readFileSync(resolve(packages, name, "package.json"), "utf8")).version;
 
 async function ours(numbers, relaxed) {
-  const model = await load(read(`${numbers}.mnv2`), { relaxed });
+  const model = await load(read(`${numbers}.mnv2`), { relaxed, threads: 1 });
   return { name: `ours, ${model.instructions}`, call: async () => Object.values(model.run(pixels))[0] };
 }
 
@@ -81,6 +82,38 @@ async function onnx(numbers) {
   return { name: `onnxruntime-web ${version("onnxruntime-web")}`, call };
 }
 
+// The fused operators that its converter makes of such a graph.
+async function tfjs() {
+  const from = createRequire(resolve(packages, "x.js"));
+  const tf = from("@tensorflow/tfjs-core"), wasm = from("@tensorflow/tfjs-backend-wasm");
+  wasm.setWasmPaths(`${resolve(packages, "@tensorflow/tfjs-backend-wasm/dist")}/`);
+  tf.env().set("WASM_HAS_MULTITHREAD_SUPPORT", false);
+  await tf.setBackend("wasm");
+  const numbers = new Float32Array(read("tfjs.bin").buffer.slice(0));
+  const tensor = ({ shape, begin }) => tf.tensor(numbers.slice(begin, begin + shape.reduce((a, b) => a * b, 1)), shape);
+  const steps = JSON.parse(readFileSync(resolve(folder, "tfjs.json"), "utf8"));
+  for (const step of steps) if (step.kernel) Object.assign(step, { filter: tensor(step.kernel), bias: tensor(step.bias) });
+  const run = ({ kind, filter, bias, stride: strides, relu6 }, x, other) => {
+    const activation = relu6 ? "relu6" : "linear";
+    if (kind === "conv") return tf.fused.conv2d({ x, filter, strides, pad: "same", bias, activation });
+    if (kind === "depthwise") return tf.fused.depthwiseConv2d({ x, filter, strides, pad: "same", bias, activation });
+    if (kind === "add") return tf.add(x, other);
+    if (kind === "pool") return tf.mean(x, [1, 2]);
+    return tf.fused.matMul({ a: tf.reshape(x, [1, -1]), b: filter, bias, activation: "linear" });
+  };
+  const call = async () => {
+    const logits = tf.tidy(() => {
+      const made = { image: tf.tensor(values, [1, 224, 224, 3]) };
+      for (const step of steps) made[step.name] = run(step, ...step.sources.map((source) => made[source]));
+      return made[steps.at(-1).name];
+    });
+    const numbers = logits.dataSync().slice();
+    logits.dispose();
+    return numbers;
+  };
+  return { name: `tfjs-backend-wasm ${version("@tensorflow/tfjs-backend-wasm")}`, call };
+}
+
 const median = (list) => [...list].sort((a, b) => a - b)[list.length >> 1];
 const percentile = (list, share) => [...list].sort((a, b) => a - b)[Math.round(share * (list.length - 1))];
 const best = (list) => list.indexOf(Math.max(...list));
@@ -92,6 +125,7 @@ for (const numbers of ["float32", "int8"]) {
   const relaxed = await ours(numbers, true);
   if (relaxed.name !== runtimes[0].name) runtimes.unshift(relaxed);
   runtimes.push(await liteRT(numbers), await onnx(numbers));
+  if (numbers === "float32") runtimes.push(await tfjs());
   for (const { name, call } of runtimes) {
     const logits = [...(await call())];
     const worst = Math.max(...logits.map((value, i) => Math.abs(value - expected[numbers][i])));

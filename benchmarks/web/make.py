@@ -1,5 +1,6 @@
 """Writes the network of 1.0 / 224 with random weights for latency.mjs: float32 and int8, in the formats
-of our runtime, LiteRT.js and onnxruntime-web, with the pixels of one image and our engine's logits.
+of our runtime, LiteRT.js and onnxruntime-web, and in float32 as layers and weights for tfjs; with the
+pixels of one image and our engine's logits.
 
     pip install '.[benchmark,export]'
     python benchmarks/web/make.py FOLDER
@@ -15,11 +16,39 @@ import numpy as np
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
+from peer_arrays import folded
 from peer_files import random_checkpoint
 
+from mobilenetv2.checkpoint import Checkpoint
 from mobilenetv2.exporting import export
+from mobilenetv2.graph import layers
 from mobilenetv2.runtime import Engine
 from mobilenetv2.runtime.quantize import to_int8
+
+
+def write_tfjs(checkpoint: Checkpoint, folder: Path) -> None:
+    """Writes the layers that latency.mjs calls in tfjs, with their weights as tfjs has them."""
+    steps, arrays, length = [], [], 0
+    for layer in layers(checkpoint.architecture):
+        step = {"kind": layer.kind, "name": layer.name, "sources": layer.sources}
+        if layer.weight:
+            kernel, bias = folded(checkpoint, layer)
+            if kernel.ndim == 4:  # (out, in, height, width)
+                kernel = (
+                    kernel.transpose(2, 3, 0, 1)
+                    if layer.kind == "depthwise"
+                    else kernel.transpose(2, 3, 1, 0)
+                )
+            else:
+                kernel = kernel.T
+            step |= {"stride": layer.stride, "relu6": layer.activation == "relu6"}
+            for name, array in (("kernel", kernel), ("bias", bias)):
+                step[name] = {"shape": array.shape, "begin": length}
+                arrays.append(np.ascontiguousarray(array, "<f4"))
+                length += array.size
+        steps.append(step)
+    (folder / "tfjs.json").write_text(json.dumps(steps))
+    (folder / "tfjs.bin").write_bytes(b"".join(array.tobytes() for array in arrays))
 
 
 def main(folder: Path) -> None:
@@ -36,6 +65,7 @@ def main(folder: Path) -> None:
         for format_ in ("mnv2", "tflite", "onnx"):
             # pixels go into all int8 files, normalised values into the others' float32 files
             export(checkpoint, folder / f"{numbers}.{format_}", images=pixels[:1])
+    write_tfjs(floats, folder)
     (folder / "image.rgb").write_bytes(pixels[0].tobytes())
     values = floats.preprocessing.normalize(pixels[0]).astype("<f4")
     (folder / "image.f32").write_bytes(values.tobytes())

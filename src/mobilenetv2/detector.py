@@ -58,9 +58,13 @@ class Detector(Model):
     """
 
     def __init__(
-        self, checkpoint: AnyCheckpoint, threads: int | None = None, isa: str | None = None
+        self,
+        checkpoint: AnyCheckpoint,
+        threads: int | None = None,
+        isa: str | None = None,
+        precision: str | None = None,
     ) -> None:
-        super().__init__(checkpoint, threads, isa)
+        super().__init__(checkpoint, threads, isa, precision)
         head = checkpoint.architecture.head
         if not isinstance(head, SSDHead):
             raise UserError(f"the model's head is {head}: it does not detect")

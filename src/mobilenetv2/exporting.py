@@ -6,7 +6,7 @@ import os
 import re
 import shutil
 import tempfile
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from importlib import import_module
 from pathlib import Path
@@ -18,11 +18,13 @@ from numpy.typing import NDArray
 from .arguments import check_kind, check_path
 from .checkpoint import Checkpoint
 from .errors import ModelFileError, missing_modules
+from .files import staging_folder
 from .images import Preprocessing
 from .int8 import AnyCheckpoint, Int8Checkpoint
 from .locks import folder_lock
 from .model import Model
 from .verification.compare import Difference, differences, expected_results
+from .verification.float16 import as_float16
 from .writers import FORMATS, Format, WriteOptions, WriterError, format_of, writer
 from .writers.options import DETECTION_OPTIONS
 
@@ -99,11 +101,7 @@ def export(
     chosen = chosen_options(checkpoint, format_, options)
     check_target(target, format_)
     write = writer(format_)
-    try:
-        folder = Path(tempfile.mkdtemp(prefix=f".{target.name[:40]}.", dir=target.parent))
-    except OSError as error:
-        raise ModelFileError(f"{target}: cannot be written: {error.strerror}") from None
-    try:
+    with staging_folder(target) as folder:
         written = write(checkpoint, folder / target.name, chosen)
         runtime, unchecked, count = "", "not asked for", 0
         compared: tuple[Difference, ...] = ()
@@ -117,10 +115,6 @@ def export(
         with folder_lock(target.parent):  # files of one name that belong together stay together
             check_target(target, format_)
             moved = _placed(written, target.parent)
-    except OSError as error:
-        raise ModelFileError(f"{target}: cannot be written: {error.strerror or error}") from None
-    finally:
-        shutil.rmtree(folder, ignore_errors=True)
     # named as the caller named them, unless through a link
     direct = os.path.abspath(path) == str(target)
     files = tuple(Path(path).parent / each.name if direct else each for each in moved)
@@ -139,6 +133,8 @@ def chosen_format(path: str | os.PathLike[str], to: str | None) -> Format:
         return FORMATS[to]
     format_ = format_of(Path(path))
     if format_ is None:
+        if format_of(Path(f"name{Path(path).name}")):
+            raise WriterError(f"{path}: a name is missing in front of the ending")
         endings = ", ".join(each.suffix for each in FORMATS.values() if each.suffix)
         raise WriterError(f"{path}: no format is known by its ending; endings are {endings}")
     return format_
@@ -265,15 +261,27 @@ def _compared(
     pixels: NDArray[np.uint8],
 ) -> tuple[Difference, ...]:
     run = import_module(f".verification.{format_.module}", __package__).run
-    rows: list[Difference] = []
+    if options.float16 and isinstance(checkpoint, Checkpoint):
+        checkpoint = as_float16(checkpoint, format_.float16)
     batches = [pixels]
     if options.dynamic_size:
         batches.append(_resized(checkpoint.preprocessing, ODD_SIZE, pixels))
-    for batch in batches:
-        expected = expected_results(checkpoint, options, batch)
-        results = run(written[0], batch, checkpoint, options)
-        rows += differences(checkpoint, options, expected, results)
-    return tuple(rows)
+
+    def rows(file: Path, options: WriteOptions) -> Iterator[Difference]:
+        for batch in batches:
+            expected = expected_results(checkpoint, options, batch)
+            results = run(file, batch, checkpoint, options)
+            yield from differences(checkpoint, options, expected, results)
+
+    compared = [*rows(written[0], options)]
+    none = any(each.agreement_percent is None for each in compared)
+    if compared[0].result == "boxes" and (none or isinstance(checkpoint, Int8Checkpoint)):
+        # which boxes are left says little then: what they are selected from must be the same
+        folder = written[0].parent / "raw"
+        folder.mkdir()
+        raw = replace(options, results="raw", task_metadata=False)
+        compared += rows(writer(format_)(checkpoint, folder / written[0].name, raw)[0], raw)
+    return tuple(compared)
 
 
 def _resized(

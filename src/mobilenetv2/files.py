@@ -6,8 +6,8 @@ import json
 import os
 import threading
 import zlib
-from collections.abc import Mapping
-from contextlib import AbstractContextManager, suppress
+from collections.abc import Iterator, Mapping
+from contextlib import AbstractContextManager, contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -233,6 +233,28 @@ def _write_and_rename(contents: Mapping[Path, bytes | memoryview]) -> None:
         for temporary, _ in staged:
             with suppress(OSError):  # renamed already, or never created
                 temporary.unlink()
+
+
+@contextmanager
+def staging_folder(target: Path) -> Iterator[Path]:
+    """A temporary folder beside a target, which is gone after the block.
+
+    Raises:
+        ModelFileError: The system refuses something in the block, or the folder.
+    """
+    # only to write: they take a part of a short command's time
+    import shutil
+    import tempfile
+
+    folder = None
+    try:
+        folder = Path(tempfile.mkdtemp(prefix=f".{target.name[:40]}.", dir=target.parent))
+        yield folder
+    except OSError as error:
+        raise ModelFileError(f"{target}: cannot be written: {error.strerror or error}") from None
+    finally:
+        if folder is not None:
+            shutil.rmtree(folder, ignore_errors=True)
 
 
 def checksum(header: Mapping[str, str], arrays: Mapping[str, NDArray[Any]]) -> str:

@@ -18,6 +18,7 @@ def load(
     *,
     int8: bool = True,
     weights_of: str | None = None,
+    precision: str | None = None,
 ) -> Any:
     """A model by file (any format that `formats.read` knows) or by a name of
     `mobilenetv2.models()`: a `Detector`, a `Segmenter`, or a `Model` for everything else.
@@ -30,6 +31,7 @@ def load(
         weights_of: Of a PyTorch file with several sets of weights: "ema" for averages over the
             training, "raw" for those that they are averages of, or a name in the file. Default: the
             averages, if there are any.
+        precision: As for `Model`: "bf16" runs float weights in bfloat16.
 
     Raises:
         ModelFileError: Neither a readable model file nor a known name.
@@ -43,7 +45,7 @@ def load(
         checkpoint = open_checkpoint(file, int8=int8, weights_of=weights_of)
     else:
         checkpoint = read_content(name, int8, weights_of)
-    return _kind(checkpoint.architecture.head.task)(checkpoint, threads, isa)
+    return _kind(checkpoint.architecture.head.task)(checkpoint, threads, isa, precision)
 
 
 def _kind(task: str) -> type[Model]:

@@ -44,21 +44,27 @@ class Model:
         checkpoint: The model; an `Int8Checkpoint` runs in int8.
         threads: Threads of the network; None: as many as the process may use processors.
         isa: As for `runtime.Engine`: "scalar", "avx2", "avx512"; None: the best of this machine.
+        precision: As for `runtime.Engine`: "float32" or "bf16", of float weights; None: "float32".
 
     Attributes:
         checkpoint: Everything that was in the file.
         engine: What runs it.
 
     Raises:
-        UserError: `threads` is out of range, or this machine lacks the instruction set.
+        UserError: `threads` is out of range, this machine lacks the instruction set or instructions
+            for the precision, or an int8 model is given a precision.
     """
 
     def __init__(
-        self, checkpoint: AnyCheckpoint, threads: int | None = None, isa: str | None = None
+        self,
+        checkpoint: AnyCheckpoint,
+        threads: int | None = None,
+        isa: str | None = None,
+        precision: str | None = None,
     ) -> None:
         self.checkpoint = checkpoint
-        self._arguments = checkpoint, threads, isa
-        self.engine = Engine(checkpoint, threads, isa)
+        self._arguments = checkpoint, threads, isa, precision
+        self.engine = Engine(checkpoint, threads, isa, precision)
 
     def __repr__(self) -> str:
         a, kind = self.checkpoint.architecture, type(self.checkpoint).__name__

@@ -1,8 +1,8 @@
-// Runs what make_web_litert.py wrote in LiteRT.js (WebAssembly), and compares the results with our
+// Runs what make_web.py wrote in LiteRT.js (WebAssembly), and compares the results with our
 // engine's.
 //
 //     npm install --ignore-scripts @litertjs/core
-//     python tests/peers/make_web_litert.py FOLDER [MODEL...]
+//     python tests/peers/make_web.py FOLDER [MODEL...]
 //     node tests/peers/web_litert.mjs FOLDER [PACKAGES]
 //
 // PACKAGES is the folder with node_modules; default: the working directory. Nothing is downloaded.
@@ -35,6 +35,7 @@ await loadLiteRt(`${resolve(packages, "wasm")}/`);
 
 const rows = [];
 for (const test of JSON.parse(readFileSync(`${folder}/cases.json`, "utf8"))) {
+  if (!test.logits) continue; // a segmenter
   const model = await loadAndCompile(readFileSync(`${folder}/${test.title}.tflite`), { accelerator: "wasm" });
   const pixels = Uint8Array.from(Buffer.from(test.pixels, "base64"));
   const [output] = await model.run([new Tensor(pixels, test.shape)]);

@@ -1,8 +1,8 @@
-// Runs what make_web_onnx.py wrote in onnxruntime-web (WebAssembly) and in transformers.js, and
+// Runs what make_web.py wrote in onnxruntime-web (WebAssembly) and in transformers.js, and
 // compares the results with our engine's.
 //
 //     npm install --ignore-scripts onnxruntime-web @huggingface/transformers
-//     python tests/peers/make_web_onnx.py FOLDER [MODEL...]
+//     python tests/peers/make_web.py FOLDER [MODEL...]
 //     node tests/peers/web_onnx.mjs FOLDER [PACKAGES]
 //
 // PACKAGES is the folder with node_modules; default: the working directory. Nothing is downloaded.

@@ -64,6 +64,7 @@ class Mapper:
         column: The column with the images; None: the first of `IMAGE_COLUMNS` that a batch has.
         prefix: In front of the names of the answer's columns, `error` included.
         max_pixels: As for `mobilenetv2.decode`.
+        precision: As for `mobilenetv2.load`.
         options: What else the class was made with, for copies.
     """
 
@@ -77,6 +78,7 @@ class Mapper:
         column: str | None,
         prefix: str,
         max_pixels: int | None,
+        precision: str | None,
         options: Mapping[str, Any],
     ) -> None:
         check_kind("column", column, str, type(None))
@@ -85,10 +87,16 @@ class Mapper:
             max_pixels = check_whole("max_pixels", max_pixels)
         if hasattr(model, "read"):
             model = model.read()
-        common = {"threads": threads, "column": column, "prefix": prefix, "max_pixels": max_pixels}
+        common = {
+            "threads": threads,
+            "column": column,
+            "prefix": prefix,
+            "max_pixels": max_pixels,
+            "precision": precision,
+        }
         self._arguments = {"model": model, **common, **options}
         self._column, self._prefix, self._max_pixels = column, prefix, max_pixels
-        self.model = load(model, threads)
+        self.model = load(model, threads, precision=precision)
         head = self.model.checkpoint.architecture.head
         if head.task not in self.tasks:
             name = model if isinstance(model, str | os.PathLike) else "the model"

@@ -34,6 +34,7 @@ class Classifier(Mapper):
             that a batch has.
         prefix: In front of the names of the answer's columns, `error` included.
         max_pixels: As for `mobilenetv2.decode`.
+        precision: As for `mobilenetv2.load`.
 
     Attributes:
         model: What runs.
@@ -56,9 +57,10 @@ class Classifier(Mapper):
         column: str | None = None,
         prefix: str = "",
         max_pixels: int | None = None,
+        precision: str | None = None,
     ) -> None:
         self._top = check_whole("top", top)
-        super().__init__(model, threads, column, prefix, max_pixels, {"top": top})
+        super().__init__(model, threads, column, prefix, max_pixels, precision, {"top": top})
         self._count = min(self._top, self.model.checkpoint.architecture.classes)
         if self._top > 1:
             self.types = {name: f"list<{kind}>" for name, kind in self.types.items()}
@@ -92,6 +94,7 @@ class Detector(Mapper):
         column: As for `Classifier`.
         prefix: As for `Classifier`.
         max_pixels: As for `Classifier`.
+        precision: As for `Classifier`.
 
     Raises:
         ModelFileError: As for `Classifier`.
@@ -119,6 +122,7 @@ class Detector(Mapper):
         column: str | None = None,
         prefix: str = "",
         max_pixels: int | None = None,
+        precision: str | None = None,
     ) -> None:
         self._selection: dict[str, Any] = {
             "threshold": threshold,
@@ -126,7 +130,7 @@ class Detector(Mapper):
             "limit": limit,
             "classes": classes,
         }
-        super().__init__(model, threads, column, prefix, max_pixels, self._selection)
+        super().__init__(model, threads, column, prefix, max_pixels, precision, self._selection)
         self.model.detect_files([], **self._selection)  # refuses values out of range
 
     def _results(self, rows: Iterable[Row]) -> Iterable[tuple[Row, Any]]:
@@ -159,6 +163,7 @@ class Segmenter(Mapper):
         column: As for `Classifier`.
         prefix: As for `Classifier`.
         max_pixels: As for `Classifier`.
+        precision: As for `Classifier`.
 
     Raises:
         ModelFileError: As for `Classifier`.
@@ -176,10 +181,11 @@ class Segmenter(Mapper):
         column: str | None = None,
         prefix: str = "",
         max_pixels: int | None = None,
+        precision: str | None = None,
     ) -> None:
         check_kind("png", png, bool)
         self._png = png
-        super().__init__(model, threads, column, prefix, max_pixels, {"png": png})
+        super().__init__(model, threads, column, prefix, max_pixels, precision, {"png": png})
         wide = len(self.model.class_names()) > 256
         self.types = {"mask": "binary" if png else f"list<list<{'uint16' if wide else 'uint8'}>>"}
 
@@ -206,6 +212,7 @@ class Features(Mapper):
         column: As for `Classifier`.
         prefix: As for `Classifier`.
         max_pixels: As for `Classifier`.
+        precision: As for `Classifier`.
 
     Raises:
         ModelFileError: As for `Classifier`.
@@ -224,8 +231,9 @@ class Features(Mapper):
         column: str | None = None,
         prefix: str = "",
         max_pixels: int | None = None,
+        precision: str | None = None,
     ) -> None:
-        super().__init__(model, threads, column, prefix, max_pixels, {})
+        super().__init__(model, threads, column, prefix, max_pixels, precision, {})
         described = network(self.model.checkpoint.architecture)
         last = described[described.outputs[0]]
         self._channels = (last.in_shape if last.kind == "linear" else last.out_shape)[0]

@@ -72,9 +72,10 @@ def run(arguments: Sequence[str] | None = None) -> int:
 
 @contextmanager
 def _unwound_by_sigterm() -> Iterator[None]:
-    """In the block, SIGTERM ends the program as an error does: what is unfinished is removed."""
+    """In the block, the first SIGTERM ends the program as an error does: what is unfinished is removed."""
 
     def end(number: int, frame: object) -> None:
+        signal.signal(number, signal.SIG_DFL)
         raise SystemExit(128 + number)
 
     usual = signal.getsignal(signal.SIGTERM) == signal.SIG_DFL

@@ -7,7 +7,13 @@ from typing import Any
 
 import click
 
-from .options import DEFAULT_MODEL, model_argument, resolution_option, threads_option
+from .options import (
+    DEFAULT_MODEL,
+    model_argument,
+    precision_option,
+    resolution_option,
+    threads_option,
+)
 from .output import notify, notify_notes, result_options, write_json, write_rows
 
 LONG_SECONDS = 10  # a run of more is announced
@@ -16,6 +22,7 @@ LONG_SECONDS = 10  # a run of more is announced
 @click.command()
 @model_argument(required=False)
 @threads_option
+@precision_option
 @click.option(
     "--batch", default=1, show_default=True, type=click.IntRange(min=1), help="Images per call."
 )
@@ -36,6 +43,7 @@ def benchmark(
     batch: int,
     resolution: tuple[int, int] | None,
     isa: str | None,
+    precision: str | None,
     runs: int | None,
     profile: bool,
     format_: str,
@@ -52,7 +60,7 @@ def benchmark(
     from ..runtime.timing import StepTiming, expected_seconds, measure, measure_steps
 
     name = model or DEFAULT_MODEL
-    loaded = load(name, isa=isa)
+    loaded = load(name, isa=isa, precision=precision)
     notify_notes(loaded.checkpoint)
     height, width = resolution or loaded.checkpoint.preprocessing.size
     seconds = (1 + profile) * expected_seconds(loaded.engine, height, width, batch, runs)

@@ -14,6 +14,7 @@ from .batch import Batch
 from .options import (
     max_pixels_option,
     model_option,
+    precision_option,
     stretch_option,
     threads_option,
 )
@@ -47,6 +48,7 @@ COLUMNS = ("file", "rank", "index", "label", "probability")
 )
 @max_pixels_option
 @threads_option
+@precision_option
 @stretch_option
 @result_options
 def classify(
@@ -56,6 +58,7 @@ def classify(
     counting: str,
     max_pixels: int | None,
     stretch: bool,
+    precision: str | None,
     format_: str,
 ) -> int:
     """Classify images.
@@ -68,7 +71,7 @@ def classify(
     from ..loading import load
 
     batch = Batch(paths, "classify", stretch=stretch, max_pixels=max_pixels)
-    model = load(model_name)
+    model = load(model_name, precision=precision)
     notify_notes(model.checkpoint)
     note = background_note(model.checkpoint)
     if note and counting == "model" and sys.stdout.isatty():

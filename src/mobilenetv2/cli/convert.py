@@ -358,7 +358,7 @@ def verification_images(
 
     images, problems = calibration_images(others["verify"], others["samples"])
     with progress(len(images), "reading") as advance:
-        pixels, skipped = read_images(checkpoint.preprocessing, images, advance)
+        pixels, skipped = read_images(checkpoint.preprocessing, images, advance, "verify")
     for message in skipped:
         notify(message)
     return pixels, bool(problems or skipped)

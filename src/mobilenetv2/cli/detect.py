@@ -11,6 +11,7 @@ import click
 from .batch import Batch, Pictures
 from .options import (
     max_pixels_option,
+    precision_option,
     stretch_option,
     task_model,
     task_model_option,
@@ -71,6 +72,7 @@ COLUMNS = ("file", "label", "index", "score", "x0", "y0", "x1", "y1")
 )
 @max_pixels_option
 @threads_option
+@precision_option
 @stretch_option
 @result_options
 def detect(
@@ -80,6 +82,7 @@ def detect(
     coco: Path | None,
     max_pixels: int | None,
     stretch: bool,
+    precision: str | None,
     format_: str,
     **selection: Any,
 ) -> int:
@@ -88,7 +91,7 @@ def detect(
     PATH is as for `classify`. Boxes are corners in pixels of the upright image, from the top left.
     Images that cannot be read are named on stderr, the others go on, and the exit code is 1."""
     batch = Batch(paths, "detect in", stretch=stretch, max_pixels=max_pixels)
-    model = task_model(model_name, "detection")
+    model = task_model(model_name, "detection", precision)
     selection["classes"] = selection["classes"] or None
     pictures = Pictures("--draw", draw, "detected", batch)
     results = model.detect_files(batch.samples, batch.decode, **selection)

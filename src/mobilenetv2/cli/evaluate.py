@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from .evaluate_tasks import Request, evaluate_boxes, evaluate_masks, exit_code
-from .options import model_option, stretch_option, threads_option
+from .options import model_option, precision_option, stretch_option, threads_option
 from .output import (
     OutputPath,
     notify,
@@ -72,9 +72,10 @@ COLUMNS = ("class", "index", "images", "right", "percent")
     help="CSV list with the columns label and class: which class of DATA each of a detector's is.",
 )
 @threads_option
+@precision_option
 @stretch_option
 @result_options
-def evaluate(model_name: str, **options: Any) -> int:
+def evaluate(model_name: str, precision: str | None, **options: Any) -> int:
     """Measure the accuracy of a model on labelled images.
 
     For a classifier, DATA is a folder or a .zip with one folder per class (above them train, val
@@ -91,7 +92,7 @@ def evaluate(model_name: str, **options: Any) -> int:
     if request.wrong_only and request.predictions is None:
         raise click.UsageError("--wrong-only chooses what --predictions FILE gets: give that too")
     show_image_warnings()
-    model = load(model_name)
+    model = load(model_name, precision=precision)
     task = model.checkpoint.architecture.head.task
     if request.matches and task != "detection":
         raise click.UsageError("--match is for detectors: others need classes of the same names")

@@ -14,6 +14,7 @@ from .batch import Batch
 from .options import (
     max_pixels_option,
     model_option,
+    precision_option,
     stretch_option,
     threads_option,
 )
@@ -60,6 +61,7 @@ class _FeaturesPath(OutputPath):
 @model_option
 @max_pixels_option
 @threads_option
+@precision_option
 @stretch_option
 def features(
     paths: Sequence[str],
@@ -68,6 +70,7 @@ def features(
     model_name: str,
     max_pixels: int | None,
     stretch: bool,
+    precision: str | None,
 ) -> int:
     """Write one vector for each image: the last map averaged over its positions, which is the input
     of the classifier.
@@ -87,7 +90,7 @@ def features(
     if kind == "parquet":
         _pyarrow()
     batch = Batch(paths, "describe", stretch=stretch, max_pixels=max_pixels)
-    model = load(model_name)
+    model = load(model_name, precision=precision)
     notify_notes(model.checkpoint)
     results = model.features_files(batch.samples, batch.decode)
     names, vectors = _collected(batch.answers(results, "describing"), len(batch.samples))

@@ -36,8 +36,13 @@ task_model_option = click.option(
 )
 
 
-def task_model(name: str, task: str) -> Any:
+def task_model(name: str, task: str, precision: str | None) -> Any:
     """The model of a name, for a command that does one task.
+
+    Args:
+        name: As for `load`.
+        task: What the command does.
+        precision: As for `load`.
 
     Raises:
         UserError: The model does another.
@@ -46,7 +51,7 @@ def task_model(name: str, task: str) -> Any:
     from ..loading import load
     from .output import notify_notes
 
-    model = load(name)
+    model = load(name, precision=precision)
     own = model.checkpoint.architecture.head.task
     if own != task:
         raise UserError(f"{name} is a model for {own}: {COMMANDS[own]}")
@@ -101,6 +106,12 @@ threads_option = click.option(
     callback=_threads,
     expose_value=False,
     help="Threads of the network.  [default: MOBILENETV2_THREADS, else the processors this process may use]",
+)
+
+precision_option = click.option(
+    "--precision",
+    metavar="float32|bf16",
+    help="What float weights run in; bf16 needs a processor with AVX512_BF16.  [default: float32]",
 )
 
 max_pixels_option = click.option(
@@ -182,7 +193,10 @@ _FIELDS = {
     "--mixup": "augmentation.mixup=0.2",
     "--cutmix": "augmentation.cutmix=1.0",
 }
-_PRECISION = "`train --precision auto|32|bf16` chooses the arithmetic"
+_PRECISION = (
+    "`train --precision auto|32|bf16` chooses the arithmetic of training, `--precision bf16` elsewhere "
+    "that of running a model"
+)
 _DEVICE = (
     "the networks run on the CPU; `train` takes an accelerator that PyTorch can use, and "
     "CUDA_VISIBLE_DEVICES= keeps it from that"

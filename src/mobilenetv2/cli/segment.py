@@ -11,6 +11,7 @@ import click
 from .batch import Batch, Pictures
 from .options import (
     max_pixels_option,
+    precision_option,
     stretch_option,
     task_model,
     task_model_option,
@@ -42,6 +43,7 @@ COLUMNS = ("file", "index", "label", "share")
 )
 @max_pixels_option
 @threads_option
+@precision_option
 @stretch_option
 @result_options
 def segment(
@@ -51,6 +53,7 @@ def segment(
     draw: Path | None,
     max_pixels: int | None,
     stretch: bool,
+    precision: str | None,
     format_: str,
 ) -> int:
     """Find the class of every pixel of images, and print the share of each class.
@@ -58,7 +61,7 @@ def segment(
     PATH is as for `classify`. Masks have the size of the upright image. Images that cannot be read
     are named on stderr, the others go on, and the exit code is 1."""
     batch = Batch(paths, "segment", stretch=stretch, max_pixels=max_pixels)
-    model = task_model(model_name, "segmentation")
+    model = task_model(model_name, "segmentation", precision)
     mask_files = Pictures("--masks", masks, "", batch)
     pictures = Pictures("--draw", draw, "segmented", batch)
     results = model.segment_files(batch.samples, batch.decode)

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import click
 
-from .options import model_argument, threads_option
+from .options import model_argument, precision_option, threads_option
 from .output import notify, notify_notes, show_image_warnings
 
 NEEDED = ("starlette", "uvicorn", "httptools", "python_multipart")
@@ -64,6 +64,7 @@ LARGEST = 1 << 40  # as in the limits of the service
     help="Images that may wait; more get the status 429.",
 )
 @threads_option
+@precision_option
 def serve(
     model: str,
     host: str,
@@ -74,6 +75,7 @@ def serve(
     max_images: int | None,
     timeout: float,
     queue: int,
+    precision: str | None,
 ) -> int:
     """Serve MODEL over HTTP, a file or a name from `models`, of any task.
 
@@ -96,7 +98,7 @@ def serve(
     if max_images > queue:
         raise UserError(f"--max-images {max_images}: must be at most --queue, {queue}")
     show_image_warnings()
-    task = load_task(model, max_pixels)
+    task = load_task(model, max_pixels, precision)
     name = name or (Path(model).stem if os.path.exists(model) else model)
     if not re.fullmatch(r"[A-Za-z0-9_-][A-Za-z0-9._-]{0,99}", name):
         raise UserError(

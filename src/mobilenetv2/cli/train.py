@@ -107,7 +107,8 @@ def train(data: str, output: Path | None, format_: str, **options: Any) -> int:
     a CSV list as for `evaluate`. Or it is images with boxes, in the layout of COCO, Pascal VOC or
     YOLO, or with masks in that of Pascal VOC. With --val and --set epoch_steps=N, any of these may
     be in WebDataset's tar files, such as 'train-{000..123}.tar'. The folder of the run gets
-    model.safetensors, the best network so far, and everything that --resume needs.
+    model.safetensors, the best network so far, index.html, a page that shows the run, and everything
+    that --resume needs. A terminal shows a progress bar.
 
     Images that cannot be read are named on stderr and left out, and the exit code is 1. It is also
     1 if the loss is no longer finite. At SIGINT and SIGTERM the step is finished and the state is

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import logging
+import math
 import os
 import sys
 import time
 from collections import deque
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -161,7 +162,10 @@ class _LinesAbove(logging.Handler):
     def emit(self, record: logging.LogRecord) -> None:
         from rich.text import Text
 
-        self.console.print(Text(self.format(record)), soft_wrap=True)
+        try:
+            self.console.print(Text(self.format(record)), soft_wrap=True)
+        except Exception:
+            self.handleError(record)
 
 
 @contextmanager
@@ -185,22 +189,29 @@ def training_bar(shows: bool) -> Iterator[tuple[Watch | None, logging.Handler]]:
         yield None, logging.StreamHandler()
         return
     # without a thread that redraws: processes that read images are forked
-    with Live(
-        bar, console=console, auto_refresh=False, transient=True, redirect_stdout=False
-    ) as live:
-        console.show_cursor()  # it stays there if the process is killed
+    live = Live(bar, console=console, auto_refresh=False, transient=True, redirect_stdout=False)
+    live.start()
+    console.show_cursor()  # it stays there if the process is killed
+    try:
         yield _redrawing(bar, live), _LinesAbove(console)
+    finally:
+        with suppress(OSError):  # the terminal is gone
+            live.stop()
 
 
 def _redrawing(bar: TrainingBar, live: Live) -> Watch:
+    """What draws the bar after each batch, until the terminal is gone: training goes on then."""
     drawn = 0.0
 
     def watch(step: Step) -> None:
         nonlocal drawn
         bar.add(step)
         now = time.monotonic()
-        if now - drawn >= REFRESH_SECONDS or step.step in (1, step.steps):
+        if now - drawn >= REFRESH_SECONDS or (step.step in (1, step.steps) and drawn < math.inf):
             drawn = now
-            live.refresh()
+            try:
+                live.refresh()
+            except OSError:
+                drawn = math.inf
 
     return watch

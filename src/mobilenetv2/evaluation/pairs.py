@@ -70,10 +70,12 @@ def mask_sheet(
 
 def _box_pair(answer: BoxAnswer, results: Sequence[BoxClassResult]) -> Pair:
     sample, detections = answer.sample, answer.detections
-    image = sample.decode(warn=ignore_remark)
+    image = _fitted(sample.decode(warn=ignore_remark))
     target, shown = sample.target, detections.scores >= SHOWN_SCORE
+    size = image.height, image.width
+    scale = np.tile(np.divide(size, target.size)[::-1], 2)
     names = [results[index].label for index in target.classes.tolist()]
-    truth = draw_boxes(image, target.size, target.boxes, names, target.classes.tolist())
+    truth = draw_boxes(image, size, target.boxes * scale, names, target.classes.tolist())
     captions = [
         f"{label} {score:.2f}"
         for label, score in zip(detections.labels, detections.scores.tolist())
@@ -82,7 +84,7 @@ def _box_pair(answer: BoxAnswer, results: Sequence[BoxClassResult]) -> Pair:
     own = {index: i for i, result in enumerate(results) for index in result.indices}
     # classes that the dataset lacks get the last colour
     indices = [own.get(index, -1) for index in detections.indices[shown].tolist()]
-    drawn = draw_boxes(image, target.size, detections.boxes[shown], captions, indices)
+    drawn = draw_boxes(image, size, detections.boxes[shown] * scale, captions, indices)
     return box_caption(answer), truth, drawn
 
 
@@ -95,10 +97,14 @@ def _mask_pair(answer: MaskAnswer, evaluation: SegmentationEvaluation, model: Se
         model.segment(image).mask
     ]
     predicted = predicted.astype(np.uint8 if len(labels) < IGNORED else np.uint16)
+    small = _fitted(image)
+    rows, columns = (
+        np.arange(side) * before // side for side, before in zip(small.size[::-1], image.size[::-1])
+    )
     truth, drawn = (
         draw_mask(
-            image,
-            mask,
+            small,
+            mask[rows][:, columns],
             {
                 i: labels[i]
                 for i in np.unique(mask).tolist()
@@ -109,6 +115,15 @@ def _mask_pair(answer: MaskAnswer, evaluation: SegmentationEvaluation, model: Se
         for mask, ignored in ((sample.target.read(), IGNORED), (predicted, None))
     )
     return mask_caption(answer), truth, drawn
+
+
+def _fitted(image: Image) -> Image:
+    """The image as large as a tile holds, so that what is drawn on it can be read there."""
+    from PIL.Image import Resampling
+
+    scale = (TILE - 4) / max(image.size)
+    width, height = (max(1, round(side * scale)) for side in image.size)
+    return image.resize((width, height), Resampling.BICUBIC)
 
 
 def box_caption(answer: BoxAnswer) -> str:
@@ -123,17 +138,15 @@ def mask_caption(answer: MaskAnswer) -> str:
 
 
 def _sheet(pairs: Iterable[Pair]) -> Image:
-    """The pairs in rows; they are made one by one."""
+    """The pairs, of images from `_fitted`, in rows; they are made one by one."""
     from PIL import Image, ImageDraw, ImageFont
 
     tiles = []
     for caption, *images in pairs:
         tile = Image.new("RGB", (GRID.width, GRID.height + GRID.caption), "white")
         for i, image in enumerate(images):
-            scale = (TILE - 4) / max(image.size)
-            width, height = (max(1, round(side * scale)) for side in image.size)
-            resized = image.resize((width, height), Image.Resampling.BICUBIC)
-            tile.paste(resized, (i * TILE + (TILE - width) // 2, (TILE - height) // 2))
+            place = (i * TILE + (TILE - image.width) // 2, (TILE - image.height) // 2)
+            tile.paste(image, place)
         draw = ImageDraw.Draw(tile)
         draw.text((4, TILE), printable(caption), "black", ImageFont.load_default(12))
         tiles.append(tile)

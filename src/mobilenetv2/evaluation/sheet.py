@@ -61,7 +61,8 @@ def contact_sheet(mistakes: Sequence[Answer]) -> Image:
 
 def fitting(text: str, width: float, draw: ImageDraw, font: FreeTypeFont | ImageFont) -> str:
     """As much of a text as fits on a line of this width in pixels."""
-    text = printable(" ".join(text.split()))
+    # no letter is narrower than a pixel
+    text = printable(" ".join(text.split()))[: int(width)]
     while text and draw.textlength(text, font) > width:
         text = text[:-1]
     return text

@@ -31,6 +31,7 @@ REPEATS = (  # blocks per stage; arrays do not show strides, so only known table
 )
 OUTPUT_STRIDES: tuple[OutputStride, ...] = (32, 16, 8)
 Candidate = tuple[Architecture, tuple[int, ...]]  # and the channels of its stem and blocks
+ASSUMED = "the file does not say how images are prepared"
 IN_BLOCK = re.compile(r"features\.(\d{1,3})\.conv\.")
 
 
@@ -63,10 +64,7 @@ class Rules:
 
 def assumed(rules: Rules) -> str:
     """The note for a file that does not say how images are prepared."""
-    return (
-        "the file does not say how images are prepared; assumed, as usual for "
-        f"{rules.source}: {rules.preprocessing.in_words()}"
-    )
+    return f"{ASSUMED}; assumed, as usual for {rules.source}: {rules.preprocessing.in_words()}"
 
 
 @dataclass(frozen=True)

@@ -19,6 +19,7 @@ from ..files import (
 )
 from ..graph import array_shapes
 from ..stored import StoredArrays
+from .own import with_own_facts
 
 if TYPE_CHECKING:
     from ..int8 import AnyCheckpoint
@@ -117,10 +118,11 @@ def _read(path: Path, int8: bool, weights_of: str | None) -> AnyCheckpoint:
     if kind in ("keras", "hdf5"):
         from .keras import read_h5, read_keras
 
-        return read_keras(path) if kind == "keras" else read_h5(path)
+        return with_own_facts(path, read_keras(path) if kind == "keras" else read_h5(path))
     from .pytorch import read_foreign_safetensors, read_pth
 
-    return (read_pth if kind == "pytorch" else read_foreign_safetensors)(path, weights_of)
+    reader = read_pth if kind == "pytorch" else read_foreign_safetensors
+    return with_own_facts(path, reader(path, weights_of))
 
 
 def _require_size_of_network(path: Path, header: Mapping[str, str]) -> None:

@@ -31,13 +31,13 @@ from ..int8 import AnyCheckpoint
 from ..labels import BACKGROUND_NAMES
 from ..layer import IMAGE, Layer
 from .assemble import OUTPUT_STRIDES, Rules, StoredArray, assemble, assumed, infer_architecture
+from .own import ENTRY, own_labels, own_preprocessing
 from .tflite_compare import Match, compare
 from .tflite_graph import KERNEL_AXES, Graph, Op, Tensor, parse
 from .tflite_heads import NamedKernels, named_kernels
 from .tflite_int8 import is_quantized, quantized
 
 MAX_LABEL_BYTES, MAX_LABEL_FILES = 1 << 20, 16
-OWN_METADATA = b"mobilenetv2"  # name of what `writers.tflite` adds
 PADDINGS: tuple[Padding, ...] = ("same", "symmetric")
 BN_EPSILON = 1e-3  # TF-slim and Keras
 # how TF prepares images for each task
@@ -67,16 +67,19 @@ def checkpoint_from(path: Path, content: bytes, int8: bool = True) -> AnyCheckpo
         arrays = _arrays_of(path, graph, named)
         architecture, match = _matched(graph, named, arrays)
         facts = _own_facts(content)
+        preprocessing = own_preprocessing(facts, architecture)
+        if preprocessing and preprocessing.size != architecture.resolution:
+            preprocessing = None
         kinds = {np.dtype(graph.stored(op.inputs[1]).dtype).name for op in named.ops.values()}
         rules = Rules(
             source=f"TensorFlow Lite ({', '.join(sorted(kinds))})",
             padding=architecture.padding,
             bn_epsilon=BN_EPSILON,
-            preprocessing=_own_preprocessing(facts, architecture)
+            preprocessing=preprocessing
             or _preprocessing(graph.tensors[graph.inputs[0]], architecture.head.task),
             output_stride=architecture.output_stride,
             head=named.head,
-            labels=_own_labels(facts, architecture) or _attached_labels(content, architecture),
+            labels=own_labels(facts, architecture) or _attached_labels(content, architecture),
             notes=named.notes,
         )
     if not facts and not np.issubdtype(graph.tensors[graph.inputs[0]].dtype, np.integer):
@@ -198,28 +201,12 @@ def _own_facts(content: bytes) -> dict[str, Any]:
         model: Any = tflite.Model.GetRootAs(content, 0)
         for index in range(model.MetadataLength()):
             entry = model.Metadata(index)
-            if entry.Name() == OWN_METADATA:
+            if entry.Name() == ENTRY.encode():
                 facts = json.loads(model.Buffers(entry.Buffer()).DataAsNumpy().tobytes())
                 return facts if isinstance(facts, dict) else {}
     except Exception:  # damaged metadata, which the model does not need
         return {}
     return {}
-
-
-def _own_preprocessing(facts: dict[str, Any], architecture: Architecture) -> Preprocessing | None:
-    try:
-        preprocessing = Preprocessing.from_dict(facts["preprocessing"])
-    except (KeyError, UserError):
-        return None
-    fits = preprocessing.size == architecture.resolution
-    return preprocessing if fits and preprocessing.channels == architecture.in_channels else None
-
-
-def _own_labels(facts: dict[str, Any], architecture: Architecture) -> tuple[str, ...]:
-    labels = facts.get("labels")
-    if not isinstance(labels, list) or len(labels) != architecture.classes:
-        return ()
-    return tuple(labels) if all(isinstance(label, str) for label in labels) else ()
 
 
 def _attached_labels(content: bytes, architecture: Architecture) -> tuple[str, ...]:

@@ -5,14 +5,19 @@ from typing import TYPE_CHECKING, Any
 from .engine import Engine
 
 if TYPE_CHECKING:
+    from .bf16_reference import BF16Reference
     from .int8_reference import Int8Reference
     from .reference import Reference
 
-__all__ = ["Engine", "Int8Reference", "Reference"]
+__all__ = ["BF16Reference", "Engine", "Int8Reference", "Reference"]
 
 
 def __getattr__(name: str) -> Any:
     """The oracles are loaded when somebody asks for them: programs that classify do not."""
+    if name == "BF16Reference":
+        from .bf16_reference import BF16Reference
+
+        return BF16Reference
     if name == "Int8Reference":
         from .int8_reference import Int8Reference
 

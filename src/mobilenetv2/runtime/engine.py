@@ -5,8 +5,7 @@ from __future__ import annotations
 import warnings
 from collections import OrderedDict
 from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 from numpy.typing import NDArray
@@ -16,32 +15,23 @@ from ..checkpoint import Checkpoint
 from ..errors import NotFiniteError, UserError
 from ..graph import Network, network
 from ..locks import ForkSafeLock
-from . import _native
-from .choices import chosen_isa, chosen_threads
+from .choices import chosen_isa, chosen_precision, chosen_threads
 from .inputs import check_images, checked_names, to_pixels
-from .packing import Weights, pack
+from .packed import Packed, packed
 from .plan import MASK, Plan, plan
 from .steps import Steps, group
 
 if TYPE_CHECKING:
     from ..int8 import AnyCheckpoint
+    from . import _native
 
 KEPT_PLANS = 16
 KEPT_PACKINGS = 2  # weights laid out once more, for outputs from within steps
 BATCH = 4  # images at once at least; more go one group after another, so that memory stays small
 
 
-@dataclass(frozen=True)
-class _Packed:
-    """Weights inside the extension, laid out for the steps of a network."""
-
-    native: _native.ByteNetwork
-    steps: Steps
-    weights: Weights
-
-
 class Engine:
-    """Runs a checkpoint on the CPU, in float32 or int8.
+    """Runs a checkpoint on the CPU, in float32, bfloat16 or int8.
 
     It may be called from several Python threads and in forked children; the GIL is released
     meanwhile. The answers are the same bits for any number of threads, and for an image alone or in
@@ -54,15 +44,19 @@ class Engine:
             threads run side by side; with more, one after another, each on all threads.
         isa: Instruction set, such as "avx2"; None: what the environment variable MOBILENETV2_ISA
             says, else the best.
+        precision: What float weights run in: "float32", or "bf16", where weights and activations are
+            bfloat16, and sums float32; None: "float32". An int8 checkpoint runs in int8.
 
     Attributes:
         checkpoint: The model.
         threads: As chosen, or with a warning fewer, where the system gives no more.
         isa: As chosen.
+        precision: "float32", "bf16" or "int8".
 
     Raises:
-        UserError: No such number of threads, an instruction set that is unknown or that the
-            processor lacks, or an int8 network that has layers without int8 kernels.
+        UserError: No such number of threads; an instruction set or a precision that is unknown or
+            that the processor lacks; an int8 checkpoint with a precision; or an int8 network that
+            has layers without int8 kernels.
     """
 
     def __init__(
@@ -70,6 +64,7 @@ class Engine:
         checkpoint: AnyCheckpoint,
         threads: int | None = None,
         isa: str | None = None,
+        precision: str | None = None,
     ) -> None:
         if not hasattr(checkpoint, "architecture"):
             raise UserError(
@@ -77,10 +72,11 @@ class Engine:
                 f"not {type(checkpoint).__name__}"
             )
         self.checkpoint = checkpoint
-        self._arguments = checkpoint, threads, isa
+        self._arguments = checkpoint, threads, isa, precision
         self.threads = chosen_threads(threads)
         self._int8 = None if isinstance(checkpoint, Checkpoint) else checkpoint
-        self.isa = chosen_isa(isa, self._int8 is not None)
+        self.precision = chosen_precision(precision, self._int8 is not None)
+        self.isa = chosen_isa(isa, self.precision)
         self._described = network(checkpoint.architecture)
         self._packed = self._pack(group(self._described))
         started = self._packed.native.threads
@@ -91,7 +87,7 @@ class Engine:
                 stacklevel=2,
             )
             self.threads = started
-        self._repacked: list[_Packed] = []
+        self._repacked: list[Packed] = []
         self._plans: OrderedDict[tuple[Any, ...], Plan] = OrderedDict()
         self._lock = ForkSafeLock()
 
@@ -247,19 +243,8 @@ class Engine:
         linear = self._described[name].kind == "linear"
         return values.reshape(len(values), -1) if linear else values
 
-    def _pack(self, steps: Steps) -> _Packed:
-        if self._int8 is None:
-            assert isinstance(self.checkpoint, Checkpoint)
-            native = _native.Network(self.isa, self.threads)
-            return _Packed(native, steps, pack(native, self.checkpoint, steps))
-        from .int8_packing import pack_int8
-        from .rounding import int8_obstacle
-
-        obstacle = int8_obstacle(self.checkpoint.architecture, self._int8.rounding)
-        if obstacle:
-            raise UserError(f"the network cannot run in int8: {obstacle}")
-        int8_native = _native.ByteNetwork(self.isa, self.threads)
-        return _Packed(int8_native, steps, pack_int8(int8_native, self._int8, steps))
+    def _pack(self, steps: Steps) -> Packed:
+        return packed(self.checkpoint, self.precision, self.isa, self.threads, steps)
 
     def _check_names(self, names: tuple[str, ...]) -> None:
         unknown = sorted(set(names) - {layer.name for layer in self._described.layers})
@@ -328,17 +313,16 @@ class Engine:
         `seconds`.
         """
         height, width = images.shape[1:3]
-        packed = self._packed_steps(names)
-        chosen = self._plan_for(height, width, packed, names, threads, mask_of)
-        native = packed.native
+        weights = self._packed_steps(names)
+        chosen = self._plan_for(height, width, weights, names, threads, mask_of)
+        native = weights.native
         if self._int8:
             images = to_pixels(images, self._int8.preprocessing)
         pixels = images.dtype == np.uint8
         images = np.ascontiguousarray(images, np.uint8 if pixels else np.float32)
         run = native.run_pixels
         if not pixels:
-            assert isinstance(native, _native.Network)
-            run = native.run_values
+            run = cast("_native.Network", native).run_values
         answers = chosen.empty_answers(len(images))
         for begin in range(0, len(images), self._group):
             part = slice(begin, begin + self._group)
@@ -350,7 +334,7 @@ class Engine:
             )
         return answers
 
-    def _packed_steps(self, names: tuple[str, ...] | None) -> _Packed:
+    def _packed_steps(self, names: tuple[str, ...] | None) -> Packed:
         """The weights laid out for these outputs: the engine's own, or those packed for earlier
         outputs, where their steps are among them.
         """
@@ -358,9 +342,9 @@ class Engine:
             return self._packed
         steps = group(self._described, names)
         with self._lock:
-            for packed in (self._packed, *self._repacked):
-                if set(steps.steps) <= set(packed.steps.steps):
-                    return _Packed(packed.native, steps, packed.weights)
+            for before in (self._packed, *self._repacked):
+                if set(steps.steps) <= set(before.steps.steps):
+                    return Packed(before.native, steps, before.weights)
             if len(self._repacked) == KEPT_PACKINGS:
                 self._plans.clear()  # some are of the weights that go
                 self._repacked.pop(0)
@@ -371,7 +355,7 @@ class Engine:
         self,
         height: int,
         width: int,
-        packed: _Packed | None = None,
+        weights: Packed | None = None,
         names: tuple[str, ...] | None = None,
         threads: int | None = None,
         mask_of: str | None = None,
@@ -379,17 +363,17 @@ class Engine:
         """The plan for a size, outputs, a mask and a number of threads; the most recent ones are
         remembered.
         """
-        packed = packed or self._packed
-        threads = 1 if threads == 1 else packed.native.threads
+        weights = weights or self._packed
+        threads = 1 if threads == 1 else weights.native.threads
         key = names, mask_of, height, width, threads
         with self._lock:
             chosen = self._plans.pop(key, None)
             if chosen is None:
                 chosen = plan(
-                    packed.native,
+                    weights.native,
                     self._network(height, width),
-                    packed.steps,
-                    packed.weights,
+                    weights.steps,
+                    weights.weights,
                     threads,
                     self._int8,
                     mask_of,

@@ -36,7 +36,7 @@ class Weights(msgspec.Struct, frozen=True):
         handles: By layer name.
         pixels: Of the first layer's weights for uint8 pixels, normalisation folded in.
         panel_channels: Channels in the widest panel of a packed matrix.
-        item_bytes: Bytes of one activation: 4 in float32, 1 in int8.
+        item_bytes: Bytes of one activation: 4 in float32, 2 in bfloat16, 1 in int8.
     """
 
     handles: Mapping[str, int]

@@ -41,7 +41,11 @@ class Budget:
     chunk_channels: int
 
 
-BUDGETS = {4: Budget(160 << 10, 512 << 10, 64), 1: Budget(96 << 10, 64 << 10, 256)}  # by item bytes
+BUDGETS = {  # by item bytes
+    4: Budget(160 << 10, 512 << 10, 64),
+    2: Budget(128 << 10, 256 << 10, 128),
+    1: Budget(96 << 10, 64 << 10, 256),
+}
 BLOCK = _native.BLOCK  # channels that blocked tensors keep together
 FLOAT_BYTES = 4
 LABELS_IN_A_BYTE = 256
@@ -120,10 +124,15 @@ def plan(
     results = frozenset(layers)
     if int8:
         results = _finish_int8(layers, unplaced, described, int8)
+    elif weights.item_bytes < FLOAT_BYTES:
+        results = _finish_bf16(layers, unplaced, described)
     names = steps.outputs
     if mask_of is not None:
         names = tuple(name for name in names if name in results)
-        unplaced.append(_labels(layers[mask_of], steps.outputs[0], int8, results))
+        stored = weights.item_bytes < FLOAT_BYTES
+        unplaced.append(
+            _labels(layers[mask_of], steps.outputs[0], int8, results if stored else None)
+        )
     written = _add_float_outputs(layers, unplaced, names, int8, results)
     outputs = {name: layers[name].out_shape for name in names}
     if mask_of is not None:
@@ -143,7 +152,7 @@ def _add_float_outputs(
     int8: Int8Checkpoint | None,
     results: frozenset[str],
 ) -> dict[str, int]:
-    """Adds the steps that turn stored int8 outputs into float32; a resize that nobody reads turns
+    """Adds the steps that turn stored int8 and bfloat16 outputs into float32; a resize that nobody reads turns
     them itself.
 
     Args:
@@ -160,7 +169,7 @@ def _add_float_outputs(
     read = {name for todo in unplaced for name in todo.inputs}
     for index, name in enumerate(outputs):
         resized = layers[name].kind == "resize" and name not in read
-        if int8 is None or name in results or resized:
+        if name in results or resized:
             written[name] = index
         else:
             todo = _to_float(layers[name], int8)
@@ -188,22 +197,35 @@ def _finish_int8(
     return results
 
 
-def _to_float(layer: Layer, int8: Int8Checkpoint) -> UnplacedStep:
-    """The step that makes float32 of what a layer stores."""
-    from .int8_packing import float_rounding
+def _finish_bf16(
+    layers: Mapping[str, Layer], unplaced: Sequence[UnplacedStep], described: Network
+) -> frozenset[str]:
+    """The same of a network in bfloat16."""
+    from ..int8 import float_results
+    from .bf16_packing import finish_bf16
 
+    results = float_results(described, "nearest")
+    finish_bf16(layers, unplaced, results)
+    return results
+
+
+def _to_float(layer: Layer, int8: Int8Checkpoint | None) -> UnplacedStep:
+    """The step that makes float32 of what a layer stores."""
     step = _native.Step()
     step.kind = _native.StepKind.TO_FLOAT
     channels, height, width = layer.out_shape
     step.in_channels, step.in_height, step.in_width = channels, height, width
     step.out_channels, step.out_height, step.out_width = channels, height, width
-    step.rounding = float_rounding(int8, layer)
+    if int8:
+        from .int8_packing import float_rounding
+
+        step.rounding = float_rounding(int8, layer)
     names = layer.name, layer.name
     return UnplacedStep(step, names, (layer.name,), f"{layer.name} in float32", layer.out_shape)
 
 
 def _labels(
-    scores: Layer, source: str, int8: Int8Checkpoint | None, results: frozenset[str]
+    scores: Layer, source: str, int8: Int8Checkpoint | None, results: frozenset[str] | None
 ) -> UnplacedStep:
     """The step that says which class of a map is the best at each place.
 
@@ -211,7 +233,7 @@ def _labels(
         scores: The map, which the step does not make if it is a resize.
         source: What is resized, or the map itself.
         int8: The checkpoint, of an int8 network.
-        results: The layers whose results are float32.
+        results: The layers whose results are float32, where others are stored in fewer bits.
     """
     step = _native.Step()
     step.kind = _native.StepKind.LABELS
@@ -220,8 +242,8 @@ def _labels(
         step.in_channels, step.in_height, step.in_width = scores.out_shape
     step.out_channels, step.out_height, step.out_width = scores.out_shape
     step.label_bytes = 1 if step.out_channels <= LABELS_IN_A_BYTE else 2
-    if int8:
-        step.reads_floats, step.signed_codes = source in results, int8.signed
+    step.reads_floats = results is not None and source in results
+    step.signed_codes = int8 is not None and int8.signed
     return UnplacedStep(step, (scores.name, scores.name), (source,), MASK, scores.out_shape)
 
 

@@ -168,7 +168,8 @@ class Program:
     def __init__(self, content: bytes, threads: int = 0, isa: str | None = None) -> None:
         int8 = len(content) > 24 and content[24] == 1
         try:
-            self._native = _native.Program(content, threads, chosen_isa(isa, int8))
+            chosen = chosen_isa(isa, "int8" if int8 else "float32")
+            self._native = _native.Program(content, threads, chosen)
             self.description: dict[str, Any] = json.loads(self._native.info)
         except ValueError as error:
             raise ModelFileError(f"the program: {error}") from None

@@ -106,8 +106,15 @@ def read_images(
     preprocessing: Preprocessing,
     files: Iterable[str | os.PathLike[str] | Sample],
     advance: Callable[[], object] = lambda: None,
+    purpose: str = "calibrate",
 ) -> tuple[NDArray[np.uint8], list[str]]:
     """The pixels (N, H, W, C) of all files that can be read, and what is wrong with the others.
+
+    Args:
+        preprocessing: How they are prepared.
+        files: Their names, or samples.
+        advance: Called after each.
+        purpose: What they are for, for messages.
 
     Raises:
         UserError: None can be read.
@@ -123,7 +130,7 @@ def read_images(
         advance()
     if not pixels:
         reasons = "; ".join(complaints[:3]) or "there are none"
-        raise UserError(f"no images to calibrate with: {reasons}")
+        raise UserError(f"no images to {purpose} with: {reasons}")
     return np.stack(pixels), complaints
 
 

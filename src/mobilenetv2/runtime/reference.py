@@ -72,9 +72,12 @@ class Reference:
         weights: dict[str, tuple[Tensor, Tensor]] = {}
         for layer in layers(self.checkpoint.architecture):
             if layer.weight:
-                weight, bias = fold(self.checkpoint, layer)
+                weight, bias = self._folded(layer)
                 weights[layer.name] = weight.astype(self.dtype), bias.astype(self.dtype)
         return weights
+
+    def _folded(self, layer: Layer) -> tuple[Tensor, Tensor]:
+        return fold(self.checkpoint, layer)
 
     def _normalised(self, images: Tensor) -> Tensor:
         check_images(images, self.checkpoint.architecture.in_channels)
@@ -104,11 +107,15 @@ class Reference:
         else:
             weight = weight.reshape(layer.out_shape[0], -1, layer.kernel, layer.kernel)
             out = convolution(x, weight, layer)
-        out += bias
-        if layer.activation != "linear":
-            low, high = LIMITS[layer.activation]
-            np.clip(out, low, high, out=out)
+        return activated(layer, out + bias)
+
+
+def activated(layer: Layer, out: Tensor) -> Tensor:
+    """The sums of a layer after its activation."""
+    if layer.activation == "linear":
         return out
+    low, high = LIMITS[layer.activation]
+    return np.clip(out, low, high, out=out)
 
 
 def as_answer(network: Network, outputs: dict[str, Tensor]) -> Any:

@@ -11,7 +11,6 @@ from typing import TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
-from ..checkpoint import Checkpoint
 from ..cost import network_cost
 from ..errors import UserError
 from . import _native
@@ -21,6 +20,12 @@ WARM_UP_SECONDS = 0.1
 # calls are repeated for so long where their number is not given
 SECONDS = 1.0
 FEWEST_RUNS = 10
+# multiply-adds a second of one core in registers
+CORE_RATES = {
+    "float32": _native.fma_rate,
+    "bf16": _native.bf16_fma_rate,
+    "int8": _native.byte_fma_rate,
+}
 Result = TypeVar("Result")
 
 
@@ -29,6 +34,7 @@ class Timing:
     """Times of `runs` calls on `batch` images of height x width.
 
     Attributes:
+        precision: Of the engine: "float32", "bf16" or "int8".
         isa: Instruction set of the engine.
         threads: Threads of the engine.
         batch: Images per call.
@@ -47,6 +53,7 @@ class Timing:
         weight_bytes: `Engine.weight_bytes`.
     """
 
+    precision: str
     isa: str
     threads: int
     batch: int
@@ -115,10 +122,9 @@ def measure(
         milliseconds = _repeat_warm(lambda: _call_ms(engine, images), runs)
     p10, median, p90 = (float(value) for value in np.percentile(milliseconds, (10, 50, 90)))
     rate = _gmacs_per_second(macs * batch, median)
-    floats = isinstance(engine.checkpoint, Checkpoint)
-    core_rate = _native.fma_rate if floats else _native.byte_fma_rate
-    peak = 1e-9 * core_rate(engine.isa) * engine.threads
+    peak = 1e-9 * CORE_RATES[engine.precision](engine.isa) * engine.threads
     return Timing(
+        precision=engine.precision,
         isa=engine.isa,
         threads=engine.threads,
         batch=batch,

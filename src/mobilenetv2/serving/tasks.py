@@ -257,15 +257,16 @@ TASKS: dict[str, type[Task]] = {
 }
 
 
-def load_task(model: str, max_pixels: int) -> Task:
+def load_task(model: str, max_pixels: int, precision: str | None = None) -> Task:
     """A model for a service, which runs on the thread that calls it; many threads may.
 
     Args:
         model: A file or a name.
         max_pixels: Of an image.
+        precision: As for `mobilenetv2.load`.
 
     Raises:
         UserError: As for `mobilenetv2.load`.
     """
-    loaded = load(model, threads=1)
+    loaded = load(model, threads=1, precision=precision)
     return TASKS[loaded.checkpoint.architecture.head.task](loaded, max_pixels)

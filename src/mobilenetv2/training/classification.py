@@ -29,10 +29,10 @@ from ..nn.backbone import Backbone
 from .augment import evaluation_transform
 from .data import Images
 from .network import fit_head, plain_architecture
-from .pictures import Sheet, picture_of, sheet_of
 from .recipes import RECIPES, Recipe
 from .report import confused, draw_confusion, share
 from .shards import ShardTarget
+from .sheets import Sheet, picture_of, sheet_of
 from .splits import Split, read_split
 from .start import Start
 from .task import Task, Validation
@@ -289,7 +289,7 @@ class Classification(Task):
                 f"{'right' if answer.right else 'wrong'}: {predicted}",
                 PurePath(answer.sample.name).name,
             )
-            tiles.append((picture_of(pixels), "\n".join(lines)))
+            tiles.append((picture_of(pixels), lines))
         return sheet_of(tiles)
 
     def class_table(self, evaluation: Evaluation) -> list[dict[str, Any]]:

@@ -36,10 +36,10 @@ from .augment import Augmentation
 from .data import Images, rarest_classes
 from .network import published_architecture
 from .parts import read_parts
-from .pictures import Sheet, counted, picture_of
 from .recipes import RECIPES, Recipe
 from .report import draw_precision
 from .shards import ShardTarget
+from .sheets import Sheet, counted, picture_of
 from .splits import Split
 from .ssd import BACKGROUND, anchor_targets, ssd_loss
 from .start import Start
@@ -275,7 +275,9 @@ class Detection(Task):
         """As `Task.answers`; those with most errors first."""
         right = (answer for answer in evaluation.answers if not answer.missed + answer.wrong)
         shown = [*evaluation.worst, *right][:MOST]
-        return Sheet(box_sheet(evaluation, shown), GRID, [*map(box_caption, shown)])
+        return Sheet(
+            box_sheet(evaluation, shown), GRID, [(box_caption(answer),) for answer in shown]
+        )
 
     def class_table(self, evaluation: DetectionEvaluation) -> list[dict[str, Any]]:
         """As `Task.class_table`: average precision."""

@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+import logging
 from dataclasses import replace
 from typing import Any
 
 from ..formats import open_checkpoint
 from .checkpoints import quiet_about_range
 from .epochs import Progress
-from .page import write_page
-from .pictures import never_stopping
+from .page import Finished, write_page
 from .report import draw_curves
 from .run_folder import RunFolder, Settings
+from .sheets import never_stopping
 from .task import Task
+
+LOG = logging.getLogger(__name__)
 
 
 def finish(task: Task, folder: RunFolder, settings: Settings, val: Any, progress: Progress) -> Any:
@@ -43,5 +46,7 @@ def finish(task: Task, folder: RunFolder, settings: Settings, val: Any, progress
     with never_stopping(folder.answers), quiet_about_range():
         task.answers(evaluation, checkpoint).save(folder.answers)
     with never_stopping(folder.page):
-        write_page(folder, settings, task, progress, evaluation)
+        finished = Finished(progress.epoch, progress.best, progress.rows, evaluation)
+        write_page(folder, settings, task, finished)
+        LOG.info("%s shows the run", folder.page)
     return evaluation

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from contextlib import closing, nullcontext
 from dataclasses import dataclass, replace
 from importlib.metadata import version
@@ -149,6 +149,7 @@ def fit(
     check_kind("recipe", recipe, Recipe, type(None))
     check_kind("start", start, Start, type(None))
     check_kind("machine", machine, Machine, type(None))
+    check_kind("watch", watch, Callable, type(None))  # type: ignore[arg-type]
     folder, machine = RunFolder(out), machine or Machine()
     fabric = launch()
     before = once(fabric, folder.read_settings if resume else lambda: folder.check_new(data, val))
@@ -193,8 +194,9 @@ def _run(job: Job, folder: RunFolder, before: Settings | None) -> Trained:
         run_epochs(context, progress)
     if isinstance(context.train, ShardImages):
         left_out = of_all(fabric, context.train.left_out)
-        for name in left_out.keys() - context.train.left_out.keys():
-            LOG.warning("left out: %s", left_out[name])
+        for name, error in left_out.items():
+            if name not in context.train.left_out:  # another process has read it
+                LOG.warning("left out: %s", error)
         if left_out:
             LOG.warning("images of shards that were left out: %d", len(left_out))
         broken |= left_out

@@ -58,7 +58,9 @@ def launch() -> Fabric:
     fabric = Fabric(
         devices=local,
         num_nodes=nodes,
-        strategy=DDPStrategy(timeout=BARRIER_TIMEOUT) if local * nodes > 1 else "auto",
+        strategy=DDPStrategy(timeout=BARRIER_TIMEOUT, forward_sync_buffers=False)
+        if local * nodes > 1
+        else "auto",
     )
     fabric.launch()
     return fabric

@@ -48,6 +48,8 @@ def draw_curves(
         axes.set_title(title)
         axes.set_xlabel("epoch")
         axes.xaxis.get_major_locator().set_params(integer=True)
+        if len(epochs) == 1:  # else the numbers on the axis are fractions
+            axes.set_xlim(epochs[0] - 1, epochs[0] + 1)
         axes.grid(alpha=0.3)
         axes.legend()
     _save(figure, path)
@@ -97,19 +99,17 @@ def confused(
         labels: Names of the classes.
         counted: What the numbers count.
     """
-    wrong = confusion.copy()
-    np.fill_diagonal(wrong, 0)
-    order = np.argsort(-wrong, axis=None, kind="stable")[:MAX_CONFUSED]
-    pairs = (np.unravel_index(i, wrong.shape) for i in order.tolist())
+    rows, columns = np.nonzero(confusion)  # few, even of many classes
+    rows, columns = rows[rows != columns], columns[rows != columns]
+    order = np.argsort(-confusion[rows, columns], kind="stable")[:MAX_CONFUSED]
     return [
         {
             "true": labels[row],
             "predicted": labels[column],
-            counted: int(wrong[row, column]),
-            "share of the class": float(wrong[row, column] / confusion[row].sum()),
+            counted: int(confusion[row, column]),
+            "share of the class": float(confusion[row, column] / confusion[row].sum()),
         }
-        for row, column in pairs
-        if wrong[row, column]
+        for row, column in zip(rows[order].tolist(), columns[order].tolist())
     ]
 
 

@@ -26,6 +26,8 @@ from ..records import Record
 from .recipes import Recipe
 from .start import Start
 
+BATCHES = 3  # of which there are pictures
+
 
 @dataclass(frozen=True)
 class Settings(Record):
@@ -128,7 +130,7 @@ def _differing(name: str, before: Any, now: Any) -> str:
         path.append(next(key for key in old if old[key] != new[key]))
         old, new = old[path[-1]], new[path[-1]]
     text = f"{'.'.join(path)} {old!r:.200}, not {new!r:.200}"
-    if path == ["epochs"]:
+    if path in (["epochs"], ["minutes"]):
         text += (
             "; its learning rate is planned for these: to train longer, begin another run with its "
             "model.safetensors as the weights"
@@ -141,8 +143,8 @@ class RunFolder:
 
     recipe.json: everything needed to repeat the run. checkpoints/last.ckpt: the state to resume
     from. log.csv: one row per epoch. model.safetensors: the best network so far. calibrated.safetensors:
-    where the recipe has `int8`, the int8 model before training. curves.png, confusion.png and pictures/:
-    what is drawn. index.html: the page that shows all of it.
+    where the recipe has `int8`, the int8 model before training. curves.png, confusion.png, batch-1.jpg
+    and others, answers.jpg: what is drawn. index.html: the page that shows all of it.
     """
 
     def __init__(self, path: str | os.PathLike[str]) -> None:
@@ -153,12 +155,18 @@ class RunFolder:
         self.model = self.path / "model.safetensors"
         self.calibrated = self.path / "calibrated.safetensors"
         self.curves = self.path / "curves.png"
-        self.answers = self.path / "pictures" / "answers.jpg"
+        self.answers = self.path / "answers.jpg"
         self.page = self.path / "index.html"
 
     def batch_picture(self, number: int) -> Path:
         """The picture of a batch, counted from 0."""
-        return self.path / "pictures" / f"batch-{number + 1}.jpg"
+        return self.path / f"batch-{number + 1}.jpg"
+
+    def _files(self) -> list[Path]:
+        """All that a run writes, but for a task's figure and the events of TensorBoard."""
+        pictures = [self.batch_picture(number) for number in range(BATCHES)]
+        models = [self.model, self.calibrated, self.last]
+        return [self.recipe, self.log, *models, self.curves, self.answers, self.page, *pictures]
 
     def check_new(self, *sources: str | None) -> None:
         """Checks that a run may begin here, without making the folder.
@@ -181,7 +189,7 @@ class RunFolder:
             raise UserError(
                 f"{self.path}: has a run already; resume it (--resume), or name another folder"
             )
-        for file in (self.model, self.log, self.last, self.curves, self.page):
+        for file in self._files():
             if file.exists():
                 raise UserError(f"{file}: a run would overwrite it; name another folder")
         for source in sources:
@@ -214,7 +222,7 @@ class RunFolder:
 
     @contextmanager
     def begun(self) -> Iterator[None]:
-        """In the block, a new run begins. If it ends before a state is saved, its settings and the
+        """In the block, a new run begins. If it ends before a state is saved, its files and the
         folder are removed, so that a corrected run may begin here.
         """
         was_there = self.path.exists()
@@ -222,8 +230,9 @@ class RunFolder:
             yield
         except BaseException:
             if not self.last.exists():
-                for file in (self.recipe, self.calibrated):
-                    file.unlink(missing_ok=True)
+                for file in self._files():
+                    with suppress(OSError):
+                        file.unlink()
                 for folder in (self.last.parent, *(() if was_there else (self.path,))):
                     with suppress(OSError):  # not empty
                         folder.rmdir()

@@ -33,10 +33,10 @@ from ..segmenter import Segmenter
 from .data import Images, rarest_classes
 from .network import published_architecture
 from .parts import read_parts
-from .pictures import Sheet, picture_of
 from .recipes import RECIPES, Recipe
 from .report import confused, draw_confusion, share
 from .shards import ShardTarget
+from .sheets import Sheet, picture_of
 from .splits import Split
 from .start import Start
 from .task import Scores, Task, Validation
@@ -221,7 +221,7 @@ class Segmentation(Task):
         right = (answer for answer in evaluation.answers if not answer.pixel_accuracy < 1)
         shown = [*evaluation.worst, *right][:MOST]
         sheet = mask_sheet(evaluation, Segmenter(checkpoint), shown)
-        return Sheet(sheet, GRID, [*map(mask_caption, shown)])
+        return Sheet(sheet, GRID, [(mask_caption(answer),) for answer in shown])
 
     def class_table(self, evaluation: SegmentationEvaluation) -> list[dict[str, Any]]:
         """As `Task.class_table`: precision, recall and intersection over union."""

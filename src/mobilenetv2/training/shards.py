@@ -238,9 +238,10 @@ class ShardLoader:
     def __iter__(self) -> Iterator[Batch]:
         left_out = self._images.left_out
         for (pixels, targets), problems in self._batches:
-            for name in problems.keys() - left_out.keys():
-                warnings.warn(f"left out: {problems[name]}", stacklevel=2)
-            left_out |= problems
+            for name, error in problems.items():
+                if name not in left_out:
+                    left_out[name] = error
+                    warnings.warn(f"left out: {error}", stacklevel=2)
             yield pixels, targets
 
 

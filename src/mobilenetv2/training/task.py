@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from PIL.Image import Image
 
     from .data import Images
-    from .pictures import Sheet
+    from .sheets import Sheet
     from .start import Start
 
 Scores = dict[str, float]

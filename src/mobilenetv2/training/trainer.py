@@ -47,8 +47,13 @@ class Trainer:
         self._frozen_norms = set(self.norms) - new if self.recipe.freeze_norms else set()
         self._own_statistics = False  # of batch norm, since they were last shared
         scale, offset = settings.preprocessing.scale_offset()
+        # one number where it is that of all channels, which is ten times as fast
         self._scale, self._offset = (
-            torch.tensor(values, dtype=torch.float32, device=fabric.device).view(-1, 1, 1)
+            torch.tensor(
+                values[:1] if len({*values.tolist()}) == 1 else values,
+                dtype=torch.float32,
+                device=fabric.device,
+            ).view(-1, 1, 1)
             for values in (scale, offset)
         )
 
@@ -89,20 +94,15 @@ class Trainer:
             generator,
             share,
         )
-        with autocast(self.fabric.device, self.precision):
-            output = self.wrapped(x)
-        loss, count = self.task.loss(output, target, self.recipe, self.net.architecture)
-        if count is not None:
-            loss = loss / self.fabric.all_reduce(count.float()).clamp(min=1)
         self.optimizer.zero_grad()
-        self.fabric.backward(loss)
-        norm = self.fabric.clip_gradients(
-            self.wrapped,
-            self.optimizer,
-            max_norm=self.recipe.clip_norm or float("inf"),
-            error_if_nonfinite=False,
-        )
-        mean = self.fabric.all_reduce(loss.detach())
+        with self.fabric.no_backward_sync(self.wrapped):
+            with autocast(self.fabric.device, self.precision):
+                output = self.wrapped(x)
+            loss, count = self.task.loss(output, target, self.recipe, self.net.architecture)
+            if count is not None:
+                loss = loss / self.fabric.all_reduce(count.float()).clamp(min=1)
+            self.fabric.backward(loss)
+        mean, norm = self._shared(loss.detach()), self._clipped()
         if not torch.isfinite(mean + norm):
             return float("nan")
         self.optimizer.step()
@@ -162,11 +162,40 @@ class Trainer:
 
     def _averaged(self, averages: list[Tensor], values: list[Tensor], count: Tensor) -> None:
         kept = warmed_up(self.recipe.ema_decay, int(count))
-        for average, value in zip(averages, values):
-            if average.is_floating_point():
-                average.lerp_(value, 1 - kept)
-            else:
-                average.copy_(value)
+        if averages[0].is_floating_point():  # all are of one type
+            torch._foreach_lerp_(averages, values, 1 - kept)
+        else:
+            torch._foreach_copy_(averages, values)
+
+    def _shared(self, loss: Tensor) -> Tensor:
+        """Replaces the gradients by their means over all processes; returns the mean of the loss.
+
+        In one piece: the buckets of DistributedDataParallel change after the first step, and with them
+        how sums are rounded.
+        """
+        if self.fabric.world_size == 1:
+            return loss
+        parts = [loss.view(1), *self._gradients()]
+        means = self.fabric.all_reduce(torch.cat([each.flatten() for each in parts]))
+        mean, *rest = means.split([each.numel() for each in parts])
+        for gradient, part in zip(self._gradients(), rest, strict=True):
+            gradient.copy_(part.view_as(gradient))
+        return mean[0]
+
+    def _clipped(self) -> Tensor:
+        """Clips the gradients where the recipe says so; returns their norm before."""
+        if not self.recipe.clip_norm:
+            return torch.nn.utils.get_total_norm(self._gradients())
+        norm: Tensor = self.fabric.clip_gradients(
+            self.wrapped,
+            self.optimizer,
+            max_norm=self.recipe.clip_norm,
+            error_if_nonfinite=False,
+        )
+        return norm
+
+    def _gradients(self) -> list[Tensor]:
+        return [each.grad for each in self.net.parameters() if each.grad is not None]
 
     def _share_statistics(self) -> None:
         """Replaces batch norm's running statistics by their mean over all processes, unless they are
@@ -191,8 +220,8 @@ class Trainer:
 
     def _normalised(self, pixels: Tensor) -> Tensor:
         """(N, C, H, W) uint8 -> normalised float32, channels last."""
-        x = pixels.to(self.fabric.device).to(memory_format=torch.channels_last)
-        return x * self._scale + self._offset
+        x = pixels.to(self.fabric.device).to(torch.float32, memory_format=torch.channels_last)
+        return x.mul_(self._scale).add_(self._offset)
 
 
 def warmed_up(decay: float, step: int) -> float:

@@ -18,12 +18,12 @@ from ..writers.options import WriteOptions, result_names
 
 FLOAT_DIFFERENCE = 1e-4  # in parts of the largest value, or of 1 where all are smaller
 MASK_SHARE = 0.999  # of pixels, and of detections, that must be the same
-# Signal over noise that rounding leaves at least, in decibels: float16 keeps 11 bits of a weight, int8
-# networks differ by a step here and there where sums are rounded in another way.
-FLOAT16_DB = 25.0
+# Signal over noise in decibels, at least: int8 networks differ by a step here and there where sums are
+# rounded in another way.
 INT8_DB = 15.0
 INT8_SHARE = 0.9  # as MASK_SHARE
-# of detections: a step in a score decides about the threshold, and which of two boxes is left out
+# Of detections: a step in a score decides about the threshold, and which of two boxes is left out. Their
+# raw results are compared too, by `INT8_DB`.
 INT8_BOXES_SHARE = 0.6
 AT_ONCE = 256  # boxes that are compared with all others
 SAME_CORNER = 1e-3  # of boxes that count as one, in parts of the pixels
@@ -104,7 +104,7 @@ def differences(
     """Each result of a file beside ours.
 
     Args:
-        checkpoint: The model.
+        checkpoint: The model, from `as_float16` where the file has such weights.
         options: Of the file.
         expected: From `expected_results`.
         results: From the `run` of the file's format.
@@ -116,7 +116,7 @@ def differences(
         share = float((expected["mask"] != results["mask"]).mean())
         allowed = 1 - (INT8_SHARE if int8 else MASK_SHARE)
         return (Difference("mask", share, allowed, None, 100 * (1 - share), share <= allowed),)
-    least_db = INT8_DB if int8 else FLOAT16_DB if options.float16 else None
+    least_db = INT8_DB if int8 else None
     return tuple(_of_values(name, expected[name], results[name], least_db) for name in expected)
 
 

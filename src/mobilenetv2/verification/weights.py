@@ -34,12 +34,11 @@ def run(
     read = replace(
         stored, architecture=architecture, labels=(), preprocessing=checkpoint.preprocessing
     )
-    bound = 1e-3 if options.float16 else 1e-6
     for mine, theirs in zip(layers(checkpoint.architecture), layers(architecture), strict=True):
         if mine.weight is None:
             continue
         for expected, values in zip(fold(checkpoint, mine), fold(read, theirs), strict=True):
-            if np.abs(expected - values).max() > bound * max(1.0, float(np.abs(expected).max())):
+            if np.abs(expected - values).max() > 1e-6 * max(1.0, float(np.abs(expected).max())):
                 raise WriterError(f"{path}: the weights of {mine.name} are others than the model's")
     (name,) = result_names(checkpoint, options)
     return {name: Engine(read)(pixels)}

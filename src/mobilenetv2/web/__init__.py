@@ -7,12 +7,12 @@ import json
 import os
 import re
 import shutil
-import tempfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from ..arguments import check_kind, check_list, check_path
-from ..errors import ModelFileError, UserError
+from ..errors import UserError
+from ..files import staging_folder
 from ..int8 import AnyCheckpoint, Int8Checkpoint
 from ..runtime.program import write_program
 
@@ -55,11 +55,7 @@ def write_page(
     labels = _labels(models, names)
     target = Path(os.path.realpath(check_path("folder", folder)))
     _check_target(target)
-    try:
-        staged = Path(tempfile.mkdtemp(prefix=f".{target.name[:40]}.", dir=target.parent))
-    except OSError as error:
-        raise ModelFileError(f"{target}: cannot be written: {error.strerror}") from None
-    try:
+    with staging_folder(target) as staged:
         site = staged / target.name
         _write_site(models, labels, site, title)
         before = staged / "before"
@@ -71,10 +67,6 @@ def write_page(
             if before.is_dir():
                 os.replace(before, target)
             raise
-    except OSError as error:
-        raise ModelFileError(f"{target}: cannot be written: {error.strerror or error}") from None
-    finally:
-        shutil.rmtree(staged, ignore_errors=True)
 
 
 def _check_target(target: Path) -> None:

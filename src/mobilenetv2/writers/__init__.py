@@ -8,7 +8,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from importlib import import_module
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from ..errors import MissingExtraError, install_hint, missing_modules
 from ..int8 import AnyCheckpoint
@@ -33,6 +33,8 @@ class Format:
         inside: Of a folder, what may be in it, as a pattern of relative paths.
         inputs: What its files can take; a caller who says nothing gets the first, or of int8 files the
             last.
+        float16: What it rounds where weights are float16: "kernels" with their batch norms folded in;
+            "constants", these and biases; or "arrays", kernels alone.
         says_detections: Whether its files say how detections are selected from raw results.
     """
 
@@ -44,6 +46,7 @@ class Format:
     beside: tuple[str, ...] = ()
     inside: str = ""
     inputs: tuple[str, ...] = ("float32", "uint8")
+    float16: Literal["kernels", "constants", "arrays"] = "kernels"
     says_detections: bool = False
 
     def files(self, path: Path) -> tuple[Path, ...]:
@@ -64,6 +67,7 @@ FORMATS = {
             ("onnx", "openvino"),
             ("openvino", "openvino"),
             beside=(".bin",),
+            float16="constants",
         ),
         Format(
             "coreml",
@@ -72,10 +76,19 @@ FORMATS = {
             ("coremltools",),
             ("coremltools", "coremltools"),
             inside=r"Manifest\.json|Data(/.*)?",
+            float16="constants",
         ),
         Format("ncnn", ".param", "ncnn", (), ("ncnn", "ncnn"), beside=(".bin", *FACTS)),
-        Format("torchvision", ".pth", "torchvision", ("torch",), ("torch", "torch"), beside=FACTS),
-        Format("timm", ".safetensors", "timm", beside=(".json",)),
+        Format(
+            "torchvision",
+            ".pth",
+            "torchvision",
+            ("torch",),
+            ("torch", "torch"),
+            beside=FACTS,
+            float16="arrays",
+        ),
+        Format("timm", ".safetensors", "timm", beside=(".json",), float16="arrays"),
         Format("keras", ".h5", "keras", ("h5py",), ("h5py", "h5py"), beside=FACTS),
         Format("program", ".mnv2", "program", inputs=("uint8",), says_detections=True),
         Format(

@@ -12,7 +12,7 @@ from .onnx_float import float_outputs
 from .onnx_graph import Graph, chosen_opset
 from .onnx_int8 import Int8Layers
 from .onnx_results import add_results, image_input, normalised, pixels_again
-from .options import WriteOptions, WriterError, description, refuse
+from .options import WriteOptions, WriterError, about, description, refuse
 
 # as others' readers call them
 TASKS = {"classification": "classify", "detection": "detect", "segmentation": "segment"}
@@ -61,19 +61,8 @@ def write_named(
             image = pixels_again(graph, checkpoint, image)
         outputs = Int8Layers(graph, checkpoint, image, options).outputs()
     add_results(graph, checkpoint, options, outputs)
-    graph.save(path, about(checkpoint, options), metadata(checkpoint, options))
+    graph.save(path, about(checkpoint, options, "entry"), metadata(checkpoint, options))
     return (path,)
-
-
-def about(checkpoint: AnyCheckpoint, options: WriteOptions) -> str:
-    """What the file is and takes, for people."""
-    takes = {"float32": "float32, normalised", "uint8": "uint8 pixels, normalised by the file"}
-    colours = "grey" if checkpoint.architecture.in_channels == 1 else "RGB"
-    return (
-        f"MobileNetV2 for {checkpoint.architecture.head.task}. Images: {colours}, "
-        f"{checkpoint.preprocessing}. The file takes {takes[options.input]}. The entry mobilenetv2 of "
-        "its metadata says all of it as JSON."
-    )
 
 
 def metadata(checkpoint: AnyCheckpoint, options: WriteOptions) -> dict[str, str]:

@@ -109,3 +109,20 @@ def description(checkpoint: AnyCheckpoint, options: WriteOptions) -> dict[str, A
     """
     raw = options.results == "raw"
     return describe(checkpoint, options.input, result_names(checkpoint, options), raw=raw)
+
+
+def about(checkpoint: AnyCheckpoint, options: WriteOptions, place: str) -> str:
+    """What a file is and takes, for people.
+
+    Args:
+        checkpoint: The model.
+        options: Of the file.
+        place: What a part of the format's metadata is called.
+    """
+    takes = {"float32": "float32, normalised", "uint8": "uint8 pixels, normalised by the file"}
+    colours = "grey" if checkpoint.architecture.in_channels == 1 else "RGB"
+    return (
+        f"MobileNetV2 for {checkpoint.architecture.head.task}. Images: {colours}, "
+        f"{checkpoint.preprocessing}. The file takes {takes[options.input]}. The {place} mobilenetv2 of "
+        "its metadata says all of it as JSON."
+    )

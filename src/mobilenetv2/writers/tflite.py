@@ -12,7 +12,7 @@ import numpy as np
 from ..checkpoint import Checkpoint
 from ..int8 import AnyCheckpoint, Int8Checkpoint
 from ..layer import IMAGE
-from .options import WriteOptions, WriterError, description, refuse
+from .options import WriteOptions, WriterError, about, description, refuse
 from .tflite_graph import Graph
 from .tflite_int8 import Int8Layers, image_codes, scaled
 from .tflite_layers import Layers
@@ -45,11 +45,11 @@ def write(checkpoint: AnyCheckpoint, path: Path, options: WriteOptions) -> tuple
     else:
         layers = Layers(graph, checkpoint, _image(graph, checkpoint, options), options)
     add_results(graph, checkpoint, options, layers.outputs())
-    about = _about(checkpoint, options)
+    text = about(checkpoint, options, "buffer")
     metadata = {"mobilenetv2": json.dumps(description(checkpoint, options)).encode()}
     if options.task_metadata:
-        metadata[NAME] = task_metadata(checkpoint, options, about)
-    graph.save(path, about, metadata)
+        metadata[NAME] = task_metadata(checkpoint, options, text)
+    graph.save(path, text, metadata)
     if options.task_metadata and checkpoint.labels:
         attach_labels(path, checkpoint.labels)
     return (path,)
@@ -88,14 +88,3 @@ def _image(graph: Graph, checkpoint: Checkpoint, options: WriteOptions) -> int:
         return graph.inputs[0]
     pixels = graph.cast(graph.inputs[0], f"{IMAGE}.real", np.float32)
     return scaled(graph, pixels, *checkpoint.preprocessing.scale_offset())
-
-
-def _about(checkpoint: AnyCheckpoint, options: WriteOptions) -> str:
-    """What the file is and takes, for people."""
-    takes = {"float32": "float32, normalised", "uint8": "uint8 pixels, normalised by the file"}
-    colours = "grey" if checkpoint.architecture.in_channels == 1 else "RGB"
-    return (
-        f"MobileNetV2 for {checkpoint.architecture.head.task}. Images: {colours}, "
-        f"{checkpoint.preprocessing}. The file takes {takes[options.input]}. The buffer mobilenetv2 of "
-        "its metadata says all of it as JSON."
-    )

@@ -9,10 +9,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..checkpoint import Checkpoint
-from ..folding import fold
 from ..graph import network
 from ..int8 import AnyCheckpoint
 from ..layer import IMAGE, Layer, conv_padding
+from .arrays import folded
 from .options import WriteOptions, WriterError
 from .tflite_graph import ACTIVATIONS, SAME, VALID, Graph
 
@@ -60,8 +60,7 @@ class Layers:
     def arrays(self, layer: Layer) -> list[int]:
         """The tensors of a layer's kernel and bias."""
         assert isinstance(self.checkpoint, Checkpoint)
-        # not yet float32: float16 is rounded once
-        weight, bias = fold(self.checkpoint, layer)
+        weight, bias = folded(self.checkpoint, layer)
         axes, _, weight = self.in_axes(layer, weight)
         name = f"{layer.name}.weight"
         return [

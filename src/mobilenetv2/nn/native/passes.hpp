@@ -6,11 +6,9 @@
 #include <cstdint>
 #include <type_traits>
 
-namespace mobilenetv2 {
+#include "../../runtime/native/bfloat16.hpp"
 
-struct bfloat16 {
-  std::uint16_t bits;
-};
+namespace mobilenetv2 {
 
 // y = x * scale + shift for each channel, then limited to 0..6 if `relu6`.
 struct Norm {

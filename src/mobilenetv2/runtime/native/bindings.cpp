@@ -101,7 +101,8 @@ Factors factors(const Optional<float>& factor, const Optional<double>& fraction,
 
 template <class T>
 nb::class_<Network<T>> bind_network(nb::module_& module, const char* name) {
-  using Weights = Table<typename Network<T>::Weight>;
+  using Weights = Table<typename Network<T>::Given>;
+  using Taps = Table<typename Network<T>::Tap>;
   using Biases = Vector<typename Network<T>::Sum>;
   return nb::class_<Network<T>>(module, name)
       .def(
@@ -130,7 +131,7 @@ nb::class_<Network<T>> bind_network(nb::module_& module, const char* name) {
           nb::arg("rounding") = Rounding())
       .def(
           "add_depthwise",
-          [](Network<T>& network, const Weights& weights, const Biases& bias, int copies, const Optional<float>& factor,
+          [](Network<T>& network, const Taps& weights, const Biases& bias, int copies, const Optional<float>& factor,
              const Optional<double>& fraction, const Optional<double>& power, const Rounding& rounding) {
             Problem problem;
             const int handle = network.add_depthwise(weights.data(), bias.data(), static_cast<int>(bias.shape(0)),
@@ -161,6 +162,19 @@ nb::class_<Network<T>> bind_network(nb::module_& module, const char* name) {
           },
           nb::arg("plan"), nb::arg("images"), nb::arg("answers"), nb::arg("seconds") = nb::none(),
           "`seconds`: one number per step of the plan, to which its time is added.");
+}
+
+// Beside those of pixels: runs of values that are normalised already.
+template <class T>
+void bind_run_values(nb::class_<Network<T>> network_class) {
+  network_class.def(
+      "run_values",
+      [](Network<T>& network, const Plan& plan, const Values& images, const std::vector<Answer>& answers,
+         const std::optional<Seconds>& seconds) {
+        run(network, plan, {nullptr, images.data(), static_cast<int>(images.shape(0))}, images.size(), answers,
+            seconds);
+      },
+      nb::arg("plan"), nb::arg("images"), nb::arg("answers"), nb::arg("seconds") = nb::none());
 }
 
 // A program behind the C interface.
@@ -335,6 +349,9 @@ NB_MODULE(_native, module) {
       "kernel_names", [] { return names(mobilenetv2::kernel_names<float>()); },
       "Instruction sets that there are kernels for and that run here, best last.");
   module.def(
+      "bf16_kernel_names", [] { return names(mobilenetv2::kernel_names<mobilenetv2::bfloat16>()); },
+      "The same for networks in bfloat16; there are instructions for it in all but \"scalar\".");
+  module.def(
       "byte_kernel_names", [] { return names(mobilenetv2::kernel_names<std::uint8_t>()); },
       "The same for int8 networks.");
   module.def("float_target", &mobilenetv2::float_target, nb::arg("isa"),
@@ -355,6 +372,8 @@ NB_MODULE(_native, module) {
       },
       nb::arg("values"), nb::arg("factors"), nb::arg("results"),
       "Each row times its factor, rounded once to float32; whether all results are finite.");
+  module.def("bf16_fma_rate", &fma_rate<mobilenetv2::bfloat16>, nb::arg("isa"),
+             "The same of pairs of bfloat16, summed in floats.");
   module.def("fma_rate", &fma_rate<float>, nb::arg("isa"),
              "float32 multiply-adds a second that the kernels' vectors of an instruction set reach on one core, in "
              "registers alone. \"scalar\" is what the compiler makes of plain code.");
@@ -366,14 +385,7 @@ NB_MODULE(_native, module) {
   bind_program(module);
   bind_steps(module);
   nb::class_<Plan>(module, "Plan").def("size", &Plan::size, nb::arg("images"));
-  bind_network<float>(module, "Network")
-      .def(
-          "run_values",
-          [](Network<float>& network, const Plan& plan, const Values& images, const std::vector<Answer>& answers,
-             const std::optional<Seconds>& seconds) {
-            run(network, plan, {nullptr, images.data(), static_cast<int>(images.shape(0))}, images.size(), answers,
-                seconds);
-          },
-          nb::arg("plan"), nb::arg("images"), nb::arg("answers"), nb::arg("seconds") = nb::none());
+  bind_run_values(bind_network<float>(module, "Network"));
+  bind_run_values(bind_network<mobilenetv2::bfloat16>(module, "BF16Network"));
   bind_network<std::uint8_t>(module, "ByteNetwork");
 }

@@ -39,6 +39,7 @@ class Checker {
       case StepKind::MATMUL:
         MNV2_REQUIRE(inputs() == 1 && same_size(), "a product keeps the size of its input");
         MNV2_REQUIRE(known(step_.matrix, network_.matrices()), "no such matrix");
+        MNV2_PASS(check_limit(step_.low));
         return check_matrix(network_.matrix(step_.matrix), step_.in_channels, step_.out_channels);
       case StepKind::MEAN:
         MNV2_PASS(check_bytes());
@@ -47,7 +48,7 @@ class Checker {
         MNV2_REQUIRE(step_.in_channels == step_.out_channels, "a mean keeps the channels");
         return nullptr;
       case StepKind::ADD:
-        MNV2_REQUIRE(floats() && inputs() == 2 && same_size(), "a sum is of two float tensors of its own size");
+        MNV2_REQUIRE(!bytes() && inputs() == 2 && same_size(), "a sum is of two float tensors of its own size");
         MNV2_REQUIRE(step_.in_channels == step_.out_channels, "a sum keeps the channels");
         return nullptr;
       case StepKind::CONCAT:  // among the tensors
@@ -65,7 +66,7 @@ class Checker {
         return nullptr;
       case StepKind::TO_FLOAT:
         MNV2_PASS(check_bytes());
-        MNV2_REQUIRE(!floats() && inputs() == 1 && same_size(), "only bytes become floats");
+        MNV2_REQUIRE(!floats() && inputs() == 1 && same_size(), "floats are floats already");
         MNV2_REQUIRE(step_.in_channels == step_.out_channels && step_.output <= ANSWER, "floats are an output");
         return nullptr;
     }
@@ -74,17 +75,27 @@ class Checker {
 
  private:
   static constexpr bool floats() { return sizeof(T) == sizeof(float); }
-  static constexpr int padded_depth(int depth) { return floats() ? depth : (depth + 3) / 4 * 4; }
+  static constexpr bool bytes() { return sizeof(T) == 1; }
+  static constexpr std::size_t FLOAT_ITEMS = sizeof(float) / sizeof(T);
+  static constexpr int padded_depth(int depth) {
+    constexpr int TOGETHER = Types<T>::TOGETHER;
+    return (depth + TOGETHER - 1) / TOGETHER * TOGETHER;
+  }
 
   // The rounding of a step without weights.
   const char* check_bytes() const {
-    if (floats()) return nullptr;
+    if (!bytes()) return nullptr;
     const bool divides = step_.mean_divisor >= 1 && step_.mean_divisor <= 0x1p80;
     MNV2_REQUIRE(divides && std::fabs(step_.mean_factor) <= 1e19, "a factor is out of range");
     return check_rounding(step_.rounding);
   }
   static const char* check_sides(std::initializer_list<int> sides) {
     for (const int side : sides) MNV2_REQUIRE(side >= 1 && side <= MAX_SIDE, "a size is out of range");
+    return nullptr;
+  }
+  // What the kernels over bfloat16 can clamp at.
+  static const char* check_limit(float low) {
+    MNV2_REQUIRE(floats() || bytes() || low == 0 || low == -INFINITY, "a lower limit is neither 0 nor none");
     return nullptr;
   }
   template <class Packed>
@@ -104,20 +115,20 @@ class Checker {
       return begin < 0 || (static_cast<std::size_t>(begin) <= top && size <= top - static_cast<std::size_t>(begin));
     };
     MNV2_PASS(check_kinds());
-    const std::size_t out = step_.out_size() * (float_items() ? sizeof(float) : 1), scratch = scratch_items();
+    const std::size_t out = step_.out_size() * (float_items() ? FLOAT_ITEMS : 1), scratch = scratch_items();
     MNV2_REQUIRE(step_.output != IMAGE && inside(step_.output, out), "the output lies outside of the workspace");
     MNV2_REQUIRE(scratch == 0 || inside(step_.scratch, scratch), "the scratch lies outside of the workspace");
     if (!floats() && step_.output <= ANSWER) {
-      MNV2_REQUIRE(makes_floats(network_, step_) || resizes(), "bytes are not an output");
+      MNV2_REQUIRE(makes_floats(network_, step_) || resizes(), "what is stored is not an output");
     }
-    MNV2_REQUIRE(!float_items() || step_.output % static_cast<std::ptrdiff_t>(sizeof(float)) == 0,
+    MNV2_REQUIRE(!float_items() || step_.output % static_cast<std::ptrdiff_t>(FLOAT_ITEMS) == 0,
                  "floats lie between two of their places");
     for (std::size_t i = 0; i < inputs(); i++) {
       const std::ptrdiff_t input = step_.inputs[i];
       const std::size_t size = input_size(i);
       MNV2_REQUIRE(inside(input, size), "an input lies outside of the workspace");
-      MNV2_REQUIRE(floats() || step_.reads_floats || input > ANSWER, "an output of floats is no input of bytes");
-      MNV2_REQUIRE(!step_.reads_floats || input <= ANSWER || input % static_cast<std::ptrdiff_t>(sizeof(float)) == 0,
+      MNV2_REQUIRE(floats() || step_.reads_floats || input > ANSWER, "an output of floats is no input of other types");
+      MNV2_REQUIRE(!step_.reads_floats || input <= ANSWER || input % static_cast<std::ptrdiff_t>(FLOAT_ITEMS) == 0,
                    "floats lie between two of their places");
       MNV2_REQUIRE(input != IMAGE || reads_images(), "only a convolution of padded rows reads the image");
       if (input == step_.output) {
@@ -139,7 +150,7 @@ class Checker {
 
   // What makes_floats reads of the step.
   const char* check_kinds() const {
-    MNV2_REQUIRE(!step_.reads_floats || (!floats() && resizes()), "only a resize among bytes reads floats");
+    MNV2_REQUIRE(!step_.reads_floats || (!floats() && resizes()), "only a resize reads floats among others");
     const bool staged = step_.kind == StepKind::ROWS || step_.kind == StepKind::PLANE;
     MNV2_REQUIRE(!staged || !step_.stages.empty(), "rows are made by at least one stage");
     MNV2_REQUIRE(staged || step_.stages.empty(), "stages are for steps of their own");
@@ -154,7 +165,7 @@ class Checker {
     return a + static_cast<std::ptrdiff_t>(a_size) <= b || b + static_cast<std::ptrdiff_t>(b_size) <= a;
   }
   std::size_t input_size(std::size_t i) const {
-    if (step_.kind != StepKind::CONCAT) return step_.in_size() * (step_.reads_floats ? sizeof(float) : 1);
+    if (step_.kind != StepKind::CONCAT) return step_.in_size() * (step_.reads_floats ? FLOAT_ITEMS : 1);
     return step_.in_pixels() * static_cast<std::size_t>(step_.input_channels[i]);
   }
   bool reads_images() const {
@@ -177,7 +188,7 @@ class Checker {
 
   const char* check_concat() const {
     MNV2_REQUIRE(same_size(), "tensors of one size stand side by side");
-    MNV2_REQUIRE(floats() ? step_.rescaling.empty() : step_.rescaling.size() == 256 * inputs(),
+    MNV2_REQUIRE(bytes() ? step_.rescaling.size() == 256 * inputs() : step_.rescaling.empty(),
                  "not one table per input");
     MNV2_REQUIRE(step_.input_channels.size() == inputs(), "not one number of channels per input");
     std::ptrdiff_t channels = 0;
@@ -247,6 +258,8 @@ class Checker {
 
   // `written`: channels that the last matrix writes.
   const char* check_stage(const Stage& stage, int written) const {
+    MNV2_PASS(check_limit(stage.wide_low));
+    MNV2_PASS(check_limit(stage.low));
     MNV2_PASS(check_sides({stage.in_channels, stage.in_height, stage.in_width, stage.out_channels, stage.out_height,
                            stage.out_width, stage.kernel, stage.stride, stage.dilation, stage.strip}));
     MNV2_REQUIRE(stage.top >= 0 && stage.left >= 0 && stage.top <= MAX_SIDE && stage.left <= MAX_SIDE,
@@ -284,8 +297,9 @@ class Checker {
     MNV2_REQUIRE(stage.expand < 0 && stage.depthwise < 0 && stage.project < 0 && !stage.shortcut,
                  "a convolution of padded rows is a stage of its own");
     MNV2_REQUIRE(known(stage.conv, network_.matrices()), "no such matrix");
-    MNV2_REQUIRE(step_.inputs[0] != IMAGE || floats() || stage.dilation == 1, "a convolution of pixels is not dilated");
-    const int depth = stage.kernel * padded_depth(stage.kernel * stage.in_channels);
+    MNV2_REQUIRE(step_.inputs[0] != IMAGE || !bytes() || stage.dilation == 1, "a convolution of pixels is not dilated");
+    const int run = bytes() || stage.dilation == 1 ? stage.kernel : 1;  // inputs that lie side by side
+    const int depth = stage.kernel * stage.kernel / run * padded_depth(run * stage.in_channels);
     MNV2_PASS(check_matrix(network_.matrix(stage.conv), depth, written));
     if (step_.inputs[0] != IMAGE) return nullptr;
     MNV2_REQUIRE(known(stage.conv_pixels, network_.matrices()), "no matrix for pixels");
@@ -323,7 +337,7 @@ Problem check_steps(const Network<T>& network, const std::vector<Step>& steps, i
   return {};
 }
 
-template Problem check_steps<float>(const Network<float>&, const std::vector<Step>&, int);
-template Problem check_steps<std::uint8_t>(const Network<std::uint8_t>&, const std::vector<Step>&, int);
+#define MNV2_INSTANTIATE(T) template Problem check_steps<T>(const Network<T>&, const std::vector<Step>&, int);
+MNV2_EACH_TYPE(MNV2_INSTANTIATE)
 
 }  // namespace mobilenetv2

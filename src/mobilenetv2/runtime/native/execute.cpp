@@ -20,18 +20,19 @@ void run_matmul(const Run<T>& run, const Step& step) {
   const Matrix<T>& matrix = run.network.matrix(step.matrix);
   Matmul<T> job = dense_matmul(matrix, run.tensor(step.inputs[0]), step.in_channels, pixels_of(step) * run.images.count,
                                run.tensor(step.output), step.low, step.high);
-  if constexpr (sizeof(T) == 1) {
-    if (makes_floats(run.network, step)) job.requantize.floats = run.floats(step.output);
-  }
+  if (makes_floats(run.network, step)) job.requantize.floats = run.floats(step.output);
   parallel_matmul(run, matrix, job);
 }
 
-void run_add(const Run<float>& run, const Step& step) {
+template <class T>
+void run_add(const Run<T>& run, const Step& step) {
   const std::ptrdiff_t count = static_cast<std::ptrdiff_t>(pixels_of(step)) * step.out_channels;
-  const float *a = run.tensor(step.inputs[0]), *b = run.tensor(step.inputs[1]);
-  float* const out = run.tensor(step.output);
+  const T *a = run.tensor(step.inputs[0]), *b = run.tensor(step.inputs[1]);
+  T* const out = run.tensor(step.output);
   run.pool->parallel(run.images.count, [&](int image, int) {
-    for (std::ptrdiff_t i = image * count; i < (image + 1) * count; i++) out[i] = a[i] + b[i];
+    for (std::ptrdiff_t i = image * count; i < (image + 1) * count; i++) {
+      out[i] = from_float<T>(to_float(a[i]) + to_float(b[i]));
+    }
   });
 }
 
@@ -68,10 +69,14 @@ void run_concat(const Run<T>& run, const Step& step) {
 }
 
 // The mean of a channel from its sum over `pixels` pixels.
-float finished_mean(const Step&, float sum, int pixels) { return sum * (1.0f / static_cast<float>(pixels)); }
+template <class T>
+T finished_mean(const Step&, float sum, int pixels) {
+  return from_float<T>(sum * (1.0f / static_cast<float>(pixels)));
+}
 
 // Of bytes, from the sum less the zero points of all pixels: times the factor; or, rounded twice, divided after it.
-std::uint8_t finished_mean(const Step& step, std::int32_t sum, int pixels) {
+template <class T>
+T finished_mean(const Step& step, std::int32_t sum, int pixels) {
   const Rounding& to = step.rounding;
   const std::int32_t centred = sum - pixels * to.input_zero;
   const float value =
@@ -94,16 +99,20 @@ void run_mean(const Run<T>& run, const Step& step) {
     typename Types<T>::Sum sums[PART_CHANNELS];
     run.network.kernels().sum(in + image * count + from, pixels_of(step), channels, width, sums);
     T* const to = out + static_cast<std::ptrdiff_t>(image) * channels + from;
-    for (int c = 0; c < width; c++) to[c] = finished_mean(step, sums[c], pixels_of(step));
+    for (int c = 0; c < width; c++) to[c] = finished_mean<T>(step, sums[c], pixels_of(step));
   });
 }
 
-void run_to_float(const Run<std::uint8_t>& run, const Step& step) {
+template <class T>
+void run_to_float(const Run<T>& run, const Step& step) {
   float* const out = run.answer(step.output);
-  const std::uint8_t* const in = run.tensor(step.inputs[0]);
+  const T* const in = run.tensor(step.inputs[0]);
   const std::ptrdiff_t count = static_cast<std::ptrdiff_t>(pixels_of(step)) * step.out_channels * run.images.count;
   for (std::ptrdiff_t i = 0; i < count; i++) {
-    out[i] = static_cast<float>(in[i] - step.rounding.input_zero) * step.rounding.float_scale;
+    out[i] = to_float(in[i]);
+    if constexpr (sizeof(T) == 1) {
+      out[i] = (out[i] - static_cast<float>(step.rounding.input_zero)) * step.rounding.float_scale;
+    }
   }
 }
 
@@ -119,7 +128,7 @@ void execute_step(const Run<T>& run, const Step& step) {  // Network::plan refus
     case StepKind::MEAN:
       return run_mean(run, step);
     case StepKind::ADD:
-      if constexpr (sizeof(T) == sizeof(float)) return run_add(run, step);
+      if constexpr (sizeof(T) != 1) return run_add(run, step);
       break;
     case StepKind::CONCAT:
       return run_concat(run, step);
@@ -127,7 +136,7 @@ void execute_step(const Run<T>& run, const Step& step) {  // Network::plan refus
     case StepKind::LABELS:
       return run_resize(run, step);
     case StepKind::TO_FLOAT:
-      if constexpr (sizeof(T) == 1) return run_to_float(run, step);
+      if constexpr (sizeof(T) != sizeof(float)) return run_to_float(run, step);
       break;
   }
 }
@@ -135,7 +144,7 @@ void execute_step(const Run<T>& run, const Step& step) {  // Network::plan refus
 // Lines of weights up to the end of `panel`, counted from the matrix's first.
 template <class T>
 std::size_t lines_up_to(const Matrix<T>& matrix, const Panel& panel, int lanes) {
-  const std::ptrdiff_t size = static_cast<std::ptrdiff_t>(panel.vectors) * lanes * matrix.depth;
+  const std::ptrdiff_t size = static_cast<std::ptrdiff_t>(weight_lanes(panel, lanes)) * matrix.depth;
   return static_cast<std::size_t>(panel.weights + size) * sizeof(typename Types<T>::Weight) / LINE_BYTES;
 }
 
@@ -151,7 +160,7 @@ std::size_t scratch_size(const Network<T>& network, const Step& step) {
 template <class T>
 void Ahead<T>::fetch(const Matrix<T>& matrix, Matmul<T>& job) {
   if (job.pixels > AHEAD_PIXELS) return;
-  constexpr std::size_t STEP = sizeof(T) == 1 ? 4 : 1;  // of the depth, in which a line is fetched
+  constexpr std::size_t STEP = Types<T>::TOGETHER;  // of the depth, in which a line is fetched
   const std::vector<Matrix<T>>& all = network_.matrices();
   const std::size_t used = lines_up_to(matrix, job.panels[job.panel_count - 1], network_.kernels().lanes);
   const std::size_t here = matrix.begin + used;
@@ -169,6 +178,7 @@ void Ahead<T>::fetch(const Matrix<T>& matrix, Matmul<T>& job) {
   const Kernels<T>& kernels = network_.kernels();
   const int rows = job.in_order ? kernels.fours_rows : kernels.tile_rows;
   int tiles = job.pixels / rows;
+  if (job.in_order && job.fours_width % FOUR == 0) tiles = (job.pixels + rows - 1) / rows;
   if (job.fours_width % FOUR != 0) tiles = job.pixels / job.fours_width * ((job.fours_width + rows - 1) / rows);
   const std::size_t time =
       static_cast<std::size_t>(tiles * job.panel_count) * static_cast<std::size_t>(matrix.depth) / STEP;
@@ -298,7 +308,6 @@ Depthwise<T> depthwise_job(const DepthwiseWeights<T>& weights, const Stage& stag
   template Matmul<T> blocked_matmul<T>(const Matrix<T>&, const T*, std::ptrdiff_t, int, float, float); \
   template void parallel_matmul<T>(const Run<T>&, const Matrix<T>&, const Matmul<T>&);                 \
   template Depthwise<T> depthwise_job<T>(const DepthwiseWeights<T>&, const Stage&);
-MNV2_INSTANTIATE(float)
-MNV2_INSTANTIATE(std::uint8_t)
+MNV2_EACH_TYPE(MNV2_INSTANTIATE)
 
 }  // namespace mobilenetv2

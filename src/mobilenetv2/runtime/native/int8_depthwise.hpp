@@ -56,20 +56,25 @@ struct Columns {
     }
     interleave(column, quads);
   }
+  // The same where columns do not touch.
+  MNV2_INLINE_FOR_SPEED void read_apart(const std::uint8_t* row, Ints outside, Ints (&quads)[QUADS]) const {
+    read(row, outside, false, quads);
+  }
 };
 
-// Turns the sums of a block of channels into what is stored, but for clamping in the modes that leave it to the
-// packing. FACTORS says how the factors of a vector lie, NEXT how many channels lie between a vector's and the next's.
+// Turns the sums of four vectors into what is stored, but for clamping in the modes that leave it to the packing.
+// FACTORS says how the factors of a vector lie, NEXT how many channels lie between a vector's and the next's; the first
+// vector's begin with `channel`.
 template <RoundingMode MODE, class FACTORS, int NEXT>
-inline void byte_codes(const Depthwise<std::uint8_t>& job, int block, Ints (&sum)[4]) {
+MNV2_INLINE_FOR_SPEED void byte_codes(const Depthwise<std::uint8_t>& job, int channel, Ints (&sum)[4]) {
   constexpr bool TWICE = MODE == RoundingMode::TWICE || MODE == RoundingMode::TWICE_NON_NEGATIVE;
   const Requantize& to = job.requantize;
   if constexpr (TWICE) {
     Vec worst = zero();
     Ints near[4];
     MNV2_UNROLL for (int q = 0; q < 4; q++) {
-      const int channel = block * BLOCK + NEXT * q;
-      const NearCodes<MODE> codes{FACTORS::floats(to.factor + channel), FACTORS::floats(to.half + channel)};
+      const int first = channel + NEXT * q;
+      const NearCodes<MODE> codes{FACTORS::floats(to.factor + first), FACTORS::floats(to.half + first)};
       Vec value = codes(sum[q], worst);
       if constexpr (MODE == RoundingMode::TWICE) value = clamped(value, splat(job.low), splat(job.high));
       near[q] = to_ints(value);
@@ -81,7 +86,7 @@ inline void byte_codes(const Depthwise<std::uint8_t>& job, int block, Ints (&sum
     }
   }
   MNV2_UNROLL for (int q = 0; q < 4; q++) {
-    const Codes<MODE, FACTORS> codes(to, block * BLOCK + NEXT * q, job.low, job.high);
+    const Codes<MODE, FACTORS> codes(to, channel + NEXT * q, job.low, job.high);
     sum[q] = codes(sum[q]);
     if constexpr (MODE == RoundingMode::ONCE || MODE == RoundingMode::TWICE) {
       sum[q] = add_ints(sum[q], splat_ints(to.zero));
@@ -106,9 +111,8 @@ MNV2_NOINLINE void byte_channels(const Depthwise<std::uint8_t>& job, int block) 
   }
   for (int x = 0; x < job.out_width; x += PIXELS) {
     const Columns<STRIDE> columns(job, x);
-    const auto read = [&](int row, Ints(&quads)[QUADS]) {
-      columns.read(job.rows[row] ? job.rows[row] + at : nullptr, outside, together, quads);
-    };
+    const auto begin_of = [&](int row) { return job.rows[row] ? job.rows[row] + at : nullptr; };
+    const auto read = [&](int row, Ints(&quads)[QUADS]) { columns.read(begin_of(row), outside, true, quads); };
     std::uint8_t* out = job.out + block * job.out_block + x * BLOCK;
     // Input row r of the job is in rows[r % 3]; three output rows at a time, so that the compiler knows which.
     Ints rows[3][QUADS];
@@ -123,7 +127,7 @@ MNV2_NOINLINE void byte_channels(const Depthwise<std::uint8_t>& job, int block) 
           MNV2_UNROLL for (int i = 3 - STRIDE; i < 3; i++) read(y * STRIDE + i, rows[(phase * STRIDE + i) % 3]);
         } else {
           MNV2_UNROLL for (int i = 0; i < 3; i++) {
-            read(y * STRIDE + i * job.dilation, rows[(phase * STRIDE + i) % 3]);
+            columns.read_apart(begin_of(y * STRIDE + i * job.dilation), outside, rows[(phase * STRIDE + i) % 3]);
           }
         }
         Ints sum[QUADS];
@@ -137,7 +141,7 @@ MNV2_NOINLINE void byte_channels(const Depthwise<std::uint8_t>& job, int block) 
           }
           sum[q] = from_sums(sums);
         }
-        byte_codes<MODE, PerQuad, 4>(job, block, sum);
+        byte_codes<MODE, PerQuad, 4>(job, block * BLOCK, sum);
         store_pixels(out + static_cast<std::ptrdiff_t>(y) * job.out_width * BLOCK, sum, job.out_width - x);
       }
     }
@@ -216,9 +220,7 @@ MNV2_NOINLINE void four_channels(const Depthwise<std::uint8_t>& job, int block, 
   std::uint8_t* out = job.out + block * job.out_block + static_cast<std::ptrdiff_t>(y) * job.out_width * BLOCK;
   for (int x = 0; x < job.out_width; x += FOUR, out += FOUR * BLOCK) {
     Ints sum[FOUR][ROWS];
-    MNV2_UNROLL for (int p = 0; p < FOUR; p++) {
-      MNV2_UNROLL for (int r = 0; r < ROWS; r++) sum[p][r] = bias;
-    }
+    MNV2_UNROLL for (int p = 0; p < FOUR; p++) { MNV2_UNROLL for (int r = 0; r < ROWS; r++) sum[p][r] = bias; }
     if constexpr (STRIDE == 1) {
       add_taps(sum[0], between, 1);
       add_taps(sum[1], here, 0);
@@ -237,7 +239,7 @@ MNV2_NOINLINE void four_channels(const Depthwise<std::uint8_t>& job, int block, 
     }
     MNV2_UNROLL for (int r = 0; r < ROWS; r++) {
       Ints pixels[FOUR] = {sum[0][r], sum[1][r], sum[2][r], sum[3][r]};
-      byte_codes<MODE, PerLane, 0>(job, block, pixels);
+      byte_codes<MODE, PerLane, 0>(job, block * BLOCK, pixels);
       store_four_pixels(out + static_cast<std::ptrdiff_t>(r) * job.out_width * BLOCK, pixels, job.out_width - x);
     }
   }
@@ -269,7 +271,7 @@ struct ByteChannels {
 template <class CHANNELS>
 inline void run_in_mode(const Depthwise<std::uint8_t>& job, int block) {
   const RoundingMode mode = job.requantize.mode;
-  if (job.requantize.zero == 0 && mode == RoundingMode::ONCE_SATURATING) {
+  if (!IS_SMALL && job.requantize.zero == 0 && mode == RoundingMode::ONCE_SATURATING) {
     CHANNELS::template run<RoundingMode::ONCE_SATURATING>(job, block);
   } else if (is_once(mode)) {
     CHANNELS::template run<RoundingMode::ONCE>(job, block);

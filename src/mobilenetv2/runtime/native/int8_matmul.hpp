@@ -50,8 +50,11 @@ using OrderOf = typename OrderChoice<VECTORS, has_interleaved(VECTORS)>::Type;
 // Stores bytes with their channels in order, four pixels of a vector at a time.
 template <int VECTORS>
 struct InOrderPacked {
-  static constexpr bool CLAMPS = true, ENDS_IN_ROWS = false;
+  static constexpr bool CLAMPS = true;
   static constexpr int PIXELS_TOGETHER = 4;
+  static Ints shortcut(const std::uint8_t* from, int vector, int channels) {
+    return InOrder<VECTORS>::shortcut(from, vector, channels);
+  }
   template <int ROWS>
   static void store(const Ints (&bytes)[ROWS][VECTORS], const TileOut& to) {
     MNV2_UNROLL for (int j = 0; j < VECTORS; j++) {
@@ -67,7 +70,7 @@ struct InOrderPacked {
 // Stores bytes in fours. What lies behind the last pixel of a row is the last pixel again.
 template <int VECTORS>
 struct InFours {
-  static constexpr bool CLAMPS = true, ENDS_IN_ROWS = true;
+  static constexpr bool CLAMPS = true;
   static constexpr int PIXELS_TOGETHER = FOUR;
   template <int ROWS>
   static void store(const Ints (&bytes)[ROWS][VECTORS], const TileOut& to) {
@@ -184,10 +187,9 @@ inline void finish_near(const Matmul<std::uint8_t>& job, const Panel& panel, int
 }
 
 // One pixel's sums, rounded twice, to bytes.
-template <int VECTORS>
+template <class Order, int VECTORS>
 inline void finish_pixel_twice(const Matmul<std::uint8_t>& job, const Panel& panel, int pixel,
                                const std::int32_t* sums) {
-  using Order = OrderOf<VECTORS>;
   const Requantize& to = job.requantize;
   Ints bytes[1][VECTORS];
   for (int j = 0; j < VECTORS; j++) {
@@ -230,7 +232,7 @@ MNV2_NOINLINE void finish_unsure(const Matmul<std::uint8_t>& job, const Panel& p
                                  const std::int32_t* sums, unsigned unsure) {
   if constexpr (MODE == RoundingMode::TWICE) {
     for (int i = 0; i < ROWS; i++) {
-      if (unsure >> i & 1) finish_pixel_twice<VECTORS>(job, panel, from + i, sums + i * VECTORS * LANES);
+      if (unsure >> i & 1) finish_pixel_twice<Order, VECTORS>(job, panel, from + i, sums + i * VECTORS * LANES);
     }
   } else {
     finish_non_negative<Order, 0, ROWS, VECTORS>(job, panel, from, sums, unsure);
@@ -239,8 +241,8 @@ MNV2_NOINLINE void finish_unsure(const Matmul<std::uint8_t>& job, const Panel& p
 
 // A tile's sums, rounded twice, to bytes.
 template <RoundingMode MODE, class Order, int ROWS, int VECTORS>
-inline void finish_twice(const Matmul<std::uint8_t>& job, const Panel& panel, int from,
-                         const Ints (&sum)[ROWS][VECTORS]) {
+MNV2_INLINE_FOR_SPEED void finish_twice(const Matmul<std::uint8_t>& job, const Panel& panel, int from,
+                                        const Ints (&sum)[ROWS][VECTORS]) {
   unsigned unsure = 0;
   const Requantize& to = job.requantize;
   const NearTile near{to.factor + panel.channel, to.half + panel.channel, tile_out(job, panel, from)};
@@ -299,15 +301,14 @@ inline void add_input_steps(const InputSteps (&inputs)[ROWS], const std::int8_t*
   }
 }
 
-// A tile's sums to bytes: panels interleaved where the target has that.
-template <int VECTORS>
+// A tile's sums to bytes, in any mode.
+template <class Order>
 struct AnyMode {
-  static constexpr bool ENDS_IN_ROWS = false;
-  template <int ROWS>
+  static constexpr bool PARTS_ARE_SHORT = false, HALF = false;
+  template <int ROWS, int VECTORS>
   static void finish(const Matmul<std::uint8_t>& job, const Panel& panel, int from, Ints (&sum)[ROWS][VECTORS]) {
-    using Order = OrderOf<VECTORS>;
     const RoundingMode mode = job.requantize.mode;
-    if (Order::CLAMPS && mode == RoundingMode::ONCE_SATURATING) {
+    if (!IS_SMALL && Order::CLAMPS && mode == RoundingMode::ONCE_SATURATING) {
       finish_tile<RoundingMode::ONCE_SATURATING, Order>(job, panel, from, sum);
     } else if (mode == RoundingMode::ONCE || mode == RoundingMode::ONCE_SATURATING) {
       finish_tile<RoundingMode::ONCE, Order>(job, panel, from, sum);
@@ -326,7 +327,7 @@ struct AnyMode {
 // The same in a mode that packing clamps, with channels in order.
 template <class Order>
 struct Clamping {
-  static constexpr bool ENDS_IN_ROWS = Order::ENDS_IN_ROWS;
+  static constexpr bool PARTS_ARE_SHORT = true, HALF = false;
   template <int ROWS, int VECTORS>
   static void finish(const Matmul<std::uint8_t>& job, const Panel& panel, int from, Ints (&sum)[ROWS][VECTORS]) {
     if (job.requantize.mode == RoundingMode::ONCE_SATURATING) {
@@ -337,11 +338,9 @@ struct Clamping {
   }
 };
 
-// The tile of ROWS pixels x VECTORS vectors at pixel `from`. AHEAD: a line of `ahead` is fetched with each step. FINISH
-// stores its sums.
-template <int ROWS, int VECTORS, bool AHEAD, class FINISH>
-MNV2_NOINLINE void tile(const Matmul<std::uint8_t>& job, const Panel& panel, int from, const std::int8_t* ahead) {
-  Ints sum[ROWS][VECTORS];
+// What a tile's sums begin with.
+template <int ROWS, int VECTORS>
+inline void start_sums(const Matmul<std::uint8_t>& job, const Panel& panel, int from, Ints (&sum)[ROWS][VECTORS]) {
   MNV2_UNROLL for (int j = 0; j < VECTORS; j++) {
     const Ints start = load_ints(job.bias + panel.channel + j * LANES);
     MNV2_UNROLL for (int i = 0; i < ROWS; i++) sum[i][j] = start;
@@ -352,6 +351,14 @@ MNV2_NOINLINE void tile(const Matmul<std::uint8_t>& job, const Panel& panel, int
       MNV2_UNROLL for (int j = 0; j < VECTORS; j++) sum[i][j] = add_ints(sum[i][j], more);
     }
   }
+}
+
+// The tile of ROWS pixels x VECTORS vectors at pixel `from`. AHEAD: a line of `ahead` is fetched with each step. FINISH
+// stores its sums.
+template <int ROWS, int VECTORS, bool AHEAD, class FINISH>
+MNV2_NOINLINE void tile(const Matmul<std::uint8_t>& job, const Panel& panel, int from, const std::int8_t* ahead) {
+  Ints sum[ROWS][VECTORS];
+  start_sums(job, panel, from, sum);
   Sums sums[ROWS][VECTORS];
   MNV2_UNROLL for (int i = 0; i < ROWS; i++) {
     MNV2_UNROLL for (int j = 0; j < VECTORS; j++) sums[i][j] = to_sums(sum[i][j]);
@@ -397,6 +404,61 @@ MNV2_NOINLINE void tile(const Matmul<std::uint8_t>& job, const Panel& panel, int
   }
   FINISH::finish(job, panel, from, sum);
 }
+
+#if defined(MNV2_HALVES)
+
+// A tile whose last vector is half of one.
+template <int ROWS, int VECTORS, bool AHEAD, class FINISH>
+MNV2_NOINLINE void half_tile(const Matmul<std::uint8_t>& job, const Panel& panel, int from, const std::int8_t* ahead) {
+  constexpr int WHOLE = VECTORS - 1, STEP_WEIGHTS = 4 * WHOLE * LANES + 2 * LANES;
+  Ints sum[ROWS][VECTORS];
+  HalfInts halves[ROWS];
+  MNV2_UNROLL for (int j = 0; j < VECTORS; j++) {
+    const Ints start = load_ints(job.bias + panel.channel + j * LANES);
+    MNV2_UNROLL for (int i = 0; i < ROWS; i++) sum[i][j] = start;
+  }
+  if (job.input_sums) {
+    MNV2_UNROLL for (int i = 0; i < ROWS; i++) {
+      const Ints more = splat_ints(job.input_sums[from + i]);
+      MNV2_UNROLL for (int j = 0; j < VECTORS; j++) sum[i][j] = add_ints(sum[i][j], more);
+    }
+  }
+  MNV2_UNROLL for (int i = 0; i < ROWS; i++) halves[i] = first_half(sum[i][WHOLE]);
+  const std::ptrdiff_t pixel = job.in_pixel;
+  const std::int8_t* weights = job.weights + panel.weights;
+  const std::uint8_t* const tile_in = job.in + from * pixel;
+  for (int r = 0; r < job.row_count; r++) {
+    const std::uint8_t* segment = tile_in + r * job.in_row;
+    for (int s = 0; s < job.segment_count; s++, segment += job.in_segment) {
+      const std::uint8_t* in = segment;
+      const std::int8_t* const end = weights + static_cast<std::ptrdiff_t>(job.depth / 4) * STEP_WEIGHTS;
+      for (; weights != end; weights += STEP_WEIGHTS, in += 4) {
+        if constexpr (AHEAD) {
+          prefetch(ahead);
+          ahead += 64;
+        }
+        Ints w[VECTORS];
+        MNV2_UNROLL for (int j = 0; j < WHOLE; j++) w[j] = load_weights(weights + 4 * j * LANES);
+        const HalfInts last = load_half_weights(weights + 4 * WHOLE * LANES);
+        MNV2_UNROLL for (int i = 0; i < ROWS; i++) {
+          const Ints input = splat_quad(in + i * pixel);
+          MNV2_UNROLL for (int j = 0; j < WHOLE; j++) sum[i][j] = dot(sum[i][j], input, w[j]);
+          halves[i] = half_dot(halves[i], first_half(input), last);
+        }
+      }
+    }
+  }
+  MNV2_UNROLL for (int i = 0; i < ROWS; i++) sum[i][WHOLE] = whole_of(halves[i]);
+  FINISH::finish(job, panel, from, sum);
+}
+
+// Panels that end with half a vector.
+template <class Order>
+struct WithHalf : AnyMode<Order> {
+  static constexpr bool HALF = true;
+};
+
+#endif
 
 }  // namespace
 }  // namespace MNV2_NAMESPACE

@@ -10,6 +10,9 @@
 #if defined(MNV2_HAS_FLOATS)
 #include "depthwise.hpp"
 #endif
+#if defined(MNV2_PAIRS)
+#include "int8_depthwise_pairs.hpp"
+#endif
 
 #define MNV2_TEXT_OF(name) #name
 #define MNV2_TEXT(name) MNV2_TEXT_OF(name)
@@ -19,6 +22,14 @@ namespace MNV2_NAMESPACE {
 namespace {
 
 void matmul_bytes(const Matmul<std::uint8_t>& job) { run_panels(job); }
+
+void depthwise_bytes(const Depthwise<std::uint8_t>& job) {
+#if defined(MNV2_PAIRS)
+  depthwise_of_pairs(job);
+#else
+  depthwise(job);
+#endif
+}
 
 void sum_bytes(const std::uint8_t* in, int pixels, std::ptrdiff_t stride, int channels, std::int32_t* out) {
   for (int channel = 0; channel < channels; channel += LANES) {
@@ -88,8 +99,10 @@ const Kernels<float> float_kernels = {MNV2_TEXT(MNV2_NAMESPACE),
                                       PANEL_VECTORS,
                                       tile_rows(PANEL_VECTORS),
                                       false,
+                                      false,
                                       0,
                                       0,
+                                      Types<float>::TOGETHER,
                                       0,
                                       matmul,
                                       depthwise,
@@ -103,11 +116,13 @@ const Kernels<std::uint8_t> byte_kernels = {MNV2_TEXT(MNV2_NAMESPACE),
                                             PANEL_VECTORS,
                                             byte_tile_rows(PANEL_VECTORS),
                                             has_interleaved(2),
+                                            HALVES,
                                             FOURS_VECTORS,
                                             FOURS_ROWS,
+                                            WEIGHTS_TOGETHER,
                                             INPUT_OFFSET,
                                             matmul_bytes,
-                                            depthwise,
+                                            depthwise_bytes,
                                             sum_bytes,
                                             labels,
                                             dot_chains};

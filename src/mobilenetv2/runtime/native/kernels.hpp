@@ -2,28 +2,53 @@
 // compiled with every target's flags, so a function defined here could end up with instructions that the processor
 // lacks.
 //
-// Jobs are for float, or for uint8: activations of a byte, weights of a signed byte, sums of 32 bits that become bytes
-// again (Requantize).
+// Jobs are for float; for bfloat16, with sums of floats; or for uint8: activations of a byte, weights of a signed byte,
+// sums of 32 bits that become bytes again (Requantize).
 #pragma once
 
 #include <cstddef>
 #include <cstdint>
 
+#include "bfloat16.hpp"
 #include "rounding.hpp"
 
 namespace mobilenetv2 {
 
+// What goes with an activation: a weight of a matrix, as it is packed and as it is given; a weight of a depthwise
+// layer; a sum of products; how many neighbours in the depth a lane of packed weights holds.
 template <class T>
 struct Types;
+
+// X for each type of activations of this build: what runs programs alone has no bfloat16.
+#if defined(MNV2_HAS_BFLOAT16)
+#define MNV2_EACH_TYPE(X) X(float) X(bfloat16) X(std::uint8_t)
+#else
+#define MNV2_EACH_TYPE(X) X(float) X(std::uint8_t)
+#endif
+
 template <>
 struct Types<float> {
   using Weight = float;
+  using Given = float;
+  using Tap = float;
   using Sum = float;
+  static constexpr int TOGETHER = 1;
+};
+template <>
+struct Types<bfloat16> {
+  using Weight = bfloat16;
+  using Given = float;
+  using Tap = float;
+  using Sum = float;
+  static constexpr int TOGETHER = 2;
 };
 template <>
 struct Types<std::uint8_t> {
   using Weight = std::int8_t;
+  using Given = std::int8_t;
+  using Tap = std::int8_t;
   using Sum = std::int32_t;
+  static constexpr int TOGETHER = 4;
 };
 
 // Channels that lie together in a blocked tensor. A blocked tensor keeps BLOCK channels of all its pixels, then the
@@ -36,11 +61,13 @@ constexpr int BLOCK = 16;
 constexpr int FOUR = 4;
 
 // Some neighbouring output vectors of a packed matrix: `vectors` from output `channel` on, whose weights begin
-// `weights` into the packed array as depth x vectors x lanes, of bytes as depth / 4 x vectors x lanes x 4.
+// `weights` into the packed array as depth x vectors x lanes, of bytes as depth / 4 x vectors x lanes x 4. Of bytes, the
+// last vector may be half of one.
 struct Panel {
   int channel;
   int vectors;
   std::ptrdiff_t weights;
+  bool half;
 };
 
 // What makes codes or floats of a layer's int8 sums; rounding.hpp says what each mode does. One number per channel of
@@ -69,20 +96,21 @@ struct Requantize {
 // Weights beyond a signed byte, as old TensorFlow files have them (unsigned with a zero point), are stored less
 // `input_factor`: a pixel's inputs are summed once, and `input_factor` times that is added to all of its outputs. Of
 // the last four inputs of a segment only `tail` are summed: what lies behind them belongs to others, and may change.
+// Of bfloat16, `tail` is 1 where the last pair of a segment is one input.
 template <class T>
 struct Matmul {
   const T* in;
   std::ptrdiff_t in_pixel;
   std::ptrdiff_t in_row, in_segment;
   int row_count, segment_count;
-  int depth;  // of a segment; of bytes, a multiple of 4
+  int depth;  // of a segment; a multiple of Types<T>::TOGETHER
   int pixels;
   const Panel* panels;
   int panel_count;
   const typename Types<T>::Weight* weights;
   const typename Types<T>::Sum* bias;  // whole vectors
   int input_factor;                    // of bytes
-  int tail;                            // 0: all four
+  int tail;                            // 0: all four, or both
   const std::int32_t* input_sums;      // the kernels' own: of each pixel, times input_factor; null if that is 0
   int channels;                        // stores stop there
   const T* shortcut;                   // dense; null if none. May be `out`
@@ -95,7 +123,7 @@ struct Matmul {
   float low, high;
   const typename Types<T>::Weight* ahead;  // weights that come next: `ahead_lines` cache lines to fetch meanwhile
   int ahead_lines;
-  Requantize requantize;  // of bytes
+  Requantize requantize;  // of bytes; of bfloat16, `floats` alone
 };
 
 // 3x3 depthwise convolution of output rows, blocked tensors on both sides. Tap i of output row r reads
@@ -111,7 +139,7 @@ struct Depthwise {
   int out_rows, out_width;
   int stride, dilation, left;  // left: columns of padding
   int blocks;
-  const typename Types<T>::Weight* weights;  // beginning at the first block
+  const typename Types<T>::Tap* weights;  // beginning at the first block
   std::ptrdiff_t weight_row, weight_block;
   const typename Types<T>::Sum* bias;
   T* out;
@@ -152,9 +180,12 @@ struct Kernels {
   // Whether panels of two and four vectors whose results become bytes have their channels interleaved in the order that
   // the pack instructions undo, see store_order.hpp.
   bool interleaves;
+  bool halves;  // whether panels may end with half a vector; their channels are in order
   // The widest panel of matrices whose channels are in order and whose products may be in fours; 0: there are none.
   int fours_vectors;
   int fours_rows;  // pixels at once with that
+  // Neighbours in the depth whose packed weights for an output lie side by side: Types<T>::TOGETHER, or 2 of bytes.
+  int together;
   // What inputs are taken less where bytes are multiplied; a bias is then more by as many times the sum of its weights.
   int input_offset;
   void (*matmul)(const Matmul<T>&);
@@ -162,8 +193,8 @@ struct Kernels {
   // Sums over `pixels` pixels, `stride` apart, of `channels` channels.
   void (*sum)(const T* in, int pixels, std::ptrdiff_t stride, int channels, typename Types<T>::Sum* out);
   void (*labels)(const Labels&);
-  // `rounds` multiply-adds, of bytes dot products of four, in every lane of FMA_CHAINS vectors, each chain on its own;
-  // returns a number that all of them went into.
+  // `rounds` multiply-adds, of bfloat16 and bytes dot products of two and four, in every lane of FMA_CHAINS vectors,
+  // each chain on its own; returns a number that all of them went into.
   float (*fma_chains)(int rounds, float factor);
 };
 

@@ -4,6 +4,9 @@
 
 #include "int8_matmul.hpp"
 #include "kernels.hpp"
+#if defined(MNV2_PAIRS)
+#include "int8_pairs.hpp"
+#endif
 #include "simd.hpp"
 
 namespace mobilenetv2 {
@@ -94,7 +97,7 @@ MNV2_NOINLINE void tile(const Matmul<float>& job, const Panel& panel, int from, 
 
 // How a panel of floats is finished: in one way only.
 struct Floats {
-  static constexpr bool ENDS_IN_ROWS = false;
+  static constexpr bool PARTS_ARE_SHORT = false, HALF = false;
 };
 template <class T, int VECTORS>
 struct FinishChoice {
@@ -102,18 +105,37 @@ struct FinishChoice {
 };
 template <int VECTORS>
 struct FinishChoice<std::uint8_t, VECTORS> {
-  using Type = AnyMode<VECTORS>;
+  using Type = AnyMode<OrderOf<VECTORS>>;
 };
+
+template <int ROWS, int VECTORS, bool AHEAD, class FINISH, class T>
+inline void run_tile(const Matmul<T>& job, const Panel& panel, int from, const typename Types<T>::Weight* ahead) {
+#if defined(MNV2_HALVES)
+  if constexpr (FINISH::HALF) {
+    half_tile<ROWS, VECTORS, AHEAD, FINISH>(job, panel, from, ahead);
+  } else
+#endif
+    tile<ROWS, VECTORS, AHEAD, FINISH>(job, panel, from, ahead);
+}
 
 // The last pixels, fewer than a full tile. AHEAD: as of a tile.
 template <int ROWS, int VECTORS, bool AHEAD, class FINISH, class T>
 inline void last_tile(const Matmul<T>& job, const Panel& panel, int from, const typename Types<T>::Weight* ahead) {
   if constexpr (ROWS > 0) {
     if (job.pixels - from == ROWS) {
-      tile<ROWS, VECTORS, AHEAD, FINISH>(job, panel, from, ahead);
+      run_tile<ROWS, VECTORS, AHEAD, FINISH>(job, panel, from, ahead);
     } else {
       last_tile<ROWS - 1, VECTORS, AHEAD, FINISH>(job, panel, from, ahead);
     }
+  }
+}
+
+// The same in tiles of 4, 2 and 1 pixels, for a small library.
+template <int ROWS, int VECTORS, class FINISH, class T>
+inline void last_tiles(const Matmul<T>& job, const Panel& panel, int from) {
+  if constexpr (ROWS > 0) {
+    for (; from + ROWS <= job.pixels; from += ROWS) run_tile<ROWS, VECTORS, false, FINISH>(job, panel, from, nullptr);
+    last_tiles<ROWS / 2, VECTORS, FINISH>(job, panel, from);
   }
 }
 
@@ -142,21 +164,25 @@ inline void run_summed(const Matmul<std::uint8_t>& job) {
 template <int ROWS, int VECTORS, class FINISH, class T>
 inline int run_tiles(const Matmul<T>& job, const Panel& panel, int fetched) {
   constexpr int LINE = 64 / sizeof(T);
-  constexpr int STEP = sizeof(T) == 1 ? 4 : 1;  // of the depth, each of which fetches a line
+  constexpr int STEP = Types<T>::TOGETHER;  // of the depth, each of which fetches a line
   const int lines = job.row_count * job.segment_count * job.depth / STEP;
   const auto ahead = [&] { return job.ahead + static_cast<std::ptrdiff_t>(fetched) * LINE; };
   int from = 0;
   for (; from + ROWS <= job.pixels && fetched + lines <= job.ahead_lines; from += ROWS, fetched += lines) {
-    tile<ROWS, VECTORS, true, FINISH>(job, panel, from, ahead());
+    run_tile<ROWS, VECTORS, true, FINISH>(job, panel, from, ahead());
   }
-  for (; from + ROWS <= job.pixels; from += ROWS) tile<ROWS, VECTORS, false, FINISH>(job, panel, from, nullptr);
-  if constexpr (FINISH::ENDS_IN_ROWS) {  // where rows are short, there may be no other tile
+  for (; from + ROWS <= job.pixels; from += ROWS) run_tile<ROWS, VECTORS, false, FINISH>(job, panel, from, nullptr);
+  if constexpr (FINISH::PARTS_ARE_SHORT) {  // there may be no other tile
     if (from < job.pixels && fetched + lines <= job.ahead_lines) {
       last_tile<ROWS - 1, VECTORS, true, FINISH>(job, panel, from, ahead());
       return fetched + lines;
     }
   }
-  last_tile<ROWS - 1, VECTORS, false, FINISH>(job, panel, from, nullptr);
+  if constexpr (IS_SMALL && !FINISH::PARTS_ARE_SHORT) {
+    last_tiles<(ROWS > 4 ? 4 : ROWS / 2), VECTORS, FINISH>(job, panel, from);
+  } else {
+    last_tile<ROWS - 1, VECTORS, false, FINISH>(job, panel, from, nullptr);
+  }
   return fetched;
 }
 
@@ -165,6 +191,16 @@ inline int run_panel(const Matmul<T>& job, const Panel& panel, int fetched) {
   constexpr int ROWS = sizeof(T) == 1 ? byte_tile_rows(VECTORS) : tile_rows(VECTORS);
   return run_tiles<ROWS, VECTORS, typename FinishChoice<T, VECTORS>::Type>(job, panel, fetched);
 }
+
+#if defined(MNV2_HALVES)
+
+inline int run_half_panel(const Matmul<std::uint8_t>& job, const Panel& panel, int fetched) {
+  constexpr int ROWS = 12;
+  return panel.vectors == 1 ? run_tiles<ROWS, 1, WithHalf<InOrderPacked<1>>>(job, panel, fetched)
+                            : run_tiles<ROWS, 2, WithHalf<InOrderPacked<2>>>(job, panel, fetched);
+}
+
+#endif
 
 #if defined(MNV2_FOURS)
 
@@ -180,23 +216,24 @@ inline int run_panel_in_order(const Matmul<std::uint8_t>& job, const Panel& pane
   }
 }
 
-// Panels with their channels in order. In fours, a tile ends with a row, unless rows end with groups anyway.
+// Panels with their channels in order. In fours a tile ends with a row, unless rows end with groups anyway; elsewhere
+// tiles are of one size.
 inline void run_in_order(const Matmul<std::uint8_t>& job) {
+  const int width = job.fours_width, tiles = (job.pixels + FOURS_ROWS - 1) / FOURS_ROWS;
+  const int row = !width ? (job.pixels + tiles - 1) / tiles : width % FOUR ? width : job.pixels;
+  const std::ptrdiff_t out_row = width ? (width / FOUR + 1) * FOUR * BLOCK : row * job.out_pixel;
+  Matmul<std::uint8_t> part = job;
   int fetched = 0;
   for (int i = 0; i < job.panel_count; i++) {
     const Panel& panel = job.panels[i];
-    if (!job.fours_width) {
-      fetched = run_panel_in_order<InOrderPacked>(job, panel, fetched);
-    } else if (job.fours_width % FOUR == 0) {
-      fetched = run_panel_in_order<InFours>(job, panel, fetched);
-    } else {
-      Matmul<std::uint8_t> row = job;
-      row.pixels = job.fours_width;
-      for (int done = 0; done < job.pixels; done += job.fours_width) {
-        fetched = run_panel_in_order<InFours>(row, panel, fetched);
-        row.in += job.fours_width * job.in_pixel;
-        row.out += (job.fours_width / FOUR + 1) * FOUR * BLOCK;
-      }
+    part.in = job.in;
+    part.out = job.out;
+    for (int done = 0; done < job.pixels; done += row) {
+      part.pixels = job.pixels - done < row ? job.pixels - done : row;
+      fetched = width ? run_panel_in_order<InFours>(part, panel, fetched)
+                      : run_panel_in_order<InOrderPacked>(part, panel, fetched);
+      part.in += row * job.in_pixel;
+      part.out += out_row;
     }
   }
 }
@@ -211,9 +248,20 @@ inline void run_panels(const Matmul<T>& job) {
 #if defined(MNV2_FOURS)
     if (job.in_order) return run_in_order(job);
 #endif
+#if defined(MNV2_PAIRS)
+    return run_pairs(job);
+#endif
   }
   for (int i = 0; i < job.panel_count; i++) {
     const Panel& panel = job.panels[i];
+#if defined(MNV2_HALVES)
+    if constexpr (sizeof(T) == 1) {
+      if (panel.half) {
+        fetched = run_half_panel(job, panel, fetched);
+        continue;
+      }
+    }
+#endif
     switch (panel.vectors) {
       case 1:
         fetched = run_panel<1>(job, panel, fetched);

@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <cstdlib>
+#include <type_traits>
 #include <utility>
 
 #if defined(__linux__)
@@ -22,10 +23,22 @@ bool is_moderate(double factor) { return factor >= -1e19 && factor <= 1e19; }
 
 constexpr std::size_t KEPT_BYTES = std::size_t{64} << 20;  // larger workspaces are freed after the call
 
+constexpr int FOURS_DEPTH = 256;  // of a product whose panels are as narrow as fours need them
+
 // Vectors of the next panel: as wide as the target goes, but never leaving a lone vector after a wide panel.
 int next_panel(int vectors_left, int widest) {
   if (vectors_left == widest + 1 && widest > 2) return widest - 1;
   return std::min(vectors_left, widest);
+}
+
+// A weight as it is packed.
+template <class Weight, class Given>
+Weight stored(Given weight) {
+  if constexpr (std::is_same_v<Weight, bfloat16>) {
+    return from_float<bfloat16>(weight);
+  } else {
+    return weight;
+  }
 }
 
 template <class N>
@@ -144,7 +157,7 @@ const char* check_rounding(const Rounding& rounding) {
 // The factors that the mode has, and no others: what is wrong, or null.
 template <class T>
 const char* check_factors(const Factors& factors, const Rounding& rounding, int channels) {
-  if (sizeof(T) == sizeof(float)) return nullptr;
+  if (sizeof(T) != 1) return nullptr;
   const bool once = is_once(rounding.mode);
   const bool fits = once ? factors.factor && !factors.fraction && !factors.power
                          : !factors.factor && factors.fraction && factors.power;
@@ -167,31 +180,41 @@ const char* check_factors(const Factors& factors, const Rounding& rounding, int 
 }
 
 template <class T>
-int Network<T>::add_matrix(const Weight* weights, const Sum* bias, int channels, int depth, int input_factor, int tail,
+int Network<T>::add_matrix(const Given* weights, const Sum* bias, int channels, int depth, int input_factor, int tail,
                            const Factors& factors, const Rounding& rounding, Problem& problem) {
-  constexpr int TOGETHER = sizeof(T) == 1 ? 4 : 1;  // steps of the depth in a lane
-  problem.what =
-      tail < 0 || tail > 3 ? "a tail has less than four inputs" : check_factors<T>(factors, rounding, channels);
+  constexpr int TOGETHER = Types<T>::TOGETHER;  // inputs in a lane
+  problem.what = tail < 0 || tail >= TOGETHER ? "a tail has less inputs than a lane"
+                 : depth % TOGETHER != 0      ? "a depth is no whole number of lanes"
+                                              : check_factors<T>(factors, rounding, channels);
+  const int together = kernels_->together;  // weights in a lane, as they are packed
   if (problem.what) return -1;
   const int lanes = kernels_->lanes;
-  const int vectors = (channels + lanes - 1) / lanes;
+  const int vectors = (channels + lanes - 1) / lanes, last_lanes = channels - (vectors - 1) * lanes;
   Matrix<T> matrix;
   matrix.channels = channels;
   matrix.depth = depth;
   matrix.input_factor = input_factor;
   matrix.tail = tail;
   matrix.rounding = rounding;
-  // Results that packing clamps at 0 are mostly what a depthwise convolution reads.
+  // Results that packing clamps at 0 are mostly what a depthwise convolution reads. A deep product gains more from wide
+  // panels, which read its input less often.
   const bool clamps = rounding.mode == RoundingMode::ONCE_SATURATING && rounding.zero == 0;
-  matrix.in_order = kernels_->fours_vectors > 0 && input_factor == 0 &&
+  matrix.in_order = kernels_->fours_vectors > 0 && depth <= FOURS_DEPTH && input_factor == 0 &&
                     (clamps || rounding.mode == RoundingMode::TWICE_NON_NEGATIVE);
-  std::vector<int> order;  // the channel of each lane
+  const bool ends_with_half =
+      kernels_->halves && !matrix.in_order && !is_to_float(rounding.mode) && last_lanes <= lanes / 2;
+  const int half_panel = ends_with_half ? std::min(vectors, 2) : 0;  // vectors of the last panel
+  std::vector<int> order;                                           // the channel of each lane
   for (int done = 0; done < vectors;) {
-    const int width = next_panel(vectors - done, matrix.in_order ? kernels_->fours_vectors : kernels_->panel_vectors);
+    const int left = vectors - done;
+    const bool half = left == half_panel;
+    const int width = half ? half_panel
+                           : next_panel(left - half_panel,
+                                        matrix.in_order ? kernels_->fours_vectors : kernels_->panel_vectors);
     const std::ptrdiff_t before = static_cast<std::ptrdiff_t>(done) * lanes * depth;
-    matrix.panels.push_back({done * lanes, width, before});
+    matrix.panels.push_back({done * lanes, width, before, half});
     const bool interleaved =
-        kernels_->interleaves && !matrix.in_order && !is_to_float(rounding.mode) && width % 2 == 0;
+        kernels_->interleaves && !matrix.in_order && !half && !is_to_float(rounding.mode) && width % 2 == 0;
     for (int i = 0; i < width * lanes; i++) {
       const int vector = i / lanes, lane = i % lanes;
       order.push_back(done * lanes + (interleaved ? lane / 4 * 4 * width + 4 * vector + lane % 4 : i));
@@ -203,7 +226,8 @@ int Network<T>::add_matrix(const Weight* weights, const Sum* bias, int channels,
   matrix.fraction = in_order(factors.fraction, channels, order);
   matrix.power = in_order(factors.power, channels, order);
   set_near(matrix);
-  const std::size_t size = order.size() * static_cast<std::size_t>(depth);
+  const std::size_t unused = ends_with_half ? static_cast<std::size_t>(lanes / 2) : 0;
+  const std::size_t size = (order.size() - unused) * static_cast<std::size_t>(depth);
   unsigned char* const reserved = reserve_.take(size * sizeof(Weight));
   matrix.weights = reserved ? Buffer<Weight>::within(reserved, size) : Buffer<Weight>::if_there_is_memory(size);
   if (!matrix.weights.data()) {
@@ -213,10 +237,10 @@ int Network<T>::add_matrix(const Weight* weights, const Sum* bias, int channels,
   Weight* to = matrix.weights.data();
   for (const Panel& panel : matrix.panels) {
     const int* const first = order.data() + panel.channel;
-    for (int k = 0; k < depth; k += TOGETHER) {
-      for (const int* c = first; c < first + panel.vectors * lanes; c++) {
-        for (int i = 0; i < TOGETHER; i++) {
-          *to++ = *c < channels ? weights[static_cast<std::ptrdiff_t>(*c) * depth + k + i] : Weight{};
+    for (int k = 0; k < depth; k += together) {
+      for (const int* c = first; c < first + weight_lanes(panel, lanes); c++) {
+        for (int i = 0; i < together; i++) {
+          *to++ = *c < channels ? stored<Weight>(weights[static_cast<std::ptrdiff_t>(*c) * depth + k + i]) : Weight{};
         }
       }
     }
@@ -236,7 +260,7 @@ int Network<T>::add_matrix(const Weight* weights, const Sum* bias, int channels,
 }
 
 template <class T>
-int Network<T>::add_depthwise(const Weight* weights, const Sum* bias, int channels, int copies, const Factors& factors,
+int Network<T>::add_depthwise(const Tap* weights, const Sum* bias, int channels, int copies, const Factors& factors,
                               const Rounding& rounding, Problem& problem) {
   problem.what = check_factors<T>(factors, rounding, channels);
   if (!problem.what && is_to_float(rounding.mode)) problem.what = "a depthwise layer gives no floats";
@@ -364,9 +388,9 @@ void Network<T>::give_back(Buffer<T> workspace) {
   if (workspaces_.size() < static_cast<std::size_t>(threads_ + 1)) workspaces_.push_back(std::move(workspace));
 }
 
-template bool makes_floats<float>(const Network<float>&, const Step&);
-template bool makes_floats<std::uint8_t>(const Network<std::uint8_t>&, const Step&);
-template class Network<float>;
-template class Network<std::uint8_t>;
+#define MNV2_INSTANTIATE(T)                                      \
+  template bool makes_floats<T>(const Network<T>&, const Step&); \
+  template class Network<T>;
+MNV2_EACH_TYPE(MNV2_INSTANTIATE)
 
 }  // namespace mobilenetv2

@@ -94,6 +94,9 @@ struct Factors {
   const double *fraction, *power;
 };
 
+// Lanes of a panel that have weights.
+inline int weight_lanes(const Panel& panel, int lanes) { return panel.vectors * lanes - (panel.half ? lanes / 2 : 0); }
+
 // A weight matrix cut into panels for one target.
 template <class T>
 struct Matrix {
@@ -117,7 +120,7 @@ template <class T>
 struct DepthwiseWeights {
   int channels = 0;
   int copies = 1;
-  Buffer<typename Types<T>::Weight> weights;  // as Depthwise wants them
+  Buffer<typename Types<T>::Tap> weights;  // as Depthwise wants them
   Buffer<typename Types<T>::Sum> bias;
   Buffer<float> factor, half;
   Buffer<double> fraction, power;
@@ -218,6 +221,8 @@ template <class T>
 class Network {
  public:
   using Weight = typename Types<T>::Weight;
+  using Given = typename Types<T>::Given;
+  using Tap = typename Types<T>::Tap;
   using Sum = typename Types<T>::Sum;
 
   // `threads`: at least 1, and at most; threads() says how many the system gave.
@@ -227,12 +232,12 @@ class Network {
   void reserve(std::size_t weights);
 
   // A handle, or -1 and what is wrong.
-  // (channels, depth) row by row, one bias per channel. Of int8, the depth of a segment is a multiple of 4, with zeros
-  // behind the weights of its last `tail` inputs.
-  int add_matrix(const Weight* weights, const Sum* bias, int channels, int depth, int input_factor, int tail,
+  // (channels, depth) row by row, one bias per channel. The depth of a segment is a multiple of Types<T>::TOGETHER,
+  // with zeros behind the weights of its last `tail` inputs.
+  int add_matrix(const Given* weights, const Sum* bias, int channels, int depth, int input_factor, int tail,
                  const Factors& factors, const Rounding& rounding, Problem& problem);
   // As Depthwise wants them.
-  int add_depthwise(const Weight* weights, const Sum* bias, int channels, int copies, const Factors& factors,
+  int add_depthwise(const Tap* weights, const Sum* bias, int channels, int copies, const Factors& factors,
                     const Rounding& rounding, Problem& problem);
   // Input values that stand for zero once normalised, one per channel: the border of a convolution over uint8 pixels.
   void set_pixel_padding(std::vector<float> values) { padding_ = std::move(values); }

@@ -7,8 +7,8 @@ namespace mobilenetv2 {
 
 template <class T>
 double fma_rate(const Kernels<T>& kernels) {
-  constexpr int TOGETHER = sizeof(T) == 1 ? 4 : 1;  // multiply-adds of a lane
-  constexpr int ROUNDS = 1 << 17, TRIES = 40;       // a try is a fraction of a millisecond: most are not interrupted
+  constexpr int TOGETHER = Types<T>::TOGETHER;  // multiply-adds of a lane
+  constexpr int ROUNDS = 1 << 17, TRIES = 40;   // a try is a fraction of a millisecond: most are not interrupted
   volatile float kept = 0.5f;
   double best = 0;
   for (int i = 0; i < TRIES; i++) {
@@ -21,6 +21,7 @@ double fma_rate(const Kernels<T>& kernels) {
 }
 
 template double fma_rate<float>(const Kernels<float>&);
+template double fma_rate<bfloat16>(const Kernels<bfloat16>&);
 template double fma_rate<std::uint8_t>(const Kernels<std::uint8_t>&);
 
 }  // namespace mobilenetv2

@@ -121,9 +121,9 @@ void run_plane(const Run<T>& run, const Step& step) {
   parallel_matmul(run, matrix, project);
 }
 
-template std::size_t plane_scratch_size<float>(const Network<float>&, const Step&);
-template std::size_t plane_scratch_size<std::uint8_t>(const Network<std::uint8_t>&, const Step&);
-template void run_plane<float>(const Run<float>&, const Step&);
-template void run_plane<std::uint8_t>(const Run<std::uint8_t>&, const Step&);
+#define MNV2_INSTANTIATE(T)                                                   \
+  template std::size_t plane_scratch_size<T>(const Network<T>&, const Step&); \
+  template void run_plane<T>(const Run<T>&, const Step&);
+MNV2_EACH_TYPE(MNV2_INSTANTIATE)
 
 }  // namespace mobilenetv2

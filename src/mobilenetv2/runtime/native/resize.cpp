@@ -14,6 +14,7 @@ namespace {
 // How values between pixels are computed; rounding.py says the same in NumPy.
 enum class Arithmetic {
   FLOATS,          // of floats: rows first, then columns
+  BFLOATS,         // the same of bfloat16
   UNSIGNED_CODES,  // of bytes, as TensorFlow Lite's uint8: in float32, halves up
   SIGNED_CODES,    // of bytes, as its int8: places and shares in steps of 2**-10, halves away from 128
 };
@@ -47,9 +48,8 @@ struct Place {
   }
 };
 
-Arithmetic arithmetic_of(const Step& step, bool floats) {
-  if (floats || step.reads_floats) return Arithmetic::FLOATS;
-  return step.signed_codes ? Arithmetic::SIGNED_CODES : Arithmetic::UNSIGNED_CODES;
+constexpr bool is_of_codes(Arithmetic arithmetic) {
+  return arithmetic == Arithmetic::UNSIGNED_CODES || arithmetic == Arithmetic::SIGNED_CODES;
 }
 
 // The rows of one band, in turn: `upper` and `lower` hold, for each input column, the two rows around the output row
@@ -91,7 +91,7 @@ class Band {
            (static_cast<std::size_t>(step.in_width) * (MOST_POSSIBLE + 1) + sizeof(float) - 1) / sizeof(float);
   }
 
-  using Value = std::conditional_t<A == Arithmetic::FLOATS, float, std::uint8_t>;
+  using Value = std::conditional_t<A == Arithmetic::FLOATS, float, T>;
 
   // Brings output row y of an image to hand.
   void enter(const Value* image, int y) {
@@ -101,7 +101,7 @@ class Band {
     const Value* const below = image + static_cast<std::ptrdiff_t>(place.high) * count;
     const float share = place.share, rest = (A == Arithmetic::SIGNED_CODES ? SHARE_UNIT : 1) - share;
     const auto blend = [&](int i) {
-      const float first = static_cast<float>(above[i]) * rest, second = static_cast<float>(below[i]) * share;
+      const float first = to_float(above[i]) * rest, second = to_float(below[i]) * share;
       upper_[i] = together_ ? first + second : first;
       lower_[i] = second;
     };
@@ -127,7 +127,7 @@ class Band {
   float value(int i, int channel) const {
     const int left = left_[i] + channel, right = right_[i] + channel;
     const float share = share_[i];
-    if constexpr (A == Arithmetic::FLOATS) {
+    if constexpr (!is_of_codes(A)) {
       return upper_[left] * (1 - share) + upper_[right] * share;
     } else if constexpr (A == Arithmetic::UNSIGNED_CODES) {
       const float near = upper_[left] * (1 - share) + lower_[left] * (1 - share);
@@ -171,8 +171,8 @@ class Band {
       int surest = 0;
       float surely = 0, largest = 0, highest[MOST_POSSIBLE];
       for (int c = 0; c < channels_; c++) {
-        const float corners[] = {static_cast<float>(upper[left + c]), static_cast<float>(upper[right + c]),
-                                 static_cast<float>(lower[left + c]), static_cast<float>(lower[right + c])};
+        const float corners[] = {to_float(upper[left + c]), to_float(upper[right + c]), to_float(lower[left + c]),
+                                 to_float(lower[right + c])};
         const float least = std::min(std::min(corners[0], corners[1]), std::min(corners[2], corners[3]));
         highest[c] = std::max(std::max(corners[0], corners[1]), std::max(corners[2], corners[3]));
         if (c == 0 || least > surely) surest = c;
@@ -180,7 +180,7 @@ class Band {
         largest = std::max(largest, std::max(highest[c], -least));
       }
       const float limit = surely - 1e-6f * largest;
-      const float first_limit = limit - (A == Arithmetic::FLOATS ? 0.0f : 1.0f);  // of those that win a tie
+      const float first_limit = limit - (is_of_codes(A) ? 1.0f : 0.0f);  // of those that win a tie
       std::uint8_t* const possible = possible_ + x * (MOST_POSSIBLE + 1);
       possible[0] = 0;
       for (int c = 0; c < channels_; c++) {
@@ -227,10 +227,10 @@ void for_rows(const Run<T>& run, const Step& step, const F& row) {
 
 template <Arithmetic A, class T>
 void resize(const Run<T>& run, const Step& step) {
-  constexpr bool CODES = A != Arithmetic::FLOATS;
-  const bool to_bytes = CODES && step.output > ANSWER;
-  T* const bytes = to_bytes ? run.tensor(step.output) : nullptr;
-  float* const floats = to_bytes ? nullptr : run.floats(step.output);
+  constexpr bool CODES = is_of_codes(A);
+  const bool stores = A != Arithmetic::FLOATS && step.output > ANSWER;
+  T* const stored = stores ? run.tensor(step.output) : nullptr;
+  float* const floats = stores ? nullptr : run.floats(step.output);
   const int channels = step.out_channels;
   const float zero = CODES ? static_cast<float>(step.rounding.input_zero) : 0.0f;
   const float scale = CODES ? step.rounding.float_scale : 1.0f;
@@ -240,13 +240,13 @@ void resize(const Run<T>& run, const Step& step) {
     std::ptrdiff_t out = first;
     for (int i = 0; i < step.out_width; i++, out += channels) {
       if (one_place && i > 0) {
-        if (to_bytes) {
-          std::memcpy(bytes + out, bytes + first, static_cast<std::size_t>(channels) * sizeof(T));
+        if (stores) {
+          std::memcpy(stored + out, stored + first, static_cast<std::size_t>(channels) * sizeof(T));
         } else {
           std::memcpy(floats + out, floats + first, static_cast<std::size_t>(channels) * sizeof(float));
         }
-      } else if (to_bytes) {
-        for (int c = 0; c < channels; c++) bytes[out + c] = static_cast<T>(band.value(i, c));
+      } else if (stores) {
+        for (int c = 0; c < channels; c++) stored[out + c] = from_float<T>(band.value(i, c));
       } else if (CODES) {
         for (int c = 0; c < channels; c++) floats[out + c] = (band.value(i, c) - zero) * scale;
       } else {
@@ -290,17 +290,22 @@ std::size_t resize_scratch_size(const Step& step) {
 
 template <class T>
 void run_resize(const Run<T>& run, const Step& step) {
-  if constexpr (sizeof(T) == 1) {
-    const Arithmetic arithmetic = arithmetic_of(step, false);
-    if (arithmetic == Arithmetic::UNSIGNED_CODES) return run_in<Arithmetic::UNSIGNED_CODES>(run, step);
-    if (arithmetic == Arithmetic::SIGNED_CODES) return run_in<Arithmetic::SIGNED_CODES>(run, step);
+  if constexpr (sizeof(T) != sizeof(float)) {
+    if (!step.reads_floats) {
+      if constexpr (sizeof(T) == 1) {
+        if (step.signed_codes) return run_in<Arithmetic::SIGNED_CODES>(run, step);
+        return run_in<Arithmetic::UNSIGNED_CODES>(run, step);
+      } else {
+        return run_in<Arithmetic::BFLOATS>(run, step);
+      }
+    }
   }
   run_in<Arithmetic::FLOATS>(run, step);
 }
 
-template std::size_t resize_scratch_size<float>(const Step&);
-template std::size_t resize_scratch_size<std::uint8_t>(const Step&);
-template void run_resize<float>(const Run<float>&, const Step&);
-template void run_resize<std::uint8_t>(const Run<std::uint8_t>&, const Step&);
+#define MNV2_INSTANTIATE(T)                                 \
+  template std::size_t resize_scratch_size<T>(const Step&); \
+  template void run_resize<T>(const Run<T>&, const Step&);
+MNV2_EACH_TYPE(MNV2_INSTANTIATE)
 
 }  // namespace mobilenetv2

@@ -252,7 +252,7 @@ class Worker {
   }
 
   // What a pixel outside a tensor counts as.
-  T outside_value() const { return static_cast<T>(run_.network.matrix(stage_.conv).rounding.input_zero); }
+  T outside_value() const { return from_float<T>(run_.network.matrix(stage_.conv).rounding.input_zero); }
 
   // Input row y between its paddings; what lies outside the image is the value that stands for zero.
   void padded_row(int y, T* to) const {
@@ -264,7 +264,7 @@ class Worker {
     for (int x = 0; x < width; x++) {
       if (x == from) x = until;
       for (int c = 0; c < channels && x < width; c++) {
-        to[x * channels + c] = pixels ? static_cast<T>(run_.network.padding()[static_cast<std::size_t>(c)]) : outside;
+        to[x * channels + c] = pixels ? from_float<T>(run_.network.padding()[static_cast<std::size_t>(c)]) : outside;
       }
     }
     if (!inside) return;
@@ -274,11 +274,11 @@ class Worker {
         row + elements(stage_.in_height, stage_.in_width, channels) * static_cast<std::size_t>(image_);
     to += stage_.left * channels;
     if (pixels) {
-      std::copy(run_.images.pixels + offset, run_.images.pixels + offset + count, to);
+      convert(run_.images.pixels + offset, count, to);
     } else if (input_.image) {
       std::copy(input_.image + row, input_.image + row + count, to);
-    } else if constexpr (sizeof(T) == sizeof(float)) {
-      std::copy(run_.images.values + offset, run_.images.values + offset + count, to);
+    } else if constexpr (sizeof(T) != 1) {
+      convert(run_.images.values + offset, count, to);
     }
   }
 
@@ -364,9 +364,9 @@ void run_rows(const Run<T>& run, const Step& step) {
   });
 }
 
-template std::size_t rows_scratch_size<float>(const Step&);
-template std::size_t rows_scratch_size<std::uint8_t>(const Step&);
-template void run_rows<float>(const Run<float>&, const Step&);
-template void run_rows<std::uint8_t>(const Run<std::uint8_t>&, const Step&);
+#define MNV2_INSTANTIATE(T)                               \
+  template std::size_t rows_scratch_size<T>(const Step&); \
+  template void run_rows<T>(const Run<T>&, const Step&);
+MNV2_EACH_TYPE(MNV2_INSTANTIATE)
 
 }  // namespace mobilenetv2

@@ -35,6 +35,13 @@
 //   load_byte_ints             one byte per lane
 //   store_bytes, store_some_bytes  of values within 0..255; STORE_CLAMPS: of any values, clamped
 //   has_interleaved(vectors)   whether Interleaved<vectors> (store_order.hpp) exists
+// Where MNV2_PAIRS is defined, which multiplies two steps of the depth at a time, in 16 bits:
+//   load_bytes, store_widened, store_widened_quad  16 inputs, and the first four, to 16 bits
+//   load_weight_pairs, splat_pair, dot_pairs  two weights per lane; two widened inputs in all lanes; their products' sum
+//   add_words                  of 16 bits
+//   column_pairs               of four channels' taps of two rows, of four bytes each, the pairs of the first three columns
+//   row_pairs                  two pixels of a block, interleaved and widened, by quads of channels
+//   store_quads                packs and clamps a quad of channels of the first `count` of four pixels of a block
 // For doubles, two vectors for one of Ints:
 //   Wide, load_wide, splat_wide, to_wide, add, mul
 //   to_ints, truncate          of whole numbers; without the fraction
@@ -54,20 +61,48 @@
 //   later_taps                 weights that begin a pixel later
 //   store_four                 a group of four pixels' sums of a block, clamped to what a byte holds
 //   store_four_pixels          the same in blocks: the first `count` pixels
+// And where MNV2_HALVES is defined, which needs the above:
+//   HalfInts, first_half, whole_of  half of a vector, that of a whole, and as a whole
+//   load_half_weights, half_dot     as of a whole
 #pragma once
 
 #include MNV2_VOCABULARY
 #include "dialect.hpp"
 
+// What is inlined, but in a small library.
+#if defined(MNV2_SMALL)
+#define MNV2_INLINE_FOR_SPEED MNV2_NOINLINE
+#else
+#define MNV2_INLINE_FOR_SPEED inline
+#endif
+
 namespace mobilenetv2 {
 namespace MNV2_NAMESPACE {
 namespace {
+
+// Whether the library is to be small: fewer tiles and modes are then compiled.
+#if defined(MNV2_SMALL)
+constexpr bool IS_SMALL = true;
+#else
+constexpr bool IS_SMALL = false;
+#endif
 
 // Fetches a cache line into the second-level cache.
 inline void prefetch(const void* from) { MNV2_PREFETCH(from); }
 
 #if !defined(MNV2_FOURS)
 constexpr int FOURS_VECTORS = 0, FOURS_ROWS = 0;
+#endif
+#if defined(MNV2_HALVES)
+constexpr bool HALVES = true;
+#else
+constexpr bool HALVES = false;
+#endif
+
+#if defined(MNV2_PAIRS)
+constexpr int WEIGHTS_TOGETHER = 2;
+#else
+constexpr int WEIGHTS_TOGETHER = Types<std::uint8_t>::TOGETHER;
 #endif
 
 }  // namespace

@@ -17,6 +17,13 @@ namespace mobilenetv2 {
   }
 MNV2_FLOAT_TARGETS(MNV2_DECLARE_FLOATS)
 MNV2_BYTE_TARGETS(MNV2_DECLARE_BYTES)
+#if defined(MNV2_HAS_BFLOAT16)
+#define MNV2_DECLARE_BFLOAT16(name, floats)        \
+  namespace name {                                 \
+  extern const Kernels<bfloat16> bfloat16_kernels; \
+  }
+MNV2_BF16_TARGETS(MNV2_DECLARE_BFLOAT16)
+#endif
 
 namespace {
 
@@ -32,6 +39,13 @@ template <>
 std::vector<const Kernels<std::uint8_t>*> tables<std::uint8_t>() {
   return {MNV2_BYTE_TARGETS(MNV2_BYTE_TABLE)};
 }
+#if defined(MNV2_HAS_BFLOAT16)
+#define MNV2_BFLOAT16_TABLE(name, floats) &name::bfloat16_kernels,
+template <>
+std::vector<const Kernels<bfloat16>*> tables<bfloat16>() {
+  return {MNV2_BF16_TARGETS(MNV2_BFLOAT16_TABLE)};
+}
+#endif
 
 }  // namespace
 
@@ -59,9 +73,9 @@ const char* float_target(const char* isa) {
   return nullptr;
 }
 
-template const Kernels<float>* find_kernels<float>(const char*);
-template const Kernels<std::uint8_t>* find_kernels<std::uint8_t>(const char*);
-template std::vector<const char*> kernel_names<float>();
-template std::vector<const char*> kernel_names<std::uint8_t>();
+#define MNV2_INSTANTIATE(T)                                \
+  template const Kernels<T>* find_kernels<T>(const char*); \
+  template std::vector<const char*> kernel_names<T>();
+MNV2_EACH_TYPE(MNV2_INSTANTIATE)
 
 }  // namespace mobilenetv2

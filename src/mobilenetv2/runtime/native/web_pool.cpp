@@ -4,12 +4,15 @@
 namespace mobilenetv2 {
 namespace {
 
-constexpr int SPINS = 20000;  // looks at the tasks, some ten microseconds, before a worker sleeps
+constexpr int SPINS = 20000;  // looks at the tasks, some ten microseconds, before a thread sleeps
+constexpr long long SLEEP_NANOSECONDS = 100000;  // of the caller, between looks
 
 // One pool for a module: its caller is the only one.
 Tasks tasks;
 std::atomic<int> sleepers{0};
 std::atomic<int> calls{0};
+bool caller_sleeps = false;
+int never_changes = 0;
 
 int* address(std::atomic<int>& number) { return reinterpret_cast<int*>(&number); }
 
@@ -23,15 +26,22 @@ void Pool::run(int count, Tasks::Call call, void* body) {
   }
   while (tasks.work(0)) {
   }
-  // A page's own thread must not sleep.
-  while (!tasks.done(count)) {
+  for (int spins = 0; !tasks.done(count);) {
+    if (spins < SPINS) {
+      spins++;
+    } else if (caller_sleeps) {  // so that the system may run a worker here
+      __builtin_wasm_memory_atomic_wait32(&never_changes, 0, SLEEP_NANOSECONDS);
+    }
   }
 }
 
 }  // namespace mobilenetv2
 
-// `slot`: from 1 to the number of threads less one, another for each worker. Does not return: whoever started the worker
-// ends it.
+// Whether the thread that calls may sleep: that of a window may not.
+extern "C" void mnv2_may_sleep(int may) { mobilenetv2::caller_sleeps = may != 0; }
+
+// `slot`: from 1 to the number of threads less one, another for each worker. Does not return: whoever started the
+// worker ends it.
 extern "C" [[noreturn]] void mnv2_work(int slot) {
   using namespace mobilenetv2;
   for (int spins = 0;; spins++) {

@@ -1,4 +1,3 @@
-import { toImage } from "./mobilenetv2/src/images.js";
 import { loadInWorker } from "./mobilenetv2/src/worker.js";
 import { TEXTS } from "./texts.js";
 
@@ -39,10 +38,11 @@ function translate() {
   }
 }
 
-async function choose(entry) {
+/** @param {string | Promise<string>} file */
+async function choose(file) {
   say("loading");
   const before = model;
-  loading = loadInWorker(entry.file, { wasm: "mobilenetv2/wasm/" });
+  loading = loadInWorker(file, { wasm: "mobilenetv2/wasm/" });
   try {
     model = await loading;
   } catch (error) {
@@ -131,15 +131,15 @@ async function answer(photo) {
   const { card, file } = photo;
   const box = card.querySelector(".words");
   try {
-    photo.image ??= await toImage(file);
-    const result = await ask(file);
-    const { width, height } = photo.image;
+    // what the page shows is read beside the worker, which says what is wrong with a file that is no image
+    const read = createImageBitmap(file, { imageOrientation: "from-image" }).catch(() => null);
+    const [result, bitmap] = await Promise.all([ask(file), read]);
+    const { width, height } = bitmap;
     const scale = Math.min(1, MOST_PIXELS / Math.max(width, height));
     const canvas = card.querySelector("canvas");
     canvas.width = Math.max(1, Math.round(width * scale));
     canvas.height = Math.max(1, Math.round(height * scale));
     const context = canvas.getContext("2d");
-    const bitmap = await createImageBitmap(file, { imageOrientation: "from-image" });
     context.drawImage(bitmap, 0, 0, canvas.width, canvas.height);
     bitmap.close();
     if (result.objects) drawObjects(context, result.objects, scale);
@@ -235,12 +235,16 @@ for (const name of ["dragover", "dragleave", "drop"]) {
 document.addEventListener("paste", ({ clipboardData }) => add(clipboardData.files));
 
 translate();
-const site = await (await fetch("models.json")).json();
+// the worker starts while the list is fetched
+const listed = fetch("models.json").then((response) => response.json());
+const chosen = choose(listed.then(({ models: [first] }) => first.file));
+const site = await listed;
 models = site.models;
 document.title = at("title").textContent = site.title;
 for (const [i, { name }] of models.entries()) at("models").add(new Option(name, i));
 at("model-choice").hidden = models.length < 2;
-at("models").onchange = ({ target }) => choose(models[target.value]);
-if ("serviceWorker" in navigator) navigator.serviceWorker.register("offline.js").catch(() => {});
-await choose(models[0]);
+at("models").onchange = ({ target }) => choose(models[target.value].file);
+await chosen;
 document.body.dataset.ready = "1";
+// later than the first answer, which the files would keep waiting
+if ("serviceWorker" in navigator) setTimeout(() => navigator.serviceWorker.register("offline.js").catch(() => {}), 1000);

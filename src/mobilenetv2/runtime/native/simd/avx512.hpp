@@ -177,6 +177,10 @@ struct Interleaved<1> {  // four pixels at a time, channels in order
       const Ints four = _mm512_packus_epi16(_mm512_packs_epi32(bytes[i][0], second), _mm512_packs_epi32(third, fourth));
       const Ints sorted = _mm512_permutexvar_epi32(order, four);
       std::uint8_t* const out = to.out + i * to.pixel;
+      if (i + 4 <= ROWS && to.pixel == LANES && to.channels >= LANES) {
+        _mm512_storeu_si512(out, sorted);
+        continue;
+      }
       _mm_mask_storeu_epi8(out, in_use, _mm512_castsi512_si128(sorted));
       if (i + 1 < ROWS) _mm_mask_storeu_epi8(out + to.pixel, in_use, _mm512_extracti32x4_epi32(sorted, 1));
       if (i + 2 < ROWS) _mm_mask_storeu_epi8(out + 2 * to.pixel, in_use, _mm512_extracti32x4_epi32(sorted, 2));
@@ -260,6 +264,20 @@ inline void store_pixels(std::uint8_t* to, const Ints (&quads)[QUADS], int count
     _mm512_mask_storeu_epi8(to, (1ull << (16 * count)) - 1, bytes);
   }
 }
+
+// Half of a vector. Not without VNNI, where a product is many instructions.
+#if defined(__AVX512VNNI__)
+#define MNV2_HALVES
+using HalfInts = __m256i;
+inline HalfInts first_half(Ints value) { return _mm512_castsi512_si256(value); }
+inline Ints whole_of(HalfInts half) { return _mm512_zextsi256_si512(half); }
+inline HalfInts load_half_weights(const std::int8_t* from) {
+  return _mm256_loadu_si256(reinterpret_cast<const __m256i*>(from));
+}
+inline HalfInts half_dot(HalfInts sum, HalfInts bytes, HalfInts weights) {
+  return _mm256_dpbusd_epi32(sum, bytes, weights);
+}
+#endif
 
 // Tensors in fours.
 #define MNV2_FOURS

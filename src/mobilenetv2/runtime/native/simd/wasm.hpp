@@ -6,6 +6,7 @@
 #include <cstddef>
 #include <cstdint>
 
+#include "../dialect.hpp"
 #include "../kernels.hpp"
 #include "../store_order.hpp"
 
@@ -80,6 +81,25 @@ inline Ints dot(Ints sum, Ints bytes, Ints weights) {
   return wasm_i32x4_relaxed_dot_i8x16_i7x16_add(weights, bytes, sum);
 }
 #else
+#define MNV2_PAIRS
+inline Ints load_bytes(const std::uint8_t* from) { return wasm_v128_load(from); }
+inline void store_widened(std::int16_t* to, Ints bytes) {
+  wasm_v128_store(to, wasm_u16x8_extend_low_u8x16(bytes));
+  wasm_v128_store(to + 8, wasm_u16x8_extend_high_u8x16(bytes));
+}
+inline void store_widened_quad(std::int16_t* to, Ints bytes) {
+  wasm_v128_store64_lane(to, wasm_u16x8_extend_low_u8x16(bytes), 0);
+}
+inline Ints load_weight_pairs(const std::int8_t* from) { return wasm_i16x8_load8x8(from); }
+inline Ints splat_pair(const std::int16_t* from) { return wasm_v128_load32_splat(from); }
+inline Ints dot_pairs(Ints a, Ints b) { return wasm_i32x4_dot_i16x8(a, b); }
+inline Ints add_words(Ints a, Ints b) { return wasm_i16x8_add(a, b); }
+inline void column_pairs(Ints a, Ints b, Ints (&columns)[3]) {
+  columns[0] = wasm_i16x8_extend_low_i8x16(wasm_i8x16_shuffle(a, b, 0, 16, 4, 20, 8, 24, 12, 28, 0, 0, 0, 0, 0, 0, 0, 0));
+  columns[1] = wasm_i16x8_extend_low_i8x16(wasm_i8x16_shuffle(a, b, 1, 17, 5, 21, 9, 25, 13, 29, 0, 0, 0, 0, 0, 0, 0, 0));
+  columns[2] =
+      wasm_i16x8_extend_low_i8x16(wasm_i8x16_shuffle(a, b, 2, 18, 6, 22, 10, 26, 14, 30, 0, 0, 0, 0, 0, 0, 0, 0));
+}
 inline Ints dot(Ints sum, Ints bytes, Ints weights) {  // in halves of 16 bits: no sum of two products is cut off
   const Ints even = wasm_i32x4_dot_i16x8(wasm_v128_and(bytes, wasm_i16x8_const_splat(255)),
                                          wasm_i16x8_shr(wasm_i16x8_shl(weights, 8), 8));
@@ -88,12 +108,12 @@ inline Ints dot(Ints sum, Ints bytes, Ints weights) {  // in halves of 16 bits: 
 }
 #endif
 inline Vec to_floats(Ints value) { return wasm_f32x4_convert_i32x4(value); }
-// To the nearest even of values within 2**22, which all codes are; of others to that. 1.5 * 2**23 leaves no bits for a
-// fraction, and the whole number is in the low bits of the sum.
+// To the nearest even of values within 2**22, which all codes are; others give something beyond on the same side. 1.5 *
+// 2**23 leaves no bits for a fraction, and the whole number is in the low bits of the sum; above, floats are in the
+// order of their bits.
 inline Ints to_ints(Vec value) {
-  const Vec limit = splat(4194304.0f), magic = splat(12582912.0f);
-  const Vec limited = highest(lowest(value, limit), splat(-4194304.0f));
-  return wasm_i32x4_sub(add(limited, magic), magic);
+  const Vec magic = splat(12582912.0f);
+  return wasm_i32x4_sub(add(highest(value, splat(-4194304.0f)), magic), magic);
 }
 inline Ints widened_bytes(v128_t bytes) { return wasm_u32x4_extend_low_u16x8(wasm_u16x8_extend_low_u8x16(bytes)); }
 inline Ints load_byte_ints(const std::uint8_t* from, int count) {
@@ -162,21 +182,22 @@ struct Interleaved<2> {  // two pixels at a time; channels are in order already
   static Ints shortcut(const std::uint8_t* from, int vector, int channels) {
     return load_byte_ints(from + vector * LANES, channels - vector * LANES);
   }
-  static void put(std::uint8_t* to, v128_t bytes, int channels) {
-    if (channels >= 2 * LANES) {
-      wasm_v128_store64_lane(to, bytes, 0);
-      return;
-    }
-    const std::uint64_t values = static_cast<std::uint64_t>(wasm_i64x2_extract_lane(bytes, 0));
-    for (int i = 0; i < channels; i++) to[i] = static_cast<std::uint8_t>(values >> (8 * i));
+  static void put_some(std::uint8_t* to, std::uint64_t bytes, int channels) {
+    for (int i = 0; i < channels; i++) to[i] = static_cast<std::uint8_t>(bytes >> (8 * i));
   }
   template <int ROWS>
   static void store(const Ints (&bytes)[ROWS][2], const TileOut& to) {
     MNV2_UNROLL for (int i = 0; i < ROWS; i += 2) {
       const int next = i + 1 < ROWS ? i + 1 : i;
       const v128_t both = narrowed(bytes[i][0], bytes[i][1], bytes[next][0], bytes[next][1]);
-      put(to.out + i * to.pixel, both, to.channels);
-      if (next > i) put(to.out + next * to.pixel, wasm_i64x2_shuffle(both, both, 1, 1), to.channels);
+      std::uint8_t *const here = to.out + i * to.pixel, *const there = to.out + next * to.pixel;
+      if (to.channels >= 2 * LANES) {
+        wasm_v128_store64_lane(here, both, 0);
+        if (next > i) wasm_v128_store64_lane(there, both, 1);
+      } else {
+        put_some(here, static_cast<std::uint64_t>(wasm_i64x2_extract_lane(both, 0)), to.channels);
+        if (next > i) put_some(there, static_cast<std::uint64_t>(wasm_i64x2_extract_lane(both, 1)), to.channels);
+      }
     }
   }
 };
@@ -216,6 +237,22 @@ inline void interleave(const Ints (&column)[3], Ints (&quads)[QUADS]) {
 inline void store_pixels(std::uint8_t* to, const Ints (&quads)[QUADS], int) {
   wasm_v128_store(to, narrowed(quads[0], quads[1], quads[2], quads[3]));
 }
+#if defined(MNV2_PAIRS)
+inline void row_pairs(Ints a, Ints b, Ints (&quads)[QUADS]) {
+  const Ints low = low_bytes(a, b), high = high_bytes(a, b);
+  quads[0] = wasm_u16x8_extend_low_u8x16(low);
+  quads[1] = wasm_u16x8_extend_high_u8x16(low);
+  quads[2] = wasm_u16x8_extend_low_u8x16(high);
+  quads[3] = wasm_u16x8_extend_high_u8x16(high);
+}
+inline void store_quads(std::uint8_t* to, const Ints (&pixels)[4], int count) {
+  const Ints bytes = narrowed(pixels[0], pixels[1], pixels[2], pixels[3]);
+  wasm_v128_store32_lane(to, bytes, 0);
+  if (count > 1) wasm_v128_store32_lane(to + BLOCK, bytes, 1);
+  if (count > 2) wasm_v128_store32_lane(to + 2 * BLOCK, bytes, 2);
+  if (count > 3) wasm_v128_store32_lane(to + 3 * BLOCK, bytes, 3);
+}
+#endif
 
 }  // namespace
 }  // namespace MNV2_NAMESPACE

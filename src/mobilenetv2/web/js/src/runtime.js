@@ -97,6 +97,7 @@ export class Runtime {
   static async start({ module, memory, facts }) {
     const { exports } = await WebAssembly.instantiate(module, importsOf(memory));
     exports._initialize();
+    exports.mnv2_may_sleep?.(typeof document === "undefined" ? 1 : 0);
     const runtime = new Runtime(exports, memory ?? exports.memory, facts);
     for (let slot = 1; slot < facts.threads; slot++) await runtime.#add(module, slot);
     return runtime;

@@ -1,7 +1,9 @@
 import type { LoadOptions, Model } from "./index.js";
 
+type Source = string | URL | ArrayBuffer | Uint8Array;
+
 /** As `load`, in a worker of its own; without `run`. */
 export function loadInWorker(
-  source: string | URL | ArrayBuffer | Uint8Array,
+  source: Source | Promise<Source>,
   options?: LoadOptions,
 ): Promise<Omit<Model, "run">>;

@@ -13,14 +13,14 @@ const inWorker = typeof WorkerGlobalScope !== "undefined" && globalThis instance
 /**
  * As `load`, in a worker of its own.
  *
- * @param {string | URL | ArrayBuffer | Uint8Array} source
+ * @param {string | URL | ArrayBuffer | Uint8Array | Promise<string | URL | ArrayBuffer | Uint8Array>} source Of a promise,
+ *   the worker starts meanwhile.
  * @param {{wasm?: string | URL, relaxed?: boolean, threads?: number}} options
  */
 export async function loadInWorker(source, options = {}) {
   checkOptions(options, LOAD_OPTIONS);
   const absolute = (address) => (typeof address === "string" ? new URL(address, location.href).href : address);
   const wasm = options.wasm === undefined ? {} : { wasm: absolute(String(options.wasm)) };
-  const address = source instanceof URL ? source.href : absolute(source);
   const worker = new Worker(new URL("./worker.js", import.meta.url), { type: "module" });
   const waiting = new Map();
   let last = 0;
@@ -42,10 +42,14 @@ export async function loadInWorker(source, options = {}) {
     waiting.clear();
   };
   worker.onerror = (event) => end(event.message || "the worker could not be started");
-  const facts = await ask("load", address, { ...options, ...wasm }).catch((error) => {
+  let facts;
+  try {
+    const given = await source;
+    facts = await ask("load", given instanceof URL ? given.href : absolute(given), { ...options, ...wasm });
+  } catch (error) {
     worker.terminate();
     throw error;
-  });
+  }
   const run = async (method, image, more) => {
     const { result, milliseconds } = await ask(method, await sendable(image), more);
     model.milliseconds = milliseconds;

@@ -1,10 +1,10 @@
-"""Writes models for web_onnx.mjs, and what our engine makes of an image.
+"""Writes models for web_onnx.mjs and web_litert.mjs, and what our engine makes of an image.
 
-    python tests/peers/make_web_onnx.py FOLDER [MODEL...]
+    python tests/peers/make_web.py FOLDER [MODEL...]
 
-Each MODEL, a classifier or a segmenter in float32, becomes an ONNX file and a folder for
-transformers.js, both in float32 and in int8, quantised with the photos of examples/. The image is
-of the size of the pixels, so that no program resizes it.
+Each MODEL, a classifier or a segmenter in float32, becomes an ONNX file, a folder for
+transformers.js and, if it is a classifier, a .tflite file, all in float32 and in int8, quantised with
+the photos of examples/. The image is of the size of the pixels, so that no program resizes it.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from mobilenetv2.int8 import AnyCheckpoint, Int8Checkpoint
 from mobilenetv2.model import Model
 from mobilenetv2.runtime import Engine
 from mobilenetv2.runtime.quantize import to_int8
-from mobilenetv2.writers import WriteOptions, onnx, transformers_js
+from mobilenetv2.writers import WriteOptions, onnx, tflite, transformers_js
 
 PHOTOS = sorted((Path(__file__).parents[2] / "examples").glob("*.jpg"))
 # of logits, in parts of their range; int8 runtimes round otherwise than ours
@@ -69,6 +69,7 @@ def case_of(
     }
     if task == "segmentation":
         return {**case, "mask": engine.mask(pixels).ravel().tolist()}
+    tflite.write(checkpoint, folder / f"{title}.tflite", WriteOptions(input="uint8"))
     return {**case, "logits": engine(pixels).ravel().tolist()}
 
 
