@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 import numpy as np
 from numpy.typing import NDArray
-from PIL.Image import Image
 
 from ..images import MAX_RESIZED_PIXELS, Preprocessing, to_image
 from . import _native
+
+if TYPE_CHECKING:
+    from PIL.Image import Image
 
 FILTERS = {  # "nearest" takes no time
     "bilinear": _native.Filter.BILINEAR,
@@ -29,7 +33,7 @@ def prepared(preprocessing: Preprocessing, image: Image | NDArray[np.uint8]) -> 
     """
     image = to_image(image)
     filter_ = FILTERS.get(preprocessing.interpolation)
-    # of other shapes Pillow may take the columns first, which rounds in another way
+    # where the sides shrink differently, Pillow may take the rows first, which rounds in another way
     if filter_ is None or preprocessing.resize != "short_side" or preprocessing.channels != 3:
         return preprocessing(image)
     top, left, rows, columns = preprocessing.place(image.height, image.width)
