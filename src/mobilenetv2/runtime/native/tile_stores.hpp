@@ -13,6 +13,7 @@ namespace {
 template <int VECTORS>
 struct InOrder {
   static constexpr bool CLAMPS = STORE_CLAMPS;
+  static constexpr int PIXELS_TOGETHER = LANES == 16 ? 1 : 16;  // all of a tile where its sums are on the stack anyway
   static Ints shortcut(const std::uint8_t* from, int vector, int channels) {
     const int rest = channels - vector * LANES;
     return load_byte_ints(from + vector * LANES, rest < LANES ? rest : LANES);
@@ -50,6 +51,7 @@ using OrderOf = typename OrderChoice<VECTORS, has_interleaved(VECTORS)>::Type;
 template <int VECTORS>
 struct InOrderPacked {
   static constexpr bool CLAMPS = true;
+  static constexpr int PIXELS_TOGETHER = 4;
   static Ints shortcut(const std::uint8_t* from, int vector, int channels) {
     return InOrder<VECTORS>::shortcut(from, vector, channels);
   }
@@ -69,6 +71,7 @@ struct InOrderPacked {
 template <int VECTORS>
 struct InFours {
   static constexpr bool CLAMPS = true;
+  static constexpr int PIXELS_TOGETHER = FOUR;
   template <int ROWS>
   static void store(const Ints (&bytes)[ROWS][VECTORS], const TileOut& to) {
     constexpr int LAST = ROWS - 1;
