@@ -76,7 +76,7 @@ MNV2_NOINLINE void tile_of_pairs(const Matmul<std::uint8_t>& job, const Panel& p
       }
     }
   }
-  AnyMode<VECTORS>::finish(job, panel, from, sum);
+  AnyMode<OrderOf<VECTORS>>::finish(job, panel, from, sum);
 }
 
 template <int ROWS, int VECTORS>
