@@ -15,6 +15,7 @@ from .errors import ImageError, UserError
 from .images import as_image, to_image
 from .pipeline import map_images
 from .runtime import Engine
+from .runtime.preparing import prepared
 
 if TYPE_CHECKING:
     from .images import OneImage
@@ -124,7 +125,7 @@ class Model:
 
             with closing(self.map_images(image, use)) as results:
                 return [raised(result) for _, result in results]
-        pixels = self.checkpoint.preprocessing(as_image(image))
+        pixels = prepared(self.checkpoint.preprocessing, as_image(image))
         return self._predictions(self(pixels[None])[0], top)
 
     def classify_files(
@@ -237,7 +238,7 @@ class Model:
 
         def prepare(source: Source) -> tuple[NDArray[np.uint8], tuple[int, int]]:
             image = to_image(as_image(open_source(source), max_pixels=max_pixels))
-            return self.checkpoint.preprocessing(image), (image.height, image.width)
+            return prepared(self.checkpoint.preprocessing, image), (image.height, image.width)
 
         return map_images(sources, prepare, run, use, self.engine.threads)
 

@@ -22,6 +22,9 @@
 #include "targets.hpp"
 
 namespace nb = nanobind;
+
+void bind_images(nb::module_& module);  // bindings_images.cpp
+
 using mobilenetv2::Factors;
 using mobilenetv2::Network;
 using mobilenetv2::Plan;
@@ -356,6 +359,7 @@ NB_MODULE(_native, module) {
              "The target whose float kernels go with a target's int8 kernels; None for an unknown one.");
   module.def("byte_fma_rate", &fma_rate<std::uint8_t>, nb::arg("isa"),
              "The same of unsigned by signed bytes, summed in 32 bits.");
+  bind_images(module);
   module.def(
       "scale_rows",
       [](const Table<float>& values, const Vector<double>& factors,

@@ -73,7 +73,8 @@ MNV2_INLINE_FOR_SPEED void byte_codes(const Depthwise<std::uint8_t>& job, int ch
     Vec worst = zero();
     Ints near[4];
     MNV2_UNROLL for (int q = 0; q < 4; q++) {
-      const NearCodes<MODE, FACTORS> codes(to, channel + NEXT * q);
+      const int first = channel + NEXT * q;
+      const NearCodes<MODE> codes{FACTORS::floats(to.factor + first), FACTORS::floats(to.half + first)};
       Vec value = codes(sum[q], worst);
       if constexpr (MODE == RoundingMode::TWICE) value = clamped(value, splat(job.low), splat(job.high));
       near[q] = to_ints(value);

@@ -1,6 +1,6 @@
 // The 3x3 depthwise convolution over bytes for targets that multiply 16 bits, two rows at a time (MNV2_PAIRS), without
-// dilation. Two input rows side by side, widened, are a row of pairs; an output row is the products of two rows of pairs
-// with the taps, of which one row is zero.
+// dilation. Two input rows side by side, widened, are a row of pairs; an output row is the products of two rows of
+// pairs with the taps, of which one row is zero.
 #pragma once
 
 #include "int8_depthwise.hpp"
@@ -88,9 +88,7 @@ MNV2_NOINLINE void pair_channels(const Depthwise<std::uint8_t>& job, int block) 
   pair_taps<0>(job, block, even);
   if (STRIDE == 1) pair_taps<-1>(job, block, odd);
   const int rows = (job.out_rows - 1) * STRIDE + 3;
-  const auto row = [&](int i) {
-    return i < rows && job.rows[i] ? job.rows[i] + block * job.in_block : nullptr;
-  };
+  const auto row = [&](int i) { return i < rows && job.rows[i] ? job.rows[i] + block * job.in_block : nullptr; };
   PairRow pairs[2];
   for (int x = 0; x < job.out_width; x += PAIR_STRIP) {
     const int count = job.out_width - x < PAIR_STRIP ? job.out_width - x : PAIR_STRIP;

@@ -4,84 +4,11 @@
 #include "kernels.hpp"
 #include "requantize.hpp"
 #include "simd.hpp"
+#include "tile_stores.hpp"
 
 namespace mobilenetv2 {
 namespace MNV2_NAMESPACE {
 namespace {
-
-// Stores bytes one vector at a time, channels in order.
-template <int VECTORS>
-struct InOrder {
-  static constexpr bool CLAMPS = STORE_CLAMPS;
-  static Ints shortcut(const std::uint8_t* from, int vector, int channels) {
-    const int rest = channels - vector * LANES;
-    return load_byte_ints(from + vector * LANES, rest < LANES ? rest : LANES);
-  }
-  template <int ROWS>
-  static void store(const Ints (&bytes)[ROWS][VECTORS], const TileOut& to) {
-    MNV2_UNROLL for (int j = 0; j < VECTORS; j++) {
-      const int channel = j * LANES, at = to.first + channel;
-      std::uint8_t* out = to.out + at / BLOCK * to.block + at % BLOCK - to.first;
-      MNV2_UNROLL for (int i = 0; i < ROWS; i++, out += to.pixel) {
-        if (to.channels - channel >= LANES) {
-          store_bytes(out, bytes[i][j]);
-        } else {
-          store_some_bytes(out, bytes[i][j], to.channels - channel);
-        }
-      }
-    }
-  }
-};
-
-template <int VECTORS, bool INTERLEAVED>
-struct OrderChoice {
-  using Type = InOrder<VECTORS>;
-};
-template <int VECTORS>
-struct OrderChoice<VECTORS, true> {
-  using Type = Interleaved<VECTORS>;
-};
-template <int VECTORS>
-using OrderOf = typename OrderChoice<VECTORS, has_interleaved(VECTORS)>::Type;
-
-#if defined(MNV2_FOURS)
-
-// Stores bytes with their channels in order, four pixels of a vector at a time.
-template <int VECTORS>
-struct InOrderPacked {
-  static constexpr bool CLAMPS = true;
-  static Ints shortcut(const std::uint8_t* from, int vector, int channels) {
-    return InOrder<VECTORS>::shortcut(from, vector, channels);
-  }
-  template <int ROWS>
-  static void store(const Ints (&bytes)[ROWS][VECTORS], const TileOut& to) {
-    MNV2_UNROLL for (int j = 0; j < VECTORS; j++) {
-      const int channel = j * LANES, at = to.first + channel;
-      Ints vector[ROWS][1];
-      MNV2_UNROLL for (int i = 0; i < ROWS; i++) vector[i][0] = bytes[i][j];
-      std::uint8_t* const out = to.out + at / BLOCK * to.block + at % BLOCK - to.first;
-      Interleaved<1>::store<ROWS>(vector, {out, to.pixel, to.block, at % BLOCK, to.channels - channel});
-    }
-  }
-};
-
-// Stores bytes in fours. What lies behind the last pixel of a row is the last pixel again.
-template <int VECTORS>
-struct InFours {
-  static constexpr bool CLAMPS = true;
-  template <int ROWS>
-  static void store(const Ints (&bytes)[ROWS][VECTORS], const TileOut& to) {
-    constexpr int LAST = ROWS - 1;
-    MNV2_UNROLL for (int j = 0; j < VECTORS; j++) {
-      MNV2_UNROLL for (int i = 0; i < ROWS; i += FOUR) {
-        store_four(to.out + j * to.block + i * BLOCK, bytes[i][j], bytes[i + 1 < ROWS ? i + 1 : LAST][j],
-                   bytes[i + 2 < ROWS ? i + 2 : LAST][j], bytes[i + 3 < ROWS ? i + 3 : LAST][j]);
-      }
-    }
-  }
-};
-
-#endif
 
 // Where the tile of `panel` at pixel `from` goes.
 inline TileOut tile_out(const Matmul<std::uint8_t>& job, const Panel& panel, int from) {
@@ -133,41 +60,54 @@ inline void finish_tile(const Matmul<std::uint8_t>& job, const Panel& panel, int
   Order::template store<ROWS>(sum, tile_out(job, panel, from));
 }
 
-// A tile's sums, rounded twice in float32, to bytes. False where that may be a step off: then nothing is stored.
-template <RoundingMode MODE, class Order, int ROWS, int VECTORS>
-MNV2_NOINLINE bool finish_tile_near(const Matmul<std::uint8_t>& job, const Panel& panel, int from,
-                                    const std::int32_t* sums) {
-  Ints sum[ROWS][VECTORS];
-  const Requantize& to = job.requantize;
-  const Vec low = splat(job.low), high = splat(job.high);
-  Vec worst = zero();
-  MNV2_UNROLL for (int j = 0; j < VECTORS; j++) {
-    const NearCodes<MODE, PerLane> codes(to, panel.channel + j * LANES);
-    MNV2_UNROLL for (int i = 0; i < ROWS; i++) {
-      Vec value = codes(load_ints(sums + (i * VECTORS + j) * LANES), worst);
-      if constexpr (MODE == RoundingMode::TWICE) {
-        if (job.shortcut) {
-          const std::uint8_t* const more = job.shortcut + (from + i) * job.shortcut_pixel + panel.channel;
-          const Ints other =
-              add_ints(Order::shortcut(more, j, job.channels - panel.channel), splat_ints(-to.shortcut_zero));
-          const Vec product = clamped(nearest(value), splat(to.product_low), splat(to.product_high));
-          value = add(mul(product, splat(to.near.product_share)), mul(to_floats(other), splat(to.near.shortcut_share)));
-          worst = larger_magnitude(worst, off_whole(value));
+// What is the same for all pixels of a tile. Stored bytes may be anywhere, so that the compiler would read it again
+// after each of them.
+struct NearTile {
+  const float *factor, *half;
+  TileOut out;
+};
+
+// Pixels FIRST to ROWS - 1 of a tile, rounded twice in float32, to bytes; as many at a time as are packed together,
+// since there is no room for more beside the sums. The bits of `unsure` are pixels that may be a step off: nothing is
+// stored.
+template <RoundingMode MODE, class Order, int FIRST, int ROWS, int VECTORS>
+inline void finish_near(const Matmul<std::uint8_t>& job, const Panel& panel, int from, const Ints (&sum)[ROWS][VECTORS],
+                        const NearTile& near, unsigned& unsure) {
+  if constexpr (FIRST < ROWS) {
+    constexpr int COUNT = ROWS - FIRST < Order::PIXELS_TOGETHER ? ROWS - FIRST : Order::PIXELS_TOGETHER;
+    const Requantize& to = job.requantize;
+    const Vec low = splat(job.low), high = splat(job.high);
+    Ints code[COUNT][VECTORS];
+    Vec worst = zero();
+    MNV2_UNROLL for (int j = 0; j < VECTORS; j++) {
+      const NearCodes<MODE> codes{load(near.factor + j * LANES), load(near.half + j * LANES)};
+      MNV2_UNROLL for (int i = 0; i < COUNT; i++) {
+        Vec value = codes(sum[FIRST + i][j], worst);
+        if constexpr (MODE == RoundingMode::TWICE) {
+          if (job.shortcut) {
+            const std::uint8_t* const more = job.shortcut + (from + FIRST + i) * job.shortcut_pixel + panel.channel;
+            const Ints other =
+                add_ints(Order::shortcut(more, j, job.channels - panel.channel), splat_ints(-to.shortcut_zero));
+            const Vec product = clamped(nearest(value), splat(to.product_low), splat(to.product_high));
+            value =
+                add(mul(product, splat(to.near.product_share)), mul(to_floats(other), splat(to.near.shortcut_share)));
+            worst = larger_magnitude(worst, off_whole(value));
+          }
         }
+        if constexpr (MODE == RoundingMode::TWICE || !Order::CLAMPS) value = clamped(value, low, high);
+        code[i][j] = to_ints(value);
+        if constexpr (MODE == RoundingMode::TWICE) code[i][j] = add_ints(code[i][j], splat_ints(to.zero));
       }
-      if constexpr (MODE == RoundingMode::TWICE || !Order::CLAMPS) value = clamped(value, low, high);
-      sum[i][j] = to_ints(value);
     }
-  }
-  if (near_halves(to, worst)) return false;
-  if constexpr (MODE == RoundingMode::TWICE) {
-    const Ints offset = splat_ints(to.zero);
-    MNV2_UNROLL for (int i = 0; i < ROWS; i++) {
-      MNV2_UNROLL for (int j = 0; j < VECTORS; j++) sum[i][j] = add_ints(sum[i][j], offset);
+    if (near_halves(to, worst)) {
+      unsure |= ((1u << COUNT) - 1) << FIRST;
+    } else {
+      TileOut out = near.out;
+      out.out += FIRST * out.pixel;
+      Order::template store<COUNT>(code, out);
     }
+    finish_near<MODE, Order, FIRST + COUNT>(job, panel, from, sum, near, unsure);
   }
-  Order::template store<ROWS>(sum, tile_out(job, panel, from));
-  return true;
 }
 
 // One pixel's sums, rounded twice, to bytes.
@@ -192,31 +132,57 @@ inline void finish_pixel_twice(const Matmul<std::uint8_t>& job, const Panel& pan
   Order::template store<1>(bytes, tile_out(job, panel, pixel));
 }
 
-// The same where results below 0 are stored as 0, of ROWS pixels.
-template <class Order, int ROWS, int VECTORS>
-MNV2_NOINLINE void finish_non_negative(const Matmul<std::uint8_t>& job, const Panel& panel, int from,
-                                       const std::int32_t* sums) {
-  Ints bytes[ROWS][VECTORS];
-  for (int i = 0; i < ROWS; i++) {
-    for (int j = 0; j < VECTORS; j++) bytes[i][j] = load_ints(sums + (i * VECTORS + j) * LANES);
+// The same where results below 0 are stored as 0, of the pixels of `unsure` among FIRST to ROWS - 1, as many at a time
+// as are packed together.
+template <class Order, int FIRST, int ROWS, int VECTORS>
+inline void finish_non_negative(const Matmul<std::uint8_t>& job, const Panel& panel, int from, const std::int32_t* sums,
+                                unsigned unsure) {
+  if constexpr (FIRST < ROWS) {
+    constexpr int COUNT = ROWS - FIRST < Order::PIXELS_TOGETHER ? ROWS - FIRST : Order::PIXELS_TOGETHER;
+    if (unsure >> FIRST & 1) {
+      Ints sum[COUNT][VECTORS];
+      for (int i = 0; i < COUNT; i++) {
+        for (int j = 0; j < VECTORS; j++) sum[i][j] = load_ints(sums + ((FIRST + i) * VECTORS + j) * LANES);
+      }
+      finish_tile<RoundingMode::TWICE_NON_NEGATIVE, Order>(job, panel, from + FIRST, sum);
+    }
+    finish_non_negative<Order, FIRST + COUNT, ROWS, VECTORS>(job, panel, from, sums, unsure);
   }
-  finish_tile<RoundingMode::TWICE_NON_NEGATIVE, Order>(job, panel, from, bytes);
 }
 
-// The sums of `count` pixels from `from` on, in the modes that a tile has no room for.
-template <class Order, int VECTORS>
-MNV2_NOINLINE void finish_pixels(const Matmul<std::uint8_t>& job, const Panel& panel, int from, int count,
+// The pixels of `unsure`, in doubles.
+template <RoundingMode MODE, class Order, int ROWS, int VECTORS>
+MNV2_NOINLINE void finish_unsure(const Matmul<std::uint8_t>& job, const Panel& panel, int from,
+                                 const std::int32_t* sums, unsigned unsure) {
+  if constexpr (MODE == RoundingMode::TWICE) {
+    for (int i = 0; i < ROWS; i++) {
+      if (unsure >> i & 1) finish_pixel_twice<Order, VECTORS>(job, panel, from + i, sums + i * VECTORS * LANES);
+    }
+  } else {
+    finish_non_negative<Order, 0, ROWS, VECTORS>(job, panel, from, sums, unsure);
+  }
+}
+
+// A tile's sums, rounded twice, to bytes.
+template <RoundingMode MODE, class Order, int ROWS, int VECTORS>
+MNV2_INLINE_FOR_SPEED void finish_twice(const Matmul<std::uint8_t>& job, const Panel& panel, int from,
+                                        const Ints (&sum)[ROWS][VECTORS]) {
+  unsigned unsure = 0;
+  const Requantize& to = job.requantize;
+  const NearTile near{to.factor + panel.channel, to.half + panel.channel, tile_out(job, panel, from)};
+  finish_near<MODE, Order, 0>(job, panel, from, sum, near, unsure);
+  if (!unsure) return;
+  alignas(64) std::int32_t kept[ROWS * VECTORS * LANES];
+  keep(sum, kept);
+  finish_unsure<MODE, Order, ROWS, VECTORS>(job, panel, from, kept, unsure);
+}
+
+// A tile's sums, rounded twice, to floats.
+template <int ROWS, int VECTORS>
+MNV2_NOINLINE void finish_floats(const Matmul<std::uint8_t>& job, const Panel& panel, int from,
                                  const std::int32_t* sums) {
   const Requantize& to = job.requantize;
-  for (int i = 0; i < count; i++, sums += VECTORS * LANES) {
-    if (!is_to_float(to.mode)) {
-      if (to.mode == RoundingMode::TWICE) {
-        finish_pixel_twice<Order, VECTORS>(job, panel, from + i, sums);
-      } else {
-        finish_non_negative<Order, 1, VECTORS>(job, panel, from + i, sums);
-      }
-      continue;
-    }
+  for (int i = 0; i < ROWS; i++, sums += VECTORS * LANES) {
     for (int j = 0; j < VECTORS; j++) {
       const int channel = panel.channel + j * LANES, rest = job.channels - channel;
       store_some(to.floats + (from + i) * job.out_pixel + channel,
@@ -270,15 +236,14 @@ struct AnyMode {
       finish_tile<RoundingMode::ONCE_SATURATING, Order>(job, panel, from, sum);
     } else if (mode == RoundingMode::ONCE || mode == RoundingMode::ONCE_SATURATING) {
       finish_tile<RoundingMode::ONCE, Order>(job, panel, from, sum);
+    } else if (mode == RoundingMode::TWICE_NON_NEGATIVE) {
+      finish_twice<RoundingMode::TWICE_NON_NEGATIVE, Order>(job, panel, from, sum);
+    } else if (mode == RoundingMode::TWICE) {
+      finish_twice<RoundingMode::TWICE, Order>(job, panel, from, sum);
     } else {
       alignas(64) std::int32_t kept[ROWS * VECTORS * LANES];
       keep(sum, kept);
-      if (mode == RoundingMode::TWICE_NON_NEGATIVE) {
-        if (finish_tile_near<RoundingMode::TWICE_NON_NEGATIVE, Order, ROWS, VECTORS>(job, panel, from, kept)) return;
-      } else if (mode == RoundingMode::TWICE) {
-        if (finish_tile_near<RoundingMode::TWICE, Order, ROWS, VECTORS>(job, panel, from, kept)) return;
-      }
-      finish_pixels<Order, VECTORS>(job, panel, from, ROWS, kept);
+      finish_floats<ROWS, VECTORS>(job, panel, from, kept);
     }
   }
 };
@@ -293,10 +258,7 @@ struct Clamping {
       finish_tile<RoundingMode::ONCE_SATURATING, Order>(job, panel, from, sum);
       return;
     }
-    alignas(64) std::int32_t kept[ROWS * VECTORS * LANES];
-    keep(sum, kept);
-    if (finish_tile_near<RoundingMode::TWICE_NON_NEGATIVE, Order, ROWS, VECTORS>(job, panel, from, kept)) return;
-    finish_non_negative<Order, ROWS, VECTORS>(job, panel, from, kept);
+    finish_twice<RoundingMode::TWICE_NON_NEGATIVE, Order>(job, panel, from, sum);
   }
 };
 

@@ -1,5 +1,6 @@
-// The matrix product over bytes for targets that multiply 16 bits, two steps of the depth at a time (MNV2_PAIRS). Inputs
-// are widened once for all panels, with the segments of a pixel side by side; weights are widened as they are loaded.
+// The matrix product over bytes for targets that multiply 16 bits, two steps of the depth at a time (MNV2_PAIRS).
+// Inputs are widened once for all panels, with the segments of a pixel side by side; weights are widened as they are
+// loaded.
 #pragma once
 
 #include "int8_matmul.hpp"

@@ -61,8 +61,8 @@ constexpr int BLOCK = 16;
 constexpr int FOUR = 4;
 
 // Some neighbouring output vectors of a packed matrix: `vectors` from output `channel` on, whose weights begin
-// `weights` into the packed array as depth x vectors x lanes, of bytes as depth / 4 x vectors x lanes x 4. Of bytes, the
-// last vector may be half of one.
+// `weights` into the packed array as depth x vectors x lanes, of bytes as depth / 4 x vectors x lanes x 4. Of bytes,
+// the last vector may be half of one.
 struct Panel {
   int channel;
   int vectors;

@@ -209,8 +209,8 @@ inline int run_panel_in_order(const Matmul<std::uint8_t>& job, const Panel& pane
   switch (panel.vectors) {
     case 1:
       return run_tiles<FOURS_ROWS, 1, Clamping<ORDER<1>>>(job, panel, fetched);
-    case 2:
-      return run_tiles<FOURS_ROWS, 2, Clamping<ORDER<2>>>(job, panel, fetched);
+    case 2:  // half as large: the end of a tile runs beside the next one's products
+      return run_tiles<FOURS_ROWS / 2, 2, Clamping<ORDER<2>>>(job, panel, fetched);
     default:
       return run_tiles<FOURS_ROWS, 3, Clamping<ORDER<3>>>(job, panel, fetched);
   }

@@ -96,7 +96,7 @@ void set_near(Packed& packed) {
   if (to.product_high > to.product_low) {
     margin = 0x1p-13 * std::max({1.0, product, shortcut}) + to.total.power + 3 * total / ADD_UNITS;
   }
-  packed.near = {static_cast<float>(margin), static_cast<float>(product), static_cast<float>(shortcut)};
+  packed.near = {0.5f - static_cast<float>(margin), static_cast<float>(product), static_cast<float>(shortcut)};
 }
 
 }  // namespace
@@ -204,13 +204,13 @@ int Network<T>::add_matrix(const Given* weights, const Sum* bias, int channels, 
   const bool ends_with_half =
       kernels_->halves && !matrix.in_order && !is_to_float(rounding.mode) && last_lanes <= lanes / 2;
   const int half_panel = ends_with_half ? std::min(vectors, 2) : 0;  // vectors of the last panel
-  std::vector<int> order;                                           // the channel of each lane
+  std::vector<int> order;                                            // the channel of each lane
   for (int done = 0; done < vectors;) {
     const int left = vectors - done;
     const bool half = left == half_panel;
-    const int width = half ? half_panel
-                           : next_panel(left - half_panel,
-                                        matrix.in_order ? kernels_->fours_vectors : kernels_->panel_vectors);
+    const int width =
+        half ? half_panel
+             : next_panel(left - half_panel, matrix.in_order ? kernels_->fours_vectors : kernels_->panel_vectors);
     const std::ptrdiff_t before = static_cast<std::ptrdiff_t>(done) * lanes * depth;
     matrix.panels.push_back({done * lanes, width, before, half});
     const bool interleaved =

@@ -79,20 +79,18 @@ struct Codes<RoundingMode::TWICE, FACTORS> {
 
 // The same in float32, for the modes that round twice: right unless a value lies close to a half, which `worst` tells
 // of. Not clamped.
-template <RoundingMode MODE, class FACTORS>
+template <RoundingMode MODE>
 struct NearCodes {
   Vec factor, half;
-  NearCodes(const Requantize& to, int channel)
-      : factor(FACTORS::floats(to.factor + channel)), half(FACTORS::floats(to.half + channel)) {}
   Vec operator()(Ints sum, Vec& worst) const {
-    const Vec product = mul(to_floats(sum), factor);
-    const Vec value = add(product, MODE == RoundingMode::TWICE ? with_sign(half, product) : half);
+    const Vec number = to_floats(sum);
+    const Vec value = fma(number, factor, MODE == RoundingMode::TWICE ? with_sign(half, number) : half);
     worst = larger_magnitude(worst, off_whole(value));
     return value;
   }
 };
 
-inline bool near_halves(const Requantize& to, Vec worst) { return any_greater(worst, splat(0.5f - to.near.margin)); }
+inline bool near_halves(const Requantize& to, Vec worst) { return any_greater(worst, splat(to.near.limit)); }
 
 // Results that are written as floats: codes less the zero point, times their scale.
 inline Vec float_results(const Requantize& to, Ints sum, int channel, float low, float high) {

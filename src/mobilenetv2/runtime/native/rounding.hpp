@@ -41,10 +41,10 @@ struct Twice {
   double fraction, power;
 };
 
-// What rounds twice, in float32: results nearer to a half than `margin` may be a step off and are computed in doubles.
-// A sum with a shortcut is near product * product_share + shortcut * shortcut_share.
+// What rounds twice, in float32: results further than `limit` from a whole number may be a step off and are computed in
+// doubles. A sum with a shortcut is near product * product_share + shortcut * shortcut_share.
 struct Near {
-  float margin, product_share, shortcut_share;
+  float limit, product_share, shortcut_share;
 };
 
 constexpr double ADD_UNITS = 1 << 20;  // of a sum of two tensors with TWICE

@@ -275,11 +275,23 @@ class Worker {
     to += stage_.left * channels;
     if (pixels) {
       convert(run_.images.pixels + offset, count, to);
+      const int next = y + reach(stage_, stage_.strip);
+      if (next < stage_.in_height) fetch(run_.images.pixels + offset + elements(next - y, stage_.in_width, channels));
     } else if (input_.image) {
       std::copy(input_.image + row, input_.image + row + count, to);
     } else if constexpr (sizeof(T) != 1) {
       convert(run_.images.values + offset, count, to);
     }
+  }
+
+  // Fetches a row of the image, which may be as far as memory, for the strip after this one.
+  void fetch(const std::uint8_t* row) const {
+#if defined(__GNUC__)
+    const std::size_t size = elements(1, stage_.in_width, stage_.in_channels);
+    for (std::size_t i = 0; i < size; i += LINE_BYTES) __builtin_prefetch(row + i, 0, 2);
+#else
+    (void)row;
+#endif
   }
 
   const Run<T>& run_;

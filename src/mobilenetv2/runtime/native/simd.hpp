@@ -37,11 +37,11 @@
 //   has_interleaved(vectors)   whether Interleaved<vectors> (store_order.hpp) exists
 // Where MNV2_PAIRS is defined, which multiplies two steps of the depth at a time, in 16 bits:
 //   load_bytes, store_widened, store_widened_quad  16 inputs, and the first four, to 16 bits
-//   load_weight_pairs, splat_pair, dot_pairs  two weights per lane; two widened inputs in all lanes; their products' sum
-//   add_words                  of 16 bits
-//   column_pairs               of four channels' taps of two rows, of four bytes each, the pairs of the first three columns
-//   row_pairs                  two pixels of a block, interleaved and widened, by quads of channels
-//   store_quads                packs and clamps a quad of channels of the first `count` of four pixels of a block
+//   load_weight_pairs, splat_pair, dot_pairs  two weights per lane; two widened inputs in all lanes; their products'
+//   sum add_words                  of 16 bits column_pairs               of four channels' taps of two rows, of four
+//   bytes each, the pairs of the first three columns row_pairs                  two pixels of a block, interleaved and
+//   widened, by quads of channels store_quads                packs and clamps a quad of channels of the first `count`
+//   of four pixels of a block
 // For doubles, two vectors for one of Ints:
 //   Wide, load_wide, splat_wide, to_wide, add, mul
 //   to_ints, truncate          of whole numbers; without the fraction

@@ -18,8 +18,8 @@ struct TileOut {
 
 // Panels of VECTORS vectors whose results become bytes have their channels interleaved in the order that the pack
 // instructions undo: lane l of vector j is channel l / 4 * 4 * VECTORS + 4 * j + l % 4. A vocabulary specialises this
-// for the panels that has_interleaved() names. CLAMPS: storing clamps values to what a byte holds. shortcut: the bytes
-// that belong to the lanes of a vector. store: the tile.
+// for the panels that has_interleaved() names. CLAMPS: storing clamps values to what a byte holds. PIXELS_TOGETHER: as
+// many pixels are packed together. shortcut: the bytes that belong to the lanes of a vector. store: the tile.
 template <int VECTORS>
 struct Interleaved;
 

@@ -4,7 +4,7 @@
 namespace mobilenetv2 {
 namespace {
 
-constexpr int SPINS = 20000;  // looks at the tasks, some ten microseconds, before a thread sleeps
+constexpr int SPINS = 20000;                     // looks at the tasks, some ten microseconds, before a thread sleeps
 constexpr long long SLEEP_NANOSECONDS = 100000;  // of the caller, between looks
 
 // One pool for a module: its caller is the only one.

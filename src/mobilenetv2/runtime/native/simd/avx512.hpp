@@ -135,6 +135,7 @@ inline Ints quad_of(Ints bytes, int vector) {  // bytes 4 * vector to 4 * vector
 template <>
 struct Interleaved<4> {
   static constexpr bool CLAMPS = true;
+  static constexpr int PIXELS_TOGETHER = 1;
   static Ints shortcut(const std::uint8_t* from, int vector, int channels) {
     const __mmask64 in_use = channels >= 64 ? ~0ull : (1ull << channels) - 1;
     return quad_of(_mm512_maskz_loadu_epi8(in_use, from), vector);
@@ -161,6 +162,7 @@ struct Interleaved<4> {
 template <>
 struct Interleaved<1> {  // four pixels at a time, channels in order
   static constexpr bool CLAMPS = true;
+  static constexpr int PIXELS_TOGETHER = 4;
   static Ints shortcut(const std::uint8_t* from, int, int channels) {
     return load_byte_ints(from, channels < LANES ? channels : LANES);
   }
@@ -190,6 +192,7 @@ struct Interleaved<1> {  // four pixels at a time, channels in order
 template <>
 struct Interleaved<2> {
   static constexpr bool CLAMPS = true;
+  static constexpr int PIXELS_TOGETHER = 2;
   static Ints shortcut(const std::uint8_t* from, int vector, int channels) {
     const __mmask32 in_use = channels >= 32 ? ~0u : (1u << channels) - 1;
     const Ints spread = _mm512_permutexvar_epi64(_mm512_setr_epi64(0, 0, 1, 1, 2, 2, 3, 3),

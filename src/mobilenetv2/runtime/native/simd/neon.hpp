@@ -213,6 +213,7 @@ constexpr bool has_interleaved(int vectors) { return vectors == 4; }
 template <>
 struct Interleaved<4> {
   static constexpr bool CLAMPS = true;
+  static constexpr int PIXELS_TOGETHER = 1;
   static Ints shortcut(const std::uint8_t* from, int vector, int channels) {
     return load_byte_ints(from + vector * LANES, channels - vector * LANES);
   }

@@ -95,8 +95,10 @@ inline Ints splat_pair(const std::int16_t* from) { return wasm_v128_load32_splat
 inline Ints dot_pairs(Ints a, Ints b) { return wasm_i32x4_dot_i16x8(a, b); }
 inline Ints add_words(Ints a, Ints b) { return wasm_i16x8_add(a, b); }
 inline void column_pairs(Ints a, Ints b, Ints (&columns)[3]) {
-  columns[0] = wasm_i16x8_extend_low_i8x16(wasm_i8x16_shuffle(a, b, 0, 16, 4, 20, 8, 24, 12, 28, 0, 0, 0, 0, 0, 0, 0, 0));
-  columns[1] = wasm_i16x8_extend_low_i8x16(wasm_i8x16_shuffle(a, b, 1, 17, 5, 21, 9, 25, 13, 29, 0, 0, 0, 0, 0, 0, 0, 0));
+  columns[0] =
+      wasm_i16x8_extend_low_i8x16(wasm_i8x16_shuffle(a, b, 0, 16, 4, 20, 8, 24, 12, 28, 0, 0, 0, 0, 0, 0, 0, 0));
+  columns[1] =
+      wasm_i16x8_extend_low_i8x16(wasm_i8x16_shuffle(a, b, 1, 17, 5, 21, 9, 25, 13, 29, 0, 0, 0, 0, 0, 0, 0, 0));
   columns[2] =
       wasm_i16x8_extend_low_i8x16(wasm_i8x16_shuffle(a, b, 2, 18, 6, 22, 10, 26, 14, 30, 0, 0, 0, 0, 0, 0, 0, 0));
 }
@@ -178,6 +180,7 @@ constexpr bool has_interleaved(int vectors) { return vectors == 2; }
 template <>
 struct Interleaved<2> {  // two pixels at a time; channels are in order already
   static constexpr bool CLAMPS = true;
+  static constexpr int PIXELS_TOGETHER = 2;
   static Ints shortcut(const std::uint8_t* from, int vector, int channels) {
     return load_byte_ints(from + vector * LANES, channels - vector * LANES);
   }
