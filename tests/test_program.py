@@ -225,7 +225,7 @@ def test_convert_writes_programs(head: Head, int8: bool, tmp_path: Path) -> None
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        (["--dynamic", "size"], "dynamic_size True: a program is for images of one size"),
+        (["--dynamic", "size"], "--dynamic size: a program is for images of one size"),
         (["--dynamic", "batch"], "give the most images per run"),
         (["--layout", "nchw"], "pixels come in rows"),
         (["--results", "final"], "a program of a classification model gives raw results"),

@@ -4,6 +4,7 @@
 #include <algorithm>
 #include <cstring>
 
+#include "dialect.hpp"
 #include "execute.hpp"
 #include "pixels.hpp"
 
@@ -288,7 +289,7 @@ class Worker {
   void fetch(const std::uint8_t* row) const {
 #if defined(__GNUC__)
     const std::size_t size = elements(1, stage_.in_width, stage_.in_channels);
-    for (std::size_t i = 0; i < size; i += LINE_BYTES) __builtin_prefetch(row + i, 0, 2);
+    for (std::size_t i = 0; i < size; i += LINE_BYTES) MNV2_PREFETCH(row + i);
 #else
     (void)row;
 #endif
