@@ -8,8 +8,8 @@ from pathlib import Path
 
 Function = dict[int, str]  # instructions by address
 
-# a jump and where it goes: x86 and 64-bit Arm
-JUMP = r"(?:j\w+ +|(?:b|b\.\w+|cbn?z|tbn?z)\t(?:.*, )?)([0-9a-f]+) <"
+# a conditional jump and where it goes: x86 and 64-bit Arm; others lead back from code laid out elsewhere
+JUMP = r"(?:j(?!mp)\w+ +|(?:b\.\w+|cbn?z|tbn?z)\t(?:.*, )?)([0-9a-f]+) <"
 
 
 def disassembled(objdump: str, binary: Path) -> dict[str, Function]:

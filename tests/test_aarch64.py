@@ -92,7 +92,9 @@ def test_training_answers_as_in_scalar(built) -> None:
 
 
 def functions(built: Path, target: str, pattern: str) -> dict[str, Function]:
-    (binary,) = (built / "CMakeFiles" / f"mobilenetv2_{target}.dir").rglob("*.o")
+    library, name = target.split("_")
+    (folder,) = (built / "CMakeFiles").glob(f"mobilenetv2_{library}_*TARGET_{name}.dir")
+    (binary,) = folder.rglob("*.o")
     chosen = {n: f for n, f in disassembled(OBJDUMP, binary).items() if re.match(pattern, n)}
     assert chosen, f"no function {pattern} in {binary}"
     return chosen

@@ -58,7 +58,7 @@ def model(monkeypatch: pytest.MonkeyPatch) -> Model:
     checkpoint = random_checkpoint(width_mult=0.35, resolution=(32, 32), classes=3)
     model = Model(replace(checkpoint, labels=LABELS), 1)
     model.engine = KnownEngine()  # type: ignore[assignment]
-    monkeypatch.setattr("mobilenetv2.loading.load", lambda name: model)
+    monkeypatch.setattr("mobilenetv2.loading.load", lambda name, **options: model)
     return model
 
 
@@ -407,7 +407,7 @@ def test_top5_only_of_more_than_five_classes(
         checkpoint = random_checkpoint(width_mult=0.35, resolution=(32, 32), classes=classes)
         labels = tuple(map(str, range(classes)))
         model = Model(replace(checkpoint, labels=labels), 1)
-        monkeypatch.setattr("mobilenetv2.loading.load", lambda name, model=model: model)
+        monkeypatch.setattr("mobilenetv2.loading.load", lambda name, model=model, **options: model)
         assert run(["evaluate", str(tmp_path), "--format", "json"]) == 0
         [printed] = json.loads(capsys.readouterr().out)
         assert ("top5" in printed) == (classes == 6)

@@ -486,11 +486,13 @@ def test_a_folder_that_cannot_be_written_to_is_named_first(
         )
 
 
-@pytest.mark.parametrize("written", [3, 5, 8])
+@pytest.mark.parametrize("written", [3, 10, 13])
 def test_a_full_disk_leaves_whole_files(
     two_classes: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, written: int
 ) -> None:
-    """Whichever file is the first that does not fit, the run says so, and can be resumed."""
+    """Whichever file is the first that does not fit, the run says so, and can be resumed, or begun
+    again where no state was saved.
+    """
     left, sync = written, os.fsync
 
     def full(descriptor: int) -> None:
@@ -509,8 +511,11 @@ def test_a_full_disk_leaves_whole_files(
         Checkpoint.load(out / "model.safetensors")
     state = RunFolder(out).read_state()
     assert state is None or state["progress"]["epoch"] in (1, 2)
+    assert (state is None) == (written == 3)
     monkeypatch.setattr(os, "fsync", lambda descriptor: None)
-    assert fit(two_classes, out, machine=MACHINE, resume=True).epochs == 2
+    settings = (QUICK, TINY) if state is None else (None, None)
+    resumed = fit(two_classes, out, *settings, machine=MACHINE, resume=state is not None)
+    assert resumed.epochs == 2
 
 
 def test_one_class_is_refused(tmp_path: Path) -> None:

@@ -118,7 +118,8 @@ def test_float16_behind_dequantize(tmp_path, padding) -> None:
     arrays: dict[str, np.ndarray] = {}
     for layer in weighted(checkpoint):
         arrays |= unfolded(
-            layer, *(array.astype(np.float16) for array in folded(checkpoint, layer))
+            layer,
+            *(x.astype(np.float32).astype(np.float16) for x in folded(checkpoint, layer)),
         )
     for name, array in arrays.items():
         np.testing.assert_array_equal(imported.arrays[name], array, err_msg=name)

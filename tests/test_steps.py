@@ -187,7 +187,7 @@ BROKEN_INT8: dict[str, tuple[_native.StepKind, Callable[[_native.Step], None], s
     "floats as bytes": (
         LABELS,
         lambda step: setattr(step, "reads_floats", False),
-        "no stored input",
+        "no input of",
     ),
     "bytes as floats": (
         RESIZE,

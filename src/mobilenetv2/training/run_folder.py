@@ -163,10 +163,9 @@ class RunFolder:
         return self.path / f"batch-{number + 1}.jpg"
 
     def _files(self) -> list[Path]:
-        """All that a run writes, but for a task's figure and the events of TensorBoard."""
-        pictures = [self.batch_picture(number) for number in range(BATCHES)]
+        """What a run writes and a new one does not overwrite."""
         models = [self.model, self.calibrated, self.last]
-        return [self.recipe, self.log, *models, self.curves, self.answers, self.page, *pictures]
+        return [self.recipe, self.log, *models, self.curves, self.answers, self.page]
 
     def check_new(self, *sources: str | None) -> None:
         """Checks that a run may begin here, without making the folder.
@@ -230,7 +229,8 @@ class RunFolder:
             yield
         except BaseException:
             if not self.last.exists():
-                for file in self._files():
+                pictures = [self.batch_picture(number) for number in range(BATCHES)]
+                for file in (*self._files(), *pictures):
                     with suppress(OSError):
                         file.unlink()
                 for folder in (self.last.parent, *(() if was_there else (self.path,))):

@@ -323,8 +323,9 @@ MNV2_NOINLINE void tile(const Matmul<std::uint8_t>& job, const Panel& panel, int
       }
     }
   }
+  // Else GCC may keep a sum on the stack, within the loop too, for the case that all are stored there.
   MNV2_UNROLL for (int i = 0; i < ROWS; i++) {
-    MNV2_UNROLL for (int j = 0; j < VECTORS; j++) sum[i][j] = from_sums(sums[i][j]);
+    MNV2_UNROLL for (int j = 0; j < VECTORS; j++) sum[i][j] = in_register(from_sums(sums[i][j]));
   }
   FINISH::finish(job, panel, from, sum);
 }
