@@ -566,6 +566,8 @@ def test_grey_networks_get_grey_images(two_classes: Path, tmp_path: Path) -> Non
     assert kept.preprocessing.channels == kept.architecture.in_channels == 1
     found = evaluate(Model(kept), read_dataset(two_classes))
     assert found.images == 40
+    pictures = {path.name for path in (tmp_path / "run").glob("*.jpg")}
+    assert pictures == {"batch-1.jpg", "batch-2.jpg", "batch-3.jpg", "answers.jpg"}
 
 
 def test_balance_lifts_the_small_class(tmp_path: Path) -> None:

@@ -17,10 +17,12 @@ import torch
 from PIL import Image
 
 from mobilenetv2.datasets import IGNORED
+from mobilenetv2.evaluation import ClassResult, Evaluation, Scores
 from mobilenetv2.evaluation.grid import Grid
 from mobilenetv2.training import fit, report
 from mobilenetv2.training.epochs import Stopped
 from mobilenetv2.training.mixing import mixup
+from mobilenetv2.training.page import Finished, write_page
 from mobilenetv2.training.pictures import Pictures
 from mobilenetv2.training.run_folder import RunFolder
 from mobilenetv2.training.sheets import Sheet, sheet_of
@@ -117,6 +119,31 @@ def test_a_run_and_its_page(tmp_path: Path) -> None:
     verdicts = [lines[1].split(":")[0] for lines in answers]
     assert verdicts == sorted(verdicts, reverse=True)  # wrong ones first
     assert verdicts.count("right") == round(4 * trained.evaluation.scores.top1 / 100)
+
+    many_classes(folder)
+
+
+def many_classes(folder: RunFolder) -> None:
+    """The page of 1001 classes has a table of the worst thousand."""
+    names = tuple(f"{i} \udcff </td>" for i in range(1001))
+    confusion = np.diag(np.arange(1001))
+    confusion[4, 3] = 6
+    results = tuple(
+        ClassResult(name, i, int(row.sum()), i)
+        for i, (name, row) in enumerate(zip(names, confusion))
+    )
+    total = int(confusion.sum())
+    evaluation = Evaluation(Scores(99, 100, 0, 0), total, (), results, names, confusion, ())
+    best = {"epoch": 1, "val_top1": 99.0, "val_balanced": 98.0}
+    settings = replace(folder.read_settings(), classes=names)
+    write_page(folder, settings, TASKS["classification"], Finished(2, best, [best], evaluation))
+    page = Page(folder.page)
+    rows = [row for row in page.rows if row and row[0].endswith(r"\xff </td>")]
+    assert len(rows) == 1000 + 1  # and one pair of classes
+    assert rows[0] == [r"4 \xff </td>", "10", "1", "0.4"]
+    assert rows[1] == [r"1 \xff </td>", "1", "1", "1"]
+    assert rows[-1] == [r"4 \xff </td>", r"3 \xff </td>", "6", "0.6"]
+    assert "the first 1,000 of 1,001 classes" in page.text
 
 
 def test_precision_and_recall_per_class() -> None:
