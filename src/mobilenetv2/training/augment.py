@@ -19,6 +19,7 @@ from torch.nn.functional import one_hot
 from ..errors import UserError
 from ..images import Preprocessing
 from ..records import Meta, Record
+from .colour import jitter
 from .mixing import cutmix, mixup
 
 Transform = Callable[[Image.Image, Generator], NDArray[np.uint8]]
@@ -26,9 +27,6 @@ Box = tuple[int, int, int, int]  # left, top, right, bottom
 Fill = tuple[int, ...]  # one value per channel
 MAX_MAGNITUDE = 30  # a policy's magnitudes are 0..30
 ATTEMPTS = 10  # draws of a rectangle before giving up
-# TF-slim: slim/preprocessing/inception_preprocessing.py, distort_color
-MAX_BRIGHTNESS_CHANGE = 32  # of 255
-CLAMPED = [0] * MAX_BRIGHTNESS_CHANGE + list(range(256)) + [255] * MAX_BRIGHTNESS_CHANGE
 Share = Annotated[float, Meta(ge=0, le=1)]
 UpTo1 = Annotated[float, Meta(gt=0, le=1)]
 UpTo100 = Annotated[float, Meta(gt=0, le=100)]
@@ -316,16 +314,6 @@ def shifted(pixels: NDArray[np.uint8], pad: int, rng: Generator) -> NDArray[np.u
 @lru_cache
 def _mirrored(side: int, pad: int) -> NDArray[np.intp]:
     return np.pad(np.arange(side), pad, mode="reflect")
-
-
-def jitter(image: Image.Image, rng: Generator) -> Image.Image:
-    """Random brightness and colour, in random order."""
-    limit = MAX_BRIGHTNESS_CHANGE
-    change, factor = int(rng.integers(-limit, limit + 1)), rng.uniform(0.5, 1.5)
-    table = CLAMPED[limit + change : limit + change + 256] * len(image.getbands())
-    if rng.random() < 0.5:
-        return ImageEnhance.Color(image.point(table)).enhance(factor)
-    return ImageEnhance.Color(image).enhance(factor).point(table)
 
 
 def operate(
