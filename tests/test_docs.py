@@ -65,8 +65,8 @@ NOT_RUN = {  # why a command of a page does not run here
     "mobilenetv2 train TRAIN.zip -o cifar10 --recipe small": "118 minutes; see test_small_recipe.py",
     "mobilenetv2 quantize cifar10/model.safetensors --calibrate photos/ --samples 500"
     " -o cifar10-int8.safetensors": "as above",
-    "torchrun --nnodes 2 --nproc_per_node 2 --rdzv-backend c10d --rdzv-endpoint HOST:29500"
-    " -m mobilenetv2 train photos/ -o run": "needs two machines; see tests/test_processes.py",
+    "torchrun --nnodes 2 --node-rank 0 --nproc_per_node 2 --master-addr HOST --master-port 29500"
+    " -m mobilenetv2 train photos/ -o run": "needs two machines; see test_train_command.py",
     "mobilenetv2 serve mine.safetensors --port 8000": "runs until it is ended; see test_serving.py",
     **dict.fromkeys(
         (f"pip install '.[{extra}]'" for extra in ("ray", "spark", "dask", "serve")),

@@ -14,6 +14,7 @@ import sys
 import tarfile
 from dataclasses import replace
 from pathlib import Path
+from unittest.mock import Mock
 
 import numpy as np
 import pytest
@@ -26,7 +27,8 @@ from mobilenetv2.graph import layers
 from mobilenetv2.heads import Classifier
 from mobilenetv2.nn import MobileNetV2
 from mobilenetv2.runtime.quantize import quantize
-from mobilenetv2.training import RECIPES, Machine, Recipe, Start, fit
+from mobilenetv2.training import RECIPES, Machine, Recipe, Start, epochs, fit
+from mobilenetv2.training.classification import Classification
 from mobilenetv2.training.epochs import DivergedError
 from mobilenetv2.training.machine import automatic_precision
 from mobilenetv2.training.optim import RMSProp, learning_rate, make_optimizer, parameter_groups
@@ -284,6 +286,34 @@ def test_fine_tuning_moves_all_but_the_statistics(two_classes: Path, tmp_path: P
         if name.startswith("features.") and name in before.arrays:
             same = np.array_equal(array.numpy(), before.arrays[name])
             assert same == ("running" in name), name
+
+
+def test_the_best_may_be_between_the_start_and_the_last_epoch(
+    two_classes: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A run that ends before the mixtures are validated goes on to the same file."""
+    random_checkpoint(width_mult=0.35, resolution=(32, 32)).save(tmp_path / "start.safetensors")
+    start = Start(weights=tmp_path / "start.safetensors")
+    changes = {"epochs": 1, "batch": 16, "start_shares": [0.25, 0.5]}
+    recipe, out = RECIPES["finetune"].changed(changes), tmp_path / "run"
+    rank = staticmethod(lambda scores: (scores.get("trained_share", 0.0), 0.0))
+    monkeypatch.setattr(Classification, "rank", rank)
+    with monkeypatch.context() as stopped:
+        stopped.setattr(epochs, "mix_with_start", Mock(side_effect=KeyboardInterrupt))
+        with pytest.raises(KeyboardInterrupt):
+            fit(two_classes, out, recipe, start, machine=MACHINE)
+    trained = fit(two_classes, out, resume=True, machine=MACHINE)
+    state = RunFolder(out).read_state()
+    assert state is not None
+    file = Checkpoint.load(trained.file)
+    for name, array in file.arrays.items():
+        mixed = (state["start"][name] + state["average"][f"module.{name}"]) / 2
+        np.testing.assert_allclose(array, mixed.numpy(), atol=1e-6)
+    assert file.provenance["validation"]["trained_share"] == 0.5
+    assert file.preprocessing.crop_fraction == 1
+    again = fit(two_classes, out, resume=True, machine=MACHINE)
+    assert Checkpoint.load(again.file).arrays.keys() == file.arrays.keys()
+    assert len(read_log(out)) == 2
 
 
 def test_padding_and_epsilon_stay_those_of_the_weights(two_classes: Path, tmp_path: Path) -> None:

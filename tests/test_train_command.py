@@ -6,11 +6,14 @@ import json
 import logging
 import os
 import re
+import shutil
 import signal
+import socket
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
@@ -448,12 +451,9 @@ def ourselves(*arguments: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(command, capture_output=True, text=True)
 
 
-@pytest.mark.parametrize("together", [torchrun, ourselves])
-def test_two_processes_share_statistics_and_print_once(
-    data: Path, tmp_path: Path, together: Callable[..., subprocess.CompletedProcess[str]]
-) -> None:
+def test_two_processes_share_statistics_and_print_once(data: Path, tmp_path: Path) -> None:
     """The validation of both together is that of the file alone, so their batch norms agreed."""
-    done = together(str(data), "-o", str(tmp_path / "run"), *QUICK, "--format", "json")
+    done = ourselves(str(data), "-o", str(tmp_path / "run"), *QUICK, "--format", "json")
     assert done.returncode == 0, done.stderr
     assert RunFolder(tmp_path / "run").read_settings().processes == 2
     assert _processes("", tmp_path / "run", NOTHING | {"resume": True}, {}) == 2
@@ -463,6 +463,41 @@ def test_two_processes_share_statistics_and_print_once(
     (row,) = read_log(tmp_path / "run")
     assert float(row["val_top1"]) == pytest.approx(said["top1"], abs=1e-3)
     assert float(row["val_loss"]) == pytest.approx(said["nll"], abs=1e-4)
+
+
+def two_machines(places: list[Path], *arguments: str) -> list[subprocess.CompletedProcess[str]]:
+    """`mobilenetv2 train` in one process on each of two machines with folders of their own."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = str(free.getsockname()[1])
+    options = ["-m", "torch.distributed.run", "--nnodes", "2", "--nproc_per_node", "1"]
+    options += ["--master-addr", "127.0.0.1", "--master-port", port, "--node-rank"]
+
+    def start(rank: int) -> subprocess.CompletedProcess[str]:
+        command = [sys.executable, *options, str(rank), *COMMAND, *arguments]
+        return subprocess.run(
+            command, cwd=places[rank], capture_output=True, text=True, timeout=240
+        )
+
+    with ThreadPoolExecutor(2) as pool:
+        return list(pool.map(start, (0, 1)))
+
+
+def test_two_machines_without_a_common_disk(data: Path, tmp_path: Path) -> None:
+    """The first has the folder of the run, from which both go on."""
+    places = [tmp_path / "a", tmp_path / "b"]
+    for place in places:
+        shutil.copytree(data, place / "data")
+    both = two_machines(places, "data", "-o", "run", *QUICK)
+    assert [done.returncode for done in both] == [0, 0], both[0].stderr + both[1].stderr
+    assert [(place / "run").exists() for place in places] == [True, False]
+    folder = RunFolder(places[0] / "run")
+    assert folder.read_settings().processes == 2
+    weights = folder.model.read_bytes()
+    both = two_machines(places, "data", "-o", "run", "--resume")
+    assert [done.returncode for done in both] == [0, 0], both[0].stderr + both[1].stderr
+    assert len(read_log(folder.path)) == 1
+    assert folder.model.read_bytes() == weights
 
 
 def test_two_processes_do_as_one(data: Path, tmp_path: Path) -> None:

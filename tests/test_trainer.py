@@ -150,3 +150,15 @@ def test_statistics_that_did_not_change_keep_their_bits(
         assert all(same) != shared
     if freeze_norms:
         assert all(map(torch.equal, nets[0].buffers(), nets[1].buffers()))
+
+
+def test_a_mixture_with_the_start_lasts_for_its_block() -> None:
+    trainer = make_trainer(head_first=True, start_shares=[0.25], ema_decay=0.0)
+    net = trainer.average.module
+    first = net.classifier[-1].weight.detach().clone()
+    trainer.step(*make_batch(), lr=0.1, seed=0)
+    last = net.classifier[-1].weight.detach().clone()
+    assert not torch.equal(first, last)
+    with trainer.mixed_with_start(0.25):
+        torch.testing.assert_close(net.classifier[-1].weight, 0.75 * first + 0.25 * last)
+    assert torch.equal(net.classifier[-1].weight, last)

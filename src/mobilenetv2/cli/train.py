@@ -130,7 +130,7 @@ def train(data: str, output: Path | None, format_: str, **options: Any) -> int:
 
         reports = end_with_first() or first
         try:
-            if options["resume"]:
+            if options["resume"] and first:  # another machine may not have the folder
                 _check_resumed(output, options, changes)
             count = _processes(data, output, options, changes)
             with other_processes(count, click.get_current_context().obj):

@@ -61,6 +61,7 @@ class Progress:
         seconds: Time taken, validation included and without what came before and after a stop.
         begin: Share of the run that was done when the current epoch began.
         length: Share of the run that the epoch before it took.
+        mixed: Whether the mixtures with the start were validated, after the last epoch.
     """
 
     epoch: int = 0
@@ -72,6 +73,7 @@ class Progress:
     seconds: float = 0.0
     begin: float = 0.0
     length: float = 0.0
+    mixed: bool = False
 
     def share(self, recipe: Recipe, epoch_steps: int) -> float:
         """The share of the run that is done: of its minutes, or of its steps."""
@@ -148,6 +150,10 @@ def run_epochs(context: RunContext, progress: Progress) -> None:
             progress.epoch, progress.step, progress.loss_sum = progress.epoch + 1, 0, 0.0
             validate(context, progress, epoch_row)
             progress.seconds += stopwatch.read()[0]
+            save(context, progress)
+        if recipe.start_shares and progress.epoch and not progress.mixed:
+            mix_with_start(context, progress)
+            progress.mixed = True
             save(context, progress)
 
 
@@ -244,21 +250,48 @@ def _rate(progress: Progress, recipe: Recipe, steps: int) -> float:
 
 def validate(context: RunContext, progress: Progress, epoch_row: dict[str, Any]) -> None:
     """Validates, logs, and keeps the network if it is the best so far."""
+    scores = _scores(context, progress, epoch_row["lr"] or 0.0)
+    progress.rows.append({"epoch": progress.epoch, **epoch_row, **scores})
+    progress.since_best += 1
+    if _keep_better(context, progress, scores):
+        progress.since_best = 0
+    context.events.write(scores, progress.epoch)
+    share = progress.share(context.trainer.recipe, 1)
+    LOG.info("%s", _log_line(context, progress.rows[-1], share))
+
+
+def mix_with_start(context: RunContext, progress: Progress) -> None:
+    """Validates the mixtures of the weights before the first epoch and the moving average, logs, and
+    keeps the best if it is the best so far.
+    """
+    for share in context.trainer.recipe.start_shares:
+        with context.trainer.mixed_with_start(share):
+            scores = _scores(context, progress, 0.0)
+            _keep_better(context, progress, scores | {"trained_share": share})
+        LOG.info(
+            "%g %% as trained, the rest as before  validation: loss %.4f, %s",
+            100 * share,
+            scores["val_loss"],
+            context.trainer.task.line(scores),
+        )
+
+
+def _scores(context: RunContext, progress: Progress, lr: float) -> dict[str, float]:
     result = context.trainer.validate(_watched(context, progress))
     if not math.isfinite(result.loss):
         where = f"in validation after epoch {progress.epoch}"
-        raise DivergedError(_diverged_message(context, where, epoch_row["lr"] or 0.0))
-    scores = {"val_loss": result.loss, **result.scores, **context.measure()}
-    progress.rows.append({"epoch": progress.epoch, **epoch_row, **scores})
-    best = progress.best
-    progress.since_best += 1
-    task, recipe = context.trainer.task, context.trainer.recipe
-    if not best or task.rank(scores) > task.rank(best):
-        progress.best = {"epoch": progress.epoch, **scores}
-        progress.since_best = 0
-        context.keep_best(progress.best)
-    context.events.write(scores, progress.epoch)
-    LOG.info("%s", _log_line(context, progress.rows[-1], progress.share(recipe, 1)))
+        raise DivergedError(_diverged_message(context, where, lr))
+    return {"val_loss": result.loss, **result.scores, **context.measure()}
+
+
+def _keep_better(context: RunContext, progress: Progress, scores: dict[str, float]) -> bool:
+    """Keeps the network if it is the best so far; returns whether it is."""
+    rank = context.trainer.task.rank
+    if progress.best and rank(scores) <= rank(progress.best):
+        return False
+    progress.best = {"epoch": progress.epoch, **scores}
+    context.keep_best(progress.best)
+    return True
 
 
 def _watched(context: RunContext, progress: Progress) -> Iterator[Any]:

@@ -34,7 +34,10 @@ def finish(task: Task, folder: RunFolder, settings: Settings, val: Any, progress
     checkpoint = open_checkpoint(folder.model)
     with quiet_about_range():
         evaluation = task.evaluate(checkpoint, val)
-    scores = {"epoch": progress.best["epoch"], **task.scores(evaluation)}
+    which = {
+        name: progress.best[name] for name in ("epoch", "trained_share") if name in progress.best
+    }
+    scores = {**which, **task.scores(evaluation)}
     provenance = checkpoint.provenance | {"validation": scores}
     replace(checkpoint, provenance=provenance).save(folder.model)
     folder.write_log(progress.rows)

@@ -170,7 +170,7 @@ def _run(job: Job, folder: RunFolder, before: Settings | None) -> Trained:
     if before:
         before.check_resumed(_resumable_settings(job, split))
         _warn_of_changes(job, before)
-        state = folder.read_state()
+        state = once(fabric, folder.read_state)  # on another machine the folder may not exist
         if state is None:
             LOG.warning("%s: no state was saved yet, so the run begins anew", folder.path)
     if before and state:
@@ -202,6 +202,8 @@ def _run(job: Job, folder: RunFolder, before: Settings | None) -> Trained:
         broken |= left_out
     evaluation = once(fabric, lambda: finish(job.task, folder, settings, split.val, progress))
     best_epoch = int(progress.best["epoch"])
+    if progress.epoch and not best_epoch:
+        LOG.info("no epoch was better than the head alone, which is the result")
     return Trained(folder.model, progress.epoch, best_epoch, evaluation, broken, job.task)
 
 

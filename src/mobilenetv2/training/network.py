@@ -58,7 +58,7 @@ def build(
         start: What to start from.
         classes: Names of the classes.
         samples: Images of the training data; if all are small, a new classifier gets them uncropped.
-        recipe: Its seed initialises a new network or head.
+        recipe: Its seed initialises a new network or head; its crop is that of validation and use.
 
     Raises:
         UserError: `start` contradicts itself, or the weights cannot be read.
@@ -66,7 +66,8 @@ def build(
     torch.manual_seed(recipe.seed)
     if start.weights is None:
         architecture, preprocessing = task.from_scratch(start, len(classes), samples)
-        return Built(task.new(architecture, recipe), preprocessing, {}, ())
+        net, preprocessing = task.new(architecture, recipe), _cropped(preprocessing, recipe)
+        return Built(net, preprocessing, {}, ())
     from ..formats import open_checkpoint
 
     checkpoint = open_checkpoint(start.weights, start.width, int8=False)
@@ -81,7 +82,15 @@ def build(
             "would undo them: --set freeze_norms=true"
         )
     new = new_arrays(net.architecture, checkpoint, checkpoint.labels != classes)
+    preprocessing = _cropped(preprocessing, recipe)
     return Built(net, preprocessing, dict(checkpoint.provenance), tuple(sorted(new)))
+
+
+def _cropped(preprocessing: Preprocessing, recipe: Recipe) -> Preprocessing:
+    """With the recipe's crop, where images are cropped."""
+    if recipe.crop_fraction is None or preprocessing.resize != "short_side":
+        return preprocessing
+    return replace(preprocessing, crop_fraction=recipe.crop_fraction)
 
 
 def prepare(net: Backbone) -> Backbone:

@@ -25,6 +25,7 @@ WARMUPS = ("warmup_epochs", "warmup_share")
 NEEDS: Needs = {
     "muon_lr": ("optimizer='muon'", lambda recipe: recipe["optimizer"] == "muon"),
     "muon_momentum": ("optimizer='muon'", lambda recipe: recipe["optimizer"] == "muon"),
+    "start_shares": ("head_first=true", lambda recipe: recipe["head_first"]),
 }
 
 
@@ -72,12 +73,17 @@ class Recipe(Record):
         head_first: Fit the head to the features of the frozen backbone before the first epoch.
         head_l2: L2 penalty on the head's weights in that fit.
         head_epochs: Epochs in which only the arrays learn that the weights did not bring.
+        start_shares: After the last epoch the weights between those before the first epoch, with the
+            fitted head, and the moving average are validated as well, where the average has these
+            shares (Wortsman et al. 2022).
         layer_decay: Learning rate of each block over that of the next block.
         patience: Stop after this many epochs without a better result; 0: never.
         balance: Draw images so that every class is shown equally often.
         val_share: Share of the images held out if the data have no validation part.
         seed: Seed of everything random.
         stretch: Decode images of more than 8 bits with `stretch`, as `images.decode`.
+        crop_fraction: Of the preprocessing, for validation and in the model file: 1 shows the network
+            the largest square. None: that of the weights.
         int8: Compute in training as the int8 model will, and write that model: its weights with one
             scale per "channel" or per "layer". "off": train and write a float32 model. A float32
             model is fine-tuned so, with `freeze_norms`; there is then no dropout.
@@ -118,12 +124,14 @@ class Recipe(Record):
     head_first: bool = False
     head_l2: Annotated[float, Meta(ge=0, le=1e6)] = 0.01
     head_epochs: Count = 0
+    start_shares: tuple[Annotated[float, Meta(gt=0, lt=1)], ...] = ()
     layer_decay: Annotated[float, Meta(ge=1e-3, le=1)] = 1.0
     patience: Count = 0
     balance: bool = False
     val_share: Annotated[float, Meta(ge=1e-6, le=0.999)] = 0.1
     seed: Annotated[int, Meta(ge=0, le=2**63 - 1)] = 0
     stretch: bool = False
+    crop_fraction: Annotated[float, Meta(ge=0.1, le=1)] | None = None
     int8: Literal["off", "channel", "layer"] = "off"
     augmentation: Augmentation = field(default_factory=Augmentation)
     architecture: Architecture | None = None
@@ -167,6 +175,8 @@ class Recipe(Record):
             freeze_norms=True,
             head_first=False,
             head_epochs=0,
+            start_shares=(),
+            crop_fraction=None,
         )
 
     def side(self, share: float) -> float:
@@ -298,6 +308,7 @@ FINETUNE = Recipe(
     freeze_norms=True,
     head_first=True,
     layer_decay=0.8,
+    crop_fraction=1.0,
     augmentation=Augmentation(scale=(0.35, 1.0)),
 )
 # ssdlite_mobilenet_v2_coco.config: 200,000 steps of 24 are 40 epochs of COCO

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -45,6 +46,7 @@ class Trainer:
         new = {m for name, m in norms.items() if f"{name}.weight" in settings.new}
         self._young_norms = set(self.norms) if self.from_scratch else new
         self._frozen_norms = set(self.norms) - new if self.recipe.freeze_norms else set()
+        self._start = _copied(self.average.module) if self.recipe.start_shares else {}
         self._own_statistics = False  # of batch norm, since they were last shared
         scale, offset = settings.preprocessing.scale_offset()
         # one number where it is that of all channels, which is ten times as fast
@@ -127,6 +129,24 @@ class Trainer:
         sums = self.fabric.all_reduce(sums, reduce_op="sum")
         return self.task.validation(sums, self.classes)
 
+    @contextmanager
+    def mixed_with_start(self, share: float) -> Iterator[None]:
+        """In the block, the moving average is between the weights before the first epoch (0) and itself
+        (1).
+        """
+        net, average = self.average.module, _copied(self.average.module)
+        mixed = {
+            name: torch.lerp(self._start[name], value, share)
+            if value.is_floating_point()
+            else value
+            for name, value in average.items()
+        }
+        net.load_state_dict(mixed)
+        try:
+            yield
+        finally:
+            net.load_state_dict(average)
+
     def state_dict(self) -> dict[str, Any]:
         """Tensors and plain numbers. All processes call it together: within an epoch each has statistics
         of its own.
@@ -136,6 +156,8 @@ class Trainer:
             "optimizer": self.optimizer.state_dict(),
             "average": self.average.state_dict(),
         }
+        if self._start:
+            state["start"] = self._start
         if self._own_statistics and self.fabric.world_size > 1:
             state["statistics"] = [self._of_all(each) for each in self._statistics()]
         return state
@@ -145,6 +167,8 @@ class Trainer:
         self.net.load_state_dict(state["net"])
         self.optimizer.load_state_dict(state["optimizer"])
         self.average.load_state_dict(state["average"])
+        for name, value in state.get("start", {}).items():
+            self._start[name].copy_(value)
         for own, of_all in zip(self._statistics(), state.get("statistics", [])):
             own.copy_(of_all[self.fabric.global_rank])
             self._own_statistics = True
@@ -222,6 +246,10 @@ class Trainer:
         """(N, C, H, W) uint8 -> normalised float32, channels last."""
         x = pixels.to(self.fabric.device).to(torch.float32, memory_format=torch.channels_last)
         return x.mul_(self._scale).add_(self._offset)
+
+
+def _copied(net: nn.Module) -> dict[str, Tensor]:
+    return {name: value.clone() for name, value in net.state_dict().items()}
 
 
 def warmed_up(decay: float, step: int) -> float:

@@ -261,7 +261,7 @@ def refuse_fields(recipe: Recipe, only: Mapping[str, Any], crops: Sequence[str],
     Raises:
         UserError: A field says something else; all of them are named.
     """
-    only = {"sizes": (), **only}
+    only = {"sizes": (), "crop_fraction": None, **only}
     wrong = [
         f"{name}={getattr(recipe, name)}" for name in only if getattr(recipe, name) != only[name]
     ]
