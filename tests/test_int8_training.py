@@ -36,7 +36,7 @@ KINDS: dict[str, tuple[Head, Any, dict[str, Any]]] = {
     "ssdlite": (SSDLite(**EXTRA), DetectionNetwork, {"padding": "same"}),
     "deeplab": (DeepLab(4), SegmentationNetwork, {"output_stride": 16}),
 }
-FINETUNE = RECIPES["finetune"].changed({"epochs": 2, "batch": 8, "lr": 0.05}).for_int8()
+FINETUNE = RECIPES["finetune"].for_int8().changed({"epochs": 2, "batch": 8, "lr": 0.01})
 
 
 @pytest.fixture(autouse=True)
