@@ -13,6 +13,7 @@ import subprocess
 import threading
 import time
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -138,6 +139,12 @@ def models() -> dict[str, Any]:
         checkpoint = random_checkpoint(architecture, seed=3)
         made[f"{method}-float"] = checkpoint
         made[f"{method}-int8"] = to_int8(checkpoint, pixels)
+    # a classifier over more inputs than the kernel of pairs widens at once, each of them as large as they get
+    deep = to_int8(
+        random_checkpoint(replace(heads["classify"], last_channels=8200), seed=3), pixels
+    )
+    last = replace(deep.layers["features.18.0"], bias=np.full(8200, 1 << 24, np.int32))
+    made["classify-deep-int8"] = replace(deep, layers={**deep.layers, "features.18.0": last})
     return made
 
 
