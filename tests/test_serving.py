@@ -776,6 +776,7 @@ def test_the_benchmark_compares_every_answer(
     assert results["service"]["failed"] == 0
     assert results["service"]["requests"] > 2
     assert len(results["service"]["resident_megabytes"]) == 2
+    assert len(results["service"]["clients_processor_ms_per_image"]) == 2
 
     load = service.Load(1, [b""], ["x"], 0.1)  # nobody listens at port 1
     load.run(2)
