@@ -177,6 +177,9 @@ def test_an_image_as_the_body_and_several_in_a_form(server: Server) -> None:
     assert third == {"name": "2.png", "predictions": best(server, png(2), 1)}
     assert second["name"] == "1.png"
     assert second["error"].startswith("1.png: cannot be decoded")
+    encoded = form(png(0)).replace(b'filename="0.png"', b"filename*=UTF-8''%ea%b3%a0.png")
+    status, message = server.json("/predict", encoded, content_type=FORM)
+    assert (status, message["images"][0]["name"]) == (200, "고.png")
     packed = gzip.compress(png(0))
     halves = gzip.compress(png(0)[:999]) + gzip.compress(png(0)[999:])
     for encoding, body in (
@@ -226,6 +229,7 @@ BODIES = {
     "many pixels": ("/predict", png(0, 80), {}, 422, "the image: more than 5000 pixels"),
     "many images": ("/predict", form(*[png(0)] * 4), {"content_type": FORM}, 413, "more than 3 images"),
     "form cut off": ("/predict", form(png(0))[:-9], {"content_type": FORM}, 400, "the form is cut off"),
+    "long boundary": ("/predict", form(png(0)), {"content_type": FORM + "x" * 3000}, 400, "not multipart/form-data"),
     "no boundary": ("/predict", form(png(0)), {"content_type": "multipart/form-data"}, 400, "boundary"),
     "no form": ("/predict", png(0), {"content_type": FORM}, 400, "not multipart/form-data"),
     "form without a file": ("/predict", form(top="1"), {"content_type": FORM}, 400, "no image in the form"),

@@ -8,6 +8,7 @@ import http.server
 import importlib.util
 import json
 import os
+import shlex
 import shutil
 import subprocess
 import threading
@@ -304,6 +305,13 @@ def test_models_of_a_page_have_names_of_their_own(tmp_path) -> None:
     assert names_of(site) == ["float32, 32 x 32", "float32, 32 x 32, 2"]
     with pytest.raises(mnv2.UserError, match="1 names for 2 models"):
         write_page([checkpoint, checkpoint], site, names=["one"])
+
+
+def test_the_command_that_serves_a_page_can_be_copied(tmp_path, capsys) -> None:
+    site = tmp_path / "it's mine"
+    assert run(["page", "cifar10-int8", "-o", str(site)]) == 0
+    command = capsys.readouterr().err.partition("written; ")[2].partition(" serves it")[0]
+    assert shlex.split(command) == ["python", "-m", "http.server", "-d", str(site)]
 
 
 def test_a_page_is_replaced_whole(tmp_path) -> None:
