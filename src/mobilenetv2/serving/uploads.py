@@ -242,8 +242,8 @@ class _Form:
         content = b"".join(self._data)
         if options.get(b"filename") == b"" and not content:
             return  # a page's field for files, left empty
-        if name := ENCODED_NAME.search(disposition):
-            options.setdefault(b"filename", unquote_to_bytes(name[1]))
+        if encoded := ENCODED_NAME.search(disposition):
+            options.setdefault(b"filename", unquote_to_bytes(encoded[1]))
         if b"filename" in options or self._headers.get("content-type", b"").startswith(b"image/"):
             if len(self.images) == self.most_images:
                 raise RefusalError(413, f"more than {self.most_images} images in one request")
