@@ -7,7 +7,7 @@
 All three are given the same image files as bytes and use all processors. The engine is
 `Model.classify_files` in this process, the batch class is called with 64 images at a time, and the
 service is a process of its own, whose clients are threads of this one: the processor time that they
-take is lost to it. "Processor ms" is the time that the process itself computed per image, which other
+take is lost to it, and printed. "Processor ms" is the time that the process itself computed per image, which other
 programs on the machine change little. Every answer of the service must have the status 200 and the engine's best class; otherwise
 the exit code is 1. The memory of the service is that after the first and the last round.
 """
@@ -72,6 +72,7 @@ def measure(
     rates: dict[str, list[float]] = {ENGINE: [], BATCH: [], SERVICE: []}
     work: dict[str, list[float]] = {ENGINE: [], BATCH: [], SERVICE: []}
     seconds: list[float] = []
+    clients: list[float] = []
     failed, memory = 0, []
     command = [sys.executable, "-m", "mobilenetv2", "serve", options.model, "--port", "0"]
     with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as process:
@@ -81,6 +82,7 @@ def measure(
                 for name in turn([ENGINE, BATCH, SERVICE], round_):
                     own = process.pid if name == SERVICE else os.getpid()
                     begin, before = time.perf_counter(), busy_seconds(own)
+                    before_here = busy_seconds(os.getpid())
                     if name == ENGINE:
                         rates[name].append(engine_rate(model, contents, options.seconds))
                     elif name == BATCH:
@@ -93,11 +95,14 @@ def measure(
                         memory.append(resident_megabytes(process.pid))
                     images = rates[name][-1] * (time.perf_counter() - begin)
                     work[name].append(1e3 * (busy_seconds(own) - before) / images)
+                    if name == SERVICE:
+                        clients.append(1e3 * (busy_seconds(os.getpid()) - before_here) / images)
         finally:
             process.terminate()
     p50, p99 = (1e3 * np.percentile(seconds, (50, 99))).tolist()
     service = {
         "processor_ms_per_image": work,
+        "clients_processor_ms_per_image": clients,
         "requests": len(seconds),
         "failed": failed,
         "p50_ms": p50,
@@ -240,7 +245,8 @@ def table(rates: dict[str, list[float]], service: dict[str, Any], clients: int) 
     return markdown(columns, rows) + (
         f"\n\nThe service: {clients} clients, {service['requests']} requests, {service['failed']} "
         f"failed; p50 {service['p50_ms']:.0f} ms, p99 {service['p99_ms']:.0f} ms; "
-        f"{memory[0]:.0f} MB after the first round, {memory[-1]:.0f} MB after the last. "
+        f"the clients took {np.median(service['clients_processor_ms_per_image']):.2f} ms of a processor "
+        f"per image; {memory[0]:.0f} MB after the first round, {memory[-1]:.0f} MB after the last. "
         f"{usable_processors()} processors."
     )
 

@@ -64,6 +64,14 @@ for name in sys.argv[1:]:
 """  # runs in its own process: a damaged file may crash libhdf5, or keep it busy for ever
 
 
+@pytest.mark.parametrize("name", ["a.mnv2", "renamed", "a.ONNX", "a.xml", "a.param"])
+def test_a_file_that_is_only_written_is_said_to_be(tmp_path: Path, name: str) -> None:
+    path = tmp_path / name
+    path.write_bytes(b"mnv2prog" + bytes(500) if name in ("a.mnv2", "renamed") else b"written")
+    with pytest.raises(ModelFileError, match=r"written by .*, not read: give the model that"):
+        open_checkpoint(str(path))
+
+
 def small(**changes: object) -> Checkpoint:
     return random_checkpoint(
         **{"width_mult": 0.35, "classes": 2, "resolution": (64, 64), **changes}

@@ -62,7 +62,7 @@ MAY_IMPORT = {
     "segmenter": TRUNK | {"model"},
     "loading": TRUNK | {"formats", "model", "detector", "segmenter"},
     "batch": TRUNK | MODELS,
-    "serving": TRUNK | MODELS | {"batch"},
+    "serving": TRUNK | MODELS | {"batch", "pipeline"},
     "evaluation": TRUNK | MODELS,
     # formats for the names that other libraries have
     "writers": TRUNK | {"formats", "runtime"},

@@ -20,7 +20,9 @@ from mobilenetv2.cli import run
 from mobilenetv2.errors import ModelFileError, NotFiniteError, UserError
 from mobilenetv2.graph import network
 from mobilenetv2.heads import Classifier, DeepLab, Features, Head, SSDLite
+from mobilenetv2.int8 import Int8Checkpoint
 from mobilenetv2.runtime import Engine, _native
+from mobilenetv2.runtime.int8_reference import Int8Reference
 from mobilenetv2.runtime.program import Program, program_bytes, write_program
 from mobilenetv2.runtime.rounding import int8_obstacle
 
@@ -147,6 +149,32 @@ def test_numbers_in_records_are_checked(int8: bool) -> None:
         struct.pack_into("<i", changed, position, value)
         refused += outcome(resealed(changed)) != ""
     assert refused > (weights - begin) // 4 * 0.3
+
+
+@pytest.mark.parametrize(("over", "refused"), [(0, False), (1, True)])
+def test_sums_fit_32_bits_or_the_program_is_refused(over: int, refused: bool) -> None:
+    """Whatever the image, no kernel's sum overflows; at the limit the answer is the oracle's."""
+    model = random_int8(
+        width_mult=0.35, stages=(Stage(1, 8, 1, 1),), last_channels=16, classes=3, resolution=(9, 9)
+    )
+    last = model.layers["classifier.1"]  # whose inputs have the zero point 0
+
+    def with_bias(*bias: int) -> Int8Checkpoint:
+        layer = replace(last, weight=np.full_like(last.weight, 127), bias=np.array(bias, np.int32))
+        return replace(model, layers={**model.layers, "classifier.1": layer})
+
+    most = [2**31 - 1 - 512 - 255 * 127 * last.weight[0].size] * 3
+    written = struct.pack("<3i", 12345, 23456, 34567)  # a bias of 2**30 is the most that is written
+    content = program_bytes(with_bias(12345, 23456, 34567))
+    assert content.count(written) == 1
+    most[1] += over
+    content = resealed(bytearray(content.replace(written, struct.pack("<3i", *most))))
+    assert ("a sum of it does not fit 32 bits" in outcome(content)) == refused
+    if not refused:
+        pixels = np.random.default_rng(0).integers(0, 256, (1, 9, 9, 3), np.uint8)
+        (answer,) = Program(content)(pixels).values()
+        expected = Int8Reference(with_bias(*most))(pixels)
+        np.testing.assert_array_equal(answer.reshape(expected.shape), expected)
 
 
 def test_a_small_file_gets_no_gigabytes() -> None:

@@ -28,7 +28,10 @@ def test_workflows_have_what_github_needs(path: Path) -> None:
     for name, job in content["jobs"].items():
         assert set(job.get("needs", [])) <= set(content["jobs"]) - {name}
         assert job["runs-on"]
+        assert job["timeout-minutes"] <= 120
         for step in job["steps"]:
+            if step.get("uses", "").startswith("actions/checkout"):
+                assert step["with"] == {"persist-credentials": False}
             assert ("run" in step) != ("uses" in step)
             assert re.fullmatch(r"[\w./-]+@[\w./]+", step.get("uses", "a/b@v1"))
 

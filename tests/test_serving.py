@@ -177,6 +177,9 @@ def test_an_image_as_the_body_and_several_in_a_form(server: Server) -> None:
     assert third == {"name": "2.png", "predictions": best(server, png(2), 1)}
     assert second["name"] == "1.png"
     assert second["error"].startswith("1.png: cannot be decoded")
+    encoded = form(png(0)).replace(b'filename="0.png"', b"filename*=UTF-8''%ea%b3%a0.png")
+    status, message = server.json("/predict", encoded, content_type=FORM)
+    assert (status, message["images"][0]["name"]) == (200, "고.png")
     packed = gzip.compress(png(0))
     halves = gzip.compress(png(0)[:999]) + gzip.compress(png(0)[999:])
     for encoding, body in (
@@ -226,6 +229,7 @@ BODIES = {
     "many pixels": ("/predict", png(0, 80), {}, 422, "the image: more than 5000 pixels"),
     "many images": ("/predict", form(*[png(0)] * 4), {"content_type": FORM}, 413, "more than 3 images"),
     "form cut off": ("/predict", form(png(0))[:-9], {"content_type": FORM}, 400, "the form is cut off"),
+    "long boundary": ("/predict", form(png(0)), {"content_type": FORM + "x" * 3000}, 400, "not multipart/form-data"),
     "no boundary": ("/predict", form(png(0)), {"content_type": "multipart/form-data"}, 400, "boundary"),
     "no form": ("/predict", png(0), {"content_type": FORM}, 400, "not multipart/form-data"),
     "form without a file": ("/predict", form(top="1"), {"content_type": FORM}, 400, "no image in the form"),
@@ -374,11 +378,11 @@ def test_a_full_queue_is_said_and_waiting_has_an_end() -> None:
     async def scenario() -> None:
         pool = Pool(1, Limits(queue=2, images=2, seconds=0.3))
         gate = threading.Event()
-        running = asyncio.create_task(pool.map(lambda item: gate.wait(10), [0]))
-        waiting = asyncio.create_task(pool.map(lambda item: item, [1, 2]))
+        running = asyncio.create_task(pool.map(lambda items: [gate.wait(10)], [0]))
+        waiting = asyncio.create_task(pool.map(lambda items: items, [1, 2]))
         await asyncio.sleep(0.05)
         with pytest.raises(RefusalError, match="the queue is full, 3 images wait") as full:
-            await pool.map(lambda item: item, [3])
+            await pool.map(lambda items: items, [3])
         assert (full.value.status, full.value.headers) == (429, {"retry-after": "1"})
         for task in (running, waiting):
             with pytest.raises(RefusalError, match=r"more than 0\.3 seconds") as late:
@@ -387,10 +391,72 @@ def test_a_full_queue_is_said_and_waiting_has_an_end() -> None:
         gate.set()
         while pool.pending:
             await asyncio.sleep(0.01)
-        assert await pool.map(lambda item: item + 1, [4, 5]) == [5, 6]
+        assert await pool.map(lambda items: [item + 1 for item in items], [4, 5]) == [5, 6]
         pool.close()
 
     asyncio.run(scenario())
+
+
+def test_waiting_images_of_equal_work_are_worked_on_together() -> None:
+    from mobilenetv2.serving.limits import Limits
+    from mobilenetv2.serving.pool import Pool
+
+    gate, groups = threading.Event(), []
+
+    def double(items: list[int]) -> list[int]:
+        groups.append(items)
+        if 13 in items:
+            raise ValueError("13")
+        return [2 * item for item in items]
+
+    async def scenario() -> list[Any]:
+        pool = Pool(1, Limits(), group=4)
+        calls = [pool.map(lambda items: [gate.wait(10)], [0])]
+        calls += [pool.map(double, [i]) for i in (1, 2)]
+        calls += [pool.map(double, [3, 4, 5]), pool.map(lambda items: items, [6])]
+        calls += [pool.map(double, [12]), pool.map(double, [13]), pool.map(double, [14])]
+        tasks = [asyncio.create_task(call) for call in calls]
+        await asyncio.sleep(0.05)
+        gate.set()
+        answers = await asyncio.gather(*tasks, return_exceptions=True)
+        assert pool.pending == 0
+        pool.close()
+        return answers
+
+    answers = asyncio.run(scenario())
+    assert answers[:6] == [[True], [2], [4], [6, 8, 10], [6], [24]]
+    assert (str(answers[6]), answers[7]) == ("13", [28])  # one's error is not the others'
+    assert groups == [[1, 2, 3, 4], [5], [12, 13, 14], [12], [13], [14]]
+
+
+def test_free_threads_share_the_images_of_a_request() -> None:
+    from mobilenetv2.serving.limits import Limits
+    from mobilenetv2.serving.pool import Pool
+
+    both = threading.Barrier(2)  # broken, unless two threads come
+
+    async def scenario() -> list[int]:
+        pool = Pool(2, Limits(), group=4)
+        answers = await pool.map(lambda items: [both.wait(10) >= 0, len(items)], [0, 1, 2, 3])
+        pool.close()
+        return answers
+
+    assert asyncio.run(scenario()) == [True, 2, True, 2]
+
+
+def test_clients_at_once_get_their_own_answers(server: Server) -> None:
+    def answer(i: int) -> Any:
+        body = png(i)[:500] if i % 5 == 4 else png(i)
+        return server.json(f"/predict?top={1 + i % 2}", body)
+
+    with ThreadPoolExecutor(8) as threads:
+        answers = list(threads.map(answer, range(30)))
+    for i, (status, message) in enumerate(answers):
+        if i % 5 == 4:
+            assert (status, "cannot be decoded" in message["error"]) == (422, True)
+        else:
+            predictions = best(server, png(i), 1 + i % 2)
+            assert message["images"] == [{"name": "the image", "predictions": predictions}]
 
 
 def test_health_readiness_and_metrics(models: dict[str, Path]) -> None:
@@ -714,6 +780,7 @@ def test_the_benchmark_compares_every_answer(
     assert results["service"]["failed"] == 0
     assert results["service"]["requests"] > 2
     assert len(results["service"]["resident_megabytes"]) == 2
+    assert len(results["service"]["clients_processor_ms_per_image"]) == 2
 
     load = service.Load(1, [b""], ["x"], 0.1)  # nobody listens at port 1
     load.run(2)

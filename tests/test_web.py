@@ -8,11 +8,13 @@ import http.server
 import importlib.util
 import json
 import os
+import shlex
 import shutil
 import subprocess
 import threading
 import time
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -138,6 +140,12 @@ def models() -> dict[str, Any]:
         checkpoint = random_checkpoint(architecture, seed=3)
         made[f"{method}-float"] = checkpoint
         made[f"{method}-int8"] = to_int8(checkpoint, pixels)
+    # a classifier over more inputs than the kernel of pairs widens at once, each of them as large as they get
+    deep = to_int8(
+        random_checkpoint(replace(heads["classify"], last_channels=8200), seed=3), pixels
+    )
+    last = replace(deep.layers["features.18.0"], bias=np.full(8200, 1 << 24, np.int32))
+    made["classify-deep-int8"] = replace(deep, layers={**deep.layers, "features.18.0": last})
     return made
 
 
@@ -297,6 +305,13 @@ def test_models_of_a_page_have_names_of_their_own(tmp_path) -> None:
     assert names_of(site) == ["float32, 32 x 32", "float32, 32 x 32, 2"]
     with pytest.raises(mnv2.UserError, match="1 names for 2 models"):
         write_page([checkpoint, checkpoint], site, names=["one"])
+
+
+def test_the_command_that_serves_a_page_can_be_copied(tmp_path, capsys) -> None:
+    site = tmp_path / "it's mine"
+    assert run(["page", "cifar10-int8", "-o", str(site)]) == 0
+    command = capsys.readouterr().err.partition("written; ")[2].partition(" serves it")[0]
+    assert shlex.split(command) == ["python", "-m", "http.server", "-d", str(site)]
 
 
 def test_a_page_is_replaced_whole(tmp_path) -> None:

@@ -5,6 +5,7 @@
 //         @tensorflow/tfjs-core @tensorflow/tfjs-backend-wasm
 //     python benchmarks/web/make.py FOLDER
 //     node benchmarks/web/latency.mjs FOLDER PACKAGES [--rounds 15] [--calls 5]
+//     node benchmarks/web/latency.mjs FOLDER --threads 2       ours alone, on so many threads and on one
 //
 // In every round each runtime is called once untimed and then `calls` times; the median is its time in that round. A
 // ratio is the other's time over ours in the same round: above 1 we are faster. Before anything is timed the logits
@@ -23,17 +24,28 @@ const option = (name, value) => {
   const at = process.argv.indexOf(`--${name}`);
   return at < 0 ? value : Number(process.argv[at + 1]);
 };
-const folder = resolve(process.argv[2]), packages = resolve(process.argv[3], "node_modules");
-const rounds = option("rounds", 15), calls = option("calls", 5);
+const folder = resolve(process.argv[2]), packages = resolve(process.argv[3] ?? "", "node_modules");
+const rounds = option("rounds", 15), calls = option("calls", 5), threads = option("threads", 1);
 const read = (name) => new Uint8Array(readFileSync(resolve(folder, name)));
 const pixels = read("image.rgb");
 const values = new Float32Array(read("image.f32").buffer.slice(0));
 const expected = JSON.parse(readFileSync(resolve(folder, "logits.json"), "utf8"));
 const version = (name) => JSON.parse(readFileSync(resolve(packages, name, "package.json"), "utf8")).version;
 
-async function ours(numbers, relaxed) {
-  const model = await load(read(`${numbers}.mnv2`), { relaxed, threads: 1 });
-  return { name: `ours, ${model.instructions}`, call: async () => Object.values(model.run(pixels))[0] };
+async function ours(numbers, relaxed, threads = 1) {
+  const model = await load(read(`${numbers}.mnv2`), { relaxed, threads });
+  const name = `ours, ${model.instructions}${threads > 1 ? `, ${threads} threads` : ""}`;
+  return { name, call: async () => Object.values(model.run(pixels))[0] };
+}
+
+async function compared(numbers) {
+  if (threads > 1) return [await ours(numbers, true, threads), await ours(numbers, true)];
+  const runtimes = [await ours(numbers, false)];
+  const relaxed = await ours(numbers, true);
+  if (relaxed.name !== runtimes[0].name) runtimes.unshift(relaxed);
+  runtimes.push(await liteRT(numbers), await onnx(numbers));
+  if (numbers === "float32") runtimes.push(await tfjs());
+  return runtimes;
 }
 
 async function liteRT(numbers) {
@@ -118,14 +130,10 @@ const median = (list) => [...list].sort((a, b) => a - b)[list.length >> 1];
 const percentile = (list, share) => [...list].sort((a, b) => a - b)[Math.round(share * (list.length - 1))];
 const best = (list) => list.indexOf(Math.max(...list));
 
-console.log(`Node ${process.versions.node}, ${cpus()[0].model}, one thread\n`);
-console.log("| numbers | runtime | ms | other / ours (10th to 90th percentile) |\n| --- | --- | --- | --- |");
+console.log(`Node ${process.versions.node}, ${cpus()[0].model}, ${threads > 1 ? `of ${cpus().length} processors` : "one thread"}\n`);
+console.log("| numbers | runtime | ms | its time over that of the first (10th to 90th percentile) |\n| --- | --- | --- | --- |");
 for (const numbers of ["float32", "int8"]) {
-  const runtimes = [await ours(numbers, false)];
-  const relaxed = await ours(numbers, true);
-  if (relaxed.name !== runtimes[0].name) runtimes.unshift(relaxed);
-  runtimes.push(await liteRT(numbers), await onnx(numbers));
-  if (numbers === "float32") runtimes.push(await tfjs());
+  const runtimes = await compared(numbers);
   for (const { name, call } of runtimes) {
     const logits = [...(await call())];
     const worst = Math.max(...logits.map((value, i) => Math.abs(value - expected[numbers][i])));

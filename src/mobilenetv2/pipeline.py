@@ -5,12 +5,12 @@ from __future__ import annotations
 import threading
 import warnings
 from collections import deque
-from collections.abc import Callable, Generator, Iterable
-from contextlib import suppress
+from collections.abc import Callable, Generator, Iterable, Iterator
+from contextlib import closing, suppress
 from itertools import chain, islice
 from pathlib import Path
 from queue import Empty, SimpleQueue
-from typing import Any, Generic, TypeVar
+from typing import Generic, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -89,15 +89,14 @@ def map_images(
         return
     remaining = chain(first, remaining)
     groups = iter(lambda: list(islice(remaining, GROUP)), [])
-    ahead = list(islice(groups, workers))
+    ahead = list(islice(groups, max(2, workers)))
+    if len(ahead) < 2:  # a thread would work while this one waits
+        yield from zip(ahead[0], results(ahead[0], one_thread=True))
+        return
     tasks = (_Task(group, results) for group in chain(ahead, groups))
-    with _Threads(len(ahead)) as threads:  # ended also when the caller stops early
-        pending = deque(map(threads.submit, islice(tasks, 2 * threads.count)))
-        while pending:
-            task = pending.popleft()
-            finished = task.result()
-            pending.extend(map(threads.submit, islice(tasks, 1)))
-            yield from zip(task.group, finished)
+    with closing(_in_order(tasks, min(workers, len(ahead)))) as finished:
+        for task, made in finished:
+            yield from zip(task.group, made)
 
 
 def map_in_order(
@@ -111,11 +110,8 @@ def map_in_order(
         workers: The number of threads, at least 1.
     """
     tasks = (_Task([item], lambda group, _: [work(group[0])]) for item in items)
-    with _Threads(workers) as threads:  # ended also when the caller stops early
-        pending = deque(map(threads.submit, islice(tasks, 2 * threads.count)))
-        while pending:
-            (result,) = pending.popleft().result()
-            pending.extend(map(threads.submit, islice(tasks, 1)))
+    with closing(_in_order(tasks, workers)) as finished:
+        for _, (result,) in finished:
             yield result
 
 
@@ -147,11 +143,28 @@ class _Task(Generic[Source, Result]):
         return self._results
 
 
-AnyTask = TypeVar("AnyTask", bound=_Task[Any, Any])
+def _in_order(
+    tasks: Iterator[_Task[Source, Result]], workers: int
+) -> Generator[tuple[_Task[Source, Result], list[Result]], None, None]:
+    """Each task with its results, in order; twice as many as there are threads are read ahead."""
+    with closing(Threads(workers)) as threads:  # ended also when the caller stops early
+        pending: deque[_Task[Source, Result]] = deque()
+
+        def submit(count: int) -> None:
+            for task in islice(tasks, count):
+                threads.submit(task.run)
+                pending.append(task)
+
+        submit(2 * threads.count)
+        while pending:
+            task = pending.popleft()
+            results = task.result()
+            submit(1)
+            yield task, results
 
 
-class _Threads:
-    """Threads that run tasks in the order in which they are submitted.
+class Threads:
+    """Threads that do work in the order in which it is submitted.
 
     `concurrent.futures.ThreadPoolExecutor` fails where the system starts fewer threads than asked
     for; here those that there are do the work, or the calling thread where there is none.
@@ -164,7 +177,7 @@ class _Threads:
     """
 
     def __init__(self, most: int) -> None:
-        self._tasks: SimpleQueue[_Task[Any, Any] | None] = SimpleQueue()
+        self._work: SimpleQueue[Callable[[], object] | None] = SimpleQueue()
         self._threads: list[threading.Thread] = []
         try:
             for _ in range(most):
@@ -175,31 +188,27 @@ class _Threads:
             warnings.warn(
                 f"the system lets this process start {len(self._threads)} of {most} threads",
                 RuntimeWarning,
-                stacklevel=3,
+                stacklevel=4,
             )
         self.count = max(1, len(self._threads))
 
-    def __enter__(self) -> _Threads:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        """Ends the threads; tasks that have not begun are dropped."""
+    def close(self) -> None:
+        """Ends the threads; work that has not begun is dropped."""
         with suppress(Empty):
             while True:
-                self._tasks.get_nowait()
+                self._work.get_nowait()
         for _thread in self._threads:
-            self._tasks.put(None)
+            self._work.put(None)
         for thread in self._threads:
             thread.join()
 
-    def submit(self, task: AnyTask) -> AnyTask:
-        """Hands over a task, or runs it at once where there are no threads."""
+    def submit(self, work: Callable[[], object]) -> None:
+        """Hands over work, or does it at once where there are no threads."""
         if self._threads:
-            self._tasks.put(task)
+            self._work.put(work)
         else:
-            task.run()
-        return task
+            work()
 
     def _serve(self) -> None:
-        while task := self._tasks.get():
-            task.run()
+        while work := self._work.get():
+            work()

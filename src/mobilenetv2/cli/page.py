@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from pathlib import Path
 
 import click
@@ -34,6 +35,7 @@ def page(models: tuple[str, ...], target: Path, title: str) -> None:
         notify_notes(checkpoint)
     stems = [Path(name).stem for name in models]
     write_page(checkpoints, target, title, stems if len(set(stems)) == len(stems) else models)
+    folder = shlex.quote(str(target))
     notify(
-        f"{target}: written; python -m http.server -d {target} serves it on http://localhost:8000"
+        f"{target}: written; python -m http.server -d {folder} serves it on http://localhost:8000"
     )

@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from ..int8 import AnyCheckpoint
 
 MAX_MESSAGE = 4000
+WRITTEN = (".onnx", ".xml", ".param")  # endings of files that the package writes and does not read
 KINDS = ("mobilenetv2", "safetensors", "tflite", "tgz", "keras", "hdf5", "pytorch")
 
 
@@ -59,6 +60,11 @@ def _recognise(path: Path) -> tuple[str, StoredArrays | None]:
     # A bare pickle, or a tar archive of PyTorch before 0.4.
     if head[:1] == b"\x80" or head[257:262] == b"ustar":
         return "pytorch", None
+    if head.startswith(b"mnv2prog") or path.suffix.lower() in WRITTEN:
+        raise ModelFileError(
+            f"{path}: a file of this kind is written by `mobilenetv2 convert`, not read: give the model "
+            "that it was made of"
+        )
     raise ModelFileError(
         f"{path}: not a model file of a known kind (.safetensors of ours or others, .pth, .tflite, .tgz, .h5, .keras)"
     )

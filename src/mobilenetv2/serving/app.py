@@ -17,16 +17,17 @@ from starlette.requests import Request
 from starlette.responses import HTMLResponse, Response
 from starlette.routing import Route
 
-from ..errors import ImageError, UserError
+from ..errors import ImageError
 from ..printable import printable
 from . import tensors
 from .limits import Limits, RefusalError
 from .metrics import CONTENT_TYPE, Metrics
 from .page import page
 from .pool import Pool
-from .tasks import Task
+from .tasks import Run, Task, sentence
 from .uploads import Receiver, decompress, images_of
 
+ENCODER = json.JSONEncoder(ensure_ascii=False)  # made once: json.dumps makes one per call
 Endpoint = Callable[[Request], Awaitable[Response]]
 PAGE_POLICY = (
     "default-src 'none'; style-src 'unsafe-inline'; script-src 'unsafe-inline'; "
@@ -49,7 +50,7 @@ class Service:
 
     def __init__(self, task: Task, name: str, workers: int, limits: Limits) -> None:
         self._task, self._name, self._limits = task, name, limits
-        self._pool = Pool(workers, limits)
+        self._pool = Pool(workers, limits, task.group)
         self._receiver = Receiver(limits)
         self._metrics = Metrics(name, task.name)
         self.ready = True
@@ -144,7 +145,7 @@ class Service:
             query = {name: request.query_params.getlist(name) for name in request.query_params}
             with self._counted_if_refused(images):
                 options = self._task.checked({**fields, **query})
-                answers = await self._pool.map(partial(self._plain_answer, options), images)
+                answers = await self._pool.map(Run(self._task, options, plain=True), images)
         finally:
             self._receiver.release(len(body))
         refused = sum("error" in answer for answer in answers)
@@ -156,16 +157,6 @@ class Service:
 
     def _read_upload(self, body: bytes, content_type: str, encoding: str) -> Any:
         return images_of(decompress(body, encoding, self._limits), content_type, self._limits)
-
-    def _plain_answer(self, options: dict[str, Any], image: Any) -> dict[str, Any]:
-        """The answer for one image, or its error, on a thread of the pool."""
-        name = {"name": printable(image.name)}
-        try:
-            return {**name, **self._task.plain(self._task.run(image, options), options)}
-        except ImageError as error:
-            return {**name, "error": sentence(error)}
-        except UserError as error:
-            raise RefusalError(400, sentence(error)) from None
 
     async def _infer(self, request: Request) -> Response:
         """A request of the V2 protocol."""
@@ -182,10 +173,9 @@ class Service:
                 options = self._task.checked(infer_request.options)
                 self._check_outputs(infer_request)
                 try:
-                    results = await self._pool.map(
-                        lambda image: self._task.run(image, options), infer_request.images
-                    )
-                except UserError as error:
+                    work = Run(self._task, options, plain=False)
+                    results = await self._pool.map(work, infer_request.images)
+                except ImageError as error:
                     raise RefusalError(400, sentence(error)) from None
                 content, length = await self._pool.body(lambda: self._write(infer_request, results))
         finally:
@@ -271,11 +261,6 @@ class Service:
         return HTMLResponse(content, headers={**headers, "vary": "accept-language"})
 
 
-def sentence(error: UserError) -> str:
-    """What is wrong, without advice about options that a caller of the service does not have."""
-    return printable(error.problem if isinstance(error, ImageError) else str(error))
-
-
 def _json(message: Any, status: int = 200, headers: dict[str, str] | None = None) -> Response:
-    content = json.dumps(message, ensure_ascii=False).encode(errors="replace")
+    content = ENCODER.encode(message).encode(errors="replace")
     return Response(content, status, headers, media_type="application/json")

@@ -68,6 +68,7 @@ def serve(
             log_level="error",
             access_log=False,
             server_header=False,
+            proxy_headers=False,
             backlog=BACKLOG,
             timeout_graceful_shutdown=int(2 * limits.seconds) + 1,
         )

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import base64
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any, ClassVar
 
 import numpy as np
@@ -12,8 +13,10 @@ from numpy.typing import NDArray
 
 from ..decoding import decode, ignore_remark
 from ..drawing import mask_png
-from ..errors import UserError
+from ..errors import ImageError, UserError
 from ..loading import load
+from ..pipeline import GROUP
+from ..printable import printable
 from .limits import RefusalError
 
 MAX_BOXES = 1000
@@ -69,6 +72,8 @@ class Task:
     # name -> datatype and shape of each output of the V2 protocol; the first `answered` by default
     outputs: dict[str, tuple[str, list[int]]]
     answered: ClassVar[int] = 8
+    # images that are worked on together, where that is faster than one after the other
+    group: ClassVar[int] = 1
 
     def __init__(self, model: Any, max_pixels: int) -> None:
         self.model = model
@@ -98,18 +103,27 @@ class Task:
                 raise RefusalError(400, f"{name} must be {kind}, not {last!r:.80}") from None
         return values
 
-    def run(self, image: Any, options: Mapping[str, Any]) -> Any:
-        """The result for one image: a file's content, or decoded pixels.
+    def run(self, images: Sequence[Any], options: Mapping[str, Any]) -> list[Any | ImageError]:
+        """The result for each image, or its error, if it cannot be decoded.
+
+        Args:
+            images: Files' contents, or decoded pixels.
+            options: As `checked` gives them.
 
         Raises:
-            ImageError: The image cannot be decoded.
             UserError: An option is out of range.
         """
-        if not isinstance(image, np.ndarray):
-            image = decode(image, max_pixels=self._max_pixels, warn=ignore_remark)
-        return self._run(image, options)
+        return [result for _, result in self._results(images, options)]
 
-    def _run(self, image: Any, options: Mapping[str, Any]) -> Any:
+    def _opened(self, image: Any) -> Any:
+        if isinstance(image, np.ndarray):
+            return image
+        return decode(image, max_pixels=self._max_pixels, warn=ignore_remark)
+
+    def _results(
+        self, images: Sequence[Any], options: Mapping[str, Any]
+    ) -> Iterable[tuple[Any, Any | ImageError]]:
+        """Each image with its result, or its error."""
         raise NotImplementedError
 
     def plain(self, result: Any, options: Mapping[str, Any]) -> dict[str, Any]:
@@ -121,11 +135,51 @@ class Task:
         raise NotImplementedError
 
 
+@dataclass(frozen=True)
+class Run:
+    """What is done with images: equal for all requests with the same options.
+
+    Args:
+        task: The model.
+        options: As `Task.checked` gives them.
+        plain: Whether results are made fit for JSON, an image that cannot be decoded too.
+    """
+
+    task: Task
+    options: Mapping[str, Any]
+    plain: bool
+
+    def __call__(self, images: Sequence[Any]) -> list[Any]:
+        """The result of each image, or its error."""
+        try:
+            results = self.task.run(images, self.options)
+            return self._plain(images, results) if self.plain else results
+        except UserError as error:
+            raise RefusalError(400, sentence(error)) from None
+
+    def _plain(self, images: Sequence[Any], results: Sequence[Any]) -> list[Any]:
+        return [
+            {"name": printable(image.name)}
+            | (
+                {"error": sentence(result)}
+                if isinstance(result, ImageError)
+                else self.task.plain(result, self.options)
+            )
+            for image, result in zip(images, results, strict=True)
+        ]
+
+
+def sentence(error: UserError) -> str:
+    """What is wrong, without advice about options that a caller of the service does not have."""
+    return printable(error.problem if isinstance(error, ImageError) else str(error))
+
+
 class Classification(Task):
     """The most probable classes."""
 
     name = "classification"
     options = ("top",)
+    group = GROUP
 
     def __init__(self, model: Any, max_pixels: int) -> None:
         super().__init__(model, max_pixels)
@@ -136,8 +190,13 @@ class Classification(Task):
             "probability": ("FP32", shape),
         }
 
-    def _run(self, image: Any, options: Mapping[str, Any]) -> Any:
-        return self.model.classify(image, **options)
+    def _results(
+        self, images: Sequence[Any], options: Mapping[str, Any]
+    ) -> Iterable[tuple[Any, Any | ImageError]]:
+        results: Iterable[tuple[Any, Any]] = self.model.classify_files(
+            images, open_source=self._opened, **options
+        )
+        return results
 
     def plain(self, result: Any, options: Mapping[str, Any]) -> dict[str, Any]:
         rows = [
@@ -170,13 +229,18 @@ class Detection(Task):
             "image": ("INT64", [-1]),
         }
 
-    def _run(self, image: Any, options: Mapping[str, Any]) -> Any:
+    def _results(
+        self, images: Sequence[Any], options: Mapping[str, Any]
+    ) -> Iterable[tuple[Any, Any | ImageError]]:
         selection = dict(options)
         if "class" in selection:
             selection["classes"] = tuple(map(self._class, selection.pop("class")))
         if selection.get("limit", 0) > MAX_BOXES:
             raise UserError(f"limit must be at most {MAX_BOXES}")
-        return self.model.detect(image, **selection)
+        results: Iterable[tuple[Any, Any]] = self.model.detect_files(
+            images, self._opened, **selection
+        )
+        return results
 
     def _class(self, name: Any) -> Any:
         """A label, or the index that a text of digits means."""
@@ -213,8 +277,11 @@ class SegmentationTask(Task):
             "mask_png": ("BYTES", [-1]),
         }
 
-    def _run(self, image: Any, options: Mapping[str, Any]) -> Any:
-        return self.model.segment(image)
+    def _results(
+        self, images: Sequence[Any], options: Mapping[str, Any]
+    ) -> Iterable[tuple[Any, Any | ImageError]]:
+        results: Iterable[tuple[Any, Any]] = self.model.segment_files(images, self._opened)
+        return results
 
     def plain(self, result: Any, options: Mapping[str, Any]) -> dict[str, Any]:
         plain: dict[str, Any] = result.to_dict()
@@ -237,13 +304,17 @@ class FeaturesTask(Task):
     """A vector that describes the image."""
 
     name = "features"
+    group = GROUP
 
     def __init__(self, model: Any, max_pixels: int) -> None:
         super().__init__(model, max_pixels)
         self.outputs = {"features": ("FP32", [-1, -1])}
 
-    def _run(self, image: Any, options: Mapping[str, Any]) -> Any:
-        return self.model.features(self.model.checkpoint.preprocessing(image)[None])[0]
+    def _results(
+        self, images: Sequence[Any], options: Mapping[str, Any]
+    ) -> Iterable[tuple[Any, Any | ImageError]]:
+        results: Iterable[tuple[Any, Any]] = self.model.features_files(images, self._opened)
+        return results
 
     def plain(self, result: Any, options: Mapping[str, Any]) -> dict[str, Any]:
         return {"features": result.tolist()}

@@ -5,14 +5,16 @@ from __future__ import annotations
 import asyncio
 import gzip
 import io
+import re
 import zlib
 from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
+from urllib.parse import unquote_to_bytes
 
-from python_multipart.exceptions import MultipartParseError
+from python_multipart.exceptions import FormParserError
 from python_multipart.multipart import MultipartParser, parse_options_header
 from starlette.requests import ClientDisconnect, Request
 
@@ -22,6 +24,8 @@ from .limits import MAX_BUFFERED_BYTES, Limits, RefusalError, as_whole
 
 MAX_FIELD_BYTES = 1000
 MAX_FIELDS = 20
+# a file's name as RFC 5987 has it, which forms should not use, but some clients do
+ENCODED_NAME = re.compile(rb"""filename\*=utf-8'[^']*'([^;\s"]+)""", re.IGNORECASE)
 PIECE_BYTES = 1 << 18
 
 
@@ -177,7 +181,7 @@ def images_of(
     try:
         parser = MultipartParser(boundary, form.callbacks())
         parser.write(body)
-    except MultipartParseError:
+    except FormParserError:
         raise RefusalError(400, "the form cannot be read: it is not multipart/form-data") from None
     if not form.complete:
         raise RefusalError(400, "the form is cut off")
@@ -233,10 +237,13 @@ class _Form:
         self._data.append(data[start:end])
 
     def _end(self) -> None:
-        _, options = parse_options_header(self._headers.get("content-disposition", b""))
+        disposition = self._headers.get("content-disposition", b"")
+        _, options = parse_options_header(disposition)
         content = b"".join(self._data)
         if options.get(b"filename") == b"" and not content:
             return  # a page's field for files, left empty
+        if encoded := ENCODED_NAME.search(disposition):
+            options.setdefault(b"filename", unquote_to_bytes(encoded[1]))
         if b"filename" in options or self._headers.get("content-type", b"").startswith(b"image/"):
             if len(self.images) == self.most_images:
                 raise RefusalError(413, f"more than {self.most_images} images in one request")
