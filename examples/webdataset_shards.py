@@ -2,12 +2,15 @@
 
 python examples/webdataset_shards.py train-*.tar -o rows/ --model cifar10 --workers 2
 
-A shard whose rows are there is left out, so that a run that was ended goes on where it was.
+A shard whose rows are there is left out, so that a run that was ended goes on where it was. Links in a
+shard are named on stderr: they hold no image.
 """
 
 from __future__ import annotations
 
 import argparse
+import sys
+import tarfile
 from collections.abc import Iterator
 from functools import partial
 from itertools import islice
@@ -41,11 +44,20 @@ def images(shard: Path) -> Iterator[tuple[str, bytes | None]]:
         yield sample["__key__"], sample[endings[0]] if endings else None
 
 
+def name_links(shard: Path) -> None:
+    """Names the members that WebDataset leaves out."""
+    with tarfile.open(shard) as members:
+        for member in members:
+            if member.issym() or member.islnk():
+                print(f"{shard}: {member.name!a}: a link, left out", file=sys.stderr)
+
+
 def classify_shard(shard: Path, output: Path, model: str) -> Path:
     """Writes the rows of a shard, under a temporary name until they are complete."""
     path = output / f"{shard.stem}.parquet"
     if path.exists():
         return path
+    name_links(shard)
     classifier = loaded(model)
     part = path.with_suffix(".part")
     samples = images(shard)

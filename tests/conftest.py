@@ -5,6 +5,7 @@ process.
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -40,6 +41,22 @@ def shared() -> Callable[[str], Path]:
         return root / path
 
     return find
+
+
+def built_once(factory: pytest.TempPathFactory, name: str, build: Callable[[Path], object]) -> Path:
+    """A folder of that name that `build` has filled, once for all workers."""
+    import fcntl  # which Windows lacks
+
+    folder = factory.getbasetemp()
+    if re.fullmatch(r"popen-gw\d+", folder.name):
+        folder = folder.parent
+    done = folder / f"{name}.done"
+    with (folder / f"{name}.lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        if not done.exists():
+            build(folder / name)
+            done.touch()
+    return folder / name
 
 
 def random_checkpoint(

@@ -4,7 +4,6 @@ products, and what GCC makes of the tiles. How fast they are, only a processor c
 
 from __future__ import annotations
 
-import fcntl
 import re
 import shutil
 import subprocess
@@ -12,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from .conftest import REPOSITORY
+from .conftest import REPOSITORY, built_once
 from .disassembly import Function, disassembled, inner_loops
 
 COMPILER, OBJDUMP, EMULATOR = "aarch64-linux-gnu-g++", "aarch64-linux-gnu-objdump", "qemu-aarch64"
@@ -51,24 +50,19 @@ pytestmark = pytest.mark.skipif(
 @pytest.fixture(scope="module")
 def built(tmp_path_factory) -> Path:
     """The build folder of the test programs; built once, whatever the number of workers."""
-    folder = tmp_path_factory.getbasetemp()
-    if re.fullmatch(r"popen-gw\d+", folder.name):
-        folder = folder.parent
-    build = folder / "aarch64"
-    with (folder / "aarch64.lock").open("w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
-        if not (build / "kernel_test").exists():
-            options = [
-                f"-DCMAKE_TOOLCHAIN_FILE={REPOSITORY / 'cmake' / 'aarch64-linux-gnu.cmake'}",
-                "-DCMAKE_BUILD_TYPE=Release",
-                "-DMOBILENETV2_PYTHON=OFF",
-                "-DMOBILENETV2_NATIVE_TESTS=ON",
-            ]
-            subprocess.run(["cmake", "-S", REPOSITORY, "-B", build, *options], check=True)
-            for target in ("passes_test", "kernel_test"):
-                command = ["cmake", "--build", build, "--target", target, "-j2"]
-                subprocess.run(command, check=True)
-    return build
+
+    def build(folder: Path) -> None:
+        options = [
+            f"-DCMAKE_TOOLCHAIN_FILE={REPOSITORY / 'cmake' / 'aarch64-linux-gnu.cmake'}",
+            "-DCMAKE_BUILD_TYPE=Release",
+            "-DMOBILENETV2_PYTHON=OFF",
+            "-DMOBILENETV2_NATIVE_TESTS=ON",
+        ]
+        subprocess.run(["cmake", "-S", REPOSITORY, "-B", folder, *options], check=True)
+        targets = ("--target", "passes_test", "kernel_test")
+        subprocess.run(["cmake", "--build", folder, *targets, "-j2"], check=True)
+
+    return built_once(tmp_path_factory, "aarch64", build)
 
 
 def run(program: Path, processor: str, *arguments: str) -> str:

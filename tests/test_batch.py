@@ -91,6 +91,8 @@ def test_bytes_arrays_and_names_give_the_same_rows(models: dict[str, Path], tmp_
         {"image": list(pixels), "path": paths},
         {"path": paths},
         {"path": np.array(paths)},
+        {"path": [path.encode() for path in paths]},
+        {"path": np.array([*paths[:4], paths[4].replace("/4", "//4")], "S")},
         {"content": contents, "path": ["s3://nowhere"] * 5},
     ):
         rows = classifier(batch)

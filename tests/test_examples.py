@@ -174,11 +174,15 @@ def test_webdataset(folder: Path, model: Path, expected: Rows, tmp_path: Path) -
                 key = file.stem if file.stem in ("broken", "empty") else f"{number:03}"
                 keys[str(file)] = key
                 shard.add(file, key + file.suffix)
+            link = tarfile.TarInfo("link.png")
+            link.type, link.linkname = tarfile.SYMTYPE, "000.jpg"
+            shard.addfile(link)
     shards = sorted(tmp_path.glob("*.tar"))
     output = tmp_path / "rows"
-    for _ in range(2):  # the second leaves out what is there
+    for links in (2, 0):  # the second run leaves out what is there
         done = python(EXAMPLES / "webdataset_shards.py", *shards, "-o", output, "--model", model)
         assert done.returncode == 0, done.stderr
+        assert done.stderr.count("'link.png': a link, left out") == links
         assert sorted(path.name for path in output.iterdir()) == [
             "train-0.parquet",
             "train-1.parquet",

@@ -5,6 +5,7 @@ everything public.
 from __future__ import annotations
 
 import ast
+import os
 import re
 import subprocess
 import sys
@@ -196,6 +197,22 @@ def test_a_photo_is_classified_without_modules_that_take_long_to_load() -> None:
     )
     photo = ROOT / "examples" / "cat.jpg"
     done = subprocess.run([sys.executable, "-c", code, photo], capture_output=True, text=True)
+    assert done.stderr.strip() == ""
+
+
+def test_a_command_loads_itself_alone_and_starts_no_threads_of_numpy() -> None:
+    heavy = "{'mobilenetv2.cli.convert', 'mobilenetv2.datasets.tasks', 'hashlib', 'tempfile', 'xml', 'rich'}"
+    code = (
+        "import os, sys\n"
+        "from mobilenetv2.cli import run\n"
+        "sys.argv = ['mobilenetv2', 'classify', sys.argv[1], '--format', 'csv']\n"
+        "assert run() == 0\n"
+        "assert os.environ['OPENBLAS_NUM_THREADS'] == '1'\n"
+        f"sys.exit(', '.join({heavy} & set(sys.modules)))"
+    )
+    command = [sys.executable, "-c", code, ROOT / "examples" / "cat.jpg"]
+    environment = {k: v for k, v in os.environ.items() if k != "OPENBLAS_NUM_THREADS"}
+    done = subprocess.run(command, capture_output=True, text=True, env=environment)
     assert done.stderr.strip() == ""
 
 

@@ -4,10 +4,12 @@ flags and some loops around a tile, it moves sums to the stack and back, at half
 
 from __future__ import annotations
 
+import os
 import platform
 import re
 import shutil
 import subprocess
+from pathlib import Path
 
 import pytest
 
@@ -96,14 +98,26 @@ def flags(kind: str, name: str) -> list[str]:
     return [standard, *common, *gnu, *own.split(), *definitions, *shared_library]
 
 
+def object_file(kind: str, name: str, folder: Path) -> Path:
+    """The compiled kernels of a target: those of the build folder in MOBILENETV2_BUILD, or with the
+    same flags into `folder`.
+    """
+    if build := os.environ.get("MOBILENETV2_BUILD"):
+        library = "training" if kind == "MNV2_TRAINING_TARGET" else "runtime"
+        target = Path(build) / "CMakeFiles" / f"mobilenetv2_{library}_{kind}_{name}.dir"
+        (binary,) = target.rglob("*.o")
+        return binary
+    binary = folder / f"{name}.o"
+    command = ["g++", *flags(kind, name), "-w", "-c", SOURCES[kind][0], "-o", binary]
+    subprocess.run(command, check=True)
+    return binary
+
+
 @pytest.fixture(scope="module")
 def functions(request, tmp_path_factory) -> dict[str, Function]:
     """Of the target that the test names, by name: `tile<6, 4>` as `tileILi6ELi4EE...`."""
     kind, name = request.param.split()
-    binary = tmp_path_factory.mktemp("kernels") / f"{name}.o"
-    command = ["g++", *flags(kind, name), "-w", "-c", SOURCES[kind][0], "-o", binary]
-    subprocess.run(command, check=True)
-    return disassembled("objdump", binary)
+    return disassembled("objdump", object_file(kind, name, tmp_path_factory.mktemp("kernels")))
 
 
 @pytest.mark.parametrize(

@@ -22,7 +22,7 @@ from mobilenetv2.runtime import Engine
 from mobilenetv2.runtime._native import instruction_sets
 from mobilenetv2.runtime.program import Program, program_bytes, write_program
 
-from .conftest import REPOSITORY, random_checkpoint
+from .conftest import REPOSITORY, built_once, random_checkpoint
 from .int8 import random_int8
 
 LIMIT_BYTES = 300_000
@@ -45,17 +45,21 @@ class Build:
     """A small C library in a folder.
 
     Attributes:
+        programs: Where programs that use it are compiled to.
         compiler: Of C, for the same machine.
         emulator: What runs its programs; nothing for this machine.
     """
 
     folder: Path
+    programs: Path
     compiler: str
     emulator: Sequence[str] = ()
 
     def program(self, source: str) -> Path:
-        """Compiles a C program, which links no C++ library."""
-        out = self.folder / Path(source).stem
+        """A C program, compiled when it is first used; it links no C++ library."""
+        out = self.programs / Path(source).stem
+        if out.exists():
+            return out
         flags = ("-std=c11", "-O1", "-Wall", "-Wextra", "-Werror", "-static")
         library = self.folder / "libmobilenetv2.a"
         include = REPOSITORY / "include"
@@ -63,19 +67,21 @@ class Build:
         return out
 
 
-def built(folder: Path, *options: str) -> Path:
-    common = ("-DMOBILENETV2_PYTHON=OFF", "-DMOBILENETV2_SMALL=ON")
-    run("cmake", "-S", REPOSITORY, "-B", folder, *common, *options)
-    run("cmake", "--build", folder, "-j2")
-    return folder
+def built(factory: pytest.TempPathFactory, name: str, *options: str) -> Path:
+    def build(folder: Path) -> None:
+        common = ("-DMOBILENETV2_PYTHON=OFF", "-DMOBILENETV2_SMALL=ON")
+        run("cmake", "-S", REPOSITORY, "-B", folder, *common, *options)
+        run("cmake", "--build", folder, "-j2")
+
+    return built_once(factory, name, build)
 
 
 @pytest.fixture(scope="session")
 def here(tmp_path_factory: pytest.TempPathFactory) -> Build:
     need("cmake", "make", "gcc", "g++")
-    folder = tmp_path_factory.mktemp("small")
     target = "avx2" if "avx2" in instruction_sets() else "scalar"
-    return Build(built(folder, f"-DMOBILENETV2_TARGETS={target}"), "gcc")
+    folder = built(tmp_path_factory, "small", f"-DMOBILENETV2_TARGETS={target}")
+    return Build(folder, tmp_path_factory.mktemp("programs"), "gcc")
 
 
 @pytest.fixture(scope="session")
@@ -85,11 +91,13 @@ def arm(tmp_path_factory: pytest.TempPathFactory) -> Build:
     listed = (RUNTIME / "targets.def").read_text()
     targets = re.findall(r"^MNV2_TARGET\(arm, (\w+)", listed, re.MULTILINE) or ["scalar"]
     folder = built(
-        tmp_path_factory.mktemp("arm"),
+        tmp_path_factory,
+        "small-arm",
         f"-DCMAKE_TOOLCHAIN_FILE={toolchain}",
         f"-DMOBILENETV2_TARGETS={targets[0]}",
     )
-    return Build(folder, "aarch64-linux-gnu-gcc", ("qemu-aarch64",))
+    programs = tmp_path_factory.mktemp("arm-programs")
+    return Build(folder, programs, "aarch64-linux-gnu-gcc", ("qemu-aarch64",))
 
 
 def test_the_small_library_needs_no_cpp_library(here: Build) -> None:

@@ -8,6 +8,7 @@ import http.server
 import importlib.util
 import json
 import os
+import re
 import shlex
 import shutil
 import subprocess
@@ -29,7 +30,7 @@ from mobilenetv2.detector import Detector
 from mobilenetv2.heads import DeepLab, SSDLite
 from mobilenetv2.images import Preprocessing
 from mobilenetv2.model import Model
-from mobilenetv2.runtime.program import write_program
+from mobilenetv2.runtime.program import Program, write_program
 from mobilenetv2.runtime.quantize import to_int8
 from mobilenetv2.segmenter import Segmenter
 from mobilenetv2.web import write_page
@@ -314,6 +315,14 @@ def test_the_command_that_serves_a_page_can_be_copied(tmp_path, capsys) -> None:
     assert shlex.split(command) == ["python", "-m", "http.server", "-d", str(site)]
 
 
+def test_a_page_knows_the_number_of_classes_without_labels(tmp_path) -> None:
+    write_page(
+        [random_checkpoint(width_mult=0.35, resolution=(32, 32), classes=7)], tmp_path / "site"
+    )
+    content = (tmp_path / "site" / "model-0.mnv2").read_bytes()
+    assert Program(content).description["classes"] == 7
+
+
 def test_a_page_is_replaced_whole(tmp_path) -> None:
     site = tmp_path / "site"
     assert run(["page", "cifar10", "cifar10-int8", "-o", str(site)]) == 0
@@ -432,6 +441,8 @@ def test_a_photo_dropped_on_the_page(site, browser, kind, width) -> None:
     text = browser.value("document.querySelector('article').innerText")
     assert "cat.jpg" in text
     assert " ms" in text
+    facts = browser.value("document.getElementById('facts').textContent")
+    assert re.search(r", [1-9]\d* classes|클래스 [1-9]", facts)
     if kind == "classes":
         (best,) = mnv2.load("cifar10").classify(PHOTO, top=1)
         assert best.label in text.splitlines()[1:3]

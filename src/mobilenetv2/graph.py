@@ -14,6 +14,7 @@ Sources: Sandler et al. 2018 (arXiv 1801.04381 v4), Table 2 and Section 3; TF-sl
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import ClassVar
 
 from .architecture import Architecture, ArchitectureRecord
@@ -148,12 +149,16 @@ def network(
         ArchitectureError: A side is not between 1 and 65536.
     """
     check_kind("architecture", architecture, Architecture)
-    a = architecture
+    rows, columns = architecture.resolution
     image = ImageSize(
-        height=a.resolution[0] if height is None else height,
-        width=a.resolution[1] if width is None else width,
+        height=rows if height is None else height, width=columns if width is None else width
     )
-    net = Builder((a.in_channels, image.height, image.width), a.padding, a.bn_epsilon)
+    return _network(architecture, image.height, image.width)
+
+
+@lru_cache(maxsize=32)  # loading and packing a model ask for the same one four times
+def _network(a: Architecture, height: int, width: int) -> Network:
+    net = Builder((a.in_channels, height, width), a.padding, a.bn_epsilon)
     net.conv(
         "features.0.0",
         "stem",

@@ -8,8 +8,9 @@ from __future__ import annotations
 
 import json
 import os
+import sys
 from collections.abc import Hashable, Mapping
-from dataclasses import MISSING, fields
+from dataclasses import MISSING, Field, fields
 from functools import cache
 from numbers import Integral, Real
 from types import NoneType, UnionType
@@ -23,7 +24,6 @@ from typing import (
     cast,
     get_args,
     get_origin,
-    get_type_hints,
 )
 
 import msgspec
@@ -35,6 +35,8 @@ __all__ = ["Meta", "Record", "Side", "Size"]
 Self = TypeVar("Self", bound="Record")
 Side = Annotated[int, Meta(ge=1, le=1 << 16)]
 Size = Annotated[tuple[Side, Side], Meta(description="(height, width), each from 1 to 65536")]
+
+FIELDS = "__dataclass_fields__"
 
 WORDS = {
     "int": "a whole number",
@@ -140,8 +142,17 @@ class Record:
 
 @cache
 def _evaluated_annotations(cls: Any) -> dict[str, Any]:
-    hints = get_type_hints(cls, include_extras=True)
-    return {field.name: _without_paths(hints[field.name]) for field in fields(cls)}
+    return {field.name: _without_paths(_evaluated(cls, field)) for field in fields(cls)}
+
+
+def _evaluated(cls: Any, field: Field[Any]) -> Any:
+    """The annotation of a field. `typing.get_type_hints` would evaluate those of the class variables
+    too, of every base.
+    """
+    if not isinstance(field.type, str):
+        return field.type
+    shared = [base for base in cls.__mro__ if getattr(base, FIELDS, {}).get(field.name) is field]
+    return eval(field.type, vars(sys.modules[shared[-1].__module__]))
 
 
 def _without_paths(annotation: Any) -> Any:

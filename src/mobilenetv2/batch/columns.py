@@ -116,7 +116,7 @@ class Mapper:
         Args:
             batch: Columns by name, all of one length: arrays or lists; or a `pyarrow.Table`. The
                 images are bytes of image files, decoded images (as for `Model.classify`), or names of
-                files. In errors, bytes and decoded images are called by the column `path`, where there
+                files, which may be bytes in the column `path` alone. In errors, bytes and decoded images are called by the column `path`, where there
                 is one.
 
         Returns:
@@ -135,8 +135,8 @@ class Mapper:
     def _columns(self, batch: Columns) -> dict[str, Any]:
         """The answers for a dictionary of columns."""
         column, count = self._checked(batch)
-        values = _values(batch[column])
-        names = _values(batch[NAME_COLUMN]) if NAME_COLUMN in batch else [None] * count
+        values = _values(column, batch[column])
+        names = _values(NAME_COLUMN, batch[NAME_COLUMN]) if NAME_COLUMN in batch else [None] * count
         rows = [Row(v, _name(n, i)) for i, (v, n) in enumerate(zip(values, names))]
         answers: list[Sequence[Any]] = []
         errors = np.full(count, "", object)
@@ -238,10 +238,13 @@ def _length(name: str, column: Any) -> int:
         ) from None
 
 
-def _values(column: Any) -> list[Any]:
-    """The cells of a column. NumPy cuts zero bytes off the end of each of an array of bytes; they
-    are put back.
+def _values(name: str, column: Any) -> list[Any]:
+    """The cells of a column, where bytes are a name of the system's in the column `path` and content
+    elsewhere. NumPy cuts zero bytes off the end of each of an array of bytes; in content they are
+    put back.
     """
+    if name == NAME_COLUMN:
+        return [os.fsdecode(cell) if isinstance(cell, bytes) else cell for cell in column]
     array = column if isinstance(column, np.ndarray) else None
     if array is not None and array.dtype.kind == "S":
         return [bytes(cell).ljust(array.dtype.itemsize, b"\0") for cell in array]

@@ -15,28 +15,23 @@ from contextlib import contextmanager, suppress
 import click
 
 from ..errors import UserError
-from .benchmark import benchmark
-from .classify import classify
-from .convert import convert
-from .cost import cost
-from .detect import detect
-from .evaluate import evaluate
-from .explain import explain
-from .features import features
-from .inspect import inspect
-from .models import models
-from .options import Commands, instead
+from .commands import Commands, OwnModules
+from .options import instead
 from .output import notify, show_warnings_as_lines, use_utf8
-from .page import page
-from .quantize import quantize
-from .segment import segment
-from .serve import serve
-from .train import train
 
+NAMES = (
+    "benchmark", "classify", "convert", "cost", "detect", "evaluate", "explain", "features", "inspect", "models",
+    "page", "quantize", "segment", "serve", "train",
+)  # fmt: skip
+WITHOUT_BLAS = {"classify", "detect", "features", "segment"}  # which multiply no matrices in NumPy
 FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO)  # what stdout was redirected to
 
 
-@click.group(cls=Commands, context_settings={"help_option_names": ["-h", "--help"]})
+@click.group(
+    cls=Commands,
+    commands=OwnModules(__name__, NAMES),
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
 @click.version_option(package_name="mobilenetv2")
 def main() -> None:
     """MobileNetV2, complete: count its cost, convert published weights, quantise them, train,
@@ -45,13 +40,6 @@ def main() -> None:
     Results go to stdout, progress and errors to stderr. Exit codes: 0 done; 1 it ran, but a
     check failed or some inputs could not be read; 2 wrong usage, a missing file or a missing extra;
     130 interrupted, 143 terminated."""
-
-
-for command in (
-    benchmark, classify, convert, cost, detect, evaluate, explain, features, inspect, models, page, quantize,
-    segment, serve, train,
-):  # fmt: skip
-    main.add_command(command)
 
 
 def run(arguments: Sequence[str] | None = None) -> int:
@@ -64,7 +52,12 @@ def run(arguments: Sequence[str] | None = None) -> int:
     """
     try:
         with _unwound_by_sigterm():
-            return _run(sys.argv[1:] if arguments is None else arguments)
+            if arguments is None:
+                arguments = sys.argv[1:]
+                if WITHOUT_BLAS & set(arguments[:1]):
+                    # NumPy would start a thread per processor for its matrix products
+                    os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
+            return _run(arguments)
     except (KeyboardInterrupt, click.Abort):
         notify("interrupted")
         return 130

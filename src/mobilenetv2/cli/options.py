@@ -11,7 +11,6 @@ from typing import Any, TypeVar
 import click
 
 from ..processors import MOST, VARIABLE
-from .overwriting import without_overwriting
 
 Command = TypeVar("Command", bound=Callable[..., Any])
 
@@ -225,27 +224,6 @@ INSTEAD = {
     "--verbose": "there is one level of messages: results on stdout, the others on stderr",
     "--quiet": "messages go to stderr: `2> /dev/null` leaves them out",
 }  # fmt: skip
-
-
-class Commands(click.Group):
-    """Commands that know what other programs call their options, and overwrite no input."""
-
-    def add_command(self, cmd: click.Command, name: str | None = None) -> None:
-        if cmd.callback is not None:
-            cmd.callback = without_overwriting(cmd.callback)
-        super().add_command(cmd, name)
-
-    def resolve_command(
-        self, ctx: click.Context, args: list[str]
-    ) -> tuple[str | None, click.Command | None, list[str]]:
-        name, command, rest = super().resolve_command(ctx, args)
-        if command is None:
-            return name, command, rest
-        return name, command, own_names(rest, _flags(command))
-
-
-def _flags(command: click.Command) -> set[str]:
-    return {flag for option in command.params for flag in (*option.opts, *option.secondary_opts)}
 
 
 def own_names(words: Sequence[str], flags: Iterable[str]) -> list[str]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import os
 import stat
 from collections import defaultdict
@@ -66,6 +65,8 @@ def _piece(sample: Labelled[Any]) -> Hashable:
 
 
 def _digest(sample: Labelled[Any]) -> Hashable:
+    import hashlib  # loads OpenSSL
+
     opened = sample.open()
     with open(opened, "rb") if isinstance(opened, Path) else opened as file:
         digest = hashlib.blake2b(digest_size=16)

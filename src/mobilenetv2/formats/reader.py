@@ -19,7 +19,6 @@ from ..files import (
 )
 from ..graph import array_shapes
 from ..stored import StoredArrays
-from .own import with_own_facts
 
 if TYPE_CHECKING:
     from ..int8 import AnyCheckpoint
@@ -121,6 +120,8 @@ def _read(path: Path, int8: bool, weights_of: str | None) -> AnyCheckpoint:
         from .tgz import read_tgz
 
         return read_tgz(path, int8)
+    from .own import with_own_facts
+
     if kind in ("keras", "hdf5"):
         from .keras import read_h5, read_keras
 

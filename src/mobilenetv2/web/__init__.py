@@ -91,7 +91,8 @@ def _write_site(
     for index, (model, label) in enumerate(zip(models, labels, strict=True)):
         file = f"model-{index}.mnv2"
         segments = model.architecture.head.task == "segmentation"
-        write_program(model, site / file, mask=segments)
+        facts = {"classes": model.architecture.classes}  # there may be no labels to count
+        write_program(model, site / file, mask=segments, facts=facts)
         entries.append({"name": label, "file": file})
     listed = {"title": title, "models": entries}
     (site / LIST).write_text(json.dumps(listed, ensure_ascii=False), encoding="utf-8")

@@ -32,8 +32,8 @@ function translate() {
   }
   at("camera").textContent = stream ? words().stop : words().camera;
   if (model) {
-    const { size, labels, runtime } = model.info;
-    const facts = { size: size.join(" × "), classes: labels.length, ...runtime };
+    const { size, classes, runtime } = model.info;
+    const facts = { size: size.join(" × "), classes, ...runtime };
     at("facts").textContent = words().facts(facts);
   }
 }
