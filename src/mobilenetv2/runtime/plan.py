@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from ..graph import Network
 from ..layer import IMAGE, Layer, Shape
 from . import _native
+from .chains import cut_stripes, cut_strips, longer_chain
 from .packing import Weights
 from .placing import UnplacedStep, place
 from .steps import Stage, Step, Steps
@@ -32,24 +33,26 @@ class Budget:
     Attributes:
         strip_bytes: For a strip's wide rows and their depthwise output; half of it for each of
             several threads.
-        plane_bytes: For a depthwise output that is kept whole.
+        plane_bytes: For a depthwise output that is kept whole, of one thread and of several. Bands of
+            rows for several threads cost more time.
         chunk_channels: Wide channels at once, where the output is kept whole.
     """
 
     strip_bytes: int
-    plane_bytes: int
+    plane_bytes: tuple[int, int]
     chunk_channels: int
 
 
 BUDGETS = {  # by item bytes
-    4: Budget(160 << 10, 512 << 10, 64),
-    2: Budget(128 << 10, 256 << 10, 128),
-    1: Budget(96 << 10, 64 << 10, 256),
+    4: Budget(160 << 10, (256 << 10, 512 << 10), 64),
+    2: Budget(128 << 10, (256 << 10, 256 << 10), 128),
+    1: Budget(88 << 10, (64 << 10, 64 << 10), 256),
 }
 BLOCK = _native.BLOCK  # channels that blocked tensors keep together
 FLOAT_BYTES = 4
 LABELS_IN_A_BYTE = 256
 MASK = "mask"  # name of the output with the best class of each pixel
+WORTH_STRIPES = 0.9  # of the memory, at most: stripes cost a hundredth of the time
 LIMITS = {"linear": (-math.inf, math.inf), "relu": (0.0, math.inf), "relu6": (0.0, 6.0)}
 KINDS = {
     "matmul": _native.StepKind.MATMUL,
@@ -119,6 +122,45 @@ def plan(
         mask_of: Name of the map of scores, of which the best class of each pixel is an output too.
             It is a resize of the steps' only output, or that itself.
     """
+    draft = _draft(described, steps, weights, threads, int8, mask_of)
+    longer = longer_chain(steps, draft.layers) if threads == 1 else None
+    if longer is not None:
+        joined = 1 + len(steps.steps) - len(longer.steps)
+        if max(draft.needs[:joined]) == max(draft.needs):
+            other = _draft(described, longer, weights, threads, int8, mask_of)
+            if max(other.needs) <= WORTH_STRIPES * max(draft.needs):
+                draft = other
+    shown = tuple((*todo.names, todo.step.kind.name.lower()) for todo in draft.unplaced)
+    native = tuple(todo.step for todo in draft.unplaced)
+    mask = None if mask_of is None else MASK
+    return Plan(network.plan(list(native), threads), draft.outputs, mask, shown, native)
+
+
+@dataclass(frozen=True)
+class _Draft:
+    """The steps in their places.
+
+    Attributes:
+        layers: Of the network, by name.
+        unplaced: The steps.
+        outputs: As in `Plan`.
+        needs: Elements of memory that each step needs.
+    """
+
+    layers: dict[str, Layer]
+    unplaced: list[UnplacedStep]
+    outputs: dict[str, Shape]
+    needs: list[int]
+
+
+def _draft(
+    described: Network,
+    steps: Steps,
+    weights: Weights,
+    threads: int,
+    int8: Int8Checkpoint | None,
+    mask_of: str | None,
+) -> _Draft:
     layers = {layer.name: layer for layer in described.layers}
     unplaced = [_unplaced(step, layers, weights, threads) for step in steps.steps]
     results = frozenset(layers)
@@ -138,11 +180,7 @@ def plan(
     if mask_of is not None:
         written[MASK] = len(names)
         outputs[MASK] = layers[mask_of].out_shape
-    place(unplaced, written, weights.item_bytes)
-    shown = tuple((*todo.names, todo.step.kind.name.lower()) for todo in unplaced)
-    native = tuple(todo.step for todo in unplaced)
-    mask = None if mask_of is None else MASK
-    return Plan(network.plan(list(native), threads), outputs, mask, shown, native)
+    return _Draft(layers, unplaced, outputs, place(unplaced, written, weights.item_bytes))
 
 
 def _add_float_outputs(
@@ -285,12 +323,19 @@ def _fill_stages(
     if outline.kind == "block" and _fits_plane(depthwise, weights, threads):
         step.kind = _native.StepKind.PLANE
         step.chunk = _chunk_panels(depthwise, weights, threads)
-        todo.scratch_items = up_to_block(depthwise.out_shape[0]) * math.prod(
-            depthwise.out_shape[1:]
-        )
+        wide = up_to_block(depthwise.out_shape[0])
+        todo.scratch_items = wide * math.prod(depthwise.out_shape[1:])
+        at_once = min(step.chunk * weights.panel_channels, wide)
+        todo.thread_items = threads * at_once * math.prod(depthwise.in_shape[1:])
     else:
         step.kind = _native.StepKind.ROWS
-        _cut_strips(stages, weights.item_bytes, threads)
+        if outline.kind == "stripes":
+            cut_stripes(step, stages)
+        else:
+            budget = BUDGETS[weights.item_bytes].strip_bytes // min(threads, 2)
+            cut_strips(stages, weights.item_bytes, budget)
+        step.stages = stages
+        todo.thread_items = threads * _native.rows_scratch(step, weights.item_bytes)
         if todo.in_place:
             # bands of rows keep copies of the rows around their edges for one another
             halo_rows = 2 * depthwise.dilation * (threads - 1)
@@ -331,7 +376,7 @@ def _fits_plane(depthwise: Layer, weights: Weights, threads: int) -> bool:
     budget = BUDGETS[weights.item_bytes]
     at_once = max(budget.chunk_channels, weights.panel_channels) * math.prod(depthwise.in_shape[1:])
     kept = channels * height * width
-    if weights.item_bytes * kept > budget.plane_bytes:
+    if weights.item_bytes * kept > budget.plane_bytes[threads > 1]:
         return False
     if weights.item_bytes * at_once > budget.strip_bytes:
         return False
@@ -347,16 +392,3 @@ def _chunk_panels(depthwise: Layer, weights: Weights, threads: int) -> int:
     return panels * max(
         1, min(BUDGETS[weights.item_bytes].chunk_channels // unit, units // threads)
     )
-
-
-def _cut_strips(stages: list[_native.Stage], item_bytes: int, threads: int) -> None:
-    """Output rows at once: for the last stage as many as fit the budget, for those before what it
-    asks for.
-    """
-    last = stages[-1]
-    wide = max(last.wide_channels, last.out_channels)
-    row_bytes = item_bytes * wide * (last.in_width * last.stride + last.out_width)
-    budget = BUDGETS[item_bytes].strip_bytes // min(threads, 2)
-    last.strip = max(1, min(budget // row_bytes, last.out_height))
-    for before, after in zip(reversed(stages[:-1]), reversed(stages[1:])):
-        before.strip = min(after.strip * after.stride, before.out_height)

@@ -169,7 +169,8 @@ struct Step {
   std::ptrdiff_t output = 0;
   std::ptrdiff_t scratch = 0;  // PLANE: the depthwise output; ROWS in place: rows around the edges of bands
   int chunk = 0;               // PLANE: panels of expand at once
-  int matrix = -1;             // MATMUL
+  int stripes = 1;  // ROWS that begin with a convolution: the columns are cut into so many, one after another
+  int matrix = -1;  // MATMUL
   float low = 0, high = 0;
   Rounding rounding;       // MEAN, TO_FLOAT and RESIZE over bytes
   double mean_factor = 1;  // MEAN over bytes: of the sum, see finished_mean

@@ -165,9 +165,12 @@ class Reader : ProgramView {
     MNV2_REQUIRE(within(record.stages, 0, MOST_STAGES) && within(record.first_stage, 0, stages) &&
                      record.stages <= stages - record.first_stage,
                  "the file ends within its stages");
+    MNV2_REQUIRE(within(record.stripes, 0, MOST_SIDE), "the number of its stripes is out of range");
+    step.stripes = std::max(record.stripes, 1);
     for (int i = 0; i < record.stages; i++) {
       const StageRecord from = at<StageRecord>(STAGES, static_cast<std::size_t>(record.first_stage + i));
       MNV2_PASS(check_stage(from));
+      if (step.stripes > 1) MNV2_PASS(check_edges(from));
       step.stages.push_back({from.in_height, from.in_width,      from.in_channels, from.wide_channels, from.out_height,
                              from.out_width, from.out_channels,  from.kernel,      from.stride,        from.dilation,
                              from.top,       from.left,          from.conv,        from.conv,          from.expand,
@@ -202,6 +205,14 @@ class Reader : ProgramView {
     const auto pixels = static_cast<std::uint64_t>(stage.in_height) * static_cast<std::uint64_t>(stage.in_width);
     const auto outputs = static_cast<std::uint64_t>(stage.out_height) * static_cast<std::uint64_t>(stage.out_width);
     MNV2_REQUIRE(std::max(pixels, outputs) * static_cast<std::uint64_t>(header.batch) <= MOST_BYTES, "it is too large");
+    return {};
+  }
+
+  // The columns that a stripe keeps for the next one.
+  Outcome check_edges(const StageRecord& stage) const {
+    const auto items = static_cast<std::uint64_t>(stage.kernel * stage.dilation) *
+                       static_cast<std::uint64_t>(stage.in_height) * static_cast<std::uint64_t>(stage.in_channels);
+    MNV2_REQUIRE(items <= MOST_BYTES && bytes(items, 1) <= MOST_BYTES, "a stage is too large");
     return {};
   }
 
