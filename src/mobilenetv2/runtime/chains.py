@@ -63,23 +63,22 @@ def cut_strips(stages: Sequence[_native.Stage], item_bytes: int, budget: int) ->
         item_bytes: Bytes of one activation.
         budget: Bytes for the wide rows of all stages and their depthwise output.
     """
+    last = stages[-1]
     row_bytes, rows = 0, 1  # for one output row of the last stage
     for stage in reversed(stages):
-        columns = stage.in_width * stage.stride
-        if stage.conv >= 0:
-            row_bytes += rows * item_bytes * stage.in_channels * columns
-        else:
-            wide = max(stage.wide_channels, stage.out_channels)
-            row_bytes += rows * item_bytes * wide * (columns + stage.out_width)
+        wide = max(stage.wide_channels, stage.out_channels)
+        items = wide * (stage.in_width * stage.stride + stage.out_width)
+        if stage.conv >= 0 and stage is not last:
+            items = stage.in_channels * stage.in_width * stage.stride
+        row_bytes += rows * item_bytes * items
         rows *= stage.stride
-    last = stages[-1]
     last.strip = max(1, min(budget // row_bytes, last.out_height))
     for before, after in zip(reversed(stages[:-1]), reversed(stages[1:])):
         before.strip = min(after.strip * after.stride, before.out_height)
 
 
-def cut_stripes(step: _native.Step, stages: Sequence[_native.Stage]) -> None:
-    """Single rows of some columns at once."""
+def cut_stripes(step: _native.Step, stages: Sequence[_native.Stage], rows: int) -> None:
+    """So many output rows of every stage at once, some columns of them."""
     step.stripes = STRIPES
     for stage in stages:
-        stage.strip = 1
+        stage.strip = min(rows, stage.out_height)

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterable, Mapping, Sequence
 
 import msgspec
 
 from ..layer import IMAGE, Shape
 from . import _native
+from .bands import Band
 
 LINE_BYTES = 64  # tensors begin on a cache line
 
@@ -26,6 +26,7 @@ class UnplacedStep(msgspec.Struct):
         thread_items: Elements of memory that its threads need beside that, all together.
         in_place: The output may take the place of the input.
         item_scale: Elements of one output number: 4 of float32 among bytes.
+        band: The pixels that it runs on; None: all of them.
     """
 
     step: _native.Step
@@ -37,11 +38,21 @@ class UnplacedStep(msgspec.Struct):
     thread_items: int = 0
     in_place: bool = False
     item_scale: int = 1
+    band: Band | None = None
 
     @property
     def output_items(self) -> int:
-        """Elements of the output."""
-        return math.prod(self.output_shape) * self.item_scale
+        """Elements of the output, or of as much of it as exists at a time."""
+        channels, height, width = self.output_shape
+        if self.band is not None and self.output in self.band.local:
+            height, width = self.band.height, self.band.width
+        return channels * height * width * self.item_scale
+
+    def before(self, name: str, items: int) -> int:
+        """Elements of a tensor, with `items` for each pixel, that lie before what the step reads or
+        makes.
+        """
+        return 0 if self.band is None or name in self.band.local else self.band.first * items
 
 
 class Room(msgspec.Struct):
@@ -51,13 +62,13 @@ class Room(msgspec.Struct):
         size: Elements.
         first: Index of the first step that needs it.
         last: Of the last one.
-        begin: Where it lies; -1 before that is known.
+        begin: Where it lies.
     """
 
     size: int
     first: int
     last: int
-    begin: int = -1
+    begin: int = 0
 
     @property
     def end(self) -> int:
@@ -68,7 +79,7 @@ class Room(msgspec.Struct):
         """Takes the lowest place that none of the others has while this one is needed."""
         self.begin = 0
         for other in sorted(others, key=lambda room: room.begin):
-            if other.begin < 0 or other.last < self.first or self.last < other.first:
+            if other.last < self.first or self.last < other.first:
                 continue
             if other.begin - self.begin >= self.size:
                 break
@@ -80,8 +91,9 @@ def place(
 ) -> list[int]:
     """Gives every tensor a place.
 
-    The steps that need most choose first, and so have no gaps between their tensors (greedy by
-    breadth: Pisarchyk and Lee, Efficient Memory Management for Deep Neural Net Inference, 2020).
+    Of three orders in which tensors take the lowest free place, the one with the lowest peak counts:
+    the order of the steps; the largest first; or those of the step that needs most memory first
+    (Pisarchyk and Lee, Efficient Memory Management for Deep Neural Net Inference, 2020).
 
     Args:
         unplaced: The steps.
@@ -93,28 +105,49 @@ def place(
     """
     rooms, scratches = _rooms(unplaced, written, LINE_BYTES // item_bytes)
     of_steps: list[list[Room]] = [[] for _ in unplaced]
-    for room in {id(room): room for room in [*rooms.values(), *scratches.values()]}.values():
+    every = list({id(room): room for room in [*rooms.values(), *scratches.values()]}.values())
+    for room in every:
         for index in range(room.first, room.last + 1):
             of_steps[index].append(room)
-    needs = [
-        todo.thread_items + sum(room.size for room in alive)
-        for todo, alive in zip(unplaced, of_steps)
-    ]
-    placed: list[Room] = []
-    for index in sorted(range(len(unplaced)), key=lambda index: -needs[index]):
-        for room in sorted(of_steps[index], key=lambda room: -room.size):
-            if room.begin < 0:
-                room.take_place(placed)
-                placed.append(room)
+    threads = [todo.thread_items for todo in unplaced]
+    needs = [items + sum(room.size for room in alive) for items, alive in zip(threads, of_steps)]
+    by_need = sorted(every, key=lambda room: (-max(needs[room.first : room.last + 1]), -room.size))
+    orders = [by_need, sorted(every, key=lambda room: -room.size), every]
+
+    def peak(order: Sequence[Room]) -> int:
+        _take_places(order)
+        return max(items + top for items, top in zip(threads, _tops(of_steps)))
+
+    _take_places(min(orders, key=peak))
     places = {name: room.begin for name, room in rooms.items()}
     places |= {name: _native.ANSWER - index for name, index in written.items()}
     places[IMAGE] = _native.IMAGE
     for index, todo in enumerate(unplaced):
-        todo.step.inputs = [places[name] for name in todo.inputs]
+        channels = todo.step.input_channels or [0]
+        todo.step.inputs = [
+            places[name] + todo.before(name, items)
+            for name, items in zip(todo.inputs, channels, strict=True)
+        ]
         todo.step.output = places[todo.output]
         todo.step.scratch = scratches[index].begin if index in scratches else 0
-        todo.step.top = max((room.end for room in of_steps[index]), default=0)
+        before = todo.before(todo.output, todo.output_shape[0])
+        if todo.output in written:
+            todo.step.scratch += before
+        else:
+            todo.step.output += before * todo.item_scale
+    for todo, top in zip(unplaced, _tops(of_steps)):
+        todo.step.top = top
     return [todo.step.top + todo.thread_items for todo in unplaced]
+
+
+def _take_places(order: Sequence[Room]) -> None:
+    for index, room in enumerate(order):
+        room.take_place(order[:index])
+
+
+def _tops(of_steps: Iterable[Iterable[Room]]) -> list[int]:
+    """The end of the memory that each step's tensors lie in."""
+    return [max((room.end for room in alive), default=0) for alive in of_steps]
 
 
 def _rooms(
@@ -131,9 +164,11 @@ def _rooms(
             scratches[index] = Room(-(-todo.scratch_items // line) * line, index, index)
         if todo.output in written:
             continue
-        last = last_use.get(todo.output, index)
+        last = max(last_use.get(todo.output, index), index)
         (read, *_) = todo.inputs
-        if todo.in_place and read in rooms and last_use[read] == index:
+        if todo.output in rooms:
+            rooms[todo.output].last = last
+        elif todo.in_place and read in rooms and last_use[read] == index:
             rooms[todo.output] = rooms[read]
             rooms[read].last = last
         else:
