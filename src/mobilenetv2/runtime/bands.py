@@ -12,7 +12,10 @@ import msgspec
 from ..layer import IMAGE, Layer
 from .steps import Step, Steps
 
-BAND_PIXELS = 256  # bands begin on a cache line, whatever the channels
+UNIT = (
+    64  # pixels of a band for one thread; bands then begin on a cache line, whatever the channels
+)
+MOST_BANDS = 32
 KINDS = ("matmul", "concat")
 
 
@@ -32,25 +35,28 @@ class Band(msgspec.Struct, frozen=True):
     local: frozenset[str]
 
 
-def banded(steps: Steps, layers: Mapping[str, Layer]) -> Iterator[tuple[Step, Band | None]]:
+def banded(
+    steps: Steps, layers: Mapping[str, Layer], threads: int
+) -> Iterator[tuple[Step, Band | None]]:
     """The steps in the order in which they run, each with its band; None for all pixels.
 
     Args:
         steps: The network.
         layers: By name.
+        threads: That will run them.
     """
     run: list[Step] = []
     for step in steps.steps:
         if run and not (
             _works_on_pixels(step) and _pixels(step, layers) == _pixels(run[0], layers)
         ):
-            yield from _cut(run, steps, layers)
+            yield from _cut(run, steps, layers, threads)
             run = []
         if _works_on_pixels(step):
             run.append(step)
         else:
             yield step, None
-    yield from _cut(run, steps, layers)
+    yield from _cut(run, steps, layers, threads)
 
 
 def _works_on_pixels(step: Step) -> bool:
@@ -63,7 +69,7 @@ def _pixels(step: Step, layers: Mapping[str, Layer]) -> int:
 
 
 def _cut(
-    run: Sequence[Step], steps: Steps, layers: Mapping[str, Layer]
+    run: Sequence[Step], steps: Steps, layers: Mapping[str, Layer], threads: int
 ) -> Iterator[tuple[Step, Band | None]]:
     """The steps of a run for one band after another, if there are several and a tensor gets smaller."""
     outside = [step for step in steps.steps if step not in run]
@@ -73,11 +79,12 @@ def _cut(
     # the caller's arrays are read, and joined into, as a whole
     whole = {name for step in run for name in step.sources}
     whole |= {step.output for step in run if step.kind == "concat"}
-    if not local or pixels <= BAND_PIXELS or whole & {IMAGE, *steps.outputs}:
+    most = UNIT * max(threads, -(-pixels // (UNIT * MOST_BANDS)))
+    if not local or pixels <= most or whole & {IMAGE, *steps.outputs}:
         yield from ((step, None) for step in run)
         return
-    for first in range(0, pixels, BAND_PIXELS):
-        count = min(BAND_PIXELS, pixels - first)
-        width = next(width for width in range(64, 0, -1) if count % width == 0)
+    for first in range(0, pixels, most):
+        count = min(most, pixels - first)
+        width = next(width for width in range(UNIT, 0, -1) if count % width == 0)
         band = Band(first, count // width, width, local)
         yield from ((step, band) for step in run)

@@ -144,7 +144,8 @@ def _draft(
 ) -> _Draft:
     layers = {layer.name: layer for layer in described.layers}
     unplaced = [
-        _unplaced(step, layers, weights, threads, band) for step, band in banded(steps, layers)
+        _unplaced(step, layers, weights, threads, band)
+        for step, band in banded(steps, layers, threads)
     ]
     results = frozenset(layers)
     if int8:

@@ -247,6 +247,9 @@ class Checker {
     MNV2_REQUIRE(step_.stripes >= 1 && step_.stripes <= step_.out_width, "there are too many or no stripes");
     if (step_.stripes == 1) return nullptr;
     MNV2_REQUIRE(first.conv >= 0 && (!bytes() || first.dilation == 1), "stripes begin with a convolution of pixels");
+    for (const Stage& stage : step_.stages) {
+      MNV2_REQUIRE(stage.conv >= 0 || stage.project >= 0, "stripes are made by products");
+    }
     for (int i = 0; i < step_.stripes; i++) MNV2_REQUIRE(Stripe(step_, i).has_columns(), "a stripe is too narrow");
     return nullptr;
   }

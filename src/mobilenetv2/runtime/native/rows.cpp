@@ -84,7 +84,7 @@ void run_rows(const Run<T>& run, const Step& step) {
   T* const output = to_floats ? nullptr : run.tensor(step.output);
 
   // In place, a band overwrites what its neighbours still need: halo_rows above and below each edge between bands.
-  const bool in_place = input == output;
+  const bool in_place = input && input == output;
   const int halo = in_place ? halo_rows(first) : 0;
   const auto kept = [&](int image, int band) {
     return run.tensor(step.scratch) + in_rows(2 * halo * (image * (bands - 1) + band));

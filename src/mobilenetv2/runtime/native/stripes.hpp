@@ -24,6 +24,7 @@ struct Stripe {
 
   // Stripe `index` of `step.stripes`.
   Stripe(const Step& step, int index) : stages(step.stages), columns(step.stages.size()) {
+    if (step.stripes == 1) return;
     const auto edge = [&](int i) {
       return static_cast<int>(static_cast<long long>(step.out_width) * i / step.stripes);
     };
