@@ -124,6 +124,13 @@ BROKEN: dict[str, tuple[_native.StepKind, Callable[[_native.Step], None], str]] 
     "another size": (MATMUL, lambda step: setattr(step, "out_height", 3), "size|outside"),
     "negative size": (MATMUL, lambda step: setattr(step, "in_height", -1), "out of range"),
     "reads the image": (MATMUL, lambda step: setattr(step, "inputs", [_native.IMAGE]), "image"),
+    "no stripe": (ROWS, lambda step: setattr(step, "stripes", 0), "no stripes"),
+    "stripes": (ROWS, lambda step: setattr(step, "stripes", 999), "too many"),
+    "narrow stripes": (
+        ROWS,
+        lambda step: (setattr(step, "stripes", 16), with_stage(step, dilation=9))[0],
+        "too narrow",
+    ),
     "no stage": (ROWS, lambda step: setattr(step, "stages", []), "image|at least one stage"),
     "no strip": (ROWS, lambda step: with_stage(step, strip=0), "out of range"),
     "stride": (ROWS, lambda step: with_stage(step, stride=0), "out of range"),

@@ -119,6 +119,7 @@ class Step:
     scratch: int
     top: int
     chunk: int
+    stripes: int
     matrix: int
     low: float
     high: float
@@ -135,6 +136,8 @@ class Step:
     out_height: int
     out_width: int
     out_channels: int
+
+def rows_scratch(step: Step, item_bytes: int) -> int: ...
 
 class Plan:
     def size(self, images: int) -> int: ...

@@ -197,7 +197,10 @@ class Engine:
         steps = self._plan_for(height, width).steps
         seconds = np.zeros(len(steps))
         self._run(images, seconds=seconds)
-        return [(*names, 1e3 * taken) for names, taken in zip(steps, seconds.tolist())]
+        sums = dict.fromkeys(steps, 0.0)  # of all bands of a step
+        for names, taken in zip(steps, seconds.tolist()):
+            sums[names] += 1e3 * taken
+        return [(*names, taken) for names, taken in sums.items()]
 
     def activation_bytes(self, height: int, width: int, batch: int = 1) -> int:
         """Memory that `batch` images of this size take while they run, all scratch included, the
@@ -219,10 +222,11 @@ class Engine:
         """
         chosen = self._plan_for(height, width)
         native, item_bytes = self._packed.native, self._packed.weights.item_bytes
-        return [
-            (*names, item_bytes * native.plan([step], self.threads).size(1))
-            for names, step in zip(chosen.steps, chosen.native_steps)
-        ]
+        most = dict.fromkeys(chosen.steps, 0)  # of all bands of a step
+        for names, step in zip(chosen.steps, chosen.native_steps):
+            size = native.plan([step], self.threads).size(1)
+            most[names] = max(most[names], item_bytes * size)
+        return [(*names, size) for names, size in most.items()]
 
     @property
     def weight_bytes(self) -> int:

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 import msgspec
 
 from ..layer import IMAGE, Shape
 from . import _native
+from .bands import Band
 
 LINE_BYTES = 64  # tensors begin on a cache line
 
@@ -23,8 +23,10 @@ class UnplacedStep(msgspec.Struct):
         output: Name of the tensor that it makes.
         output_shape: (channels, height, width).
         scratch_items: Elements of memory for this step alone, beside each thread's own.
+        thread_items: Elements of memory that its threads need beside that, all together.
         in_place: The output may take the place of the input.
         item_scale: Elements of one output number: 4 of float32 among bytes.
+        band: The pixels that it runs on; None: all of them.
     """
 
     step: _native.Step
@@ -33,71 +35,142 @@ class UnplacedStep(msgspec.Struct):
     output: str
     output_shape: Shape
     scratch_items: int = 0
+    thread_items: int = 0
     in_place: bool = False
     item_scale: int = 1
+    band: Band | None = None
 
     @property
     def output_items(self) -> int:
-        """Elements of the output."""
-        return math.prod(self.output_shape) * self.item_scale
+        """Elements of the output, or of as much of it as exists at a time."""
+        channels, height, width = self.output_shape
+        if self.band is not None and self.output in self.band.local:
+            height, width = self.band.height, self.band.width
+        return channels * height * width * self.item_scale
+
+    def before(self, name: str, items: int) -> int:
+        """Elements of a tensor, with `items` for each pixel, that lie before what the step reads or
+        makes.
+        """
+        return 0 if self.band is None or name in self.band.local else self.band.first * items
 
 
-class Arena(msgspec.Struct):
-    """Places for tensors that live from one step to another, first fit.
+class Room(msgspec.Struct):
+    """Memory for one tensor, or for tensors that take each other's place.
 
     Attributes:
-        line: Elements in a cache line; places are multiples of it.
-        taken: (begin, end) of the tensors that are alive, sorted.
+        size: Elements.
+        first: Index of the first step that needs it.
+        last: Of the last one.
+        begin: Where it lies.
     """
 
-    line: int
-    taken: list[tuple[int, int]] = msgspec.field(default_factory=list)
+    size: int
+    first: int
+    last: int
+    begin: int = 0
 
     @property
-    def top(self) -> int:
-        """No tensor that is alive reaches beyond."""
-        return max((end for _, end in self.taken), default=0)
+    def end(self) -> int:
+        """Behind its last element."""
+        return self.begin + self.size
 
-    def take(self, size: int) -> int:
-        """A place for so many elements."""
-        size = -(-size // self.line) * self.line
-        begin = 0
-        for other, end in self.taken:
-            if other - begin >= size:
+    def take_place(self, others: Iterable[Room]) -> None:
+        """Takes the lowest place that none of the others has while this one is needed."""
+        self.begin = 0
+        for other in sorted(others, key=lambda room: room.begin):
+            if other.last < self.first or self.last < other.first:
+                continue
+            if other.begin - self.begin >= self.size:
                 break
-            begin = end
-        self.taken = sorted([*self.taken, (begin, begin + size)])
-        return begin
-
-    def free(self, begin: int) -> None:
-        """Gives a place back."""
-        self.taken = [place for place in self.taken if place[0] != begin]
+            self.begin = max(self.begin, other.end)
 
 
-def place(unplaced: Sequence[UnplacedStep], written: Mapping[str, int], item_bytes: int) -> None:
-    """Gives every tensor a place; an input that nobody reads again is free afterwards."""
-    last_use = {name: index for index, todo in enumerate(unplaced) for name in todo.inputs}
-    arena = Arena(LINE_BYTES // item_bytes)
-    places = {IMAGE: _native.IMAGE}
+def place(
+    unplaced: Sequence[UnplacedStep], written: Mapping[str, int], item_bytes: int
+) -> list[int]:
+    """Gives every tensor a place.
+
+    Of three orders in which tensors take the lowest free place, the one with the lowest peak counts:
+    the order of the steps; the largest first; or those of the step that needs most memory first
+    (Pisarchyk and Lee, Efficient Memory Management for Deep Neural Net Inference, 2020).
+
+    Args:
+        unplaced: The steps.
+        written: The index of the caller's array that a tensor is written to, by its name.
+        item_bytes: Bytes of one element.
+
+    Returns:
+        Elements that each step needs for one image, those of its threads included.
+    """
+    rooms, scratches = _rooms(unplaced, written, LINE_BYTES // item_bytes)
+    of_steps: list[list[Room]] = [[] for _ in unplaced]
+    every = list({id(room): room for room in [*rooms.values(), *scratches.values()]}.values())
+    for room in every:
+        for index in range(room.first, room.last + 1):
+            of_steps[index].append(room)
+    threads = [todo.thread_items for todo in unplaced]
+    needs = [items + sum(room.size for room in alive) for items, alive in zip(threads, of_steps)]
+    by_need = sorted(every, key=lambda room: (-max(needs[room.first : room.last + 1]), -room.size))
+    orders = [by_need, sorted(every, key=lambda room: -room.size), every]
+
+    def peak(order: Sequence[Room]) -> int:
+        _take_places(order)
+        return max(items + top for items, top in zip(threads, _tops(of_steps)))
+
+    _take_places(min(orders, key=peak))
+    places = {name: room.begin for name, room in rooms.items()}
+    places |= {name: _native.ANSWER - index for name, index in written.items()}
+    places[IMAGE] = _native.IMAGE
     for index, todo in enumerate(unplaced):
-        dying = {
-            name
-            for name in todo.inputs
-            if last_use[name] == index and name != IMAGE and name not in written
-        }
-        if todo.output in written:
-            places[todo.output] = _native.ANSWER - written[todo.output]
-        elif todo.in_place and todo.inputs[0] in dying:
-            places[todo.output] = places[todo.inputs[0]]
-            dying = set()
-        else:
-            places[todo.output] = arena.take(todo.output_items)
-        todo.step.inputs = [places[name] for name in todo.inputs]
+        channels = todo.step.input_channels or [0]
+        todo.step.inputs = [
+            places[name] + todo.before(name, items)
+            for name, items in zip(todo.inputs, channels, strict=True)
+        ]
         todo.step.output = places[todo.output]
+        todo.step.scratch = scratches[index].begin if index in scratches else 0
+        before = todo.before(todo.output, todo.output_shape[0])
+        if todo.output in written:
+            todo.step.scratch += before
+        else:
+            todo.step.output += before * todo.item_scale
+    for todo, top in zip(unplaced, _tops(of_steps)):
+        todo.step.top = top
+    return [todo.step.top + todo.thread_items for todo in unplaced]
+
+
+def _take_places(order: Sequence[Room]) -> None:
+    for index, room in enumerate(order):
+        room.take_place(order[:index])
+
+
+def _tops(of_steps: Iterable[Iterable[Room]]) -> list[int]:
+    """The end of the memory that each step's tensors lie in."""
+    return [max((room.end for room in alive), default=0) for alive in of_steps]
+
+
+def _rooms(
+    unplaced: Sequence[UnplacedStep], written: Mapping[str, int], line: int
+) -> tuple[dict[str, Room], dict[int, Room]]:
+    """Of each tensor by name, and of each step's scratch by the step's index. Tensors that are
+    written to the caller's arrays have none.
+    """
+    last_use = {name: index for index, todo in enumerate(unplaced) for name in todo.inputs}
+    rooms: dict[str, Room] = {}
+    scratches: dict[int, Room] = {}
+    for index, todo in enumerate(unplaced):
         if todo.scratch_items:
-            todo.step.scratch = arena.take(todo.scratch_items)
-        todo.step.top = arena.top
-        if todo.scratch_items:
-            arena.free(todo.step.scratch)
-        for name in dying:
-            arena.free(places[name])
+            scratches[index] = Room(-(-todo.scratch_items // line) * line, index, index)
+        if todo.output in written:
+            continue
+        last = max(last_use.get(todo.output, index), index)
+        (read, *_) = todo.inputs
+        if todo.output in rooms:
+            rooms[todo.output].last = last
+        elif todo.in_place and read in rooms and last_use[read] == index:
+            rooms[todo.output] = rooms[read]
+            rooms[read].last = last
+        else:
+            rooms[todo.output] = Room(-(-todo.output_items // line) * line, index, last)
+    return rooms, scratches

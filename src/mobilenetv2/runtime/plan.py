@@ -17,6 +17,9 @@ from numpy.typing import NDArray
 from ..graph import Network
 from ..layer import IMAGE, Layer, Shape
 from . import _native
+from .bands import Band, banded
+from .budgets import BUDGETS, chunk_panels, fits_plane
+from .chains import cut_stripes, cut_strips, longer_chain
 from .packing import Weights
 from .placing import UnplacedStep, place
 from .steps import Stage, Step, Steps
@@ -25,31 +28,11 @@ if TYPE_CHECKING:
     from ..int8 import Int8Checkpoint
 
 
-@dataclass(frozen=True)
-class Budget:
-    """Cache budget of one inverted residual. Measured; smaller strips save memory and cost time.
-
-    Attributes:
-        strip_bytes: For a strip's wide rows and their depthwise output; half of it for each of
-            several threads.
-        plane_bytes: For a depthwise output that is kept whole.
-        chunk_channels: Wide channels at once, where the output is kept whole.
-    """
-
-    strip_bytes: int
-    plane_bytes: int
-    chunk_channels: int
-
-
-BUDGETS = {  # by item bytes
-    4: Budget(160 << 10, 512 << 10, 64),
-    2: Budget(128 << 10, 256 << 10, 128),
-    1: Budget(96 << 10, 64 << 10, 256),
-}
 BLOCK = _native.BLOCK  # channels that blocked tensors keep together
 FLOAT_BYTES = 4
 LABELS_IN_A_BYTE = 256
 MASK = "mask"  # name of the output with the best class of each pixel
+WORTH_STRIPES = 0.9  # of the memory, at most: stripes cost a hundredth of the time
 LIMITS = {"linear": (-math.inf, math.inf), "relu": (0.0, math.inf), "relu6": (0.0, 6.0)}
 KINDS = {
     "matmul": _native.StepKind.MATMUL,
@@ -119,8 +102,51 @@ def plan(
         mask_of: Name of the map of scores, of which the best class of each pixel is an output too.
             It is a resize of the steps' only output, or that itself.
     """
+    draft = _draft(described, steps, weights, threads, int8, mask_of)
+    stripes = threads == 1 and BUDGETS[weights.item_bytes].stripe_rows > 0
+    longer = longer_chain(steps, draft.layers) if stripes else None
+    if longer is not None:
+        joined = 1 + len(steps.steps) - len(longer.steps)
+        if max(draft.needs[:joined]) >= WORTH_STRIPES * max(draft.needs):
+            other = _draft(described, longer, weights, threads, int8, mask_of)
+            if max(other.needs) <= WORTH_STRIPES * max(draft.needs):
+                draft = other
+    shown = tuple((*todo.names, todo.step.kind.name.lower()) for todo in draft.unplaced)
+    native = tuple(todo.step for todo in draft.unplaced)
+    mask = None if mask_of is None else MASK
+    return Plan(network.plan(list(native), threads), draft.outputs, mask, shown, native)
+
+
+@dataclass(frozen=True)
+class _Draft:
+    """The steps in their places.
+
+    Attributes:
+        layers: Of the network, by name.
+        unplaced: The steps.
+        outputs: As in `Plan`.
+        needs: Elements of memory that each step needs.
+    """
+
+    layers: dict[str, Layer]
+    unplaced: list[UnplacedStep]
+    outputs: dict[str, Shape]
+    needs: list[int]
+
+
+def _draft(
+    described: Network,
+    steps: Steps,
+    weights: Weights,
+    threads: int,
+    int8: Int8Checkpoint | None,
+    mask_of: str | None,
+) -> _Draft:
     layers = {layer.name: layer for layer in described.layers}
-    unplaced = [_unplaced(step, layers, weights, threads) for step in steps.steps]
+    unplaced = [
+        _unplaced(step, layers, weights, threads, band)
+        for step, band in banded(steps, layers, threads)
+    ]
     results = frozenset(layers)
     if int8:
         results = _finish_int8(layers, unplaced, described, int8)
@@ -138,11 +164,7 @@ def plan(
     if mask_of is not None:
         written[MASK] = len(names)
         outputs[MASK] = layers[mask_of].out_shape
-    place(unplaced, written, weights.item_bytes)
-    shown = tuple((*todo.names, todo.step.kind.name.lower()) for todo in unplaced)
-    native = tuple(todo.step for todo in unplaced)
-    mask = None if mask_of is None else MASK
-    return Plan(network.plan(list(native), threads), outputs, mask, shown, native)
+    return _Draft(layers, unplaced, outputs, place(unplaced, written, weights.item_bytes))
 
 
 def _add_float_outputs(
@@ -248,14 +270,21 @@ def _labels(
 
 
 def _unplaced(
-    outline: Step, layers: Mapping[str, Layer], weights: Weights, threads: int
+    outline: Step,
+    layers: Mapping[str, Layer],
+    weights: Weights,
+    threads: int,
+    band: Band | None,
 ) -> UnplacedStep:
     first, last = layers[outline.layers[0]], layers[outline.output]
     step = _native.Step()
     step.in_channels, step.in_height, step.in_width = first.in_shape
     step.out_channels, step.out_height, step.out_width = last.out_shape
     names = first.name, last.name
-    todo = UnplacedStep(step, names, outline.sources, last.name, last.out_shape)
+    if band is not None:
+        step.in_height = step.out_height = band.height
+        step.in_width = step.out_width = band.width
+    todo = UnplacedStep(step, names, outline.sources, last.name, last.out_shape, band=band)
     if outline.stages:
         _fill_stages(todo, outline, layers, weights, threads)
     else:
@@ -282,15 +311,24 @@ def _fill_stages(
     step, stages = todo.step, [_native_stage(stage, layers, weights) for stage in outline.stages]
     todo.in_place = len(stages) == 1 and outline.stages[0].add is not None
     depthwise = layers[outline.stages[0].depthwise or outline.layers[0]]
-    if outline.kind == "block" and _fits_plane(depthwise, weights, threads):
+    if outline.kind == "block" and fits_plane(
+        depthwise, step.in_channels + step.out_channels, weights, threads
+    ):
         step.kind = _native.StepKind.PLANE
-        step.chunk = _chunk_panels(depthwise, weights, threads)
-        todo.scratch_items = up_to_block(depthwise.out_shape[0]) * math.prod(
-            depthwise.out_shape[1:]
-        )
+        step.chunk = chunk_panels(depthwise, weights, threads)
+        wide = up_to_block(depthwise.out_shape[0])
+        todo.scratch_items = wide * math.prod(depthwise.out_shape[1:])
+        at_once = min(step.chunk * weights.panel_channels, wide)
+        todo.thread_items = threads * at_once * math.prod(depthwise.in_shape[1:])
     else:
         step.kind = _native.StepKind.ROWS
-        _cut_strips(stages, weights.item_bytes, threads)
+        if outline.kind == "stripes":
+            cut_stripes(step, stages, BUDGETS[weights.item_bytes].stripe_rows)
+        else:
+            budget = BUDGETS[weights.item_bytes].strip_bytes // min(threads, 2)
+            cut_strips(stages, weights.item_bytes, budget)
+        step.stages = stages
+        todo.thread_items = threads * _native.rows_scratch(step, weights.item_bytes)
         if todo.in_place:
             # bands of rows keep copies of the rows around their edges for one another
             halo_rows = 2 * depthwise.dilation * (threads - 1)
@@ -321,42 +359,3 @@ def _native_stage(outline: Stage, layers: Mapping[str, Layer], weights: Weights)
         stage.project = weights.handles[outline.project]
         stage.low, stage.high = LIMITS[layers[outline.project].activation]
     return stage
-
-
-def _fits_plane(depthwise: Layer, weights: Weights, threads: int) -> bool:
-    """Whether a block runs over its whole plane: the map is small, and there are chunks for all
-    threads.
-    """
-    channels, height, width = depthwise.out_shape
-    budget = BUDGETS[weights.item_bytes]
-    at_once = max(budget.chunk_channels, weights.panel_channels) * math.prod(depthwise.in_shape[1:])
-    kept = channels * height * width
-    if weights.item_bytes * kept > budget.plane_bytes:
-        return False
-    if weights.item_bytes * at_once > budget.strip_bytes:
-        return False
-    chunks = -(-channels // weights.panel_channels)
-    return threads == 1 or chunks >= 2 * threads or height < 8 * threads
-
-
-def _chunk_panels(depthwise: Layer, weights: Weights, threads: int) -> int:
-    """Panels of the expansion at once on a plane: whole blocks, and some for every thread."""
-    panels = max(1, BLOCK // weights.panel_channels)  # of a whole block
-    unit = panels * weights.panel_channels
-    units = -(-depthwise.out_shape[0] // unit)
-    return panels * max(
-        1, min(BUDGETS[weights.item_bytes].chunk_channels // unit, units // threads)
-    )
-
-
-def _cut_strips(stages: list[_native.Stage], item_bytes: int, threads: int) -> None:
-    """Output rows at once: for the last stage as many as fit the budget, for those before what it
-    asks for.
-    """
-    last = stages[-1]
-    wide = max(last.wide_channels, last.out_channels)
-    row_bytes = item_bytes * wide * (last.in_width * last.stride + last.out_width)
-    budget = BUDGETS[item_bytes].strip_bytes // min(threads, 2)
-    last.strip = max(1, min(budget // row_bytes, last.out_height))
-    for before, after in zip(reversed(stages[:-1]), reversed(stages[1:])):
-        before.strip = min(after.strip * after.stride, before.out_height)

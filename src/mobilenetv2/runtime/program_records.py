@@ -19,7 +19,7 @@ NAME_BYTES = 64
 TYPES = (np.float32, np.uint8, np.uint16)  # of outputs, by number
 ROUNDING = "4i6f6d"
 LAYER = struct.Struct("<Q6i" + ROUNDING)
-STEP = struct.Struct("<6i3q2d2i2f9i4x" + ROUNDING)
+STEP = struct.Struct("<6i3q2d2i2f10i" + ROUNDING)
 STAGE = struct.Struct("<16i4f2i")
 
 
@@ -174,6 +174,7 @@ def _step(step: _native.Step, used: UsedLayers, first: tuple[int, int, int]) -> 
         step.out_channels,
         step.out_height,
         step.out_width,
+        step.stripes,
         *_rounding(step.rounding),
     )
 

@@ -53,9 +53,10 @@ class Step(msgspec.Struct, frozen=True):
 
     Attributes:
         kind: "rows" (stages over strips of rows), "block" (one inverted residual with an expansion,
-            which runs over rows, or over the whole plane where the map is small), "matmul" (a 1x1
-            convolution or a linear layer), "mean", "add", "concat" or "resize".
-        stages: Of "rows" and "block", each reading the one before.
+            which runs over rows, or over the whole plane where the map is small), "stripes" (a longer
+            chain, see `chains`), "matmul" (a 1x1 convolution or a linear layer), "mean", "add",
+            "concat" or "resize".
+        stages: Of "rows", "block" and "stripes", each reading the one before.
         layers: Names of all layers, in order; the last one's output is the step's.
         sources: Names of the tensors that it reads.
     """

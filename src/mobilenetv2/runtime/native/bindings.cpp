@@ -14,6 +14,7 @@
 #include <tuple>
 
 #include "cpu.hpp"
+#include "execute.hpp"
 #include "kernels.hpp"
 #include "network.hpp"
 #include "peak.hpp"
@@ -320,6 +321,7 @@ void bind_steps(nb::module_& module) {
       .def_rw("output", &Step::output)
       .def_rw("scratch", &Step::scratch)
       .def_rw("chunk", &Step::chunk)
+      .def_rw("stripes", &Step::stripes)
       .def_rw("matrix", &Step::matrix)
       .def_rw("low", &Step::low)
       .def_rw("high", &Step::high)
@@ -337,6 +339,8 @@ void bind_steps(nb::module_& module) {
       .def_rw("out_width", &Step::out_width)
       .def_rw("out_channels", &Step::out_channels)
       .def_rw("top", &Step::top);
+  module.def("rows_scratch", &mobilenetv2::rows_scratch, nb::arg("step"), nb::arg("item_bytes"),
+             "Elements that each thread needs for a step of kind ROWS.");
 }
 
 }  // namespace

@@ -4,6 +4,7 @@
 #include <cmath>
 
 #include "execute.hpp"
+#include "stripes.hpp"
 
 namespace mobilenetv2 {
 namespace {
@@ -227,14 +228,29 @@ class Checker {
                      first.in_channels == step_.in_channels && last.out_height == step_.out_height &&
                      last.out_width == step_.out_width && last.out_channels == step_.out_channels,
                  "the stages are of another size than the step");
-    return nullptr;
+    return check_stripes();
   }
 
   const char* check_equal(const Stage& before, const Stage& after) const {
     MNV2_REQUIRE(before.out_height == after.in_height && before.out_width == after.in_width &&
                      before.out_channels == after.in_channels,
                  "a stage reads another size than the one before makes");
-    MNV2_REQUIRE(!before.shortcut && !after.shortcut, "no shortcut within a chain");
+    MNV2_REQUIRE(!before.shortcut || &before != &step_.stages.front(), "no shortcut begins a chain");
+    MNV2_REQUIRE(!after.shortcut || after.expand >= 0, "within a chain, a shortcut is around an expansion");
+    MNV2_REQUIRE(!after.shortcut || std::max(after.top, after.left) <= 2 * after.dilation,
+                 "a shortcut adds what the stage does not read");
+    return nullptr;
+  }
+
+  const char* check_stripes() const {
+    const Stage& first = step_.stages.front();
+    MNV2_REQUIRE(step_.stripes >= 1 && step_.stripes <= step_.out_width, "there are too many or no stripes");
+    if (step_.stripes == 1) return nullptr;
+    MNV2_REQUIRE(first.conv >= 0 && (!bytes() || first.dilation == 1), "stripes begin with a convolution of pixels");
+    for (const Stage& stage : step_.stages) {
+      MNV2_REQUIRE(stage.conv >= 0 || stage.project >= 0, "stripes are made by products");
+    }
+    for (int i = 0; i < step_.stripes; i++) MNV2_REQUIRE(Stripe(step_, i).has_columns(), "a stripe is too narrow");
     return nullptr;
   }
 

@@ -75,6 +75,7 @@ void execute(Run<T>& run);
 // The parts: rows.cpp, plane.cpp, resize.cpp.
 template <class T>
 std::size_t rows_scratch_size(const Step& step);
+std::size_t rows_scratch(const Step& step, int item_bytes);
 template <class T>
 void run_rows(const Run<T>& run, const Step& step);
 template <class T>

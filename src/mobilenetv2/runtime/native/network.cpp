@@ -339,7 +339,8 @@ std::unique_ptr<Plan> Network<T>::plan(std::vector<Step> steps, int threads, Pro
     }
     const bool labels = step.kind == StepKind::LABELS;
     const std::size_t pixels = static_cast<std::size_t>(step.out_height) * static_cast<std::size_t>(step.out_width);
-    plan->answer_sizes[index] = labels ? pixels : step.out_size();
+    const std::size_t before = step.kind == StepKind::MATMUL ? static_cast<std::size_t>(step.scratch) : 0;
+    plan->answer_sizes[index] = std::max(plan->answer_sizes[index], labels ? pixels : before + step.out_size());
     plan->answer_bytes[index] = labels ? step.label_bytes : static_cast<int>(sizeof(float));
   }
   plan->steps = std::move(steps);

@@ -167,9 +167,12 @@ struct Step {
   std::vector<std::ptrdiff_t> inputs;
   std::vector<int> input_channels;  // CONCAT: of each input
   std::ptrdiff_t output = 0;
-  std::ptrdiff_t scratch = 0;  // PLANE: the depthwise output; ROWS in place: rows around the edges of bands
-  int chunk = 0;               // PLANE: panels of expand at once
-  int matrix = -1;             // MATMUL
+  // PLANE: the depthwise output; ROWS in place: rows around the edges of bands; MATMUL of some pixels into an answer:
+  // elements of it that other steps make before.
+  std::ptrdiff_t scratch = 0;
+  int chunk = 0;    // PLANE: panels of expand at once
+  int stripes = 1;  // ROWS that begin with a convolution: the columns are cut into so many, one after another
+  int matrix = -1;  // MATMUL
   float low = 0, high = 0;
   Rounding rounding;       // MEAN, TO_FLOAT and RESIZE over bytes
   double mean_factor = 1;  // MEAN over bytes: of the sum, see finished_mean

@@ -14,8 +14,11 @@ struct Pixels {
   T* data;
   std::ptrdiff_t pixel, block;
   int fours_width = 0;  // of a row in fours
+  int row_pixels = 0;   // from a row to the next, where that is more than its width
 
-  std::ptrdiff_t row(int width) const { return (fours_width ? up_to_four(width) : width) * pixel; }
+  std::ptrdiff_t row(int width) const {
+    return (row_pixels ? row_pixels : fours_width ? up_to_four(width) : width) * pixel;
+  }
 };
 
 // Copies dense pixels into a blocked tensor, whose last block is filled up with zeros.

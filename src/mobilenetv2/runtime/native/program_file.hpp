@@ -76,7 +76,7 @@ struct StepRecord {
   float low, high;
   std::int32_t reads_floats, signed_codes, label_bytes;
   std::int32_t in_channels, in_height, in_width, out_channels, out_height, out_width;
-  std::int32_t reserved;
+  std::int32_t stripes;  // 0 as 1
   RoundingRecord rounding;
 };
 

@@ -165,9 +165,12 @@ class Reader : ProgramView {
     MNV2_REQUIRE(within(record.stages, 0, MOST_STAGES) && within(record.first_stage, 0, stages) &&
                      record.stages <= stages - record.first_stage,
                  "the file ends within its stages");
+    MNV2_REQUIRE(within(record.stripes, 0, MOST_SIDE), "the number of its stripes is out of range");
+    step.stripes = std::max(record.stripes, 1);
     for (int i = 0; i < record.stages; i++) {
       const StageRecord from = at<StageRecord>(STAGES, static_cast<std::size_t>(record.first_stage + i));
       MNV2_PASS(check_stage(from));
+      if (step.stripes > 1) MNV2_PASS(check_edges(from));
       step.stages.push_back({from.in_height, from.in_width,      from.in_channels, from.wide_channels, from.out_height,
                              from.out_width, from.out_channels,  from.kernel,      from.stride,        from.dilation,
                              from.top,       from.left,          from.conv,        from.conv,          from.expand,
@@ -202,6 +205,14 @@ class Reader : ProgramView {
     const auto pixels = static_cast<std::uint64_t>(stage.in_height) * static_cast<std::uint64_t>(stage.in_width);
     const auto outputs = static_cast<std::uint64_t>(stage.out_height) * static_cast<std::uint64_t>(stage.out_width);
     MNV2_REQUIRE(std::max(pixels, outputs) * static_cast<std::uint64_t>(header.batch) <= MOST_BYTES, "it is too large");
+    return {};
+  }
+
+  // The columns that a stripe keeps for the next one.
+  Outcome check_edges(const StageRecord& stage) const {
+    const auto items = static_cast<std::uint64_t>(stage.kernel * stage.dilation) *
+                       static_cast<std::uint64_t>(stage.in_height) * static_cast<std::uint64_t>(stage.in_channels);
+    MNV2_REQUIRE(items <= MOST_BYTES && bytes(items, 1) <= MOST_BYTES, "a stage is too large");
     return {};
   }
 
@@ -271,12 +282,19 @@ class Reader : ProgramView {
       const mnv2_program::Output& output = program_.outputs[index];
       const bool labels = step.kind == StepKind::LABELS;
       const mnv2_type type = !labels ? MNV2_FLOAT32 : step.label_bytes == 1 ? MNV2_UINT8 : MNV2_UINT16;
-      MNV2_REQUIRE(written[index] == 0 && output.type == type && output.height == step.out_height &&
-                       output.width == step.out_width && output.channels == (labels ? 1 : step.out_channels),
+      const bool product = step.kind == StepKind::MATMUL;  // may make some pixels
+      MNV2_REQUIRE(written[index] == (product ? static_cast<std::size_t>(step.scratch) : 0) && output.type == type &&
+                       (product || (output.height == step.out_height && output.width == step.out_width)) &&
+                       output.channels == (labels ? 1 : step.out_channels),
                    "an output is not as its step makes it");
-      written[index] = step.out_size();
+      written[index] += step.out_size();
     }
-    for (const std::size_t size : written) MNV2_REQUIRE(size > 0, "an output is not made");
+    for (std::size_t i = 0; i < written.size(); i++) {
+      const mnv2_program::Output& output = program_.outputs[i];
+      const std::size_t size = static_cast<std::size_t>(output.height) * static_cast<std::size_t>(output.width) *
+                               static_cast<std::size_t>(output.channels);
+      MNV2_REQUIRE(output.type == MNV2_FLOAT32 ? written[i] == size : written[i] > 0, "an output is not made");
+    }
     MNV2_REQUIRE(reads_image, "no step reads the image");
     return {};
   }
