@@ -229,5 +229,5 @@ def test_the_option_changes_the_default_recipe() -> None:
     for name in ("finetune", "ssdlite-finetune", "deeplab-finetune"):
         before, recipe = RECIPES[name], RECIPES[name].for_int8()
         assert (recipe.name, recipe.int8) == (f"{name}-int8", "channel")
-        assert (recipe.lr, recipe.freeze_norms) == (before.lr / 5, True)
+        assert (recipe.lr, recipe.freeze_norms) == (before.lr / 3, True)
         assert (recipe.head_first, recipe.head_epochs) == (False, 0)
