@@ -310,6 +310,8 @@ def test_the_best_may_be_between_the_start_and_the_last_epoch(
         mixed = (state["start"][name] + state["average"][f"module.{name}"]) / 2
         np.testing.assert_allclose(array, mixed.numpy(), atol=1e-6)
     assert file.provenance["validation"]["trained_share"] == 0.5
+    page = " ".join(RunFolder(out).page.read_text(encoding="utf-8").split())
+    assert "50 % of the way from the fitted head to the network after epoch 1" in page
     assert file.preprocessing.crop_fraction == 1
     again = fit(two_classes, out, resume=True, machine=MACHINE)
     assert Checkpoint.load(again.file).arrays.keys() == file.arrays.keys()

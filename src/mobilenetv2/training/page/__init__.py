@@ -124,6 +124,7 @@ def _result(folder: RunFolder, task: Task, finished: Finished) -> dict[str, Any]
     return {
         "best_epoch": int(finished.best["epoch"]),
         "best": task.line(finished.best),
+        "trained_share": finished.best.get("trained_share", 1.0),
         "epochs": finished.epochs,
         "scores": {
             name: (value, MEANINGS.get(name, ""))
