@@ -21,6 +21,10 @@ Sizes = Annotated[
     tuple[tuple[UpTo1, UpTo1], ...],
     Meta(description="pairs of a share of the run and a share of the side, the former rising to 1"),
 ]
+Mixtures = Annotated[
+    tuple[Annotated[float, Meta(gt=0, lt=1)], ...],
+    Meta(description="numbers above 0 and below 1"),
+]
 WARMUPS = ("warmup_epochs", "warmup_share")
 NEEDS: Needs = {
     "muon_lr": ("optimizer='muon'", lambda recipe: recipe["optimizer"] == "muon"),
@@ -124,7 +128,7 @@ class Recipe(Record):
     head_first: bool = False
     head_l2: Annotated[float, Meta(ge=0, le=1e6)] = 0.01
     head_epochs: Count = 0
-    start_shares: tuple[Annotated[float, Meta(gt=0, lt=1)], ...] = ()
+    start_shares: Mixtures = ()
     layer_decay: Annotated[float, Meta(ge=1e-3, le=1)] = 1.0
     patience: Count = 0
     balance: bool = False
