@@ -66,7 +66,7 @@ def test_five_classes_by_default(files: list[Path]) -> None:
 def test_probabilities_of_large_logits(files: list[Path]) -> None:
     model = Model(CHECKPOINT, 1)
     logits = np.array([[0, 2000, 0, 1999, 0, 0, 0]], np.float32)
-    model.engine = lambda images: logits  # type: ignore[assignment]
+    model.engine.logits = lambda pixels: [logits[0].data]  # type: ignore[method-assign, assignment]
     best = [(p.index, round(p.probability, 6)) for p in model.classify(files[0], 3)]
     assert best == [(1, 0.731059), (3, 0.268941), (0, 0.0)]
 
@@ -79,13 +79,13 @@ def test_only_a_single_image_runs_on_all_threads(
 ) -> None:
     calls = []
 
-    def run(pixels: np.ndarray, on_this_thread: bool) -> np.ndarray:
+    def run(pixels: memoryview, on_this_thread: bool) -> np.ndarray:
         calls.append((len(pixels), on_this_thread))
-        return pixels[:, 0, 0, 0]
+        return np.asarray(pixels)[:, 0, 0, 0]
 
     results = map_images(
         range(count),
-        prepare=lambda source: (np.full((2, 2, 3), source, np.uint8), (2, source)),
+        prepare=lambda source: (np.full((2, 2, 3), source, np.uint8).data, (2, source)),
         run=run,
         use=lambda source, size, output: (source, size[1], int(output)),
         workers=1,

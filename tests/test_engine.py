@@ -274,16 +274,82 @@ def test_published_logits(shared) -> None:
         assert np.abs(Engine(checkpoint, isa=isa)(pixels[:count]) - wanted[:count]).max() < 1e-3
 
 
-def test_rows_are_scaled_as_numpy_does_it() -> None:
+@pytest.mark.parametrize("kind", ["matrix", "blocks", "depthwise", "bias", "neither", "pixels"])
+def test_weights_are_folded_as_numpy_does_it(kind: str) -> None:
     rng = np.random.default_rng(0)
-    values = rng.normal(size=(7, 37)).astype(np.float32)
-    values[0, :3] = 0, 1e-45, -3e38
-    factors = rng.normal(size=7) * 10.0 ** np.arange(-6, 1)
-    results = np.full_like(values, np.nan)
-    assert _native.scale_rows(values, factors, results)
-    assert results.tobytes() == (values * factors[:, None]).astype(np.float32).tobytes()
-    factors[0] = 2
-    assert not _native.scale_rows(values, factors, results)
+    outputs, inputs, size = (7, 1, 3) if kind == "depthwise" else (7, 5, 2)
+    kernel = rng.normal(size=(outputs, inputs, size, size)).astype(np.float32)
+    kernel[0, 0, 0] = 1e-45, *[3e38] * (size - 1)
+    norm = rng.uniform(0.5, 2, (4, outputs)).astype(np.float32)
+    norm[0] *= 10.0 ** np.arange(-6, 1)
+    scale = norm[0] / np.sqrt(norm[3].astype(np.float64) + 1e-3)
+    bias = norm[1] - norm[2] * scale
+    given = list(norm)
+    if kind in ("bias", "neither"):
+        given = given[1:2] if kind == "bias" else []
+        scale, bias = np.ones(outputs), norm[1] if kind == "bias" else np.zeros(outputs)
+    expected = kernel * scale[:, None, None, None]
+    pixels = (
+        (rng.uniform(0.5, 2, inputs), rng.normal(size=inputs)) if kind == "pixels" else ((), ())
+    )
+    if kind == "pixels":
+        bias = bias + (expected * pixels[1][:, None, None]).sum((1, 2, 3))
+        expected = expected * pixels[0][:, None, None]
+    more = (9, 3) if kind == "blocks" else (9, 0) if kind == "depthwise" else (0, 0)
+    expected = np.pad(expected, [(0, more[0]), (0, more[1]), (0, 0), (0, 0)])
+    expected = expected.transpose((1, 2, 3, 0) if kind == "depthwise" else (0, 2, 3, 1))
+    rows = len(expected) if kind != "depthwise" else size**2
+    expected = expected.astype(np.float32).reshape(rows, -1).copy()
+
+    weights, biases = np.full_like(expected, np.nan), np.full(outputs + more[0], np.nan, np.float32)
+    arguments = (outputs, inputs, size), kind == "depthwise", given, 1e-3, *map(list, pixels)
+    assert _native.fold(kernel.reshape(-1), *arguments, weights, biases)
+    assert weights.tobytes() == expected.tobytes()
+    np.testing.assert_allclose(biases, np.pad(bias, (0, more[0])), rtol=1e-6)
+    if len(given) == 4:
+        given[0][:] = np.finfo(np.float32).max
+        assert not _native.fold(kernel.reshape(-1), *arguments, weights, biases)
+
+
+def test_only_weights_that_fit_are_folded() -> None:
+    kernel, ones = np.ones(12, np.float32), [np.ones(3, np.float32)]
+    room, bias = np.empty((3, 4), np.float32), np.empty(3, np.float32)
+
+    def fold(
+        shape=(3, 4, 1), depthwise=False, norm=ones, scale=(), weights=room, bias=bias
+    ) -> bool:
+        return _native.fold(kernel, shape, depthwise, norm, 1e-3, list(scale), [], weights, bias)
+
+    assert fold()
+    assert fold(norm=[])
+    with pytest.raises(TypeError):  # what is written into a copy would be lost
+        fold(weights=np.empty((4, 3), np.float32).T)
+    for wrong in (
+        {"shape": (3, 5, 1)},
+        {"shape": (3, 4, 0)},
+        {"depthwise": True},
+        {"norm": ones * 3},
+        {"norm": [np.ones(2, np.float32)]},
+        {"scale": [1.0]},
+        {"weights": np.empty((2, 4), np.float32)},
+        {"weights": np.empty((3, 3), np.float32)},
+        {"bias": np.empty(2, np.float32)},
+    ):
+        with pytest.raises(ValueError, match="size|room|number per output|four arrays|one scale"):
+            fold(**wrong)
+
+
+@pytest.mark.parametrize("count", [1, 3, 99])
+def test_the_best_classes_are_those_of_a_softmax(count: int) -> None:
+    logits = np.random.default_rng(0).normal(size=40).astype(np.float32) * 30
+    logits[[4, 9]] = logits.max()  # the first of equals comes first
+    shares = np.exp(logits.astype(np.float64) - logits.max())
+    shares /= shares.sum()
+    ranked = _native.best_classes(logits, count)
+    assert [index for index, _ in ranked] == np.argsort(-shares, kind="stable")[:count].tolist()
+    np.testing.assert_allclose([p for _, p in ranked], np.sort(shares)[::-1][:count], rtol=1e-12)
+    with pytest.raises(ValueError, match="no classes"):
+        _native.best_classes(logits[:0], count)
 
 
 @pytest.mark.parametrize("reserved", [0, 1 << 19, 1 << 20])  # of 900,000 weights

@@ -19,7 +19,7 @@ import pytest
 
 from mobilenetv2.checkpoint import Checkpoint
 from mobilenetv2.runtime import Engine, Reference
-from mobilenetv2.runtime.engine import KEPT_PLANS
+from mobilenetv2.runtime.runner import KEPT_PLANS
 
 from .conftest import REPOSITORY, random_checkpoint
 from .int8 import random_int8

@@ -104,8 +104,8 @@ def test_workers_are_as_many_as_the_system_starts(monkeypatch) -> None:
         Thread.started = 0
         results = map_images(
             range(30),
-            lambda source: (np.full((1, 1, 3), source, np.uint8), (1, 1)),
-            lambda pixels, alone: pixels[:, 0, 0, 0].tolist(),
+            lambda source: (np.full((1, 1, 3), source, np.uint8).data, (1, 1)),
+            lambda pixels, alone: np.asarray(pixels)[:, 0, 0, 0].tolist(),
             lambda source, size, output: output,
             workers=4,
         )
@@ -220,7 +220,7 @@ def test_without_a_home_or_a_place_to_write() -> None:
 
 FORKS = """
 import mobilenetv2
-from mobilenetv2.runtime.engine import KEPT_PLANS
+from mobilenetv2.runtime.runner import KEPT_PLANS
 model = mobilenetv2.load("cifar10", threads=int(sys.argv[1]))
 batches = [np.full((2, 8 + i, 9, 3), 9 * i, np.uint8) for i in range(KEPT_PLANS + 8)]
 expected = [model(x) for x in batches]

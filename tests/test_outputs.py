@@ -16,7 +16,7 @@ from mobilenetv2.heads import Classifier, Features
 from mobilenetv2.int8 import stored_tensors
 from mobilenetv2.layer import Builder
 from mobilenetv2.runtime import Engine, Int8Reference, Reference
-from mobilenetv2.runtime.engine import KEPT_PACKINGS
+from mobilenetv2.runtime.runner import KEPT_PACKINGS
 from mobilenetv2.runtime.steps import group
 
 from .conftest import random_checkpoint

@@ -111,7 +111,7 @@ def test_one_photo_through_every_entry_point(shared, tmp_path, capsys, kind) -> 
         "many": next(model.classify_files([CAT]))[1],
         "one thread": Model(checkpoint, threads=1).classify(CAT),
         "scalar": Model(checkpoint, isa="scalar").classify(CAT),
-        "oracle": model._predictions(logits[0], 5),
+        "oracle": model._predictions(logits[0].data, 5),
     }
     # The file alone, in a folder of its own, says everything.
     checkpoint.save(tmp_path / "model.safetensors")

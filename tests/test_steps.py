@@ -225,7 +225,9 @@ def test_a_mask_of_another_type_is_refused() -> None:
     scores, mask = plan.empty_answers(1).values()
     images = np.zeros((1, 33, 33, 3), np.uint8)
     with pytest.raises(ValueError, match="another type"):
-        engine._packed.native.run_pixels(plan.native, images, [scores, mask.astype(np.uint16)])
+        engine._packed.native.run_pixels(
+            plan.native, images, [scores, np.zeros(mask.shape, np.uint16)]
+        )
 
 
 def planned_mask() -> tuple[Engine, Plan]:

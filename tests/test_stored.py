@@ -40,9 +40,27 @@ def test_arrays_are_those_of_the_file(tmp_path: Path) -> None:
     for name, array in arrays.items():
         assert stored[name].dtype == stored.places[name].dtype == array.dtype
         np.testing.assert_array_equal(stored[name], array)
-    assert stored.extremes["long"] == (-9, 9)
     with pytest.raises(ValueError, match="read-only"):
         stored["f4"][0, 0] = 1
+
+
+@pytest.mark.parametrize("place", [0, CHUNK_BYTES // 4, CHUNK_BYTES])
+def test_values_that_are_not_finite_are_seen_wherever_they_are(tmp_path: Path, place: int) -> None:
+    large = np.float32([3e38, -3e38, 1.8e38]).repeat(CHUNK_BYTES // 2)  # share the first bits
+    arrays = {"large": large}
+    for name, value in {
+        "nan": np.nan,
+        "minus nan": -np.nan,
+        "inf": np.inf,
+        "-inf": -np.inf,
+    }.items():
+        arrays[name] = large.copy()
+        arrays[name][place] = value
+    save_file(arrays, tmp_path / "a.safetensors")
+    stored = StoredArrays(tmp_path / "a.safetensors")
+    for name in arrays:
+        stored.crc32(name, 0)
+    assert stored.not_finite == {"nan", "minus nan", "inf", "-inf"}
 
 
 @pytest.mark.parametrize(

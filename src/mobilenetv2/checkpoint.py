@@ -12,11 +12,9 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 import msgspec
-import numpy as np
-from numpy.typing import NDArray
 
 from .architecture import Architecture
 from .arguments import check_kind, check_path
@@ -27,13 +25,18 @@ from .images import Preprocessing
 from .labels import BACKGROUND
 from .stored import StoredArrays
 
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
+    FloatArray = NDArray[np.float32]
+
 FORMAT = "mobilenetv2"
 VERSION = "2"  # 1: the head was a name, and the number of classes stood beside it
 MAX_NESTING = 100  # of provenance
 READABLE_VERSIONS = ("1", VERSION)
 DESCRIPTION = ("architecture", "labels", "preprocessing", "provenance")  # texts of the header
 OUR_KEYS = {*DESCRIPTION, "version", "checksum", "quantization"}  # "format" is in others' files too
-FloatArray = NDArray[np.float32]
 
 
 @dataclass(frozen=True, eq=False)
@@ -222,6 +225,7 @@ def save_model(
     Raises:
         ModelFileError: The file cannot be written; an older file of this name stays as it was.
     """
+    import numpy as np
     from safetensors.numpy import save
 
     path = check_path("path", path)
@@ -331,8 +335,8 @@ class Shaped(Protocol):
         """Its axes."""
 
     @property
-    def dtype(self) -> np.dtype[Any]:
-        """Its type."""
+    def dtype(self) -> np.dtype[Any] | str:
+        """Its type, or NumPy's name of it."""
 
 
 def check_shapes(
@@ -360,7 +364,7 @@ def check_shapes(
             "wrong type": [
                 f"{name} is {array.dtype}, not float32"
                 for name, array in arrays.items()
-                if array.dtype != np.float32 and not (any_float and array.dtype.kind == "f")
+                if array.dtype != "float32" and not (any_float and "float" in str(array.dtype))
             ],
         }
     )
@@ -368,20 +372,19 @@ def check_shapes(
 
 def check_arrays(arrays: Mapping[str, NDArray[Any]], shapes: Mapping[str, tuple[int, ...]]) -> None:
     """As `check_shapes`, and refuses values that are not finite, or a negative variance."""
+    variances = [name for name in shapes if name.endswith("running_var")]
     if isinstance(arrays, StoredArrays):
         check_shapes(arrays.places, shapes)
-        extremes = arrays.extremes
+        not_finite = [name for name in arrays if name in arrays.not_finite]
+        contents = {name: memoryview(arrays.content(name)).cast("f") for name in variances}
+        negative = [name for name, values in contents.items() if min(values) < 0]
     else:
+        import numpy as np
+
         check_shapes(arrays, shapes)
-        extremes = {name: (array.min(), array.max()) for name, array in arrays.items()}
-    _raise_faults(
-        {
-            "values that are not finite, or a negative variance": [
-                *(name for name, values in extremes.items() if not np.isfinite(values).all()),
-                *(n for n, (low, _) in extremes.items() if n.endswith("running_var") and low < 0),
-            ]
-        }
-    )
+        not_finite = [name for name, array in arrays.items() if not np.isfinite(array).all()]
+        negative = [name for name in variances if arrays[name].min() < 0]
+    _raise_faults({"values that are not finite, or a negative variance": [*not_finite, *negative]})
 
 
 def _raise_faults(faults: Mapping[str, Sequence[str]]) -> None:

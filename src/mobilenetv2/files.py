@@ -11,15 +11,14 @@ from contextlib import AbstractContextManager, contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
-from numpy.typing import NDArray
-
 from .errors import ModelFileError
 from .paths import obstacle
 from .stored import StoredArrays
 
 if TYPE_CHECKING:
     from zipfile import ZipFile, ZipInfo
+
+    from numpy.typing import NDArray
 
 MAX_FOREIGN_BYTES = 1 << 29  # of another library's file; the largest published one has 80 MB
 LARGEST_NETWORK_BYTES = 1 << 26  # the float32 weights of the largest published network are 25 MB
@@ -266,6 +265,8 @@ def checksum(header: Mapping[str, str], arrays: Mapping[str, NDArray[Any]]) -> s
             crc = zlib.crc32(f"{name} {place.dtype} {place.shape}".encode(), crc)
             crc = arrays.crc32(name, crc)
         else:
+            import numpy as np
+
             array = np.ascontiguousarray(arrays[name])
             crc = zlib.crc32(f"{name} {array.dtype} {array.shape}".encode(), crc)
             crc = zlib.crc32(array.data, crc)

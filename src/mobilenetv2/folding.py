@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from .checkpoint import Checkpoint, FloatArray
+from .checkpoint import Checkpoint
 from .layer import Layer
+
+if TYPE_CHECKING:
+    from .checkpoint import FloatArray
 
 
 def fold(

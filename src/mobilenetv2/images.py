@@ -55,9 +55,9 @@ def to_image(image: Image | NDArray[np.uint8]) -> Image:
     Raises:
         ImageError: An array of another shape or type, or an image of an unknown range of values.
     """
-    import numpy as np
+    from PIL import Image
 
-    return to_rgb(_from_array(image) if isinstance(image, np.ndarray) else image)
+    return to_rgb(image if isinstance(image, Image.Image) else _from_array(image))
 
 
 def check_unmasked(array: object) -> None:
@@ -158,9 +158,14 @@ class Preprocessing(Record):
                 an unknown range.
         """
         import numpy as np
+
+        pixels: NDArray[np.uint8] = np.array(self.cropped(to_image(as_image(image))))
+        return pixels.reshape(*self.size, self.channels)
+
+    def cropped(self, image: Image) -> Image:
+        """The same of an RGB image of Pillow, as such an image, of one channel for a grey one."""
         from PIL import Image
 
-        image = to_image(as_image(image))
         if self.channels == 1:
             image = image.convert("L")
         filter_ = Image.Resampling[self.interpolation.upper()]
@@ -182,8 +187,7 @@ class Preprocessing(Record):
                 y, x = image.height / rows, image.width / columns
                 box = (left * x, top * y, (left + width) * x, (top + height) * y)
                 image = image.resize((width, height), filter_, box=box)
-        pixels: NDArray[np.uint8] = np.array(image)  # a copy: Pillow's memory is read-only
-        return pixels.reshape(height, width, self.channels)
+        return image
 
     def resized(self, height: int, width: int) -> tuple[int, int]:
         """(height, width) of the resized image, before it is cropped or filled up.
@@ -220,8 +224,13 @@ class Preprocessing(Record):
         """Scale and offset per channel, float64; pixel * scale + offset is the normalised value."""
         import numpy as np
 
-        mean, std = np.array(self.mean, np.float64), np.array(self.std, np.float64)
-        return 1 / (255 * std), -mean / std
+        scales, offsets = self.scales_and_offsets()
+        return np.array(scales), np.array(offsets)
+
+    def scales_and_offsets(self) -> tuple[list[float], list[float]]:
+        """As `scale_offset`, without NumPy."""
+        scales = [1 / (255 * std) for std in self.std]
+        return scales, [-mean / std for mean, std in zip(self.mean, self.std)]
 
     def normalize(self, pixels: NDArray[np.uint8]) -> NDArray[np.float32]:
         """Pixels (..., channels) uint8 -> float32 in the range that the weights expect.

@@ -2,22 +2,23 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable, Generator, Iterable, Iterator
 from contextlib import closing
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, TypeVar, overload
 
-import numpy as np
-from numpy.typing import NDArray
-
 from .arguments import check_list, check_whole
 from .errors import ImageError, UserError
 from .images import as_image, to_image
-from .pipeline import map_images
-from .runtime import Engine
+from .pipeline import map_images, stacked
+from .runtime import Engine, best_classes
 from .runtime.preparing import prepared
 
 if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
     from .images import OneImage
     from .int8 import AnyCheckpoint
 
@@ -118,15 +119,13 @@ class Model:
             UserError: The model is not a classifier, or `top` is below 1.
         """
         self._check_top(top)
-        if isinstance(image, list | tuple) or (isinstance(image, np.ndarray) and image.ndim == 4):
-
-            def use(source: object, logits: NDArray[np.float32]) -> list[Prediction]:
-                return self._predictions(logits, top)
-
-            with closing(self.map_images(image, use)) as results:
+        given: Any = image
+        if is_many(given):
+            with closing(self.classify_files(given, top)) as results:
                 return [raised(result) for _, result in results]
-        pixels = prepared(self.checkpoint.preprocessing, as_image(image))
-        return self._predictions(self(pixels[None])[0], top)
+        pixels = prepared(self.checkpoint.preprocessing, as_image(given))
+        (logits,) = self.engine.logits(stacked([pixels]))
+        return self._predictions(logits, top)
 
     def classify_files(
         self,
@@ -135,7 +134,7 @@ class Model:
         open_source: Callable[[Source], Any] = lambda source: source,
         *,
         max_pixels: int | None = None,
-    ) -> Iterator[tuple[Source, list[Prediction] | ImageError]]:
+    ) -> Generator[tuple[Source, list[Prediction] | ImageError], None, None]:
         """The most probable classes of many files, or the error of each that cannot be read.
 
         There are as many workers as the engine has threads, and each runs its own images on its
@@ -152,10 +151,13 @@ class Model:
         """
         self._check_top(top)
 
-        def use(file: Source, logits: NDArray[np.float32]) -> list[Prediction]:
+        def use(file: Source, size: tuple[int, int], logits: memoryview[Any]) -> list[Prediction]:
             return self._predictions(logits, top)
 
-        with closing(self.map_images(files, use, open_source, max_pixels=max_pixels)) as results:
+        run = self.engine.logits
+        with closing(
+            self._map_memory(files, use, run, open_source, max_pixels=max_pixels)
+        ) as results:
             yield from results
 
     def features_files(
@@ -228,15 +230,32 @@ class Model:
         """As `map_images`; `use` gets the (height, width) of the image too, and whatever `run` gives
         for it.
         """
+        import numpy as np
+
+        def run_arrays(pixels: memoryview, alone: bool) -> Iterable[Output]:
+            return run(np.asarray(pixels), alone)
+
+        return self._map_memory(sources, use, run_arrays, open_source, max_pixels=max_pixels)
+
+    def _map_memory(
+        self,
+        sources: Iterable[Source],
+        use: Callable[[Source, tuple[int, int], Output], Result],
+        run: Callable[[memoryview, bool], Iterable[Output]],
+        open_source: Callable[[Source], Any],
+        *,
+        max_pixels: int | None,
+    ) -> Generator[tuple[Source, Result | ImageError], None, None]:
+        """As `map_sized`; `run` gets bytes (N, H, W, C)."""
         check_list("files", sources)
-        if isinstance(sources, np.ndarray) and sources.ndim not in (1, 4):
+        if isinstance(sources, _arrays()) and sources.ndim not in (1, 4):
             raise UserError(
                 f"a list of images is needed, not an array of the shape {sources.shape}: [image]"
             )
         if max_pixels is not None:
             check_whole("max_pixels", max_pixels)
 
-        def prepare(source: Source) -> tuple[NDArray[np.uint8], tuple[int, int]]:
+        def prepare(source: Source) -> tuple[memoryview, tuple[int, int]]:
             image = to_image(as_image(open_source(source), max_pixels=max_pixels))
             return prepared(self.checkpoint.preprocessing, image), (image.height, image.width)
 
@@ -266,13 +285,20 @@ class Model:
         self.check_classifies()
         check_whole("top", top)
 
-    def _predictions(self, logits: NDArray[np.float32], top: int) -> list[Prediction]:
+    def _predictions(self, logits: memoryview[Any], top: int) -> list[Prediction]:
         """The `top` most probable classes for the logits (classes,) of one image."""
-        probabilities = np.exp(logits.astype(np.float64) - logits.max())
-        probabilities /= probabilities.sum()
-        order = np.argsort(-probabilities, kind="stable")[:top]
         names = self.class_names()
-        return [Prediction(names[i], int(i), float(probabilities[i])) for i in order]
+        return [Prediction(names[i], i, share) for i, share in best_classes(logits, top)]
+
+
+def is_many(image: Any) -> bool:
+    """Whether this is a list, a tuple or an array (N, H, W, C) of images."""
+    return isinstance(image, list | tuple) or (isinstance(image, _arrays()) and image.ndim == 4)
+
+
+def _arrays() -> Any:
+    """NumPy's arrays, for `isinstance`; without NumPy there are none."""
+    return getattr(sys.modules.get("numpy"), "ndarray", ())
 
 
 def one_or_all(
@@ -284,7 +310,7 @@ def one_or_all(
         image: One of these.
         run: Gives each image of a list with its answer or error; the first error is raised.
     """
-    many = isinstance(image, list | tuple) or (isinstance(image, np.ndarray) and image.ndim == 4)
+    many = is_many(image)
     with closing(run(image if many else [image])) as results:
         answers = [raised(result) for _, result in results]
     return answers if many else answers[0]

@@ -5,15 +5,12 @@ from __future__ import annotations
 import threading
 import warnings
 from collections import deque
-from collections.abc import Callable, Generator, Iterable, Iterator
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from contextlib import closing, suppress
 from itertools import chain, islice
 from pathlib import Path
 from queue import Empty, SimpleQueue
-from typing import Generic, TypeVar
-
-import numpy as np
-from numpy.typing import NDArray
+from typing import Generic, TypeVar, cast
 
 from .errors import ImageError, NotFiniteError
 
@@ -26,8 +23,8 @@ GROUP = 4  # images that a worker runs at once: the weights are read once for al
 
 def map_images(
     sources: Iterable[Source],
-    prepare: Callable[[Source], tuple[NDArray[np.uint8], Size]],
-    run: Callable[[NDArray[np.uint8], bool], Iterable[Output]],
+    prepare: Callable[[Source], tuple[memoryview, Size]],
+    run: Callable[[memoryview, bool], Iterable[Output]],
     use: Callable[[Source, Size, Output], Result],
     workers: int,
 ) -> Generator[tuple[Source, Result | ImageError], None, None]:
@@ -39,9 +36,9 @@ def map_images(
     Args:
         sources: Whatever `prepare` takes. They are read one by one while the work goes on, so that
             there may be any number of them.
-        prepare: Gives the pixels of an image, (H, W, C), of one shape for all, and the size that it
-            had; may raise `ImageError`.
-        run: Called with a batch of pixels (N, H, W, C), and with whether the calling thread has
+        prepare: Gives the pixels of an image as bytes (H, W, C), of one shape for all, and the size
+            that it had; may raise `ImageError`.
+        run: Called with a batch of pixels, bytes (N, H, W, C), and with whether the calling thread has
             to do all of the work; gives the output of each image. May raise `NotFiniteError`: then
             it is called with each image alone.
         use: Called with each source, its size and its output.
@@ -51,17 +48,17 @@ def map_images(
         Each source with its result, or with its `ImageError`, in the order of the sources.
     """
 
-    def prepared(source: Source) -> tuple[NDArray[np.uint8], Size] | ImageError:
+    def prepared(source: Source) -> tuple[memoryview, Size] | ImageError:
         try:
             return prepare(source)
         except ImageError as error:
             return error
 
     def alone(
-        source: Source, pixels: NDArray[np.uint8], size: Size, one_thread: bool
+        source: Source, pixels: memoryview, size: Size, one_thread: bool
     ) -> Result | ImageError:
         try:
-            (output,) = run(pixels[None], one_thread)
+            (output,) = run(stacked([pixels]), one_thread)
         except NotFiniteError as error:
             name = source if isinstance(source, Path) else getattr(source, "name", source)
             return NotFiniteError(f"{name}: {error}")
@@ -71,7 +68,7 @@ def map_images(
         images = [prepared(source) for source in group]
         pixels = [image[0] for image in images if not isinstance(image, ImageError)]
         try:
-            outputs = iter(run(np.stack(pixels), one_thread) if pixels else ())
+            outputs = iter(run(stacked(pixels), one_thread) if pixels else ())
         except NotFiniteError:
             return [
                 image if isinstance(image, ImageError) else alone(source, *image, one_thread)
@@ -97,6 +94,12 @@ def map_images(
     with closing(_in_order(tasks, min(workers, len(ahead)))) as finished:
         for task, made in finished:
             yield from zip(task.group, made)
+
+
+def stacked(images: Sequence[memoryview]) -> memoryview:
+    """Pixels of one shape (H, W, C) as a batch (N, H, W, C)."""
+    batch = memoryview(b"".join(images))
+    return batch.cast("B", (len(images), *cast(tuple[int, ...], images[0].shape)))
 
 
 def map_in_order(

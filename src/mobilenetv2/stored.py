@@ -5,20 +5,23 @@ from __future__ import annotations
 import math
 import os
 import zlib
+from array import array
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Annotated, Any, NamedTuple
+from typing import TYPE_CHECKING, Annotated, Any, NamedTuple
 
 import msgspec
-import numpy as np
-from numpy.typing import NDArray
 
 from .errors import ModelFileError
 from .paths import obstacle
 
-DTYPES = {"F64": "<f8", "F32": "<f4", "F16": "<f2", "BOOL": "?"}
-DTYPES |= {f"{kind}{8 * size}": f"<{kind.lower()}{size}" for kind in "IU" for size in (1, 2, 4, 8)}
-UNKNOWN = np.dtype("V1")  # a type that NumPy lacks
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+DTYPES = {"F64": ("float64", 8), "F32": ("float32", 4), "F16": ("float16", 2), "BOOL": ("bool", 1)}
+DTYPES |= {f"I{8 * size}": (f"int{8 * size}", size) for size in (1, 2, 4, 8)}
+DTYPES |= {f"U{8 * size}": (f"uint{8 * size}", size) for size in (1, 2, 4, 8)}
+UNKNOWN = "|V1"  # a type that NumPy lacks
 MAX_HEADER_BYTES = 100_000_000  # as in the safetensors library
 CHUNK_BYTES = 1 << 18  # stays in the cache while it is looked at
 
@@ -32,15 +35,17 @@ class _Entry(msgspec.Struct):
 
 
 class Place(NamedTuple):
-    """Where an array lies in a file: its type, its axes, its first byte and the one behind it."""
+    """Where an array lies in a file: NumPy's name of its type, its axes, its first byte and the one
+    behind it.
+    """
 
-    dtype: np.dtype[Any]
+    dtype: str
     shape: tuple[int, ...]
     begin: int
     end: int
 
 
-class StoredArrays(Mapping[str, NDArray[Any]]):
+class StoredArrays(Mapping[str, "NDArray[Any]"]):
     """The arrays of a file that is kept open: each is read when it is asked for, and is read-only.
 
     They are what they were when `crc32` looked at them: once a file has been overwritten, they are
@@ -52,8 +57,7 @@ class StoredArrays(Mapping[str, NDArray[Any]]):
     Attributes:
         texts: Those in the file's header.
         places: Of the arrays, by name.
-        extremes: The smallest and the largest value of each array that `crc32` has looked at; NaN
-            where one is.
+        not_finite: Names of the float32 arrays in which `crc32` has seen NaN or infinity.
 
     Raises:
         ModelFileError: The file is absent, truncated or not safetensors.
@@ -64,7 +68,7 @@ class StoredArrays(Mapping[str, NDArray[Any]]):
         self._descriptor = -1
         self._content: bytes | None = None
         self._checks: dict[str, tuple[int, int]] = {}  # the CRC-32 before and behind an array
-        self.extremes: dict[str, tuple[Any, Any]] = {}
+        self.not_finite: set[str] = set()
         if reason := obstacle(path):
             raise ModelFileError(f"{path}: {reason}")
         try:
@@ -81,29 +85,32 @@ class StoredArrays(Mapping[str, NDArray[Any]]):
             raise ModelFileError(f"{path}: not a readable safetensors file: {error}") from None
 
     def __getitem__(self, name: str) -> NDArray[Any]:
-        return self.read(name)
+        import numpy as np
 
-    def read(self, name: str, room: NDArray[Any] | None = None) -> NDArray[Any]:
-        """The array of that name.
-
-        Args:
-            name: As in the file.
-            room: Contiguous memory that is large enough, which the array then lies in, since new
-                memory takes as long as reading does; None: new memory.
-
-        Raises:
-            ModelFileError: The file has been overwritten, or NumPy lacks the array's type.
-        """
         place = self.places[name]
         if place.dtype == UNKNOWN:
             raise ModelFileError(f"{self._path}: {name:.80} is of a type that NumPy lacks")
+        return np.frombuffer(self.content(name), place.dtype).reshape(place.shape)
+
+    def content(self, name: str, room: memoryview | None = None) -> bytes | memoryview:
+        """The bytes of an array, little-endian.
+
+        Args:
+            name: Of the array.
+            room: At least as many bytes, which the array then lies in, since new memory takes as
+                long as reading does; None: new memory.
+
+        Raises:
+            ModelFileError: The file has been overwritten.
+        """
+        place = self.places[name]
         if name not in self._checks:
             self.crc32(name, 0)
         before, behind = self._checks[name]
         content = self._read(place.begin, place.end, room)
         if zlib.crc32(content, before) != behind:
             raise self._changed()
-        return np.frombuffer(content, place.dtype).reshape(place.shape)
+        return content
 
     def __iter__(self) -> Iterator[str]:
         return iter(self.places)
@@ -128,28 +135,22 @@ class StoredArrays(Mapping[str, NDArray[Any]]):
             ModelFileError: The file has become shorter.
         """
         place, crc = self.places[name], before
-        extremes = []
         for begin in range(place.begin, place.end, CHUNK_BYTES):
             content = self._read(begin, min(begin + CHUNK_BYTES, place.end))
             crc = zlib.crc32(content, crc)
-            if place.dtype != UNKNOWN:
-                values = np.frombuffer(content, place.dtype)
-                extremes += [values.min(), values.max()]
+            if place.dtype == "float32" and not _all_finite(bytes(content)):
+                self.not_finite.add(name)
         self._checks[name] = before, crc
-        if len(extremes) > 2:  # of several chunks
-            extremes = [np.min(extremes), np.max(extremes)]
-        if extremes:
-            self.extremes[name] = extremes[0], extremes[1]
         return crc
 
-    def _read(self, begin: int, end: int, room: NDArray[Any] | None = None) -> bytes | memoryview:
+    def _read(self, begin: int, end: int, room: memoryview | None = None) -> bytes | memoryview:
         if self._content is not None:
             return self._content[begin:end]
         if room is None:
             content: bytes | memoryview = os.pread(self._descriptor, end - begin, begin)
             length = len(content)
         else:
-            content = room.data.cast("B")[: end - begin]
+            content = room[: end - begin]
             length = os.preadv(self._descriptor, [content], begin)
         if length != end - begin:
             raise self._changed()
@@ -174,8 +175,8 @@ class StoredArrays(Mapping[str, NDArray[Any]]):
         places, behind = {}, 0
         for name, entry in sorted(entries.items(), key=lambda item: item[1].data_offsets):
             begin, end = entry.data_offsets
-            dtype = np.dtype(DTYPES.get(entry.dtype, UNKNOWN))
-            size = dtype.itemsize * math.prod(entry.shape)
+            dtype, item_bytes = DTYPES.get(entry.dtype, (UNKNOWN, 1))
+            size = item_bytes * math.prod(entry.shape)
             if begin != behind or end < begin or (dtype != UNKNOWN and end - begin != size):
                 raise ValueError(f"{name:.80} is not where its bytes are")
             places[name] = Place(dtype, entry.shape, first + begin, first + end)
@@ -183,3 +184,11 @@ class StoredArrays(Mapping[str, NDArray[Any]]):
         if first + behind != self._size:
             raise ValueError(f"{self._size - first} bytes of arrays, and its header says {behind}")
         return texts, places
+
+
+def _all_finite(content: bytes) -> bool:
+    """Whether little-endian float32 values are neither NaN nor infinity."""
+    last = content[3::4]  # the sign and all but one bit of the exponent
+    if b"\x7f" not in last and b"\xff" not in last:
+        return True
+    return all(map(math.isfinite, array("f", content)))

@@ -10,18 +10,21 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from enum import Enum
 from pathlib import Path
-from typing import Any, Literal, overload
+from typing import TYPE_CHECKING, Any, Literal, overload
 
 import numpy as np
 from torch import nn
 
 from ..architecture import Architecture, Stage
-from ..checkpoint import Checkpoint, FloatArray
+from ..checkpoint import Checkpoint
 from ..errors import ArchitectureError, shortened
 from ..graph import array_shapes, blocks
 from ..heads import Classifier, Features
 from .backbone import PAPER_BN_DECAY, Backbone
 from .classifier import FeatureExtractor, MobileNetV2
+
+if TYPE_CHECKING:
+    from ..checkpoint import FloatArray
 
 TORCHVISION_ENUM = "MobileNet_V2_Weights"
 TORCHVISION_WEIGHTS = {

@@ -2,6 +2,7 @@
 
 from typing import TYPE_CHECKING, Any
 
+from ._native import best_classes
 from .engine import Engine
 
 if TYPE_CHECKING:
@@ -9,7 +10,7 @@ if TYPE_CHECKING:
     from .int8_reference import Int8Reference
     from .reference import Reference
 
-__all__ = ["BF16Reference", "Engine", "Int8Reference", "Reference"]
+__all__ = ["BF16Reference", "Engine", "Int8Reference", "Reference", "best_classes"]
 
 
 def __getattr__(name: str) -> Any:

@@ -1,9 +1,11 @@
+from array import array
+from collections.abc import Sequence
 from enum import Enum
 from typing import Any
 
-import numpy as np
 from numpy.typing import NDArray
 
+Memory = memoryview[Any] | NDArray[Any]
 BLOCK: int
 IMAGE: int
 ANSWER: int
@@ -28,9 +30,21 @@ def resample(
     resized: tuple[int, int],
     offset: tuple[int, int],
     filter: Filter,
-    pixels: NDArray[np.uint8],
+    pixels: Memory,
 ) -> None: ...
-def scale_rows(values: NDArray[Any], factors: NDArray[Any], results: NDArray[Any]) -> bool: ...
+def all_finite(values: Memory) -> bool: ...
+def fold(
+    kernel: Memory,
+    shape: tuple[int, int, int],
+    depthwise: bool,
+    norm: Sequence[Memory],
+    epsilon: float,
+    scale: list[float],
+    offset: list[float],
+    weights: Memory,
+    bias: Memory,
+) -> bool: ...
+def best_classes(logits: Memory, count: int) -> list[tuple[int, float]]: ...
 
 class Twice:
     def __init__(self, fraction: float, power: float) -> None: ...
@@ -153,8 +167,8 @@ class ByteNetwork:
     def reserve(self, weights: int) -> None: ...
     def add_matrix(
         self,
-        weights: NDArray[Any],
-        bias: NDArray[Any],
+        weights: Memory,
+        bias: Memory,
         input_factor: int = 0,
         tail: int = 0,
         factor: NDArray[Any] | None = None,
@@ -164,8 +178,8 @@ class ByteNetwork:
     ) -> int: ...
     def add_depthwise(
         self,
-        weights: NDArray[Any],
-        bias: NDArray[Any],
+        weights: Memory,
+        bias: Memory,
         copies: int = 1,
         factor: NDArray[Any] | None = None,
         fraction: NDArray[Any] | None = None,
@@ -177,18 +191,18 @@ class ByteNetwork:
     def run_pixels(
         self,
         plan: Plan,
-        images: NDArray[Any],
-        answers: list[NDArray[np.float32]],
-        seconds: NDArray[Any] | None = None,
+        images: Memory,
+        answers: Sequence[Memory],
+        seconds: Memory | array[float] | None = None,
     ) -> None: ...
 
 class Network(ByteNetwork):
     def run_values(
         self,
         plan: Plan,
-        images: NDArray[Any],
-        answers: list[NDArray[np.float32]],
-        seconds: NDArray[Any] | None = None,
+        images: Memory,
+        answers: Sequence[Memory],
+        seconds: Memory | array[float] | None = None,
     ) -> None: ...
 
 class BF16Network(Network): ...

@@ -17,16 +17,8 @@ from ..graph import network as described_network
 from ..int8 import float_results
 from ..layer import IMAGE, Layer
 from . import _native
-from .packing import (
-    Array,
-    Weights,
-    filled,
-    filled_channels,
-    laid_out,
-    rows,
-    weighted_layers,
-    within_float32,
-)
+from .layout import Array, filled, filled_channels, laid_out, rows, within_float32
+from .packing import Weights, weighted_layers
 from .placing import UnplacedStep
 from .steps import Steps
 

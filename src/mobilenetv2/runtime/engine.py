@@ -1,36 +1,24 @@
-"""The native runtime: a checkpoint, folded and packed once, run with one plan per image size."""
+"""The native runtime: NumPy's arrays in, arrays out."""
 
 from __future__ import annotations
 
-import warnings
-from collections import OrderedDict
+from array import array
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any, cast
-
-import numpy as np
-from numpy.typing import NDArray
+from typing import TYPE_CHECKING, Any
 
 from ..arguments import check_whole
-from ..checkpoint import Checkpoint
-from ..errors import NotFiniteError, UserError
-from ..graph import Network, network
-from ..locks import ForkSafeLock
-from .choices import chosen_isa, chosen_precision, chosen_threads
+from ..errors import UserError
 from .inputs import check_images, checked_names, to_pixels
-from .packed import Packed, packed
-from .plan import MASK, Plan, plan
-from .steps import Steps, group
+from .plan import MASK
+from .runner import Runner
+from .steps import group
 
 if TYPE_CHECKING:
-    from ..int8 import AnyCheckpoint
-    from . import _native
-
-KEPT_PLANS = 16
-KEPT_PACKINGS = 2  # weights laid out once more, for outputs from within steps
-BATCH = 4  # images at once at least; more go one group after another, so that memory stays small
+    import numpy as np
+    from numpy.typing import NDArray
 
 
-class Engine:
+class Engine(Runner):
     """Runs a checkpoint on the CPU, in float32, bfloat16 or int8.
 
     It may be called from several Python threads and in forked children; the GIL is released
@@ -59,41 +47,6 @@ class Engine:
             has layers without int8 kernels.
     """
 
-    def __init__(
-        self,
-        checkpoint: AnyCheckpoint,
-        threads: int | None = None,
-        isa: str | None = None,
-        precision: str | None = None,
-    ) -> None:
-        if not hasattr(checkpoint, "architecture"):
-            raise UserError(
-                "a Checkpoint or Int8Checkpoint is needed, as mobilenetv2.load reads it from a file, "
-                f"not {type(checkpoint).__name__}"
-            )
-        self.checkpoint = checkpoint
-        self._arguments = checkpoint, threads, isa, precision
-        self.threads = chosen_threads(threads)
-        self._int8 = None if isinstance(checkpoint, Checkpoint) else checkpoint
-        self.precision = chosen_precision(precision, self._int8 is not None)
-        self.isa = chosen_isa(isa, self.precision)
-        self._described = network(checkpoint.architecture)
-        self._packed = self._pack(group(self._described))
-        started = self._packed.native.threads
-        if started < self.threads:
-            warnings.warn(
-                f"the system lets this process start {started} of {self.threads} threads",
-                RuntimeWarning,
-                stacklevel=2,
-            )
-            self.threads = started
-        self._repacked: list[Packed] = []
-        self._plans: OrderedDict[tuple[Any, ...], Plan] = OrderedDict()
-        self._lock = ForkSafeLock()
-
-    def __reduce__(self) -> tuple[type[Engine], tuple[Any, ...]]:
-        return type(self), self._arguments
-
     def __call__(self, images: NDArray[Any], alone: bool = False) -> Any:
         """Runs the network on a batch of images.
 
@@ -114,6 +67,24 @@ class Engine:
         outputs = self._run(images, threads=1 if alone else None)
         answer = {name: self._shaped(name, values) for name, values in outputs.items()}
         return next(iter(answer.values())) if len(answer) == 1 else answer
+
+    def logits(self, pixels: memoryview, alone: bool = False) -> list[memoryview]:
+        """The logits of a classifier, without NumPy, whose import takes longer than many a call.
+
+        Args:
+            pixels: Bytes (N, H, W, C), contiguous, as `preparing` gives them.
+            alone: As for the call.
+
+        Returns:
+            Of each image (classes,) float32.
+
+        Raises:
+            NotFiniteError: An image has an answer that is not finite.
+        """
+        (values,) = self._finite(pixels, threads=1 if alone else None).values()
+        flat: memoryview[Any] = values.cast("B").cast("f")
+        classes = len(flat) // len(pixels)
+        return [flat[begin : begin + classes] for begin in range(0, len(flat), classes)]
 
     def outputs(self, images: NDArray[Any], names: Sequence[str]) -> dict[str, NDArray[np.float32]]:
         """Named tensors of the network, such as the levels of a feature pyramid.
@@ -155,6 +126,8 @@ class Engine:
                 f"the model's head is {head}: it has no features of a whole image; calling it gives "
                 "its map"
             )
+        import numpy as np
+
         last = self._described[self._described.outputs[0]]
         names = last.sources if last.kind == "linear" else (last.name,)
         (values,) = self._run(images, names, 1 if alone else None).values()
@@ -195,7 +168,7 @@ class Engine:
         check_images(images, self.checkpoint.architecture.in_channels)
         height, width = images.shape[1:3]
         steps = self._plan_for(height, width).steps
-        seconds = np.zeros(len(steps))
+        seconds = array("d", bytes(8 * len(steps)))
         self._run(images, seconds=seconds)
         sums = dict.fromkeys(steps, 0.0)  # of all bands of a step
         for names, taken in zip(steps, seconds.tolist()):
@@ -233,22 +206,10 @@ class Engine:
         """Memory of the weights as the kernels read them: batch norms folded in, whole vectors."""
         return self._packed.native.weight_bytes
 
-    @property
-    def _group(self) -> int:
-        """Images at once."""
-        return max(BATCH, self.threads)
-
-    def _network(self, height: int, width: int) -> Network:
-        """What is run; `insight` runs variations of it on the same weights."""
-        return network(self.checkpoint.architecture, height, width)
-
     def _shaped(self, name: str, values: NDArray[np.float32]) -> NDArray[np.float32]:
         """(N, classes) of logits, else (N, H, W, C) as it is."""
         linear = self._described[name].kind == "linear"
         return values.reshape(len(values), -1) if linear else values
-
-    def _pack(self, steps: Steps) -> Packed:
-        return packed(self.checkpoint, self.precision, self.isa, self.threads, steps)
 
     def _check_names(self, names: tuple[str, ...]) -> None:
         unknown = sorted(set(names) - {layer.name for layer in self._described.layers})
@@ -279,110 +240,16 @@ class Engine:
         images: NDArray[Any],
         names: tuple[str, ...] | None = None,
         threads: int | None = None,
-        seconds: NDArray[np.float64] | None = None,
+        seconds: array[float] | None = None,
         mask_of: str | None = None,
     ) -> dict[str, NDArray[Any]]:
-        """What `_computed` gives, of images that were checked, or an error where it is not finite."""
+        """What `_finite` gives, of arrays that are checked first, as arrays."""
+        import numpy as np
+
         checkpoint = self.checkpoint
         check_images(images, checkpoint.architecture.in_channels, checkpoint.preprocessing)
-        answers = self._computed(images, names, threads, seconds, mask_of)
-        if self._int8 is None:
-            for values in answers.values():
-                if not np.isfinite(values).all():
-                    finite = np.isfinite(values.reshape(len(values), -1)).all(1)
-                    raise self._not_finite(images, int(finite.argmin()))
-        return answers
-
-    def _not_finite(self, images: NDArray[Any], index: int) -> NotFiniteError:
-        """The error that names the first layer whose values are not finite for an image."""
-        names = tuple(step.layers[-1] for step in self._packed.steps.steps)
-        values = self._computed(images[index : index + 1], names)
-        layer = next(name for name in names if not np.isfinite(values[name]).all())
-        image = f"image {index} of the batch: " if len(images) > 1 else ""
-        return NotFiniteError(
-            f"{image}the values after layer {layer} are not finite; the weights are damaged or too "
-            "large"
-        )
-
-    def _computed(
-        self,
-        images: NDArray[Any],
-        names: tuple[str, ...] | None = None,
-        threads: int | None = None,
-        seconds: NDArray[np.float64] | None = None,
-        mask_of: str | None = None,
-    ) -> dict[str, NDArray[Any]]:
-        """The outputs (N, H, W, C) by name: those asked for, or the network's own; and with `mask_of`
-        the best class of each pixel of that map, (N, H, W). The time of each step is added to
-        `seconds`.
-        """
-        height, width = images.shape[1:3]
-        weights = self._packed_steps(names)
-        chosen = self._plan_for(height, width, weights, names, threads, mask_of)
-        native = weights.native
         if self._int8:
             images = to_pixels(images, self._int8.preprocessing)
-        pixels = images.dtype == np.uint8
-        images = np.ascontiguousarray(images, np.uint8 if pixels else np.float32)
-        run = native.run_pixels
-        if not pixels:
-            run = cast("_native.Network", native).run_values
-        answers = chosen.empty_answers(len(images))
-        for begin in range(0, len(images), self._group):
-            part = slice(begin, begin + self._group)
-            run(
-                chosen.native,
-                images[part],
-                [answer[part] for answer in answers.values()],
-                seconds,
-            )
-        return answers
-
-    def _packed_steps(self, names: tuple[str, ...] | None) -> Packed:
-        """The weights laid out for these outputs: the engine's own, or those packed for earlier
-        outputs, where their steps are among them.
-        """
-        if names is None:
-            return self._packed
-        steps = group(self._described, names)
-        with self._lock:
-            for before in (self._packed, *self._repacked):
-                if set(steps.steps) <= set(before.steps.steps):
-                    return Packed(before.native, steps, before.weights)
-            if len(self._repacked) == KEPT_PACKINGS:
-                self._plans.clear()  # some are of the weights that go
-                self._repacked.pop(0)
-            self._repacked.append(self._pack(steps))
-            return self._repacked[-1]
-
-    def _plan_for(
-        self,
-        height: int,
-        width: int,
-        weights: Packed | None = None,
-        names: tuple[str, ...] | None = None,
-        threads: int | None = None,
-        mask_of: str | None = None,
-    ) -> Plan:
-        """The plan for a size, outputs, a mask and a number of threads; the most recent ones are
-        remembered.
-        """
-        weights = weights or self._packed
-        threads = 1 if threads == 1 else weights.native.threads
-        key = names, mask_of, height, width, threads
-        with self._lock:
-            chosen = self._plans.pop(key, None)
-            if chosen is None:
-                chosen = plan(
-                    weights.native,
-                    self._network(height, width),
-                    weights.steps,
-                    weights.weights,
-                    threads,
-                    self._int8,
-                    mask_of,
-                )
-            self._plans[key] = chosen
-            if len(self._plans) > KEPT_PLANS:
-                self._plans.popitem(last=False)
-            return chosen
+        images = np.ascontiguousarray(images, np.uint8 if images.dtype == np.uint8 else np.float32)
+        answers = self._finite(images.data, names, threads, seconds, mask_of)
+        return {name: np.asarray(values) for name, values in answers.items()}

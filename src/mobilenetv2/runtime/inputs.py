@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Iterable
-from typing import Any
-
-import numpy as np
-from numpy.typing import NDArray
+from typing import TYPE_CHECKING, Any
 
 from ..errors import UserError
 from ..images import Preprocessing, check_unmasked
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
 
 
 def check_images(
@@ -23,6 +24,8 @@ def check_images(
     Raises:
         UserError: Anything else, an empty batch, NaN, or floats that are not normalised.
     """
+    import numpy as np
+
     if not isinstance(images, np.ndarray):
         raise UserError(
             f"images must be a NumPy array (N, H, W, {channels}), not {type(images).__name__}"
@@ -76,6 +79,8 @@ def to_pixels(images: NDArray[Any], preprocessing: Preprocessing) -> NDArray[np.
     """uint8 pixels as they are; normalised floats as the nearest pixels, what lies beyond 0..255
     clamped.
     """
+    import numpy as np
+
     if images.dtype == np.uint8:
         return images
     scale, offset = preprocessing.scale_offset()

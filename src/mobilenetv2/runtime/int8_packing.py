@@ -9,17 +9,8 @@ from ..graph import network as described_network
 from ..int8 import Activation, Int8Checkpoint, float_results
 from ..layer import IMAGE, Layer
 from . import _native
-from .packing import (
-    Array,
-    Weights,
-    filled,
-    filled_channels,
-    laid_out,
-    matrix_weights,
-    rows,
-    weighted_layers,
-    within_float32,
-)
+from .layout import Array, filled, filled_channels, laid_out, rows, within_float32
+from .packing import Weights, matrix_weights, weighted_layers
 from .rounding import (
     ADD_BITS,
     code_limits,

@@ -1,31 +1,27 @@
-"""Hands a checkpoint's weights to the extension, laid out for the steps that read them, in the
-order in which they are used.
-
-Blocked tensors have whole blocks of channels: kernels that read or write them are filled up with
-zeros.
+"""Hands a float checkpoint's weights to the extension, which folds batch norms and lays them out for
+the steps that read them, in the order in which they are used.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
-from typing import Any
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
 
 import msgspec
-import numpy as np
-from numpy.typing import NDArray
 
-from ..checkpoint import Checkpoint, FloatArray
+from ..checkpoint import Checkpoint
 from ..errors import ModelFileError
-from ..folding import fold, scale_and_bias
 from ..graph import layers
 from ..layer import IMAGE, Layer
 from ..stored import StoredArrays
 from . import _native
 from .steps import Steps
 
-Array = NDArray[Any]
+if TYPE_CHECKING:
+    from ..checkpoint import FloatArray
+
+NORM = ("weight", "bias", "running_mean", "running_var")
 SPARE_WEIGHTS = 128  # of a matrix: the last vectors of its panels, two lines of int8
 
 
@@ -57,9 +53,7 @@ def matrix_weights(weighted: Sequence[Layer]) -> int:
     total = 0
     for layer in weighted:
         if layer.kind != "depthwise":
-            outputs, inputs = (
-                -(-n // _native.BLOCK) * _native.BLOCK for n in layer.weight_shape[:2]
-            )
+            outputs, inputs = map(up_to_block, layer.weight_shape[:2])
             twice = 2 if IMAGE in layer.sources else 1
             total += twice * (outputs * inputs * layer.kernel**2 + SPARE_WEIGHTS)
     return total
@@ -72,109 +66,103 @@ def pack(network: _native.Network, checkpoint: Checkpoint, steps: Steps) -> Weig
     handles: dict[str, int] = {}
     pixels = -1
     weighted = weighted_layers(layers(checkpoint.architecture), steps)
-    rooms = np.empty((2, max(math.prod(layer.weight_shape) for layer in weighted)), np.float32)
+    folding = _Folding(checkpoint.arrays, weighted, steps)
     network.reserve(matrix_weights(weighted))
     for layer in weighted:
-        with within_float32(layer):
-            reads_image = IMAGE in layer.sources
-            if reads_image:
-                weight, bias = fold(checkpoint, layer)
-            else:
-                weight, bias = _folded(checkpoint, layer, *rooms)
-            weight, bias = laid_out(layer, weight, steps), filled_channels(layer, bias, steps)
-            if layer.kind == "depthwise":
-                taps = weight.reshape(-1, layer.kernel**2).T  # (9, C)
-                handles[layer.name] = network.add_depthwise(_floats(taps), _floats(bias))
-                continue
-            handles[layer.name] = network.add_matrix(_floats(rows(weight)), _floats(bias))
-            if reads_image:
-                scale, offset = checkpoint.preprocessing.scale_offset()
-                bias = bias + (weight * offset).sum(axis=(1, 2, 3))
-                pixels = network.add_matrix(_floats(rows(weight * scale)), _floats(bias))
-                network.set_pixel_padding((-offset / scale).tolist())
+        if layer.kind == "depthwise":
+            handles[layer.name] = network.add_depthwise(*folding(layer))
+            continue
+        handles[layer.name] = network.add_matrix(*folding(layer))
+        if IMAGE in layer.sources:
+            scale, offset = checkpoint.preprocessing.scales_and_offsets()
+            pixels = network.add_matrix(*folding(layer, scale, offset))
+            network.set_pixel_padding([-b / a for a, b in zip(scale, offset)])
     return Weights(handles, pixels, network.panel_channels, 4)
 
 
-def _folded(
-    checkpoint: Checkpoint, layer: Layer, read: FloatArray, scaled: FloatArray
-) -> tuple[Array, Array]:
-    """What `fold` gives in float32, in memory that is used for one layer after another.
+class _Folding:
+    """Folds batch norms into kernels, in memory that is used for one layer after another, and without
+    NumPy where the arrays are in a file.
 
     Args:
-        checkpoint: The model.
-        layer: One of its layers.
-        read: Room for the kernel as it is in the file.
-        scaled: Room for the kernel with the batch norm.
-
-    Raises:
-        FloatingPointError: A weight is too large for float32.
+        arrays: By name, float32.
+        weighted: The layers.
+        steps: That read the weights.
     """
-    assert layer.weight is not None
-    arrays = checkpoint.arrays
-    if isinstance(arrays, StoredArrays):
-        weight = arrays.read(layer.weight, read)
-    else:
-        weight = arrays[layer.weight]
-    scale, bias = scale_and_bias(checkpoint, layer)
-    if scale is None:
-        return weight, bias
-    folded = scaled[: weight.size].reshape(weight.shape)
-    if not _native.scale_rows(_floats(rows(weight)), scale, rows(folded)):
-        raise FloatingPointError
-    return folded, bias
+
+    def __init__(
+        self, arrays: Mapping[str, FloatArray], weighted: Sequence[Layer], steps: Steps
+    ) -> None:
+        self._arrays, self._steps = arrays, steps
+        sizes = [math.prod(self._shape(layer)) for layer in weighted]
+        self._folded = memoryview(bytearray(4 * max(sizes)))
+        self._read = memoryview(bytearray(4 * max(math.prod(x.weight_shape) for x in weighted)))
+
+    def __call__(
+        self, layer: Layer, scale: Sequence[float] = (), offset: Sequence[float] = ()
+    ) -> tuple[memoryview[Any], memoryview[Any]]:
+        """The weights and the bias as the network takes them, until the next call.
+
+        Args:
+            layer: Whose they are.
+            scale: Of pixels, per channel; (): the layer's input is not pixels.
+            offset: Likewise.
+
+        Raises:
+            ModelFileError: They are too large for float32.
+        """
+        assert layer.weight is not None
+        norm = [f"{layer.norm}.{name}" for name in NORM] if layer.norm else []
+        if layer.norm is None and layer.bias:
+            norm = [layer.bias]
+        shape = self._shape(layer)
+        weights = self._folded[: 4 * math.prod(shape)].cast("f", shape)
+        outputs = shape[1] if layer.kind == "depthwise" else shape[0]
+        bias = memoryview(bytearray(4 * outputs)).cast("f")
+        if not _native.fold(
+            self._flat(layer.weight, self._read),
+            (layer.weight_shape[0], layer.weight_shape[1], layer.kernel),
+            layer.kind == "depthwise",
+            [self._flat(name) for name in norm],
+            layer.bn_epsilon,
+            list(scale),
+            list(offset),
+            weights,
+            bias,
+        ):
+            raise too_large(layer)
+        return weights, bias
+
+    def _shape(self, layer: Layer) -> tuple[int, int]:
+        """Of the weights as the network takes them: in whole blocks of channels where the tensors are
+        blocked, and a depthwise kernel always.
+        """
+        outputs, inputs = layer.weight_shape[:2]
+        places = layer.kernel**2
+        if layer.kind == "depthwise":
+            return places, up_to_block(outputs)
+        if layer.name in self._steps.blocked:
+            outputs = up_to_block(outputs)
+        if layer.sources[0] in self._steps.blocked:
+            inputs = up_to_block(inputs)
+        return outputs, places * inputs
+
+    def _flat(self, name: str, room: memoryview | None = None) -> memoryview[Any]:
+        if isinstance(self._arrays, StoredArrays):
+            return memoryview(self._arrays.content(name, room)).cast("f")
+        import numpy as np
+
+        return np.ascontiguousarray(self._arrays[name], np.float32).reshape(-1).data
 
 
-@contextmanager
-def within_float32(layer: Layer) -> Iterator[None]:
-    """Turns numbers too large for float32 into an error that names the layer.
-
-    Raises:
-        ModelFileError: NumPy has met such numbers in the block.
-    """
-    try:
-        with np.errstate(over="raise"):
-            yield
-    except FloatingPointError:
-        raise ModelFileError(
-            f"layer {layer.name}: its weights are too large for float32 once batch norm, "
-            "normalisation and scales are folded in; the file is damaged"
-        ) from None
+def too_large(layer: Layer) -> ModelFileError:
+    """The error of a layer with numbers too large for float32."""
+    return ModelFileError(
+        f"layer {layer.name}: its weights are too large for float32 once batch norm, normalisation and "
+        "scales are folded in; the file is damaged"
+    )
 
 
-def laid_out(layer: Layer, weight: Array, steps: Steps) -> Array:
-    """(out, in / groups, k, k) as (out, k, k, in / groups), with whole blocks of channels where the
-    tensors are blocked; a depthwise kernel stays (C, 1, k, k).
-    """
-    weight = weight.reshape(*weight.shape[:2], layer.kernel, layer.kernel)
-    weight = filled_channels(layer, weight, steps)
-    if layer.kind == "depthwise":
-        return weight
-    weight = weight.transpose(0, 2, 3, 1)
-    return filled(weight, 3) if layer.sources[0] in steps.blocked else weight
-
-
-def filled_channels(layer: Layer, array: Array, steps: Steps) -> Array:
-    """An array of one row per output channel, with whole blocks of them where the layer's output is
-    blocked. A depthwise kernel always writes whole blocks.
-    """
-    blocked = layer.name in steps.blocked or layer.kind == "depthwise"
-    return filled(array) if blocked else array
-
-
-def filled(array: Array, axis: int = 0, unit: int = _native.BLOCK) -> Array:
-    """Zeros behind an axis up to a multiple of `unit`."""
-    missing = -array.shape[axis] % unit
-    if not missing:
-        return array
-    room = [(0, 0)] * array.ndim
-    room[axis] = (0, missing)
-    return np.pad(array, room)
-
-
-def rows(weight: Array) -> Array:
-    """One row per output channel."""
-    return weight.reshape(len(weight), -1)
-
-
-def _floats(array: Array) -> NDArray[np.float32]:
-    return np.ascontiguousarray(array, np.float32)
+def up_to_block(channels: int) -> int:
+    """The next multiple of BLOCK."""
+    return -(-channels // _native.BLOCK) * _native.BLOCK

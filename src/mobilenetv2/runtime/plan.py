@@ -9,10 +9,8 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from struct import calcsize
 from typing import TYPE_CHECKING, Any
-
-import numpy as np
-from numpy.typing import NDArray
 
 from ..graph import Network
 from ..layer import IMAGE, Layer, Shape
@@ -20,7 +18,7 @@ from . import _native
 from .bands import Band, banded
 from .budgets import BUDGETS, chunk_panels, fits_plane
 from .chains import cut_stripes, cut_strips, longer_chain
-from .packing import Weights
+from .packing import Weights, up_to_block
 from .placing import UnplacedStep, place
 from .steps import Stage, Step, Steps
 
@@ -62,23 +60,24 @@ class Plan:
     steps: tuple[tuple[str, str, str], ...]
     native_steps: tuple[_native.Step, ...]
 
-    def empty_answers(self, images: int) -> dict[str, NDArray[Any]]:
-        """Arrays for the outputs of so many images: float32 (N, H, W, C), a mask uint8 (N, H, W), or
+    def empty_answers(self, images: int) -> dict[str, memoryview]:
+        """Memory for the outputs of so many images: float32 (N, H, W, C), a mask uint8 (N, H, W), or
         uint16 of more than 256 classes.
         """
-        arrays: dict[str, NDArray[Any]] = {}
+        answers: dict[str, memoryview[Any]] = {}
         for name, (channels, height, width) in self.outputs.items():
-            if name == self.mask:
-                kind = np.uint8 if channels <= LABELS_IN_A_BYTE else np.uint16
-                arrays[name] = np.empty((images, height, width), kind)
+            if name != self.mask:
+                answers[name] = _memory("f", images, height, width, channels)
+            elif channels <= LABELS_IN_A_BYTE:
+                answers[name] = _memory("B", images, height, width)
             else:
-                arrays[name] = np.empty((images, height, width, channels), np.float32)
-        return arrays
+                answers[name] = _memory("H", images, height, width)
+        return answers
 
 
-def up_to_block(channels: int) -> int:
-    """The next multiple of BLOCK."""
-    return -(-channels // BLOCK) * BLOCK
+def _memory(kind: str, *shape: int) -> memoryview[Any]:
+    memory: Any = memoryview(bytearray(calcsize(kind) * math.prod(shape)))
+    return memory.cast(kind, shape)  # type: ignore[no-any-return]
 
 
 def plan(

@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+import numpy as np
 from numpy.typing import NDArray
 
 from . import _native
@@ -51,21 +52,20 @@ class Recorder:
 
     def add_matrix(
         self,
-        weights: NDArray[Any],
-        bias: NDArray[Any],
+        weights: NDArray[Any] | memoryview[Any],
+        bias: NDArray[Any] | memoryview[Any],
         input_factor: int = 0,
         tail: int = 0,
         rounding: _native.Rounding | None = None,
         **factors: NDArray[Any],
     ) -> int:
-        shape = weights.shape
         of_inputs = input_factor, tail
-        return self._add(False, shape, of_inputs, (weights, bias), factors, rounding)
+        return self._add(False, np.shape(weights), of_inputs, (weights, bias), factors, rounding)
 
     def add_depthwise(
         self,
-        weights: NDArray[Any],
-        bias: NDArray[Any],
+        weights: NDArray[Any] | memoryview[Any],
+        bias: NDArray[Any] | memoryview[Any],
         copies: int = 1,
         rounding: _native.Rounding | None = None,
         **factors: NDArray[Any],
@@ -83,7 +83,7 @@ class Recorder:
         depthwise: bool,
         shape: tuple[int, ...],
         of_inputs: tuple[int, int],
-        arrays: tuple[NDArray[Any], ...],
+        arrays: tuple[NDArray[Any] | memoryview[Any], ...],
         factors: Mapping[str, NDArray[Any]],
         rounding: _native.Rounding | None,
     ) -> int:
@@ -97,7 +97,7 @@ class Recorder:
                 channels,
                 depth,
                 *of_inputs,
-                tuple(array.copy() for array in (*arrays, *ordered)),
+                tuple(np.array(array) for array in (*arrays, *ordered)),
                 rounding or _native.Rounding(),
             )
         )

@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import TYPE_CHECKING
 
 import numpy as np
 
-from ..checkpoint import Checkpoint, FloatArray
+from ..checkpoint import Checkpoint
 from ..folding import unfolded
 from ..graph import layers
 from ..writers.arrays import folded
+
+if TYPE_CHECKING:
+    from ..checkpoint import FloatArray
 
 
 def as_float16(checkpoint: Checkpoint, rounded: str) -> Checkpoint:

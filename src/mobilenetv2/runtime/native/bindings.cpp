@@ -6,8 +6,6 @@
 #include <nanobind/stl/tuple.h>
 #include <nanobind/stl/vector.h>
 
-#include <cstring>
-#include <memory>
 #include <optional>
 #include <stdexcept>
 #include <string>
@@ -18,13 +16,13 @@
 #include "kernels.hpp"
 #include "network.hpp"
 #include "peak.hpp"
-#include "program.hpp"
-#include "scaling.hpp"
 #include "targets.hpp"
 
 namespace nb = nanobind;
 
-void bind_images(nb::module_& module);  // bindings_images.cpp
+void bind_images(nb::module_& module);   // bindings_images.cpp
+void bind_numbers(nb::module_& module);  // bindings_numbers.cpp
+void bind_program(nb::module_& module);  // bindings_program.cpp
 
 using mobilenetv2::Factors;
 using mobilenetv2::Network;
@@ -178,75 +176,6 @@ void bind_run_values(nb::class_<Network<T>> network_class) {
       nb::arg("plan"), nb::arg("images"), nb::arg("answers"), nb::arg("seconds") = nb::none());
 }
 
-// A program behind the C interface.
-struct Program {
-  explicit Program(mnv2_program* program) : opened(program, mnv2_close) { check(mnv2_input(program, &input)); }
-  static void check(mnv2_status status) {
-    if (status == MNV2_NO_MEMORY) throw std::bad_alloc();
-    if (status) throw std::invalid_argument(mnv2_error());
-  }
-
-  std::unique_ptr<mnv2_program, void (*)(mnv2_program*)> opened;
-  mnv2_input_info input{};
-};
-
-std::vector<mnv2_output_info> outputs_of(const Program& program) {
-  std::vector<mnv2_output_info> outputs;
-  mnv2_output_info info;
-  while (mnv2_output(program.opened.get(), static_cast<int>(outputs.size()), &info) == MNV2_OK) outputs.push_back(info);
-  return outputs;
-}
-
-void run_program(Program& program, const Pixels& pixels, const std::vector<Answer>& answers) {
-  const mnv2_input_info& input = program.input;
-  const std::vector<mnv2_output_info> outputs = outputs_of(program);
-  const int images = static_cast<int>(pixels.shape(0));
-  if (static_cast<int>(pixels.shape(1)) != input.height || static_cast<int>(pixels.shape(2)) != input.width ||
-      static_cast<int>(pixels.shape(3)) != input.channels || answers.size() != outputs.size()) {
-    throw std::invalid_argument("images of another size");
-  }
-  {
-    const nb::gil_scoped_release released;
-    const mnv2_status status = mnv2_run(program.opened.get(), pixels.data(), images);
-    Program::check(status);
-  }
-  for (std::size_t i = 0; i < outputs.size(); i++) {
-    const std::size_t count =
-        static_cast<std::size_t>(images) * outputs[i].height * outputs[i].width * outputs[i].channels;
-    const std::size_t bytes = outputs[i].type == MNV2_FLOAT32 ? 4 : outputs[i].type == MNV2_UINT8 ? 1 : 2;
-    if (answers[i].nbytes() != count * bytes) throw std::invalid_argument("an output of another size");
-    std::memcpy(answers[i].data(), outputs[i].data, count * bytes);
-  }
-}
-
-void bind_program(nb::module_& module) {
-  nb::class_<Program>(module, "Program")
-      .def(
-          "__init__",
-          [](Program* program, const nb::bytes& content, int threads, const std::string& isa) {
-            mnv2_program* opened = nullptr;
-            Program::check(mobilenetv2::open_program(content.c_str(), content.size(), threads, isa.c_str(), &opened));
-            new (program) Program(opened);
-          },
-          nb::arg("content"), nb::arg("threads"), nb::arg("isa"))
-      .def_prop_ro("shape",
-                   [](const Program& program) {
-                     const mnv2_input_info& input = program.input;
-                     return std::make_tuple(input.batch, input.height, input.width, input.channels);
-                   })
-      .def_prop_ro("workspace_bytes", [](const Program& program) { return program.input.workspace_bytes; })
-      .def_prop_ro("info", [](const Program& program) { return mnv2_info(program.opened.get()); })
-      .def_prop_ro("outputs",
-                   [](const Program& program) {
-                     std::vector<std::tuple<std::string, int, int, int, int>> listed;
-                     for (const mnv2_output_info& each : outputs_of(program)) {
-                       listed.emplace_back(each.name, each.type, each.height, each.width, each.channels);
-                     }
-                     return listed;
-                   })
-      .def("run", &run_program, nb::arg("pixels"), nb::arg("answers"));
-}
-
 void bind_rounding(nb::module_& module) {
   nb::enum_<RoundingMode>(module, "RoundingMode")
       .value("ONCE", RoundingMode::ONCE)
@@ -364,18 +293,7 @@ NB_MODULE(_native, module) {
   module.def("byte_fma_rate", &fma_rate<std::uint8_t>, nb::arg("isa"),
              "The same of unsigned by signed bytes, summed in 32 bits.");
   bind_images(module);
-  module.def(
-      "scale_rows",
-      [](const Table<float>& values, const Vector<double>& factors,
-         const nb::ndarray<float, nb::ndim<2>, nb::c_contig, nb::device::cpu>& results) {
-        if (factors.size() != values.shape(0) || results.shape(0) != values.shape(0) ||
-            results.shape(1) != values.shape(1)) {
-          throw std::invalid_argument("rows of another number or size");
-        }
-        return mobilenetv2::scale_rows(values.data(), factors.data(), values.shape(0), values.shape(1), results.data());
-      },
-      nb::arg("values"), nb::arg("factors"), nb::arg("results"),
-      "Each row times its factor, rounded once to float32; whether all results are finite.");
+  bind_numbers(module);
   module.def("bf16_fma_rate", &fma_rate<mobilenetv2::bfloat16>, nb::arg("isa"),
              "The same of pairs of bfloat16, summed in floats.");
   module.def("fma_rate", &fma_rate<float>, nb::arg("isa"),

@@ -52,7 +52,7 @@ void bind_images(nb::module_& module) {
       .value("LANCZOS", Filter::LANCZOS);
   module.def(
       "resample", &resample, nb::arg("image"), nb::arg("size"), nb::arg("resized"), nb::arg("offset"),
-      nb::arg("filter"), nb::arg("pixels"),
+      nb::arg("filter"), nb::arg("pixels").noconvert(),
       "Pillow's resizing: `image` is what an RGB image of (height, width) `size` exports as an Arrow array; `pixels` "
       "(height, width, 3) gets the part of the `resized` image that begins at (row, column) `offset`.");
 }
