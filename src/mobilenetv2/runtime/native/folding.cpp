@@ -23,14 +23,20 @@ bool fold(const Kernel& kernel, const Norm& norm, const Normalization& pixels, c
       bias -= norm.mean[output] * scale;
     }
     float* const out = folded.weights + (kernel.depthwise ? output : output * places * across);
-    for (std::size_t input = 0; input < kernel.inputs; input++) {
-      for (std::size_t place = 0; place < places; place++) {
-        double weight = *values++ * scale;
-        if (pixels.scale) {
-          shift += weight * pixels.offset[input];
-          weight *= pixels.scale[input];
+    if (places == 1 && !pixels.scale) {  // nearly all of a network: along memory
+      for (std::size_t input = 0; input < kernel.inputs; input++)
+        out[input] = static_cast<float>(values[input] * scale);
+      values += kernel.inputs;
+    } else {
+      for (std::size_t input = 0; input < kernel.inputs; input++) {
+        for (std::size_t place = 0; place < places; place++) {
+          double weight = *values++ * scale;
+          if (pixels.scale) {
+            shift += weight * pixels.offset[input];
+            weight *= pixels.scale[input];
+          }
+          out[place * across + input] = static_cast<float>(weight);
         }
-        out[place * across + input] = static_cast<float>(weight);
       }
     }
     folded.bias[output] = static_cast<float>(bias + shift);
