@@ -126,7 +126,8 @@ class _Task(Generic[Source, Result]):
     ) -> None:
         self.group = group
         self._work = work
-        self._done = threading.Event()
+        # not an Event: a signal's exception inside of its `wait` may find its lock released
+        self._done: SimpleQueue[None] = SimpleQueue()
         self._results: list[Result] = []
         self._error: BaseException | None = None
 
@@ -136,11 +137,11 @@ class _Task(Generic[Source, Result]):
             self._results = self._work(self.group, True)
         except BaseException as error:  # raised again on the thread that asks for the result
             self._error = error
-        self._done.set()
+        self._done.put(None)
 
     def result(self) -> list[Result]:
-        """Waits for the work; the results, or the error that ended it."""
-        self._done.wait()
+        """Waits for the work, once; the results, or the error that ended it."""
+        self._done.get()
         if self._error is not None:
             raise self._error
         return self._results
