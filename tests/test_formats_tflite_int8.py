@@ -254,7 +254,7 @@ def two_scales(writer: Int8TFLiteWriter) -> None:
 @pytest.mark.parametrize(
     ("change", "complaint"),
     [
-        (fewer_scales, "damaged"),
+        (fewer_scales, "one scale, or one per output channel"),
         (another_bias_scale, r"the bias of features\.0\.0 is not int32 in units of its sums"),
         (another_zero_point, r"the weights of features\.0\.0 have several zero points"),
         (another_axis, r"the weights of features\.3\.conv\.2 are not int8 or uint8 with one"),

@@ -64,8 +64,12 @@ def checkpoint_from(path: Path, content: bytes, int8: bool = True) -> AnyCheckpo
     with _errors_of(path):
         graph = parse(content)
         named = named_kernels(graph)
-        arrays = _arrays_of(path, graph, named)
+        only_described = int8 and is_quantized(graph, named.ops)
+        arrays = _arrays_of(path, graph, named, with_kernels=not only_described)
         architecture, match = _matched(graph, named, arrays)
+        to_int8 = int8 and is_quantized(graph, match.ops)
+        if only_described and not to_int8:
+            arrays = _arrays_of(path, graph, named)
         facts = _own_facts(content)
         preprocessing = own_preprocessing(facts, architecture)
         if preprocessing and preprocessing.size != architecture.resolution:
@@ -85,7 +89,7 @@ def checkpoint_from(path: Path, content: bytes, int8: bool = True) -> AnyCheckpo
     if not facts and not np.issubdtype(graph.tensors[graph.inputs[0]].dtype, np.integer):
         rules = replace(rules, notes=(*rules.notes, assumed(rules)))
     floats = assemble(path, arrays, rules)
-    if not (int8 and is_quantized(graph, match.ops)):
+    if not to_int8:
         return floats
     with _errors_of(path):
         return quantized(graph, match.ops, match.made, floats)
@@ -103,8 +107,12 @@ def _errors_of(path: Path) -> Iterator[None]:
         raise ModelFileError(f"{path}: damaged or not a TensorFlow Lite model: {reason}") from None
 
 
-def _arrays_of(path: Path, graph: Graph, named: NamedKernels) -> dict[str, NDArray[Any]]:
-    """Arrays with torchvision's names."""
+def _arrays_of(
+    path: Path, graph: Graph, named: NamedKernels, with_kernels: bool = True
+) -> dict[str, NDArray[Any]]:
+    """Arrays with torchvision's names; the kernels are all zeros where only the description of the
+    network is needed.
+    """
     order = named.ops
     kernels = {f"{name}.weight": _kernel(graph, op, name) for name, op in order.items()}
     architecture = replace(
@@ -123,7 +131,8 @@ def _arrays_of(path: Path, graph: Graph, named: NamedKernels) -> dict[str, NDArr
     )
     arrays: dict[str, NDArray[Any]] = {}
     for layer in weighted:
-        kernel = np.asarray(kernels[str(layer.weight)])
+        stored = kernels[str(layer.weight)]
+        kernel = np.asarray(stored) if with_kernels else np.zeros(stored.shape, np.float32)
         arrays |= unfolded(layer, kernel, _bias(graph, order[layer.name], layer))
     return arrays
 
