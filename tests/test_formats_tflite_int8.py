@@ -21,7 +21,8 @@ from mobilenetv2.errors import ModelFileError
 from mobilenetv2.formats import read
 from mobilenetv2.graph import layers
 from mobilenetv2.images import decode
-from mobilenetv2.int8 import Int8Checkpoint, Int8Layer
+from mobilenetv2.int8 import Int8Checkpoint
+from mobilenetv2.int8_layers import Int8Layer
 from mobilenetv2.runtime import Engine, Int8Reference
 
 from .int8 import Int8TFLiteWriter, random_int8

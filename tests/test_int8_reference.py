@@ -14,9 +14,10 @@ from mobilenetv2.errors import UserError
 from mobilenetv2.folding import unfolded
 from mobilenetv2.graph import layers
 from mobilenetv2.heads import Classifier, Features
-from mobilenetv2.int8 import Activation, Int8Checkpoint, Int8Layer
+from mobilenetv2.int8 import Activation, Int8Checkpoint
+from mobilenetv2.int8_layers import Int8Layer
 from mobilenetv2.runtime import Int8Reference, Reference
-from mobilenetv2.runtime.int8_reference import fixed_point, rescaled, stored
+from mobilenetv2.runtime.int8_reference import fixed_points, rescaled, stored
 
 from .int8 import random_int8
 
@@ -146,7 +147,7 @@ def test_twice_rounding_on_whole_numbers() -> None:
                 (np.arange(-5, 5) + 0.5) / factor,
             ]
         ).astype(np.int64)
-        found = rescaled(sums, *fixed_point(factor))
+        found = rescaled(sums, *fixed_points(factor))
         assert found.tolist() == [by_hand(int(x), factor) for x in sums], factor
 
 

@@ -23,8 +23,8 @@ from mobilenetv2.heads import Classifier, DeepLab, Features, Head, SSDLite
 from mobilenetv2.int8 import Int8Checkpoint
 from mobilenetv2.runtime import Engine, _native
 from mobilenetv2.runtime.int8_reference import Int8Reference
+from mobilenetv2.runtime.int8_scales import int8_obstacle
 from mobilenetv2.runtime.program import Program, program_bytes, write_program
-from mobilenetv2.runtime.rounding import int8_obstacle
 
 from .conftest import random_checkpoint
 from .int8 import random_int8

@@ -16,7 +16,7 @@ from mobilenetv2.architecture import Architecture, Stage
 from mobilenetv2.graph import layers, network
 from mobilenetv2.heads import SSD, Classifier, DeepLab, Features, Head, SSDLite
 from mobilenetv2.runtime import Engine, Int8Reference, Reference, _native
-from mobilenetv2.runtime.rounding import int8_obstacle
+from mobilenetv2.runtime.int8_scales import int8_obstacle
 
 from .conftest import random_checkpoint
 from .int8 import random_int8

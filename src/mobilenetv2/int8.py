@@ -7,15 +7,14 @@ int8 with one scale per output channel, or uint8 with a zero point as in old Ten
 from __future__ import annotations
 
 import json
+import math
 import os
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import msgspec
-import numpy as np
-from numpy.typing import NDArray
 
 from .architecture import Architecture
 from .arguments import check_path
@@ -23,6 +22,7 @@ from .checkpoint import (
     DESCRIPTION,
     FORMAT,
     Checkpoint,
+    Shaped,
     check_description,
     check_header,
     description_header,
@@ -36,11 +36,15 @@ from .errors import ModelFileError, shortened
 from .files import read_safetensors
 from .graph import Network, layers, network
 from .images import Preprocessing
+from .int8_layers import ARRAYS, Int8Layer, StoredLayers, int8_values
 from .layer import Layer
+from .stored import StoredArrays
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
 
 ROUNDINGS = ("nearest", "twice")
 POOLINGS = ("mean", "average")
-ARRAYS = ("weight", "scale", "bias")  # of each layer, as the file names them
 HEADER = (*DESCRIPTION, "quantization")
 
 
@@ -62,24 +66,6 @@ class Activation:
 
     scale: float
     zero_point: int
-
-
-@dataclass(frozen=True)
-class Int8Layer:
-    """A convolution or linear layer with its batch norm folded in.
-
-    Attributes:
-        weight: int8 or uint8, shaped as the checkpoint's kernel: (out, in / groups, k, k), a
-            classifier's (out, in).
-        scale: float32 (out,), of the weights.
-        zero_point: Of the weights; not 0 only where they are uint8.
-        bias: int32 (out,), in units of the input's scale times `scale`.
-    """
-
-    weight: NDArray[Any]
-    scale: NDArray[np.float32]
-    bias: NDArray[np.int32]
-    zero_point: int = 0
 
 
 @dataclass(frozen=True, eq=False)
@@ -152,15 +138,16 @@ class Int8Checkpoint:
             yield "the image's zero points are not one per channel"
         if not all(0 <= zero <= 255 for zero in self.image_zero_points):
             yield "the image's zero points are not within 0..255"
-        if not (np.isfinite(self.image_scale) and self.image_scale > 0):
+        if not 0 < self.image_scale < math.inf:
             yield "the image's scale is not positive"
         weighted = {layer.name: layer for layer in layers(self.architecture) if layer.weight}
         yield from (f"{name} is missing" for name in weighted if name not in self.layers)
-        for name, layer in self.layers.items():
+        for name in self.layers:
             if name not in weighted:
                 yield f"{name} is not part of the network"
             else:
-                yield from (f"{name}: {problem}" for problem in _problems(layer, weighted[name]))
+                problems = _problems(self.layers, weighted[name])
+                yield from (f"{name}: {problem}" for problem in problems)
         stored = stored_tensors(self.architecture, self.rounding)
         for name in stored:
             if name not in self.activations:
@@ -172,7 +159,7 @@ class Int8Checkpoint:
             if name not in stored:
                 yield f"a scale for {name}, which is not stored"
         for name, activation in {**self.unstored, **self.activations}.items():
-            if not (np.isfinite(activation.scale) and activation.scale > 0):
+            if not 0 < activation.scale < math.inf:
                 yield f"the scale of {name} is not positive"
             if not 0 <= activation.zero_point <= 255:
                 yield f"the zero point of {name} is not within 0..255"
@@ -314,13 +301,15 @@ def keeps_pooled_scale(architecture: Architecture, activations: Mapping[str, Act
 
 def _read_layers(
     arrays: Mapping[str, NDArray[Any]], zero_points: Mapping[str, int]
-) -> dict[str, Int8Layer]:
+) -> Mapping[str, Int8Layer]:
     names = sorted({name.rpartition(".")[0] for name in arrays})
     expected = {f"{name}.{kind}" for name in names for kind in ARRAYS}
     if extra := sorted(arrays.keys() - expected):
         raise ModelFileError(f"not part of the network: {shortened(extra)}")
     if missing := sorted(expected - arrays.keys()):
         raise ModelFileError(f"missing: {shortened(missing)}")
+    if isinstance(arrays, StoredArrays):
+        return StoredLayers(arrays, zero_points)
     return {
         name: Int8Layer(
             arrays[f"{name}.weight"],
@@ -332,20 +321,25 @@ def _read_layers(
     }
 
 
-def _problems(stored: Int8Layer, layer: Layer) -> Iterator[str]:
+def _problems(stored: Mapping[str, Int8Layer], layer: Layer) -> Iterator[str]:
     """What is wrong with the weights of one layer."""
-    weight, scale, bias = stored.weight, stored.scale, stored.bias
-    count = layer.out_shape[0]
-    if weight.dtype not in (np.int8, np.uint8):
+    name, count = layer.name, layer.out_shape[0]
+    if isinstance(stored, StoredLayers):
+        zero = stored.zero_point(name)
+        shaped: list[Shaped] = [stored.arrays.places[f"{name}.{kind}"] for kind in ARRAYS]
+    else:
+        zero = stored[name].zero_point
+        shaped = [getattr(stored[name], kind) for kind in ARRAYS]
+    weight, scale, bias = shaped
+    if weight.dtype not in ("int8", "uint8"):
         yield f"weights are {weight.dtype}, not int8 or uint8"
     if weight.shape != layer.weight_shape:
         yield f"weights are {weight.shape}, not {layer.weight_shape}"
-    if scale.dtype != np.float32 or scale.shape != (count,):
+    if scale.dtype != "float32" or scale.shape != (count,):
         yield f"scales are not float32 ({count},)"
-    elif not (np.isfinite(scale).all() and (scale > 0).all()):
+    elif not all(0 < value < math.inf for value in int8_values(stored, name, "scale")):
         yield "a scale is not positive"
-    if bias.dtype != np.int32 or bias.shape != (count,):
+    if bias.dtype != "int32" or bias.shape != (count,):
         yield f"biases are not int32 ({count},)"
-    zero = stored.zero_point
-    if not 0 <= zero <= 255 or (zero and weight.dtype == np.int8):
+    if not 0 <= zero <= 255 or (zero and weight.dtype == "int8"):
         yield f"zero point {zero} of {weight.dtype} weights"

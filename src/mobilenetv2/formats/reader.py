@@ -109,7 +109,7 @@ def _read(path: Path, int8: bool, weights_of: str | None) -> AnyCheckpoint:
         if int8 and "quantization" in arrays.texts:
             from ..int8 import Int8Checkpoint
 
-            return Int8Checkpoint.load(path)
+            return Int8Checkpoint.from_file(path, arrays.texts, arrays)
         return Checkpoint.from_file(path, arrays.texts, arrays)
     require_size(path)
     if kind == "tflite":

@@ -14,7 +14,8 @@ from numpy.typing import NDArray
 from ..checkpoint import Checkpoint
 from ..errors import ModelFileError
 from ..graph import layers
-from ..int8 import Activation, Int8Checkpoint, Int8Layer
+from ..int8 import Activation, Int8Checkpoint
+from ..int8_layers import Int8Layer
 from ..layer import Layer
 from .tflite_graph import Graph, Op, Tensor
 

@@ -20,10 +20,11 @@ from torch.nn import functional
 from ..errors import UserError
 from ..graph import layers
 from ..images import Preprocessing
-from ..int8 import Int8Checkpoint, Int8Layer
+from ..int8 import Int8Checkpoint
+from ..int8_layers import Int8Layer
 from ..layer import IMAGE, Layer
+from ..runtime.int8_scales import code_limits
 from ..runtime.quantize import BIAS_LIMIT, SMALLEST_SCALE, image_scales
-from ..runtime.rounding import code_limits
 from .backbone import Backbone
 from .classifier import MobileNetV2
 from .heads import DetectionNetwork, HeadNetwork, SegmentationNetwork, described_network

@@ -44,6 +44,41 @@ def fold(
     weights: Memory,
     bias: Memory,
 ) -> bool: ...
+
+class FactorForm(Enum):
+    TOO_LARGE = ...
+    PLAIN = ...
+    COLLAPSED = ...
+
+def int8_factors(
+    scales: Memory,
+    input: float,
+    in_float: bool,
+    outcome: float,
+    may_collapse: bool,
+    split: Sequence[Memory],
+    factor: Memory | None = None,
+) -> FactorForm: ...
+def int8_bias(
+    values: Memory,
+    zero: int,
+    shape: tuple[int, int, int],
+    bias: Memory,
+    zeros: list[int],
+    factor: Memory | None,
+    result: Memory,
+) -> tuple[int, int, float]: ...
+def int8_matrix(
+    values: Memory,
+    zero: int,
+    shape: tuple[int, int, int],
+    middle: int,
+    inputs: int,
+    rows: Memory,
+) -> None: ...
+def int8_taps(
+    values: Memory, zero: int, shape: tuple[int, int, int], parts: int, taps: Memory
+) -> None: ...
 def best_classes(logits: Memory, count: int) -> list[tuple[int, float]]: ...
 
 class Twice:
@@ -171,9 +206,9 @@ class ByteNetwork:
         bias: Memory,
         input_factor: int = 0,
         tail: int = 0,
-        factor: NDArray[Any] | None = None,
-        fraction: NDArray[Any] | None = None,
-        power: NDArray[Any] | None = None,
+        factor: Memory | None = None,
+        fraction: Memory | None = None,
+        power: Memory | None = None,
         rounding: Rounding = ...,
     ) -> int: ...
     def add_depthwise(
@@ -181,9 +216,9 @@ class ByteNetwork:
         weights: Memory,
         bias: Memory,
         copies: int = 1,
-        factor: NDArray[Any] | None = None,
-        fraction: NDArray[Any] | None = None,
-        power: NDArray[Any] | None = None,
+        factor: Memory | None = None,
+        fraction: Memory | None = None,
+        power: Memory | None = None,
         rounding: Rounding = ...,
     ) -> int: ...
     def set_pixel_padding(self, values: list[float]) -> None: ...

@@ -2,31 +2,30 @@
 
 from __future__ import annotations
 
-import numpy as np
-from numpy.typing import NDArray
+import math
+from itertools import chain
+from typing import Any
 
 from ..graph import network as described_network
 from ..int8 import Activation, Int8Checkpoint, float_results
+from ..int8_layers import StoredLayers, int8_values
 from ..layer import IMAGE, Layer
 from . import _native
-from .layout import Array, filled, filled_channels, laid_out, rows, within_float32
-from .packing import Weights, matrix_weights, weighted_layers
-from .rounding import (
+from ._native import BLOCK
+from .int8_scales import (
     ADD_BITS,
     code_limits,
     fixed_point,
     halves_from,
     mean_fixed_point,
-    rescaling,
-    sum_scale,
     tensor_scale,
     zero_points,
 )
+from .packing import Weights, filled_shape, matrix_weights, too_large, weighted_layers
 from .steps import Steps
 
 Mode = _native.RoundingMode
 FEW_STEPS = 1 << 30  # results are within 32 bits
-BIAS_LIMIT = 1 << 30  # leaves the other half of 32 bits to the products
 
 
 def pack_int8(network: _native.ByteNetwork, checkpoint: Int8Checkpoint, steps: Steps) -> Weights:
@@ -40,42 +39,61 @@ def pack_int8(network: _native.ByteNetwork, checkpoint: Int8Checkpoint, steps: S
     weighted = weighted_layers(net.layers, steps)
     network.reserve(matrix_weights(weighted))
     for layer in weighted:
-        stored, added = checkpoint.layers[layer.name], sums.get(layer.name)
-        mode = _mode(checkpoint, layer, added, layer.name in results)
-        weight: Array = stored.weight
-        if weight.dtype != np.int8:
-            weight = weight.astype(np.int16) - np.int16(stored.zero_point)
-        weight = weight.reshape(*weight.shape[:2], layer.kernel, layer.kernel)
-        zeros = zero_points(checkpoint, layer.sources[0])
-        if len(zeros) == 1:
-            zero_sums = zeros[0] * rows(weight).sum(axis=1, dtype=np.int64)
-        else:
-            zero_sums = (weight * np.array(zeros).reshape(-1, 1, 1)).sum(axis=(1, 2, 3))
-        bias = stored.bias - zero_sums
-        if np.abs(bias).max() >= BIAS_LIMIT:
-            bias = np.clip(bias, -BIAS_LIMIT, BIAS_LIMIT)  # far beyond every code
-        bias = filled_channels(layer, bias, steps)
-        factors = {
-            name: filled_channels(layer, array, steps)
-            for name, array in _factors(checkpoint, layer, added, mode).items()
-        }
-        weight = laid_out(layer, weight, steps)
-        rounding = _rounding(checkpoint, layer, added, mode, _largest(weight, bias, factors))
-        factors = {name: np.ascontiguousarray(array) for name, array in factors.items()}
-        bias = bias.astype(np.int32)
+        added = sums.get(layer.name)
+        outputs, inputs = filled_shape(layer, steps)
+        mode, factors = _factors(checkpoint, layer, added, layer.name in results, outputs)
+        kernel = _kernel(checkpoint, layer)
+        bias = memoryview(bytearray(4 * outputs)).cast("i")
+        least, greatest, largest = _native.int8_bias(
+            *kernel,
+            int8_values(checkpoint.layers, layer.name, "bias"),
+            list(zero_points(checkpoint, layer.sources[0])),
+            factors.get("factor"),
+            bias,
+        )
+        rounding = _rounding(checkpoint, layer, added, mode, largest)
+        within_bytes = least >= -128 and greatest <= 127
         if layer.kind == "depthwise":
-            parts = _signed_bytes(weight)
+            parts = 1 if within_bytes else max(-(-greatest // 127), -(least // 128))
+            taps = _bytes(outputs // BLOCK, parts * layer.kernel * BLOCK * up_to_four(layer.kernel))
+            _native.int8_taps(*kernel, parts, taps)
             handles[layer.name] = network.add_depthwise(
-                _taps(parts), bias, len(parts), rounding=rounding, **factors
+                taps, bias, parts, rounding=rounding, **factors
             )
-        else:
-            matrix, input_factor, tail = _matrix(weight, layer, 128 - stored.zero_point)
-            handles[layer.name] = network.add_matrix(
-                matrix, bias, input_factor, tail, rounding=rounding, **factors
-            )
+            continue
+        run = layer.kernel * inputs
+        matrix = _bytes(outputs, layer.kernel * up_to_four(run))
+        middle = 0 if within_bytes else 128 - kernel[1]
+        _native.int8_matrix(*kernel, middle, inputs, matrix)
+        handles[layer.name] = network.add_matrix(
+            matrix, bias, middle, run % 4, rounding=rounding, **factors
+        )
     network.set_pixel_padding([float(zero) for zero in checkpoint.image_zero_points])
     first = next(iter(handles.values()))
     return Weights(handles, first, network.panel_channels, 1)
+
+
+def up_to_four(count: int) -> int:
+    """The next multiple of 4."""
+    return -(-count // 4) * 4
+
+
+def _bytes(rows: int, columns: int) -> memoryview:
+    return memoryview(bytearray(rows * columns)).cast("b", (rows, columns))
+
+
+def _kernel(
+    checkpoint: Int8Checkpoint, layer: Layer
+) -> tuple[memoryview, int, tuple[int, int, int]]:
+    """Its values, their zero point and its shape (outputs, inputs, size)."""
+    stored = checkpoint.layers
+    values = int8_values(stored, layer.name, "weight")
+    zero = (
+        stored.zero_point(layer.name)
+        if isinstance(stored, StoredLayers)
+        else stored[layer.name].zero_point
+    )
+    return values, zero, (layer.weight_shape[0], layer.weight_shape[1], layer.kernel)
 
 
 def shortcut_sums(described: tuple[Layer, ...], steps: Steps) -> dict[str, Layer]:
@@ -103,8 +121,10 @@ def finish_step(
     if layer.kind == "pool":
         step.rounding, step.mean_factor, step.mean_divisor = mean_rounding(checkpoint, layer)
     elif layer.kind == "concat":
-        tables = [rescaling(checkpoint, source, layer.name) for source in layer.sources]
-        step.rescaling = np.concatenate(tables).tolist()
+        from .rounding import rescaling
+
+        tables = [rescaling(checkpoint, source, layer.name).tolist() for source in layer.sources]
+        step.rescaling = list(chain.from_iterable(tables))
     elif layer.kind == "resize":
         step.reads_floats = layer.name in results
         step.signed_codes = checkpoint.signed
@@ -142,58 +162,42 @@ def float_rounding(checkpoint: Int8Checkpoint, layer: Layer) -> _native.Rounding
 
 
 def _factors(
-    checkpoint: Int8Checkpoint, layer: Layer, added: Layer | None, mode: Mode
-) -> dict[str, Array]:
-    """What turns a sum of each output channel into steps of the output.
+    checkpoint: Int8Checkpoint, layer: Layer, added: Layer | None, to_float: bool, outputs: int
+) -> tuple[Mode, dict[str, memoryview[Any]]]:
+    """What turns a sum of each output channel into steps of the output, and how sums are rounded;
+    ONCE may still turn out to be saturating.
 
     Args:
         checkpoint: The model.
         layer: Whose sums they are.
         added: The sum with a shortcut that the layer's result goes into.
-        mode: How they are rounded.
+        to_float: Whether its results are float32.
+        outputs: Channels with those that are not there.
+
+    Raises:
+        ModelFileError: They are too large for float32.
     """
-    out = _output(checkpoint, layer, added)
-    with within_float32(layer):
-        factor = sum_scale(checkpoint, layer)
-        if out is not None:
-            factor = factor / out.scale
-        if checkpoint.rounding == "nearest":
-            return {"factor": factor.astype(np.float32)}
-        fixed, power = fixed_point(factor)
-    left = np.maximum(power, 0)
-    fraction, rest = fixed / 2**31 * 2.0**left, 2.0 ** (power - left)
-    if mode == Mode.TWICE_NON_NEGATIVE:
-        # one factor and what is added before rounding down, see native/rounding.hpp
-        return {"fraction": fraction * rest, "power": np.where(rest < 1, (1 + rest) / 2, 0.5)}
-    return {"fraction": fraction, "power": rest}
-
-
-def _mode(checkpoint: Int8Checkpoint, layer: Layer, added: Layer | None, to_float: bool) -> Mode:
-    """How the layer's sums are rounded; ONCE may still turn out to be saturating."""
-    once = checkpoint.rounding == "nearest"
-    if to_float:
-        return Mode.ONCE_TO_FLOAT if once else Mode.TWICE_TO_FLOAT
+    out, once = _output(checkpoint, layer, added), checkpoint.rounding == "nearest"
+    scales = int8_values(checkpoint.layers, layer.name, "scale")
+    # TensorFlow Lite multiplies those of unsigned weights in float32
+    in_float = not once and int8_values(checkpoint.layers, layer.name, "weight").format == "B"
+    scale = tensor_scale(checkpoint, layer.sources[0]), in_float, out.scale if out else 0.0
     if once:
-        return Mode.ONCE
-    out = checkpoint.activations[layer.name]
-    never_negative = added is None and code_limits(out, layer.activation) == (0, 255)
-    largest = tensor_scale(checkpoint, layer.sources[0]) * checkpoint.layers[layer.name].scale.max()
-    if never_negative and layer.activation != "linear" and largest < out.scale:
-        return Mode.TWICE_NON_NEGATIVE
-    return Mode.TWICE
-
-
-def _largest(weight: Array, bias: Array, factors: dict[str, Array]) -> float:
-    """No less than the largest result before limits, in steps of the output, that any input can
-    give.
-    """
-    if "factor" not in factors:
-        return np.inf
-    factor = factors["factor"].astype(np.float64)
-    sums = np.abs(bias) + 255.0 * 255 * weight[0].size
-    if (sums * factor).max() >= FEW_STEPS:
-        sums = np.abs(bias) + 255.0 * np.abs(rows(weight).astype(np.int64)).sum(axis=1)
-    return float((sums * factor).max())
+        factor = memoryview(bytearray(4 * outputs)).cast("f")
+        form = _native.int8_factors(scales, *scale, False, [], factor)
+        mode, factors = Mode.ONCE_TO_FLOAT if to_float else Mode.ONCE, {"factor": factor}
+    else:
+        fraction, power = (memoryview(bytearray(8 * outputs)).cast("d") for _ in range(2))
+        limits = code_limits(checkpoint.activations[layer.name], layer.activation)
+        never_negative = added is None and limits == (0, 255) and layer.activation != "linear"
+        may_collapse = never_negative and not to_float
+        form = _native.int8_factors(scales, *scale, may_collapse, [fraction, power])
+        mode = Mode.TWICE_TO_FLOAT if to_float else Mode.TWICE
+        factors = {"fraction": fraction, "power": power}
+    if form == _native.FactorForm.TOO_LARGE:
+        raise too_large(layer)
+    collapsed = form == _native.FactorForm.COLLAPSED
+    return (Mode.TWICE_NON_NEGATIVE if collapsed else mode), factors
 
 
 def _rounding(
@@ -205,7 +209,7 @@ def _rounding(
         rounding.input_zero = zero_points(checkpoint, layer.sources[0])[0]
     rounding.mode = mode
     if out is None:  # logits that stay floats
-        rounding.low, rounding.high = -np.inf, np.inf
+        rounding.low, rounding.high = -math.inf, math.inf
         return rounding
     rounding.zero = out.zero_point
     rounding.low, rounding.high = code_limits(out, layer.activation)
@@ -234,8 +238,8 @@ def _rounding(
 
 def _twice(factor: float) -> _native.Twice:
     fixed, power = fixed_point(factor)
-    left = max(int(power), 0)
-    return _native.Twice(int(fixed) / 2**31 * 2.0**left, 2.0 ** (int(power) - left))
+    left = max(power, 0)
+    return _native.Twice(fixed / 2**31 * 2.0**left, 2.0 ** (power - left))
 
 
 def _output(checkpoint: Int8Checkpoint, layer: Layer, added: Layer | None) -> Activation | None:
@@ -245,37 +249,3 @@ def _output(checkpoint: Int8Checkpoint, layer: Layer, added: Layer | None) -> Ac
     if added is not None and checkpoint.rounding == "nearest":
         return checkpoint.activations[added.name]
     return checkpoint.activations.get(layer.name)
-
-
-def _signed_bytes(weight: Array) -> list[NDArray[np.int8]]:
-    """The fewest arrays of signed bytes whose sum is `weight`: one, unless it is stored unsigned."""
-    parts: list[NDArray[np.int8]] = []
-    while not parts or weight.any():
-        parts.append(np.clip(weight, -128, 127).astype(np.int8))
-        weight = weight - parts[-1]
-    return parts
-
-
-def _matrix(weight: Array, layer: Layer, middle: int) -> tuple[NDArray[np.int8], int, int]:
-    """Rows for a matrix: of each kernel row its pixels as one run of a multiple of 4, filled with
-    zeros. Where a weight is beyond a signed byte, all of them are less `middle`.
-
-    Returns:
-        The rows; `middle`, or 0 where no weight is beyond a byte; and how many weights the last four
-        of a run have, 0 for all four.
-    """
-    if weight.min() >= -128 and weight.max() <= 127:
-        middle = 0
-    runs = weight.reshape(len(weight), layer.kernel, -1)
-    if middle:
-        runs = runs - np.int16(middle)
-    filled_up = rows(filled(runs, axis=2, unit=4))
-    return np.ascontiguousarray(filled_up, np.int8), middle, runs.shape[2] % 4
-
-
-def _taps(parts: list[NDArray[np.int8]]) -> NDArray[np.int8]:
-    """Depthwise taps as (blocks, parts, rows, BLOCK, columns + a zero)."""
-    stacked = np.stack([part[:, 0] for part in parts], axis=1)  # (C, parts, rows, columns)
-    taps = filled(stacked, axis=3, unit=4)
-    blocks = taps.reshape(-1, _native.BLOCK, *taps.shape[1:]).transpose(0, 2, 3, 1, 4)
-    return np.ascontiguousarray(rows(blocks))

@@ -18,14 +18,11 @@ from ..graph import layers, network
 from ..int8 import Int8Checkpoint, stored_tensors
 from ..layer import Layer
 from .inputs import check_images, checked_names, to_pixels
+from .int8_scales import ADD_BITS, halves_from, int8_obstacle, mean_fixed_point
 from .reference import Tensor, as_answer, convolution, depthwise, resize_corners
 from .rounding import (
-    ADD_BITS,
     average_pool,
-    fixed_point,
-    halves_from,
-    int8_obstacle,
-    mean_fixed_point,
+    fixed_points,
     rescaled,
     rescaling,
     resize_codes,
@@ -144,7 +141,7 @@ class Int8Reference:
             return sums.astype(np.float32) * (factor / step).astype(np.float32)
         factor = factor / out.scale
         if self._twice:
-            return stored(rescaled(sums, *fixed_point(factor)), out, layer.activation)
+            return stored(rescaled(sums, *fixed_points(factor)), out, layer.activation)
         return stored(sums.astype(np.float32) * factor.astype(np.float32), out, layer.activation)
 
     def _sums(self, layer: Layer, x: Tensor) -> NDArray[np.float64]:
@@ -165,11 +162,11 @@ class Int8Reference:
         unit = 2 * max(self._scale[name] for name in layer.sources)
         first, second = (
             rescaled(
-                self._centred(name, values) * 2**ADD_BITS, *fixed_point(self._scale[name] / unit)
+                self._centred(name, values) * 2**ADD_BITS, *fixed_points(self._scale[name] / unit)
             )
             for name, values in zip(layer.sources, inputs, strict=True)
         )
-        back = fixed_point(unit / (out.scale * 2**ADD_BITS))
+        back = fixed_points(unit / (out.scale * 2**ADD_BITS))
         return stored(rescaled(first + second, *back), out)
 
     def _pool(self, layer: Layer, x: Tensor) -> NDArray[np.uint8]:

@@ -48,7 +48,7 @@ def packed(
         floats = _native.Network(isa, threads)
         return Packed(floats, steps, pack(floats, checkpoint, steps))
     from .int8_packing import pack_int8
-    from .rounding import int8_obstacle
+    from .int8_scales import int8_obstacle
 
     obstacle = int8_obstacle(checkpoint.architecture, checkpoint.rounding)
     if obstacle:

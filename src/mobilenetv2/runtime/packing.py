@@ -134,18 +134,11 @@ class _Folding:
         return weights, bias
 
     def _shape(self, layer: Layer) -> tuple[int, int]:
-        """Of the weights as the network takes them: in whole blocks of channels where the tensors are
-        blocked, and a depthwise kernel always.
-        """
-        outputs, inputs = layer.weight_shape[:2]
-        places = layer.kernel**2
+        """Of the weights as the network takes them."""
+        outputs, inputs = filled_shape(layer, self._steps)
         if layer.kind == "depthwise":
-            return places, up_to_block(outputs)
-        if layer.name in self._steps.blocked:
-            outputs = up_to_block(outputs)
-        if layer.sources[0] in self._steps.blocked:
-            inputs = up_to_block(inputs)
-        return outputs, places * inputs
+            return layer.kernel**2, outputs
+        return outputs, layer.kernel**2 * inputs
 
     def _flat(self, name: str, room: memoryview | None = None) -> memoryview[Any]:
         if isinstance(self._arrays, StoredArrays):
@@ -161,6 +154,18 @@ def too_large(layer: Layer) -> ModelFileError:
         f"layer {layer.name}: its weights are too large for float32 once batch norm, normalisation and "
         "scales are folded in; the file is damaged"
     )
+
+
+def filled_shape(layer: Layer, steps: Steps) -> tuple[int, int]:
+    """Outputs and inputs of a kernel, in whole blocks of channels where the tensors are blocked; a
+    depthwise kernel always writes whole blocks.
+    """
+    outputs, inputs = layer.weight_shape[:2]
+    if layer.name in steps.blocked or layer.kind == "depthwise":
+        outputs = up_to_block(outputs)
+    if layer.sources[0] in steps.blocked and layer.kind != "depthwise":
+        inputs = up_to_block(inputs)
+    return outputs, inputs
 
 
 def up_to_block(channels: int) -> int:

@@ -29,11 +29,11 @@ from ..int8 import AnyCheckpoint, Int8Checkpoint
 from . import _native
 from .choices import chosen_isa
 from .int8_packing import pack_int8
+from .int8_scales import int8_obstacle
 from .packing import pack
 from .plan import Plan, plan
 from .program_recorder import Recorder
 from .program_records import TYPES, file_of, outputs_of, sections_of
-from .rounding import int8_obstacle
 from .steps import group
 
 MOST_BATCH, MOST_THREADS, MOST_SIDE = 1 << 10, 64, 1 << 14  # as native/program_reader.hpp

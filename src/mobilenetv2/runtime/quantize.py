@@ -22,16 +22,11 @@ from ..errors import ImageError, UserError
 from ..folding import fold
 from ..graph import layers
 from ..images import Preprocessing, decode
-from ..int8 import (
-    Activation,
-    AnyCheckpoint,
-    Int8Checkpoint,
-    Int8Layer,
-    stored_tensors,
-)
+from ..int8 import Activation, AnyCheckpoint, Int8Checkpoint, stored_tensors
+from ..int8_layers import Int8Layer
 from .inputs import check_images
+from .int8_scales import int8_obstacle
 from .reference import Reference
-from .rounding import int8_obstacle
 
 FEW_IMAGES = 32  # fewer are warned of
 # correlation of neighbouring pixels: 1000 photos had 0.65 at least, noise 0 to 0.4

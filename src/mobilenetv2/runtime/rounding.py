@@ -1,4 +1,4 @@
-"""How int8 networks round: the arithmetic behind every sum, in NumPy, and which networks have it.
+"""How int8 networks round: the arithmetic behind every sum, in NumPy.
 
 A layer's sum is a whole number of 32 bits. With rounding "nearest" it is multiplied by one float32
 factor and rounded to the nearest even number. With "twice", as TensorFlow Lite's reference kernels
@@ -13,46 +13,11 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ..architecture import Architecture
-from ..graph import network
 from ..int8 import Activation, Int8Checkpoint
-from ..layer import IMAGE, Layer
-from .steps import group
-
-LIMITS = {"linear": (None, None), "relu": (0, None), "relu6": (0, 6)}
-ADD_BITS = 20  # bits of fraction of a sum of two tensors, with rounding "twice"
+from ..layer import Layer
+from .int8_scales import code_limits, tensor_scale
 
 Values = NDArray[Any]
-
-
-def int8_obstacle(architecture: Architecture, rounding: str) -> str | None:
-    """Why a network cannot run in int8; None where it can.
-
-    Args:
-        architecture: Which network.
-        rounding: As in `Int8Checkpoint`.
-    """
-    net = network(architecture)
-    for step in group(net).steps:
-        if step.kind == "add":
-            return f"{step.output} ({step.kind}) has no int8 kernel"
-    for layer in net.layers:
-        limited = layer.kind == "add" and net[layer.sources[1]].activation != "linear"
-        if limited and rounding == "nearest":
-            return f"{layer.sources[1]} is limited before a sum that is rounded once"
-    return None
-
-
-def tensor_scale(checkpoint: Int8Checkpoint, name: str) -> float:
-    """Scale of a stored tensor, "image" included."""
-    return checkpoint.image_scale if name == IMAGE else checkpoint.activations[name].scale
-
-
-def zero_points(checkpoint: Int8Checkpoint, name: str) -> tuple[int, ...]:
-    """Zero point of a stored tensor; of the image, one per channel."""
-    if name == IMAGE:
-        return checkpoint.image_zero_points
-    return (checkpoint.activations[name].zero_point,)
 
 
 def sum_scale(checkpoint: Int8Checkpoint, layer: Layer) -> NDArray[np.float64]:
@@ -73,16 +38,9 @@ def stored(values: Values, out: Activation, activation: str = "linear") -> NDArr
     return codes
 
 
-def code_limits(out: Activation, activation: str) -> tuple[int, int]:
-    """The least and the greatest code that an activation lets through, less the zero point."""
-    low, high = LIMITS[activation]
-    highest = 255 - out.zero_point
-    if high is not None:
-        highest = min(highest, int(np.rint(high / out.scale)))
-    return (-out.zero_point if low is None else 0), highest
-
-
-def fixed_point(factor: NDArray[np.float64] | float) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+def fixed_points(
+    factor: NDArray[np.float64] | float,
+) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
     """A factor as TensorFlow Lite stores it: 31 bits of a fraction in 0.5..1, and a power of two."""
     fraction, power = np.frexp(factor)
     fixed = np.floor(fraction * 2**31 + 0.5).astype(np.int64)
@@ -106,15 +64,6 @@ def rescaled(
     return rounded
 
 
-def mean_fixed_point(source: Activation, out: Activation, count: int) -> tuple[int, int]:
-    """The factor of TensorFlow Lite's MEAN over `count` places: a fraction of 31 bits, with the
-    division in it, and a power of two.
-    """
-    fixed, power = fixed_point(source.scale / out.scale)
-    shift = count.bit_length() - 1
-    return int((fixed << shift) // count), int(power) - shift
-
-
 def average_pool(total: Values, count: int, origin: int = 0) -> NDArray[np.uint8]:
     """The average of `count` codes from their sum, halves away from `origin`, as AVERAGE_POOL_2D
     rounds it.
@@ -125,18 +74,13 @@ def average_pool(total: Values, count: int, origin: int = 0) -> NDArray[np.uint8
     return codes
 
 
-def halves_from(checkpoint: Int8Checkpoint) -> int:
-    """The code that halves of averages and resizes are rounded away from."""
-    return 128 if checkpoint.signed else 0
-
-
 def rescaling(checkpoint: Int8Checkpoint, source: str, out: str) -> NDArray[np.uint8]:
     """What each code of one tensor is at the scale of another, (256,)."""
     have, need = checkpoint.activations[source], checkpoint.activations[out]
     centred = np.arange(256) - have.zero_point
     factor = have.scale / need.scale
     if checkpoint.rounding == "twice":
-        return stored(rescaled(centred, *fixed_point(factor)), need)
+        return stored(rescaled(centred, *fixed_points(factor)), need)
     return stored(centred.astype(np.float32) * np.float32(factor), need)
 
 

@@ -9,7 +9,8 @@ from numpy.typing import NDArray
 
 from ..checkpoint import Checkpoint
 from ..folding import fold
-from ..int8 import Activation, Int8Checkpoint, Int8Layer, stored_tensors
+from ..int8 import Activation, Int8Checkpoint, stored_tensors
+from ..int8_layers import Int8Layer
 from ..layer import BATCH_NORM_ARRAYS, Layer
 from .options import WriterError
 

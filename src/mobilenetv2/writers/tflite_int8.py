@@ -12,7 +12,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ..int8 import Activation, Int8Checkpoint, Int8Layer
+from ..int8 import Activation, Int8Checkpoint
+from ..int8_layers import Int8Layer
 from ..layer import IMAGE, Layer
 from .arrays import activations, bias_of_pixels
 from .options import WriteOptions, WriterError

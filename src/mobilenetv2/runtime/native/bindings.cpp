@@ -21,6 +21,7 @@
 namespace nb = nanobind;
 
 void bind_images(nb::module_& module);   // bindings_images.cpp
+void bind_int8(nb::module_& module);     // bindings_int8.cpp
 void bind_numbers(nb::module_& module);  // bindings_numbers.cpp
 void bind_program(nb::module_& module);  // bindings_program.cpp
 
@@ -293,6 +294,7 @@ NB_MODULE(_native, module) {
   module.def("byte_fma_rate", &fma_rate<std::uint8_t>, nb::arg("isa"),
              "The same of unsigned by signed bytes, summed in 32 bits.");
   bind_images(module);
+  bind_int8(module);
   bind_numbers(module);
   module.def("bf16_fma_rate", &fma_rate<mobilenetv2::bfloat16>, nb::arg("isa"),
              "The same of pairs of bfloat16, summed in floats.");
