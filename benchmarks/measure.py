@@ -99,7 +99,8 @@ def process(program: str, *arguments: object) -> Process:
     """Runs a program to its end.
 
     A bare interpreter starts it: the memory of a child includes what is resident before its exec,
-    and this process is large.
+    and this process is large. What it imports from a checkout keeps its bytecode, as what pip installs
+    does.
 
     Args:
         program: Path of the executable.
@@ -110,8 +111,12 @@ def process(program: str, *arguments: object) -> Process:
     """
     launcher = Path(__file__).with_name("launcher.py")
     command = [program, *map(str, arguments)]
+    environment = {k: v for k, v in os.environ.items() if k != "PYTHONDONTWRITEBYTECODE"}
     done = subprocess.run(
-        [sys.executable, "-I", "-S", launcher, *command], capture_output=True, text=True
+        [sys.executable, "-I", "-S", launcher, *command],
+        env=environment,
+        capture_output=True,
+        text=True,
     )
     if done.returncode:
         raise SystemExit(f"{' '.join(command)} failed:\n{done.stderr}")
