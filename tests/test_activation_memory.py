@@ -16,8 +16,7 @@ from mobilenetv2.checkpoint import Checkpoint
 from mobilenetv2.graph import Network, network
 from mobilenetv2.heads import Classifier, DeepLab, Features
 from mobilenetv2.int8 import AnyCheckpoint
-from mobilenetv2.runtime import Engine, _native, chains, plan, program
-from mobilenetv2.runtime import engine as engine_module
+from mobilenetv2.runtime import Engine, _native, chains, plan, program, runner
 from mobilenetv2.runtime.budgets import BUDGETS
 from mobilenetv2.runtime.placing import Room
 from mobilenetv2.runtime.program import Program, program_bytes
@@ -77,7 +76,7 @@ def forced_stripes(patch: pytest.MonkeyPatch, architecture: Architecture, stripe
         assert longer is not None
         return longer
 
-    patch.setattr(engine_module, "group", grouped)
+    patch.setattr(runner, "group", grouped)
     patch.setattr(program, "group", grouped)
     patch.setattr(plan, "longer_chain", lambda *_: None)
     patch.setattr(chains, "STRIPES", stripes)

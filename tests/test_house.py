@@ -47,6 +47,7 @@ TRUNK = {
     "checkpoint",
     "datasets",
     "int8",
+    "int8_layers",
     "description",
     "zoo",
 }
