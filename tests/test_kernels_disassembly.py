@@ -87,6 +87,7 @@ def flags(kind: str, name: str) -> list[str]:
     common = match(r"set\(speed_flags (-[^)]*)\)").split()
     common += match(r"set\(exact_flags (-[^)]*)\)").split()
     gnu = match(r"list\(APPEND kernel_flags (-[^)]*)\)").split()
+    gnu += match(r"list\(APPEND kernel_flags (-mtune[^)]*)\)").split()  # on x86
     (row,) = [row for row in rows() if row[:2] == (kind, name)]
     _, _, vocabulary, floats, own = row
     definitions = [
