@@ -61,8 +61,8 @@ constexpr int BLOCK = 16;
 constexpr int FOUR = 4;
 
 // Some neighbouring output vectors of a packed matrix: `vectors` from output `channel` on, whose weights begin
-// `weights` into the packed array as depth x vectors x lanes, of bytes as depth / 4 x vectors x lanes x 4. Of bytes,
-// the last vector may be half of one.
+// `weights` into the packed array as depth x vectors x lanes, of bytes as depth / 4 x vectors x lanes x 4. The last
+// vector may be half of one: `half`.
 struct Panel {
   int channel;
   int vectors;
@@ -180,7 +180,8 @@ struct Kernels {
   // Whether panels of two and four vectors whose results become bytes have their channels interleaved in the order that
   // the pack instructions undo, see store_order.hpp.
   bool interleaves;
-  bool halves;  // whether panels may end with half a vector; their channels are in order
+  // The most vectors of a panel that ends with half of one, whose channels are in order; 0: there are none.
+  int half_vectors;
   // The widest panel of matrices whose channels are in order and whose products may be in fours; 0: there are none.
   int fours_vectors;
   int fours_rows;  // pixels at once with that

@@ -26,14 +26,39 @@ inline void add_steps(const Steps (&values)[ROWS], const float* weights, Vec (&s
   }
 }
 
+// How a panel of floats is finished: in one way only. And what its vectors are.
+struct Floats {
+  static constexpr bool PARTS_ARE_SHORT = false, HALF = false;
+  using Vector = Vec;
+  static constexpr int WIDTH = LANES;
+  static Vec vector(const float* from) { return load(from); }
+  static Vec some(const float* from, int count) { return load_some(from, count); }
+  static Vec everywhere(float value) { return splat(value); }
+};
+
+#if defined(MNV2_FLOAT_HALVES)
+
+struct HalfFloats {
+  static constexpr bool PARTS_ARE_SHORT = false, HALF = false;
+  using Vector = HalfVec;
+  static constexpr int WIDTH = LANES / 2;
+  static HalfVec vector(const float* from) { return load_half(from); }
+  static HalfVec some(const float* from, int count) { return load_some_half(from, count); }
+  static HalfVec everywhere(float value) { return splat_half(value); }
+};
+
+#endif
+
 // The tile of ROWS pixels x VECTORS vectors at pixel `from`. Out of line, and one tile a call: with a loop around it,
 // GCC runs out of registers and keeps weights or sums on the stack.
 // AHEAD: a line of `ahead` is fetched with each step of the depth.
-template <int ROWS, int VECTORS, bool AHEAD, class>
+template <int ROWS, int VECTORS, bool AHEAD, class FINISH>
 MNV2_NOINLINE void tile(const Matmul<float>& job, const Panel& panel, int from, const float* ahead) {
-  Vec sum[ROWS][VECTORS];
+  using Vector = typename FINISH::Vector;
+  constexpr int WIDTH = FINISH::WIDTH;
+  Vector sum[ROWS][VECTORS];
   MNV2_UNROLL for (int j = 0; j < VECTORS; j++) {
-    const Vec start = load(job.bias + panel.channel + j * LANES);
+    const Vector start = FINISH::vector(job.bias + panel.channel + j * WIDTH);
     MNV2_UNROLL for (int i = 0; i < ROWS; i++) sum[i][j] = start;
   }
   const std::ptrdiff_t pixel = job.in_pixel;
@@ -42,10 +67,10 @@ MNV2_NOINLINE void tile(const Matmul<float>& job, const Panel& panel, int from, 
   for (int r = 0; r < job.row_count; r++) {
     for (int s = 0; s < job.segment_count; s++) {
       const float* in = tile_in + r * job.in_row + s * job.in_segment;
-      const float* const end = weights + static_cast<std::ptrdiff_t>(job.depth) * (VECTORS * LANES);
+      const float* const end = weights + static_cast<std::ptrdiff_t>(job.depth) * (VECTORS * WIDTH);
       if constexpr (STEPS > 1) {
-        const float* const whole = weights + static_cast<std::ptrdiff_t>(job.depth / STEPS) * (STEPS * VECTORS * LANES);
-        for (; weights != whole; weights += STEPS * VECTORS * LANES, in += STEPS) {
+        const float* const whole = weights + static_cast<std::ptrdiff_t>(job.depth / STEPS) * (STEPS * VECTORS * WIDTH);
+        for (; weights != whole; weights += STEPS * VECTORS * WIDTH, in += STEPS) {
           if constexpr (AHEAD) {
             MNV2_UNROLL for (int k = 0; k < STEPS; k++, ahead += BLOCK) prefetch(ahead);
           }
@@ -54,36 +79,36 @@ MNV2_NOINLINE void tile(const Matmul<float>& job, const Panel& panel, int from, 
           add_steps<0>(values, weights, sum);
         }
       }
-      for (; weights != end; weights += VECTORS * LANES, in++) {
+      for (; weights != end; weights += VECTORS * WIDTH, in++) {
         if constexpr (AHEAD) {
           prefetch(ahead);
           ahead += BLOCK;
         }
-        Vec w[VECTORS];
-        MNV2_UNROLL for (int j = 0; j < VECTORS; j++) w[j] = load(weights + j * LANES);
+        Vector w[VECTORS];
+        MNV2_UNROLL for (int j = 0; j < VECTORS; j++) w[j] = FINISH::vector(weights + j * WIDTH);
         MNV2_UNROLL for (int i = 0; i < ROWS; i++) {
-          const Vec value = splat(in[i * pixel]);
+          const Vector value = FINISH::everywhere(in[i * pixel]);
           MNV2_UNROLL for (int j = 0; j < VECTORS; j++) sum[i][j] = fma(value, w[j], sum[i][j]);
         }
       }
     }
   }
-  const Vec low = splat(job.low), high = splat(job.high);
-  const int tail = job.channels - panel.channel - (VECTORS - 1) * LANES;  // lanes in use of the last vector
+  const Vector low = FINISH::everywhere(job.low), high = FINISH::everywhere(job.high);
+  const int tail = job.channels - panel.channel - (VECTORS - 1) * WIDTH;  // lanes in use of the last vector
   const std::ptrdiff_t out_pixel = job.out_pixel, shortcut_pixel = job.shortcut_pixel;
   float* out[VECTORS];
   MNV2_UNROLL for (int j = 0; j < VECTORS; j++) {
-    const int channel = panel.channel - job.out_channel + j * LANES;
+    const int channel = panel.channel - job.out_channel + j * WIDTH;
     out[j] = job.out + from * out_pixel + channel / BLOCK * job.out_block + channel % BLOCK;
   }
   const float* const shortcut = job.shortcut ? job.shortcut + from * shortcut_pixel + panel.channel : nullptr;
   MNV2_UNROLL for (int i = 0; i < ROWS; i++) {
     MNV2_UNROLL for (int j = 0; j < VECTORS; j++) {
-      const bool whole = j < VECTORS - 1 || tail >= LANES;
-      Vec value = lowest(highest(sum[i][j], low), high);
+      const bool whole = j < VECTORS - 1 || tail >= WIDTH;
+      Vector value = lowest(highest(sum[i][j], low), high);
       if (shortcut) {
-        const float* more = shortcut + i * shortcut_pixel + j * LANES;
-        value = add(value, whole ? load(more) : load_some(more, tail));
+        const float* more = shortcut + i * shortcut_pixel + j * WIDTH;
+        value = add(value, whole ? FINISH::vector(more) : FINISH::some(more, tail));
       }
       float* const to = out[j] + i * out_pixel;
       if (whole) {
@@ -95,10 +120,6 @@ MNV2_NOINLINE void tile(const Matmul<float>& job, const Panel& panel, int from, 
   }
 }
 
-// How a panel of floats is finished: in one way only.
-struct Floats {
-  static constexpr bool PARTS_ARE_SHORT = false, HALF = false;
-};
 template <class T, int VECTORS>
 struct FinishChoice {
   using Type = Floats;
@@ -118,19 +139,20 @@ inline void run_tile(const Matmul<T>& job, const Panel& panel, int from, const t
     tile<ROWS, VECTORS, AHEAD, FINISH>(job, panel, from, ahead);
 }
 
-// The last pixels, fewer than a full tile. AHEAD: as of a tile.
+// A tile of `rows` pixels, at most ROWS; of none nothing. AHEAD: as of a tile.
 template <int ROWS, int VECTORS, bool AHEAD, class FINISH, class T>
-inline void last_tile(const Matmul<T>& job, const Panel& panel, int from, const typename Types<T>::Weight* ahead) {
+inline void tile_of(int rows, const Matmul<T>& job, const Panel& panel, int from,
+                    const typename Types<T>::Weight* ahead) {
   if constexpr (ROWS > 0) {
-    if (job.pixels - from == ROWS) {
+    if (rows == ROWS) {
       run_tile<ROWS, VECTORS, AHEAD, FINISH>(job, panel, from, ahead);
     } else {
-      last_tile<ROWS - 1, VECTORS, AHEAD, FINISH>(job, panel, from, ahead);
+      tile_of<ROWS - 1, VECTORS, AHEAD, FINISH>(rows, job, panel, from, ahead);
     }
   }
 }
 
-// The same in tiles of 4, 2 and 1 pixels, for a small library.
+// The last pixels, fewer than a full tile, in tiles of 4, 2 and 1, for a small library.
 template <int ROWS, int VECTORS, class FINISH, class T>
 inline void last_tiles(const Matmul<T>& job, const Panel& panel, int from) {
   if constexpr (ROWS > 0) {
@@ -174,14 +196,35 @@ inline int run_tiles(const Matmul<T>& job, const Panel& panel, int fetched) {
   for (; from + ROWS <= job.pixels; from += ROWS) run_tile<ROWS, VECTORS, false, FINISH>(job, panel, from, nullptr);
   if constexpr (FINISH::PARTS_ARE_SHORT) {  // there may be no other tile
     if (from < job.pixels && fetched + lines <= job.ahead_lines) {
-      last_tile<ROWS - 1, VECTORS, true, FINISH>(job, panel, from, ahead());
+      tile_of<ROWS - 1, VECTORS, true, FINISH>(job.pixels - from, job, panel, from, ahead());
       return fetched + lines;
     }
   }
   if constexpr (IS_SMALL && !FINISH::PARTS_ARE_SHORT) {
     last_tiles<(ROWS > 4 ? 4 : ROWS / 2), VECTORS, FINISH>(job, panel, from);
   } else {
-    last_tile<ROWS - 1, VECTORS, false, FINISH>(job, panel, from, nullptr);
+    tile_of<ROWS - 1, VECTORS, false, FINISH>(job.pixels - from, job, panel, from, nullptr);
+  }
+  return fetched;
+}
+
+// The same in tiles of about one size, the largest of which fetch: with one vector a tile of few pixels would wait for
+// every sum.
+template <int ROWS, class FINISH>
+inline int run_even_tiles(const Matmul<float>& job, const Panel& panel, int fetched) {
+  const int lines = job.row_count * job.segment_count * job.depth;
+  const int tiles = (job.pixels + ROWS - 1) / ROWS;
+  int from = 0;
+  for (int i = 0; i < tiles; i++) {
+    const int rows = job.pixels / tiles + (i < job.pixels % tiles ? 1 : 0);
+    if (rows == ROWS && fetched + lines <= job.ahead_lines) {
+      const float* const ahead = job.ahead + static_cast<std::ptrdiff_t>(fetched) * BLOCK;
+      run_tile<ROWS, 1, true, FINISH>(job, panel, from, ahead);
+      fetched += lines;
+    } else {
+      tile_of<ROWS, 1, false, FINISH>(rows, job, panel, from, nullptr);
+    }
+    from += rows;
   }
   return fetched;
 }
@@ -189,6 +232,9 @@ inline int run_tiles(const Matmul<T>& job, const Panel& panel, int fetched) {
 template <int VECTORS, class T>
 inline int run_panel(const Matmul<T>& job, const Panel& panel, int fetched) {
   constexpr int ROWS = sizeof(T) == 1 ? byte_tile_rows(VECTORS) : tile_rows(VECTORS);
+  if constexpr (VECTORS == 1 && sizeof(T) == sizeof(float) && FLOAT_HALVES) {
+    return run_even_tiles<ROWS, Floats>(job, panel, fetched);
+  }
   return run_tiles<ROWS, VECTORS, typename FinishChoice<T, VECTORS>::Type>(job, panel, fetched);
 }
 
@@ -198,6 +244,14 @@ inline int run_half_panel(const Matmul<std::uint8_t>& job, const Panel& panel, i
   constexpr int ROWS = 12;
   return panel.vectors == 1 ? run_tiles<ROWS, 1, WithHalf<InOrderPacked<1>>>(job, panel, fetched)
                             : run_tiles<ROWS, 2, WithHalf<InOrderPacked<2>>>(job, panel, fetched);
+}
+
+#endif
+
+#if defined(MNV2_FLOAT_HALVES)
+
+inline int run_half_panel(const Matmul<float>& job, const Panel& panel, int fetched) {
+  return run_even_tiles<tile_rows(1), HalfFloats>(job, panel, fetched);
 }
 
 #endif
@@ -254,14 +308,12 @@ inline void run_panels(const Matmul<T>& job) {
   }
   for (int i = 0; i < job.panel_count; i++) {
     const Panel& panel = job.panels[i];
-#if defined(MNV2_HALVES)
-    if constexpr (sizeof(T) == 1) {
+    if constexpr (sizeof(T) == 1 ? HALVES : sizeof(T) == sizeof(float) && FLOAT_HALVES) {
       if (panel.half) {
         fetched = run_half_panel(job, panel, fetched);
         continue;
       }
     }
-#endif
     switch (panel.vectors) {
       case 1:
         fetched = run_panel<1>(job, panel, fetched);

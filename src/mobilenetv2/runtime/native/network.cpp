@@ -25,6 +25,9 @@ constexpr std::size_t KEPT_BYTES = std::size_t{64} << 20;  // larger workspaces 
 
 constexpr int FOURS_DEPTH = 256;  // of a product whose panels are as narrow as fours need them
 
+// Of floats half of a vector is a panel of its own, which costs more than it saves beside more of them.
+constexpr int VECTORS_WITH_HALF = 4;
+
 // Vectors of the next panel: as wide as the target goes, but never leaving a lone vector after a wide panel.
 int next_panel(int vectors_left, int widest) {
   if (vectors_left == widest + 1 && widest > 2) return widest - 1;
@@ -201,9 +204,10 @@ int Network<T>::add_matrix(const Given* weights, const Sum* bias, int channels, 
   const bool clamps = rounding.mode == RoundingMode::ONCE_SATURATING && rounding.zero == 0;
   matrix.in_order = kernels_->fours_vectors > 0 && depth <= FOURS_DEPTH && input_factor == 0 &&
                     (clamps || rounding.mode == RoundingMode::TWICE_NON_NEGATIVE);
-  const bool ends_with_half =
-      kernels_->halves && !matrix.in_order && !is_to_float(rounding.mode) && last_lanes <= lanes / 2;
-  const int half_panel = ends_with_half ? std::min(vectors, 2) : 0;  // vectors of the last panel
+  const bool ends_with_half = kernels_->half_vectors > 0 && !matrix.in_order && !is_to_float(rounding.mode) &&
+                              last_lanes <= lanes / 2 &&
+                              (sizeof(T) == 1 || vectors <= VECTORS_WITH_HALF);
+  const int half_panel = ends_with_half ? std::min(vectors, kernels_->half_vectors) : 0;  // vectors of the last panel
   std::vector<int> order;                                            // the channel of each lane
   for (int done = 0; done < vectors;) {
     const int left = vectors - done;

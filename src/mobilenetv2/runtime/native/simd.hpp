@@ -19,6 +19,8 @@
 //   nearest, off_whole         the nearest whole number; the value less that
 //   larger_magnitude, with_sign  of two, without its sign; a positive value with another's sign
 //   in_register                the value itself, not to be read from memory again
+// And where MNV2_FLOAT_HALVES is defined, the same for half of a vector, HalfVec:
+//   load_half, load_some_half, splat_half; store, store_some, fma, add, lowest, highest
 // For bytes and 32-bit integers:
 //   Ints                       LANES integers of 32 bits
 //   load_ints, store_ints, store_some_ints, splat_ints, add_ints
@@ -97,6 +99,11 @@ constexpr int FOURS_VECTORS = 0, FOURS_ROWS = 0;
 constexpr bool HALVES = true;
 #else
 constexpr bool HALVES = false;
+#endif
+#if defined(MNV2_FLOAT_HALVES)
+constexpr bool FLOAT_HALVES = true;
+#else
+constexpr bool FLOAT_HALVES = false;
 #endif
 
 #if defined(MNV2_PAIRS)

@@ -48,6 +48,24 @@ inline Vec mul(Vec a, Vec b) { return _mm512_mul_ps(a, b); }
 inline Vec lowest(Vec a, Vec b) { return _mm512_min_ps(a, b); }
 inline Vec highest(Vec a, Vec b) { return _mm512_max_ps(a, b); }
 
+// Half of a vector of floats: a multiply-add of 256 bits takes half of one of 512.
+#define MNV2_FLOAT_HALVES
+using HalfVec = __m256;
+inline __mmask8 first_of_half(int count) { return static_cast<__mmask8>((1u << count) - 1u); }
+inline HalfVec load_half(const float* from) { return _mm256_loadu_ps(from); }
+inline HalfVec load_some_half(const float* from, int count) {
+  return _mm256_maskz_loadu_ps(first_of_half(count), from);
+}
+inline HalfVec splat_half(float value) { return _mm256_set1_ps(value); }
+inline void store(float* to, HalfVec value) { _mm256_storeu_ps(to, value); }
+inline void store_some(float* to, HalfVec value, int count) {
+  _mm256_mask_storeu_ps(to, first_of_half(count), value);
+}
+inline HalfVec fma(HalfVec a, HalfVec b, HalfVec c) { return _mm256_fmadd_ps(a, b, c); }
+inline HalfVec add(HalfVec a, HalfVec b) { return _mm256_add_ps(a, b); }
+inline HalfVec lowest(HalfVec a, HalfVec b) { return _mm256_min_ps(a, b); }
+inline HalfVec highest(HalfVec a, HalfVec b) { return _mm256_max_ps(a, b); }
+
 using Ints = __m512i;
 inline Ints load_ints(const std::int32_t* from) { return _mm512_loadu_si512(from); }
 inline Ints load_weights(const std::int8_t* from) { return _mm512_loadu_si512(from); }
