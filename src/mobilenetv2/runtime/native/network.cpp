@@ -352,19 +352,15 @@ void Network<T>::run(const Plan& plan, const Images& images, void* const* answer
   Buffer<T> kept = given ? Buffer<T>() : take_workspace(plan.size(images.count));
   const FlushSubnormals flush;
   std::vector<Ahead<T>> ahead(static_cast<std::size_t>(plan.threads), Ahead<T>(*this));
-  Run<T> run{*this, plan, images, answers, given ? given : kept.data(), nullptr, nullptr, 0, ahead.data(), seconds};
-  if (pool_ && plan.threads > 1) {
-    run.pool = pool_.get();
-    if (pool_->forked()) {
-      execute(run);  // in the child, whoever held the mutex may not exist
-    } else {
-      const std::lock_guard<Mutex> lock(pool_mutex_);
-      execute(run);
-    }
-  } else {
+  const auto run = [&](Pool& pool) {
+    execute(Run<T>{*this, plan, images, answers, given ? given : kept.data(), &pool, ahead.data(), seconds});
+  };
+  if (pool_ && plan.threads > 1 && !pool_->forked()) {
+    const std::lock_guard<Mutex> lock(pool_mutex_);
+    run(*pool_);
+  } else {  // in a forked child there are no workers, and whoever held the mutex may not exist
     Pool alone(1);
-    run.pool = &alone;
-    execute(run);
+    run(alone);
   }
   if (!given) give_back(std::move(kept));
 }

@@ -13,8 +13,6 @@
 
 namespace mobilenetv2 {
 
-constexpr std::size_t LINE_BYTES = 64;
-
 // An array that begins on a cache line, with a line to spare behind it: some kernels read whole vectors.
 template <class T>
 class Buffer {

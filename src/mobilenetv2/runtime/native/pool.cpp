@@ -12,7 +12,8 @@
 namespace mobilenetv2 {
 namespace {
 
-constexpr int SPINS = 4000;  // pauses of some 40 cycles before a worker sleeps
+constexpr int SPINS = 4000;   // pauses of some 40 cycles before a worker sleeps
+constexpr int PATIENCE = 40;  // before a thread takes tasks of others, whose lanes then move to its core
 
 long process() {
 #if defined(__unix__) || defined(__APPLE__)
@@ -24,7 +25,8 @@ long process() {
 
 }  // namespace
 
-Pool::Pool(int threads) : owner_(process()) {
+Pool::Pool(int threads)
+    : owner_(process()), lanes_(new Tasks::Lane[static_cast<std::size_t>(threads)]), tasks_(lanes_.get()) {
   workers_.reserve(static_cast<std::size_t>(threads - 1));
   try {
     for (int slot = 1; slot < threads; slot++) workers_.emplace_back([this, slot] { serve(slot); });
@@ -55,18 +57,18 @@ void Pool::stop() {
 
 bool Pool::forked() const { return process() != owner_; }
 
-void Pool::run(int count, Tasks::Call call, void* body) {
-  caller_ = current_processor();
-  tasks_.begin(count, call, body);
+void Pool::run(int count, Tasks::Call call, const void* body, std::size_t body_bytes) {
+  tasks_.begin(count, threads(), call, body, body_bytes);
   if (sleepers_ > 0) {
+    caller_ = current_processor();
     {
       const std::lock_guard<std::mutex> lock(mutex_);
     }
     wake_.notify_all();
   }
-  while (tasks_.work(0)) {
-  }
-  for (int spins = 0; !tasks_.done(count); spins++) {
+  tasks_.work(0);
+  for (int spins = 0; !tasks_.done(); spins++) {
+    if (spins >= PATIENCE && tasks_.help(0)) continue;
     if (spins < SPINS) {
       pause();
     } else {
@@ -83,12 +85,10 @@ void Pool::keep_clear_of_caller() const {
 void Pool::serve(int slot) {
   const FlushSubnormals flush;
   while (!stopping_) {
-    bool found = false;
-    for (int spins = 0; spins < SPINS && !found; spins++) {
-      found = tasks_.work(slot);
-      if (!found) pause();
+    for (int spins = 0; spins < SPINS; spins++) {
+      if (tasks_.work(slot) || (spins >= PATIENCE && tasks_.help(slot))) spins = 0;
+      pause();
     }
-    if (found) continue;
     std::unique_lock<std::mutex> lock(mutex_);
     sleepers_++;
     wake_.wait(lock, [this] { return tasks_.waiting() || stopping_; });

@@ -58,7 +58,7 @@ template <class T, Arithmetic A>
 class Band {
  public:
   Band(const Run<T>& run, const Step& step, int slot) : step_(step), channels_(step.out_channels) {
-    float* const scratch = reinterpret_cast<float*>(run.scratch_of(slot));
+    float* const scratch = reinterpret_cast<float*>(run.scratch_of(step, slot));
     const std::size_t row = static_cast<std::size_t>(step.in_width) * static_cast<std::size_t>(channels_);
     upper_ = scratch;
     lower_ = upper_ + row;
