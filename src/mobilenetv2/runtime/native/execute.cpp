@@ -34,7 +34,7 @@ void run_add(const Run<T>& run, const Step& step) {
   const std::ptrdiff_t count = static_cast<std::ptrdiff_t>(pixels_of(step)) * step.out_channels;
   const T *a = run.tensor(step.inputs[0]), *b = run.tensor(step.inputs[1]);
   T* const out = run.tensor(step.output);
-  run.pool->parallel(run.images.count, [&](int image, int) {
+  run.share(step, run.images.count, [&](int image, int) {
     for (std::ptrdiff_t i = image * count; i < (image + 1) * count; i++) {
       out[i] = from_float<T>(to_float(a[i]) + to_float(b[i]));
     }
@@ -57,7 +57,7 @@ void run_concat(const Run<T>& run, const Step& step) {
     const std::ptrdiff_t channels = step.input_channels[i];
     const std::uint8_t* const table = step.rescaling.empty() ? nullptr : step.rescaling.data() + 256 * i;
     const bool copies = !table || is_identity(table);
-    run.pool->parallel(step.in_height * run.images.count, [&](int row, int) {
+    run.share(step, step.in_height * run.images.count, [&](int row, int) {
       const std::ptrdiff_t begin = static_cast<std::ptrdiff_t>(row) * step.in_width, end = begin + step.in_width;
       for (std::ptrdiff_t p = begin; p < end; p++) {
         T* const to = out + p * step.out_channels + channel;
@@ -98,7 +98,7 @@ void run_mean(const Run<T>& run, const Step& step) {
   const T* const in = run.tensor(step.inputs[0]);
   T* const out = run.tensor(step.output);
   const std::ptrdiff_t count = static_cast<std::ptrdiff_t>(pixels_of(step)) * channels;
-  run.pool->parallel(run.images.count * parts, [&](int task, int) {
+  run.share(step, run.images.count * parts, [&](int task, int) {
     const int image = task / parts, from = task % parts * PART_CHANNELS;
     const int width = std::min(PART_CHANNELS, channels - from);
     typename Types<T>::Sum sums[PART_CHANNELS];
@@ -279,13 +279,26 @@ void run_part(const Run<T>& run, const Matrix<T>& matrix, const Matmul<T>& job, 
   run.network.kernels().matmul(piece);
 }
 
+// Whether threads that take as many panels each write to cache lines of their own.
+template <class T>
+bool has_whole_lines(const Matrix<T>& matrix, int hands) {
+  const auto ends = [](int channel) { return static_cast<std::size_t>(channel) * sizeof(T) % LINE_BYTES == 0; };
+  const int each = static_cast<int>(matrix.panels.size()) / hands;
+  for (int i = 0; i < hands; i++) {
+    if (!ends(matrix.panels[static_cast<std::size_t>(i * each)].channel)) return false;
+  }
+  return ends(matrix.channels);
+}
+
 template <class T>
 void parallel_matmul(const Run<T>& run, const Step& step, const Matrix<T>& matrix,
                      Matmul<T> (*make)(const Run<T>&, const Step&)) {
   const Matmul<T> job = make(run, step);
-  const int parts = std::clamp(job.pixels / PART_PIXELS, 1, run.pool->threads());
+  const int hands = run.hands(step);
+  const bool by_panels = job.panel_count % hands == 0 && has_whole_lines(matrix, hands);
+  const int parts = by_panels ? 1 : std::clamp(job.pixels / PART_PIXELS, 1, hands);
   const int count = parts * job.panel_count;
-  if (run.pool->threads() == 1) {
+  if (hands == 1) {
     for (int task = 0; task < count; task++) run_part(run, matrix, job, parts, task, 0);
     return;
   }

@@ -20,6 +20,8 @@ class Ahead {
   char apart_[2 * LINE_BYTES] = {};    // from that of the next thread
 };
 
+constexpr std::int64_t SMALL_WORK = 350000;  // of Step::work: 2 microseconds, in which threads hardly find each other
+
 // One call: its input, its output, its workspace. It stays as it is: threads keep it in their caches.
 template <class T>
 struct alignas(LINE_BYTES) Run {
@@ -28,11 +30,20 @@ struct alignas(LINE_BYTES) Run {
   Images images;
   void* const* answers;
   T* workspace;
+  std::size_t size;  // of the workspace
   Pool* pool;
   Ahead<T>* ahead;  // one per thread
   double* seconds;  // one per step, added to; null if nobody asks
 
   float* answer(std::ptrdiff_t offset) const { return static_cast<float*>(answers[ANSWER - offset]); }
+  // Threads that share the step: one alone if it has too little to do.
+  int hands(const Step& step) const { return step.work * images.count < SMALL_WORK ? 1 : pool->threads(); }
+  // Calls body(task, slot) for every task of the step.
+  template <class Body>
+  void share(const Step& step, int count, const Body& body) const {
+    if (hands(step) > 1) return pool->parallel(count, body);
+    for (int task = 0; task < count; task++) body(task, 0);
+  }
   // Where a tensor of the plan begins, image 0. An answer is one only if it is of the same type.
   T* tensor(std::ptrdiff_t offset) const {
     if constexpr (sizeof(T) == sizeof(float)) {
@@ -44,9 +55,7 @@ struct alignas(LINE_BYTES) Run {
   float* floats(std::ptrdiff_t offset) const {
     return offset <= ANSWER ? answer(offset) : reinterpret_cast<float*>(workspace + offset * images.count);
   }
-  T* scratch_of(const Step& step, int slot) const {
-    return workspace + step.top * images.count + step.thread_scratch * static_cast<std::size_t>(slot);
-  }
+  T* scratch_of(const Step& step, int slot) const { return workspace + plan.scratch(step, slot, images.count, size); }
 };
 
 constexpr int up_to_four(int pixels) { return (pixels + FOUR - 1) / FOUR * FOUR; }

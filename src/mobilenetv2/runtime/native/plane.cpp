@@ -129,8 +129,8 @@ std::size_t plane_scratch_size(const Network<T>& network, const Step& step) {
 template <class T>
 void run_plane(const Run<T>& run, const Step& step) {
   const Matrix<T>& expand = run.network.matrix(step.stages.front().expand);
-  const int chunks = chunk_count(expand, step, run.pool->threads());
-  run.pool->parallel(chunks, [&run, &step, chunks](int task, int slot) {
+  const int chunks = chunk_count(expand, step, run.hands(step));
+  run.share(step, chunks, [&run, &step, chunks](int task, int slot) {
     const Stage& stage = step.stages.front();
     const Chunk<T> chunk(run.network.matrix(stage.expand), chunks, task);
     const std::ptrdiff_t plane_size = wide_plane(stage);

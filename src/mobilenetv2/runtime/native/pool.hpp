@@ -172,10 +172,11 @@ class Pool {
   void stop();
   void run(int count, Tasks::Call call, const void* body, std::size_t body_bytes);
   void serve(int slot);
-  void keep_clear_of_caller() const;
+  void wake();
 
   Processors processors_;
-  std::atomic<int> caller_{-1};  // the processor of the last caller
+  int kept_off_ = -1;                            // the processor that workers keep off
+  std::unique_ptr<std::atomic<int>[]> numbers_;  // of the workers' threads, 0 of those that have not begun
   std::vector<std::thread> workers_;
   long owner_;
   std::unique_ptr<Tasks::Lane[]> lanes_;
@@ -183,7 +184,7 @@ class Pool {
   std::atomic<int> sleepers_{0};
   std::atomic<bool> stopping_{false};
   std::mutex mutex_;
-  std::condition_variable wake_;
+  std::condition_variable awake_;
 };
 
 #endif

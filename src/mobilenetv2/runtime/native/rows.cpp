@@ -68,7 +68,7 @@ struct Bands {
         first(step.stages.front()),
         last(step.stages.back()),
         input(step.inputs[0] == IMAGE ? nullptr : run.tensor(step.inputs[0])),
-        count(run.images.count % run.pool->threads() == 0 ? 1 : std::min(run.pool->threads(), last.out_height)),
+        count(run.images.count % run.hands(step) == 0 ? 1 : std::min(run.hands(step), last.out_height)),
         in_place(input && step.inputs[0] == step.output),
         halo(in_place ? halo_rows(first) : 0) {}
 
@@ -143,7 +143,7 @@ template <class T>
 void run_rows(const Run<T>& run, const Step& step) {
   const Bands<T> bands(run, step);
   if (bands.in_place) bands.keep_edges();
-  run.pool->parallel(run.images.count * bands.count, [&run, &step](int task, int slot) {
+  run.share(step, run.images.count * bands.count, [&run, &step](int task, int slot) {
     const Bands<T> own(run, step);
     own.run_band(task / own.count, task % own.count, slot);
   });
