@@ -12,6 +12,8 @@
 
 #if defined(__linux__)
 #include <sched.h>
+#include <sys/syscall.h>
+#include <unistd.h>
 #endif
 
 #if defined(MNV2_X86_64)
@@ -199,6 +201,8 @@ double seconds_now() {
 
 int current_processor() { return sched_getcpu(); }
 
+int current_thread() { return static_cast<int>(syscall(SYS_gettid)); }
+
 Processors::Processors() {
   cpu_set_t set;
   if (sched_getaffinity(0, sizeof(set), &set) != 0) return;
@@ -208,23 +212,25 @@ Processors::Processors() {
   }
 }
 
-void Processors::leave(int processor) const {
-  if (processor < 0 || processor >= MOST || count_ < 1 + usable_[processor]) return;
+void Processors::keep_off(int processor, int thread) const {
+  if (thread == 0 || processor < 0 || processor >= MOST || count_ < 1 + usable_[processor]) return;
   cpu_set_t set;
   CPU_ZERO(&set);
   for (int i = 0; i < MOST && i < CPU_SETSIZE; i++) {
     if (usable_[i] && i != processor) CPU_SET(i, &set);
   }
-  sched_setaffinity(0, sizeof(set), &set);  // fails where the system forbids it; then nothing changes
+  sched_setaffinity(thread, sizeof(set), &set);  // fails where the system forbids it; then nothing changes
 }
 
 #else
 
 int current_processor() { return -1; }
 
+int current_thread() { return 0; }
+
 Processors::Processors() {}
 
-void Processors::leave(int) const {}
+void Processors::keep_off(int, int) const {}
 
 #endif
 

@@ -32,13 +32,15 @@ class FlushSubnormals {
 
 // The processor that the calling thread runs on, -1 if the system does not say.
 int current_processor();
+// The system's number of the calling thread, 0 if it does not say.
+int current_thread();
 
 // The processors that the thread that makes it may use.
 class Processors {
  public:
   Processors();
-  // Moves the calling thread to any of them but this one, if there is another.
-  void leave(int processor) const;
+  // Keeps a thread of this process to any of them but this one, if there is another.
+  void keep_off(int processor, int thread) const;
 
  private:
   static constexpr int MOST = 1024;

@@ -16,7 +16,7 @@ constexpr int PART_PIXELS = 16;                        // a part of a product ha
 int pixels_of(const Step& step) { return step.in_height * step.in_width; }
 
 template <class T>
-void run_matmul(const Run<T>& run, const Step& step) {
+Matmul<T> whole_matmul(const Run<T>& run, const Step& step) {
   const Matrix<T>& matrix = run.network.matrix(step.matrix);
   Matmul<T> job = dense_matmul(matrix, run.tensor(step.inputs[0]), step.in_channels, pixels_of(step) * run.images.count,
                                run.tensor(step.output), step.low, step.high);
@@ -26,7 +26,7 @@ void run_matmul(const Run<T>& run, const Step& step) {
     job.out += before;
     if (job.requantize.floats) job.requantize.floats += before;
   }
-  parallel_matmul(run, matrix, job);
+  return job;
 }
 
 template <class T>
@@ -34,7 +34,7 @@ void run_add(const Run<T>& run, const Step& step) {
   const std::ptrdiff_t count = static_cast<std::ptrdiff_t>(pixels_of(step)) * step.out_channels;
   const T *a = run.tensor(step.inputs[0]), *b = run.tensor(step.inputs[1]);
   T* const out = run.tensor(step.output);
-  run.pool->parallel(run.images.count, [&](int image, int) {
+  run.share(step, run.images.count, [&](int image, int) {
     for (std::ptrdiff_t i = image * count; i < (image + 1) * count; i++) {
       out[i] = from_float<T>(to_float(a[i]) + to_float(b[i]));
     }
@@ -57,7 +57,7 @@ void run_concat(const Run<T>& run, const Step& step) {
     const std::ptrdiff_t channels = step.input_channels[i];
     const std::uint8_t* const table = step.rescaling.empty() ? nullptr : step.rescaling.data() + 256 * i;
     const bool copies = !table || is_identity(table);
-    run.pool->parallel(step.in_height * run.images.count, [&](int row, int) {
+    run.share(step, step.in_height * run.images.count, [&](int row, int) {
       const std::ptrdiff_t begin = static_cast<std::ptrdiff_t>(row) * step.in_width, end = begin + step.in_width;
       for (std::ptrdiff_t p = begin; p < end; p++) {
         T* const to = out + p * step.out_channels + channel;
@@ -98,7 +98,7 @@ void run_mean(const Run<T>& run, const Step& step) {
   const T* const in = run.tensor(step.inputs[0]);
   T* const out = run.tensor(step.output);
   const std::ptrdiff_t count = static_cast<std::ptrdiff_t>(pixels_of(step)) * channels;
-  run.pool->parallel(run.images.count * parts, [&](int task, int) {
+  run.share(step, run.images.count * parts, [&](int task, int) {
     const int image = task / parts, from = task % parts * PART_CHANNELS;
     const int width = std::min(PART_CHANNELS, channels - from);
     typename Types<T>::Sum sums[PART_CHANNELS];
@@ -129,7 +129,7 @@ void execute_step(const Run<T>& run, const Step& step) {  // Network::plan refus
     case StepKind::PLANE:
       return run_plane(run, step);
     case StepKind::MATMUL:
-      return run_matmul(run, step);
+      return parallel_matmul(run, step, run.network.matrix(step.matrix), whole_matmul<T>);
     case StepKind::MEAN:
       return run_mean(run, step);
     case StepKind::ADD:
@@ -193,10 +193,8 @@ void Ahead<T>::fetch(const Matrix<T>& matrix, Matmul<T>& job) {
 }
 
 template <class T>
-void execute(Run<T>& run) {
+void execute(const Run<T>& run) {
   for (std::size_t i = 0; i < run.plan.steps.size(); i++) {
-    run.scratch = run.workspace + run.plan.steps[i].top * run.images.count;
-    run.scratch_size = run.plan.steps[i].thread_scratch;
     const double begin = run.seconds ? seconds_now() : 0;
     execute_step(run, run.plan.steps[i]);
     if (run.seconds) run.seconds[i] += seconds_now() - begin;
@@ -264,23 +262,48 @@ Matmul<T> blocked_matmul(const Matrix<T>& matrix, const T* in, std::ptrdiff_t in
   return job;
 }
 
+// One panel of one of the `parts` of the pixels.
 template <class T>
-void parallel_matmul(const Run<T>& run, const Matrix<T>& matrix, const Matmul<T>& job) {
-  const int threads = run.pool->threads();
-  const int parts = std::clamp(job.pixels / PART_PIXELS, 1, threads);
-  run.pool->parallel(parts * job.panel_count, [&](int task, int slot) {
-    const int part = task % parts;
-    const auto edge = [&](int i) { return static_cast<std::ptrdiff_t>(job.pixels) * i / parts; };
-    Matmul<T> piece = job;
-    piece.in += edge(part) * job.in_pixel;
-    if (job.out) piece.out += edge(part) * job.out_pixel;
-    if (job.shortcut) piece.shortcut += edge(part) * job.shortcut_pixel;
-    if (job.requantize.floats) piece.requantize.floats += edge(part) * job.out_pixel;
-    piece.pixels = static_cast<int>(edge(part + 1) - edge(part));
-    piece.panels = job.panels + task / parts;
-    piece.panel_count = 1;
-    run.ahead[slot].fetch(matrix, piece);
-    run.network.kernels().matmul(piece);
+void run_part(const Run<T>& run, const Matrix<T>& matrix, const Matmul<T>& job, int parts, int task, int slot) {
+  const int part = task / job.panel_count;
+  const auto edge = [&](int i) { return static_cast<std::ptrdiff_t>(job.pixels) * i / parts; };
+  Matmul<T> piece = job;
+  piece.in += edge(part) * job.in_pixel;
+  if (job.out) piece.out += edge(part) * job.out_pixel;
+  if (job.shortcut) piece.shortcut += edge(part) * job.shortcut_pixel;
+  if (job.requantize.floats) piece.requantize.floats += edge(part) * job.out_pixel;
+  piece.pixels = static_cast<int>(edge(part + 1) - edge(part));
+  piece.panels = job.panels + task % job.panel_count;
+  piece.panel_count = 1;
+  run.ahead[slot].fetch(matrix, piece);
+  run.network.kernels().matmul(piece);
+}
+
+// Whether threads that take as many panels each write to cache lines of their own.
+template <class T>
+bool has_whole_lines(const Matrix<T>& matrix, int hands) {
+  const auto ends = [](int channel) { return static_cast<std::size_t>(channel) * sizeof(T) % LINE_BYTES == 0; };
+  const int each = static_cast<int>(matrix.panels.size()) / hands;
+  for (int i = 0; i < hands; i++) {
+    if (!ends(matrix.panels[static_cast<std::size_t>(i * each)].channel)) return false;
+  }
+  return ends(matrix.channels);
+}
+
+template <class T>
+void parallel_matmul(const Run<T>& run, const Step& step, const Matrix<T>& matrix,
+                     Matmul<T> (*make)(const Run<T>&, const Step&)) {
+  const Matmul<T> job = make(run, step);
+  const int hands = run.hands(step);
+  const bool by_panels = job.panel_count % hands == 0 && has_whole_lines(matrix, hands);
+  const int parts = by_panels ? 1 : std::clamp(job.pixels / PART_PIXELS, 1, hands);
+  const int count = parts * job.panel_count;
+  if (hands == 1) {
+    for (int task = 0; task < count; task++) run_part(run, matrix, job, parts, task, 0);
+    return;
+  }
+  run.pool->parallel(count, [&run, &step, &matrix, make, parts](int task, int slot) {
+    run_part(run, matrix, make(run, step), parts, task, slot);
   });
 }
 
@@ -307,11 +330,12 @@ Depthwise<T> depthwise_job(const DepthwiseWeights<T>& weights, const Stage& stag
 
 #define MNV2_INSTANTIATE(T)                                                                            \
   template std::size_t scratch_size<T>(const Network<T>&, const Step&);                                \
-  template void execute<T>(Run<T>&);                                                                   \
+  template void execute<T>(const Run<T>&);                                                             \
   template class Ahead<T>;                                                                             \
   template Matmul<T> dense_matmul<T>(const Matrix<T>&, const T*, int, int, T*, float, float);          \
   template Matmul<T> blocked_matmul<T>(const Matrix<T>&, const T*, std::ptrdiff_t, int, float, float); \
-  template void parallel_matmul<T>(const Run<T>&, const Matrix<T>&, const Matmul<T>&);                 \
+  template void parallel_matmul<T>(const Run<T>&, const Step&, const Matrix<T>&,                       \
+                                   Matmul<T> (*)(const Run<T>&, const Step&));                         \
   template Depthwise<T> depthwise_job<T>(const DepthwiseWeights<T>&, const Stage&);
 MNV2_EACH_TYPE(MNV2_INSTANTIATE)
 

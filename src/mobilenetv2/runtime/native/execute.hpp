@@ -17,23 +17,33 @@ class Ahead {
  private:
   const Network<T>& network_;
   std::size_t matrix_ = 0, line_ = 0;  // the next to fetch
+  char apart_[2 * LINE_BYTES] = {};    // from that of the next thread
 };
 
-// One call: its input, its output, its workspace.
+constexpr std::int64_t SMALL_WORK = 350000;  // of Step::work: 2 microseconds, in which threads hardly find each other
+
+// One call: its input, its output, its workspace. It stays as it is: threads keep it in their caches.
 template <class T>
-struct Run {
+struct alignas(LINE_BYTES) Run {
   const Network<T>& network;
   const Plan& plan;
   Images images;
   void* const* answers;
   T* workspace;
+  std::size_t size;  // of the workspace
   Pool* pool;
-  T* scratch;                // of the step at hand
-  std::size_t scratch_size;  // per thread
-  Ahead<T>* ahead;           // one per thread
-  double* seconds;           // one per step, added to; null if nobody asks
+  Ahead<T>* ahead;  // one per thread
+  double* seconds;  // one per step, added to; null if nobody asks
 
   float* answer(std::ptrdiff_t offset) const { return static_cast<float*>(answers[ANSWER - offset]); }
+  // Threads that share the step: one alone if it has too little to do.
+  int hands(const Step& step) const { return step.work * images.count < SMALL_WORK ? 1 : pool->threads(); }
+  // Calls body(task, slot) for every task of the step.
+  template <class Body>
+  void share(const Step& step, int count, const Body& body) const {
+    if (hands(step) > 1) return pool->parallel(count, body);
+    for (int task = 0; task < count; task++) body(task, 0);
+  }
   // Where a tensor of the plan begins, image 0. An answer is one only if it is of the same type.
   T* tensor(std::ptrdiff_t offset) const {
     if constexpr (sizeof(T) == sizeof(float)) {
@@ -45,7 +55,7 @@ struct Run {
   float* floats(std::ptrdiff_t offset) const {
     return offset <= ANSWER ? answer(offset) : reinterpret_cast<float*>(workspace + offset * images.count);
   }
-  T* scratch_of(int slot) const { return scratch + scratch_size * static_cast<std::size_t>(slot); }
+  T* scratch_of(const Step& step, int slot) const { return workspace + plan.scratch(step, slot, images.count, size); }
 };
 
 constexpr int up_to_four(int pixels) { return (pixels + FOUR - 1) / FOUR * FOUR; }
@@ -70,7 +80,7 @@ bool in_fours(const Network<T>& network, const Stage& stage, int matrix) {
 template <class T>
 std::size_t scratch_size(const Network<T>& network, const Step& step);
 template <class T>
-void execute(Run<T>& run);
+void execute(const Run<T>& run);
 
 // The parts: rows.cpp, plane.cpp, resize.cpp.
 template <class T>
@@ -95,9 +105,10 @@ Matmul<T> dense_matmul(const Matrix<T>& matrix, const T* in, int channels, int p
 template <class T>
 Matmul<T> blocked_matmul(const Matrix<T>& matrix, const T* in, std::ptrdiff_t in_block, int pixels, float low,
                          float high);
-// The job, cut into parts for the threads.
+// The job that `make` makes, cut into parts for the threads.
 template <class T>
-void parallel_matmul(const Run<T>& run, const Matrix<T>& matrix, const Matmul<T>& job);
+void parallel_matmul(const Run<T>& run, const Step& step, const Matrix<T>& matrix,
+                     Matmul<T> (*make)(const Run<T>&, const Step&));
 template <class T>
 Depthwise<T> depthwise_job(const DepthwiseWeights<T>& weights, const Stage& stage);
 

@@ -324,6 +324,37 @@ std::size_t Plan::size(int images) const {
   return most;
 }
 
+// See Step::work.
+template <class T>
+std::int64_t work(const Network<T>& network, const Step& step) {
+  constexpr std::int64_t SLOWER = sizeof(T) == 1 ? 1 : 2;  // than bytes, where there is little to do
+  constexpr std::int64_t MOVED = 16;                       // an element that is moved or added takes as long
+  std::int64_t sum = 0;
+  for (const Stage& stage : step.stages) {
+    const std::int64_t in = std::int64_t{stage.in_height} * stage.in_width;
+    const std::int64_t out = std::int64_t{stage.out_height} * stage.out_width;
+    if (stage.conv >= 0) sum += out * stage.out_channels * network.matrix(stage.conv).depth;
+    if (stage.expand >= 0) sum += in * stage.in_channels * stage.wide_channels;
+    if (stage.depthwise >= 0) sum += out * stage.wide_channels * 9;
+    if (stage.project >= 0) sum += out * stage.wide_channels * stage.out_channels;
+  }
+  const auto elements = static_cast<std::int64_t>(step.in_size() + step.out_size());
+  if (step.kind == StepKind::MATMUL) {
+    sum = static_cast<std::int64_t>(step.in_size()) * step.out_channels;
+  } else if (step.stages.empty()) {
+    sum = elements * MOVED;
+  }
+  return sum * SLOWER / (step.kind == StepKind::PLANE ? 2 : 1);
+}
+
+std::size_t Plan::scratch(const Step& step, int slot, int images, std::size_t size) const {
+  const std::size_t top = static_cast<std::size_t>(step.top) * static_cast<std::size_t>(images);
+  if (threads == 1) return top;
+  const std::size_t room = (size - top) / static_cast<std::size_t>(threads) / LINE_BYTES * LINE_BYTES;
+  const std::size_t each = std::max(step.thread_scratch, std::min(room, widest_scratch));
+  return size - each * static_cast<std::size_t>(threads - slot);
+}
+
 template <class T>
 std::unique_ptr<Plan> Network<T>::plan(std::vector<Step> steps, int threads, Problem& problem) const {
   problem = check_steps(*this, steps, threads);
@@ -332,6 +363,8 @@ std::unique_ptr<Plan> Network<T>::plan(std::vector<Step> steps, int threads, Pro
   plan->threads = threads;
   for (Step& step : steps) {
     step.thread_scratch = scratch_size(*this, step);
+    step.work = work(*this, step);
+    plan->widest_scratch = std::max(plan->widest_scratch, step.thread_scratch);
     for (const std::ptrdiff_t input : step.inputs) {
       if (input == IMAGE) plan->image_size = step.in_size();
     }
@@ -356,19 +389,16 @@ void Network<T>::run(const Plan& plan, const Images& images, void* const* answer
   Buffer<T> kept = given ? Buffer<T>() : take_workspace(plan.size(images.count));
   const FlushSubnormals flush;
   std::vector<Ahead<T>> ahead(static_cast<std::size_t>(plan.threads), Ahead<T>(*this));
-  Run<T> run{*this, plan, images, answers, given ? given : kept.data(), nullptr, nullptr, 0, ahead.data(), seconds};
-  if (pool_ && plan.threads > 1) {
-    run.pool = pool_.get();
-    if (pool_->forked()) {
-      execute(run);  // in the child, whoever held the mutex may not exist
-    } else {
-      const std::lock_guard<Mutex> lock(pool_mutex_);
-      execute(run);
-    }
-  } else {
+  const auto run = [&](Pool& pool) {
+    T* const workspace = given ? given : kept.data();
+    execute(Run<T>{*this, plan, images, answers, workspace, plan.size(images.count), &pool, ahead.data(), seconds});
+  };
+  if (pool_ && plan.threads > 1 && !pool_->forked()) {
+    const std::lock_guard<Mutex> lock(pool_mutex_);
+    run(*pool_);
+  } else {  // in a forked child there are no workers, and whoever held the mutex may not exist
     Pool alone(1);
-    run.pool = &alone;
-    execute(run);
+    run(alone);
   }
   if (!given) give_back(std::move(kept));
 }

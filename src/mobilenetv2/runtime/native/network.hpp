@@ -13,8 +13,6 @@
 
 namespace mobilenetv2 {
 
-constexpr std::size_t LINE_BYTES = 64;
-
 // An array that begins on a cache line, with a line to spare behind it: some kernels read whole vectors.
 template <class T>
 class Buffer {
@@ -182,8 +180,11 @@ struct Step {
   bool signed_codes = false;            // RESIZE and LABELS over bytes: rounded as TensorFlow Lite's int8, else uint8
   int label_bytes = 1;                  // LABELS: of each
   int in_channels = 0, in_height = 0, in_width = 0, out_channels = 0, out_height = 0, out_width = 0;
-  std::ptrdiff_t top = 0;          // no tensor that is alive during the step reaches beyond
-  std::size_t thread_scratch = 0;  // elements that each thread needs; set by Network::plan
+  std::ptrdiff_t top = 0;  // no tensor that is alive during the step reaches beyond
+  // Set by Network::plan: elements that each thread needs, and multiply-adds of bytes, or what takes as long, between
+  // two times that threads wait for each other.
+  std::size_t thread_scratch = 0;
+  std::int64_t work = 0;
 
   std::size_t in_pixels() const { return static_cast<std::size_t>(in_height) * static_cast<std::size_t>(in_width); }
   std::size_t in_size() const { return in_pixels() * static_cast<std::size_t>(in_channels); }
@@ -199,9 +200,13 @@ struct Plan {
   std::size_t image_size = 0;             // elements of one image
   std::vector<std::size_t> answer_sizes;  // elements of each output for one image
   std::vector<int> answer_bytes;          // of each element: 4 of float32, 1 or 2 of labels
+  std::size_t widest_scratch = 0;         // of a thread
 
-  // The workspace: in each step the tensors, then the threads' scratch.
+  // The workspace: in each step the tensors, and behind them the threads' scratch.
   std::size_t size(int images) const;
+  // Where a thread's scratch begins, in a workspace of that size: in the same place in all steps, as far as tensors
+  // leave room. Else threads would write to what lies in each other's caches.
+  std::size_t scratch(const Step& step, int slot, int images, std::size_t size) const;
 };
 
 template <class T>

@@ -7,26 +7,36 @@
 namespace mobilenetv2 {
 namespace {
 
-// Channels of chunk `index` of expand's panels: [begin, end).
+// Panels that hold whole blocks.
+template <class T>
+int panels_of_blocks(const Matrix<T>& matrix) {
+  return matrix.panels.size() > 1 ? std::max(1, BLOCK / matrix.panels[1].channel) : 1;
+}
+
+// Chunks of `step.chunk` panels at most, as many for each thread.
+template <class T>
+int chunk_count(const Matrix<T>& matrix, const Step& step, int threads) {
+  const int panels = static_cast<int>(matrix.panels.size()), unit = panels_of_blocks(matrix);
+  const int fewest = (panels + step.chunk - 1) / step.chunk;
+  return std::min((fewest + threads - 1) / threads * threads, (panels + unit - 1) / unit);
+}
+
+// Channels of chunk `index` of expand's panels, of `count` that are about as large: [begin, end).
 template <class T>
 struct Chunk {
   const Panel* panels;
   int panel_count, begin, end;
 
-  Chunk(const Matrix<T>& matrix, int panels_each, int index) {
-    const int from = index * panels_each;
-    const int all = static_cast<int>(matrix.panels.size());
-    panel_count = std::min(panels_each, all - from);
+  Chunk(const Matrix<T>& matrix, int count, int index) {
+    const int all = static_cast<int>(matrix.panels.size()), unit = panels_of_blocks(matrix);
+    const auto edge = [&](int i) { return std::min((all + unit - 1) / unit * i / count * unit, all); };
+    const int from = edge(index), to = edge(index + 1);
+    panel_count = to - from;
     panels = matrix.panels.data() + from;
     begin = panels->channel;
-    end = from + panel_count < all ? panels[panel_count].channel : matrix.channels;
+    end = to < all ? matrix.panels[static_cast<std::size_t>(to)].channel : matrix.channels;
   }
 };
-
-template <class T>
-int chunk_count(const Matrix<T>& matrix, const Step& step) {
-  return (static_cast<int>(matrix.panels.size()) + step.chunk - 1) / step.chunk;
-}
 
 // Rows of input that all output rows read, those outside of the image included.
 int row_count(const Stage& stage) { return (stage.out_height - 1) * stage.stride + 2 * stage.dilation + 1; }
@@ -41,10 +51,11 @@ std::size_t map_elements(const Stage& stage, int channels) {
 
 // Expands one chunk of one image and convolves it into its own blocks, `out_block` apart, of `wide`.
 template <class T>
-void run_chunk(const Run<T>& run, const Stage& stage, const Chunk<T>& chunk, int slot, const T* in, T* wide,
+void run_chunk(const Run<T>& run, const Step& step, const Chunk<T>& chunk, int slot, const T* in, T* wide,
                std::ptrdiff_t out_block) {
+  const Stage& stage = step.stages.front();
   const Matrix<T>& expand = run.network.matrix(stage.expand);
-  T* const scratch = run.scratch_of(slot);
+  T* const scratch = run.scratch_of(step, slot);
   const bool fours = in_fours(run.network, stage, stage.expand);
   const std::ptrdiff_t row_size =
       static_cast<std::ptrdiff_t>(fours ? up_to_four(stage.in_width) : stage.in_width) * BLOCK;
@@ -82,6 +93,23 @@ void run_chunk(const Run<T>& run, const Stage& stage, const Chunk<T>& chunk, int
   run.network.kernels().depthwise(job);
 }
 
+// Elements of a block of the depthwise output of one image.
+std::ptrdiff_t wide_plane(const Stage& stage) {
+  return static_cast<std::ptrdiff_t>(stage.out_height) * stage.out_width * BLOCK;
+}
+
+template <class T>
+Matmul<T> projection(const Run<T>& run, const Step& step) {
+  const Stage& stage = step.stages.front();
+  const std::ptrdiff_t plane_size = wide_plane(stage);
+  const int pixels = stage.out_height * stage.out_width * run.images.count;
+  Matmul<T> job = blocked_matmul(run.network.matrix(stage.project), run.tensor(step.scratch),
+                                 plane_size * run.images.count, pixels, stage.low, stage.high);
+  job.out = run.tensor(step.output);
+  if (stage.shortcut) job.shortcut = run.tensor(step.inputs[0]);
+  return job;
+}
+
 }  // namespace
 
 template <class T>
@@ -89,8 +117,9 @@ std::size_t plane_scratch_size(const Network<T>& network, const Step& step) {
   const Stage& stage = step.stages.front();
   const Matrix<T>& expand = network.matrix(stage.expand);
   int widest = 0;
-  for (int i = 0; i < chunk_count(expand, step); i++) {
-    const Chunk<T> chunk(expand, step.chunk, i);
+  const int chunks = chunk_count(expand, step, 1);
+  for (int i = 0; i < chunks; i++) {
+    const Chunk<T> chunk(expand, chunks, i);
     widest = std::max(widest, chunk.end - chunk.begin);
   }
   const std::size_t pointers = static_cast<std::size_t>(row_count(stage)) * sizeof(const T*) / sizeof(T);
@@ -99,26 +128,19 @@ std::size_t plane_scratch_size(const Network<T>& network, const Step& step) {
 
 template <class T>
 void run_plane(const Run<T>& run, const Step& step) {
-  const Stage& stage = step.stages.front();
-  const Matrix<T>& expand = run.network.matrix(stage.expand);
-  const std::ptrdiff_t in_size = static_cast<std::ptrdiff_t>(stage.in_height) * stage.in_width * stage.in_channels;
-  const int out_pixels = stage.out_height * stage.out_width;
-  const std::ptrdiff_t plane_size = static_cast<std::ptrdiff_t>(out_pixels) * BLOCK;
-  const T* const input = run.tensor(step.inputs[0]);
-  T* const wide = run.tensor(step.scratch);
-  run.pool->parallel(chunk_count(expand, step), [&](int task, int slot) {
-    const Chunk<T> chunk(expand, step.chunk, task);
+  const Matrix<T>& expand = run.network.matrix(step.stages.front().expand);
+  const int chunks = chunk_count(expand, step, run.hands(step));
+  run.share(step, chunks, [&run, &step, chunks](int task, int slot) {
+    const Stage& stage = step.stages.front();
+    const Chunk<T> chunk(run.network.matrix(stage.expand), chunks, task);
+    const std::ptrdiff_t plane_size = wide_plane(stage);
     for (int image = 0; image < run.images.count; image++) {
-      run_chunk(run, stage, chunk, slot, input + image * in_size, wide + image * plane_size,
+      const std::ptrdiff_t in = static_cast<std::ptrdiff_t>(step.in_size()) * image;
+      run_chunk(run, step, chunk, slot, run.tensor(step.inputs[0]) + in, run.tensor(step.scratch) + plane_size * image,
                 plane_size * run.images.count);
     }
   });
-  const Matrix<T>& matrix = run.network.matrix(stage.project);
-  Matmul<T> project =
-      blocked_matmul(matrix, wide, plane_size * run.images.count, out_pixels * run.images.count, stage.low, stage.high);
-  project.out = run.tensor(step.output);
-  if (stage.shortcut) project.shortcut = input;
-  parallel_matmul(run, matrix, project);
+  parallel_matmul(run, step, run.network.matrix(step.stages.front().project), projection<T>);
 }
 
 #define MNV2_INSTANTIATE(T)                                                   \

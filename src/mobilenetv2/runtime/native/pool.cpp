@@ -12,7 +12,8 @@
 namespace mobilenetv2 {
 namespace {
 
-constexpr int SPINS = 4000;  // pauses of some 40 cycles before a worker sleeps
+constexpr int SPINS = 4000;   // pauses of some 40 cycles before a worker sleeps
+constexpr int PATIENCE = 40;  // before a thread takes tasks of others, whose lanes then move to its core
 
 long process() {
 #if defined(__unix__) || defined(__APPLE__)
@@ -24,7 +25,11 @@ long process() {
 
 }  // namespace
 
-Pool::Pool(int threads) : owner_(process()) {
+Pool::Pool(int threads)
+    : numbers_(new std::atomic<int>[static_cast<std::size_t>(threads)]()),
+      owner_(process()),
+      lanes_(new Tasks::Lane[static_cast<std::size_t>(threads)]),
+      tasks_(lanes_.get()) {
   workers_.reserve(static_cast<std::size_t>(threads - 1));
   try {
     for (int slot = 1; slot < threads; slot++) workers_.emplace_back([this, slot] { serve(slot); });
@@ -38,7 +43,7 @@ Pool::Pool(int threads) : owner_(process()) {
 Pool::~Pool() {
   if (forked()) {
     for (std::thread& worker : workers_) worker.detach();
-    new (&wake_) std::condition_variable;  // destroying the old one would wait for workers that sleep on it
+    new (&awake_) std::condition_variable;  // destroying the old one would wait for workers that sleep on it
     return;
   }
   stop();
@@ -49,24 +54,18 @@ void Pool::stop() {
   {
     const std::lock_guard<std::mutex> lock(mutex_);
   }
-  wake_.notify_all();
+  awake_.notify_all();
   for (std::thread& worker : workers_) worker.join();
 }
 
 bool Pool::forked() const { return process() != owner_; }
 
-void Pool::run(int count, Tasks::Call call, void* body) {
-  caller_ = current_processor();
-  tasks_.begin(count, call, body);
-  if (sleepers_ > 0) {
-    {
-      const std::lock_guard<std::mutex> lock(mutex_);
-    }
-    wake_.notify_all();
-  }
-  while (tasks_.work(0)) {
-  }
-  for (int spins = 0; !tasks_.done(count); spins++) {
+void Pool::run(int count, Tasks::Call call, const void* body, std::size_t body_bytes) {
+  tasks_.begin(count, threads(), call, body, body_bytes);
+  if (sleepers_ > 0) wake();
+  tasks_.work(0);
+  for (int spins = 0; !tasks_.done(); spins++) {
+    if (spins >= PATIENCE && tasks_.help(0)) continue;
     if (spins < SPINS) {
       pause();
     } else {
@@ -75,26 +74,33 @@ void Pool::run(int count, Tasks::Call call, void* body) {
   }
 }
 
-void Pool::keep_clear_of_caller() const {
-  const int caller = caller_;
-  if (caller >= 0 && current_processor() == caller) processors_.leave(caller);
+void Pool::wake() {
+  const int processor = current_processor();
+  if (processor != kept_off_) {
+    kept_off_ = processor;
+    for (std::size_t i = 0; i < workers_.size(); i++) {
+      if (numbers_[i] == 0) kept_off_ = -1;
+      processors_.keep_off(processor, numbers_[i]);
+    }
+  }
+  {
+    const std::lock_guard<std::mutex> lock(mutex_);
+  }
+  awake_.notify_all();
 }
 
 void Pool::serve(int slot) {
   const FlushSubnormals flush;
+  numbers_[slot - 1] = current_thread();
   while (!stopping_) {
-    bool found = false;
-    for (int spins = 0; spins < SPINS && !found; spins++) {
-      found = tasks_.work(slot);
-      if (!found) pause();
+    for (int spins = 0; spins < SPINS; spins++) {
+      if (tasks_.work(slot) || (spins >= PATIENCE && tasks_.help(slot))) spins = 0;
+      pause();
     }
-    if (found) continue;
     std::unique_lock<std::mutex> lock(mutex_);
     sleepers_++;
-    wake_.wait(lock, [this] { return tasks_.waiting() || stopping_; });
+    awake_.wait(lock, [this] { return tasks_.waiting() || stopping_; });
     sleepers_--;
-    lock.unlock();
-    keep_clear_of_caller();
   }
 }
 

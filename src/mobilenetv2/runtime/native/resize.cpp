@@ -58,7 +58,7 @@ template <class T, Arithmetic A>
 class Band {
  public:
   Band(const Run<T>& run, const Step& step, int slot) : step_(step), channels_(step.out_channels) {
-    float* const scratch = reinterpret_cast<float*>(run.scratch_of(slot));
+    float* const scratch = reinterpret_cast<float*>(run.scratch_of(step, slot));
     const std::size_t row = static_cast<std::size_t>(step.in_width) * static_cast<std::size_t>(channels_);
     upper_ = scratch;
     lower_ = upper_ + row;
@@ -214,8 +214,8 @@ void for_rows(const Run<T>& run, const Step& step, const F& row) {
   }
   const std::ptrdiff_t image_size = static_cast<std::ptrdiff_t>(step.in_size());
   const int rows = run.images.count * step.out_height;
-  const int bands = std::min(rows, 2 * run.pool->threads());
-  run.pool->parallel(bands, [&](int task, int slot) {
+  const int bands = std::min(rows, 2 * run.hands(step));
+  run.share(step, bands, [&](int task, int slot) {
     const auto edge = [&](int i) { return static_cast<int>(static_cast<long long>(rows) * i / bands); };
     Band<T, A> band(run, step, slot);
     for (int y = edge(task); y < edge(task + 1); y++) {

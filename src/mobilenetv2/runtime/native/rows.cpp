@@ -51,6 +51,75 @@ std::size_t all_edges(const Step& step) {
   return size;
 }
 
+// How threads share the rows of a step.
+template <class T>
+struct Bands {
+  const Run<T>& run;
+  const Step& step;
+  const Stage &first, &last;
+  const T* const input;  // null for the caller's own image
+  const int count;       // of one image
+  const bool in_place;   // then a band overwrites what its neighbours still need: copies of halo rows on both sides of
+  const int halo;        // each edge between bands
+
+  Bands(const Run<T>& its_run, const Step& its_step)
+      : run(its_run),
+        step(its_step),
+        first(step.stages.front()),
+        last(step.stages.back()),
+        input(step.inputs[0] == IMAGE ? nullptr : run.tensor(step.inputs[0])),
+        count(run.images.count % run.hands(step) == 0 ? 1 : std::min(run.hands(step), last.out_height)),
+        in_place(input && step.inputs[0] == step.output),
+        halo(in_place ? halo_rows(first) : 0) {}
+
+  std::size_t in_rows(int rows) const { return elements(rows, first.in_width, first.in_channels); }
+  int edge(int i) const { return static_cast<int>(static_cast<long long>(last.out_height) * i / count); }
+  // The rows on both sides of the end of a band.
+  T* kept(int image, int band) const {
+    return run.tensor(step.scratch) + in_rows(2 * halo * (image * (count - 1) + band));
+  }
+
+  void keep_edges() const {
+    for (int image = 0; image < run.images.count; image++) {
+      for (int band = 0; band + 1 < count; band++) {
+        const int from = std::max(edge(band + 1) - halo, 0), to = std::min(edge(band + 1) + halo, first.in_height);
+        std::memcpy(kept(image, band) + in_rows(from - (edge(band + 1) - halo)),
+                    input + in_rows(image * first.in_height + from), in_rows(to - from) * sizeof(T));
+      }
+    }
+  }
+
+  void run_band(int image, int band, int slot) const {
+    Input<T> rows{input, 0, first.in_height, nullptr, nullptr, 0, first.in_width};
+    if (input) rows.image += in_rows(image * first.in_height);
+    if (in_place && band > 0) {
+      rows.begin = edge(band);
+      rows.above = kept(image, band - 1);
+    }
+    if (in_place && band + 1 < count) {
+      rows.end = edge(band + 1);
+      rows.below = kept(image, band) + in_rows(halo);
+    }
+    const bool to_floats = makes_floats(run.network, step);
+    T* const output = to_floats ? nullptr : run.tensor(step.output);
+    T* const edges = run.scratch_of(step, slot);
+    T* const wide = edges + all_edges<T>(step);
+    for (int i = 0; i < step.stripes; i++) {
+      const Stripe stripe(step, i);
+      rows.column = stripe.in_column;
+      const auto place = [&](int y) {
+        return elements(image * last.out_height + y, last.out_width, last.out_channels) +
+               elements(1, stripe.out_column, last.out_channels);
+      };
+      const Pixels<T> out{output ? output + place(edge(band)) : nullptr, last.out_channels, BLOCK, 0,
+                          step.stripes > 1 ? last.out_width : 0};
+      const Chain<T> chain{run, step, image, edge(band), edge(band + 1), rows, run.ahead[slot]};
+      chain.produce(stripe, 0, nullptr, wide, edges, wide + widest<T>(stripe.stages), out,
+                    to_floats ? run.floats(step.output) + place(0) : nullptr);
+    }
+  }
+};
+
 }  // namespace
 
 template <class T>
@@ -72,58 +141,11 @@ std::size_t rows_scratch(const Step& step, int item_bytes) {
 
 template <class T>
 void run_rows(const Run<T>& run, const Step& step) {
-  const Stage& first = step.stages.front();
-  const Stage& last = step.stages.back();
-  const int threads = run.pool->threads();
-  const int bands = run.images.count % threads == 0 ? 1 : std::min(threads, last.out_height);
-  const auto in_rows = [&](int rows) { return elements(rows, first.in_width, first.in_channels); };
-  const auto edge = [&](int i) { return static_cast<int>(static_cast<long long>(last.out_height) * i / bands); };
-  const bool from_caller = step.inputs[0] == IMAGE;
-  const T* const input = from_caller ? nullptr : run.tensor(step.inputs[0]);
-  const bool to_floats = makes_floats(run.network, step);
-  T* const output = to_floats ? nullptr : run.tensor(step.output);
-
-  // In place, a band overwrites what its neighbours still need: halo_rows above and below each edge between bands.
-  const bool in_place = input && input == output;
-  const int halo = in_place ? halo_rows(first) : 0;
-  const auto kept = [&](int image, int band) {
-    return run.tensor(step.scratch) + in_rows(2 * halo * (image * (bands - 1) + band));
-  };
-  for (int image = 0; in_place && image < run.images.count; image++) {
-    for (int band = 0; band + 1 < bands; band++) {
-      const int from = std::max(edge(band + 1) - halo, 0), to = std::min(edge(band + 1) + halo, first.in_height);
-      std::memcpy(kept(image, band) + in_rows(from - (edge(band + 1) - halo)),
-                  input + in_rows(image * first.in_height + from), in_rows(to - from) * sizeof(T));
-    }
-  }
-
-  run.pool->parallel(run.images.count * bands, [&](int task, int slot) {
-    const int image = task / bands, band = task % bands;
-    Input<T> rows{input, 0, first.in_height, nullptr, nullptr, 0, first.in_width};
-    if (input) rows.image += in_rows(image * first.in_height);
-    if (in_place && band > 0) {
-      rows.begin = edge(band);
-      rows.above = kept(image, band - 1);
-    }
-    if (in_place && band + 1 < bands) {
-      rows.end = edge(band + 1);
-      rows.below = kept(image, band) + in_rows(halo);
-    }
-    T* const edges = run.scratch_of(slot);
-    T* const wide = edges + all_edges<T>(step);
-    for (int i = 0; i < step.stripes; i++) {
-      const Stripe stripe(step, i);
-      rows.column = stripe.in_column;
-      const auto place = [&](int y) {
-        return elements(image * last.out_height + y, last.out_width, last.out_channels) +
-               elements(1, stripe.out_column, last.out_channels);
-      };
-      const Pixels<T> out{output ? output + place(edge(band)) : nullptr, last.out_channels, BLOCK, 0,
-                          step.stripes > 1 ? last.out_width : 0};
-      const Chain<T> chain{run, step, image, edge(band), edge(band + 1), rows, run.ahead[slot]};
-      chain.produce(stripe, 0, nullptr, wide, edges, wide + widest<T>(stripe.stages), out,
-                    to_floats ? run.floats(step.output) + place(0) : nullptr);
-    }
+  const Bands<T> bands(run, step);
+  if (bands.in_place) bands.keep_edges();
+  run.share(step, run.images.count * bands.count, [&run, &step](int task, int slot) {
+    const Bands<T> own(run, step);
+    own.run_band(task / own.count, task % own.count, slot);
   });
 }
 
