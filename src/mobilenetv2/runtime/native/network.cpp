@@ -205,10 +205,9 @@ int Network<T>::add_matrix(const Given* weights, const Sum* bias, int channels, 
   matrix.in_order = kernels_->fours_vectors > 0 && depth <= FOURS_DEPTH && input_factor == 0 &&
                     (clamps || rounding.mode == RoundingMode::TWICE_NON_NEGATIVE);
   const bool ends_with_half = kernels_->half_vectors > 0 && !matrix.in_order && !is_to_float(rounding.mode) &&
-                              last_lanes <= lanes / 2 &&
-                              (sizeof(T) == 1 || vectors <= VECTORS_WITH_HALF);
+                              last_lanes <= lanes / 2 && (sizeof(T) == 1 || vectors <= VECTORS_WITH_HALF);
   const int half_panel = ends_with_half ? std::min(vectors, kernels_->half_vectors) : 0;  // vectors of the last panel
-  std::vector<int> order;                                            // the channel of each lane
+  std::vector<int> order;                                                                 // the channel of each lane
   for (int done = 0; done < vectors;) {
     const int left = vectors - done;
     const bool half = left == half_panel;

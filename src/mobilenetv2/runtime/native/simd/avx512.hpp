@@ -58,9 +58,7 @@ inline HalfVec load_some_half(const float* from, int count) {
 }
 inline HalfVec splat_half(float value) { return _mm256_set1_ps(value); }
 inline void store(float* to, HalfVec value) { _mm256_storeu_ps(to, value); }
-inline void store_some(float* to, HalfVec value, int count) {
-  _mm256_mask_storeu_ps(to, first_of_half(count), value);
-}
+inline void store_some(float* to, HalfVec value, int count) { _mm256_mask_storeu_ps(to, first_of_half(count), value); }
 inline HalfVec fma(HalfVec a, HalfVec b, HalfVec c) { return _mm256_fmadd_ps(a, b, c); }
 inline HalfVec add(HalfVec a, HalfVec b) { return _mm256_add_ps(a, b); }
 inline HalfVec lowest(HalfVec a, HalfVec b) { return _mm256_min_ps(a, b); }
