@@ -6,7 +6,8 @@ one image and ends: ours and its peers, in turns.
     python benchmarks/startup.py --precision int8 --peers litert
     python benchmarks/startup.py --model mine.safetensors --photo rose.jpg --peers litert
 
-With `--precision int8` all programs run the same int8 weights, quantised with the photo alone. Each is the process `python one_photo.py RUNTIME MODEL IMAGE THREADS PRECISION`, which imports that runtime,
+With `--precision int8` all programs run the same int8 weights, quantised with the photo alone. Each is
+the process `python one_photo.py RUNTIME MODEL IMAGE THREADS PRECISION`, which imports that runtime,
 Pillow and their dependencies. The first round reads the files into the page cache and is not counted.
 Peers prepare the image with the same Pillow calls, and every program must name the same class. The
 table also has a bare `import numpy`, for reference.

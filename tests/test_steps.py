@@ -180,6 +180,10 @@ def test_arrays_of_another_size_are_refused(shape) -> None:
         engine._packed.native.run_pixels(plan, images, [])
     with pytest.raises(ValueError, match="an output of another size"):
         engine._packed.native.run_pixels(plan, images, [answer[..., :6].copy()])
+    with pytest.raises(TypeError):  # what is written into a copy would be lost
+        engine._packed.native.run_pixels(
+            plan, images, [np.zeros((1, 1, 1, 14), np.float32)[..., ::2]]
+        )
 
 
 LABELS, CONCAT, RESIZE = (

@@ -36,7 +36,7 @@ from .errors import ModelFileError, shortened
 from .files import read_safetensors
 from .graph import Network, layers, network
 from .images import Preprocessing
-from .int8_layers import ARRAYS, Int8Layer, StoredLayers, int8_values
+from .int8_layers import ARRAYS, Int8Layer, StoredLayers, int8_values, weight_zero_point
 from .layer import Layer
 from .stored import StoredArrays
 
@@ -325,10 +325,8 @@ def _problems(stored: Mapping[str, Int8Layer], layer: Layer) -> Iterator[str]:
     """What is wrong with the weights of one layer."""
     name, count = layer.name, layer.out_shape[0]
     if isinstance(stored, StoredLayers):
-        zero = stored.zero_point(name)
         shaped: list[Shaped] = [stored.arrays.places[f"{name}.{kind}"] for kind in ARRAYS]
     else:
-        zero = stored[name].zero_point
         shaped = [getattr(stored[name], kind) for kind in ARRAYS]
     weight, scale, bias = shaped
     if weight.dtype not in ("int8", "uint8"):
@@ -341,5 +339,6 @@ def _problems(stored: Mapping[str, Int8Layer], layer: Layer) -> Iterator[str]:
         yield "a scale is not positive"
     if bias.dtype != "int32" or bias.shape != (count,):
         yield f"biases are not int32 ({count},)"
+    zero = weight_zero_point(stored, name)
     if not 0 <= zero <= 255 or (zero and weight.dtype == "int8"):
         yield f"zero point {zero} of {weight.dtype} weights"

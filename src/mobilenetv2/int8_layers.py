@@ -69,6 +69,13 @@ class StoredLayers(Mapping[str, Int8Layer]):
         return dict, (dict(self),)
 
 
+def weight_zero_point(layers: Mapping[str, Int8Layer], name: str) -> int:
+    """The zero point of a layer's weights, which are not read."""
+    if isinstance(layers, StoredLayers):
+        return layers.zero_point(name)
+    return layers[name].zero_point
+
+
 def int8_values(layers: Mapping[str, Int8Layer], name: str, kind: str) -> memoryview[Any]:
     """An array of a layer as flat memory, without NumPy where it is in a file.
 

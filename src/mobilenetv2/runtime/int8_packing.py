@@ -8,7 +8,7 @@ from typing import Any
 
 from ..graph import network as described_network
 from ..int8 import Activation, Int8Checkpoint, float_results
-from ..int8_layers import StoredLayers, int8_values
+from ..int8_layers import int8_values, weight_zero_point
 from ..layer import IMAGE, Layer
 from . import _native
 from ._native import BLOCK
@@ -41,8 +41,9 @@ def pack_int8(network: _native.ByteNetwork, checkpoint: Int8Checkpoint, steps: S
     for layer in weighted:
         added = sums.get(layer.name)
         outputs, inputs = filled_shape(layer, steps)
-        mode, factors = _factors(checkpoint, layer, added, layer.name in results, outputs)
         kernel = _kernel(checkpoint, layer)
+        unsigned, to_float = kernel[0].format == "B", layer.name in results
+        mode, factors = _factors(checkpoint, layer, added, unsigned, to_float, outputs)
         bias = memoryview(bytearray(4 * outputs)).cast("i")
         least, greatest, largest = _native.int8_bias(
             *kernel,
@@ -86,13 +87,8 @@ def _kernel(
     checkpoint: Int8Checkpoint, layer: Layer
 ) -> tuple[memoryview, int, tuple[int, int, int]]:
     """Its values, their zero point and its shape (outputs, inputs, size)."""
-    stored = checkpoint.layers
-    values = int8_values(stored, layer.name, "weight")
-    zero = (
-        stored.zero_point(layer.name)
-        if isinstance(stored, StoredLayers)
-        else stored[layer.name].zero_point
-    )
+    values = int8_values(checkpoint.layers, layer.name, "weight")
+    zero = weight_zero_point(checkpoint.layers, layer.name)
     return values, zero, (layer.weight_shape[0], layer.weight_shape[1], layer.kernel)
 
 
@@ -162,7 +158,12 @@ def float_rounding(checkpoint: Int8Checkpoint, layer: Layer) -> _native.Rounding
 
 
 def _factors(
-    checkpoint: Int8Checkpoint, layer: Layer, added: Layer | None, to_float: bool, outputs: int
+    checkpoint: Int8Checkpoint,
+    layer: Layer,
+    added: Layer | None,
+    unsigned: bool,
+    to_float: bool,
+    outputs: int,
 ) -> tuple[Mode, dict[str, memoryview[Any]]]:
     """What turns a sum of each output channel into steps of the output, and how sums are rounded;
     ONCE may still turn out to be saturating.
@@ -171,6 +172,7 @@ def _factors(
         checkpoint: The model.
         layer: Whose sums they are.
         added: The sum with a shortcut that the layer's result goes into.
+        unsigned: Whether its weights are.
         to_float: Whether its results are float32.
         outputs: Channels with those that are not there.
 
@@ -180,7 +182,7 @@ def _factors(
     out, once = _output(checkpoint, layer, added), checkpoint.rounding == "nearest"
     scales = int8_values(checkpoint.layers, layer.name, "scale")
     # TensorFlow Lite multiplies those of unsigned weights in float32
-    in_float = not once and int8_values(checkpoint.layers, layer.name, "weight").format == "B"
+    in_float = unsigned and not once
     scale = tensor_scale(checkpoint, layer.sources[0]), in_float, out.scale if out else 0.0
     if once:
         factor = memoryview(bytearray(4 * outputs)).cast("f")

@@ -160,7 +160,8 @@ nb::class_<Network<T>> bind_network(nb::module_& module, const char* name) {
             run(network, plan, {images.data(), nullptr, static_cast<int>(images.shape(0))}, images.size(), answers,
                 seconds);
           },
-          nb::arg("plan"), nb::arg("images"), nb::arg("answers"), nb::arg("seconds") = nb::none(),
+          nb::arg("plan"), nb::arg("images"), nb::arg("answers").noconvert(),
+          nb::arg("seconds").noconvert() = nb::none(),
           "`seconds`: one number per step of the plan, to which its time is added.");
 }
 
@@ -174,7 +175,7 @@ void bind_run_values(nb::class_<Network<T>> network_class) {
         run(network, plan, {nullptr, images.data(), static_cast<int>(images.shape(0))}, images.size(), answers,
             seconds);
       },
-      nb::arg("plan"), nb::arg("images"), nb::arg("answers"), nb::arg("seconds") = nb::none());
+      nb::arg("plan"), nb::arg("images"), nb::arg("answers").noconvert(), nb::arg("seconds").noconvert() = nb::none());
 }
 
 void bind_rounding(nb::module_& module) {

@@ -88,5 +88,5 @@ void bind_program(nb::module_& module) {
                      }
                      return listed;
                    })
-      .def("run", &run_program, nb::arg("pixels"), nb::arg("answers"));
+      .def("run", &run_program, nb::arg("pixels"), nb::arg("answers").noconvert());
 }

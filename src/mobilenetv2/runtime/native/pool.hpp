@@ -53,6 +53,7 @@ class Tasks {
  public:
   using Call = void (*)(const void* body, int task, int slot);
   static constexpr std::size_t BODY_BYTES = 40;
+  static constexpr int MOST = (1 << 20) - 1;  // tasks of a loop
 
   // What one thread writes, others mostly read.
   struct Lane {
@@ -122,7 +123,7 @@ class Pool {
   int threads() const { return threads_; }
   template <typename Body>
   void parallel(int count, const Body& body) {
-    if (count == 1 || threads_ == 1) {
+    if (count == 1 || threads_ == 1 || count > Tasks::MOST) {
       for (int task = 0; task < count; task++) body(task, 0);
       return;
     }
@@ -156,10 +157,11 @@ class Pool {
   int threads() const { return static_cast<int>(workers_.size()) + 1; }
 
   // Calls body(task, slot) for every task from 0 to count - 1; `slot` is less than threads() and differs between tasks
-  // that run at the same time. One caller at a time. `count` must be less than 1 << 20. Bodies must not throw.
+  // that run at the same time. One caller at a time, which does more than Tasks::MOST tasks alone. Bodies must not
+  // throw.
   template <typename Body>
   void parallel(int count, const Body& body) {
-    if (count == 1 || workers_.empty()) {
+    if (count == 1 || workers_.empty() || count > Tasks::MOST) {
       for (int task = 0; task < count; task++) body(task, 0);
       return;
     }

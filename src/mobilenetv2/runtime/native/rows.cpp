@@ -144,7 +144,7 @@ void run_rows(const Run<T>& run, const Step& step) {
   const Bands<T> bands(run, step);
   if (bands.in_place) bands.keep_edges();
   run.share(step, run.images.count * bands.count, [&run, &step](int task, int slot) {
-    const Bands<T> own(run, step);
+    const Bands<T> own(run, step);  // made again sooner than read from the caller's stack
     own.run_band(task / own.count, task % own.count, slot);
   });
 }

@@ -8,6 +8,7 @@ namespace {
 constexpr int ROUND = 32;  // bits before a round
 constexpr int THREADS = 20;
 constexpr std::uint64_t COUNT = (std::uint64_t{1} << THREADS) - 1;
+static_assert(COUNT == Tasks::MOST);
 
 }  // namespace
 
